@@ -1,0 +1,231 @@
+"""The architectures, by one `build(name, classes, width)`. Each maps normalised pictures to logits.
+
+    alexnet          torchvision's layout ("one weird trick", 2014); state dicts load either way
+    alexnet-lecture  the lecture's: 96 and 256 channels, no groups, hidden layers of 4096
+    alexnet-2012     the paper's: two groups in conv 2, 4 and 5, local response normalisation
+    lenet            the lecture's baseline: sigmoid, average pooling, 28x28 grey pixels
+
+All take `(N, 3, 224, 224)` float and give `(N, classes)`. Parameter and multiply-add counts are tested
+against docs/lecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .errors import UsageError
+from .extras import needs
+
+with needs("export"):
+    import torch
+    from torch import Tensor, nn
+
+
+class AlexNet(nn.Module):
+    """torchvision's AlexNet: `features.*` and `classifier.*` carry the same names and shapes.
+
+    torchvision pools adaptively to 6x6 between the two; at the contract's 224 pixels the features are 6x6
+    already, so that layer, which has no weights, is left out.
+    """
+
+    def __init__(self, classes: int, width: float = 1.0) -> None:
+        super().__init__()
+        c1, c2, c3, c4, c5 = (scaled(channels, width) for channels in (64, 192, 384, 256, 256))
+        hidden = scaled(4096, width)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, c1, kernel_size=11, stride=4, padding=2),  # (N, 64, 55, 55)
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 64, 27, 27)
+            nn.Conv2d(c1, c2, kernel_size=5, padding=2),  # (N, 192, 27, 27)
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 192, 13, 13)
+            nn.Conv2d(c2, c3, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(c3, c4, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(c4, c5, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 6, 6)
+        )
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.5),
+            nn.Linear(c5 * 6 * 6, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)  # (N, 256, 6, 6)
+        x = torch.flatten(x, 1)  # (N, 9216)
+        logits: Tensor = self.classifier(x)  # (N, classes)
+        return logits
+
+
+def lecture_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
+    """The lecture's AlexNet, as in Dive into Deep Learning, section 8.1."""
+    c1, c2, c3, c4, c5 = (scaled(channels, width) for channels in (96, 256, 384, 384, 256))
+    hidden = scaled(4096, width)
+    return nn.Sequential(
+        nn.Conv2d(3, c1, kernel_size=11, stride=4, padding=1),  # (N, 96, 54, 54)
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 96, 26, 26)
+        nn.Conv2d(c1, c2, kernel_size=5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 12, 12)
+        nn.Conv2d(c2, c3, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(c3, c4, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(c4, c5, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 5, 5)
+        nn.Flatten(),  # (N, 6400)
+        nn.Linear(c5 * 5 * 5, hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, classes),
+    )
+
+
+def paper_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
+    """Krizhevsky, Sutskever and Hinton (2012). Its figures fit 227 pixels, so 224 are padded by 3."""
+    # Two groups each, so the channels stay even at any width.
+    c1, c2, c3, c4, c5 = (2 * scaled(channels // 2, width) for channels in (96, 256, 384, 384, 256))
+    hidden = scaled(4096, width)
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 2, 1, 2)),  # (N, 3, 227, 227)
+        nn.Conv2d(3, c1, kernel_size=11, stride=4),  # (N, 96, 55, 55)
+        nn.ReLU(),
+        LocalResponseNorm(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 96, 27, 27)
+        nn.Conv2d(c1, c2, kernel_size=5, padding=2, groups=2),
+        nn.ReLU(),
+        LocalResponseNorm(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 13, 13)
+        nn.Conv2d(c2, c3, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(c3, c4, kernel_size=3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(c4, c5, kernel_size=3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 6, 6)
+        nn.Flatten(),  # (N, 9216)
+        nn.Dropout(0.5),
+        nn.Linear(c5 * 6 * 6, hidden),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+def lenet(classes: int, width: float = 1.0) -> nn.Sequential:
+    """LeNet as in Dive into Deep Learning, section 7.6, on the contract's pictures averaged to 28x28 grey."""
+    c1, c2 = scaled(6, width), scaled(16, width)
+    f1, f2 = scaled(120, width), scaled(84, width)
+    return nn.Sequential(
+        GreyThumbnail(),  # (N, 1, 28, 28)
+        nn.Conv2d(1, c1, kernel_size=5, padding=2),
+        nn.Sigmoid(),
+        nn.AvgPool2d(kernel_size=2, stride=2),  # (N, 6, 14, 14)
+        nn.Conv2d(c1, c2, kernel_size=5),
+        nn.Sigmoid(),
+        nn.AvgPool2d(kernel_size=2, stride=2),  # (N, 16, 5, 5)
+        nn.Flatten(),  # (N, 400)
+        nn.Linear(c2 * 5 * 5, f1),
+        nn.Sigmoid(),
+        nn.Linear(f1, f2),
+        nn.Sigmoid(),
+        nn.Linear(f2, classes),
+    )
+
+
+class LocalResponseNorm(nn.Module):
+    """The paper's section 3.3: n = 5, k = 2, alpha = 1e-4, beta = 0.75; PyTorch's own divides alpha by n.
+
+    Written as a sum of shifted slices, which exports to plain ONNX operators for any batch.
+    """
+
+    def __init__(self, neighbours: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> None:
+        super().__init__()
+        self.neighbours, self.k, self.alpha, self.beta = neighbours, k, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.neighbours // 2
+        squares = torch.nn.functional.pad(x * x, (0, 0, 0, 0, half, half))  # (N, C + 4, H, W)
+        channels = x.shape[1]
+        total = squares[:, 0:channels]
+        for offset in range(1, self.neighbours):
+            total = total + squares[:, offset : offset + channels]
+        return x / (self.k + self.alpha * total) ** self.beta
+
+
+class GreyThumbnail(nn.Module):
+    """Mean over colours and over 8x8 pixels: (N, 3, 224, 224) to (N, 1, 28, 28)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(x.mean(dim=1, keepdim=True), 8)
+
+
+ARCHITECTURES: dict[str, Callable[[int, float], nn.Module]] = {
+    "alexnet": AlexNet,
+    "alexnet-lecture": lecture_alexnet,
+    "alexnet-2012": paper_alexnet,
+    "lenet": lenet,
+}
+
+
+def build(name: str, classes: int, width: float = 1.0) -> nn.Module:
+    """A network with PyTorch's default initialisation. `width` scales every hidden layer.
+
+    Raises:
+        UsageError: there is no such architecture, or `classes` or `width` cannot be.
+    """
+    if name not in ARCHITECTURES:
+        raise UsageError("architecture", got=repr(name), expected=f"one of {', '.join(ARCHITECTURES)}")
+    if not 1 <= classes <= 100_000:
+        raise UsageError("classes", got=str(classes), expected="1 to 100,000")
+    if not 0.01 <= width <= 4:
+        raise UsageError("width", got=str(width), expected="0.01 to 4")
+    return ARCHITECTURES[name](classes, width)
+
+
+def scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def parameter_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def multiply_adds(network: nn.Module, size: int = 224) -> int:
+    """Multiply-adds of the convolutions and linear layers for one picture, counted on a real pass.
+
+    A convolution does (weights / output channels) for each of its outputs, a linear layer its weights once.
+    """
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += module.weight.numel() // module.out_channels * output[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel()
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    was_training = network.training
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, size, size))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,13 @@
+"""Class names: one a line, in the order of the model's outputs."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+DIGITS = tuple(str(digit) for digit in range(10))
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """The 1000 names of ImageNet's ILSVRC 2012 classes, in the order of torchvision's outputs."""
+    text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())

@@ -1,0 +1,146 @@
+"""From any picture to 8-bit RGB pixels, the right way up: the first half of the input contract.
+
+Every awkward but honest picture is answered (1x1, very thin, CMYK, greyscale, palette, alpha, 16-bit,
+EXIF-rotated, progressive); every broken or hostile one is one `PictureError`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import PictureError
+
+EncodedPicture: TypeAlias = str | Path | bytes | BinaryIO
+Colour: TypeAlias = tuple[int, int, int]
+
+MAX_ENCODED_BYTES = 64 * 1024 * 1024
+# Pillow's own bomb limit: it warns at a third of a gigabyte of RGB and refuses at twice that.
+MAX_PIXELS = 2 * 89_478_485
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+WHITE: Colour = (255, 255, 255)
+GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def rgb_from_encoded(source: EncodedPicture, *, background: Colour = WHITE) -> Image.Image:
+    """Decode a file, its bytes, or an open binary file.
+
+    Raises:
+        PictureError: it is missing, empty, truncated, not a picture, or larger than the limits.
+    """
+    name = name_of(source)
+    encoded = _encoded_bytes(source, name)
+    if not encoded:
+        raise PictureError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+                _check_pixels(image, name)
+                return rgb_from_image(image, name=name, background=background)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            name,
+            got=f"{len(encoded)} bytes that are no picture",
+            expected=_EXPECTED,
+            next_step="Remove it or convert it.",
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(name, "more") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
+        raise PictureError(
+            name,
+            got=f"a broken picture ({error})",
+            expected=_EXPECTED,
+            next_step="Remove it or save it again.",
+        ) from error
+
+
+def rgb_from_image(image: Image.Image, *, name: str = "picture", background: Colour = WHITE) -> Image.Image:
+    """Turn a Pillow image of any mode upright and into 8-bit RGB; transparency shows the background.
+
+    Raises:
+        PictureError: it has no pixels, too many, or a mode without a known range.
+    """
+    if 0 in image.size:
+        raise PictureError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
+    _check_pixels(image, name)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in GREY_16_BIT or (upright.mode == "I" and image.format == "PNG"):
+        upright = _grey_from_16_bit(upright)
+    if upright.mode in ("I", "F"):
+        raise PictureError(
+            name,
+            got=f"mode {upright.mode} (32 bits a pixel of unknown range)",
+            expected="8 or 16 bits a channel",
+            next_step="Convert it to 8 bits.",
+        )
+    if upright.has_transparency_data:
+        canvas = Image.new("RGBA", upright.size, (*background, 255))
+        return Image.alpha_composite(canvas, upright.convert("RGBA")).convert("RGB")
+    return upright.convert("RGB")
+
+
+def name_of(source: object) -> str:
+    """What an error calls this picture: its path where it has one."""
+    if isinstance(source, str | Path):
+        return str(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    return str(name) if name else "picture"
+
+
+_EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM picture"
+
+
+def _encoded_bytes(source: EncodedPicture, name: str) -> bytes:
+    if isinstance(source, bytes):
+        encoded = source
+    else:
+        try:
+            if isinstance(source, str | Path):
+                with Path(source).open("rb") as file:
+                    encoded = file.read(MAX_ENCODED_BYTES + 1)
+            else:
+                encoded = source.read(MAX_ENCODED_BYTES + 1)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise PictureError(
+                name, got=reason.lower(), expected="a readable file", next_step="Check the path."
+            ) from error
+    if len(encoded) > MAX_ENCODED_BYTES:
+        raise PictureError(
+            name,
+            got=f"more than {MAX_ENCODED_BYTES:,} bytes",
+            expected="a smaller file",
+            next_step="Save the picture smaller.",
+        )
+    return encoded
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_many_pixels(name, f"{image.width:,}x{image.height:,}")
+
+
+def _too_many_pixels(name: str, got: str) -> PictureError:
+    return PictureError(
+        name,
+        got=f"{got} pixels",
+        expected=f"at most {MAX_PIXELS:,} (a decompression bomb otherwise)",
+        next_step="Scale the picture down.",
+    )
+
+
+def _grey_from_16_bit(image: Image.Image) -> Image.Image:
+    """0..65535 scaled to 0..255 with rounding; Pillow's own conversion clips at 255."""
+    grey = np.asarray(image).astype(np.uint32)  # (H, W)
+    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))

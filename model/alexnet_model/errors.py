@@ -1,0 +1,156 @@
+"""Every error that this project raises on purpose, in one tree.
+
+    AlexnetError
+    ├── UsageError               an option or argument that cannot be (exit code 2)
+    ├── MissingExtra             a heavy dependency that is not installed
+    ├── PictureError             a picture that cannot be read, or an array of the wrong shape or dtype
+    ├── PictureSetError          a folder or named set that cannot be used
+    ├── CheckpointError          weights that are missing, broken, foreign or altered
+    ├── ManifestError            an export record that is missing, broken or does not match its files
+    ├── TrainingError            a training run that cannot start or go on
+    ├── ExportError              a conversion that failed
+    │   ├── CalibrationError     a calibration set that cannot be used
+    │   └── PrecisionRefused     a precision that was asked for by name and failed the gate
+    ├── RepositoryError          a model repository that cannot be written or read
+    ├── ServerError              a server that cannot start, or stopped
+    │   ├── PortTaken
+    │   └── ServerDied
+    └── ClientError              a request that was not answered
+        ├── InvalidUrl
+        ├── Unreachable          no server there, or it went away
+        ├── NotReady             a server that is there, but not ready
+        ├── ModelNotFound
+        ├── ContractMismatch     a server that expects pictures prepared differently
+        ├── BadRequest           a request that the server refused as wrong
+        ├── Overloaded           a full queue
+        ├── DeadlineExceeded
+        └── BadResponse          an answer that cannot be right
+
+A message has four parts: the subject, what was got, what was expected, and the next step.
+"""
+
+from __future__ import annotations
+
+
+class AlexnetError(Exception):
+    """Root of the tree: `subject: got X, expected Y. Next step.`
+
+    `got`, `expected` and `next_step` may each be left out where there is nothing true to say.
+    """
+
+    exit_code = 1
+
+    def __init__(self, subject: str, *, got: str = "", expected: str = "", next_step: str = "") -> None:
+        self.subject = subject
+        self.got = got
+        self.expected = expected
+        self.next_step = next_step
+        facts = ", ".join(
+            f"{word} {value}" for word, value in (("got", got), ("expected", expected)) if value
+        )
+        sentence = f"{subject}: {facts}" if facts else subject
+        super().__init__(f"{sentence}. {next_step}" if next_step else sentence)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default, and errors cross process borders.
+        return _rebuilt, (type(self), self.subject, self.got, self.expected, self.next_step)
+
+
+def _rebuilt(kind: type[AlexnetError], subject: str, got: str, expected: str, next_step: str) -> AlexnetError:
+    return kind(subject, got=got, expected=expected, next_step=next_step)
+
+
+class UsageError(AlexnetError):
+    exit_code = 2
+
+
+class MissingExtra(AlexnetError):
+    pass
+
+
+class PictureError(AlexnetError):
+    pass
+
+
+class PictureSetError(AlexnetError):
+    pass
+
+
+class CheckpointError(AlexnetError):
+    pass
+
+
+class ManifestError(AlexnetError):
+    pass
+
+
+class TrainingError(AlexnetError):
+    pass
+
+
+class ExportError(AlexnetError):
+    pass
+
+
+class CalibrationError(ExportError):
+    pass
+
+
+class PrecisionRefused(ExportError):
+    pass
+
+
+class RepositoryError(AlexnetError):
+    pass
+
+
+class ServerError(AlexnetError):
+    pass
+
+
+class PortTaken(ServerError):
+    pass
+
+
+class ServerDied(ServerError):
+    pass
+
+
+class ClientError(AlexnetError):
+    pass
+
+
+class InvalidUrl(ClientError):
+    exit_code = 2
+
+
+class Unreachable(ClientError):
+    pass
+
+
+class NotReady(ClientError):
+    pass
+
+
+class ModelNotFound(ClientError):
+    pass
+
+
+class ContractMismatch(ClientError):
+    pass
+
+
+class BadRequest(ClientError):
+    pass
+
+
+class Overloaded(ClientError):
+    pass
+
+
+class DeadlineExceeded(ClientError):
+    pass
+
+
+class BadResponse(ClientError):
+    pass

@@ -1,0 +1,29 @@
+"""Heavy dependencies are optional; where one is missing, the error names the extra that brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import MissingExtra
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Guard the imports inside the block.
+
+    >>> with needs("export"):
+    ...     import json
+
+    Raises:
+        MissingExtra: a module imported in the block is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"module {error.name}",
+            got="no such module",
+            expected=f"the [{extra}] extra to be installed",
+            next_step=f"Run: pip install 'alexnet-serving[{extra}]'",
+        ) from error

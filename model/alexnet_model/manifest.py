@@ -1,0 +1,224 @@
+"""`export.json`: what was exported, from what, how good it is, and what is served with which options.
+
+A hash chain runs through it: weights -> contract -> each ONNX file. Export writes it, serving reads it; the
+schema is all that the two share.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .contract import Contract, canonical_json
+from .errors import ManifestError
+from .files import sha256_of_file, write_text_atomically
+
+MANIFEST_NAME = "export.json"
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelRecord(Record):
+    """Which weights these are."""
+
+    architecture: str
+    width: float
+    class_names: tuple[str, ...]
+    parameters: int
+    weights_sha256: str
+    training: dict[str, Any]
+
+
+class CalibrationLedger(Record):
+    """Which pictures chose the INT8 scales, and that none of them is also evaluated on."""
+
+    source: str
+    part: str
+    pictures: int
+    pictures_sha256: str = Field(description="of the sorted digests of the prepared pictures")
+    classes_covered: int
+    overlap_with_evaluation: int
+    method: str
+    unreadable: tuple[str, ...] = ()
+
+
+class EvaluationRecord(Record):
+    """The held-out pictures that accuracy and agreement are measured on."""
+
+    source: str
+    part: str
+    pictures: int
+    pictures_sha256: str
+    fp32_top1: float = Field(description="of PyTorch, as a share 0..1")
+    fp32_top1_interval: tuple[float, float] = Field(description="95%, Wilson")
+    unreadable: tuple[str, ...] = ()
+
+
+class Runtime(Record):
+    """A runtime with the options that it was measured with and must be served with."""
+
+    name: Literal["openvino", "onnxruntime"]
+    device: str
+    computes_in: str = Field(description="what its Conv and Gemm layers really ran in, e.g. 'i8'")
+    options: dict[str, str] = {}
+
+
+class BatchParity(Record):
+    """One row of the parity matrix. Signal-to-noise in decibels of logits, worst picture; 200 if equal."""
+
+    batch: int
+    against_pytorch_db: float
+    against_alone_db: float = Field(description="the same picture in every slot and beside other neighbours")
+    same_top1: bool = Field(description="as the same picture alone, in every slot")
+    worst_slot: int
+    finite: bool
+
+
+class RunnerReport(Record):
+    """What one runtime makes of one ONNX file. Accuracy only where it was evaluated."""
+
+    runtime: Runtime
+    parity: tuple[BatchParity, ...]
+    signal_to_noise_db: float | None = Field(None, description="of logits against PyTorch, all pictures")
+    agreement: float | None = Field(None, description="share of pictures with PyTorch's top-1")
+    top1: float | None = None
+    top1_interval: tuple[float, float] | None = Field(None, description="95%, Wilson")
+    top1_drop: float | None = Field(None, description="PyTorch's top-1 less this one's")
+    top1_drop_interval: tuple[float, float] | None = Field(None, description="95%, paired")
+    flips_to_wrong: int | None = None
+    flips_to_right: int | None = None
+
+
+class Verdict(Record):
+    accepted: bool
+    reason: str
+
+
+class Artifact(Record):
+    """One ONNX file. `reports[0]` is of the runtime that serves it, and the one the gate judged."""
+
+    precision: Precision
+    file: str
+    size_bytes: int
+    sha256: str
+    weights_sha256: str
+    contract_digest: str
+    operators: dict[str, int]
+    reports: tuple[RunnerReport, ...]
+    verdict: Verdict
+
+    @property
+    def served_by(self) -> Runtime:
+        return self.reports[0].runtime
+
+
+class Manifest(Record):
+    schema_version: Literal[1] = 1
+    created_at: str
+    versions: dict[str, str]
+    machine: str
+    model: ModelRecord
+    contract: dict[str, Any]
+    contract_digest: str
+    max_batch: int
+    calibration: CalibrationLedger | None
+    evaluation: EvaluationRecord
+    artifacts: tuple[Artifact, ...]
+
+    @property
+    def accepted(self) -> tuple[Artifact, ...]:
+        return tuple(artifact for artifact in self.artifacts if artifact.verdict.accepted)
+
+    def the_contract(self) -> Contract:
+        return Contract.from_json(canonical_json(self.contract))
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> Path:
+    """Write `export.json` into a folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / MANIFEST_NAME
+    write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def manifest_from_folder(folder: Path) -> Manifest:
+    """Read `export.json` and check its hash chain, but not yet the files' own hashes (`verify_artifacts`).
+
+    Raises:
+        ManifestError: it is missing, broken, of another schema, or its hash chain does not hold.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        contract_digest = manifest.the_contract().digest
+    except OSError as error:
+        raise ManifestError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected="an export record",
+            next_step="Make one: alexnet export CHECKPOINT",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(
+            f"{path}: {where or 'root'}",
+            got=first["msg"].lower(),
+            expected="schema version 1",
+            next_step="Export again with this version.",
+        ) from error
+    except ValueError as error:
+        raise ManifestError(
+            str(path), got=f"{error}", expected="an export record", next_step="Export again."
+        ) from error
+    for artifact in manifest.artifacts:
+        if artifact.weights_sha256 != manifest.model.weights_sha256:
+            raise _broken_chain(path, artifact.file, "weights")
+        if not artifact.contract_digest == manifest.contract_digest == contract_digest:
+            raise _broken_chain(path, artifact.file, "contract")
+    return manifest
+
+
+def verify_artifact(artifact: Artifact, folder: Path) -> Path:
+    """The artifact's file, if its bytes are the ones that were exported.
+
+    Raises:
+        ManifestError: the file is missing or its SHA-256 is another.
+    """
+    path = folder / artifact.file
+    try:
+        sha256 = sha256_of_file(path)
+    except OSError as error:
+        raise ManifestError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected=f"the {artifact.precision} file of {MANIFEST_NAME}",
+            next_step="Export again.",
+        ) from error
+    if sha256 != artifact.sha256:
+        raise ManifestError(
+            str(path),
+            got=f"SHA-256 {sha256[:12]}...",
+            expected=f"{artifact.sha256[:12]}..., as {MANIFEST_NAME} says",
+            next_step="Export again.",
+        )
+    return path
+
+
+def _broken_chain(path: Path, file: str, what: str) -> ManifestError:
+    return ManifestError(
+        f"{path}: {file}",
+        got=f"another {what} hash than the record's",
+        expected="one unbroken chain",
+        next_step="Export again.",
+    )

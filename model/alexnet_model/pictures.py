@@ -1,0 +1,276 @@
+"""Picture sets: labelled pictures with a training, a validation and a held-out part.
+
+Training, calibration, evaluation and the benchmarks all read pictures here. `digits` is scikit-learn's
+1,797 hand-written digits of 8x8; a folder holds one folder a class, either under `train/` and `val/` (and
+`test/`, where there is one) or directly, split by a fixed seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .class_names import DIGITS
+from .contract import Contract, Uint8Array
+from .errors import PictureError, PictureSetError
+from .extras import needs
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Fixed, not an option: if training and evaluation split differently, held-out pictures are not held out.
+SPLIT_SEED = 0
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    name: str
+    label: int
+    source: Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """One part of a picture set. `mirrorable`: a mirrored picture keeps its class (never so for digits)."""
+
+    source: str
+    part: str
+    class_names: tuple[str, ...]
+    pictures: tuple[LabelledPicture, ...]
+    mirrorable: bool
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.array([picture.label for picture in self.pictures], dtype=np.int64)  # (N,)
+
+    def sample(self, count: int) -> PictureSet:
+        """At most `count` pictures, spread evenly over the classes."""
+        if count >= len(self):
+            return self
+        by_class = np.argsort(self.labels, kind="stable")
+        chosen = sorted(by_class[_evenly_spaced(len(self), count)].tolist())
+        return replace(self, pictures=tuple(self.pictures[index] for index in chosen))
+
+
+@dataclass(frozen=True)
+class Splits:
+    train: PictureSet
+    validation: PictureSet
+    test: PictureSet
+
+
+@dataclass(frozen=True)
+class PreparedPictures:
+    """Pictures in memory as the model sees them, with those that could not be read."""
+
+    images: Uint8Array  # (N, 224, 224, 3)
+    labels: npt.NDArray[np.int64]  # (N,)
+    names: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Hex SHA-256 of each prepared picture: equal where the model sees the same pixels."""
+        return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
+
+
+def splits_from(source: str) -> Splits:
+    """Open `digits`, or a folder of class folders.
+
+    Raises:
+        PictureSetError: there is no such set, or a part of it has no pictures.
+    """
+    if source == "digits":
+        return _digits()
+    return _folder(Path(source))
+
+
+def prepared_from_set(
+    pictures: PictureSet, contract: Contract, *, on_progress: Callable[[int], None] | None = None
+) -> PreparedPictures:
+    """Prepare every picture of a set by the contract, 150,528 bytes each.
+
+    Raises:
+        PictureSetError: none of them can be read.
+    """
+    images: list[Uint8Array] = []
+    readable: list[LabelledPicture] = []
+    unreadable: list[Unreadable] = []
+    for picture, outcome in _prepared_in_order(pictures.pictures, contract):
+        if isinstance(outcome, Unreadable):
+            unreadable.append(outcome)
+        else:
+            images.append(outcome)
+            readable.append(picture)
+        if on_progress:
+            on_progress(1)
+    if not images:
+        raise PictureSetError(
+            f"{pictures.source} ({pictures.part})",
+            got=f"no readable picture among {len(pictures)}",
+            expected="at least one",
+            next_step=f"The first reason: {unreadable[0].reason}." if unreadable else "",
+        )
+    labels = np.array([picture.label for picture in readable], dtype=np.int64)
+    names = tuple(picture.name for picture in readable)
+    return PreparedPictures(np.stack(images), labels, names, tuple(unreadable))
+
+
+def readable_part(
+    pictures: PictureSet, contract: Contract, *, on_progress: Callable[[int], None] | None = None
+) -> tuple[PictureSet, tuple[Unreadable, ...]]:
+    """Decode every picture once and leave out those that cannot be read, without keeping any in memory.
+
+    Raises:
+        PictureSetError: none of them can be read.
+    """
+    readable: list[LabelledPicture] = []
+    unreadable: list[Unreadable] = []
+    for picture, outcome in _prepared_in_order(pictures.pictures, contract):
+        if isinstance(outcome, Unreadable):
+            unreadable.append(outcome)
+        else:
+            readable.append(picture)
+        if on_progress:
+            on_progress(1)
+    if not readable:
+        raise PictureSetError(
+            f"{pictures.source} ({pictures.part})",
+            got=f"no readable picture among {len(pictures)}",
+            expected="at least one",
+        )
+    return replace(pictures, pictures=tuple(readable)), tuple(unreadable)
+
+
+def _prepared_in_order(
+    pictures: Sequence[LabelledPicture], contract: Contract
+) -> Iterator[tuple[LabelledPicture, Uint8Array | Unreadable]]:
+    def prepare(picture: LabelledPicture) -> Uint8Array | Unreadable:
+        try:
+            return contract.prepared(picture.source)
+        except PictureError as error:
+            return Unreadable(picture.name, str(error))
+
+    with ThreadPoolExecutor() as pool:
+        # In pieces, so that results never pile up faster than they are taken.
+        for start in range(0, len(pictures), 64):
+            piece = pictures[start : start + 64]
+            yield from zip(piece, pool.map(prepare, piece), strict=True)
+
+
+def _digits() -> Splits:
+    with needs("train"):
+        from sklearn.datasets import load_digits
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), 0..16 to 0..255
+    pictures = tuple(
+        LabelledPicture(f"digit_{index:04d}", int(label), Image.fromarray(image))
+        for index, (image, label) in enumerate(zip(grey, digits.target, strict=True))
+    )
+    return _split(PictureSet("digits", "all", DIGITS, pictures, mirrorable=False))
+
+
+def _folder(folder: Path) -> Splits:
+    if not folder.is_dir():
+        raise PictureSetError(
+            str(folder),
+            got="no such folder",
+            expected="'digits', or a folder with one folder of pictures a class",
+            next_step="Check the path.",
+        )
+    if not (folder / "train").is_dir():
+        return _split(_class_folders(folder, folder, "all"))
+    train = _class_folders(folder, folder / "train", "train")
+    validation = _class_folders(folder, folder / "val", "validation", train.class_names)
+    test_folder = folder / "test"
+    test = (
+        _class_folders(folder, test_folder, "test", train.class_names)
+        if test_folder.is_dir()
+        else replace(validation, part="test")
+    )
+    return Splits(train, validation, test)
+
+
+def _class_folders(
+    source: Path, folder: Path, part: str, class_names: tuple[str, ...] | None = None
+) -> PictureSet:
+    if not folder.is_dir():
+        raise PictureSetError(
+            str(folder), got="no such folder", expected=f"the {part} part", next_step=f"Make {folder}."
+        )
+    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
+    names = class_names or found
+    unknown = sorted(set(found) - set(names))
+    if unknown:
+        raise PictureSetError(
+            str(folder),
+            got=f"the class folder {unknown[0]!r}",
+            expected=f"only the {len(names)} classes of the train part",
+            next_step="Remove it, or add its pictures to train.",
+        )
+    pictures = tuple(
+        LabelledPicture(str(path.relative_to(source)), label, path)
+        for label, name in enumerate(names)
+        for path in _pictures_below(folder / name)
+    )
+    if not pictures:
+        raise PictureSetError(
+            str(folder),
+            got="no pictures",
+            expected=f"one folder a class with pictures ({', '.join(sorted(SUFFIXES))})",
+            next_step="Check the path.",
+        )
+    return PictureSet(str(source), part, names, pictures, mirrorable=True)
+
+
+def _pictures_below(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _split(whole: PictureSet) -> Splits:
+    """Shuffle by the fixed seed, then take the test and validation parts evenly over the classes."""
+    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(whole))
+    order = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
+    test, rest = _taken(order, TEST_SHARE)
+    validation, train = _taken(rest, VALIDATION_SHARE)
+
+    def part(name: str, indices: npt.NDArray[np.int64]) -> PictureSet:
+        if not len(indices):
+            raise PictureSetError(
+                whole.source,
+                got=f"{len(whole)} pictures, none of them left for the {name} part",
+                expected="at least 10",
+                next_step="Add pictures.",
+            )
+        chosen = sorted(indices.tolist())
+        return replace(whole, part=name, pictures=tuple(whole.pictures[index] for index in chosen))
+
+    return Splits(part("train", train), part("validation", validation), part("test", test))
+
+
+def _taken(order: npt.NDArray[np.int64], share: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Split an order into an evenly spaced share, rounded up, and the rest."""
+    chosen = _evenly_spaced(len(order), int(np.ceil(len(order) * share)))
+    return order[chosen], np.delete(order, chosen)
+
+
+def _evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:
+    return (np.arange(count) * length // max(count, 1)).astype(np.int64)

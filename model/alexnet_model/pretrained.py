@@ -1,0 +1,115 @@
+"""Where a checkpoint can come from: our own file, torchvision's `.pth`, or `imagenet` by download."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from urllib.error import URLError
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .class_names import imagenet_class_names
+from .contract import Contract
+from .errors import CheckpointError
+from .extras import needs
+from .files import sha256_of_file
+
+with needs("export"):
+    import torch
+
+# torchvision's AlexNet_Weights.IMAGENET1K_V1: 56.522% top-1, 79.066% top-5. The name ends in the first eight
+# digits of the file's SHA-256.
+IMAGENET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+
+
+def checkpoint_from(source: str) -> Checkpoint:
+    """Open `imagenet`, a torchvision `.pth`, or one of our `.safetensors` checkpoints.
+
+    Raises:
+        CheckpointError: it is missing, broken, altered, or does not fit its architecture.
+    """
+    if source == "imagenet":
+        return checkpoint_from_url(IMAGENET_URL)
+    path = Path(source)
+    return checkpoint_from_pth(path) if path.suffix == ".pth" else load_checkpoint(path)
+
+
+def checkpoint_from_url(url: str, folder: Path | None = None) -> Checkpoint:
+    """Download torchvision's weights once, into PyTorch's cache unless `folder` is given.
+
+    Raises:
+        CheckpointError: the download failed or its SHA-256 is not the one in the file's name.
+    """
+    folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rpartition("/")[2]
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Writes beside, checks the hash, renames; shows its own progress bar.
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path))
+        except (URLError, OSError, RuntimeError) as error:
+            raise CheckpointError(
+                url,
+                got=f"{error}",
+                expected="torchvision's weights",
+                next_step=f"Download it elsewhere and run: alexnet export path/to/{path.name}",
+            ) from error
+    return checkpoint_from_pth(path)
+
+
+def checkpoint_from_pth(path: Path) -> Checkpoint:
+    """Read torchvision's AlexNet state dict; 1000 outputs get ImageNet's class names.
+
+    Raises:
+        CheckpointError: the file is missing, its SHA-256 is not the one in its name, or it does not fit.
+    """
+    prefix = _hash_prefix(path)
+    try:
+        sha256 = sha256_of_file(path)
+    except OSError as error:
+        raise CheckpointError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected="torchvision's weights (.pth)",
+            next_step="Check the path.",
+        ) from error
+    if not sha256.startswith(prefix):
+        raise CheckpointError(
+            str(path),
+            got=f"SHA-256 {sha256[: len(prefix)]}...",
+            expected=f"{prefix}..., as its name says",
+            next_step="Download it again.",
+        )
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            str(path),
+            got=f"no plain state dict ({str(error).splitlines()[0]})",
+            expected="torchvision's weights (.pth)",
+            next_step="Save only model.state_dict().",
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(t, torch.Tensor) for t in weights.values()):
+        raise CheckpointError(str(path), got="no plain state dict", expected="a mapping of names to tensors")
+    checkpoint = Checkpoint(
+        architecture="alexnet",
+        width=1.0,
+        class_names=imagenet_class_names(),
+        contract=Contract(),
+        training={"data": "imagenet", "source": path.name, "sha256": sha256},
+        weights=weights,
+    )
+    checkpoint.network()  # refuses weights that do not fit
+    return checkpoint
+
+
+def _hash_prefix(path: Path) -> str:
+    match = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
+    if not match:
+        raise CheckpointError(
+            str(path),
+            got=f"the name {path.name!r}",
+            expected="a name that ends in the start of its SHA-256, as in alexnet-owt-7be5be79.pth",
+            next_step=f"Rename it after checking: sha256sum {path}",
+        )
+    return match.group(1)
