@@ -8,7 +8,7 @@ Training, calibration, evaluation and the benchmarks all read pictures here. `di
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from .class_names import DIGITS
 from .contract import Contract, Uint8Array
 from .errors import PictureError, PictureSetError
 from .extras import needs
+from .progress import Progress, silent
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Fixed, not an option: if training and evaluation split differently, held-out pictures are not held out.
@@ -104,7 +105,7 @@ def splits_from(source: str) -> Splits:
 
 
 def prepared_from_set(
-    pictures: PictureSet, contract: Contract, *, on_progress: Callable[[int], None] | None = None
+    pictures: PictureSet, contract: Contract, *, progress: Progress = silent
 ) -> PreparedPictures:
     """Prepare every picture of a set by the contract, 150,528 bytes each.
 
@@ -120,8 +121,7 @@ def prepared_from_set(
         else:
             images.append(outcome)
             readable.append(picture)
-        if on_progress:
-            on_progress(1)
+        progress(f"reading {pictures.part} pictures", len(readable) + len(unreadable), len(pictures))
     if not images:
         raise PictureSetError(
             f"{pictures.source} ({pictures.part})",
@@ -135,7 +135,7 @@ def prepared_from_set(
 
 
 def readable_part(
-    pictures: PictureSet, contract: Contract, *, on_progress: Callable[[int], None] | None = None
+    pictures: PictureSet, contract: Contract, *, progress: Progress = silent
 ) -> tuple[PictureSet, tuple[Unreadable, ...]]:
     """Decode every picture once and leave out those that cannot be read, without keeping any in memory.
 
@@ -149,8 +149,7 @@ def readable_part(
             unreadable.append(outcome)
         else:
             readable.append(picture)
-        if on_progress:
-            on_progress(1)
+        progress(f"checking {pictures.part} pictures", len(readable) + len(unreadable), len(pictures))
     if not readable:
         raise PictureSetError(
             f"{pictures.source} ({pictures.part})",
