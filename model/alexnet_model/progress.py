@@ -1,4 +1,4 @@
-"""How a long piece of work says how far it is. The command line draws bars from it; a library call is silent."""
+"""How a long piece of work says how far it is: the command line draws bars, a library call is silent."""
 
 from __future__ import annotations
 
