@@ -50,21 +50,24 @@ class CalibrationLedger(Record):
 
 
 class EvaluationRecord(Record):
-    """The held-out pictures that accuracy and agreement are measured on."""
+    """The held-out pictures that accuracy and agreement are measured on.
+
+    Without a labelled set these are synthetic pictures, on which there is no accuracy to measure.
+    """
 
     source: str
     part: str
     pictures: int
     pictures_sha256: str
-    fp32_top1: float = Field(description="of PyTorch, as a share 0..1")
-    fp32_top1_interval: tuple[float, float] = Field(description="95%, Wilson")
+    pytorch_top1: float | None = Field(description="as a share 0..1")
+    pytorch_top1_interval: tuple[float, float] | None = Field(description="95%, Wilson")
     unreadable: tuple[str, ...] = ()
 
 
 class Runtime(Record):
     """A runtime with the options that it was measured with and must be served with."""
 
-    name: Literal["openvino", "onnxruntime"]
+    name: Literal["openvino", "onnxruntime", "pytorch"]
     device: str
     computes_in: str = Field(description="what its Conv and Gemm layers really ran in, e.g. 'i8'")
     options: dict[str, str] = {}
@@ -82,12 +85,12 @@ class BatchParity(Record):
 
 
 class RunnerReport(Record):
-    """What one runtime makes of one ONNX file. Accuracy only where it was evaluated."""
+    """What one runtime makes of one ONNX file. Accuracy only where the pictures have labels."""
 
     runtime: Runtime
     parity: tuple[BatchParity, ...]
-    signal_to_noise_db: float | None = Field(None, description="of logits against PyTorch, all pictures")
-    agreement: float | None = Field(None, description="share of pictures with PyTorch's top-1")
+    signal_to_noise_db: float = Field(description="of logits against PyTorch, all evaluation pictures")
+    agreement: float = Field(description="share of evaluation pictures with PyTorch's top-1")
     top1: float | None = None
     top1_interval: tuple[float, float] | None = Field(None, description="95%, Wilson")
     top1_drop: float | None = Field(None, description="PyTorch's top-1 less this one's")

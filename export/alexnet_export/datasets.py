@@ -1,0 +1,150 @@
+"""The pictures an export reads: calibration chooses INT8 scales, evaluation judges, and they never mix."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import CalibrationError, PictureSetError
+from alexnet_model.manifest import CalibrationLedger
+from alexnet_model.pictures import PictureSet, PreparedPictures, prepared_from_set, splits_from
+from alexnet_model.progress import Progress
+
+from .convert import CALIBRATION_METHOD
+
+CALIBRATION_PICTURES = 128
+MINIMUM_CALIBRATION_PICTURES = 32
+EVALUATION_PICTURES = 1000
+SYNTHETIC_PICTURES = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out pictures as the model sees them; synthetic ones have no labels."""
+
+    source: str
+    part: str
+    images: Uint8Array  # (N, 224, 224, 3)
+    labels: npt.NDArray[np.int64] | None  # (N,)
+    names: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
+
+
+def evaluation_from(
+    source: str | None, class_names: tuple[str, ...], contract: Contract, progress: Progress
+) -> Evaluation:
+    """The held-out part of a set, at most 1,000 pictures evenly over its classes; synthetic without a set.
+
+    Raises:
+        PictureSetError: the set cannot be read, or its classes are not the model's.
+    """
+    if source is None:
+        return synthetic_evaluation(contract)
+    pictures = splits_from(source).test
+    label_of = _labels_of(pictures, class_names)
+    prepared = prepared_from_set(pictures.sample(EVALUATION_PICTURES), contract, progress=progress)
+    return Evaluation(
+        source=source,
+        part=pictures.part,
+        images=prepared.images,
+        labels=label_of[prepared.labels],
+        names=prepared.names,
+        unreadable=tuple(picture.name for picture in prepared.unreadable),
+    )
+
+
+def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_PICTURES) -> Evaluation:
+    """Random pictures from coarse blobs to fine noise, always the same: for parity, not for accuracy."""
+    generator = np.random.default_rng(0)
+    size = contract.size
+    images = np.empty((count, size, size, 3), np.uint8)
+    for index, image in enumerate(images):
+        cells = 2 ** (1 + index % 7)  # 2 to 128 cells a side
+        coarse = generator.integers(0, 256, (cells, cells, 3), np.uint8)
+        grown = np.repeat(np.repeat(coarse, -(-size // cells), axis=0), -(-size // cells), axis=1)
+        image[:] = grown[:size, :size]
+    names = tuple(f"synthetic_{index:03d}" for index in range(count))
+    return Evaluation("synthetic", "probes", images, None, names, ())
+
+
+def calibration_from(
+    source: str, contract: Contract, progress: Progress
+) -> tuple[PreparedPictures, CalibrationLedger]:
+    """At most 128 pictures of a set's training part, evenly over its classes, and their ledger.
+
+    Raises:
+        PictureSetError: the set cannot be read.
+        CalibrationError: it has too few readable pictures.
+    """
+    pictures = splits_from(source).train
+    prepared = prepared_from_set(pictures.sample(CALIBRATION_PICTURES), contract, progress=progress)
+    if len(prepared.images) < MINIMUM_CALIBRATION_PICTURES:
+        raise CalibrationError(
+            f"calibration set {source}",
+            got=f"{len(prepared.images)} readable pictures in its training part",
+            expected=f"at least {MINIMUM_CALIBRATION_PICTURES}, {CALIBRATION_PICTURES} are better",
+            next_step="Add pictures like those that will be classified.",
+        )
+    return prepared, CalibrationLedger(
+        source=source,
+        part=pictures.part,
+        pictures=len(prepared.images),
+        pictures_sha256=sha256_of_digests(prepared.digests),
+        classes_covered=len(set(prepared.labels.tolist())),
+        overlap_with_evaluation=0,
+        method=CALIBRATION_METHOD,
+        unreadable=tuple(picture.name for picture in prepared.unreadable),
+    )
+
+
+def refuse_overlap(calibration: PreparedPictures, evaluation: Evaluation) -> None:
+    """A picture that chose the scales cannot also judge them.
+
+    Raises:
+        CalibrationError: a picture, as the model sees it, is in both.
+    """
+    evaluated = dict(zip(evaluation.digests, evaluation.names, strict=True))
+    shared = [
+        (name, evaluated[digest])
+        for name, digest in zip(calibration.names, calibration.digests, strict=True)
+        if digest in evaluated
+    ]
+    if shared:
+        raise CalibrationError(
+            "calibration and evaluation",
+            got=f"{len(shared)} shared pictures, such as {shared[0][0]} and {shared[0][1]}",
+            expected="none",
+            next_step="Remove them from one of the two.",
+        )
+
+
+def sha256_of_digests(digests: Sequence[str]) -> str:
+    """Hex SHA-256 of the sorted digests: the same for the same pictures in any order."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def _labels_of(pictures: PictureSet, class_names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """For each class of the set, the model's output: by name, or ImageNet's folders in their order."""
+    names = pictures.class_names
+    if len(names) == len(class_names) and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        return np.arange(len(names))  # torchvision's outputs are the WordNet ids in sorted order
+    outputs = {name: index for index, name in enumerate(class_names)}
+    unknown = [name for name in names if name not in outputs]
+    if unknown:
+        raise PictureSetError(
+            f"{pictures.source}: class {unknown[0]!r}",
+            got=f"{len(unknown)} of {len(names)} classes that the model does not know",
+            expected=f"names among the model's {len(class_names)}, such as {class_names[0]!r}",
+            next_step="Rename the folders, or evaluate on the data the model was trained for.",
+        )
+    return np.array([outputs[name] for name in names])

@@ -1,0 +1,114 @@
+"""The gate: a precision is served only if it is still the same model.
+
+Accuracy alone cannot see a bad INT8 on an easy evaluation set, so the logits' signal-to-noise ratio and the
+agreement with PyTorch are judged too (docs/decisions/gate.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_model.contract import Uint8Array
+from alexnet_model.manifest import RunnerReport, Verdict
+
+from .parity import parity_batches, parity_matrix
+from .runners import FloatArray, Outputs, Runner, infer_in_batches
+from .statistics import paired_drop_interval, signal_to_noise_db, wilson_interval
+
+EVALUATION_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """What a precision may lose. Ratios are of the logits; shares are 0..1."""
+
+    signal_to_noise_db: float = 30.0
+    slot_db: float = 40.0
+    agreement: float = 0.99
+    top1_drop: float = 0.01
+
+
+@dataclass(frozen=True)
+class Reference:
+    """PyTorch's answers to the evaluation pictures. `labels` is None where nobody knows the classes."""
+
+    images: Uint8Array  # (N, 224, 224, 3)
+    labels: npt.NDArray[np.int64] | None  # (N,)
+    logits: FloatArray  # (N, classes)
+
+    @property
+    def predictions(self) -> npt.NDArray[np.int64]:
+        return np.argmax(self.logits, axis=1).astype(np.int64)
+
+
+def report_of(
+    runner: Runner, reference: Reference, probes: Uint8Array, probe_logits: FloatArray, max_batch: int
+) -> RunnerReport:
+    """Measure one runner: the parity matrix on the probes, fidelity and accuracy on the evaluation set."""
+    parity = parity_matrix(runner, probes, probe_logits, parity_batches(max_batch))
+    outputs = infer_in_batches(runner, reference.images, min(EVALUATION_BATCH, max_batch))
+    return RunnerReport(runtime=runner.runtime, parity=parity, **_fidelity(outputs, reference))
+
+
+def judge(report: RunnerReport, tolerances: Tolerances) -> Verdict:
+    """Accept, or refuse with the first reason."""
+    reason = _first_failure(report, tolerances)
+    if reason:
+        return Verdict(accepted=False, reason=reason)
+    measured = (
+        "same model" if report.top1_drop is not None else "same model (accuracy not measured: no labels)"
+    )
+    return Verdict(accepted=True, reason=measured)
+
+
+def _first_failure(report: RunnerReport, tolerances: Tolerances) -> str:
+    for row in report.parity:
+        if not row.finite:
+            return f"batch {row.batch}: an output is not finite"
+        if row.against_alone_db < tolerances.slot_db or not row.same_top1:
+            return (
+                f"batch {row.batch}, slot {row.worst_slot}: a picture's answer depends on its batch "
+                f"({row.against_alone_db:.1f} dB to the answer alone, at least {tolerances.slot_db:g} needed)"
+            )
+    if report.signal_to_noise_db < tolerances.signal_to_noise_db:
+        return (
+            f"logits are {report.signal_to_noise_db:.1f} dB above their error, "
+            f"at least {tolerances.signal_to_noise_db:g} needed"
+        )
+    if report.agreement < tolerances.agreement:
+        return (
+            f"top-1 agrees on {report.agreement:.1%} of pictures, at least {tolerances.agreement:.1%} needed"
+        )
+    if report.top1_drop is not None and report.top1_drop > tolerances.top1_drop:
+        return (
+            f"top-1 falls by {100 * report.top1_drop:.2f} points, "
+            f"at most {100 * tolerances.top1_drop:g} allowed"
+        )
+    return ""
+
+
+def _fidelity(outputs: Outputs, reference: Reference) -> dict[str, Any]:
+    logits = outputs.logits
+    predictions = logits.argmax(axis=1)
+    total = len(predictions)
+    figures: dict[str, Any] = {
+        "signal_to_noise_db": round(signal_to_noise_db(reference.logits, logits), 2),
+        "agreement": float((predictions == reference.predictions).mean()),
+    }
+    if reference.labels is None:
+        return figures
+    right = predictions == reference.labels
+    right_before = reference.predictions == reference.labels
+    to_wrong, to_right = int((right_before & ~right).sum()), int((right & ~right_before).sum())
+    return figures | {
+        "top1": float(right.mean()),
+        "top1_interval": wilson_interval(int(right.sum()), total),
+        "top1_drop": (to_wrong - to_right) / total,
+        "top1_drop_interval": paired_drop_interval(to_wrong, to_right, total),
+        "flips_to_wrong": to_wrong,
+        "flips_to_right": to_right,
+    }

@@ -1,0 +1,64 @@
+"""The parity matrix: does a runner answer the same picture the same way, whatever shares its batch?
+
+For each batch size the probes are sent in four arrangements: one picture in every slot, then different
+pictures forwards, backwards and shifted by one, so that every slot sees several pictures and every picture
+several slots and neighbours. Each answer is held against the runner's own answer to that picture alone, and
+against PyTorch's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_model.contract import Uint8Array
+from alexnet_model.manifest import BatchParity
+
+from .runners import FloatArray, Runner, infer_in_batches
+from .statistics import signal_to_noise_db
+
+
+def parity_batches(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 3, 8 and the maximum, as far as they fit."""
+    return tuple(sorted({batch for batch in (1, 2, 3, 8) if batch <= max_batch} | {max_batch}))
+
+
+def parity_matrix(
+    runner: Runner, probes: Uint8Array, reference: FloatArray, batches: tuple[int, ...]
+) -> tuple[BatchParity, ...]:
+    """One row a batch size.
+
+    `probes`: different pictures, `(P, 224, 224, 3)` uint8, P at least the largest batch; `reference`:
+    PyTorch's logits for them, `(P, classes)`.
+    """
+    alone = infer_in_batches(runner, probes, 1).logits  # (P, classes)
+    return tuple(_row(runner, probes, reference, alone, batch) for batch in batches)
+
+
+def _row(
+    runner: Runner, probes: Uint8Array, reference: FloatArray, alone: FloatArray, batch: int
+) -> BatchParity:
+    against_alone = np.full(batch, np.inf)  # (batch,), the worst of each slot
+    against_pytorch = np.inf
+    same_top1 = finite = True
+    for chosen in _arrangements(len(probes), batch):
+        logits = runner.infer(probes[chosen]).logits  # (batch, classes)
+        finite &= bool(np.isfinite(logits).all())
+        same_top1 &= bool((logits.argmax(axis=1) == alone[chosen].argmax(axis=1)).all())
+        for slot, index in enumerate(chosen):
+            to_alone = signal_to_noise_db(alone[index], logits[slot])
+            against_alone[slot] = min(against_alone[slot], to_alone)
+            against_pytorch = min(against_pytorch, signal_to_noise_db(reference[index], logits[slot]))
+    return BatchParity(
+        batch=batch,
+        against_pytorch_db=round(against_pytorch, 1),
+        against_alone_db=round(float(against_alone.min()), 1),
+        same_top1=same_top1,
+        worst_slot=int(against_alone.argmin()),
+        finite=finite,
+    )
+
+
+def _arrangements(probes: int, batch: int) -> list[npt.NDArray[np.int64]]:
+    forwards = np.arange(batch)
+    return [np.zeros(batch, np.int64), forwards, probes - 1 - forwards, np.roll(forwards, 1)]

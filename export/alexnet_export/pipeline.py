@@ -1,0 +1,259 @@
+"""A checkpoint to ONNX files that are proved to be the same model, and the record of the proof."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_model.architectures import parameter_count
+from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.contract import Uint8Array
+from alexnet_model.environment import machine_name, versions_of
+from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
+from alexnet_model.files import atomic_directory, sha256_of_file
+from alexnet_model.manifest import (
+    MANIFEST_NAME,
+    PRECISIONS,
+    Artifact,
+    CalibrationLedger,
+    EvaluationRecord,
+    Manifest,
+    ModelRecord,
+    Precision,
+    RunnerReport,
+    write_manifest,
+)
+from alexnet_model.progress import Progress, silent
+
+from .convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
+from .datasets import (
+    Evaluation,
+    calibration_from,
+    evaluation_from,
+    refuse_overlap,
+    sha256_of_digests,
+    synthetic_evaluation,
+)
+from .gate import EVALUATION_BATCH, Reference, Tolerances, judge, report_of
+from .onnxruntime_runner import OnnxRunner
+from .openvino_runner import OpenVinoRunner, openvino_options
+from .runners import FloatArray, Runner, TorchRunner, infer_in_batches
+from .statistics import wilson_interval
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "pillow", "alexnet-serving")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """`precisions` None: all that can be made. `calibration` and `evaluation`: `digits` or a folder."""
+
+    precisions: tuple[Precision, ...] | None = None
+    calibration: str | None = None
+    evaluation: str | None = None
+    max_batch: int = 64
+    tolerances: Tolerances = field(default_factory=Tolerances)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_batch <= 1024:
+            raise UsageError("max batch", got=str(self.max_batch), expected="1 to 1024")
+        if self.precisions is not None and not self.precisions:
+            raise UsageError("precision", got="none", expected=f"some of {', '.join(PRECISIONS)}")
+
+    @property
+    def to_make(self) -> tuple[Precision, ...]:
+        """In the order fp32, fp16, int8; without pictures INT8 is left out unless it is asked for."""
+        wanted = self.precisions or (PRECISIONS if self.calibration else ("fp32", "fp16"))
+        return tuple(precision for precision in PRECISIONS if precision in wanted)
+
+
+def export(
+    checkpoint: Checkpoint, out: Path, options: ExportOptions, *, progress: Progress = silent
+) -> Manifest:
+    """Convert, measure, judge, and write `out/alexnet_<precision>.onnx` with `out/export.json`.
+
+    `out` is replaced as a whole at the end, so an interrupt leaves what stood there. Refused precisions are
+    written and recorded, but no server is given them.
+
+    Raises:
+        CalibrationError: INT8 was asked for without pictures, with too few, or with evaluation pictures.
+        PictureSetError: a picture set cannot be read, or its classes are not the model's.
+        ExportError: a conversion failed, or `out` holds something else.
+        OSError: `out` cannot be written.
+    """
+    refuse_foreign(out)
+    if "int8" in options.to_make and options.calibration is None:
+        raise CalibrationError(
+            "int8",
+            got="no calibration pictures",
+            expected="pictures like those that will be classified",
+            next_step="Add --calibration DIR, or choose --precision fp32,fp16.",
+        )
+    contract = checkpoint.contract
+    evaluation = evaluation_from(
+        options.evaluation or options.calibration, checkpoint.class_names, contract, progress
+    )
+    calibration, ledger = None, None
+    if "int8" in options.to_make and options.calibration:
+        calibration, ledger = calibration_from(options.calibration, contract, progress)
+        refuse_overlap(calibration, evaluation)
+
+    probes = _probes(evaluation, checkpoint, options.max_batch)
+    progress("answering in PyTorch", 0, 1)
+    with TorchRunner(checkpoint) as torch_runner:
+        logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
+        probe_logits = infer_in_batches(torch_runner, probes, EVALUATION_BATCH).logits
+    progress("answering in PyTorch", 1, 1)
+    judging = _Judging(Reference(evaluation.images, evaluation.labels, logits), probes, probe_logits, options)
+
+    with atomic_directory(out) as staged:
+        _convert(checkpoint, staged, options, calibration.images if calibration else None, progress)
+        artifacts = []
+        for done, precision in enumerate(options.to_make):
+            progress("proving", done, len(options.to_make), precision)
+            artifacts.append(_artifact(checkpoint, staged / file_name(precision), precision, judging))
+        progress("proving", len(options.to_make), len(options.to_make))
+        if "fp32" not in options.to_make:
+            (staged / file_name("fp32")).unlink()
+        manifest = _manifest(checkpoint, options, evaluation, judging.reference, ledger, tuple(artifacts))
+        write_manifest(manifest, staged)
+    return manifest
+
+
+def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
+    """For precisions that were asked for by name.
+
+    Raises:
+        PrecisionRefused: the gate refused one of them.
+    """
+    for artifact in manifest.artifacts:
+        if artifact.precision in asked and not artifact.verdict.accepted:
+            raise PrecisionRefused(
+                artifact.precision,
+                got=artifact.verdict.reason,
+                expected="the same model",
+                next_step="Serve another precision, or calibrate on more or other pictures.",
+            )
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Exporting replaces a folder as a whole, so it must be ours.
+
+    Raises:
+        ExportError: the folder has files and no `export.json`, or is a file.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST_NAME).is_file()):
+        return
+    if folder.exists():
+        raise ExportError(
+            str(folder),
+            got="something that no export made",
+            expected=f"a new or empty folder, or one with {MANIFEST_NAME}",
+            next_step="Choose another --out.",
+        )
+
+
+def file_name(precision: Precision) -> str:
+    return f"alexnet_{precision}.onnx"
+
+
+@dataclass(frozen=True)
+class _Judging:
+    reference: Reference
+    probes: Uint8Array  # (P, 224, 224, 3)
+    probe_logits: FloatArray  # (P, classes)
+    options: ExportOptions
+
+    def report(self, runner: Runner) -> RunnerReport:
+        with runner:
+            return report_of(runner, self.reference, self.probes, self.probe_logits, self.options.max_batch)
+
+
+def _probes(evaluation: Evaluation, checkpoint: Checkpoint, max_batch: int) -> Uint8Array:
+    """As many different pictures as the largest batch: real ones first, then synthetic."""
+    missing = max_batch - len(evaluation.images)
+    if missing <= 0:
+        return evaluation.images[:max_batch]
+    synthetic = synthetic_evaluation(checkpoint.contract, missing).images
+    return np.concatenate([evaluation.images, synthetic])
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    folder: Path,
+    options: ExportOptions,
+    calibration: Uint8Array | None,
+    progress: Progress,
+) -> None:
+    steps = options.to_make if "fp32" in options.to_make else ("fp32", *options.to_make)
+    fp32 = folder / file_name("fp32")
+    for done, precision in enumerate(steps):
+        progress("converting", done, len(steps), precision)
+        path = folder / file_name(precision)
+        if precision == "fp32":
+            onnx_from_checkpoint(checkpoint, path, max_batch=options.max_batch)
+        elif precision == "fp16":
+            fp16_from_onnx(fp32, path)
+        else:
+            assert calibration is not None
+            int8_from_onnx(fp32, path, calibration)
+    progress("converting", len(steps), len(steps))
+
+
+def _artifact(checkpoint: Checkpoint, path: Path, precision: Precision, judging: _Judging) -> Artifact:
+    serving = judging.report(OpenVinoRunner(path, openvino_options(precision)))
+    portable = judging.report(OnnxRunner(path))
+    return Artifact(
+        precision=precision,
+        file=path.name,
+        size_bytes=path.stat().st_size,
+        sha256=sha256_of_file(path),
+        weights_sha256=checkpoint.weights_sha256,
+        contract_digest=checkpoint.contract.digest,
+        operators=operator_counts(path),
+        reports=(serving, portable),
+        verdict=judge(serving, judging.options.tolerances),
+    )
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    evaluation: Evaluation,
+    reference: Reference,
+    ledger: CalibrationLedger | None,
+    artifacts: tuple[Artifact, ...],
+) -> Manifest:
+    top1, interval = None, None
+    if reference.labels is not None:
+        right = int((reference.predictions == reference.labels).sum())
+        top1, interval = right / len(reference.labels), wilson_interval(right, len(reference.labels))
+    return Manifest(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions_of(*TOOLS),
+        machine=machine_name(),
+        model=ModelRecord(
+            architecture=checkpoint.architecture,
+            width=checkpoint.width,
+            class_names=checkpoint.class_names,
+            parameters=parameter_count(checkpoint.network()),
+            weights_sha256=checkpoint.weights_sha256,
+            training=dict(checkpoint.training),
+        ),
+        contract=asdict(checkpoint.contract),
+        contract_digest=checkpoint.contract.digest,
+        max_batch=options.max_batch,
+        calibration=ledger,
+        evaluation=EvaluationRecord(
+            source=evaluation.source,
+            part=evaluation.part,
+            pictures=len(evaluation.images),
+            pictures_sha256=sha256_of_digests(evaluation.digests),
+            pytorch_top1=top1,
+            pytorch_top1_interval=interval,
+            unreadable=evaluation.unreadable,
+        ),
+        artifacts=artifacts,
+    )

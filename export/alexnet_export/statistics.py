@@ -1,0 +1,45 @@
+"""The few formulas behind the gate's figures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Z_95 = 1.959963984540054  # the normal distribution's 97.5% point
+EQUAL_DB = 200.0  # stands for an exact match, whose ratio has no finite logarithm
+
+
+def signal_to_noise_db(reference: npt.NDArray[Any], values: npt.NDArray[Any]) -> float:
+    """10 log10(sum reference^2 / sum (reference - values)^2), in float64; at most 200, not finite: -200."""
+    wide = reference.astype(np.float64)
+    noise = float(np.sum((wide - values.astype(np.float64)) ** 2))
+    signal = float(np.sum(wide**2))
+    if not math.isfinite(noise) or signal == 0.0 < noise:
+        return -EQUAL_DB
+    if noise == 0.0:
+        return EQUAL_DB
+    return float(np.clip(10 * math.log10(signal / noise), -EQUAL_DB, EQUAL_DB))
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson, 1927): it stays inside 0..1 and works at 0% and 100%."""
+    share = hits / total
+    centre = share + Z_95**2 / (2 * total)
+    half = Z_95 * math.sqrt(share * (1 - share) / total + Z_95**2 / (4 * total**2))
+    scale = 1 + Z_95**2 / total
+    return (max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def paired_drop_interval(to_wrong: int, to_right: int, total: int) -> tuple[float, float]:
+    """95% interval of a fall in accuracy on the same pictures, from the pictures that flipped.
+
+    Agresti and Min (2005): the Wald interval for matched pairs with half a picture added to each of the four
+    cells, which stays honest when few or no pictures flip.
+    """
+    wrong, right, n = to_wrong + 0.5, to_right + 0.5, total + 2
+    drop = (wrong - right) / n
+    half = Z_95 * math.sqrt((wrong + right) - (wrong - right) ** 2 / n) / n
+    return (drop - half, drop + half)

@@ -1,0 +1,37 @@
+"""Which machine and which versions a figure comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+
+def machine_name() -> str:
+    """The processor and the number of cores this process may use, such as `AMD EPYC 9B14, 2 cores`."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in _lines(Path("/proc/cpuinfo"))
+        if line.startswith("model name")
+    ]
+    cores = len(os.sched_getaffinity(0))
+    return f"{names[0] if names else platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def versions_of(*distributions: str) -> dict[str, str]:
+    """Versions of Python and of those distributions that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in distributions:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
