@@ -1,0 +1,38 @@
+"""ONNX Runtime, under the name of Triton's own backend.
+
+Triton prefers its C++ backend of this name where there is one (NVIDIA's images), so the same repository is
+served by either, alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+if TYPE_CHECKING:
+    from ..batching import BatchingModel
+else:
+    from batching import BatchingModel  # Triton's stub puts this folder on the path, as a top level
+
+
+class TritonPythonModel(BatchingModel):
+    def load(self, path: Path, options: Mapping[str, str]) -> None:
+        """`options` are ONNX Runtime's session configuration entries."""
+        session_options = onnxruntime.SessionOptions()
+        session_options.log_severity_level = 3  # errors
+        for key, value in options.items():
+            session_options.add_session_config_entry(key, value)
+        self._session = onnxruntime.InferenceSession(
+            str(path), session_options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> Mapping[str, npt.NDArray[np.float32]]:
+        rows = self._session.run(self._outputs, {self._input: images})
+        return dict(zip(self._outputs, rows, strict=True))

@@ -1,0 +1,52 @@
+"""The seam between those who need a server and the ways to run one: embedded here, Docker beside it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+
+class Server(Protocol):
+    """A Triton server that is ready for requests inside its `with`, and gone without a trace after it."""
+
+    @property
+    def grpc_url(self) -> str:
+        """Such as `grpc://127.0.0.1:8001`."""
+
+    @property
+    def http_url(self) -> str:
+        """Such as `http://127.0.0.1:8000`."""
+
+    @property
+    def metrics_url(self) -> str:
+        """Such as `http://127.0.0.1:8002/metrics`."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models it serves, sorted."""
+
+    def check(self) -> None:
+        """Return at once if the server lives.
+
+        Raises:
+            ServerDied: it does not; the last lines of its log are in the message.
+        """
+
+    def wait(self) -> None:
+        """Return when the server is stopped, from another thread or by a signal handler.
+
+        Raises:
+            ServerDied: it ended without being stopped.
+        """
+
+    def stop(self) -> None:
+        """End the server and clean up behind it; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,123 @@
+"""The Triton server inside the nvidia-pytriton wheel: where its parts are, and how it is called.
+
+It is Triton 2.51 (24.10), with security bulletins open: it serves loopback only, loads nothing on request,
+and keeps the interfaces that this project does not use behind a key that nobody is told.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import secrets
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_model.errors import ServerError
+from alexnet_model.extras import needs
+from alexnet_model.files import link_or_copy
+
+OUR_BACKENDS = Path(__file__).parent / "backends"
+# What no client of ours needs. Statistics are for benchmarks, model configuration for the contract.
+RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
+EXIT_TIMEOUT_S = 15
+SHM_BYTES = 16 * 1024 * 1024  # a model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """The parts of the wheel's server that one Python version needs."""
+
+    binary: Path
+    libraries: Path
+    python_backend: Path
+    stub: Path
+    libpython_folder: Path
+
+
+def wheel_of_this_python() -> Wheel:
+    """Find the server.
+
+    Raises:
+        MissingExtra: the [embedded] extra is not installed.
+        ServerError: the wheel has no stub for this Python, or this Python has no shared library.
+    """
+    with needs("embedded"):
+        spec = importlib.util.find_spec("pytriton")
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(name="pytriton")
+    package = Path(spec.origin).parent
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wheel = Wheel(
+        binary=package / "tritonserver" / "bin" / "tritonserver",
+        libraries=package.parent / "nvidia_pytriton.libs",
+        python_backend=package / "tritonserver" / "backends" / "python",
+        stub=package / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
+        libpython_folder=Path(str(sysconfig.get_config_var("LIBDIR"))),
+    )
+    libpython = wheel.libpython_folder / f"libpython{version}.so.1.0"
+    for part in (wheel.binary, wheel.stub, libpython):
+        if not part.exists():
+            raise ServerError(
+                str(part),
+                got="no such file",
+                expected=f"a part of the embedded server for Python {version}",
+                next_step="Install nvidia-pytriton again, on a Python that has its shared library.",
+            )
+    return wheel
+
+
+def assemble_backends(wheel: Wheel, folder: Path) -> None:
+    """Fill a backend directory: the wheel's python backend with its stub, and ours, which run on it."""
+    python = folder / "python"
+    python.mkdir(parents=True)
+    for part in (*wheel.python_backend.glob("*.so"), *wheel.python_backend.glob("*.py"), wheel.stub):
+        link_or_copy(part, python / part.name)  # Triton refuses a symbolic link as an escape
+    for model in OUR_BACKENDS.glob("*/model.py"):
+        backend = folder / model.parent.name
+        backend.mkdir()
+        link_or_copy(model, backend / model.name)
+        link_or_copy(OUR_BACKENDS / "batching.py", backend / "batching.py")
+
+
+def environment_of(wheel: Wheel) -> dict[str, str]:
+    """This process's environment, in which the stub finds this Python and its packages."""
+    environment = dict(os.environ)
+    libraries = [str(wheel.libraries), str(wheel.libpython_folder), environment.get("LD_LIBRARY_PATH", "")]
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
+    return environment
+
+
+def command_of(
+    wheel: Wheel, *, backends: Path, repository: Path, address: str, ports: dict[str, int], shm_prefix: str
+) -> list[str]:
+    """The server's command line. Both paths go through a shell inside Triton, so they must be plain."""
+    for path in (backends, repository):
+        assert re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)), path
+    lock = f"{','.join(RESTRICTED)}:alexnet={secrets.token_hex(16)}"
+    return [
+        str(wheel.binary),
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
+        f"--grpc-address={address}",
+        f"--grpc-port={ports['grpc']}",
+        f"--grpc-restricted-protocol={lock}",
+        f"--http-address={address}",
+        f"--http-port={ports['http']}",
+        f"--http-restricted-api={lock}",
+        f"--metrics-address={address}",
+        f"--metrics-port={ports['metrics']}",
+        "--allow-gpu-metrics=false",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+    ]
