@@ -6,10 +6,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import CalibrationError, PictureSetError
 from alexnet_model.manifest import CalibrationLedger
@@ -38,6 +40,12 @@ class Evaluation:
     @property
     def digests(self) -> tuple[str, ...]:
         return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
+
+
+def data_trained_on(checkpoint: Checkpoint) -> str | None:
+    """The set that a checkpoint's own record names, where it can be read here: `digits` or a folder."""
+    data = checkpoint.training.get("data")
+    return data if data == "digits" or (isinstance(data, str) and Path(data).is_dir()) else None
 
 
 def evaluation_from(

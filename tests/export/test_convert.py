@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from alexnet_export.convert import contract_of, onnx_from_checkpoint, operator_counts
+from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
+from alexnet_export.runners import TorchRunner
+from alexnet_export.statistics import signal_to_noise_db
+from alexnet_model.architectures import ARCHITECTURES
+from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import ExportError
+
+from .conftest import random_checkpoint
+
+NO_OPS = {"Identity", "Dropout", "AveragePool", "GlobalAveragePool", "Flatten", "Constant"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_interface_is_the_contracts(files: dict[str, Path], precision: str) -> None:
+    graph = onnx.load(files[precision]).graph
+
+    def interface(values: list[onnx.ValueInfoProto]) -> dict[str, tuple[int, list[str | int]]]:
+        return {
+            value.name: (
+                value.type.tensor_type.elem_type,
+                [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+            )
+            for value in values
+        }
+
+    assert interface(list(graph.input)) == {"image": (TensorProto.UINT8, ["batch", 224, 224, 3])}
+    assert interface(list(graph.output)) == {
+        "probabilities": (TensorProto.FLOAT, ["batch", 10]),
+        "logits": (TensorProto.FLOAT, ["batch", 10]),
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_one_file_without_no_ops_or_paths_of_the_machine(files: dict[str, Path], precision: str) -> None:
+    path = files[precision]
+    assert not NO_OPS & operator_counts(path).keys()
+    assert not any(node.metadata_props for node in onnx.load(path).graph.node)
+    assert b"site-packages" not in path.read_bytes()
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(path.name)] == [path.name]
+
+
+def test_metadata_carries_the_hash_chain(files: dict[str, Path], checkpoint: Checkpoint) -> None:
+    from alexnet_model.files import sha256_of_file
+
+    for precision, path in files.items():
+        metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert metadata["precision"] == precision
+        assert metadata["weights_sha256"] == checkpoint.weights_sha256
+        assert metadata["contract_digest"] == Contract().digest
+        assert json.loads(metadata["contract"])["size"] == 224
+        if precision != "fp32":
+            assert metadata["source_sha256"] == sha256_of_file(files["fp32"])
+        assert contract_of(path) == Contract()
+
+
+def test_a_file_of_another_contract_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    model = onnx.load(files["fp32"])
+    onnx.helper.set_model_props(model, {"contract": Contract(resize=300).to_json(), "contract_digest": "0"})
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ExportError, match="digest"):
+        contract_of(tmp_path / "other.onnx")
+
+
+def test_two_exports_are_the_same_bytes(
+    checkpoint: Checkpoint, files: dict[str, Path], tmp_path: Path
+) -> None:
+    again = tmp_path / "again.onnx"
+    onnx_from_checkpoint(checkpoint, again, max_batch=8)
+    assert again.read_bytes() == files["fp32"].read_bytes()
+
+
+def test_fp16_holds_half_the_bytes(files: dict[str, Path]) -> None:
+    graph = onnx.load(files["fp16"]).graph
+    large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > 64]
+    assert large
+    assert {tensor.data_type for tensor in large} == {TensorProto.FLOAT16}
+
+
+def test_int8_is_placed_as_tensorrt_wants_it(files: dict[str, Path]) -> None:
+    """Symmetric, weights per channel on axis 0, float biases, Q/DQ on the inputs of Conv and Gemm alone."""
+    graph = onnx.load(files["int8"]).graph
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    made_by = {output: node for node in graph.node for output in node.output}
+    heavy = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(heavy) == 8
+    for node in heavy:
+        activation, weight, bias = node.input
+        assert made_by[activation].op_type == made_by[weight].op_type == "DequantizeLinear"
+        assert made_by[made_by[activation].input[0]].op_type == "QuantizeLinear"
+        assert values[bias].data_type == TensorProto.FLOAT
+        stored = values[made_by[weight].input[0]]
+        assert stored.data_type == TensorProto.INT8
+        scales = values[made_by[weight].input[1]]
+        assert list(scales.dims) == [stored.dims[0]]
+        axis = [attribute.i for attribute in made_by[weight].attribute if attribute.name == "axis"]
+        assert axis == [0]
+        consumers = [other.op_type for other in graph.node if node.output[0] in other.input]
+        assert "QuantizeLinear" not in consumers or (node.op_type == "Gemm" and not consumers)
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert not numpy_helper.to_array(values[node.input[2]]).any(), "a zero point is not zero"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_exports_to_the_same_model(
+    architecture: str, digits: Uint8Array, tmp_path: Path
+) -> None:
+    checkpoint = random_checkpoint(architecture, 0.2)
+    path = tmp_path / "model.onnx"
+    onnx_from_checkpoint(checkpoint, path, max_batch=64)
+    with OpenVinoRunner(path, openvino_options("fp32")) as runner, TorchRunner(checkpoint) as torch_runner:
+        for batch in (1, 5):
+            expected = torch_runner.infer(digits[:batch])
+            got = runner.infer(digits[:batch])
+            assert signal_to_noise_db(expected.logits, got.logits) > 90
+            np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-5)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_export.datasets import (
+    Evaluation,
+    calibration_from,
+    evaluation_from,
+    refuse_overlap,
+    synthetic_evaluation,
+)
+from alexnet_model.class_names import DIGITS
+from alexnet_model.contract import Contract
+from alexnet_model.errors import CalibrationError, PictureSetError
+from alexnet_model.progress import silent
+
+
+def write_pictures(folder: Path, count: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+
+
+def make_set(root: Path, train: int, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for label, name in enumerate(classes):
+        write_pictures(root / "train" / name, train, seed=label)
+        write_pictures(root / "val" / name, 3, seed=100 + label)
+    return root
+
+
+def evaluation(source: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Evaluation:
+    return evaluation_from(str(source), classes, Contract(), silent)
+
+
+def test_digits_calibrate_on_training_and_judge_on_held_out_pictures() -> None:
+    prepared, ledger = calibration_from("digits", Contract(), silent)
+    judged = evaluation_from("digits", DIGITS, Contract(), silent)
+    refuse_overlap(prepared, judged)
+    assert (ledger.pictures, ledger.classes_covered, ledger.part) == (128, 10, "train")
+    assert (len(judged.images), judged.part) == (360, "test")
+    assert judged.labels is not None
+    assert np.bincount(judged.labels).min() > 25
+
+
+def test_too_few_calibration_pictures_says_how_many(tmp_path: Path) -> None:
+    make_set(tmp_path, train=5)
+    with pytest.raises(CalibrationError, match=r"got 10 readable pictures .* expected at least 32"):
+        calibration_from(str(tmp_path), Contract(), silent)
+
+
+def test_an_empty_calibration_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(PictureSetError, match="no pictures"):
+        calibration_from(str(tmp_path), Contract(), silent)
+    with pytest.raises(PictureSetError, match="no such folder"):
+        calibration_from(str(tmp_path / "nowhere"), Contract(), silent)
+
+
+def test_unreadable_calibration_pictures_are_named(tmp_path: Path) -> None:
+    make_set(tmp_path, train=20)
+    (tmp_path / "train" / "cat" / "000.png").write_bytes(b"broken")
+    _, ledger = calibration_from(str(tmp_path), Contract(), silent)
+    assert ledger.pictures == 39
+    assert ledger.unreadable == ("train/cat/000.png",)
+
+
+def test_a_picture_in_both_sets_is_refused_even_under_another_name(tmp_path: Path) -> None:
+    make_set(tmp_path, train=20)
+    refuse_overlap(calibration_from(str(tmp_path), Contract(), silent)[0], evaluation(tmp_path))
+    # Another encoding of the same pixels.
+    Image.open(tmp_path / "train" / "cat" / "007.png").save(tmp_path / "val" / "dog" / "copy.bmp")
+    with pytest.raises(
+        CalibrationError, match=r"1 shared pictures, such as train/cat/007\.png and .*copy\.bmp"
+    ):
+        refuse_overlap(calibration_from(str(tmp_path), Contract(), silent)[0], evaluation(tmp_path))
+
+
+def test_labels_follow_names_not_positions(tmp_path: Path) -> None:
+    judged = evaluation(make_set(tmp_path, train=1), ("zebra", "dog", "cat"))
+    assert judged.labels is not None
+    assert judged.labels.tolist() == [2, 2, 2, 1, 1, 1]
+
+
+def test_classes_that_the_model_does_not_know_are_refused(tmp_path: Path) -> None:
+    make_set(tmp_path, train=1)
+    with pytest.raises(PictureSetError, match="'dog'"):
+        evaluation(tmp_path, ("cat", "horse"))
+
+
+def test_imagenet_folders_are_in_the_models_order(tmp_path: Path) -> None:
+    make_set(tmp_path, train=1, classes=("n01440764", "n01443537"))
+    judged = evaluation(tmp_path, ("tench", "goldfish"))
+    assert judged.labels is not None
+    assert judged.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_synthetic_pictures_differ_and_repeat() -> None:
+    first, second = synthetic_evaluation(Contract(), 40), synthetic_evaluation(Contract(), 40)
+    assert len(set(first.digests)) == 40
+    assert first.digests == second.digests
+    assert first.labels is None

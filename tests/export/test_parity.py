@@ -1,0 +1,112 @@
+"""The matrix must see every way in which a batch can go wrong: it is shown models wrong on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pytest
+
+from alexnet_export.gate import Reference, Tolerances, judge, report_of
+from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
+from alexnet_export.parity import parity_batches, parity_matrix
+from alexnet_export.runners import FloatArray, Outputs
+from alexnet_model.contract import Uint8Array
+from alexnet_model.manifest import Runtime
+
+BATCHES = (1, 2, 3, 8)
+
+
+class SpoiledRunner:
+    """A real runner whose logits are spoiled on the way out."""
+
+    def __init__(self, path: Path, spoil: Callable[[FloatArray], None]) -> None:
+        self._runner = OpenVinoRunner(path, openvino_options("fp32"))
+        self._spoil = spoil
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._runner.runtime
+
+    def infer(self, images: Uint8Array) -> Outputs:
+        outputs = self._runner.infer(images)
+        logits = outputs.logits.copy()
+        self._spoil(logits)
+        return Outputs(outputs.probabilities, logits)
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._runner.__exit__(kind, error, traceback)
+
+
+def slot_five_of_eight(logits: FloatArray) -> None:
+    if len(logits) == 8:
+        logits[5] = logits[5][::-1]
+
+
+def neighbour_leaks(logits: FloatArray) -> None:
+    if len(logits) > 1:
+        logits[0] += 0.05 * logits[1]
+
+
+def last_slot_of_three_is_stale(logits: FloatArray) -> None:
+    if len(logits) == 3:
+        logits[2] = logits[0]
+
+
+def nan_in_the_largest(logits: FloatArray) -> None:
+    if len(logits) == 8:
+        logits[7, 3] = np.nan
+
+
+def test_a_right_model_is_equal_in_every_slot(files: dict[str, Path], reference: Reference) -> None:
+    with OpenVinoRunner(files["fp32"], openvino_options("fp32")) as runner:
+        rows = parity_matrix(runner, reference.images, reference.logits, BATCHES)
+    assert [row.batch for row in rows] == list(BATCHES)
+    assert all(row.finite and row.same_top1 for row in rows)
+    assert all(row.against_alone_db > 90 and row.against_pytorch_db > 90 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "batch", "slot"),
+    [
+        (slot_five_of_eight, 8, 5),
+        (neighbour_leaks, 2, 0),
+        (last_slot_of_three_is_stale, 3, 2),
+        (nan_in_the_largest, 8, None),
+    ],
+)
+def test_a_model_made_wrong_in_one_slot_is_caught(
+    files: dict[str, Path],
+    reference: Reference,
+    spoil: Callable[[FloatArray], None],
+    batch: int,
+    slot: int | None,
+) -> None:
+    with SpoiledRunner(files["fp32"], spoil) as runner:
+        report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
+    verdict = judge(report, Tolerances())
+    assert not verdict.accepted
+    assert f"batch {batch}" in verdict.reason
+    if slot is None:
+        assert "not finite" in verdict.reason
+    else:
+        assert f"slot {slot}" in verdict.reason
+
+
+def test_batches_of_the_matrix() -> None:
+    assert parity_batches(64) == (1, 2, 3, 8, 64)
+    assert parity_batches(8) == (1, 2, 3, 8)
+    assert parity_batches(4) == (1, 2, 3, 4)
+    assert parity_batches(1) == (1,)
