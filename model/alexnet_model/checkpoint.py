@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +86,23 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "weights_sha256": sha256_of_weights(weights),
     }
     text = canonical_json(record)
-    metadata = {"format": FORMAT, "record": text, "record_sha256": _sha256(text)}
+    write_tensors(path, weights, {"format": FORMAT, "record": text, "record_sha256": _sha256(text)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with atomic_file(path) as part:
-        save_file(weights, part, metadata=metadata)
+        try:
+            save_file(dict(tensors), part, metadata=dict(metadata))
+        except SafetensorError as error:  # how it tells of a full disk, too
+            number = re.search(r"os error (\d+)", str(error))
+            if not number:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
