@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from alexnet_clients import Client, FakeTransport
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeTransport]:
+    transport = FakeTransport()
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def client(fake: FakeTransport) -> Iterator[Client]:
+    with Client("grpc://127.0.0.1:8001", transport=fake) as client:
+        yield client

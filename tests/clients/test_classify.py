@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_clients import Client, FakeTransport, InferRequest
+from alexnet_clients.preparing import Pictures
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import PictureError, UsageError
+
+
+def grey(level: int) -> Image.Image:
+    """The fake server finds class 0 in black, class 9 in white."""
+    return Image.new("RGB", (40, 30), (level, level, level))
+
+
+def encoded(level: int) -> bytes:
+    buffer = io.BytesIO()
+    grey(level).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def prepared(*levels: int) -> Uint8Array:
+    return np.stack([np.full((224, 224, 3), level, dtype=np.uint8) for level in levels])
+
+
+def labels(client: Client, pictures: Pictures) -> list[str]:
+    return [prediction.best.label for prediction in client.classify(pictures)]
+
+
+def test_one_picture_in_every_form(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "white.png"
+    path.write_bytes(encoded(255))
+    assert labels(client, path) == ["9"]
+    assert labels(client, str(path)) == ["9"]
+    assert labels(client, encoded(255)) == ["9"]
+    assert labels(client, io.BytesIO(encoded(255))) == ["9"]
+    assert labels(client, grey(255)) == ["9"]
+    assert labels(client, prepared(255)[0]) == ["9"]
+    assert labels(client, prepared(0, 255)) == ["0", "9"]
+    with path.open("rb") as file:
+        assert labels(client, file) == ["9"]
+
+
+def test_many_pictures_of_mixed_forms_from_an_iterator_keep_their_order(
+    client: Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "black.png"
+    path.write_bytes(encoded(0))
+    forms = [path, encoded(255), grey(0), prepared(255)[0], io.BytesIO(encoded(0))]
+    predictions = client.classify(iter(forms))
+    assert [prediction.best.label for prediction in predictions] == ["0", "9", "0", "9", "0"]
+    assert [prediction.picture for prediction in predictions] == [
+        str(path),
+        "picture 1",
+        "picture 2",
+        "picture 3",
+        "picture 4",
+    ]
+
+
+def test_no_pictures_are_no_predictions(client: Client, fake: FakeTransport) -> None:
+    assert client.classify([]) == []
+    assert fake.requests == []
+
+
+def test_the_pixels_sent_are_the_contracts(client: Client, fake: FakeTransport) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8))
+    client.classify(noise)
+    assert np.array_equal(fake.requests[0].images[0], Contract().prepared(noise))
+
+
+def test_the_best_classes_come_first_and_as_many_as_asked(client: Client) -> None:
+    (prediction,) = client.classify(grey(255), top=3)
+    assert [found.index for found in prediction.classes] == [9, 8, 7]
+    assert prediction.classes[0].probability > prediction.classes[1].probability
+    (prediction,) = client.classify(grey(255), top=1000)
+    assert len(prediction.classes) == 10
+    with pytest.raises(UsageError, match="top: got 0"):
+        client.classify(grey(255), top=0)
+
+
+def test_a_broken_picture_costs_only_itself(client: Client, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.jpg"
+    predictions = client.classify([grey(0), b"not a picture", grey(255), missing, b""])
+    assert [bool(prediction.error) for prediction in predictions] == [False, True, False, True, True]
+    assert [prediction.best.label for prediction in predictions if not prediction.error] == ["0", "9"]
+    assert predictions[3].picture == str(missing)
+    assert isinstance(predictions[1].error, PictureError)
+    with pytest.raises(PictureError, match="no picture"):
+        _ = predictions[1].best
+
+
+def test_nothing_but_broken_pictures_ask_nothing(client: Client, fake: FakeTransport) -> None:
+    predictions = client.classify([b"", b"x"])
+    assert all(isinstance(prediction.error, PictureError) for prediction in predictions)
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((224, 224, 3), np.float32), "as uint8"),
+        (np.zeros((3, 224, 224), np.uint8), "channels last"),
+        (np.zeros((2, 3, 224, 224), np.uint8), "channels last"),
+        (np.zeros((100, 100, 3), np.uint8), "Contract"),
+        (np.zeros((0, 224, 224, 3), np.uint8), "Contract"),
+        ([np.zeros((2, 224, 224, 3), np.uint8)], r"pictures\[0\]"),
+        ([np.zeros((224, 224), np.uint8)], r"pictures\[0\]"),
+        ([7], r"pictures\[0\]: got int"),
+        (7, "pictures: got int"),
+        (None, "pictures: got NoneType"),
+    ],
+)
+def test_what_can_be_no_picture_is_the_callers_error(
+    client: Client, fake: FakeTransport, images: Pictures, message: str
+) -> None:
+    with pytest.raises(PictureError, match=message):
+        client.classify(images)
+    assert fake.requests == []
+
+
+def test_batches_fill_up_to_the_models_maximum(fake: FakeTransport) -> None:
+    fake.max_batch = 4
+    with Client("grpc://host", transport=fake) as client:
+        forms: list[bytes | Image.Image] = [grey(255)] * 10
+        forms.insert(2, b"broken")
+        predictions = client.classify(forms)
+    assert [len(request.images) for request in fake.requests] == [4, 4, 2]
+    assert [index for index, prediction in enumerate(predictions) if prediction.error] == [2]
+
+
+def test_few_requests_are_open_and_few_pictures_are_taken_ahead(fake: FakeTransport) -> None:
+    fake.max_batch = 2
+    release = threading.Event()
+    answered = fake.brightness_as_class
+
+    def slowly(request: InferRequest) -> Any:
+        release.wait(10)
+        return answered(request)
+
+    fake.answer = slowly
+    taken = 0
+
+    def pictures() -> Iterator[Image.Image]:
+        nonlocal taken
+        for _ in range(500):
+            taken += 1
+            yield grey(255)
+
+    with Client("grpc://host", transport=fake) as client:
+        thread = threading.Thread(target=lambda: client.classify(pictures()))
+        thread.start()
+        deadline = time.monotonic() + 10
+        while fake.in_flight < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)  # room to go wrong in
+        taken_while_waiting = taken
+        release.set()
+        thread.join()
+    assert taken_while_waiting < 30
+    assert fake.most_in_flight == 2
+    assert taken == 500
+
+
+def test_raw_outputs_of_more_pictures_than_a_batch_holds(fake: FakeTransport) -> None:
+    fake.max_batch = 4
+    levels = [0, 255] * 5
+    with Client("grpc://host", transport=fake) as client:
+        probabilities = client.probabilities(prepared(*levels), model="alexnet_int8")
+        outputs = client.infer(prepared(*levels), model="alexnet_int8")
+        alone = client.probabilities(prepared(0)[0], model="alexnet_int8")
+    assert probabilities.shape == (10, 10)
+    assert probabilities.dtype == np.float32
+    assert probabilities.argmax(axis=1).tolist() == [0, 9] * 5
+    assert set(outputs) == {"probabilities", "logits"}
+    assert np.array_equal(outputs["probabilities"], probabilities)
+    assert np.array_equal(alone, probabilities[:1])
+    assert {request.model for request in fake.requests} == {"alexnet_int8"}

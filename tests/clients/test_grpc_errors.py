@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from alexnet_clients.grpc_errors import MEANING_OF_STATUS, error_from_status
+from alexnet_model.errors import (
+    BadRequest,
+    ClientError,
+    DeadlineExceeded,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    Unreachable,
+)
+
+
+def test_every_status_of_grpc_has_a_meaning() -> None:
+    assert set(MEANING_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
+
+
+# The texts are Triton's own.
+@pytest.mark.parametrize(
+    ("status", "details", "kind"),
+    [
+        ("INVALID_ARGUMENT", "[request id: 1] inference request batch-size must be <= 64", BadRequest),
+        ("NOT_FOUND", "Request for unknown model: 'x' is not found", ModelNotFound),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", Unreachable),
+        ("UNAVAILABLE", "Socket closed", Unreachable),
+        ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
+        ("UNAVAILABLE", "Request timeout expired", Overloaded),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", BadRequest),
+        ("UNAVAILABLE", "Request for unknown model: 'x' has no available versions", NotReady),
+        ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", NotReady),
+        ("UNAVAILABLE", "Trying to connect an http1.x server", Unreachable),
+        ("INTERNAL", "Failed to process the request(s) for model instance", ClientError),
+    ],
+)
+def test_statuses_become_this_projects_errors(status: str, details: str, kind: type[ClientError]) -> None:
+    error = error_from_status(status, details, subject="grpc://host:8001 alexnet_fp32")
+    assert type(error) is kind
+    assert str(error).startswith("grpc://host:8001 alexnet_fp32: got ")
+    assert details.removesuffix(".") in str(error)
+
+
+def test_a_status_without_words_is_named() -> None:
+    assert "got data loss" in str(error_from_status("DATA_LOSS", "", subject="grpc://host:8001"))

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
+
+from alexnet_clients import Client, InferRequest, ServerUrl, transport_from_url
+from alexnet_clients.grpc_transport import GrpcTransport
+from alexnet_model.contract import Contract
+from alexnet_model.errors import (
+    BadRequest,
+    BadResponse,
+    ClientError,
+    DeadlineExceeded,
+    ModelNotFound,
+    NotReady,
+    Unreachable,
+)
+
+CONTRACT = Contract()
+Handler = Callable[[Any, Any], Any]
+
+
+@dataclass
+class WireServer:
+    """A real gRPC server that speaks Triton's messages and answers as it is told to."""
+
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    received: list[Any] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"grpc://127.0.0.1:{self.port}"
+
+    def service(self, details: Any) -> Any:
+        name = details.method.rpartition("/")[2]
+        handler = self.handlers.get(name)
+        if handler is None:
+            return None  # UNIMPLEMENTED
+
+        def handle(request: Any, context: Any) -> Any:
+            self.received.append(request)
+            return handler(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=getattr(service_pb2, f"{name}Request").FromString,
+            response_serializer=lambda message: (
+                message if isinstance(message, bytes) else message.SerializeToString()
+            ),
+        )
+
+
+def ready(request: Any, context: Any) -> Any:
+    return service_pb2.ServerReadyResponse(ready=True)
+
+
+def config(request: Any, context: Any) -> Any:
+    response = service_pb2.ModelConfigResponse()
+    response.config.name = request.name
+    response.config.backend = "openvino_dynamic"
+    response.config.max_batch_size = 8
+    for name in (CONTRACT.probabilities_name, CONTRACT.logits_name):
+        response.config.output.add(name=name, dims=[10])
+    parameters = {"contract": CONTRACT.to_json(), "contract_digest": CONTRACT.digest, "precision": "int8"}
+    for name, value in parameters.items():
+        response.config.parameters[name].string_value = value
+    return response
+
+
+def infer(request: Any, context: Any) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=request.model_name)
+    batch = request.inputs[0].shape[0]
+    for output in request.outputs:
+        response.outputs.add(name=output.name, datatype="FP32", shape=[batch, 10])
+        response.raw_output_contents.append(np.full((batch, 10), 0.1, "<f4").tobytes())
+    return response
+
+
+@pytest.fixture
+def wire_server() -> Iterator[WireServer]:
+    server = WireServer({"ServerReady": ready, "ModelConfig": config, "ModelInfer": infer})
+    running = grpc.server(
+        futures.ThreadPoolExecutor(4),
+        handlers=[server],
+        options=[("grpc.max_receive_message_length", -1)],
+    )
+    server.port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    yield server
+    running.stop(grace=None).wait()
+
+
+@pytest.fixture
+def transport(wire_server: WireServer) -> Iterator[GrpcTransport]:
+    transport = GrpcTransport(ServerUrl.parse(wire_server.url))
+    yield transport
+    transport.close()
+
+
+def request(batch: int, *, outputs: tuple[str, ...] = ("probabilities",), top: int = 0) -> InferRequest:
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+    return InferRequest(model="alexnet_int8", images=images, input_name="image", outputs=outputs, top=top)
+
+
+def _refuse(code: grpc.StatusCode, words: str) -> Handler:
+    def handler(request: Any, context: Any) -> Any:
+        context.abort(code, words)
+
+    return handler
+
+
+@pytest.mark.parametrize("top", [0, 5])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_message_is_the_one_that_tritonclient_sends(
+    wire_server: WireServer, transport: GrpcTransport, batch: int, top: int
+) -> None:
+    ours = request(batch, outputs=("probabilities", "logits"), top=top)
+    transport.submit(ours, timeout_s=10).result()
+    with InferenceServerClient(f"127.0.0.1:{wire_server.port}") as reference:
+        tensor = InferInput("image", list(ours.images.shape), "UINT8")
+        tensor.set_data_from_numpy(ours.images)
+        outputs = [InferRequestedOutput(name, class_count=top) for name in ours.outputs]
+        reference.infer("alexnet_int8", [tensor], outputs=outputs)
+    sent, expected = wire_server.received
+    assert sent == expected
+    assert sent.raw_input_contents[0] == ours.images.tobytes()
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_picture_costs_its_pixels_and_less_than_a_kibibyte(
+    wire_server: WireServer, transport: GrpcTransport, batch: int
+) -> None:
+    reply = transport.submit(request(batch, top=5), timeout_s=10).result()
+    (message,) = wire_server.received
+    assert reply.request_bytes == message.ByteSize()
+    assert 150_528 * batch < message.ByteSize() < 150_528 * batch + 1024
+
+
+def test_the_models_configuration_is_read(wire_server: WireServer) -> None:
+    with Client(wire_server.url) as client:
+        served = client.model("alexnet_int8")
+    assert (served.precision, served.backend, served.max_batch, served.classes) == (
+        "int8",
+        "openvino_dynamic",
+        8,
+        10,
+    )
+
+
+def test_numbers_and_strings_come_back(wire_server: WireServer, transport: GrpcTransport) -> None:
+    reply = transport.submit(request(2, outputs=("probabilities", "logits")), timeout_s=10).result()
+    assert set(reply.outputs) == {"probabilities", "logits"}
+    assert reply.outputs["logits"].shape == (2, 10)
+    assert reply.outputs["logits"].dtype == np.float32
+
+    def strings(request: Any, context: Any) -> Any:
+        texts = [b"0.9:1:na\xc3\xafve", b"0.1:2:b"]
+        response = service_pb2.ModelInferResponse()
+        response.outputs.add(name="probabilities", datatype="BYTES", shape=[1, 2])
+        content = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        response.raw_output_contents.append(content)
+        return response
+
+    wire_server.handlers["ModelInfer"] = strings
+    reply = transport.submit(request(1, top=2), timeout_s=10).result()
+    assert reply.outputs["probabilities"].tolist() == [["0.9:1:naïve", "0.1:2:b"]]
+
+
+def _response(datatype: str, content: bytes | None) -> Handler:
+    def handler(request: Any, context: Any) -> Any:
+        response = service_pb2.ModelInferResponse()
+        response.outputs.add(name="probabilities", datatype=datatype, shape=[1, 10])
+        if content is not None:
+            response.raw_output_contents.append(content)
+        return response
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(_response("FP32", b"\0" * 36), id="too short"),
+        pytest.param(_response("FP32", b"\0" * 41), id="no whole numbers"),
+        pytest.param(_response("FP32", None), id="no content"),
+        pytest.param(_response("FP64", b"\0" * 80), id="another type"),
+        pytest.param(_response("BYTES", b"\xff\0\0\0abc"), id="torn strings"),
+    ],
+)
+def test_answers_that_do_not_add_up_are_bad_responses(
+    wire_server: WireServer, transport: GrpcTransport, handler: Handler
+) -> None:
+    wire_server.handlers["ModelInfer"] = handler
+    with pytest.raises(BadResponse):
+        transport.submit(request(1), timeout_s=10).result(10)
+
+
+def test_an_answer_that_is_no_message(wire_server: WireServer, transport: GrpcTransport) -> None:
+    wire_server.handlers["ModelInfer"] = lambda request, context: b"<html>no</html>"
+    with pytest.raises(ClientError):
+        transport.submit(request(1), timeout_s=10).result(10)
+
+
+def test_refusals_are_translated_with_the_servers_words(
+    wire_server: WireServer, transport: GrpcTransport
+) -> None:
+    words = "inference request batch-size must be <= 8 for 'alexnet_int8'"
+    wire_server.handlers["ModelInfer"] = _refuse(grpc.StatusCode.INVALID_ARGUMENT, words)
+    with pytest.raises(BadRequest, match="batch-size must be <= 8") as caught:
+        transport.submit(request(1), timeout_s=10).result(10)
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    wire_server.handlers["ModelConfig"] = _refuse(
+        grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found"
+    )
+    with pytest.raises(ModelNotFound, match=f"{wire_server.url} x: got"):
+        transport.model_config("x", timeout_s=10)
+
+
+def test_not_ready(wire_server: WireServer) -> None:
+    wire_server.handlers["ServerReady"] = lambda request, context: service_pb2.ServerReadyResponse(
+        ready=False
+    )
+    with pytest.raises(NotReady), Client(wire_server.url):
+        pytest.fail("entered")
+
+
+def test_a_grpc_server_that_is_no_triton(wire_server: WireServer) -> None:
+    wire_server.handlers.clear()
+    with pytest.raises(Unreachable, match="expected a Triton Inference Server"), Client(wire_server.url):
+        pytest.fail("entered")
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(Unreachable, match="alexnet serve") as caught, Client("grpc://127.0.0.1:1"):
+        pytest.fail("entered")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_deadline_ends_a_request(wire_server: WireServer, transport: GrpcTransport) -> None:
+    release = threading.Event()
+
+    def never(request: Any, context: Any) -> Any:
+        release.wait(30)
+        return service_pb2.ModelInferResponse()
+
+    wire_server.handlers.update(ModelInfer=never, ServerReady=never, ModelConfig=never)
+    with pytest.raises(DeadlineExceeded, match="timeout_s"):
+        transport.submit(request(1), timeout_s=0.05).result(10)
+    with pytest.raises(DeadlineExceeded):
+        transport.ready(timeout_s=0.05)
+    with pytest.raises(DeadlineExceeded):
+        transport.model_config("x", timeout_s=0.05)
+    release.set()
+
+
+def test_cancelling_the_future_cancels_the_request(wire_server: WireServer, transport: GrpcTransport) -> None:
+    arrived, ended = threading.Event(), threading.Event()
+
+    def never(request: Any, context: Any) -> Any:
+        context.add_callback(ended.set)
+        arrived.set()
+        ended.wait(30)
+        return service_pb2.ModelInferResponse()
+
+    wire_server.handlers["ModelInfer"] = never
+    future = transport.submit(request(1), timeout_s=30)
+    assert arrived.wait(10)
+    assert future.cancel()
+    assert ended.wait(10)
+    with pytest.raises(CancelledError):
+        future.result(10)
+
+
+def test_closing_ends_what_is_in_flight_and_what_comes_after(
+    wire_server: WireServer, transport: GrpcTransport
+) -> None:
+    arrived, release = threading.Event(), threading.Event()
+
+    def never(request: Any, context: Any) -> Any:
+        arrived.set()
+        release.wait(30)
+        return service_pb2.ModelInferResponse()
+
+    wire_server.handlers["ModelInfer"] = never
+    future = transport.submit(request(1), timeout_s=30)
+    assert arrived.wait(10)
+    transport.close()
+    with pytest.raises(ClientError):
+        future.result(10)
+    release.set()
+    with pytest.raises(ClientError, match="closed"):
+        transport.submit(request(1), timeout_s=10).result(10)
+    with pytest.raises(ClientError, match="closed"):
+        transport.ready(timeout_s=10)
+
+
+def test_many_requests_are_open_at_a_time(wire_server: WireServer, transport: GrpcTransport) -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def meet(request: Any, context: Any) -> Any:
+        together.wait()
+        return infer(request, context)
+
+    wire_server.handlers["ModelInfer"] = meet
+    waiting = [transport.submit(request(1), timeout_s=10) for _ in range(4)]
+    assert [future.result(10).outputs["probabilities"].shape for future in waiting] == [(1, 10)] * 4
+
+
+def test_a_client_that_found_nobody_does_not_spoil_the_next() -> None:
+    running = grpc.server(futures.ThreadPoolExecutor(1), handlers=[WireServer({"ServerReady": ready})])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    early = transport_from_url(ServerUrl.parse(f"grpc://127.0.0.1:{port}"))
+    with pytest.raises(Unreachable):
+        early.ready(timeout_s=10)
+    assert running.add_insecure_port(f"127.0.0.1:{port}") == port
+    running.start()
+    try:
+        with Client(f"grpc://127.0.0.1:{port}"):
+            pass
+    finally:
+        early.close()
+        running.stop(grace=None).wait()
+
+
+def test_closing_twice_is_allowed(transport: GrpcTransport) -> None:
+    assert transport.ready(timeout_s=10)
+    transport.close()
+    transport.close()

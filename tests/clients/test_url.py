@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from alexnet_clients import ServerUrl
+from alexnet_model.errors import InvalidUrl
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "address"),
+    [
+        ("grpc://127.0.0.1:8001", "127.0.0.1", 8001, "127.0.0.1:8001"),
+        ("grpc://localhost", "localhost", 8001, "localhost:8001"),
+        ("grpc://triton.example:9000/", "triton.example", 9000, "triton.example:9000"),
+        ("grpc://[::1]:8001", "::1", 8001, "[::1]:8001"),
+        ("GRPC://Host:1", "host", 1, "host:1"),
+    ],
+)
+def test_grpc_urls_parse(text: str, host: str, port: int, address: str) -> None:
+    url = ServerUrl.parse(text)
+    assert (url.scheme, url.host, url.port) == ("grpc", host, port)
+    assert url.address == address
+    assert str(url) == f"grpc://{address}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "127.0.0.1:8001",
+        "localhost:8001",
+        "grpc:127.0.0.1:8001",
+        "grpc://",
+        "grpc://:8001",
+        "grpc://host:port",
+        "grpc://host:65536",
+        "grpc://host:0",
+        "grpc://host:-1",
+        "grpc://[::1:8001",
+        "grpc://host/models",
+        "grpc://host?a=b",
+        "grpc://user:secret@host",
+        "grpc://two words",
+        "ftp://host",
+    ],
+)
+def test_what_does_not_parse_is_an_invalid_url_with_an_example(text: str) -> None:
+    with pytest.raises(InvalidUrl, match=r"grpc://127\.0\.0\.1:8001") as caught:
+        ServerUrl.parse(text)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "http", "https"])
+def test_schemes_to_come_say_so(scheme: str) -> None:
+    with pytest.raises(InvalidUrl, match=f"{scheme}, which this client does not speak yet"):
+        ServerUrl.parse(f"{scheme}://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"), [("127.0.0.1", True), ("[::1]", True), ("localhost", True), ("10.0.0.1", False)]
+)
+def test_loopback_is_recognised(host: str, is_loopback: bool) -> None:
+    assert ServerUrl.parse(f"grpc://{host}").is_loopback is is_loopback
