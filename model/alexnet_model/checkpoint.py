@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            record = _verified_record(path, file.metadata() or {})
-            checkpoint = _without_weights(path, record)
+            weights_sha256, checkpoint = _verified_record(path, file.metadata() or {})
             found = {
                 name: (tuple(part.get_shape()), _DTYPES.get(part.get_dtype()))
                 for name in file.keys()  # noqa: SIM118 (safe_open is no mapping)
@@ -137,15 +136,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
             expected="a checkpoint (.safetensors)",
             next_step="Copy or train it again.",
         ) from error
-    if sha256_of_weights(weights) != record["weights_sha256"]:
+    if sha256_of_weights(weights) != weights_sha256:
         raise _altered(path, "weights")
-    return Checkpoint(**{**vars(checkpoint), "weights": weights})
+    return replace(checkpoint, weights=weights)
 
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
-def _verified_record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Checkpoint]:
+    """The weights' SHA-256, and the checkpoint without its weights."""
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             str(path),
@@ -156,14 +156,9 @@ def _verified_record(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     text = metadata.get("record", "")
     if _sha256(text) != metadata.get("record_sha256"):
         raise _altered(path, "record")
-    record = json.loads(text)
-    assert isinstance(record, dict)
-    return record
-
-
-def _without_weights(path: Path, record: Mapping[str, Any]) -> Checkpoint:
     try:
-        return Checkpoint(
+        record = json.loads(text)
+        return record["weights_sha256"], Checkpoint(
             architecture=str(record["architecture"]),
             width=float(record["width"]),
             class_names=tuple(record["class_names"]),

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .decoding import WHITE, Colour, name_of, rgb_from_encoded, rgb_from_image
+from .decoding import WHITE, Colour, rgb_from_encoded, rgb_from_opened
 from .errors import PictureError
 
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
@@ -91,10 +91,7 @@ class Contract:
             PictureError: the picture cannot be read.
         """
         if isinstance(picture, Image.Image):
-            try:
-                image = rgb_from_image(picture, name=name_of(picture), background=self.background)
-            except OSError as error:  # opened but never loaded, and its file is broken
-                raise PictureError(name_of(picture), got=f"a broken picture ({error})") from error
+            image = rgb_from_opened(picture, background=self.background)
         else:
             image = rgb_from_encoded(picture, background=self.background)
         resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self._crop_box(image))

@@ -43,8 +43,6 @@ def rgb_from_encoded(source: EncodedPicture, *, background: Colour = WHITE) -> I
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 _check_pixels(image, name)
                 return rgb_from_image(image, name=name, background=background)
-    except PictureError:
-        raise
     except UnidentifiedImageError as error:
         raise PictureError(
             name,
@@ -54,15 +52,25 @@ def rgb_from_encoded(source: EncodedPicture, *, background: Colour = WHITE) -> I
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, "more") from error
-    except MemoryError:
+    except (PictureError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
-        raise PictureError(
-            name,
-            got=f"a broken picture ({error})",
-            expected=_EXPECTED,
-            next_step="Remove it or save it again.",
-        ) from error
+        raise _broken(name, error) from error
+
+
+def rgb_from_opened(image: Image.Image, *, background: Colour = WHITE) -> Image.Image:
+    """The same for an image that Pillow has opened; its data may not have been read yet.
+
+    Raises:
+        PictureError: as `rgb_from_encoded` and `rgb_from_image`.
+    """
+    name = name_of(image)
+    try:
+        return rgb_from_image(image, name=name, background=background)
+    except (PictureError, MemoryError):
+        raise
+    except Exception as error:
+        raise _broken(name, error) from error
 
 
 def rgb_from_image(image: Image.Image, *, name: str = "picture", background: Colour = WHITE) -> Image.Image:
@@ -102,6 +110,7 @@ _EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM picture"
 
 
 def _encoded_bytes(source: EncodedPicture, name: str) -> bytes:
+    encoded: object
     if isinstance(source, bytes):
         encoded = source
     else:
@@ -111,11 +120,19 @@ def _encoded_bytes(source: EncodedPicture, name: str) -> bytes:
                     encoded = file.read(MAX_ENCODED_BYTES + 1)
             else:
                 encoded = source.read(MAX_ENCODED_BYTES + 1)
+        except AttributeError:
+            encoded = source  # refused below
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise PictureError(
                 name, got=reason.lower(), expected="a readable file", next_step="Check the path."
             ) from error
+    if not isinstance(encoded, bytes):
+        raise PictureError(
+            name,
+            got=f"an object of type {type(source).__name__}",
+            expected="a path, bytes, a file opened as binary, or a Pillow image",
+        )
     if len(encoded) > MAX_ENCODED_BYTES:
         raise PictureError(
             name,
@@ -124,6 +141,15 @@ def _encoded_bytes(source: EncodedPicture, name: str) -> bytes:
             next_step="Save the picture smaller.",
         )
     return encoded
+
+
+def _broken(name: str, error: Exception) -> PictureError:
+    return PictureError(
+        name,
+        got=f"a broken picture ({error})",
+        expected=_EXPECTED,
+        next_step="Remove it or save it again.",
+    )
 
 
 def _check_pixels(image: Image.Image, name: str) -> None:

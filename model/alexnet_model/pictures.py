@@ -8,7 +8,7 @@ Training, calibration, evaluation and the benchmarks all read pictures here. `di
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,26 +112,17 @@ def prepared_from_set(
     Raises:
         PictureSetError: none of them can be read.
     """
-    images: list[Uint8Array] = []
-    readable: list[LabelledPicture] = []
-    unreadable: list[Unreadable] = []
-    for picture, outcome in _prepared_in_order(pictures.pictures, contract):
-        if isinstance(outcome, Unreadable):
-            unreadable.append(outcome)
-        else:
-            images.append(outcome)
-            readable.append(picture)
-        progress(f"reading {pictures.part} pictures", len(readable) + len(unreadable), len(pictures))
-    if not images:
-        raise PictureSetError(
-            f"{pictures.source} ({pictures.part})",
-            got=f"no readable picture among {len(pictures)}",
-            expected="at least one",
-            next_step=f"The first reason: {unreadable[0].reason}." if unreadable else "",
-        )
-    labels = np.array([picture.label for picture in readable], dtype=np.int64)
-    names = tuple(picture.name for picture in readable)
-    return PreparedPictures(np.stack(images), labels, names, tuple(unreadable))
+    images = np.empty((len(pictures), *contract.picture_shape), dtype=np.uint8)
+    taken = 0
+
+    def keep(image: Uint8Array) -> None:
+        nonlocal taken
+        images[taken] = image
+        taken += 1
+
+    readable, unreadable = _read(pictures, contract, keep, f"reading {pictures.part} pictures", progress)
+    names = tuple(picture.name for picture in readable.pictures)
+    return PreparedPictures(images[:taken], readable.labels, names, unreadable)
 
 
 def readable_part(
@@ -142,19 +133,36 @@ def readable_part(
     Raises:
         PictureSetError: none of them can be read.
     """
+    return _read(pictures, contract, lambda _: None, f"checking {pictures.part} pictures", progress)
+
+
+def _read(
+    pictures: PictureSet,
+    contract: Contract,
+    take: Callable[[Uint8Array], None],
+    stage: str,
+    progress: Progress,
+) -> tuple[PictureSet, tuple[Unreadable, ...]]:
+    """Give every readable picture to `take`, in order; returns those and the ones that are not.
+
+    Raises:
+        PictureSetError: none of them can be read.
+    """
     readable: list[LabelledPicture] = []
     unreadable: list[Unreadable] = []
     for picture, outcome in _prepared_in_order(pictures.pictures, contract):
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
         else:
+            take(outcome)
             readable.append(picture)
-        progress(f"checking {pictures.part} pictures", len(readable) + len(unreadable), len(pictures))
+        progress(stage, len(readable) + len(unreadable), len(pictures))
     if not readable:
         raise PictureSetError(
             f"{pictures.source} ({pictures.part})",
             got=f"no readable picture among {len(pictures)}",
             expected="at least one",
+            next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
         )
     return replace(pictures, pictures=tuple(readable)), tuple(unreadable)
 

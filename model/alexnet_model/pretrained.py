@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .class_names import imagenet_class_names
@@ -48,6 +47,8 @@ def checkpoint_from_url(url: str, folder: Path | None = None) -> Checkpoint:
             # Writes beside, checks the hash, renames; shows its own progress bar.
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path))
         except (URLError, OSError, RuntimeError) as error:
+            if isinstance(error, HTTPError):
+                error.close()
             raise CheckpointError(
                 url,
                 got=f"{error}",
@@ -82,10 +83,12 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler says UnpicklingError, RuntimeError, KeyError, IndexError ...
         raise CheckpointError(
             str(path),
-            got=f"no plain state dict ({str(error).splitlines()[0]})",
+            got=f"no plain state dict ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
             expected="torchvision's weights (.pth)",
             next_step="Save only model.state_dict().",
         ) from error

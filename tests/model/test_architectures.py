@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_model.architectures import (
+    ARCHITECTURES,
+    GreyThumbnail,
+    LocalResponseNorm,
+    build,
+    multiply_adds,
+    parameter_count,
+)
+from alexnet_model.errors import UsageError
+
+# torchvision 0.28's alexnet().state_dict(), in its order.
+TORCHVISION = {
+    "features.0.weight": (64, 3, 11, 11),
+    "features.0.bias": (64,),
+    "features.3.weight": (192, 64, 5, 5),
+    "features.3.bias": (192,),
+    "features.6.weight": (384, 192, 3, 3),
+    "features.6.bias": (384,),
+    "features.8.weight": (256, 384, 3, 3),
+    "features.8.bias": (256,),
+    "features.10.weight": (256, 256, 3, 3),
+    "features.10.bias": (256,),
+    "classifier.1.weight": (4096, 9216),
+    "classifier.1.bias": (4096,),
+    "classifier.4.weight": (4096, 4096),
+    "classifier.4.bias": (4096,),
+    "classifier.6.weight": (1000, 4096),
+    "classifier.6.bias": (1000,),
+}
+
+
+def test_alexnet_has_torchvisions_names_and_shapes_in_its_order() -> None:
+    with torch.device("meta"):
+        state = build("alexnet", 1000).state_dict()
+    assert [(name, tuple(tensor.shape)) for name, tensor in state.items()] == list(TORCHVISION.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters", "count"),
+    [
+        ("lenet", 10, 61_706, 416_520),
+        ("alexnet-lecture", 10, 46_787_978, 1_005_890_688),
+        ("alexnet-lecture", 1000, 50_844_008, 1_009_945_728),
+        ("alexnet-2012", 1000, 60_965_224, 724_406_816),
+        ("alexnet", 1000, 61_100_840, 714_188_480),
+    ],
+)
+def test_parameters_and_multiply_adds(name: str, classes: int, parameters: int, count: int) -> None:
+    network = build(name, classes)
+    assert parameter_count(network) == parameters
+    assert multiply_adds(network) == count
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("width", [0.1, 0.25])
+def test_every_architecture_maps_a_batch_to_logits(name: str, width: float) -> None:
+    network = build(name, 7, width).eval()
+    pictures = torch.randn(3, 3, 224, 224)
+    with torch.inference_mode():
+        logits = network(pictures)
+        assert logits.shape == (3, 7)
+        assert logits.isfinite().all()
+        # No layer mixes pictures: the same logits come out alone.
+        torch.testing.assert_close(network(pictures[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    network = build("alexnet", 10, 0.1).train()
+    multiply_adds(network)
+    assert network.training
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_local_response_norm_is_the_papers_formula() -> None:
+    activity = torch.randn(2, 7, 3, 4, dtype=torch.float64) * 30  # far from 1, so that alpha matters
+    expected = torch.empty_like(activity)
+    channels = activity.shape[1]
+    for i in range(channels):
+        neighbours = activity[:, max(0, i - 2) : min(channels - 1, i + 2) + 1]
+        expected[:, i] = activity[:, i] / (2 + 1e-4 * (neighbours**2).sum(dim=1)) ** 0.75
+    torch.testing.assert_close(LocalResponseNorm()(activity), expected)
+
+
+def test_local_response_norm_is_pytorchs_with_alpha_times_n() -> None:
+    activity = torch.randn(2, 9, 5, 5) * 30
+    reference = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+    torch.testing.assert_close(LocalResponseNorm()(activity), reference(activity))
+
+
+def test_grey_thumbnail_averages_blocks_over_colours() -> None:
+    pictures = torch.randn(2, 3, 224, 224)
+    thumbnail = GreyThumbnail()(pictures)
+    assert thumbnail.shape == (2, 1, 28, 28)
+    torch.testing.assert_close(thumbnail[1, 0, 2, 5], pictures[1, :, 16:24, 40:48].mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "width", "word"),
+    [
+        ("resnet", 10, 1.0, "alexnet-lecture"),
+        ("alexnet", 0, 1.0, "classes"),
+        ("alexnet", 100_001, 1.0, "classes"),
+        ("alexnet", 10, 0.0, "width"),
+        ("alexnet", 10, 5.0, "width"),
+        ("alexnet", 10, float("nan"), "width"),
+    ],
+)
+def test_what_cannot_be_built(name: str, classes: int, width: float, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        build(name, classes, width)

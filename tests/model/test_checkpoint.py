@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from alexnet_model import Contract
+from alexnet_model.architectures import build
+from alexnet_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, sha256_of_weights
+from alexnet_model.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint(
+        architecture="lenet",
+        width=1.0,
+        class_names=("cat", "dog", "Ω"),
+        contract=Contract(mean=(0.1, 0.2, 0.3)),
+        training={"data": "digits", "accuracy": 0.5},
+        weights=build("lenet", 3).state_dict(),
+    )
+
+
+@pytest.fixture
+def path(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(checkpoint, path)
+    return path
+
+
+def rewritten(path: Path, *, metadata: dict[str, str] | None = None, **tensors: torch.Tensor | None) -> None:
+    """Write the file again with other metadata or tensors (None: without it); dots are spelled `__`."""
+    with safe_open(path, framework="pt") as file:
+        known: dict[str, str] = file.metadata()
+    weights: dict[str, Any] = load_file(path)
+    for name, tensor in tensors.items():
+        weights[name.replace("__", ".")] = tensor
+    save_file({k: v for k, v in weights.items() if v is not None}, path, metadata=known | (metadata or {}))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(path)
+    line = str(refused.value)
+    assert line.startswith(str(path))
+    assert "\n" not in line
+    return line
+
+
+def test_a_checkpoint_comes_back_equal(checkpoint: Checkpoint, path: Path) -> None:
+    loaded = load_checkpoint(path)
+    assert replace(loaded, weights={}) == replace(checkpoint, weights={})
+    assert loaded.weights_sha256 == checkpoint.weights_sha256
+    pictures = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.network()(pictures), checkpoint.network()(pictures), rtol=0, atol=0)
+    assert not loaded.network().training
+
+
+def test_the_weights_hash_covers_names_shapes_dtypes_and_bytes() -> None:
+    base = {"a": torch.arange(6.0), "b": torch.ones(2)}
+    others = [
+        {"a": torch.arange(6.0), "c": torch.ones(2)},
+        {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2)},
+        {"a": torch.arange(6.0).double(), "b": torch.ones(2)},
+        {"a": torch.arange(6.0) + 1e-6, "b": torch.ones(2)},
+        {"a": torch.arange(6.0)},
+    ]
+    assert len({sha256_of_weights(weights) for weights in [base, *others]}) == 6
+    assert sha256_of_weights(dict(reversed(base.items()))) == sha256_of_weights(base)
+    assert sha256_of_weights({**base, "a": torch.arange(12.0)[::2] / 2}) == sha256_of_weights(base)
+
+
+def test_missing(tmp_path: Path) -> None:
+    line = refusal(tmp_path / "none.safetensors")
+    assert "no such file" in line
+    assert "alexnet train" in line
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    refusal(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.999])
+def test_empty_and_truncated(path: Path, share: float) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "no whole safetensors file" in refusal(path)
+
+
+def test_some_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "text.safetensors"
+    path.write_text("hello " * 1000)
+    assert "no whole safetensors file" in refusal(path)
+
+
+def test_a_foreign_safetensors_file(path: Path) -> None:
+    save_file({"embedding": torch.ones(3)}, path)
+    assert "format None" in refusal(path)
+    save_file({"embedding": torch.ones(3)}, path, metadata={"format": "pt"})
+    assert "format 'pt'" in refusal(path)
+
+
+def test_a_checkpoint_of_another_version(path: Path) -> None:
+    rewritten(path, metadata={"format": "alexnet-checkpoint-9"})
+    assert "alexnet-checkpoint-9" in refusal(path)
+
+
+def test_an_altered_record(path: Path) -> None:
+    altered = path.read_bytes().replace(b'\\"cat\\"', b'\\"cow\\"')
+    assert altered != path.read_bytes()
+    path.write_bytes(altered)
+    assert ": record: got another SHA-256" in refusal(path)
+
+
+def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
+    """Metadata as a forger would write it: changed fields (None: left out) and a fitting hash."""
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["record"]) | changes
+    text = json.dumps({name: value for name, value in record.items() if value is not None})
+    return {"record": text, "record_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": "wide"},
+        {"class_names": None},
+        {"class_names": 3},
+        {"contract": {"version": 1}},
+        {"contract": None},
+        {"architecture": "resnet"},
+        {"width": 100},
+        {"width": float("nan")},
+        {"class_names": []},
+        {"weights_sha256": None},
+        {"training": None},
+    ],
+    ids=str,
+)
+def test_a_record_that_makes_no_sense(path: Path, changes: dict[str, Any]) -> None:
+    rewritten(path, metadata=record_with(path, changes))
+    refusal(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "3"])
+def test_a_record_that_is_no_mapping(path: Path, text: str) -> None:
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    rewritten(path, metadata={"record": text, "record_sha256": sha256})
+    refusal(path)
+
+
+def test_one_altered_byte_of_the_weights(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert ": weights: got another SHA-256" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"1__weight": torch.zeros(6, 1, 5, 4)}, ["tensor 1.weight", "(6, 1, 5, 4)", "(6, 1, 5, 5)"]),
+        ({"1__weight": torch.zeros(6, 1, 5, 5).half()}, ["tensor 1.weight", "float16", "float32"]),
+        ({"1__bias": None}, ["tensor 1.bias", "no such tensor", "(6,)"]),
+        ({"extra": torch.zeros(1)}, ["tensor extra", "no such tensor"]),
+        ({"1__bias": torch.zeros(6, dtype=torch.int64)}, ["tensor 1.bias"]),
+    ],
+    ids=lambda value: "",
+)
+def test_weights_that_do_not_fit(path: Path, tensors: dict[str, Any], words: list[str]) -> None:
+    rewritten(path, **tensors)
+    line = refusal(path)
+    for word in [*words, "lenet (width 1, 3 classes)"]:
+        assert word in line
+
+
+def test_saving_weights_that_do_not_fit_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    wrong = replace(checkpoint, class_names=("a", "b"))
+    with pytest.raises(CheckpointError, match=r"for lenet \(width 1, 2 classes\)"):
+        save_checkpoint(wrong, tmp_path / "out.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Bomb:
+    """Unpickling it creates a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_by_this_name_is_never_unpickled(tmp_path: Path) -> None:
+    mark, path = tmp_path / "unpickled", tmp_path / "evil.safetensors"
+    path.write_bytes(pickle.dumps({"weights": Bomb(mark)}))
+    refusal(path)
+    torch.save({"weights": Bomb(mark)}, path)
+    refusal(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Bomb(mark)))
+    assert mark.exists()  # the bomb works
