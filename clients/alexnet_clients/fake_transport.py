@@ -80,8 +80,8 @@ class FakeTransport:
             self.requests.append(request)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        future = self._pool.submit(self._reply, request, timeout_s)
-        future.add_done_callback(self._count_out)
+        future = self._pool.submit(self._answered, request, timeout_s)
+        future.add_done_callback(lambda future: self._count_out() if future.cancelled() else None)
         return future
 
     def close(self) -> None:
@@ -95,6 +95,12 @@ class FakeTransport:
         distance = np.abs(np.arange(count) - share[:, None] * (count - 1))  # (N, classes)
         weights = np.exp(-distance)
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def _answered(self, request: InferRequest, timeout_s: float) -> InferReply:
+        try:
+            return self._reply(request, timeout_s)
+        finally:
+            self._count_out()  # before anyone can see the answer
 
     def _reply(self, request: InferRequest, timeout_s: float) -> InferReply:
         started = time.perf_counter()
@@ -126,6 +132,6 @@ class FakeTransport:
         ]
         return np.array(rows, dtype=np.object_)  # (N, top)
 
-    def _count_out(self, _: Future[InferReply]) -> None:
+    def _count_out(self) -> None:
         with self._lock:
             self.in_flight -= 1
