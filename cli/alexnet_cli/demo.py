@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .stopwatch import Stopwatch
+
 if TYPE_CHECKING:
-    from alexnet_clients import Prediction
+    from alexnet_bench import Measurements
     from alexnet_model.manifest import Manifest
-    from alexnet_serving import Server
+    from alexnet_training import TrainingReport
+
+    from .held_out import Answers
 
 QUICK_WIDTH = 0.25
 
@@ -35,32 +36,98 @@ def demo_command(
     Example: alexnet demo --quick --out demo --json demo/summary.json
     """
     from alexnet_bench import measure
+    from alexnet_clients import Client
     from alexnet_export.pipeline import ExportOptions, export
-    from alexnet_model.pretrained import checkpoint_from
+    from alexnet_model.files import write_text_atomically
     from alexnet_serving import EmbeddedServer, write_repository
     from alexnet_training import TrainingOptions, train
 
-    from .screen import Bars, err, out as screen
-    from .tables import print_export, print_measurements, print_training
+    from .held_out import Answers, write_held_out_pictures
+    from .screen import Bars, err
+    from .screen import out as screen
+    from .tables import print_answers, print_export, print_measurements, print_next_steps, print_training
 
     clock = Stopwatch()
     width = QUICK_WIDTH if quick else 1.0
     checkpoint_file, repository = out / "checkpoint.safetensors", out / "model_repository"
 
-    screen.rule(f"1 train: AlexNet of width {width:g} on scikit-learn's digits", align="left")
+    screen.rule(f"1/5 train: AlexNet of width {width:g} on scikit-learn's digits", align="left")
     with clock("train"), Bars() as bars:
         training = train(TrainingOptions(data="digits", width=width), checkpoint_file, progress=bars)
     print_training(training)
 
-    screen.rule("2 export: ONNX in three precisions, each proved to be the same model", align="left")
+    screen.rule("2/5 export: ONNX in three precisions, each proved the same model", align="left")
     with clock("export"), Bars() as bars:
-        checkpoint = checkpoint_from(str(checkpoint_file))
-        manifest = export(checkpoint, out / "export", ExportOptions(calibration="digits"), progress=bars)
-        write_repository(manifest, out / "export", repository)
+        options = ExportOptions(calibration="digits")
+        manifest = export(training.checkpoint, out / "export", options, progress=bars)
+        models = write_repository(manifest, out / "export", repository)
     print_export(manifest)
 
-    screen.rule("3 serve: Triton Inference Server, embedded", align="left")
     with ExitStack() as running:
-        with clock("start"), err.status("Starting Triton ..."):
+        screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")
+        with clock("start the server"), err.status("Starting Triton ..."):
             server = running.enter_context(EmbeddedServer(repository))
         screen.print(f"{server.grpc_url} serves {', '.join(server.models)}")
+
+        screen.rule("4/5 classify: held-out pictures from PNG files over gRPC", align="left")
+        with clock("classify"):
+            pictures = write_held_out_pictures(out / "pictures")
+            with Client(server.grpc_url) as client:
+                answers = [
+                    Answers(model, client.classify([p.path for p in pictures], model=model, top=3), pictures)
+                    for model in models
+                ]
+        print_answers(answers)
+
+        screen.rule("5/5 measure: in process and through the server, side by side", align="left")
+        with clock("measure"), Bars() as bars:
+            measurements = measure(manifest, out / "export", server.grpc_url, progress=bars)
+        print_measurements(measurements)
+
+    print_next_steps(clock.seconds, quick=quick)
+    if summary_file:
+        summary = _summary(training, manifest, answers, measurements, clock.seconds)
+        write_text_atomically(summary_file, json.dumps(summary, indent=2) + "\n")
+        err.print(f"Wrote {summary_file}.")
+
+
+def _summary(
+    training: TrainingReport,
+    manifest: Manifest,
+    answers: list[Answers],
+    measurements: Measurements,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Everything the demo found, with units in the names; accuracies are shares 0..1."""
+    return {
+        "schema_version": 1,
+        "machine": manifest.machine,
+        "versions": manifest.versions,
+        "architecture": manifest.model.architecture,
+        "width": manifest.model.width,
+        "parameters": manifest.model.parameters,
+        "held_out_accuracy": training.held_out.share,
+        "precisions": {
+            artifact.precision: {
+                "size_bytes": artifact.size_bytes,
+                "accepted": artifact.verdict.accepted,
+                "reason": artifact.verdict.reason,
+                "served_by": artifact.served_by.model_dump(),
+                "signal_to_noise_db": artifact.reports[0].signal_to_noise_db,
+                "agreement": artifact.reports[0].agreement,
+                "top1": artifact.reports[0].top1,
+                "top1_interval": artifact.reports[0].top1_interval,
+            }
+            for artifact in manifest.artifacts
+        },
+        "served_over_grpc": {
+            answer.model: {
+                "right": answer.right,
+                "pictures": len(answer.pictures),
+                "request_bytes_a_picture": answer.request_bytes_a_picture,
+            }
+            for answer in answers
+        },
+        "measurements": measurements.model_dump(),
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+    }

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from alexnet_model.manifest import Artifact, Manifest
 
-from .screen import out
+from .screen import err, out
+
+if TYPE_CHECKING:
+    from alexnet_bench import Measurements, Ratio
+    from alexnet_training import TrainingReport
+
+    from .held_out import Answers
+
+
+def print_training(report: TrainingReport) -> None:
+    """One line of result, and every picture that was left out."""
+    held_out = report.held_out
+    resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
+    out.print(
+        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.pictures} pictures), "
+        f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
+    )
+    if report.unreadable:
+        err.print(f"Left out {len(report.unreadable)} unreadable pictures:")
+        for picture in report.unreadable:
+            err.print(f"  {picture.reason}")
 
 
 def print_export(manifest: Manifest) -> None:
     """A row a precision, then why each was accepted or refused."""
     evaluation = manifest.evaluation
-    table = Table(
-        title=f"{manifest.model.architecture} on {evaluation.pictures} {evaluation.source} pictures "
+    table = _table(
+        f"{manifest.model.architecture} on {evaluation.pictures} {evaluation.source} pictures "
         f"({evaluation.part}), {manifest.machine}",
-        title_justify="left",
-        pad_edge=False,
-        box=None,
-        padding=(0, 2, 0, 0),
+        left=("precision", "verdict"),
+        columns=("precision", "MB", "parity", "signal", "agree", "top-1 (95%)", "flips", "verdict"),
     )
-    for name in ("precision", "MB", "parity", "signal", "agree", "top-1 (95%)", "flips", "verdict"):
-        table.add_column(name, justify="left" if name in ("precision", "verdict") else "right", no_wrap=True)
     for artifact in manifest.artifacts:
         table.add_row(*_export_row(artifact))
     out.print(table)
     out.print(
-        "[dim]parity: worst slot and batch against the picture alone; signal: logits against PyTorch;\n"
-        "flips: to wrong / to right.[/dim]"
+        "[dim]parity: the worst slot of any batch against the picture alone;\n"
+        "signal: logits against PyTorch; flips: to wrong / to right.[/dim]"
     )
     for artifact in manifest.artifacts:
         served = artifact.served_by
@@ -35,6 +53,77 @@ def print_export(manifest: Manifest) -> None:
             f"{artifact.precision}: {artifact.verdict.reason} "
             f"({served.name} on {served.device}, computes in {served.computes_in})"
         )
+
+
+def print_answers(answers: list[Answers]) -> None:
+    """How many held-out pictures each served model names rightly, and the first few with FP32's answers."""
+    for prediction, picture in list(zip(answers[0].predictions, answers[0].pictures, strict=True))[:5]:
+        best = prediction.best
+        mark = "right" if best.label == picture.label else f"wrong, it is {picture.label}"
+        out.print(f"{picture.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
+    table = _table(
+        f"over gRPC, {len(answers[0].pictures)} pictures that training never saw",
+        left=("model",),
+        columns=("model", "right", "top-1", "bytes a picture"),
+    )
+    for answer in answers:
+        total = len(answer.pictures)
+        table.add_row(
+            answer.model,
+            str(answer.right),
+            f"{answer.right / total:.1%}",
+            f"{answer.request_bytes_a_picture:,}",
+        )
+    out.print(table)
+
+
+def print_measurements(measurements: Measurements) -> None:
+    """Pictures a second by case, then the ratios taken side by side."""
+    table = _table(
+        f"pictures a second, {measurements.machine}",
+        left=("precision", "computes in", "through"),
+        columns=("precision", "computes in", "through", "batch", "in flight", "pictures/s", "p50 ms"),
+    )
+    for row in measurements.rows:
+        case = row.case
+        table.add_row(
+            case.precision,
+            f"{case.computes_in} ({case.runtime} {case.device})",
+            case.through,
+            str(case.batch),
+            str(case.in_flight),
+            f"{row.throughput_per_s:,.0f}",
+            f"{row.latency_p50_ms:.1f}",
+        )
+    out.print(table)
+    out.print("Ratios, taken side by side (lowest to highest round):")
+    for ratio in (*measurements.precisions, *measurements.serving):
+        out.print(f"  {_ratio(ratio)}")
+
+
+def print_next_steps(seconds: dict[str, float], *, quick: bool) -> None:
+    """Where the time went, and what to do with a GPU."""
+    stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in seconds.items())
+    out.print(f"\n{sum(seconds.values()):.0f} s in all: {stages}.")
+    if quick:
+        out.print(
+            "[yellow]--quick: a network of a quarter of AlexNet's width; leave it out for AlexNet.[/yellow]"
+        )
+
+
+def _ratio(ratio: Ratio) -> str:
+    slower = "  (slower)" if ratio.verdict == "slower" and ratio.of.through == "in process" else ""
+    return (
+        f"{ratio.ratio:.2f} ({ratio.ratio_low:.2f} to {ratio.ratio_high:.2f})  "
+        f"{ratio.of} / {ratio.against}{slower}"
+    )
+
+
+def _table(title: str, *, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", pad_edge=False, box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return table
 
 
 def _export_row(artifact: Artifact) -> list[str]:

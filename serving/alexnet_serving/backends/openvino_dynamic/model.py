@@ -28,4 +28,5 @@ class TritonPythonModel(BatchingModel):
     def infer(self, images: npt.NDArray[np.uint8]) -> Mapping[str, npt.NDArray[np.float32]]:
         # Both ends share memory: nothing is overwritten before the responses have been copied out.
         results = self._request.infer([images], share_inputs=True, share_outputs=True)
-        return {output.any_name: rows for output, rows in results.items()}
+        # A converted file's output may bear a second name from inside the graph: answer to all of them.
+        return {name: rows for output, rows in results.items() for name in output.names}
