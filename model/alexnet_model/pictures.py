@@ -63,7 +63,7 @@ class PictureSet:
         return np.array([picture.label for picture in self.pictures], dtype=np.int64)  # (N,)
 
     def sample(self, count: int) -> PictureSet:
-        """At most `count` pictures, spread evenly over the classes."""
+        """At most `count` pictures, every class by its share of the set, to within one picture."""
         if count >= len(self):
             return self
         by_class = np.argsort(self.labels, kind="stable")
@@ -120,7 +120,7 @@ def prepared_from_set(
         images[taken] = image
         taken += 1
 
-    readable, unreadable = _read(pictures, contract, keep, f"reading {pictures.part} pictures", progress)
+    readable, unreadable = _read(pictures, contract, keep, f"reading {pictures.part}", progress)
     names = tuple(picture.name for picture in readable.pictures)
     return PreparedPictures(images[:taken], readable.labels, names, unreadable)
 
@@ -133,7 +133,7 @@ def readable_part(
     Raises:
         PictureSetError: none of them can be read.
     """
-    return _read(pictures, contract, lambda _: None, f"checking {pictures.part} pictures", progress)
+    return _read(pictures, contract, lambda _: None, f"checking {pictures.part}", progress)
 
 
 def _read(

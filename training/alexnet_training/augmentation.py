@@ -20,7 +20,7 @@ class Augmentation(nn.Module):
     def __init__(self, size: int, *, mirrorable: bool) -> None:
         super().__init__()
         # ImageNet's usual crops start at 8% of the area, of which a digit does not survive.
-        self.crop = RandomResizedCrop((size, size), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3))
+        self.crop = RandomResizedCrop((size, size), scale=(0.7, 1.0), ratio=(3 / 4, 4 / 3))
         self.flip = RandomHorizontalFlip(p=0.5) if mirrorable else nn.Identity()
         self.colour = ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +65,7 @@ def train(
         TrainingError: the loss is no longer finite, or `<out>.resume` is broken or of another run.
         OSError: a file cannot be written.
     """
-    if out.is_dir():
-        raise UsageError("out", got=f"the folder {out}", expected="a file to write the checkpoint to")
+    _check_writable(out)
     contract, splits, state = Contract(), splits_from(options.data), resume_path(out)
     with _reproducible():
         torch.manual_seed(options.seed)
@@ -91,7 +91,7 @@ def train(
                 save_state(state, network, optimiser, run=run, history=history)
         held_out = history[-1].validation
         if parts.test is not parts.validation:
-            held_out = accuracy_of(classifier, parts.test, "measuring held-out accuracy", progress)
+            held_out = accuracy_of(classifier, parts.test, "held-out accuracy", progress)
 
     report = TrainingReport(
         checkpoint=Checkpoint(
@@ -110,6 +110,15 @@ def train(
     save_checkpoint(report.checkpoint, out)
     state.unlink(missing_ok=True)
     return report
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the first step, not after the last."""
+    if out.is_dir():
+        raise UsageError("out", got=f"the folder {out}", expected="a file to write the checkpoint to")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass
 
 
 def _training_record(

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from alexnet_model import files
+from alexnet_model.files import (
+    atomic_directory,
+    atomic_file,
+    link_or_copy,
+    sha256_of_file,
+    write_text_atomically,
+)
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+FAULTS = [ValueError("broken"), KeyboardInterrupt(), SystemExit(1), OSError(errno.ENOSPC, "no space")]
+
+
+def test_a_file_is_replaced_whole_and_readable_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "file"
+    with atomic_file(path) as part:
+        part.write_text("first")
+        assert not path.exists()
+    with atomic_file(path) as part:
+        part.write_text("second")
+        assert path.read_text() == "first"
+    assert tree(tmp_path) == {"deeper/file": "second"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_folder_is_replaced_whole_and_enterable_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "folder"
+    for generation in ("first", "second"):
+        with atomic_directory(path) as staged:
+            (staged / "sub").mkdir()
+            (staged / "sub" / generation).write_text(generation)
+            assert path.exists() == (generation == "second")
+    assert tree(tmp_path) == {"deeper/folder/sub/second": "second"}
+    assert [entry.name for entry in path.parent.iterdir()] == ["folder"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+@pytest.mark.parametrize("old", [None, "old"])
+def test_an_error_while_writing_a_file_leaves_the_old_one(
+    tmp_path: Path, fault: BaseException, old: str | None
+) -> None:
+    path = tmp_path / "file"
+    if old:
+        path.write_text(old)
+    before = tree(tmp_path)
+
+    def write_half() -> None:
+        with atomic_file(path) as part:
+            part.write_text("half")
+            raise fault
+
+    with pytest.raises(type(fault)):
+        write_half()
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+@pytest.mark.parametrize("old", [None, "old"])
+def test_an_error_while_filling_a_folder_leaves_the_old_one(
+    tmp_path: Path, fault: BaseException, old: str | None
+) -> None:
+    path = tmp_path / "folder"
+    if old:
+        path.mkdir()
+        (path / "file").write_text(old)
+    before = tree(tmp_path)
+
+    def fill_half() -> None:
+        with atomic_directory(path) as staged:
+            (staged / "file").write_text("half")
+            raise fault
+
+    with pytest.raises(type(fault)):
+        fill_half()
+    assert tree(tmp_path) == before
+    assert path.exists() == bool(old)
+    assert len(list(tmp_path.iterdir())) == bool(old)
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_directory])
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_disk_that_fills_at_the_last_moment(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    atomic: Callable[[Path], AbstractContextManager[Path]],
+    step: str,
+) -> None:
+    path = tmp_path / "target"
+    if atomic is atomic_file:
+        path.write_text("old")
+    else:
+        path.mkdir()
+        (path / "file").write_text("old")
+    before = tree(tmp_path)
+    rename, renames = Path.rename, []
+
+    def second_rename_fails(self: Path, target: Path) -> Path:
+        renames.append(self)
+        if len(renames) == 2:  # the new folder into its place; the third puts the old one back
+            full_disk()
+        return rename(self, target)
+
+    if step == "fsync":
+        monkeypatch.setattr(files, "_fsync", full_disk)
+    else:
+        monkeypatch.setattr(Path, "replace", full_disk)
+        monkeypatch.setattr(Path, "rename", second_rename_fails)
+    with pytest.raises(OSError, match="No space left"), atomic(path) as part:
+        (part / "file" if part.is_dir() else part).write_text("new")
+    assert tree(tmp_path) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+def test_text_is_written_as_utf8(tmp_path: Path) -> None:
+    write_text_atomically(tmp_path / "file", "Ω\n")
+    assert (tmp_path / "file").read_bytes() == b"\xce\xa9\n"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="file"), atomic_file(tmp_path / "file" / "below"):
+        pass
+    assert tree(tmp_path) == {"file": "old"}
+
+
+def test_a_link_is_the_same_content_and_never_replaces(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "a"
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+
+def test_a_link_across_file_systems_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_device(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", other_device)
+    (tmp_path / "a").write_text("a")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "a"
+    assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "file").startswith("ba7816bf8f01cfea")

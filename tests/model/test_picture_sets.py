@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_model import Contract, PictureSet, Splits, splits_from
+from alexnet_model.errors import PictureSetError
+from alexnet_model.pictures import prepared_from_set, readable_part
+
+FolderOf = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    return splits_from("digits")
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path) -> FolderOf:
+    """A picture folder: `folder_of({"train/cat": 5, "val/cat": 2})`, each picture of another colour."""
+
+    def make(counts: dict[str, int]) -> Path:
+        root = tmp_path / "pictures"
+        colour = 0
+        for name, count in counts.items():
+            (root / name).mkdir(parents=True)
+            for index in range(count):
+                colour += 1
+                Image.new("RGB", (30, 20), (colour, 255 - colour, 0)).save(root / name / f"{index:03d}.png")
+        return root
+
+    return make
+
+
+def names_of(*parts: PictureSet) -> list[str]:
+    return [picture.name for part in parts for picture in part.pictures]
+
+
+def test_digits_parts_are_disjoint_and_cover_the_set(digits: Splits) -> None:
+    parts = (digits.train, digits.validation, digits.test)
+    assert [len(part) for part in parts] == [1293, 144, 360]
+    assert [part.part for part in parts] == ["train", "validation", "test"]
+    assert sorted(names_of(*parts)) == [f"digit_{index:04d}" for index in range(1797)]
+
+
+def test_digits_have_every_class_in_every_part_and_are_never_mirrored(digits: Splits) -> None:
+    for part in (digits.train, digits.validation, digits.test):
+        shares = np.bincount(part.labels, minlength=10) / len(part)
+        assert shares.min() > 0.08
+        assert shares.max() < 0.12
+        assert not part.mirrorable
+        assert part.class_names == tuple("0123456789")
+
+
+def test_the_split_is_the_same_every_time(digits: Splits) -> None:
+    assert names_of(splits_from("digits").test) == names_of(digits.test)
+    # A change would put pictures that old checkpoints were trained on into the held-out part.
+    assert names_of(digits.test)[:4] == ["digit_0002", "digit_0004", "digit_0007", "digit_0009"]
+
+
+def test_digits_are_the_pictures_of_scikit_learn(digits: Splits) -> None:
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    picture = digits.test.pictures[7]
+    index = int(picture.name.removeprefix("digit_"))
+    assert picture.label == known.target[index]
+    assert isinstance(picture.source, Image.Image)
+    np.testing.assert_allclose(np.asarray(picture.source), known.images[index] * 255 / 16, atol=0.5)
+
+
+def test_a_folder_with_train_and_val(folder_of: FolderOf) -> None:
+    root = folder_of({"train/dog": 3, "train/cat": 2, "val/cat": 1, "val/dog": 2})
+    splits = splits_from(str(root))
+    assert splits.train.class_names == ("cat", "dog")
+    assert splits.train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert splits.train.mirrorable
+    assert splits.train.pictures[0].source == root / "train/cat/000.png"
+    assert names_of(splits.validation) == ["val/cat/000.png", "val/dog/000.png", "val/dog/001.png"]
+    assert splits.test == replace(splits.validation, part="test")
+
+
+def test_a_folder_with_train_val_and_test(folder_of: FolderOf) -> None:
+    root = folder_of({"train/a": 2, "train/b": 2, "val/a": 1, "test/b": 3})
+    splits = splits_from(str(root))
+    assert names_of(splits.test) == [f"test/b/00{index}.png" for index in range(3)]
+    assert splits.test.labels.tolist() == [1, 1, 1]
+    assert splits.validation.class_names == splits.test.class_names == ("a", "b")
+
+
+def test_a_flat_folder_is_split_evenly_over_its_classes(folder_of: FolderOf) -> None:
+    splits = splits_from(str(folder_of({"a": 50, "b": 50})))
+    parts = (splits.train, splits.validation, splits.test)
+    assert [len(part) for part in parts] == [72, 8, 20]
+    assert len(set(names_of(*parts))) == 100
+    for part in parts:
+        counts = np.bincount(part.labels, minlength=2)
+        assert abs(int(counts[0]) - int(counts[1])) <= 1
+
+
+def test_pictures_are_found_below_and_other_files_are_left_alone(folder_of: FolderOf) -> None:
+    root = folder_of({"train/a": 1, "train/a/deeper": 1, "train/b": 1, "val/a": 1, "train/.cache": 1})
+    (root / "train/a/notes.txt").write_text("no picture")
+    (root / "train/a/UPPER.PNG").write_bytes((root / "train/a/000.png").read_bytes())
+    splits = splits_from(str(root))
+    assert splits.train.class_names == ("a", "b")
+    assert names_of(splits.train) == [
+        "train/a/000.png",
+        "train/a/UPPER.PNG",
+        "train/a/deeper/000.png",
+        "train/b/000.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({}, ["no such folder"]),
+        ({"train/a": 2}, ["val", "validation part"]),
+        ({"train/a": 2, "val": 0}, ["no pictures"]),
+        ({"train": 0, "val/a": 1}, ["no pictures"]),
+        ({"train/a": 0, "val/a": 1}, ["no pictures"]),
+        ({"train/a": 2, "val/a": 1, "val/b": 1}, ["class folder 'b'", "1 classes"]),
+        ({"train/a": 2, "val/a": 1, "test": 0}, ["no pictures"]),
+        ({"a": 0}, ["no pictures"]),
+        ({"a": 1}, ["none of them left for the train part", "at least 10"]),
+    ],
+    ids=str,
+)
+def test_folders_that_cannot_be_used(
+    folder_of: FolderOf, tmp_path: Path, counts: dict[str, int], words: list[str]
+) -> None:
+    folder_of(counts)
+    with pytest.raises(PictureSetError) as refused:
+        splits_from(str(tmp_path / "pictures"))
+    for word in words:
+        assert word in str(refused.value)
+
+
+def with_broken(root: Path) -> Splits:
+    """Ten pictures a class, of which three are broken in other ways."""
+    (root / "train/a/003.png").write_bytes(b"")
+    (root / "train/a/005.png").write_bytes((root / "train/a/005.png").read_bytes()[:40])
+    (root / "train/b/000.png").unlink()
+    (root / "train/b/000.png").symlink_to(root / "nowhere")
+    (root / "train/b/001.png").write_text("no picture")
+    return splits_from(str(root))
+
+
+BROKEN = ["train/a/003.png", "train/a/005.png", "train/b/001.png"]
+
+
+def test_unreadable_pictures_are_named_with_the_reason(folder_of: FolderOf) -> None:
+    splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
+    prepared = prepared_from_set(splits.train, Contract())
+    assert [picture.name for picture in prepared.unreadable] == BROKEN
+    assert "0 bytes" in prepared.unreadable[0].reason
+    assert len(prepared.images) == len(prepared.labels) == len(prepared.names) == 16
+    assert not set(BROKEN) & set(prepared.names)
+    # Each label and picture still belongs to its name.
+    for name, label, image in zip(prepared.names, prepared.labels, prepared.images, strict=True):
+        picture = next(picture for picture in splits.train.pictures if picture.name == name)
+        assert picture.label == label
+        np.testing.assert_array_equal(image, Contract().prepared(picture.source))
+
+
+def test_readable_part_leaves_out_the_same_ones(folder_of: FolderOf) -> None:
+    splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
+    seen: list[tuple[str, int, int]] = []
+    readable, unreadable = readable_part(
+        splits.train,
+        Contract(),
+        progress=lambda stage, done, total, note="": seen.append((stage, done, total)),
+    )
+    prepared = prepared_from_set(splits.train, Contract())
+    assert unreadable == prepared.unreadable
+    assert tuple(names_of(readable)) == prepared.names
+    assert readable == replace(splits.train, pictures=readable.pictures)
+    assert seen == [("checking train pictures", done, 19) for done in range(1, 20)]
+
+
+@pytest.mark.parametrize("read", [prepared_from_set, readable_part])
+def test_no_readable_picture_at_all(folder_of: FolderOf, read: Callable[..., object]) -> None:
+    root = folder_of({"train/a": 2, "val/a": 1})
+    for path in (root / "train/a").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(PictureSetError, match=r"no readable picture among 2.*0 bytes"):
+        read(splits_from(str(root)).train, Contract())
+
+
+def test_digests_are_equal_where_pixels_are(digits: Splits) -> None:
+    few = digits.validation.sample(6)
+    twice = replace(few, pictures=(*few.pictures, few.pictures[2]))
+    digests = prepared_from_set(twice, Contract()).digests
+    assert digests[6] == digests[2]
+    assert len(set(digests)) == 6
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 37, 100, 1000])
+def test_a_sample_has_every_class_by_its_share(digits: Splits, count: int) -> None:
+    sample = digits.train.sample(count)
+    assert len(sample) == count
+    counts = np.bincount(sample.labels, minlength=10)
+    shares = np.bincount(digits.train.labels, minlength=10) * count / len(digits.train)
+    assert np.abs(counts - shares).max() < 1
+    assert set(names_of(sample)) <= set(names_of(digits.train))
+    assert names_of(sample) == sorted(names_of(sample))
+
+
+def test_a_sample_of_everything_is_the_set(digits: Splits) -> None:
+    assert digits.validation.sample(144) is digits.validation
+    assert digits.validation.sample(10_000) is digits.validation
