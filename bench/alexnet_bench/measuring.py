@@ -23,7 +23,7 @@ from alexnet_export.runners import Runner
 from alexnet_model.contract import Uint8Array
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import BadResponse, UsageError
-from alexnet_model.manifest import Artifact, Manifest, Precision, verify_artifact
+from alexnet_model.manifest import PRECISIONS, Artifact, Manifest, Precision, verify_artifact
 from alexnet_model.progress import Progress, silent
 
 from .lanes import InProcessLane, Lane, ServedLane, pool_of_images
@@ -83,6 +83,7 @@ def measure(
             )
             check_same_answers(model, client, images[: min(2, manifest.max_batch)])
             models[artifact.precision] = model
+        progress("loading in process", len(models), len(models))
 
         def lane(case: Case) -> Lane:
             model = models[case.precision]
@@ -210,5 +211,5 @@ def check_same_answers(model: LoadedModel, client: Client, images: Uint8Array) -
         )
 
 
-def _order(case: Case) -> tuple[bool, str, int, int]:
-    return (case.through == "server", case.precision, case.batch, case.in_flight)
+def _order(case: Case) -> tuple[bool, int, int, int]:
+    return (case.through == "server", PRECISIONS.index(case.precision), case.batch, case.in_flight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_bench import MeasureOptions, Plan, measure
 from alexnet_bench.measuring import runner_from_artifact
-from alexnet_clients import Client, ServerUrl, transport_from_url
-from alexnet_clients.transport import InferRequest
-from alexnet_model.contract import Contract
+from alexnet_clients import Client, InferRequest, ServerUrl, transport_from_url
+from alexnet_clients.preparing import Pictures
+from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,
-    BadResponse,
     ContractMismatch,
     DeadlineExceeded,
     ModelNotFound,
@@ -27,12 +26,15 @@ from alexnet_model.errors import (
 from alexnet_model.pictures import prepared_from_set, splits_from
 from alexnet_serving import EmbeddedServer
 
-
 CONTRACT = Contract()
-DIGITS = prepared_from_set(splits_from("digits").test.sample(40), CONTRACT)
 
 
-def picture(seed: int) -> Image.Image:
+@pytest.fixture(scope="module")
+def digits() -> Uint8Array:
+    return prepared_from_set(splits_from("digits").test.sample(40), CONTRACT).images
+
+
+def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 
 
@@ -44,13 +46,131 @@ def png(image: Image.Image) -> bytes:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_precision_answers_as_its_runtime_does_in_process(
-    exported: Any, client: Client, precision: str
+    exported: Any, client: Client, digits: Uint8Array, precision: str
 ) -> None:
     artifact = next(found for found in exported.manifest.accepted if found.precision == precision)
-    served = client.infer(DIGITS.images, model=f"alexnet_{precision}")
+    served = client.infer(digits, model=f"alexnet_{precision}")
     with runner_from_artifact(artifact, exported.folder) as runner:
-        logits = np.concatenate([runner.infer(DIGITS.images[i : i + 16]).logits.copy() for i in range(0, 40, 16)])
-    assert np.allclose(served["logits"], logits, atol=1e-3 * np.abs(logits).max())
+        parts = [runner.infer(digits[start : start + 16]).logits.copy() for start in range(0, 40, 16)]
+    logits = np.concatenate(parts)  # (40, 10)
+    assert np.allclose(served["logits"], logits, atol=1e-4 * np.abs(logits).max())
     assert served["probabilities"].shape == (40, 10)
     assert client.model(f"alexnet_{precision}").precision == precision
-    assert client.model(f"alexnet_{precision}").max_batch == 16
+    assert client.model(f"alexnet_{precision}").backend == "openvino_dynamic"
+
+
+def test_one_picture_in_every_form_gets_the_same_answer(client: Client, tmp_path: Path) -> None:
+    image = noise(1)
+    path = tmp_path / "noise.png"
+    path.write_bytes(png(image))
+    forms: list[Pictures] = [path, str(path), png(image), io.BytesIO(png(image)), image]
+    forms += [CONTRACT.prepared(image), CONTRACT.prepared(image)[None]]
+    answers = [client.classify(form, top=10) for form in forms]
+    assert [len(predictions) for predictions in answers] == [1] * 7
+    assert len({predictions[0].classes for predictions in answers}) == 1
+
+
+def test_classes_are_the_probabilities_of_the_labels(client: Client, digits: Uint8Array) -> None:
+    predictions = client.classify(digits, model="alexnet_int8", top=3)
+    probabilities = client.probabilities(digits, model="alexnet_int8")
+    assert [prediction.best.index for prediction in predictions] == probabilities.argmax(axis=1).tolist()
+    for prediction, row in zip(predictions, probabilities, strict=True):
+        assert len(prediction.classes) == 3
+        for found in prediction.classes:
+            assert found.label == str(found.index)
+            assert found.probability == pytest.approx(row[found.index], abs=1e-5)
+
+
+def test_asking_for_more_classes_than_there_are_gives_all(client: Client) -> None:
+    (prediction,) = client.classify(noise(1), top=1000)
+    assert sorted(found.index for found in prediction.classes) == list(range(10))
+    assert sum(found.probability for found in prediction.classes) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_broken_picture_in_the_middle_costs_only_itself(client: Client, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(files):
+        path.write_bytes(png(noise(number)))
+    whole = client.classify(files)
+    files[2].write_bytes(files[2].read_bytes()[:300])
+    predictions = client.classify(files)
+    assert [prediction.picture for prediction in predictions] == [str(path) for path in files]
+    assert isinstance(predictions[2].error, PictureError)
+    assert [prediction.error is None for prediction in predictions] == [True, True, False, True, True]
+    for index in (0, 1, 3, 4):
+        assert predictions[index].classes[0].label == whole[index].classes[0].label
+
+
+def test_request_bytes_and_latency_are_reported(client: Client, digits: Uint8Array) -> None:
+    for prediction in (*client.classify(digits[0]), *client.classify(digits)):
+        assert prediction.request_bytes is not None
+        assert 150_528 < prediction.request_bytes < 150_528 + 1024
+        assert prediction.latency_ms is not None
+        assert prediction.latency_ms > 0
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((224, 224, 3), np.float32),
+        np.zeros((1, 3, 224, 224), np.uint8),
+        np.zeros((256, 256, 3), np.uint8),
+    ],
+)
+def test_a_wrong_array_is_refused_before_it_is_sent(client: Client, images: Any) -> None:
+    with pytest.raises(PictureError, match="images: got shape"):
+        client.classify(images)
+    with pytest.raises(PictureError, match="images: got shape"):
+        client.probabilities(images)
+
+
+def test_a_model_that_the_server_does_not_have(client: Client) -> None:
+    with pytest.raises(ModelNotFound, match="alexnet_int4"):
+        client.classify(noise(1), model="alexnet_int4")
+
+
+def test_another_contract_is_refused_by_its_fields(server: EmbeddedServer) -> None:
+    other = Contract(resize=232, background=(0, 0, 0))
+    with (
+        Client(server.grpc_url, contract=other) as client,
+        pytest.raises(ContractMismatch, match=r"resize: 232 here, 256 there; background: \(0, 0, 0\) here"),
+    ):
+        client.classify(noise(1))
+
+
+def test_a_batch_past_the_models_maximum_is_the_requests_fault(
+    server: EmbeddedServer, digits: Uint8Array
+) -> None:
+    transport = transport_from_url(ServerUrl.parse(server.grpc_url))
+    request = InferRequest(
+        model="alexnet_fp32", images=digits[:17], input_name="image", outputs=("probabilities",)
+    )
+    with pytest.raises(BadRequest, match="batch-size must be <= 16"):
+        transport.submit(request, timeout_s=30).result()
+    transport.close()
+
+
+def test_a_deadline_that_cannot_be_met(server: EmbeddedServer, digits: Uint8Array) -> None:
+    transport = transport_from_url(ServerUrl.parse(server.grpc_url))
+    request = InferRequest(
+        model="alexnet_fp32", images=digits[:16], input_name="image", outputs=("probabilities",)
+    )
+    with pytest.raises(DeadlineExceeded):
+        transport.submit(request, timeout_s=0.001).result()
+    assert transport.submit(request, timeout_s=30).result().outputs["probabilities"].shape == (16, 10)
+    transport.close()
+
+
+def test_the_http_port_is_not_the_grpc_port(server: EmbeddedServer) -> None:
+    url = server.http_url.replace("http://", "grpc://")
+    with pytest.raises(Unreachable), Client(url, timeout_s=10):
+        pytest.fail("entered")
+
+
+def test_many_clients_and_threads_share_a_server(server: EmbeddedServer, digits: Uint8Array) -> None:
+    with Client(server.grpc_url) as client, Client(server.grpc_url) as other:
+        expected = client.probabilities(digits, model="alexnet_fp32")
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit((client, other)[turn % 2].probabilities, digits) for turn in range(8)]
+            for answer in asked:
+                assert np.allclose(answer.result(), expected, atol=1e-5)
