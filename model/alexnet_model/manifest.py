@@ -92,9 +92,9 @@ class RunnerReport(Record):
     signal_to_noise_db: float = Field(description="of logits against PyTorch, all evaluation pictures")
     agreement: float = Field(description="share of evaluation pictures with PyTorch's top-1")
     top1: float | None = None
-    top1_interval: tuple[float, float] | None = Field(None, description="95%, Wilson")
-    top1_drop: float | None = Field(None, description="PyTorch's top-1 less this one's")
-    top1_drop_interval: tuple[float, float] | None = Field(None, description="95%, paired")
+    top1_interval: tuple[float, float] | None = Field(default=None, description="95%, Wilson")
+    top1_drop: float | None = Field(default=None, description="PyTorch's top-1 less this one's")
+    top1_drop_interval: tuple[float, float] | None = Field(default=None, description="95%, paired")
     flips_to_wrong: int | None = None
     flips_to_right: int | None = None
 
