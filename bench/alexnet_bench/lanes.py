@@ -1,14 +1,14 @@
 """Things whose speed can be measured a slice of time at a time: a runner in process, a model on a server.
 
-The inputs rotate, so that no cache holds the same pictures ready. A slice's time runs from the first
-request to the last answer: filling and draining the pipeline counts against the server.
+The inputs rotate, so that no cache holds the same pictures ready. A served slice is measured while all its
+requests are in flight: filling and draining the pipeline is neither for nor against the server.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import cycle
@@ -31,7 +31,7 @@ class Slice:
     pictures: int
     seconds: float
     latencies_ms: tuple[float, ...]
-    client_cpu_s: float | None = None
+    client_cpu_share: float | None = None  # of one core
 
     @property
     def throughput_per_s(self) -> float:
@@ -102,27 +102,45 @@ class ServedLane:
 
     def run(self, seconds: float) -> Slice:
         """Raises `ClientError` if any request was not answered: a rate over errors would be no figure."""
-        slots = threading.Semaphore(self.case.in_flight - 1)  # one is taken before each wait
+        in_flight = self.case.in_flight
+        slots = threading.Semaphore(in_flight - 1)  # one is taken before each wait
         futures: list[Future[InferReply]] = []
-        cpu_started = time.process_time()
-        started = self._clock()
+        ends_s: list[float] = []  # when each answer came
+
+        def answered(_: Future[InferReply]) -> None:
+            ends_s.append(self._clock())
+            slots.release()
+
+        cpu_started, started = time.process_time(), time.perf_counter()
         try:
-            while not futures or self._clock() - started < seconds:
-                future = self._transport.submit(next(self._requests), timeout_s=self._timeout_s)
-                futures.append(future)
-                future.add_done_callback(lambda _: slots.release())
+            # The first answers end the filling; at least one more is measured.
+            while len(ends_s) <= in_flight or self._clock() - ends_s[in_flight - 1] < seconds:
+                futures.append(self._transport.submit(next(self._requests), timeout_s=self._timeout_s))
+                futures[-1].add_done_callback(answered)
                 slots.acquire()
             replies = [future.result() for future in futures]
         finally:
             for future in futures:
                 future.cancel()
-        ended = self._clock()
+        cpu_share = (time.process_time() - cpu_started) / (time.perf_counter() - started)
+        answers, measured_s = steady_part(ends_s, in_flight, seconds)
         return Slice(
-            len(replies) * self.case.batch,
-            ended - started,
-            tuple(reply.latency_ms for reply in replies),
-            time.process_time() - cpu_started,
+            answers * self.case.batch,
+            measured_s,
+            tuple(reply.latency_ms for reply in replies[in_flight : in_flight + answers]),
+            cpu_share,
         )
+
+
+def steady_part(ends_s: Sequence[float], in_flight: int, seconds: float) -> tuple[int, float]:
+    """How many answers came in about so many seconds while the pipeline was full, and in how many exactly.
+
+    Answers come in groups, as the server batched them: the time runs from the end of a group, when every
+    one of the first requests is answered, to the last answer before the time is up, the end of another.
+    """
+    full_s, later_s = ends_s[in_flight - 1], ends_s[in_flight:]
+    counted_s = [end for end in later_s if end - full_s <= seconds] or later_s[:1]
+    return len(counted_s), counted_s[-1] - full_s
 
 
 def rotating(images: Uint8Array, batch: int) -> Iterator[Uint8Array]:

@@ -43,8 +43,8 @@ class MeasureOptions:
     """Ratios get longer slices and more rounds than the ladder of batches; about 40 s in all."""
 
     batches: tuple[int, ...] = (1, 8, 32)
-    ladder: Plan = field(default_factory=lambda: Plan(rounds=3, slice_s=0.2))
-    ratios: Plan = field(default_factory=lambda: Plan(rounds=5, slice_s=0.7))
+    ladder: Plan = field(default_factory=lambda: Plan(rounds=3, slice_s=0.1))
+    ratios: Plan = field(default_factory=lambda: Plan(rounds=5, slice_s=0.5))
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:

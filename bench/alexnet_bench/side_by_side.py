@@ -82,9 +82,7 @@ def side_by_side(
 
 def _row(case: Case, slices: Sequence[Slice]) -> Throughput:
     rates = [slice_.throughput_per_s for slice_ in slices]
-    cpu_shares = [
-        slice_.client_cpu_s / slice_.seconds for slice_ in slices if slice_.client_cpu_s is not None
-    ]
+    cpu_shares = [slice_.client_cpu_share for slice_ in slices if slice_.client_cpu_share is not None]
     return Throughput(
         case=case,
         throughput_per_s=median(rates),

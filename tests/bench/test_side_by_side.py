@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_bench import Case, Plan, Ratio, Throughput
-from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images
+from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images, steady_part
 from alexnet_bench.side_by_side import side_by_side
 from alexnet_clients import FakeTransport, InferReply, InferRequest
 from alexnet_model.contract import Contract, Uint8Array
@@ -138,16 +138,29 @@ def test_inputs_rotate_over_slices_too() -> None:
     assert runner.first_pictures == [0, 2, 4, 6, 0, 2]
 
 
-def test_served_time_runs_from_the_first_request_to_the_last_answer() -> None:
+def test_served_time_runs_while_the_pipeline_is_full() -> None:
     clock = FakeClock()
     transport = ImmediateTransport(clock, "server", 0.05)
     measured = served_lane(transport, clock=clock).run(0.25)
-    assert (measured.pictures, len(transport.requests)) == (6, 3)
-    assert measured.throughput_per_s == pytest.approx(20)
-    assert measured.latencies_ms == pytest.approx((100, 100, 100))
-    assert measured.client_cpu_s is not None
-    assert [int(request.images.flat[0]) for request in transport.requests] == [0, 2, 4]
+    # Answers at 0.1 (the pipeline is full), 0.2, 0.3 and 0.4 s; the last one comes past the time.
+    assert len(transport.requests) == 4
+    assert measured.pictures == 4
+    assert measured.seconds == pytest.approx(0.2)
+    assert measured.latencies_ms == pytest.approx((100, 100))
+    assert measured.client_cpu_share is not None
+    assert [int(request.images.flat[0]) for request in transport.requests] == [0, 2, 4, 6]
     assert all(request.images.base is not None for request in transport.requests)  # views, not copies
+
+
+def test_answers_in_groups_are_counted_from_the_end_of_a_group_to_the_end_of_a_group() -> None:
+    """Four requests in flight, answered together every 0.4 s: 10 a second, wherever the time runs out."""
+    ends_s = [0.4 * (group + 1) + 0.001 * place for group in range(6) for place in range(4)]
+    for seconds in (0.5, 0.7, 0.9, 1.1, 1.3, 1.5):
+        answers, measured_s = steady_part(ends_s, 4, seconds)
+        assert answers % 4 == 0
+        assert answers / measured_s == pytest.approx(10)
+    answers, measured_s = steady_part(ends_s, 4, 0.01)  # never nothing
+    assert (answers, round(measured_s, 3)) == (1, 0.397)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 16])
@@ -156,7 +169,7 @@ def test_as_many_requests_are_in_flight_as_asked_and_none_after(in_flight: int) 
     measured = served_lane(transport, batch=1, in_flight=in_flight).run(0.1)
     assert transport.most_in_flight == in_flight
     assert transport.in_flight == 0
-    assert measured.pictures == len(transport.requests) > in_flight
+    assert 0 < measured.pictures <= len(transport.requests) - in_flight
     transport.close()
 
 
@@ -178,7 +191,8 @@ def test_lanes_run_one_at_a_time_in_turn_and_every_other_round_backwards() -> No
         InProcessLane(case("fp16"), FakeRunner(clock, "c", 0.5), IMAGES, clock=clock),
     ]
     side_by_side(lanes, Plan(rounds=3, slice_s=1, burn_in_s=0.5))
-    assert "".join(clock.diary) == "abc" + "abc" + "cba" + "abc"
+    # A served lane asks twice: the first answer ends the filling.
+    assert "".join(clock.diary) == "abbc" + "abbc" + "cbba" + "abbc"
 
 
 def test_the_burn_in_is_thrown_away() -> None:
