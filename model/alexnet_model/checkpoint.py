@@ -48,10 +48,20 @@ class Checkpoint:
         Raises:
             CheckpointError: the weights do not fit the architecture.
         """
-        network = build(self.architecture, len(self.class_names), self.width)
-        _check_fit(self, {name: (tuple(t.shape), t.dtype) for name, t in self.weights.items()}, "weights")
-        network.load_state_dict(dict(self.weights))
+        self.check_fit()
+        # Without PyTorch's initialisation, which takes a second and draws from the caller's generator.
+        with torch.device("meta"):
+            network = build(self.architecture, len(self.class_names), self.width)
+        network.to_empty(device="cpu").load_state_dict(dict(self.weights))
         return network.eval()
+
+    def check_fit(self) -> None:
+        """Compare the weights' names, shapes and dtypes with the architecture's.
+
+        Raises:
+            CheckpointError: they differ.
+        """
+        _check_fit(self, {name: (tuple(t.shape), t.dtype) for name, t in self.weights.items()}, "weights")
 
     @property
     def weights_sha256(self) -> str:
@@ -75,7 +85,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         CheckpointError: the weights do not fit the architecture.
         OSError: the file cannot be written.
     """
-    checkpoint.network()
+    checkpoint.check_fit()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     record = {
         "architecture": checkpoint.architecture,

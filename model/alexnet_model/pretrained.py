@@ -102,7 +102,7 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
         training={"data": "imagenet", "source": path.name, "sha256": sha256},
         weights=weights,
     )
-    checkpoint.network()  # refuses weights that do not fit
+    checkpoint.check_fit()
     return checkpoint
 
 

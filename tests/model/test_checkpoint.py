@@ -67,6 +67,15 @@ def test_a_checkpoint_comes_back_equal(checkpoint: Checkpoint, path: Path) -> No
     assert not loaded.network().training
 
 
+def test_a_network_shares_nothing_with_the_checkpoint_or_the_caller(checkpoint: Checkpoint) -> None:
+    before, generator = checkpoint.weights_sha256, torch.get_rng_state()
+    with torch.no_grad():
+        for parameter in checkpoint.network().parameters():
+            parameter.zero_()
+    assert checkpoint.weights_sha256 == before
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
 def test_the_weights_hash_covers_names_shapes_dtypes_and_bytes() -> None:
     base = {"a": torch.arange(6.0), "b": torch.ones(2)}
     others = [

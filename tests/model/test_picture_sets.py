@@ -181,7 +181,7 @@ def test_readable_part_leaves_out_the_same_ones(folder_of: FolderOf) -> None:
     assert unreadable == prepared.unreadable
     assert tuple(names_of(readable)) == prepared.names
     assert readable == replace(splits.train, pictures=readable.pictures)
-    assert seen == [("checking train pictures", done, 19) for done in range(1, 20)]
+    assert seen == [("checking train", done, 19) for done in range(1, 20)]
 
 
 @pytest.mark.parametrize("read", [prepared_from_set, readable_part])

@@ -73,11 +73,16 @@ def restore_state(
                 raise _broken(path, f"the format {metadata.get('format')!r}")
             _refuse_other_run(path, json.loads(metadata["run"]), run)
             history = [_epoch_from_json(epoch) for epoch in json.loads(metadata["history"])]
+            if not 0 < len(history) < run["epochs"]:
+                raise _broken(path, f"{len(history)} finished epochs")
             moments: dict[int, dict[str, Tensor]] = {}
             weights: dict[str, Tensor] = {}
-            for index, (name, _) in enumerate(network.named_parameters()):
+            for index, (name, weight) in enumerate(network.named_parameters()):
                 weights[name] = file.get_tensor(f"weight.{name}")
                 moments[index] = {moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS}
+                for moment in ("exp_avg", "exp_avg_sq"):  # Adam itself would find out at its first step
+                    if moments[index][moment].shape != weight.shape:
+                        raise ValueError(f"{moment}.{name} has another shape than its weight")
         network.load_state_dict(weights)
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -89,7 +94,9 @@ def _epoch_from_json(values: Mapping[str, Any]) -> EpochRecord:
     return EpochRecord(**{**values, "validation": Accuracy(**values["validation"])})
 
 
-def _refuse_other_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def _refuse_other_run(path: Path, theirs: Any, ours: Mapping[str, Any]) -> None:
+    if not isinstance(theirs, dict):
+        raise ValueError("its record is no mapping")
     other = [name for name in ours if theirs.get(name) != ours[name]]
     if other:
         raise TrainingError(

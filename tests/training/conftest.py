@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def striped(upright: bool, seed: int) -> Image.Image:
+    """Coloured stripes with noise: upright or lying, which is all that tells the classes apart."""
+    rng = np.random.default_rng(seed)
+    wave = np.sin(np.arange(48) * rng.uniform(0.5, 0.9) + rng.uniform(0, 6)) * 90
+    grey = np.tile(wave, (48, 1)) + rng.normal(0, 20, (48, 48))
+    pixels = rng.integers(90, 160, 3) + (grey if upright else grey.T)[..., None]  # (48, 48, 3)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def write_stripes(root: Path, *, train: int = 16, val: int = 6) -> Path:
+    """`train/` and `val/` with the classes `lying` and `upright`."""
+    for part, count in (("train", train), ("val", val)):
+        for label, name in enumerate(("lying", "upright")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                seed = 1000 * label + index + (500 if part == "val" else 0)
+                striped(bool(label), seed).save(folder / f"{index:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture folder that every test reads and none changes."""
+    return write_stripes(tmp_path_factory.mktemp("stripes"))
+
+
+@pytest.fixture
+def own_stripes(tmp_path: Path) -> Path:
+    """A picture folder to break."""
+    return write_stripes(tmp_path / "pictures")

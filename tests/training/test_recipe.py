@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_model.architectures import ARCHITECTURES, build
+from alexnet_training.recipe import fitting_learning_rate, initialise, share_of_learning_rate
+
+
+def layers_of(architecture: str) -> list[nn.Conv2d | nn.Linear]:
+    torch.manual_seed(0)
+    network = build(architecture, 10, 0.25 if architecture != "lenet" else 1.0)
+    initialise(network, architecture)
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+@pytest.mark.parametrize("architecture", ["alexnet", "alexnet-lecture", "alexnet-2012"])
+def test_hidden_layers_keep_the_variance_and_the_last_starts_small(architecture: str) -> None:
+    *hidden, last = layers_of(architecture)
+    for layer in hidden:
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.1)
+    assert last.weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_lenet_starts_as_sigmoids_want() -> None:
+    for layer in layers_of("lenet"):
+        receptive = layer.weight[0, 0].numel()
+        fans = (layer.weight.shape[0] + layer.weight.shape[1]) * receptive
+        bound = math.sqrt(6 / fans)
+        assert 0.8 * bound < layer.weight.abs().max().item() <= bound
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_biases_start_at_zero(architecture: str) -> None:
+    for layer in layers_of(architecture):
+        assert layer.bias is not None
+        assert not layer.bias.any()
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1.0, 2.5e-4), (0.5, 5e-4), (0.25, 1e-3), (0.05, 2e-3)])
+def test_narrower_networks_take_larger_steps(width: float, expected: float) -> None:
+    assert fitting_learning_rate("alexnet", width) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 160, 10_000])
+def test_the_rate_rises_to_the_whole_and_falls_to_almost_nothing(steps: int) -> None:
+    shares = [share_of_learning_rate(step, steps) for step in range(steps)]
+    top = shares.index(max(shares))
+    assert shares[: top + 1] == sorted(shares[: top + 1])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert max(shares) == pytest.approx(1)
+    assert min(shares) > 0
+    assert top <= max(1, 0.1 * steps)
+    assert shares[-1] <= max(1.2 / (0.9 * steps), 0.5) or steps == 1

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from alexnet_model.errors import TrainingError
+from alexnet_training import TrainingOptions, TrainingReport, train
+from alexnet_training.resume import resume_path
+
+KILLED_IN_EPOCH_2 = """
+import os, signal, sys
+from pathlib import Path
+from alexnet_training import TrainingOptions, train
+
+def die(stage, done, total, note=""):
+    if stage == "training epoch 2/3" and done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+options = TrainingOptions(data=sys.argv[1], width=0.05, epochs=3, batch_size=8)
+train(options, Path(sys.argv[2]), progress=die)
+"""
+
+
+@pytest.fixture(scope="module")
+def options(stripes: Path) -> TrainingOptions:
+    return TrainingOptions(data=str(stripes), width=0.05, epochs=3, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(options: TrainingOptions, tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
+    return train(options, tmp_path_factory.mktemp("whole") / "out.safetensors")
+
+
+@pytest.fixture(scope="module")
+def killed_state(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a run that was killed in its second epoch leaves."""
+    out = tmp_path_factory.mktemp("killed") / "out.safetensors"
+    command = [sys.executable, "-c", KILLED_IN_EPOCH_2, str(stripes), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in out.parent.iterdir()] == ["out.safetensors.resume"]
+    return resume_path(out).read_bytes()
+
+
+@pytest.fixture
+def out(tmp_path: Path, killed_state: bytes) -> Path:
+    """Where that run would have written its checkpoint, its state beside it."""
+    out = tmp_path / "out.safetensors"
+    resume_path(out).write_bytes(killed_state)
+    return out
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    out: Path, options: TrainingOptions, uninterrupted: TrainingReport
+) -> None:
+    stages: list[str] = []
+
+    def note(stage: str, done: int, total: int, note: str = "") -> None:
+        stages.append(stage)
+
+    report = train(options, out, progress=note)
+    assert report.checkpoint.weights_sha256 == uninterrupted.checkpoint.weights_sha256
+    assert report.epochs_resumed == 1
+    assert "training epoch 1/3" not in stages
+    assert "training epoch 2/3" in stages
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_the_whole_history_is_kept(
+    out: Path, options: TrainingOptions, uninterrupted: TrainingReport
+) -> None:
+    report = train(options, out)
+    timeless = [replace(epoch, seconds=0) for epoch in report.epochs]
+    assert timeless == [replace(epoch, seconds=0) for epoch in uninterrupted.epochs]
+    assert report.seconds == pytest.approx(sum(epoch.seconds for epoch in report.epochs))
+
+
+def test_an_interrupt_keeps_the_state_and_the_old_checkpoint(
+    tmp_path: Path, options: TrainingOptions, uninterrupted: TrainingReport
+) -> None:
+    out = tmp_path / "out.safetensors"
+    out.write_text("the one of yesterday")
+
+    def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == "training epoch 3/3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, out, progress=interrupt)
+    assert out.read_text() == "the one of yesterday"
+    report = train(options, out)
+    assert report.epochs_resumed == 2
+    assert report.checkpoint.weights_sha256 == uninterrupted.checkpoint.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 5}, "got epochs 3, expected 5"),
+        ({"seed": 1, "batch_size": 4}, "got batch_size 8, seed 0, expected 4, 1"),
+        ({"learning_rate": 0.001}, "got learning_rate None, expected 0.001"),
+    ],
+    ids=str,
+)
+def test_a_state_of_other_options_is_refused_and_kept(
+    out: Path, options: TrainingOptions, killed_state: bytes, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TrainingError, match=f"{words}.*remove that file"):
+        train(replace(options, **changes), out)
+    assert resume_path(out).read_bytes() == killed_state
+    assert not out.exists()
+
+
+def test_a_state_of_other_pictures_is_refused(
+    tmp_path: Path, own_stripes: Path, options: TrainingOptions
+) -> None:
+    options = replace(options, data=str(own_stripes))
+    out = tmp_path / "out.safetensors"
+
+    def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == "training epoch 2/3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, out, progress=interrupt)
+    (own_stripes / "train/lying/00.png").unlink()
+    with pytest.raises(TrainingError, match="an unfinished run: got pictures "):
+        train(options, out)
+
+
+def test_without_resume_the_state_is_left_aside(
+    out: Path, options: TrainingOptions, uninterrupted: TrainingReport
+) -> None:
+    report = train(options, out, resume=False)
+    assert report.epochs_resumed == 0
+    assert report.checkpoint.weights_sha256 == uninterrupted.checkpoint.weights_sha256
+    assert not resume_path(out).exists()
+
+
+def refusal(options: TrainingOptions, out: Path) -> str:
+    before = resume_path(out).read_bytes()
+    with pytest.raises(TrainingError) as refused:
+        train(options, out)
+    assert resume_path(out).read_bytes() == before
+    assert not out.exists()
+    line = str(refused.value)
+    assert line.startswith(str(resume_path(out)))
+    assert line.endswith("Remove that file to start anew.")
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_a_truncated_state(out: Path, options: TrainingOptions, share: float) -> None:
+    whole = resume_path(out).read_bytes()
+    resume_path(out).write_bytes(whole[: int(len(whole) * share)])
+    assert "a broken state" in refusal(options, out)
+
+
+def test_a_file_of_something_else(out: Path, options: TrainingOptions) -> None:
+    save_file({"a": torch.ones(2)}, resume_path(out))
+    assert "the format None" in refusal(options, out)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("weight.features.0.bias", None),
+        ("weight.features.0.bias", torch.zeros(99)),
+        ("exp_avg.features.0.bias", None),
+        ("exp_avg.features.0.bias", torch.zeros(99)),
+        ("step.features.0.bias", None),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    out: Path, options: TrainingOptions, name: str, tensor: torch.Tensor | None
+) -> None:
+    with safe_open(resume_path(out), framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(resume_path(out)) | ({} if tensor is None else {name: tensor})
+    if tensor is None:
+        del tensors[name]
+    save_file(tensors, resume_path(out), metadata=metadata)
+    assert "a broken state" in refusal(options, out)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("run", "{"), ("run", "[]"), ("history", "{"), ("history", "[{}]"), ("history", "[]")]
+)
+def test_a_record_that_makes_no_sense(out: Path, options: TrainingOptions, name: str, text: str) -> None:
+    with safe_open(resume_path(out), framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(resume_path(out)), resume_path(out), metadata={**metadata, name: text})
+    refusal(options, out)

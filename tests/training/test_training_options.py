@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from alexnet_model.errors import UsageError
+from alexnet_training import TrainingOptions
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("epochs", [0, -1, 100_001]),
+        ("batch_size", [0, -3, 5000]),
+        ("learning_rate", [0.0, -0.1, 1.5, float("nan"), float("inf")]),
+        ("seed", [-1, 2**63]),
+    ],
+)
+def test_wrong_values_are_refused_by_name(option: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(UsageError, match=f"^{option.replace('_', ' ')}: got {value}"):
+            TrainingOptions(**{option: value})
+
+
+def test_the_ends_of_every_range_are_allowed() -> None:
+    TrainingOptions(epochs=1, batch_size=1, learning_rate=1.0, seed=0)
+    TrainingOptions(epochs=100_000, batch_size=4096, learning_rate=1e-9, seed=2**63 - 1)
