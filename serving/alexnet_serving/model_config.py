@@ -55,15 +55,7 @@ def config_from_artifact(artifact: Artifact, manifest: Manifest, options: Reposi
         # Explicit: for a backend named onnxruntime Triton's default would be two instances.
         instance_group=[ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=1)],
         # No preferred batch size: whatever has queued while the last batch was computed is the next one.
-        dynamic_batching=ModelDynamicBatching(
-            max_queue_delay_microseconds=options.queue_delay_us,
-            default_queue_policy=ModelQueuePolicy(
-                timeout_action=ModelQueuePolicy.REJECT,
-                default_timeout_microseconds=round(options.queue_timeout_s * 1_000_000),
-                allow_timeout_override=True,
-                max_queue_size=options.queue_size,
-            ),
-        ),
+        dynamic_batching=_batching(options),
         model_warmup=[
             _warmup(contract.input_name, contract.picture_shape, batch)
             for batch in sorted({1, manifest.max_batch})
@@ -85,6 +77,20 @@ def config_from_artifact(artifact: Artifact, manifest: Manifest, options: Reposi
 def text_from_config(config: ModelConfig) -> str:
     """The text of a `config.pbtxt`."""
     return str(text_format.MessageToString(config))
+
+
+def _batching(options: RepositoryOptions) -> ModelDynamicBatching:
+    batching = ModelDynamicBatching(max_queue_delay_microseconds=options.queue_delay_us)
+    if options.queue_size or options.queue_timeout_s:
+        batching.default_queue_policy.CopyFrom(
+            ModelQueuePolicy(
+                timeout_action=ModelQueuePolicy.REJECT,
+                default_timeout_microseconds=round(options.queue_timeout_s * 1_000_000),
+                allow_timeout_override=True,
+                max_queue_size=options.queue_size,
+            )
+        )
+    return batching
 
 
 def _warmup(input_name: str, shape: tuple[int, ...], batch: int) -> ModelWarmup:
