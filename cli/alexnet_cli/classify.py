@@ -29,7 +29,7 @@ def classify_command(
     """
     from alexnet_clients import Client
 
-    from .screen import err, out
+    from .screen import note, say
 
     with Client(url, timeout_s=timeout_s) as client:
         predictions = client.classify(images, model=model, top=top)
@@ -38,11 +38,11 @@ def classify_command(
     else:
         for prediction in predictions:
             if prediction.error:
-                err.print(f"Error: {prediction.error}")
+                note(f"Error: {prediction.error}")
                 continue
-            out.print(prediction.picture)
+            say(prediction.picture)
             for found in prediction.classes:
-                out.print(f"  {found.probability:7.2%}  {found.label}")
+                say(f"  {found.probability:7.2%}  {found.label}")
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
 

@@ -43,7 +43,7 @@ def demo_command(
     from alexnet_training import TrainingOptions, train
 
     from .held_out import Answers, write_held_out_pictures
-    from .screen import Bars, err
+    from .screen import Bars, err, note, say
     from .screen import out as screen
     from .tables import print_answers, print_export, print_measurements, print_next_steps, print_training
 
@@ -67,7 +67,7 @@ def demo_command(
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")
         with clock("start the server"), err.status("Starting Triton ..."):
             server = running.enter_context(EmbeddedServer(repository))
-        screen.print(f"{server.grpc_url} serves {', '.join(server.models)}")
+        say(f"{server.grpc_url} serves {', '.join(server.models)}")
 
         screen.rule("4/5 classify: held-out pictures from PNG files over gRPC", align="left")
         with clock("classify"):
@@ -84,11 +84,11 @@ def demo_command(
             measurements = measure(manifest, out / "export", server.grpc_url, progress=bars)
         print_measurements(measurements)
 
-    print_next_steps(clock.seconds, quick=quick)
+    print_next_steps(repository, clock.seconds, quick=quick)
     if summary_file:
         summary = _summary(training, manifest, answers, measurements, clock.seconds)
         write_text_atomically(summary_file, json.dumps(summary, indent=2) + "\n")
-        err.print(f"Wrote {summary_file}.")
+        note(f"Wrote {summary_file}.")
 
 
 def _summary(

@@ -52,7 +52,7 @@ def export_command(
     from alexnet_model.pretrained import checkpoint_from
     from alexnet_serving.repository import write_repository
 
-    from .screen import Bars, err
+    from .screen import Bars, note
     from .tables import print_export
 
     if not 0 <= max_top1_drop <= 100:
@@ -73,6 +73,6 @@ def export_command(
         typer.echo(manifest.model_dump_json(indent=2))
     else:
         print_export(manifest)
-        err.print(f"Wrote {out} and {repository} ({', '.join(models)}).")
-        err.print(f"Next: alexnet serve --repository {repository}")
+        note(f"Wrote {out} and {repository} ({', '.join(models)}).")
+        note(f"Next: alexnet serve --repository {repository}")
     raise_if_refused(manifest, precisions or ())

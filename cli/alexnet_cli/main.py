@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
     """Run one command line and give its exit code; nothing but a bug under `--debug` escapes."""
     debug = "--debug" in arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name="alexnet")
     except (KeyboardInterrupt, typer.Abort):
         return _failed("Interrupted.", 130)
     except Exception as error:

@@ -12,6 +12,16 @@ out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def say(text: str) -> None:
+    """A line of result as it is: no wrapping inside a path, no markup read into a class name."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line to the person at the terminal, on standard error."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
 class Bars:
     """Draws one bar a stage; the library calls it as its `Progress`.
 
@@ -30,12 +40,12 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        self._bars.start()  # not before there is something to draw
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(
@@ -44,4 +54,5 @@ class Bars:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._tasks:
+            self._bars.stop()

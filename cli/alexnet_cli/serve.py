@@ -40,7 +40,7 @@ def serve_command(
     """
     from alexnet_serving import EmbeddedServer
 
-    from .screen import err, out
+    from .screen import err, note, say
 
     server = EmbeddedServer(
         repository,
@@ -52,13 +52,13 @@ def serve_command(
     with ExitStack() as running:
         with err.status(f"Starting Triton with {', '.join(server.models)} ..."):
             running.enter_context(server)
-        out.print(f"gRPC     {server.grpc_url}")
-        out.print(f"HTTP     {server.http_url}")
-        out.print(f"metrics  {server.metrics_url}")
-        out.print(f"ready    {', '.join(server.models)}")
-        err.print(f"Next: alexnet classify PICTURE --url {server.grpc_url}")
-        err.print("Stop with Ctrl-C.")
+        say(f"gRPC     {server.grpc_url}")
+        say(f"HTTP     {server.http_url}")
+        say(f"metrics  {server.metrics_url}")
+        say(f"ready    {', '.join(server.models)}")
+        note(f"Next: alexnet classify PICTURE --url {server.grpc_url}")
+        note("Stop with Ctrl-C.")
         try:
             server.wait()
         except KeyboardInterrupt:
-            err.print("Stopping ...")
+            note("Stopping ...")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from alexnet_model.manifest import Artifact, Manifest
 
-from .screen import err, out
+from .screen import note, out, say
 
 if TYPE_CHECKING:
-    from alexnet_bench import Measurements, Ratio
+    from alexnet_bench import Measurements
     from alexnet_training import TrainingReport
 
     from .held_out import Answers
@@ -21,14 +22,14 @@ def print_training(report: TrainingReport) -> None:
     """One line of result, and every picture that was left out."""
     held_out = report.held_out
     resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
-    out.print(
+    say(
         f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.pictures} pictures), "
         f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
     if report.unreadable:
-        err.print(f"Left out {len(report.unreadable)} unreadable pictures:")
+        note(f"Left out {len(report.unreadable)} unreadable pictures:")
         for picture in report.unreadable:
-            err.print(f"  {picture.reason}")
+            note(f"  {picture.reason}")
 
 
 def print_export(manifest: Manifest) -> None:
@@ -49,7 +50,7 @@ def print_export(manifest: Manifest) -> None:
     )
     for artifact in manifest.artifacts:
         served = artifact.served_by
-        out.print(
+        say(
             f"{artifact.precision}: {artifact.verdict.reason} "
             f"({served.name} on {served.device}, computes in {served.computes_in})"
         )
@@ -60,7 +61,7 @@ def print_answers(answers: list[Answers]) -> None:
     for prediction, picture in list(zip(answers[0].predictions, answers[0].pictures, strict=True))[:5]:
         best = prediction.best
         mark = "right" if best.label == picture.label else f"wrong, it is {picture.label}"
-        out.print(f"{picture.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
+        say(f"{picture.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
     table = _table(
         f"over gRPC, {len(answers[0].pictures)} pictures that training never saw",
         left=("model",),
@@ -78,45 +79,44 @@ def print_answers(answers: list[Answers]) -> None:
 
 
 def print_measurements(measurements: Measurements) -> None:
-    """Pictures a second by case, then the ratios taken side by side."""
+    """Pictures a second by batch, then the ratios that were taken side by side."""
+    rows = [row for row in measurements.rows if row.case.in_flight == 1]
+    batches = sorted({row.case.batch for row in rows if row.case.through == "server"})
     table = _table(
-        f"pictures a second, {measurements.machine}",
-        left=("precision", "computes in", "through"),
-        columns=("precision", "computes in", "through", "batch", "in flight", "pictures/s", "p50 ms"),
+        f"pictures a second by batch, one request at a time; {measurements.machine}",
+        left=("precision", "runtime", "computes in", "through"),
+        columns=("precision", "runtime", "computes in", "through", *map(str, batches), "p50 ms at 1"),
     )
-    for row in measurements.rows:
-        case = row.case
-        table.add_row(
-            case.precision,
-            f"{case.computes_in} ({case.runtime} {case.device})",
-            case.through,
-            str(case.batch),
-            str(case.in_flight),
-            f"{row.throughput_per_s:,.0f}",
-            f"{row.latency_p50_ms:.1f}",
-        )
+    lines = dict.fromkeys((row.case.precision, row.case.through) for row in rows)
+    for precision, through in lines:
+        found = {r.case.batch: r for r in rows if (r.case.precision, r.case.through) == (precision, through)}
+        case = found[batches[0]].case
+        rates = [f"{found[batch].throughput_per_s:,.0f}" for batch in batches]
+        latency = f"{found[batches[0]].latency_p50_ms:.1f}"
+        table.add_row(precision, f"{case.runtime} {case.device}", case.computes_in, through, *rates, latency)
     out.print(table)
-    out.print("Ratios, taken side by side (lowest to highest round):")
+    say("Ratios taken side by side (lowest to highest round):")
     for ratio in (*measurements.precisions, *measurements.serving):
-        out.print(f"  {_ratio(ratio)}")
+        against = str(ratio.against).removeprefix(f"{ratio.of.precision} ")
+        say(f"  {ratio.ratio:.2f} ({ratio.ratio_low:.2f}-{ratio.ratio_high:.2f})  {ratio.of} / {against}")
+    for ratio in measurements.precisions:
+        if ratio.verdict != "faster":
+            case = ratio.of
+            say(
+                f"{case.precision} is not faster than fp32 here: {case.runtime} on this {case.device} "
+                f"computes it in {case.computes_in}."
+            )
 
 
-def print_next_steps(seconds: dict[str, float], *, quick: bool) -> None:
-    """Where the time went, and what to do with a GPU."""
+def print_next_steps(repository: Path, seconds: dict[str, float], *, quick: bool) -> None:
+    """Where the time went, how to go on by hand, and what a GPU owner does."""
     stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in seconds.items())
-    out.print(f"\n{sum(seconds.values()):.0f} s in all: {stages}.")
+    say(f"\n{sum(seconds.values()):.0f} s in all: {stages}.")
     if quick:
-        out.print(
-            "[yellow]--quick: a network of a quarter of AlexNet's width; leave it out for AlexNet.[/yellow]"
-        )
-
-
-def _ratio(ratio: Ratio) -> str:
-    slower = "  (slower)" if ratio.verdict == "slower" and ratio.of.through == "in process" else ""
-    return (
-        f"{ratio.ratio:.2f} ({ratio.ratio_low:.2f} to {ratio.ratio_high:.2f})  "
-        f"{ratio.of} / {ratio.against}{slower}"
-    )
+        say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
+    say(f"Go on:      alexnet serve --repository {repository}")
+    say("With a GPU: the same three ONNX files are what TensorRT 10.12+ and 11 build their")
+    say("            engines from; README.md has the trtexec command.")
 
 
 def _table(title: str, *, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:

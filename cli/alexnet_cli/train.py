@@ -32,7 +32,7 @@ def train_command(
     """
     from alexnet_training import TrainingOptions, train
 
-    from .screen import Bars, err
+    from .screen import Bars, note
     from .tables import print_training
 
     options = TrainingOptions(
@@ -50,4 +50,4 @@ def train_command(
         typer.echo(json.dumps(report.checkpoint.training, indent=2))
         return
     print_training(report)
-    err.print(f"Next: alexnet export {out}")
+    note(f"Next: alexnet export {out}")

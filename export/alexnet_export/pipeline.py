@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -242,7 +243,7 @@ def _manifest(
             weights_sha256=checkpoint.weights_sha256,
             training=dict(checkpoint.training),
         ),
-        contract=asdict(checkpoint.contract),
+        contract=json.loads(checkpoint.contract.to_json()),
         contract_digest=checkpoint.contract.digest,
         max_batch=options.max_batch,
         calibration=ledger,

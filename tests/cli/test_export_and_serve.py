@@ -1,0 +1,169 @@
+"""`export`, `serve` and `classify` as a user runs them: real files, a real server, real signals."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from alexnet_cli.held_out import write_held_out_pictures
+from alexnet_cli.main import run
+
+from ..conftest import Exported
+
+ALEXNET = [sys.executable, "-m", "alexnet_cli"]
+
+
+@contextmanager
+def serving(repository: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`alexnet serve` in a process of its own, with the URL it printed."""
+    command = [*ALEXNET, "serve", "--repository", str(repository)]
+    command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("ready"):
+                break
+        (url,) = re.findall(r"grpc://127\.0\.0\.1:\d+", "".join(lines))
+        yield process, url
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_export_prints_a_table_within_80_columns(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    repository = tmp_path / "models"
+    arguments = ["export", str(exported.checkpoint), "--max-batch", "2", "--calibration", "digits"]
+    assert run([*arguments, "--out", str(tmp_path / "out"), "--repository", str(repository)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    for precision in ("fp32", "fp16", "int8"):
+        (row,) = [line for line in lines if line.startswith(f"{precision} ")]
+        assert row.rstrip().endswith("served")
+        assert (repository / f"alexnet_{precision}" / "1" / "model.onnx").is_file()
+
+
+def test_export_json_is_the_manifest(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", str(exported.checkpoint), "--max-batch", "1", "--precision", "fp32", "--json"]
+    assert run([*arguments, "--out", str(tmp_path / "out"), "--repository", str(tmp_path / "models")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / "export.json").read_text())
+
+
+def test_a_precision_asked_for_by_name_and_refused_exits_1(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibrating on grey pictures gives really wrong scales, and the real gate refuses them."""
+    import numpy as np
+
+    from alexnet_export.convert import int8_from_onnx as real
+
+    dim = np.full((32, 224, 224, 3), 124, np.uint8)  # grey pictures: nearly nothing to scale by
+    monkeypatch.setattr(
+        "alexnet_export.pipeline.int8_from_onnx", lambda source, path, _: real(source, path, dim)
+    )
+    arguments = ["export", str(exported.checkpoint), "--max-batch", "2", "--precision", "fp32,int8"]
+    code = run([*arguments, "--out", str(tmp_path / "out"), "--repository", str(tmp_path / "models")])
+    captured = capsys.readouterr()
+    assert code == 1
+    assert "REFUSED" in captured.out
+    assert captured.err.splitlines()[-1].startswith("Error: int8: got ")
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["alexnet_fp32", "export.json"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, tmp_path: Path) -> None:
+    """A file-size limit makes the kernel refuse the write, as a full disk does."""
+    repository = tmp_path / "models"
+    arguments = [*ALEXNET, "export", str(exported.checkpoint), "--max-batch", "1", "--precision", "fp32"]
+    arguments += ["--out", str(tmp_path / "out"), "--repository", str(repository)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    before = (repository / "alexnet_fp32" / "1" / "model.onnx").read_bytes()
+    done = subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert (repository / "alexnet_fp32" / "1" / "model.onnx").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out"]
+
+
+def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = write_held_out_pictures(tmp_path / "pictures")[:20]
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    names = [str(picture.path) for picture in pictures]
+    with serving(exported.repository) as (process, url):
+        assert run(["classify", *names, "--url", url, "--model", "alexnet_int8", "--top", "2", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["picture"] for row in rows] == names
+        right = [row["classes"][0]["label"] == p.label for row, p in zip(rows, pictures, strict=True)]
+        assert sum(right) >= 16
+        assert all(row["error"] is None and 0 < row["request_bytes"] < 150_528 + 1024 for row in rows)
+
+        mixed = [names[0], str(tmp_path / "broken.png"), names[1]]
+        assert run(["classify", *mixed, "--url", url, "--json"]) == 1
+        rows = json.loads(capsys.readouterr().out)
+        assert [bool(row["error"]) for row in rows] == [False, True, False]
+        assert "no picture" in rows[1]["error"]
+
+        assert run(["classify", names[0], "--url", url]) == 0
+        assert names[0] in capsys.readouterr().out
+        assert run(["classify", names[0], "--url", url, "--model", "alexnet_fp8"]) == 1
+        assert "alexnet_fp8" in capsys.readouterr().err
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_sigterm_stops_the_server_cleanly(exported: Exported) -> None:
+    with serving(exported.repository) as (process, url):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert run(["classify", "x.png", "--url", url]) == 1
+
+
+def test_a_killed_server_ends_the_command_with_its_log(exported: Exported) -> None:
+    with serving(exported.repository) as (process, _):
+        found = subprocess.run(
+            ["pgrep", "-P", str(process.pid), "tritonserver"], capture_output=True, text=True
+        )
+        subprocess.run(["kill", "-9", found.stdout.strip()], check=True)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+    assert "Error: embedded server: got killed by signal 9" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_taken_port_is_named(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        started = time.monotonic()
+        assert run(["serve", "--repository", str(exported.repository), "--grpc-port", str(port)]) == 1
+        assert time.monotonic() - started < 20, "found out before Triton was started"
+    assert f"port {port}" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""Wrong use: one clear line, the right exit code, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_cli.main import run
+
+COMMANDS = ("train", "export", "serve", "classify", "demo")
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and the one line on standard error."""
+    code = run(list(arguments))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return code, lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--arch", "resnet"], ["architecture", "'resnet'", "alexnet, alexnet-lecture"]),
+        (["train", "--width", "0"], ["width", "0.01 to 4"]),
+        (["train", "--width", "wide"], ["--width", "valid number"]),
+        (["train", "--epochs", "0"], ["epochs", "got 0"]),
+        (["train", "--batch-size", "0"], ["batch size", "got 0"]),
+        (["train", "--learning-rate", "-1"], ["learning rate", "-1"]),
+        (["train", "--seed", "-1"], ["seed", "-1"]),
+        (["train", "--out", "."], ["out", "folder"]),
+        (["export", "x.safetensors", "--precision", "fp8"], ["--precision", "'fp8'", "fp32,fp16,int8"]),
+        (["export", "x.safetensors", "--precision", ","], ["--precision", "fp32,fp16,int8"]),
+        (["export", "x.safetensors", "--max-top1-drop", "-1"], ["--max-top1-drop", "0 to 100"]),
+        (["export"], ["checkpoint"]),
+        (["classify"], ["IMAGE"]),
+        (["classify", "x.png", "--top", "0"], ["--top"]),
+        (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
+        (["classify", "x.png", "--url", "nonsense"], ["URL 'nonsense'", "grpc://127.0.0.1:8001"]),
+        (["classify", "x.png", "--url", "grpc://host:99999"], ["99999"]),
+        (["serve", "--with", "podman"], ["--with", "podman"]),
+        (["serve", "--grpc-port", "70000"], ["--grpc-port", "65535"]),
+        (["serve", "--ready-timeout", "0"], ["--ready-timeout"]),
+        (["fly"], ["fly"]),
+        (["train", "--fly"], ["--fly"]),
+    ],
+)
+def test_wrong_options_exit_2(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, line = failing(capsys, *arguments)
+    assert code == 2
+    for word in words:
+        assert word in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--data", "nowhere"], ["nowhere", "no such folder"]),
+        (["export", "missing.safetensors"], ["missing.safetensors", "no such file", "alexnet train"]),
+        (["export", "missing.pth"], ["missing.pth", "SHA-256"]),
+        (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),
+        (["serve", "--repository", "nowhere"], ["nowhere", "no such folder", "alexnet export"]),
+        (["serve", "--repository", "."], ["no model"]),
+        (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
+    ],
+)
+def test_what_is_not_there_exits_1(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, line = failing(capsys, *arguments)
+    assert code == 1
+    for word in words:
+        assert word in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04K\x01."])
+def test_a_foreign_checkpoint_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(content)
+    code, line = failing(capsys, "export", str(path), "--out", str(tmp_path / "out"))
+    assert code == 1
+    assert f"{len(content)} bytes that are no whole safetensors file" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    from alexnet_model.errors import CheckpointError
+
+    with pytest.raises(CheckpointError):
+        run(["--debug", "export", "missing.safetensors"])
+
+
+def test_a_bug_is_called_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import alexnet_model.pretrained
+
+    def broken(_: str) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(alexnet_model.pretrained, "checkpoint_from", broken)
+    code, line = failing(capsys, "export", "x.safetensors")
+    assert code == 1
+    assert "a bug in alexnet (ZeroDivisionError: oops). Run again with alexnet --debug." in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run([command, "--help"]) == 0
+    assert f"Example: alexnet {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"alexnet-serving {version('alexnet-serving')}"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Start-up stays quick because nothing slow is imported; unlike seconds, a count never flickers."""
+    script = (
+        "import sys; from alexnet_cli.main import run; run(['--help']); "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'sklearn', 'kornia', 'tritonclient', 'grpc', "
+        "'safetensors', 'pytriton', 'scipy'}; sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Usage: alexnet" in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,144 @@
+"""The whole export of a small trained network, and what an interrupt or a bad model leaves behind."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_export.datasets import data_trained_on
+from alexnet_export.gate import Tolerances
+from alexnet_export.pipeline import ExportOptions, export, raise_if_refused
+from alexnet_model.checkpoint import Checkpoint, load_checkpoint
+from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
+from alexnet_model.files import sha256_of_file
+from alexnet_model.manifest import Manifest, manifest_from_folder
+
+from ..conftest import Exported
+
+
+@pytest.fixture(scope="module")
+def small(exported: Exported) -> Checkpoint:
+    return load_checkpoint(exported.checkpoint)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
+    manifest = exported.manifest
+    assert [artifact.precision for artifact in manifest.accepted] == ["fp32", "fp16", "int8"]
+    assert manifest_from_folder(exported.folder) == manifest
+    for artifact in manifest.artifacts:
+        path = exported.folder / artifact.file
+        assert artifact.sha256 == sha256_of_file(path)
+        assert artifact.size_bytes == path.stat().st_size
+        assert [report.runtime.name for report in artifact.reports] == ["openvino", "onnxruntime"]
+        assert [row.batch for row in artifact.reports[0].parity] == [1, 2, 3, 8]
+    assert manifest.calibration is not None
+    assert manifest.calibration.overlap_with_evaluation == 0
+    assert manifest.evaluation.pictures == 360
+    assert manifest.evaluation.pytorch_top1 is not None
+    assert manifest.evaluation.pytorch_top1 > 0.8
+
+
+def test_int8_is_small_and_computes_in_integers(exported: Exported) -> None:
+    fp32, fp16, int8 = exported.manifest.artifacts
+    assert int8.size_bytes < 0.3 * fp32.size_bytes
+    assert fp16.size_bytes < 0.55 * fp32.size_bytes
+    assert int8.served_by.computes_in == "i8"
+    assert fp32.served_by.computes_in == "f32"
+
+
+def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> None:
+    export(small, tmp_path / "out", ExportOptions(precisions=("fp16",), max_batch=2))
+    assert sorted(contents(tmp_path / "out")) == ["alexnet_fp16.onnx", "export.json"]
+
+
+def test_without_pictures_int8_is_left_out_and_accuracy_not_claimed(
+    small: Checkpoint, tmp_path: Path
+) -> None:
+    manifest = export(small, tmp_path / "out", ExportOptions(max_batch=2))
+    assert [artifact.precision for artifact in manifest.artifacts] == ["fp32", "fp16"]
+    assert manifest.evaluation.source == "synthetic"
+    assert manifest.evaluation.pytorch_top1 is None
+    assert all("accuracy not measured" in artifact.verdict.reason for artifact in manifest.artifacts)
+
+
+def test_int8_by_name_without_pictures_is_refused(small: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="no calibration pictures"):
+        export(small, tmp_path / "out", ExportOptions(precisions=("int8",)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_precision_is_recorded_but_not_accepted(small: Checkpoint, tmp_path: Path) -> None:
+    options = ExportOptions(calibration="digits", max_batch=2, tolerances=Tolerances(signal_to_noise_db=60))
+    manifest = export(small, tmp_path / "out", options)
+    assert [artifact.precision for artifact in manifest.accepted] == ["fp32", "fp16"]
+    raise_if_refused(manifest, ("fp32",))
+    with pytest.raises(PrecisionRefused, match="dB above their error"):
+        raise_if_refused(manifest, ("fp32", "int8"))
+
+
+class Fault:
+    """Raises at the given stage of an export, as Ctrl-C or a full disk would."""
+
+    def __init__(self, stage: str, done: int, error: BaseException) -> None:
+        self._stage, self._done, self._error = stage, done, error
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == self._stage and done == self._done:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("proving", 1)])
+def test_an_interrupt_leaves_the_previous_export_whole(
+    small: Checkpoint, tmp_path: Path, stage: str, done: int, error: BaseException
+) -> None:
+    out = tmp_path / "out"
+    export(small, out, ExportOptions(precisions=("fp32",), max_batch=1))
+    before = contents(out)
+    with pytest.raises(type(error)):
+        export(small, out, ExportOptions(max_batch=1), progress=Fault(stage, done, error))
+    assert contents(out) == before
+    assert list(tmp_path.iterdir()) == [out], "nothing half-written is left beside it"
+
+
+def test_a_folder_that_is_not_an_export_is_never_replaced(small: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ExportError, match="something that no export made"):
+        export(small, tmp_path, ExportOptions())
+    with pytest.raises(ExportError, match="something that no export made"):
+        export(small, tmp_path / "thesis.tex", ExportOptions())
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("max_batch", [0, -1, 2000])
+def test_impossible_batches_are_usage_errors(max_batch: int) -> None:
+    with pytest.raises(UsageError, match="max batch"):
+        ExportOptions(max_batch=max_batch)
+
+
+def test_the_calibration_set_defaults_to_what_was_trained_on(small: Checkpoint, tmp_path: Path) -> None:
+    def trained_on(data: object) -> Checkpoint:
+        return Checkpoint(**{**vars(small), "training": {"data": data}})
+
+    assert data_trained_on(small) == "digits"
+    assert data_trained_on(trained_on(str(tmp_path))) == str(tmp_path)
+    assert data_trained_on(trained_on(str(tmp_path / "gone"))) is None
+    assert data_trained_on(trained_on("imagenet")) is None
+
+
+def test_another_networks_weights_give_another_chain(
+    small: Checkpoint, exported: Exported, tmp_path: Path
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in small.weights.items()}
+    weights["classifier.6.bias"] += torch.ones(())
+    changed = Checkpoint(**{**vars(small), "weights": weights})
+    manifest: Manifest = export(changed, tmp_path / "out", ExportOptions(precisions=("fp32",), max_batch=1))
+    assert manifest.model.weights_sha256 != exported.manifest.model.weights_sha256
+    assert manifest.artifacts[0].sha256 != exported.manifest.artifacts[0].sha256
