@@ -51,14 +51,6 @@ class AlexnetError(Exception):
         sentence = f"{subject}: {facts}" if facts else subject
         super().__init__(f"{sentence}. {next_step}" if next_step else sentence)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments are lost by the default, and errors cross process borders.
-        return _rebuilt, (type(self), self.subject, self.got, self.expected, self.next_step)
-
-
-def _rebuilt(kind: type[AlexnetError], subject: str, got: str, expected: str, next_step: str) -> AlexnetError:
-    return kind(subject, got=got, expected=expected, next_step=next_step)
-
 
 class UsageError(AlexnetError):
     exit_code = 2

@@ -68,10 +68,11 @@ def test_contrast_moves() -> None:
     assert spread.max() > 1.5 * spread.min()
 
 
-def test_colour_moves() -> None:
+def test_colour_moves_beyond_what_contrast_does_to_it() -> None:
     result = augmented(plain(150, 100, 50)).mean(dim=(1, 2))  # (N, 3)
-    redness = result[:, 0] / result.sum(dim=1)
-    assert redness.max() - redness.min() > 0.05
+    grey = result @ torch.tensor([0.299, 0.587, 0.114])
+    strength = (result[:, 0] - result[:, 2]) / grey  # brightness leaves it, contrast has 0.7 to 1.3
+    assert strength.max() / strength.min() > 1.2 * 1.3 / 0.7
 
 
 def test_crops_are_of_at_least_seven_tenths_of_the_area() -> None:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_model import Contract, splits_from
+from alexnet_model.architectures import build
+from alexnet_model.classifier import Classifier
+from alexnet_model.progress import silent
+from alexnet_training import TrainingOptions
+from alexnet_training.augmentation import Augmentation
+from alexnet_training.loop import Loop, accuracy_of
+from alexnet_training.parts import parts_from_splits
+from alexnet_training.recipe import share_of_learning_rate
+
+
+@pytest.fixture
+def loop(stripes: Path) -> Loop:
+    contract, splits = Contract(), splits_from(str(stripes))
+    classifier = Classifier(build("alexnet", 2, 0.02), contract)
+    return Loop(
+        options=TrainingOptions(epochs=3, batch_size=10, learning_rate=0.004),
+        classifier=classifier,
+        optimiser=torch.optim.Adam(classifier.parameters(), fused=True),
+        augmentation=Augmentation(contract.size, mirrorable=True),
+        part=parts_from_splits(splits, contract, progress=silent).train,
+    )
+
+
+def test_the_learning_rate_follows_one_schedule_over_all_epochs(loop: Loop) -> None:
+    rates: list[float] = []
+
+    def note(stage: str, done: int, total: int, note: str = "") -> None:
+        rates.append(loop.optimiser.param_groups[0]["lr"])
+
+    for epoch in range(3):
+        loop.train_epoch(epoch, note)
+    # 32 pictures are 3 whole batches of 10.
+    assert rates == pytest.approx([0.004 * share_of_learning_rate(step, 9) for step in range(9)])
+
+
+def test_accuracy_is_of_every_picture_without_dropout_or_augmentation(loop: Loop) -> None:
+    first = accuracy_of(loop.classifier, loop.part, "accuracy", silent)
+    assert not loop.classifier.training
+    assert accuracy_of(loop.classifier, loop.part, "accuracy", silent) == first
+    assert first.pictures == 32
+
+    with torch.inference_mode():
+        images, labels = next(loop.part.batches(torch.arange(32).numpy(), 32))
+        _, logits = loop.classifier(torch.from_numpy(images))
+    assert first.correct == int((logits.argmax(dim=1).numpy() == labels).sum())
+    assert first.share == first.correct / 32
