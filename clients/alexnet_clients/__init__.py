@@ -9,7 +9,7 @@ from .predictions import Prediction
 from .preparing import Pictures
 from .replies import Classification
 from .served_model import ServedModel
-from .transport import InferReply, InferRequest, ModelConfig, Transport
+from .transport import InferReply, InferRequest, Message, ModelConfig, Transport
 from .url import ServerUrl
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "FakeTransport",
     "InferReply",
     "InferRequest",
+    "Message",
     "ModelConfig",
     "Pictures",
     "Prediction",

@@ -224,7 +224,7 @@ class Client:
             outputs=outputs,
             top=top,
         )
-        return self._transport.submit(request, timeout_s=self._timeout_s)
+        return self._transport.submit(self._transport.prepare(request), timeout_s=self._timeout_s)
 
 
 def transport_from_url(url: ServerUrl) -> Transport:

@@ -15,7 +15,7 @@ from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
 from alexnet_model.errors import DeadlineExceeded, ModelNotFound
 
-from .transport import FloatArray, InferReply, InferRequest, ModelConfig
+from .transport import FloatArray, InferReply, InferRequest, Message, ModelConfig
 
 Answer = Callable[[InferRequest], npt.NDArray[Any]]
 MODELS = ("alexnet_fp32", "alexnet_fp16", "alexnet_int8")
@@ -75,7 +75,11 @@ class FakeTransport:
             parameters={"precision": model.rpartition("_")[2], **self.parameters},
         )
 
-    def submit(self, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
+    def prepare(self, request: InferRequest) -> Message:
+        return Message(request, b"")
+
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
+        request = message.request
         with self._lock:
             self.requests.append(request)
             self.in_flight += 1

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from alexnet_model.errors import BadResponse, ClientError
 
 from .grpc_errors import error_from_status
-from .transport import InferReply, InferRequest, ModelConfig
+from .transport import InferReply, InferRequest, Message, ModelConfig
 from .url import ServerUrl
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -66,13 +66,15 @@ class GrpcTransport:
             parameters={name: value.string_value for name, value in config.parameters.items()},
         )
 
-    def submit(self, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
+    def prepare(self, request: InferRequest) -> Message:
+        return Message(request, self._wire_from_request(request))
+
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
         future: Future[InferReply] = Future()
-        wire = self._wire_from_request(request)
-        request_bytes = len(wire)
+        request, request_bytes = message.request, len(message.wire)
         started = time.perf_counter()
         try:
-            call = self._infer.future(wire, timeout=timeout_s)
+            call = self._infer.future(message.wire, timeout=timeout_s)
         except ValueError as error:  # "Cannot invoke RPC on closed channel!"
             future.set_exception(self._error(request.model, "CANCELLED", str(error), error))
             return future

@@ -30,6 +30,14 @@ class InferRequest:
     top: int = 0  # 0: numbers; k: the best k as `value:index:label`
 
 
+@dataclass(frozen=True)
+class Message:
+    """A request ready to be sent, as often as wanted."""
+
+    request: InferRequest
+    wire: bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferReply:
     """Outputs by name as they came, not yet believed: float32 numbers, or `str` objects for `top`."""
@@ -68,8 +76,11 @@ class Transport(Protocol):
             ClientError: no answer.
         """
 
-    def submit(self, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
-        """Send a request without waiting. Errors are the future's; cancelling it cancels the request."""
+    def prepare(self, request: InferRequest) -> Message:
+        """Build what goes over the wire, the part of asking that needs no server."""
+
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
+        """Send without waiting. Errors are the future's; cancelling it cancels the request."""
 
     def close(self) -> None:
         """End what is in flight and let go of the connection. Closing twice is allowed."""

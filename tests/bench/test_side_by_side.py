@@ -14,7 +14,7 @@ import pytest
 from alexnet_bench import Case, Plan, Ratio, Throughput
 from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images, steady_part
 from alexnet_bench.side_by_side import side_by_side
-from alexnet_clients import FakeTransport, InferReply, InferRequest
+from alexnet_clients import FakeTransport, InferReply, InferRequest, Message
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import Overloaded, UsageError
 
@@ -69,7 +69,8 @@ class ImmediateTransport(FakeTransport):
         self._name = name
         self._seconds_a_picture = seconds_a_picture
 
-    def submit(self, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
+        request = message.request
         self.requests.append(request)
         seconds = len(request.images) * self._seconds_a_picture
         self._clock.spend(seconds, self._name)
@@ -152,15 +153,30 @@ def test_served_time_runs_while_the_pipeline_is_full() -> None:
     assert all(request.images.base is not None for request in transport.requests)  # views, not copies
 
 
-def test_answers_in_groups_are_counted_from_the_end_of_a_group_to_the_end_of_a_group() -> None:
-    """Four requests in flight, answered together every 0.4 s: 10 a second, wherever the time runs out."""
-    ends_s = [0.4 * (group + 1) + 0.001 * place for group in range(6) for place in range(4)]
-    for seconds in (0.5, 0.7, 0.9, 1.1, 1.3, 1.5):
-        answers, measured_s = steady_part(ends_s, 4, seconds)
-        assert answers % 4 == 0
-        assert answers / measured_s == pytest.approx(10)
-    answers, measured_s = steady_part(ends_s, 4, 0.01)  # never nothing
-    assert (answers, round(measured_s, 3)) == (1, 0.397)
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.9, 1.1, 1.3, 1.5])
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 4, 5])
+def test_answers_in_groups_are_counted_from_the_end_of_a_group_to_the_end_of_a_group(
+    seconds: float, in_flight: int
+) -> None:
+    """Four answers together every 0.4 s: 10 a second, wherever the filling ends or the time runs out."""
+    ends_s = [0.4 * (group + 1) + 0.001 * place for group in range(8) for place in range(4)]
+    answers, measured_s = steady_part(ends_s, in_flight, seconds, quickest_s=0.1)
+    assert answers % 4 == 0
+    assert answers / measured_s == pytest.approx(10)
+
+
+def test_a_time_shorter_than_a_group_still_counts_a_whole_one() -> None:
+    ends_s = [0.4, 0.401, 0.8, 0.801, 1.2, 1.201]
+    answers, measured_s = steady_part(ends_s, 2, 0.01, quickest_s=0.1)
+    assert (answers, round(measured_s, 6)) == (2, 0.4)
+
+
+def test_an_even_stream_has_no_groups() -> None:
+    ends_s = [0.1 + 0.01 * number for number in range(60)]
+    for seconds in (0.001, 0.2, 0.3):
+        answers, measured_s = steady_part(ends_s, 8, seconds, quickest_s=0.08)
+        assert answers >= 8
+        assert answers / measured_s == pytest.approx(100)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 16])
@@ -289,7 +305,7 @@ def test_interrupting_a_slice_cancels_what_is_open() -> None:
     opened: list[Future[InferReply]] = []
 
     class Interrupted(FakeTransport):
-        def submit(self, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
+        def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
             if len(opened) == 2:
                 raise KeyboardInterrupt
             opened.append(Future())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, FakeTransport, InferReply, InferRequest
+from alexnet_clients import Client, FakeTransport, InferReply, InferRequest, Message
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadResponse,
@@ -210,9 +210,9 @@ def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
     open_requests: list[Future[InferReply]] = []
 
     class AnswersOnce(FakeTransport):
-        def submit(self, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
+        def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
             if not self.requests:
-                return super().submit(request, timeout_s=timeout_s)
+                return super().submit(message, timeout_s=timeout_s)
             open_requests.append(Future())
             return open_requests[-1]
 

@@ -4,7 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
 
-from alexnet_clients import Client, InferRequest, ServerUrl, transport_from_url
+from alexnet_clients import Client, InferReply, InferRequest, ServerUrl, transport_from_url
 from alexnet_clients.grpc_transport import GrpcTransport
 from alexnet_model.contract import Contract
 from alexnet_model.errors import (
@@ -113,6 +113,10 @@ def request(batch: int, *, outputs: tuple[str, ...] = ("probabilities",), top: i
     return InferRequest(model="alexnet_int8", images=images, input_name="image", outputs=outputs, top=top)
 
 
+def sent(transport: GrpcTransport, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
+    return transport.submit(transport.prepare(request), timeout_s=timeout_s)
+
+
 def _refuse(code: grpc.StatusCode, words: str) -> Handler:
     def handler(request: Any, context: Any) -> Any:
         context.abort(code, words)
@@ -126,22 +130,22 @@ def test_the_message_is_the_one_that_tritonclient_sends(
     wire_server: WireServer, transport: GrpcTransport, batch: int, top: int
 ) -> None:
     ours = request(batch, outputs=("probabilities", "logits"), top=top)
-    transport.submit(ours, timeout_s=10).result()
+    sent(transport, ours, timeout_s=10).result()
     with InferenceServerClient(f"127.0.0.1:{wire_server.port}") as reference:
         tensor = InferInput("image", list(ours.images.shape), "UINT8")
         tensor.set_data_from_numpy(ours.images)
         outputs = [InferRequestedOutput(name, class_count=top) for name in ours.outputs]
         reference.infer("alexnet_int8", [tensor], outputs=outputs)
-    sent, expected = wire_server.received
-    assert sent == expected
-    assert sent.raw_input_contents[0] == ours.images.tobytes()
+    message, expected = wire_server.received
+    assert message == expected
+    assert message.raw_input_contents[0] == ours.images.tobytes()
 
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_a_picture_costs_its_pixels_and_less_than_a_kibibyte(
     wire_server: WireServer, transport: GrpcTransport, batch: int
 ) -> None:
-    reply = transport.submit(request(batch, top=5), timeout_s=10).result()
+    reply = sent(transport, request(batch, top=5), timeout_s=10).result()
     (message,) = wire_server.received
     assert reply.request_bytes == message.ByteSize()
     assert 150_528 * batch < message.ByteSize() < 150_528 * batch + 1024
@@ -159,7 +163,7 @@ def test_the_models_configuration_is_read(wire_server: WireServer) -> None:
 
 
 def test_numbers_and_strings_come_back(wire_server: WireServer, transport: GrpcTransport) -> None:
-    reply = transport.submit(request(2, outputs=("probabilities", "logits")), timeout_s=10).result()
+    reply = sent(transport, request(2, outputs=("probabilities", "logits")), timeout_s=10).result()
     assert set(reply.outputs) == {"probabilities", "logits"}
     assert reply.outputs["logits"].shape == (2, 10)
     assert reply.outputs["logits"].dtype == np.float32
@@ -173,7 +177,7 @@ def test_numbers_and_strings_come_back(wire_server: WireServer, transport: GrpcT
         return response
 
     wire_server.handlers["ModelInfer"] = strings
-    reply = transport.submit(request(1, top=2), timeout_s=10).result()
+    reply = sent(transport, request(1, top=2), timeout_s=10).result()
     assert reply.outputs["probabilities"].tolist() == [["0.9:1:naïve", "0.1:2:b"]]
 
 
@@ -203,13 +207,13 @@ def test_answers_that_do_not_add_up_are_bad_responses(
 ) -> None:
     wire_server.handlers["ModelInfer"] = handler
     with pytest.raises(BadResponse):
-        transport.submit(request(1), timeout_s=10).result(10)
+        sent(transport, request(1), timeout_s=10).result(10)
 
 
 def test_an_answer_that_is_no_message(wire_server: WireServer, transport: GrpcTransport) -> None:
     wire_server.handlers["ModelInfer"] = lambda request, context: b"<html>no</html>"
     with pytest.raises(ClientError):
-        transport.submit(request(1), timeout_s=10).result(10)
+        sent(transport, request(1), timeout_s=10).result(10)
 
 
 def test_refusals_are_translated_with_the_servers_words(
@@ -218,7 +222,7 @@ def test_refusals_are_translated_with_the_servers_words(
     words = "inference request batch-size must be <= 8 for 'alexnet_int8'"
     wire_server.handlers["ModelInfer"] = _refuse(grpc.StatusCode.INVALID_ARGUMENT, words)
     with pytest.raises(BadRequest, match="batch-size must be <= 8") as caught:
-        transport.submit(request(1), timeout_s=10).result(10)
+        sent(transport, request(1), timeout_s=10).result(10)
     assert isinstance(caught.value.__cause__, grpc.RpcError)
     wire_server.handlers["ModelConfig"] = _refuse(
         grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found"
@@ -256,7 +260,7 @@ def test_the_deadline_ends_a_request(wire_server: WireServer, transport: GrpcTra
 
     wire_server.handlers.update(ModelInfer=never, ServerReady=never, ModelConfig=never)
     with pytest.raises(DeadlineExceeded, match="timeout_s"):
-        transport.submit(request(1), timeout_s=0.05).result(10)
+        sent(transport, request(1), timeout_s=0.05).result(10)
     with pytest.raises(DeadlineExceeded):
         transport.ready(timeout_s=0.05)
     with pytest.raises(DeadlineExceeded):
@@ -274,7 +278,7 @@ def test_cancelling_the_future_cancels_the_request(wire_server: WireServer, tran
         return service_pb2.ModelInferResponse()
 
     wire_server.handlers["ModelInfer"] = never
-    future = transport.submit(request(1), timeout_s=30)
+    future = sent(transport, request(1), timeout_s=30)
     assert arrived.wait(10)
     assert future.cancel()
     assert ended.wait(10)
@@ -293,14 +297,14 @@ def test_closing_ends_what_is_in_flight_and_what_comes_after(
         return service_pb2.ModelInferResponse()
 
     wire_server.handlers["ModelInfer"] = never
-    future = transport.submit(request(1), timeout_s=30)
+    future = sent(transport, request(1), timeout_s=30)
     assert arrived.wait(10)
     transport.close()
     with pytest.raises(ClientError):
         future.result(10)
     release.set()
     with pytest.raises(ClientError, match="closed"):
-        transport.submit(request(1), timeout_s=10).result(10)
+        sent(transport, request(1), timeout_s=10).result(10)
     with pytest.raises(ClientError, match="closed"):
         transport.ready(timeout_s=10)
 
@@ -313,7 +317,7 @@ def test_many_requests_are_open_at_a_time(wire_server: WireServer, transport: Gr
         return infer(request, context)
 
     wire_server.handlers["ModelInfer"] = meet
-    waiting = [transport.submit(request(1), timeout_s=10) for _ in range(4)]
+    waiting = [sent(transport, request(1), timeout_s=10) for _ in range(4)]
     assert [future.result(10).outputs["probabilities"].shape for future in waiting] == [(1, 10)] * 4
 
 

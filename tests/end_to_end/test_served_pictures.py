@@ -146,7 +146,7 @@ def test_a_batch_past_the_models_maximum_is_the_requests_fault(
         model="alexnet_fp32", images=digits[:17], input_name="image", outputs=("probabilities",)
     )
     with pytest.raises(BadRequest, match="batch-size must be <= 16"):
-        transport.submit(request, timeout_s=30).result()
+        transport.submit(transport.prepare(request), timeout_s=30).result()
     transport.close()
 
 
@@ -156,8 +156,10 @@ def test_a_deadline_that_cannot_be_met(server: EmbeddedServer, digits: Uint8Arra
         model="alexnet_fp32", images=digits[:16], input_name="image", outputs=("probabilities",)
     )
     with pytest.raises(DeadlineExceeded):
-        transport.submit(request, timeout_s=0.001).result()
-    assert transport.submit(request, timeout_s=30).result().outputs["probabilities"].shape == (16, 10)
+        transport.submit(transport.prepare(request), timeout_s=0.001).result()
+    assert transport.submit(transport.prepare(request), timeout_s=30).result().outputs[
+        "probabilities"
+    ].shape == (16, 10)
     transport.close()
 
 
