@@ -28,6 +28,7 @@ from . import aftermath
 from .log_tail import LogTail
 from .ports import ports_from_wishes
 from .repository import models_of_repository
+from .stubs import is_alive, stubs_of
 from .tritonserver import (
     EXIT_TIMEOUT_S,
     assemble_backends,
@@ -38,6 +39,7 @@ from .tritonserver import (
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1"}
 POLL_S = 0.05
+CHECK_S = 0.25
 SHOWN_LOG_LINES = 20
 
 
@@ -79,6 +81,7 @@ class EmbeddedServer:
             self._address, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         )
         self._stopping = threading.Event()
+        self._stubs: dict[int, str] = {}  # process id to model name
 
     @property
     def grpc_url(self) -> str:
@@ -106,6 +109,7 @@ class EmbeddedServer:
         self._start()
         try:
             self._wait_until_ready()
+            self._stubs = stubs_of(self._process.pid)
         except BaseException:
             self.stop()
             raise
@@ -120,12 +124,22 @@ class EmbeddedServer:
         self.stop()
 
     def check(self) -> None:
-        if self._process.poll() is not None and not self._stopping.is_set():
+        if self._stopping.is_set():
+            return
+        if self._process.poll() is not None:
             raise self._died()
+        for pid, model in self._stubs.items():
+            if not is_alive(pid, self._process.pid) and not self._stopping.is_set():
+                raise ServerDied(
+                    f"embedded server: model {model}",
+                    got="its process gone, without which Triton answers nothing but errors",
+                    expected="running until the server is stopped",
+                    next_step=f"Start the server again. Its last lines:\n{self._log.last(SHOWN_LOG_LINES)}",
+                )
 
     def wait(self) -> None:
-        self._process.wait()
-        self.check()
+        while not self._stopping.wait(CHECK_S):
+            self.check()
 
     def stop(self) -> None:
         if self._stopping.is_set():

@@ -8,7 +8,11 @@ from collections import deque
 from typing import IO
 
 KEPT_LINES = 400
-FAILED_TO_LOAD = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)")
+# Triton says it in three ways: no version, a broken configuration, or a backend that refused.
+FAILED_TO_LOAD = re.compile(
+    r"(?:failed to load(?: model)?|Poll failed for model directory) '(?P<model>[^']+)'"
+    r"(?: version \d+)?: (?P<reason>.*)"
+)
 
 
 class LogTail:
@@ -21,8 +25,9 @@ class LogTail:
         self._thread.start()
 
     def last(self, count: int) -> str:
-        """The last lines, one string."""
-        return "\n".join(list(self._lines)[-count:])
+        """The last lines, one string, without Triton's tables of its own settings."""
+        lines = [line for line in list(self._lines) if line and not line.startswith(("|", "+-"))]
+        return "\n".join(lines[-count:])
 
     def failed_model(self) -> tuple[str, str] | None:
         """The first model that Triton could not load, and its reason."""

@@ -26,17 +26,17 @@ class Server(Protocol):
         """The names of the models it serves, sorted."""
 
     def check(self) -> None:
-        """Return at once if the server lives.
+        """Return at once if the server and what runs its models live.
 
         Raises:
-            ServerDied: it does not; the last lines of its log are in the message.
+            ServerDied: one does not; the last lines of the log are in the message.
         """
 
     def wait(self) -> None:
         """Return when the server is stopped, from another thread or by a signal handler.
 
         Raises:
-            ServerDied: it ended without being stopped.
+            ServerDied: it, or what runs one of its models, ended without being stopped.
         """
 
     def stop(self) -> None:
