@@ -71,12 +71,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         staged.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
         for file in staged.rglob("*"):
             _fsync(file)
-        if path.exists():
-            path.rename(retired)
         try:
+            if path.exists():
+                path.rename(retired)
             staged.rename(path)
-        except OSError:
-            if retired.exists():
+        except BaseException:  # an interrupt must not cost the old one either
+            if retired.exists() and not path.exists():
                 retired.rename(path)
             raise
         _fsync(path.parent)
