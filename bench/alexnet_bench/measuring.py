@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_clients import Client, ServedModel, ServerUrl, transport_from_url
-from alexnet_export.onnxruntime_runner import OnnxRunner
-from alexnet_export.openvino_runner import OpenVinoRunner
+from alexnet_export.artifacts import runner_from_artifact
 from alexnet_export.runners import Runner
 from alexnet_model.contract import Uint8Array
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import BadResponse, UsageError
-from alexnet_model.manifest import PRECISIONS, Artifact, Manifest, Precision, verify_artifact
+from alexnet_model.manifest import PRECISIONS, Manifest, Precision
 from alexnet_model.progress import Progress, silent
 
 from .lanes import InProcessLane, Lane, ServedLane, pool_of_images
@@ -92,18 +91,6 @@ def measure(
             return ServedLane(case, transport, model.served.name, images, contract=contract)
 
         return _measured(models, lane, options, started, progress)
-
-
-def runner_from_artifact(artifact: Artifact, folder: Path) -> Runner:
-    """The runtime that serves an artifact, with the options that it is served with.
-
-    Raises:
-        ManifestError: the file is missing or is not the one that was exported.
-    """
-    path = verify_artifact(artifact, folder)
-    if artifact.served_by.name == "openvino":
-        return OpenVinoRunner(path, artifact.served_by.options)
-    return OnnxRunner(path)
 
 
 @dataclass(frozen=True)

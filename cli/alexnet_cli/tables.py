@@ -84,16 +84,16 @@ def print_measurements(measurements: Measurements) -> None:
     batches = sorted({row.case.batch for row in rows if row.case.through == "server"})
     table = _table(
         f"pictures a second by batch, one request at a time; {measurements.machine}",
-        left=("precision", "runtime", "computes in", "through"),
-        columns=("precision", "runtime", "computes in", "through", *map(str, batches), "p50 ms at 1"),
+        left=("precision", "computed by", "through"),
+        columns=("precision", "computed by", "through", *map(str, batches), "ms at 1"),
     )
     lines = dict.fromkeys((row.case.precision, row.case.through) for row in rows)
     for precision, through in lines:
         found = {r.case.batch: r for r in rows if (r.case.precision, r.case.through) == (precision, through)}
-        case = found[batches[0]].case
+        first = found[batches[0]]
+        computed_by = f"{first.case.runtime} {first.case.device} in {first.case.computes_in}"
         rates = [f"{found[batch].throughput_per_s:,.0f}" for batch in batches]
-        latency = f"{found[batches[0]].latency_p50_ms:.1f}"
-        table.add_row(precision, f"{case.runtime} {case.device}", case.computes_in, through, *rates, latency)
+        table.add_row(precision, computed_by, through, *rates, f"{first.latency_p50_ms:.1f}")
     out.print(table)
     say("Ratios taken side by side (lowest to highest round):")
     for ratio in (*measurements.precisions, *measurements.serving):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_bench.measuring import runner_from_artifact
 from alexnet_clients import Client, InferRequest, ServerUrl, transport_from_url
 from alexnet_clients.preparing import Pictures
+from alexnet_export.artifacts import runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,

@@ -1,0 +1,75 @@
+"""What the documentation shows is run, or at least still there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from alexnet_cli.held_out import write_held_out_pictures
+from alexnet_cli.main import run
+
+from .conftest import Exported
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_readmes_python_runs_as_written(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = code_blocks(ROOT / "README.md", "python")
+    cat, dog = write_held_out_pictures(tmp_path / "pictures")[:2]
+    (tmp_path / "cat.jpg").write_bytes(cat.path.read_bytes())
+    (tmp_path / "dog.png").write_bytes(dog.path.read_bytes())
+    (tmp_path / "model_repository").symlink_to(exported.repository)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["cat.jpg", "dog.png"]
+
+
+def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(
+        r"^    (?:\.venv/bin/)?alexnet (\w+)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert {name for name, _ in commands} == {"train", "export", "serve", "classify"}
+    for name, rest in commands:
+        assert run([name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option in shown, f"alexnet {name} has no {option}"
+
+
+def test_make_targets_in_the_pages_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"^    make ([\w-]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets, page
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_counts_of_the_lecture_are_the_networks_own() -> None:
+    from alexnet_model.architectures import build, multiply_adds, parameter_count
+
+    page = (ROOT / "docs" / "lecture.md").read_text()
+    for name, classes in (
+        ("lenet", 10),
+        ("alexnet-lecture", 10),
+        ("alexnet-lecture", 1000),
+        ("alexnet-2012", 1000),
+        ("alexnet", 1000),
+    ):
+        network = build(name, classes)
+        # The lecture's LeNet has one input channel; ours averages colours first, so the count is the same.
+        assert f"| {parameter_count(network):,} | {multiply_adds(network):,} |" in page
