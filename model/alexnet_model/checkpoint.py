@@ -49,7 +49,7 @@ class Checkpoint:
             CheckpointError: the weights do not fit the architecture.
         """
         self.check_fit()
-        # Without PyTorch's initialisation, which takes a second and draws from the caller's generator.
+        # Without PyTorch's initialisation, which would draw from the caller's generator.
         with torch.device("meta"):
             network = build(self.architecture, len(self.class_names), self.width)
         network.to_empty(device="cpu").load_state_dict(dict(self.weights))
