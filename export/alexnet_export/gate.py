@@ -42,7 +42,8 @@ class Reference:
 
     @property
     def predictions(self) -> npt.NDArray[np.int64]:
-        return np.argmax(self.logits, axis=1).astype(np.int64)
+        best: npt.NDArray[np.int64] = np.argmax(self.logits, axis=1)
+        return best
 
 
 def report_of(
