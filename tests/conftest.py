@@ -1,18 +1,31 @@
-"""What the slower tests share: a small AlexNet, really trained on digits and really exported, once."""
+"""What the slower tests share: one run of `alexnet demo --quick`, with the small AlexNet that it trained."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from alexnet_model.manifest import Manifest
+from alexnet_model.manifest import Manifest, manifest_from_folder
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a user has after the demo."""
+
+    folder: Path
+    summary: dict[str, Any]
+    screen: str
 
 
 @dataclass(frozen=True)
 class Exported:
-    """`folder` holds the ONNX files and export.json. Tests copy what they change."""
+    """A trained network's checkpoint, ONNX files and repository. Tests copy what they change."""
 
     checkpoint: Path
     folder: Path
@@ -21,14 +34,23 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    from alexnet_export.pipeline import ExportOptions, export
-    from alexnet_serving import write_repository
-    from alexnet_training import TrainingOptions, train
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    summary = folder / "summary.json"
+    command = [sys.executable, "-m", "alexnet_cli", "demo", "--quick"]
+    done = subprocess.run(
+        [*command, "--out", str(folder), "--json", str(summary)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Demo(folder, json.loads(summary.read_text()), done.stdout)
 
-    root = tmp_path_factory.mktemp("exported")
-    checkpoint, folder, repository = root / "small.safetensors", root / "export", root / "model_repository"
-    report = train(TrainingOptions(width=0.1, epochs=3), checkpoint)
-    manifest = export(report.checkpoint, folder, ExportOptions(calibration="digits", max_batch=8))
-    write_repository(manifest, folder, repository)
-    return Exported(checkpoint, folder, manifest, repository)
+
+@pytest.fixture(scope="session")
+def exported(demo: Demo) -> Exported:
+    export = demo.folder / "export"
+    return Exported(
+        checkpoint=demo.folder / "checkpoint.safetensors",
+        folder=export,
+        manifest=manifest_from_folder(export),
+        repository=demo.folder / "model_repository",
+    )

@@ -115,8 +115,8 @@ def print_next_steps(repository: Path, seconds: dict[str, float], *, quick: bool
     if quick:
         say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
     say(f"Go on:      alexnet serve --repository {repository}")
-    say("With a GPU: the same three ONNX files are what TensorRT 10.12+ and 11 build their")
-    say("            engines from; README.md has the trtexec command.")
+    say("With a GPU: TensorRT 10.12+ and 11 build engines from the same three ONNX files;")
+    say("            README.md has the trtexec command.")
 
 
 def _table(title: str, *, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:

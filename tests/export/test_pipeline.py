@@ -37,7 +37,7 @@ def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
         assert artifact.sha256 == sha256_of_file(path)
         assert artifact.size_bytes == path.stat().st_size
         assert [report.runtime.name for report in artifact.reports] == ["openvino", "onnxruntime"]
-        assert [row.batch for row in artifact.reports[0].parity] == [1, 2, 3, 8]
+        assert [row.batch for row in artifact.reports[0].parity] == [1, 2, 3, 8, 64]
     assert manifest.calibration is not None
     assert manifest.calibration.overlap_with_evaluation == 0
     assert manifest.evaluation.pictures == 360
