@@ -65,7 +65,7 @@ def demo_command(
 
     with ExitStack() as running:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")
-        with clock("start the server"), err.status("Starting Triton ..."):
+        with clock("start"), err.status("Starting Triton ..."):
             server = running.enter_context(EmbeddedServer(repository))
         say(f"{server.grpc_url} serves {', '.join(server.models)}")
 
