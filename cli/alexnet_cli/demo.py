@@ -53,15 +53,17 @@ def demo_command(
 
     screen.rule(f"1/5 train: AlexNet of width {width:g} on scikit-learn's digits", align="left")
     with clock("train"), Bars() as bars:
-        training = train(TrainingOptions(data="digits", width=width), checkpoint_file, progress=bars)
+        options = TrainingOptions(data="digits", width=width)
+        training = train(options, checkpoint_file, resume=False, progress=bars)
     print_training(training)
 
     screen.rule("2/5 export: ONNX in three precisions, each proved the same model", align="left")
     with clock("export"), Bars() as bars:
-        options = ExportOptions(calibration="digits")
-        manifest = export(training.checkpoint, out / "export", options, progress=bars)
-        models = write_repository(manifest, out / "export", repository)
+        manifest = export(
+            training.checkpoint, out / "export", ExportOptions(calibration="digits"), progress=bars
+        )
     print_export(manifest)
+    models = write_repository(manifest, out / "export", repository)
 
     with ExitStack() as running:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")

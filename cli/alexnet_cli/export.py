@@ -68,11 +68,12 @@ def export_command(
     )
     with Bars() as bars:
         manifest = export(loaded, out, options, progress=bars)
-    models = write_repository(manifest, out, repository)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
     else:
         print_export(manifest)
+    models = write_repository(manifest, out, repository)
+    if not as_json:
         note(f"Wrote {out} and {repository} ({', '.join(models)}).")
         note(f"Next: alexnet serve --repository {repository}")
     raise_if_refused(manifest, precisions or ())

@@ -24,6 +24,9 @@ def train_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     out: Annotated[Path, typer.Option(help="The checkpoint to write.")] = Path("checkpoint.safetensors"),
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on where a stopped run of the same options was.")
+    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a classifier; a run that was stopped goes on from its last epoch when it is repeated.
@@ -45,7 +48,7 @@ def train_command(
         seed=seed,
     )
     with Bars() as bars:
-        report = train(options, out, progress=bars)
+        report = train(options, out, resume=resume, progress=bars)
     if as_json:
         typer.echo(json.dumps(report.checkpoint.training, indent=2))
         return
