@@ -35,9 +35,11 @@ def print_training(report: TrainingReport) -> None:
 def print_export(manifest: Manifest) -> None:
     """A row a precision, then why each was accepted or refused."""
     evaluation = manifest.evaluation
+    say(
+        f"{manifest.model.architecture} on {evaluation.pictures} pictures of {evaluation.source} "
+        f"({evaluation.part}), {manifest.machine}:"
+    )
     table = _table(
-        f"{manifest.model.architecture} on {evaluation.pictures} {evaluation.source} pictures "
-        f"({evaluation.part}), {manifest.machine}",
         left=("precision", "verdict"),
         columns=("precision", "MB", "parity", "signal", "agree", "top-1 (95%)", "flips", "verdict"),
     )
@@ -62,8 +64,8 @@ def print_answers(answers: list[Answers]) -> None:
         best = prediction.best
         mark = "right" if best.label == picture.label else f"wrong, it is {picture.label}"
         say(f"{picture.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
+    say(f"{len(answers[0].pictures)} pictures that training never saw, over gRPC:")
     table = _table(
-        f"over gRPC, {len(answers[0].pictures)} pictures that training never saw",
         left=("model",),
         columns=("model", "right", "top-1", "bytes a picture"),
     )
@@ -82,8 +84,8 @@ def print_measurements(measurements: Measurements) -> None:
     """Pictures a second by batch, then the ratios that were taken side by side."""
     rows = [row for row in measurements.rows if row.case.in_flight == 1]
     batches = sorted({row.case.batch for row in rows if row.case.through == "server"})
+    say(f"Pictures a second by batch, one request at a time; {measurements.machine}:")
     table = _table(
-        f"pictures a second by batch, one request at a time; {measurements.machine}",
         left=("precision", "computed by", "through"),
         columns=("precision", "computed by", "through", *map(str, batches), "ms at 1"),
     )
@@ -119,8 +121,8 @@ def print_next_steps(repository: Path, seconds: dict[str, float], *, quick: bool
     say("            README.md has the trtexec command.")
 
 
-def _table(title: str, *, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", pad_edge=False, box=None, padding=(0, 2, 0, 0))
+def _table(*, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:
+    table = Table(pad_edge=False, box=None, padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     return table
