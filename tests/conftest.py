@@ -21,6 +21,7 @@ class Demo:
     folder: Path
     summary: dict[str, Any]
     screen: str
+    process_id: int
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     summary = folder / "summary.json"
     command = [sys.executable, "-m", "alexnet_cli", "demo", "--quick"]
-    done = subprocess.run(
-        [*command, "--out", str(folder), "--json", str(summary)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return Demo(folder, json.loads(summary.read_text()), done.stdout)
+    command += ["--out", str(folder), "--json", str(summary)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        screen, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return Demo(folder, json.loads(summary.read_text()), screen, process.pid)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,14 @@ def serving(repository: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`alexnet serve` in a process of its own, with the URL it printed."""
     command = [*ALEXNET, "serve", "--repository", str(repository)]
     command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         assert process.stdout is not None
         lines = []

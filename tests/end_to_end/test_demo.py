@@ -52,4 +52,4 @@ def test_every_figure_names_what_it_was_measured_on(demo: Demo) -> None:
 def test_it_prints_within_80_columns_and_leaves_nothing_running(demo: Demo) -> None:
     screen = demo.screen.replace(str(demo.folder), "demo")
     assert [line for line in screen.splitlines() if len(line.rstrip()) > 80] == []
-    assert not list(Path("/dev/shm").glob("alexnet_*"))
+    assert not list(Path("/dev/shm").glob(f"alexnet_{demo.process_id}_*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -9,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -30,7 +30,7 @@ from alexnet_model.errors import (
     ServerError,
     UsageError,
 )
-from alexnet_serving import EmbeddedServer, Server
+from alexnet_serving import EmbeddedServer, Server, embedded
 from alexnet_serving.stubs import is_alive, stubs_of
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -43,6 +43,7 @@ class Remains:
         self.group = server._process.pid
         self.shm_prefix = server._shm_prefix
         self.folder = server._folder
+        assert server._watcher is not None
         self.watcher = server._watcher.pid
         self.pids = {self.group, *stubs_of(self.group)}
         assert len(self.pids) == 1 + len(server.models)
@@ -141,8 +142,6 @@ def test_kill_9_of_what_runs_a_model_is_noticed(small: Path) -> None:
 
 
 def test_a_stuck_server_is_killed_after_the_deadline(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet_serving import embedded
-
     monkeypatch.setattr(embedded, "EXIT_TIMEOUT_S", -4.5)
     with EmbeddedServer(small) as server:
         remains = Remains(server)
@@ -238,12 +237,12 @@ def test_a_model_that_does_not_load_is_named(what: str, repository: Path) -> Non
         shutil.rmtree(model / "1")
     else:
         (model / "config.pbtxt").write_text("max_batch_size: {")
-    before = set(Path(tempfile.gettempdir()).glob("alexnet-serving-*"))
-    with pytest.raises(ServerError, match="model alexnet_int8") as caught, EmbeddedServer(repository):
+    server = EmbeddedServer(repository)
+    with pytest.raises(ServerError, match="model alexnet_int8") as caught, server:
         pytest.fail("entered")
     assert not isinstance(caught.value, ServerDied)
     assert "\n" not in str(caught.value)
-    assert set(Path(tempfile.gettempdir()).glob("alexnet-serving-*")) <= before
+    assert not server._folder.exists()
 
 
 def test_the_deadline_for_readiness(small: Path) -> None:
@@ -252,6 +251,17 @@ def test_the_deadline_for_readiness(small: Path) -> None:
         pytest.fail("entered")
     assert not server._folder.exists()
     assert not list(SHARED_MEMORY.glob(f"{server._shm_prefix}*"))
+
+
+def test_no_room_for_the_backends(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(embedded, "assemble_backends", full)
+    server = EmbeddedServer(small)
+    with pytest.raises(ServerError, match="no space left on device"), server:
+        pytest.fail("entered")
+    assert not server._folder.exists()
 
 
 def test_without_the_extra(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

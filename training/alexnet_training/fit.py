@@ -65,13 +65,14 @@ def train(
         TrainingError: the loss is no longer finite, or `<out>.resume` is broken or of another run.
         OSError: a file cannot be written.
     """
-    contract, splits, state = Contract(), splits_from(options.data), resume_path(out)
+    contract, splits = Contract(), splits_from(options.data)
     with _reproducible():
         torch.manual_seed(options.seed)
         network = build(options.architecture, len(splits.train.class_names), options.width)
         initialise(network, options.architecture)
         optimiser = torch.optim.Adam(network.parameters(), fused=True)
         _check_writable(out)
+        state = resume_path(out)
         run = _run_identity(options, splits.train, contract)
         history = restore_state(state, network, optimiser, run=run) if resume and state.exists() else []
         epochs_resumed = len(history)
