@@ -10,9 +10,11 @@ continuous integration. What it starts it ends, even when either side is killed:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,6 +84,7 @@ class EmbeddedServer:
         )
         self._stopping = threading.Event()
         self._stubs: dict[int, str] = {}  # process id to model name
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -106,8 +109,19 @@ class EmbeddedServer:
             ServerError: a model does not load (named, with Triton's reason), or the deadline passed.
             ServerDied: the server ended for another reason.
         """
-        self._start()
+        # Plain names whatever the repository's own path is: Triton passes them through a shell.
+        self._folder = Path(tempfile.mkdtemp(prefix="alexnet-serving-"))
         try:
+            self._start()
+        except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise ServerError(
+                "embedded server",
+                got=(error.strerror or str(error)).lower(),
+                expected=f"to start from {self._folder}",
+            ) from error
+        try:
+            self._watch()
             self._wait_until_ready()
             self._stubs = stubs_of(self._process.pid)
         except BaseException:
@@ -147,15 +161,13 @@ class EmbeddedServer:
         self._stopping.set()
         self._process.terminate()
         try:
-            self._process.wait(EXIT_TIMEOUT_S + 5)
-        except subprocess.TimeoutExpired:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_TIMEOUT_S + 5)
+        finally:  # after the deadline, or an impatient second Ctrl-C
             self._process.kill()
-        finally:
             self._clean_up()
 
     def _start(self) -> None:
-        # Plain names whatever the repository's own path is: Triton passes them through a shell.
-        self._folder = Path(tempfile.mkdtemp(prefix="alexnet-serving-"))
         self._shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"
         repository = self._folder / "models"
         repository.symlink_to(self._repository)
@@ -180,14 +192,14 @@ class EmbeddedServer:
         )
         assert self._process.stdout is not None
         self._log = LogTail(self._process.stdout)
+
+    def _watch(self) -> None:
+        remains = [str(self._process.pid), self._shm_prefix, str(self._folder)]
         self._watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", aftermath.__file__, *self._remains()],
+            [sys.executable, "-I", "-S", aftermath.__file__, *remains],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-
-    def _remains(self) -> tuple[str, str, str]:
-        return str(self._process.pid), self._shm_prefix, str(self._folder)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._ready_timeout_s
@@ -237,8 +249,10 @@ class EmbeddedServer:
         )
 
     def _clean_up(self) -> None:
+        if not self._folder.exists():
+            return
         self._process.wait()
         aftermath.clean_up(self._process.pid, self._shm_prefix, self._folder)
         self._log.finish(timeout_s=1)
-        if self._watcher.poll() is None:
+        if self._watcher is not None and self._watcher.poll() is None:
             self._watcher.communicate(aftermath.ALL_IS_WELL)
