@@ -62,17 +62,6 @@ class Measurements(Record):
     serving: tuple[Ratio, ...]
     seconds: float
 
-    def row(self, case: Case) -> Throughput:
-        """The figures of a case.
-
-        Raises:
-            KeyError: it was not measured.
-        """
-        for row in self.rows:
-            if row.case == case:
-                return row
-        raise KeyError(str(case))
-
 
 def ratio_from_rounds(of: Case, against: Case, ratios: list[float]) -> Ratio:
     """The median of the rounds' ratios. One case is faster or slower only where every round says so."""

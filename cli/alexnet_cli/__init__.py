@@ -1,1 +1,1 @@
-"""."""
+"""The front door: parses, calls one verb, prints."""

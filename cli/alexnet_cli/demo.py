@@ -35,11 +35,14 @@ def demo_command(
 
     Example: alexnet demo --quick --out demo --json demo/summary.json
     """
+    clock = Stopwatch()
+
     from alexnet_bench import measure
     from alexnet_clients import Client
-    from alexnet_export.pipeline import ExportOptions, export
+    from alexnet_export.pipeline import ExportOptions, export, refuse_foreign
     from alexnet_model.files import write_text_atomically
-    from alexnet_serving import EmbeddedServer, write_repository
+    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, write_repository
+    from alexnet_serving.tritonserver import wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
     from .held_out import Answers, write_held_out_pictures
@@ -47,9 +50,13 @@ def demo_command(
     from .screen import out as screen
     from .tables import print_answers, print_export, print_measurements, print_next_steps, print_training
 
-    clock = Stopwatch()
     width = QUICK_WIDTH if quick else 1.0
     checkpoint_file, repository = out / "checkpoint.safetensors", out / "model_repository"
+
+    # What would fail at the end fails now.
+    wheel_of_this_python()
+    refuse_foreign(out / "export")
+    refuse_foreign_repository(repository)
 
     screen.rule(f"1/5 train: AlexNet of width {width:g} on scikit-learn's digits", align="left")
     with clock("train"), Bars() as bars:
@@ -63,7 +70,8 @@ def demo_command(
             training.checkpoint, out / "export", ExportOptions(calibration="digits"), progress=bars
         )
     print_export(manifest)
-    models = write_repository(manifest, out / "export", repository)
+    with clock("pack"):
+        models = write_repository(manifest, out / "export", repository)
 
     with ExitStack() as running:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")
@@ -86,9 +94,9 @@ def demo_command(
             measurements = measure(manifest, out / "export", server.grpc_url, progress=bars)
         print_measurements(measurements)
 
-    print_next_steps(repository, clock.seconds, quick=quick)
+    print_next_steps(repository, clock, quick=quick)
     if summary_file:
-        summary = _summary(training, manifest, answers, measurements, clock.seconds)
+        summary = _summary(training, manifest, answers, measurements, clock)
         write_text_atomically(summary_file, json.dumps(summary, indent=2) + "\n")
         note(f"Wrote {summary_file}.")
 
@@ -98,7 +106,7 @@ def _summary(
     manifest: Manifest,
     answers: list[Answers],
     measurements: Measurements,
-    seconds: dict[str, float],
+    clock: Stopwatch,
 ) -> dict[str, Any]:
     """Everything the demo found, with units in the names; accuracies are shares 0..1."""
     return {
@@ -119,6 +127,10 @@ def _summary(
                 "agreement": artifact.reports[0].agreement,
                 "top1": artifact.reports[0].top1,
                 "top1_interval": artifact.reports[0].top1_interval,
+                "top1_drop": artifact.reports[0].top1_drop,
+                "top1_drop_interval": artifact.reports[0].top1_drop_interval,
+                "flips_to_wrong": artifact.reports[0].flips_to_wrong,
+                "flips_to_right": artifact.reports[0].flips_to_right,
             }
             for artifact in manifest.artifacts
         },
@@ -131,5 +143,5 @@ def _summary(
             for answer in answers
         },
         "measurements": measurements.model_dump(),
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "seconds": {**clock.seconds, "total": round(clock.total_s(), 1)},
     }

@@ -35,6 +35,9 @@ def export_command(
     max_top1_drop: Annotated[
         float, typer.Option(help="Points of top-1 accuracy that a precision may lose.")
     ] = 1.0,
+    queue_size: Annotated[
+        int, typer.Option(help="Requests that may wait for a model; 0 is no limit (docs/decisions/queue.md).")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the ONNX files and export.json.")] = Path(
         "build/export"
     ),
@@ -50,14 +53,24 @@ def export_command(
     from alexnet_export.pipeline import ExportOptions, export, raise_if_refused
     from alexnet_model.errors import UsageError
     from alexnet_model.pretrained import checkpoint_from
-    from alexnet_serving.repository import write_repository
+    from alexnet_serving import RepositoryOptions, refuse_foreign_repository, write_repository
 
     from .screen import Bars, note
     from .tables import print_export
 
     if not 0 <= max_top1_drop <= 100:
         raise UsageError("--max-top1-drop", got=f"{max_top1_drop:g}", expected="0 to 100 points")
+    if out.resolve().is_relative_to(repository.resolve()) or repository.resolve().is_relative_to(
+        out.resolve()
+    ):
+        raise UsageError(
+            "--out and --repository",
+            got=f"{out} and {repository}",
+            expected="two folders, neither inside the other",
+        )
     precisions = precisions_from(precision)
+    packing = RepositoryOptions(queue_size=queue_size)
+    refuse_foreign_repository(repository)
     loaded = checkpoint_from(checkpoint)
     options = ExportOptions(
         precisions=precisions,
@@ -72,7 +85,7 @@ def export_command(
         typer.echo(manifest.model_dump_json(indent=2))
     else:
         print_export(manifest)
-    models = write_repository(manifest, out, repository)
+    models = write_repository(manifest, out, repository, packing)
     if not as_json:
         note(f"Wrote {out} and {repository} ({', '.join(models)}).")
         note(f"Next: alexnet serve --repository {repository}")

@@ -44,9 +44,9 @@ def serve_command(
 
     server = EmbeddedServer(
         repository,
-        grpc_port=grpc_port or None,
-        http_port=http_port or None,
-        metrics_port=metrics_port or None,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
         ready_timeout_s=ready_timeout_s,
     )
     with ExitStack() as running:
@@ -56,7 +56,7 @@ def serve_command(
         say(f"HTTP     {server.http_url}")
         say(f"metrics  {server.metrics_url}")
         say(f"ready    {', '.join(server.models)}")
-        note(f"Next: alexnet classify PICTURE --url {server.grpc_url}")
+        note(f"Next: alexnet classify PICTURE --url {server.grpc_url} --model {server.models[0]}")
         note("Stop with Ctrl-C.")
         try:
             server.wait()

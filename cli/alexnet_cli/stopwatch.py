@@ -12,6 +12,11 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    def total_s(self) -> float:
+        """Since it was made, whatever lay between the stages."""
+        return time.perf_counter() - self._started
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

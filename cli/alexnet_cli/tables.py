@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from alexnet_model.manifest import Artifact, Manifest
+from alexnet_model.manifest import Artifact, Manifest, RunnerReport
 
 from .screen import note, out, say
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from alexnet_bench import Measurements
@@ -51,11 +52,22 @@ def print_export(manifest: Manifest) -> None:
         "signal: logits against PyTorch; flips: to wrong / to right.[/dim]"
     )
     for artifact in manifest.artifacts:
-        served = artifact.served_by
-        say(
-            f"{artifact.precision}: {artifact.verdict.reason} "
-            f"({served.name} on {served.device}, computes in {served.computes_in})"
-        )
+        say(f"{artifact.precision}: {artifact.verdict.reason}{_drop(artifact.reports[0])}")
+        for report in artifact.reports:
+            runtime = report.runtime
+            say(
+                f"  {runtime.name} on {runtime.device}, computes in {runtime.computes_in}: "
+                f"{report.signal_to_noise_db:.1f} dB, parity {_parity(report)}"
+            )
+    calibration = manifest.calibration
+    for what, unreadable in (
+        ("calibration", calibration.unreadable if calibration else ()),
+        ("evaluation", evaluation.unreadable),
+    ):
+        if unreadable:
+            note(f"Left out {len(unreadable)} unreadable {what} pictures:")
+            for name in unreadable:
+                note(f"  {name}")
 
 
 def print_answers(answers: list[Answers]) -> None:
@@ -110,10 +122,10 @@ def print_measurements(measurements: Measurements) -> None:
             )
 
 
-def print_next_steps(repository: Path, seconds: dict[str, float], *, quick: bool) -> None:
+def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None:
     """Where the time went, how to go on by hand, and what a GPU owner does."""
-    stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in seconds.items())
-    say(f"\n{sum(seconds.values()):.0f} s in all: {stages}.")
+    stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in clock.seconds.items())
+    say(f"\n{clock.total_s():.0f} s in all: {stages}.")
     if quick:
         say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
     say(f"Go on:      alexnet serve --repository {repository}")
@@ -130,17 +142,28 @@ def _table(*, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:
 
 def _export_row(artifact: Artifact) -> list[str]:
     report = artifact.reports[0]
-    parity = min(row.against_alone_db for row in report.parity)
     return [
         artifact.precision,
         f"{artifact.size_bytes / 1e6:.1f}",
-        "equal" if parity >= 200 else f"{parity:.0f} dB",
+        _parity(report),
         f"{report.signal_to_noise_db:.1f} dB",
         f"{report.agreement:.1%}",
         _top1(report.top1, report.top1_interval),
         "-" if report.flips_to_wrong is None else f"{report.flips_to_wrong}/{report.flips_to_right}",
         "[green]served[/green]" if artifact.verdict.accepted else "[red]REFUSED[/red]",
     ]
+
+
+def _parity(report: RunnerReport) -> str:
+    worst = min(row.against_alone_db for row in report.parity)
+    return "equal" if worst >= 200 else f"{worst:.0f} dB"
+
+
+def _drop(report: RunnerReport) -> str:
+    if report.top1_drop is None or report.top1_drop_interval is None:
+        return ""
+    low, high = report.top1_drop_interval
+    return f" (top-1 falls by {100 * report.top1_drop:.2f} points, 95%: {100 * low:.2f} to {100 * high:.2f})"
 
 
 def _top1(top1: float | None, interval: tuple[float, float] | None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.classifier import Classifier
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
 from alexnet_model.files import sha256_of_file
@@ -123,24 +123,6 @@ def operator_counts(path: Path) -> dict[str, int]:
     """How many nodes of each operator a file has."""
     graph = onnx.load(path, load_external_data=False).graph
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
-
-
-def contract_of(path: Path) -> Contract:
-    """The contract in a file's metadata.
-
-    Raises:
-        ExportError: there is none, or it does not match its digest.
-    """
-    metadata = _metadata(onnx.load(path, load_external_data=False))
-    try:
-        contract = Contract.from_json(metadata["contract"])
-        if contract.digest != metadata["contract_digest"]:
-            raise ValueError("its digest is another")
-    except (KeyError, ValueError) as error:
-        raise ExportError(
-            f"{path}: metadata", got=f"{type(error).__name__}: {error}", expected="this project's contract"
-        ) from error
-    return contract
 
 
 class _Pictures(CalibrationDataReader):  # type: ignore[misc]

@@ -49,23 +49,33 @@ def data_trained_on(checkpoint: Checkpoint) -> str | None:
 
 
 def evaluation_from(
-    source: str | None, class_names: tuple[str, ...], contract: Contract, progress: Progress
+    source: str | None,
+    class_names: tuple[str, ...],
+    contract: Contract,
+    progress: Progress,
+    *,
+    labels_needed: bool = True,
 ) -> Evaluation:
     """The held-out part of a set, at most 1,000 pictures evenly over its classes; synthetic without a set.
 
+    Where labels are not needed, a set of other classes than the model's, or of none, still tells whether two
+    runners agree; it has no labels then.
+
     Raises:
-        PictureSetError: the set cannot be read, or its classes are not the model's.
+        PictureSetError: the set cannot be read, or labels are needed and its classes are not the model's.
     """
     if source is None:
         return synthetic_evaluation(contract)
     pictures = splits_from(source).test
-    label_of = _labels_of(pictures, class_names)
+    label_of = None
+    if labels_needed or _knows(pictures, class_names):
+        label_of = _labels_of(pictures, class_names)
     prepared = prepared_from_set(pictures.sample(EVALUATION_PICTURES), contract, progress=progress)
     return Evaluation(
         source=source,
         part=pictures.part,
         images=prepared.images,
-        labels=label_of[prepared.labels],
+        labels=None if label_of is None else label_of[prepared.labels],
         names=prepared.names,
         unreadable=tuple(picture.name for picture in prepared.unreadable),
     )
@@ -141,10 +151,19 @@ def sha256_of_digests(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
+def _knows(pictures: PictureSet, class_names: tuple[str, ...]) -> bool:
+    names = pictures.class_names
+    return _are_imagenets_folders(names, class_names) or set(names) <= set(class_names)
+
+
+def _are_imagenets_folders(names: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
+    return len(names) == len(class_names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
+
+
 def _labels_of(pictures: PictureSet, class_names: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """For each class of the set, the model's output: by name, or ImageNet's folders in their order."""
     names = pictures.class_names
-    if len(names) == len(class_names) and all(re.fullmatch(r"n\d{8}", name) for name in names):
+    if _are_imagenets_folders(names, class_names):
         return np.arange(len(names))  # torchvision's outputs are the WordNet ids in sorted order
     outputs = {name: index for index, name in enumerate(class_names)}
     unknown = [name for name in names if name not in outputs]

@@ -29,6 +29,7 @@ class Tolerances:
     signal_to_noise_db: float = 30.0
     slot_db: float = 40.0
     agreement: float = 0.99
+    probabilities_off: float = 0.002  # half precision rounds a probability near 1 by 0.0005
     top1_drop: float = 0.01
 
 
@@ -74,6 +75,11 @@ def _first_failure(report: RunnerReport, tolerances: Tolerances) -> str:
             return (
                 f"batch {row.batch}, slot {row.worst_slot}: a picture's answer depends on its batch "
                 f"({row.against_alone_db:.1f} dB to the answer alone, at least {tolerances.slot_db:g} needed)"
+            )
+        if row.probabilities_off > tolerances.probabilities_off:
+            return (
+                f"batch {row.batch}: a probability is {row.probabilities_off:.2g} off the softmax of its "
+                f"logits, at most {tolerances.probabilities_off:g} allowed"
             )
     if report.signal_to_noise_db < tolerances.signal_to_noise_db:
         return (

@@ -15,7 +15,7 @@ from alexnet_model.contract import Uint8Array
 from alexnet_model.manifest import BatchParity
 
 from .runners import FloatArray, Runner, infer_in_batches
-from .statistics import signal_to_noise_db
+from .statistics import signal_to_noise_db, softmax
 
 
 def parity_batches(max_batch: int) -> tuple[int, ...]:
@@ -41,9 +41,14 @@ def _row(
     against_alone = np.full(batch, np.inf)  # (batch,), the worst of each slot
     against_pytorch = np.inf
     same_top1 = finite = True
+    probabilities_off = 0.0
     for chosen in _arrangements(len(probes), batch):
-        logits = runner.infer(probes[chosen]).logits  # (batch, classes)
-        finite &= bool(np.isfinite(logits).all())
+        outputs = runner.infer(probes[chosen])
+        logits = outputs.logits  # (batch, classes)
+        finite &= bool(np.isfinite(logits).all() and np.isfinite(outputs.probabilities).all())
+        if finite:
+            off = float(np.abs(outputs.probabilities - softmax(logits)).max())
+            probabilities_off = max(probabilities_off, off)
         same_top1 &= bool((logits.argmax(axis=1) == alone[chosen].argmax(axis=1)).all())
         for slot, index in enumerate(chosen):
             to_alone = signal_to_noise_db(alone[index], logits[slot])
@@ -56,6 +61,7 @@ def _row(
         same_top1=same_top1,
         worst_slot=int(against_alone.argmin()),
         finite=finite,
+        probabilities_off=probabilities_off,
     )
 
 

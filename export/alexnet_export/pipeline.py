@@ -94,7 +94,11 @@ def export(
         )
     contract = checkpoint.contract
     evaluation = evaluation_from(
-        options.evaluation or options.calibration, checkpoint.class_names, contract, progress
+        options.evaluation or options.calibration,
+        checkpoint.class_names,
+        contract,
+        progress,
+        labels_needed=options.evaluation is not None,
     )
     calibration, ledger = None, None
     if "int8" in options.to_make and options.calibration:
@@ -140,18 +144,20 @@ def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Exporting replaces a folder as a whole, so it must be ours.
+    """Exporting replaces a folder as a whole, so all of it must be an export's.
 
     Raises:
-        ExportError: the folder has files and no `export.json`, or is a file.
+        ExportError: the folder holds anything else, or is a file.
     """
-    if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST_NAME).is_file()):
+    if not folder.exists():
         return
-    if folder.exists():
+    ours = {MANIFEST_NAME, *map(file_name, PRECISIONS)}
+    entries = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if not folder.is_dir() or entries - ours or (entries and MANIFEST_NAME not in entries):
         raise ExportError(
             str(folder),
-            got="something that no export made",
-            expected=f"a new or empty folder, or one with {MANIFEST_NAME}",
+            got=f"{min(entries - ours or entries)}, which no export made",
+            expected="a new or empty folder, or an earlier export alone",
             next_step="Choose another --out.",
         )
 

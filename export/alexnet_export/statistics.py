@@ -24,6 +24,13 @@ def signal_to_noise_db(reference: npt.NDArray[Any], values: npt.NDArray[Any]) ->
     return float(np.clip(10 * math.log10(signal / noise), -EQUAL_DB, EQUAL_DB))
 
 
+def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Over the last axis, in float64."""
+    powers: npt.NDArray[np.float64] = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     """95% interval of a share (Wilson, 1927): it stays inside 0..1 and works at 0% and 100%."""
     share = hits / total

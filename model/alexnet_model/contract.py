@@ -1,6 +1,6 @@
 """The input contract: how a picture becomes what the model sees, and what the model answers.
 
-Training, calibration, evaluation, the client and the server-side ensemble all prepare pictures with
+Training, calibration, evaluation and the client all prepare pictures with
 `Contract.prepared` and nothing else, and a SHA-256 digest of the contract travels in the checkpoint, the
 ONNX metadata, the manifest and `config.pbtxt`, so that a client can refuse a server that expects otherwise.
 

@@ -62,7 +62,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    path = path.absolute()
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     retired = staged.with_suffix(".old")
@@ -81,8 +81,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             raise
         _fsync(path.parent)
     finally:
+        if path.exists():  # else a rename back has failed, and the old one is all there is
+            shutil.rmtree(retired, ignore_errors=True)
         shutil.rmtree(staged, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -81,7 +81,8 @@ class BatchParity(Record):
     against_alone_db: float = Field(description="the same picture in every slot and beside other neighbours")
     same_top1: bool = Field(description="as the same picture alone, in every slot")
     worst_slot: int
-    finite: bool
+    finite: bool = Field(description="logits and probabilities alike")
+    probabilities_off: float = Field(description="most that a probability differs from softmax of its logits")
 
 
 class RunnerReport(Record):

@@ -2,7 +2,8 @@
 
 Training, calibration, evaluation and the benchmarks all read pictures here. `digits` is scikit-learn's
 1,797 hand-written digits of 8x8; a folder holds one folder a class, either under `train/` and `val/` (and
-`test/`, where there is one) or directly, split by a fixed seed.
+`test/`, where there is one) or directly, split by a fixed seed. Pictures without
+folders are one class, `unlabelled`: enough to calibrate on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .progress import Progress, silent
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Fixed, not an option: if training and evaluation split differently, held-out pictures are not held out.
 SPLIT_SEED = 0
+UNLABELLED = "unlabelled"
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 
@@ -224,7 +226,7 @@ def _class_folders(
             str(folder), got="no such folder", expected=f"the {part} part", next_step=f"Make {folder}."
         )
     found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
-    names = class_names or found
+    names = class_names or found or (UNLABELLED,)
     unknown = sorted(set(found) - set(names))
     if unknown:
         raise PictureSetError(
@@ -233,10 +235,11 @@ def _class_folders(
             expected=f"only the {len(names)} classes of the train part",
             next_step="Remove it, or add its pictures to train.",
         )
+    homes = [folder] if names == (UNLABELLED,) else [folder / name for name in names]
     pictures = tuple(
         LabelledPicture(str(path.relative_to(source)), label, path)
-        for label, name in enumerate(names)
-        for path in _pictures_below(folder / name)
+        for label, home in enumerate(homes)
+        for path in _pictures_below(home)
     )
     if not pictures:
         raise PictureSetError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -18,6 +21,7 @@ with needs("export"):
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1: 56.522% top-1, 79.066% top-5. The name ends in the first eight
 # digits of the file's SHA-256.
+DOWNLOAD_TIMEOUT_S = 30.0  # of silence
 IMAGENET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
 
@@ -44,8 +48,9 @@ def checkpoint_from_url(url: str, folder: Path | None = None) -> Checkpoint:
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Writes beside, checks the hash, renames; shows its own progress bar.
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path))
+            # Writes beside, checks the hash, renames; shows its own progress bar, but sets no deadline.
+            with _socket_timeout(DOWNLOAD_TIMEOUT_S):
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path))
         except (URLError, OSError, RuntimeError) as error:
             if isinstance(error, HTTPError):
                 error.close()
@@ -79,7 +84,7 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
             str(path),
             got=f"SHA-256 {sha256[: len(prefix)]}...",
             expected=f"{prefix}..., as its name says",
-            next_step="Download it again.",
+            next_step=f"Remove {path} and get it again.",
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,6 +109,17 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
     )
     checkpoint.check_fit()
     return checkpoint
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """For code that opens sockets without a deadline of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _hash_prefix(path: Path) -> str:

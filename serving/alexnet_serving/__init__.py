@@ -2,7 +2,7 @@
 
 from .embedded import EmbeddedServer
 from .layout import RepositoryOptions
-from .repository import models_of_repository, write_repository
+from .repository import models_of_repository, refuse_foreign_repository, write_repository
 from .server import Server
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "RepositoryOptions",
     "Server",
     "models_of_repository",
+    "refuse_foreign_repository",
     "write_repository",
 ]

@@ -109,12 +109,15 @@ class EmbeddedServer:
             ServerError: a model does not load (named, with Triton's reason), or the deadline passed.
             ServerDied: the server ended for another reason.
         """
+        self._stopping.clear()
         # Plain names whatever the repository's own path is: Triton passes them through a shell.
         self._folder = Path(tempfile.mkdtemp(prefix="alexnet-serving-"))
         try:
             self._start()
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(self._folder, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             raise ServerError(
                 "embedded server",
                 got=(error.strerror or str(error)).lower(),

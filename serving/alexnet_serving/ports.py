@@ -14,14 +14,14 @@ CHOICES = range(18_000, 32_000)
 
 
 def ports_from_wishes(address: str, wishes: dict[str, int | None]) -> dict[str, int]:
-    """A port a name: the one wished for, or a free one.
+    """A port a name: the one wished for, or a free one for None and 0.
 
     Raises:
         UsageError: a port is no port, or two names want the same.
         PortTaken: something listens on it already.
         ServerError: this user may not listen on it.
     """
-    given = {name: port for name, port in wishes.items() if port is not None}
+    given = {name: port for name, port in wishes.items() if port}
     for name, port in given.items():
         if not 1 <= port <= 65535:
             raise UsageError(f"{name} port", got=str(port), expected="1 to 65535")
@@ -43,7 +43,7 @@ def _check_free(address: str, name: str, port: int) -> None:
             f"{name} port {port}",
             got="something listening on it already",
             expected="a free port",
-            next_step=f"Stop that, name another port, or leave --{name}-port out to have a free one chosen.",
+            next_step="Stop that or name another port; 0 takes a free one.",
         ) from error
     raise ServerError(
         f"{name} port {port}", got=(error.strerror or str(error)).lower(), expected="a port to listen on"

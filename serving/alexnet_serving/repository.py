@@ -56,7 +56,7 @@ def write_repository(
             next_step="See the reasons in the export's table; the repository was not touched.",
         )
     _check_class_names(manifest)
-    _check_ours(repository)
+    refuse_foreign_repository(repository)
     try:
         with atomic_directory(repository) as staged:
             for artifact in manifest.accepted:
@@ -125,8 +125,12 @@ def _check_class_names(manifest: Manifest) -> None:
             )
 
 
-def _check_ours(repository: Path) -> None:
-    """Refuse to replace anything but a repository of ours: `--repository ~` must cost nobody a file."""
+def refuse_foreign_repository(repository: Path) -> None:
+    """Only a repository of ours may be replaced: naming the home folder must cost nobody a file.
+
+    Raises:
+        RepositoryError: the folder holds anything else, or is a file.
+    """
     if not repository.exists():
         return
     if not repository.is_dir():

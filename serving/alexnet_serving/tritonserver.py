@@ -67,7 +67,8 @@ def wheel_of_this_python() -> Wheel:
                 str(part),
                 got="no such file",
                 expected=f"a part of the embedded server for Python {version}",
-                next_step="Install nvidia-pytriton again, on a Python that has its shared library.",
+                next_step=f"Install Python's shared library (Debian and Ubuntu: libpython{version}), "
+                "or use a Python that was built with --enable-shared.",
             )
     return wheel
 
@@ -97,9 +98,19 @@ def environment_of(wheel: Wheel) -> dict[str, str]:
 def command_of(
     wheel: Wheel, *, backends: Path, repository: Path, address: str, ports: dict[str, int], shm_prefix: str
 ) -> list[str]:
-    """The server's command line. Both paths go through a shell inside Triton, so they must be plain."""
+    """The server's command line. Both paths go through a shell inside Triton, so they must be plain.
+
+    Raises:
+        ServerError: a path holds what a shell could read otherwise.
+    """
     for path in (backends, repository):
-        assert re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)), path
+        if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)):
+            raise ServerError(
+                f"temporary folder {path.parent}",
+                got="a name that is unsafe to pass to Triton",
+                expected="letters, digits, '_', '.', '-' and '/' only",
+                next_step="Set TMPDIR to another folder.",
+            )
     lock = f"{','.join(RESTRICTED)}:alexnet={secrets.token_hex(16)}"
     return [
         str(wheel.binary),

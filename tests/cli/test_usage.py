@@ -38,6 +38,13 @@ def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (["export", "x.safetensors", "--precision", "fp8"], ["--precision", "'fp8'", "fp32,fp16,int8"]),
         (["export", "x.safetensors", "--precision", ","], ["--precision", "fp32,fp16,int8"]),
         (["export", "x.safetensors", "--max-top1-drop", "-1"], ["--max-top1-drop", "0 to 100"]),
+        (
+            ["export", "x.pth", "--out", "a", "--repository", "a"],
+            ["--out and --repository", "neither inside"],
+        ),
+        (["export", "x.pth", "--out", "a", "--repository", "a/b"], ["--out and --repository", "a/b"]),
+        (["export", "x.pth", "--out", "a/b", "--repository", "a"], ["--out and --repository", "a/b"]),
+        (["export", "x.pth", "--queue-size", "-1"], ["queue size", "-1"]),
         (["export"], ["checkpoint"]),
         (["classify"], ["IMAGE"]),
         (["classify", "x.png", "--top", "0"], ["--top"]),
@@ -103,6 +110,15 @@ def test_a_foreign_checkpoint_is_one_line(
     assert code == 1
     assert f"{len(content)} bytes that are no whole safetensors file" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_repository_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    code, line = failing(capsys, "export", "missing.safetensors", "--repository", str(tmp_path))
+    assert code == 1
+    assert "thesis.tex" in line, "the repository is looked at even before the checkpoint"
 
 
 def test_debug_shows_the_traceback() -> None:

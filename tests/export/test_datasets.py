@@ -93,6 +93,21 @@ def test_classes_that_the_model_does_not_know_are_refused(tmp_path: Path) -> Non
         evaluation(tmp_path, ("cat", "horse"))
 
 
+def test_a_set_of_other_classes_still_shows_agreement_but_no_accuracy(tmp_path: Path) -> None:
+    make_set(tmp_path, train=1)
+    judged = evaluation_from(str(tmp_path), ("tench", "goldfish"), Contract(), silent, labels_needed=False)
+    assert len(judged.images) == 6
+    assert judged.labels is None
+
+
+def test_pictures_without_folders_can_calibrate(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "flat", 60, seed=0)
+    _, ledger = calibration_from(str(tmp_path / "flat"), Contract(), silent)
+    assert ledger.pictures == 43
+    judged = evaluation_from(str(tmp_path / "flat"), ("tench",), Contract(), silent, labels_needed=False)
+    assert len(judged.images) == 12
+
+
 def test_imagenet_folders_are_in_the_models_order(tmp_path: Path) -> None:
     make_set(tmp_path, train=1, classes=("n01440764", "n01443537"))
     judged = evaluation(tmp_path, ("tench", "goldfish"))

@@ -53,6 +53,7 @@ def report(**changes: object) -> RunnerReport:
                 "same_top1": True,
                 "worst_slot": 3,
                 "finite": True,
+                "probabilities_off": 1e-6,
             }
         ],
         "signal_to_noise_db": 38.7,

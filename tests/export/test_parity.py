@@ -33,9 +33,9 @@ class SpoiledRunner:
 
     def infer(self, images: Uint8Array) -> Outputs:
         outputs = self._runner.infer(images)
-        logits = outputs.logits.copy()
-        self._spoil(logits)
-        return Outputs(outputs.probabilities, logits)
+        logits, probabilities = outputs.logits.copy(), outputs.probabilities.copy()
+        self._spoil(probabilities if self._spoil in OF_PROBABILITIES else logits)
+        return Outputs(probabilities, logits)
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
@@ -68,6 +68,31 @@ def last_slot_of_three_is_stale(logits: FloatArray) -> None:
 def nan_in_the_largest(logits: FloatArray) -> None:
     if len(logits) == 8:
         logits[7, 3] = np.nan
+
+
+def probabilities_over_the_batch(probabilities: FloatArray) -> None:
+    probabilities /= probabilities.sum(axis=0, keepdims=True)
+
+
+def nan_probabilities(probabilities: FloatArray) -> None:
+    probabilities[:] = np.nan
+
+
+OF_PROBABILITIES = (probabilities_over_the_batch, nan_probabilities)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(probabilities_over_the_batch, "off the softmax of its logits"), (nan_probabilities, "not finite")],
+)
+def test_right_logits_do_not_excuse_wrong_probabilities(
+    files: dict[str, Path], reference: Reference, spoil: Callable[[FloatArray], None], words: str
+) -> None:
+    with SpoiledRunner(files["fp32"], spoil) as runner:
+        report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
+    verdict = judge(report, Tolerances())
+    assert not verdict.accepted
+    assert words in verdict.reason
 
 
 def test_a_right_model_is_equal_in_every_slot(files: dict[str, Path], reference: Reference) -> None:

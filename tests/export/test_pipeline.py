@@ -110,9 +110,12 @@ def test_an_interrupt_leaves_the_previous_export_whole(
 
 def test_a_folder_that_is_not_an_export_is_never_replaced(small: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ExportError, match="something that no export made"):
+    with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
         export(small, tmp_path, ExportOptions())
-    with pytest.raises(ExportError, match="something that no export made"):
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
+        export(small, tmp_path, ExportOptions())
+    with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
         export(small, tmp_path / "thesis.tex", ExportOptions())
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -164,3 +164,37 @@ def test_a_link_across_file_systems_is_a_copy(tmp_path: Path, monkeypatch: pytes
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "file").startswith("ba7816bf8f01cfea")
+
+
+def test_a_folder_that_cannot_be_put_back_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both renames after the first fail: the old folder keeps its content, if under another name."""
+    target = tmp_path / "models"
+    target.mkdir()
+    (target / "precious").write_text("old")
+    real, calls = Path.rename, 0
+
+    def failing(self: Path, new: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError(errno.EIO, "input/output error")
+        return real(self, new)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="input/output"), files.atomic_directory(target) as staged:
+        (staged / "precious").write_text("new")
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert (left / "precious").read_text() == "old"
+
+
+def test_a_linked_folder_is_replaced_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with files.atomic_directory(tmp_path / "link") as staged:
+        (staged / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "new").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]

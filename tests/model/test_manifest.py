@@ -30,7 +30,13 @@ def artifact(folder: Path, precision: Any, *, accepted: bool) -> Artifact:
     path = folder / f"{precision}.onnx"
     path.write_bytes(f"the {precision} model".encode())
     row = BatchParity(
-        batch=1, against_pytorch_db=90.5, against_alone_db=200.0, same_top1=True, worst_slot=0, finite=True
+        batch=1,
+        against_pytorch_db=90.5,
+        against_alone_db=200.0,
+        same_top1=True,
+        worst_slot=0,
+        finite=True,
+        probabilities_off=0.0,
     )
     runtime = Runtime(name="openvino", device="CPU", computes_in="f32", options={"HINT": "f32"})
     return Artifact(
@@ -186,4 +192,5 @@ def test_what_is_not_finite_cannot_be_recorded() -> None:
             same_top1=True,
             worst_slot=0,
             finite=True,
+            probabilities_off=0.0,
         )

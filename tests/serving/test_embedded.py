@@ -205,7 +205,7 @@ def test_given_ports_are_used(small: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"grpc_port": 0},
+        {"grpc_port": -1},
         {"http_port": 65536},
         {"grpc_port": 8001, "http_port": 8001},
         {"address": "0.0.0.0"},
@@ -268,3 +268,23 @@ def test_without_the_extra(repository: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"\[embedded\]"):
         EmbeddedServer(repository)
+
+
+def test_a_temporary_folder_that_a_shell_would_split(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(ServerError, match="unsafe to pass to Triton"), EmbeddedServer(small):
+        pass
+    assert not list(folder.iterdir())
+
+
+def test_a_server_can_be_entered_again(small: Path) -> None:
+    server = EmbeddedServer(small)
+    for _ in range(2):
+        with server:
+            server.check()
+            process = server._process.pid
+        assert not Path(f"/proc/{process}").exists()
