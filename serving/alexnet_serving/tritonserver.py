@@ -24,8 +24,7 @@ OUR_BACKENDS = Path(__file__).parent / "backends"
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
 EXIT_TIMEOUT_S = 15
 SHM_BYTES = 16 * 1024 * 1024  # a model
-# Keep freed memory instead of handing it back and faulting it in again for every request: with 32 pictures
-# a request this halves the server's own processor time.
+# Keep freed memory instead of handing it back and faulting it in again for every request of megabytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 
 

@@ -26,12 +26,12 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        # Channels first in memory too: kornia's crop is three times as fast on it.
+        # Channels first in memory too: kornia's crop is much faster on it.
         x = images.permute(0, 3, 1, 2).to(
             torch.float32, memory_format=torch.contiguous_format
         )  # (N, 3, S, S)
         x = self.flip(self.crop(x.div_(255)))
-        # A few pictures at a time stay in the cache, which halves the time of the jitter's many small steps.
+        # A few pictures at a time stay in the cache, which the jitter's many small steps need.
         x = torch.cat([self.colour(few) for few in x.split(4)])
         pixels: Tensor = x.mul_(255).permute(0, 2, 3, 1)  # (N, S, S, 3)
         return pixels
