@@ -125,7 +125,7 @@ def print_measurements(measurements: Measurements) -> None:
 def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None:
     """Where the time went, how to go on by hand, and what a GPU owner does."""
     stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in clock.seconds.items())
-    say(f"\n{clock.total_s():.0f} s in all: {stages}.")
+    say(f"\n{clock.total_s():.0f} s in all:\n  {stages}.")
     if quick:
         say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
     say(f"Go on:      alexnet serve --repository {repository}")
