@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from alexnet_model.contract import Uint8Array
@@ -56,12 +55,7 @@ class OpenVinoRunner:
         self._request = self._compiled.create_infer_request()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._request = self._compiled = None
 
     @property

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from alexnet_clients import Client
 from alexnet_export.gate import Tolerances
 from alexnet_export.pipeline import ExportOptions, export
-from alexnet_model.architectures import build
-from alexnet_model.checkpoint import Checkpoint
-from alexnet_model.class_names import DIGITS
-from alexnet_model.contract import Contract
 from alexnet_model.manifest import Manifest
 from alexnet_serving import EmbeddedServer, write_repository
+
+from ..networks import random_checkpoint
 
 # Random weights agree less in INT8 than trained ones do; whether they may be served is not the question here.
 ANYTHING_GOES = Tolerances(signal_to_noise_db=0.0, agreement=0.0, top1_drop=1.0)
@@ -35,19 +32,7 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    torch.manual_seed(0)
-    network = build("alexnet", len(DIGITS), width=0.1)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-    checkpoint = Checkpoint(
-        architecture="alexnet",
-        width=0.1,
-        class_names=DIGITS,
-        contract=Contract(),
-        training={},
-        weights=network.state_dict(),
-    )
+    checkpoint = random_checkpoint()
     folder = tmp_path_factory.mktemp("export") / "export"
     options = ExportOptions(calibration="digits", max_batch=16, tolerances=ANYTHING_GOES)
     return Exported(export(checkpoint, folder, options), folder)

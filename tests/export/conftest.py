@@ -5,32 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint
 from alexnet_export.gate import Reference
 from alexnet_export.runners import TorchRunner
-from alexnet_model.architectures import build
 from alexnet_model.checkpoint import Checkpoint
-from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.pictures import prepared_from_set, splits_from
 
-
-def random_checkpoint(architecture: str = "alexnet", width: float = 0.1) -> Checkpoint:
-    torch.manual_seed(0)
-    network = build(architecture, len(DIGITS), width)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-    return Checkpoint(
-        architecture=architecture,
-        width=width,
-        class_names=DIGITS,
-        contract=Contract(),
-        training={"data": "digits"},
-        weights=network.state_dict(),
-    )
+from ..networks import random_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
 
-from .conftest import random_checkpoint
+from ..networks import random_checkpoint
 
 NO_OPS = {"Identity", "Dropout", "AveragePool", "GlobalAveragePool", "Flatten", "Constant"}
 

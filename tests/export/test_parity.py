@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -41,13 +40,8 @@ class SpoiledRunner:
         self._runner.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._runner.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._runner.__exit__()
 
 
 def slot_five_of_eight(logits: FloatArray) -> None:

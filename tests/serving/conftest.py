@@ -12,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from alexnet_export.convert import int8_from_onnx, onnx_from_checkpoint
-from alexnet_model.architectures import build
-from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.class_names import DIGITS
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Uint8Array
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import (
     Artifact,
@@ -31,6 +28,8 @@ from alexnet_model.manifest import (
     Verdict,
 )
 from alexnet_serving import EmbeddedServer, write_repository
+
+from ..networks import random_checkpoint
 
 MAX_BATCH = 8
 ONNXRUNTIME = Runtime(
@@ -54,19 +53,7 @@ def pictures() -> Uint8Array:
 
 @pytest.fixture(scope="session")
 def artifacts(pictures: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    torch.manual_seed(0)
-    network = build("alexnet", len(DIGITS), width=0.1)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-    checkpoint = Checkpoint(
-        architecture="alexnet",
-        width=0.1,
-        class_names=DIGITS,
-        contract=Contract(),
-        training={},
-        weights=network.state_dict(),
-    )
+    checkpoint = random_checkpoint()
     folder = tmp_path_factory.mktemp("artifacts")
     onnx_from_checkpoint(checkpoint, folder / "fp32.onnx", max_batch=MAX_BATCH)
     int8_from_onnx(folder / "fp32.onnx", folder / "int8.onnx", pictures)

@@ -1,0 +1,27 @@
+"""Networks that no test has to train."""
+
+from __future__ import annotations
+
+import torch
+
+from alexnet_model.architectures import build
+from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.class_names import DIGITS
+from alexnet_model.contract import Contract
+
+
+def random_checkpoint(architecture: str = "alexnet", width: float = 0.1) -> Checkpoint:
+    """Random weights, always the same, large enough that every picture gets logits of its own."""
+    torch.manual_seed(0)
+    network = build(architecture, len(DIGITS), width)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return Checkpoint(
+        architecture=architecture,
+        width=width,
+        class_names=DIGITS,
+        contract=Contract(),
+        training={},
+        weights=network.state_dict(),
+    )
