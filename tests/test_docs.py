@@ -59,6 +59,18 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_shares_of_the_lecture_are_the_networks_own() -> None:
+    from alexnet_model.architectures import AlexNet, multiply_adds, parameter_count
+
+    network = AlexNet(1000)
+    in_layers = parameter_count(network.classifier) / parameter_count(network)
+    linear = sum(p.numel() for name, p in network.classifier.named_parameters() if name.endswith("weight"))
+    in_convolutions = 1 - linear / multiply_adds(network)
+    page = " ".join((ROOT / "docs" / "lecture.md").read_text().split())
+    assert f"hold {in_layers:.0%} of the parameters" in page
+    assert f"do {in_convolutions:.0%} of the multiply-adds" in page
+
+
 def test_counts_of_the_lecture_are_the_networks_own() -> None:
     from alexnet_model.architectures import build, multiply_adds, parameter_count
 

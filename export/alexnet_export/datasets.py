@@ -15,7 +15,13 @@ from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import CalibrationError, PictureSetError
 from alexnet_model.manifest import CalibrationLedger
-from alexnet_model.pictures import PictureSet, PreparedPictures, prepared_from_set, splits_from
+from alexnet_model.pictures import (
+    PictureSet,
+    PreparedPictures,
+    digests_of_images,
+    prepared_from_set,
+    splits_from,
+)
 from alexnet_model.progress import Progress
 
 from .convert import CALIBRATION_METHOD
@@ -39,7 +45,7 @@ class Evaluation:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
+        return digests_of_images(self.images)
 
 
 def data_trained_on(checkpoint: Checkpoint) -> str | None:
@@ -96,13 +102,15 @@ def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_PICTURES) ->
 
 
 def calibration_from(
-    source: str, contract: Contract, progress: Progress
+    source: str, evaluation: Evaluation, contract: Contract, progress: Progress
 ) -> tuple[PreparedPictures, CalibrationLedger]:
     """At most 128 pictures of a set's training part, evenly over its classes, and their ledger.
 
+    A picture that chose the scales cannot also judge them, under whatever name it is in both sets.
+
     Raises:
         PictureSetError: the set cannot be read.
-        CalibrationError: it has too few readable pictures.
+        CalibrationError: it has too few readable pictures, or one that is evaluated too.
     """
     pictures = splits_from(source).train
     prepared = prepared_from_set(pictures.sample(CALIBRATION_PICTURES), contract, progress=progress)
@@ -113,30 +121,7 @@ def calibration_from(
             expected=f"at least {MINIMUM_CALIBRATION_PICTURES}, {CALIBRATION_PICTURES} are better",
             next_step="Add pictures like those that will be classified.",
         )
-    return prepared, CalibrationLedger(
-        source=source,
-        part=pictures.part,
-        pictures=len(prepared.images),
-        pictures_sha256=sha256_of_digests(prepared.digests),
-        classes_covered=len(set(prepared.labels.tolist())),
-        overlap_with_evaluation=0,
-        method=CALIBRATION_METHOD,
-        unreadable=tuple(picture.name for picture in prepared.unreadable),
-    )
-
-
-def refuse_overlap(calibration: PreparedPictures, evaluation: Evaluation) -> None:
-    """A picture that chose the scales cannot also judge them.
-
-    Raises:
-        CalibrationError: a picture, as the model sees it, is in both.
-    """
-    evaluated = dict(zip(evaluation.digests, evaluation.names, strict=True))
-    shared = [
-        (name, evaluated[digest])
-        for name, digest in zip(calibration.names, calibration.digests, strict=True)
-        if digest in evaluated
-    ]
+    shared = _shared_pictures(prepared, evaluation)
     if shared:
         raise CalibrationError(
             "calibration and evaluation",
@@ -144,6 +129,26 @@ def refuse_overlap(calibration: PreparedPictures, evaluation: Evaluation) -> Non
             expected="none",
             next_step="Remove them from one of the two.",
         )
+    return prepared, CalibrationLedger(
+        source=source,
+        part=pictures.part,
+        pictures=len(prepared.images),
+        pictures_sha256=sha256_of_digests(prepared.digests),
+        classes_covered=len(set(prepared.labels.tolist())),
+        overlap_with_evaluation=len(shared),
+        method=CALIBRATION_METHOD,
+        unreadable=tuple(picture.name for picture in prepared.unreadable),
+    )
+
+
+def _shared_pictures(calibration: PreparedPictures, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Both names of every picture that is in both."""
+    evaluated = dict(zip(evaluation.digests, evaluation.names, strict=True))
+    return [
+        (name, evaluated[digest])
+        for name, digest in zip(calibration.names, calibration.digests, strict=True)
+        if digest in evaluated
+    ]
 
 
 def sha256_of_digests(digests: Sequence[str]) -> str:

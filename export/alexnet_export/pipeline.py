@@ -34,7 +34,6 @@ from .datasets import (
     Evaluation,
     calibration_from,
     evaluation_from,
-    refuse_overlap,
     sha256_of_digests,
     synthetic_evaluation,
 )
@@ -102,8 +101,7 @@ def export(
     )
     calibration, ledger = None, None
     if "int8" in options.to_make and options.calibration:
-        calibration, ledger = calibration_from(options.calibration, contract, progress)
-        refuse_overlap(calibration, evaluation)
+        calibration, ledger = calibration_from(options.calibration, evaluation, contract, progress)
 
     probes = _probes(evaluation, checkpoint, options.max_batch)
     progress("answering in PyTorch", 0, 1)

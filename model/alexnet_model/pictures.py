@@ -91,8 +91,12 @@ class PreparedPictures:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """Hex SHA-256 of each prepared picture: equal where the model sees the same pixels."""
-        return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
+        return digests_of_images(self.images)
+
+
+def digests_of_images(images: Uint8Array) -> tuple[str, ...]:
+    """Hex SHA-256 of each prepared picture: equal where the model sees the same pixels."""
+    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
 
 
 def splits_from(source: str) -> Splits:

@@ -24,77 +24,63 @@ def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, lines[0]
 
 
+WRONG_USE = [
+    (["train", "--arch", "resnet"], ["architecture", "'resnet'", "alexnet, alexnet-lecture"]),
+    (["train", "--width", "0"], ["width", "0.01 to 4"]),
+    (["train", "--width", "wide"], ["--width", "valid number"]),
+    (["train", "--epochs", "0"], ["epochs", "got 0"]),
+    (["train", "--batch-size", "0"], ["batch size", "got 0"]),
+    (["train", "--learning-rate", "-1"], ["learning rate", "-1"]),
+    (["train", "--seed", "-1"], ["seed", "-1"]),
+    (["train", "--out", "."], ["out", "folder"]),
+    (["export", "x.safetensors", "--precision", "fp8"], ["--precision", "'fp8'", "fp32,fp16,int8"]),
+    (["export", "x.safetensors", "--precision", ","], ["--precision", "fp32,fp16,int8"]),
+    (["export", "x.safetensors", "--max-top1-drop", "-1"], ["--max-top1-drop", "0 to 100"]),
+    (
+        ["export", "x.pth", "--out", "a", "--repository", "a"],
+        ["--out and --repository", "neither inside"],
+    ),
+    (["export", "x.pth", "--out", "a", "--repository", "a/b"], ["--out and --repository", "a/b"]),
+    (["export", "x.pth", "--out", "a/b", "--repository", "a"], ["--out and --repository", "a/b"]),
+    (["export", "x.pth", "--queue-size", "-1"], ["queue size", "-1"]),
+    (["export"], ["checkpoint"]),
+    (["classify"], ["IMAGE"]),
+    (["classify", "x.png", "--top", "0"], ["--top"]),
+    (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
+    (["classify", "x.png", "--url", "nonsense"], ["URL 'nonsense'", "grpc://127.0.0.1:8001"]),
+    (["classify", "x.png", "--url", "grpc://host:99999"], ["99999"]),
+    (["serve", "--with", "podman"], ["--with", "podman"]),
+    (["serve", "--grpc-port", "70000"], ["--grpc-port", "65535"]),
+    (["serve", "--ready-timeout", "0"], ["--ready-timeout"]),
+    (["fly"], ["fly"]),
+    (["train", "--fly"], ["--fly"]),
+]
+NOT_THERE = [
+    (["train", "--data", "nowhere"], ["nowhere", "no such folder"]),
+    (["export", "missing.safetensors"], ["missing.safetensors", "no such file", "alexnet train"]),
+    (["export", "missing.pth"], ["missing.pth", "SHA-256"]),
+    (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),
+    (["serve", "--repository", "nowhere"], ["nowhere", "no such folder", "alexnet export"]),
+    (["serve", "--repository", "."], ["no model"]),
+    (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["train", "--arch", "resnet"], ["architecture", "'resnet'", "alexnet, alexnet-lecture"]),
-        (["train", "--width", "0"], ["width", "0.01 to 4"]),
-        (["train", "--width", "wide"], ["--width", "valid number"]),
-        (["train", "--epochs", "0"], ["epochs", "got 0"]),
-        (["train", "--batch-size", "0"], ["batch size", "got 0"]),
-        (["train", "--learning-rate", "-1"], ["learning rate", "-1"]),
-        (["train", "--seed", "-1"], ["seed", "-1"]),
-        (["train", "--out", "."], ["out", "folder"]),
-        (["export", "x.safetensors", "--precision", "fp8"], ["--precision", "'fp8'", "fp32,fp16,int8"]),
-        (["export", "x.safetensors", "--precision", ","], ["--precision", "fp32,fp16,int8"]),
-        (["export", "x.safetensors", "--max-top1-drop", "-1"], ["--max-top1-drop", "0 to 100"]),
-        (
-            ["export", "x.pth", "--out", "a", "--repository", "a"],
-            ["--out and --repository", "neither inside"],
-        ),
-        (["export", "x.pth", "--out", "a", "--repository", "a/b"], ["--out and --repository", "a/b"]),
-        (["export", "x.pth", "--out", "a/b", "--repository", "a"], ["--out and --repository", "a/b"]),
-        (["export", "x.pth", "--queue-size", "-1"], ["queue size", "-1"]),
-        (["export"], ["checkpoint"]),
-        (["classify"], ["IMAGE"]),
-        (["classify", "x.png", "--top", "0"], ["--top"]),
-        (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
-        (["classify", "x.png", "--url", "nonsense"], ["URL 'nonsense'", "grpc://127.0.0.1:8001"]),
-        (["classify", "x.png", "--url", "grpc://host:99999"], ["99999"]),
-        (["serve", "--with", "podman"], ["--with", "podman"]),
-        (["serve", "--grpc-port", "70000"], ["--grpc-port", "65535"]),
-        (["serve", "--ready-timeout", "0"], ["--ready-timeout"]),
-        (["fly"], ["fly"]),
-        (["train", "--fly"], ["--fly"]),
-    ],
+    ("code", "arguments", "words"),
+    [(2, *case) for case in WRONG_USE] + [(1, *case) for case in NOT_THERE],
 )
-def test_wrong_options_exit_2(
+def test_wrong_use_exits_2_and_what_is_not_there_1(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    code: int,
     arguments: list[str],
     words: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, line = failing(capsys, *arguments)
-    assert code == 2
-    for word in words:
-        assert word in line
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["train", "--data", "nowhere"], ["nowhere", "no such folder"]),
-        (["export", "missing.safetensors"], ["missing.safetensors", "no such file", "alexnet train"]),
-        (["export", "missing.pth"], ["missing.pth", "SHA-256"]),
-        (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),
-        (["serve", "--repository", "nowhere"], ["nowhere", "no such folder", "alexnet export"]),
-        (["serve", "--repository", "."], ["no model"]),
-        (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
-    ],
-)
-def test_what_is_not_there_exits_1(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    words: list[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, line = failing(capsys, *arguments)
-    assert code == 1
+    got, line = failing(capsys, *arguments)
+    assert got == code
     for word in words:
         assert word in line
     assert not list(tmp_path.iterdir())

@@ -10,13 +10,14 @@ from alexnet_export.datasets import (
     Evaluation,
     calibration_from,
     evaluation_from,
-    refuse_overlap,
     synthetic_evaluation,
 )
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
 from alexnet_model.errors import CalibrationError, PictureSetError
 from alexnet_model.progress import silent
+
+UNRELATED = synthetic_evaluation(Contract(), 1)
 
 
 def write_pictures(folder: Path, count: int, seed: int) -> None:
@@ -39,9 +40,9 @@ def evaluation(source: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Evalu
 
 
 def test_digits_calibrate_on_training_and_judge_on_held_out_pictures() -> None:
-    prepared, ledger = calibration_from("digits", Contract(), silent)
     judged = evaluation_from("digits", DIGITS, Contract(), silent)
-    refuse_overlap(prepared, judged)
+    _, ledger = calibration_from("digits", judged, Contract(), silent)
+    assert ledger.overlap_with_evaluation == 0
     assert (ledger.pictures, ledger.classes_covered, ledger.part) == (128, 10, "train")
     assert (len(judged.images), judged.part) == (360, "test")
     assert judged.labels is not None
@@ -51,34 +52,34 @@ def test_digits_calibrate_on_training_and_judge_on_held_out_pictures() -> None:
 def test_too_few_calibration_pictures_says_how_many(tmp_path: Path) -> None:
     make_set(tmp_path, train=5)
     with pytest.raises(CalibrationError, match=r"got 10 readable pictures .* expected at least 32"):
-        calibration_from(str(tmp_path), Contract(), silent)
+        calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
 
 
 def test_an_empty_calibration_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(PictureSetError, match="no pictures"):
-        calibration_from(str(tmp_path), Contract(), silent)
+        calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
     with pytest.raises(PictureSetError, match="no such folder"):
-        calibration_from(str(tmp_path / "nowhere"), Contract(), silent)
+        calibration_from(str(tmp_path / "nowhere"), UNRELATED, Contract(), silent)
 
 
 def test_unreadable_calibration_pictures_are_named(tmp_path: Path) -> None:
     make_set(tmp_path, train=20)
     (tmp_path / "train" / "cat" / "000.png").write_bytes(b"broken")
-    _, ledger = calibration_from(str(tmp_path), Contract(), silent)
+    _, ledger = calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
     assert ledger.pictures == 39
     assert ledger.unreadable == ("train/cat/000.png",)
 
 
 def test_a_picture_in_both_sets_is_refused_even_under_another_name(tmp_path: Path) -> None:
     make_set(tmp_path, train=20)
-    refuse_overlap(calibration_from(str(tmp_path), Contract(), silent)[0], evaluation(tmp_path))
+    calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
     # Another encoding of the same pixels.
     Image.open(tmp_path / "train" / "cat" / "007.png").save(tmp_path / "val" / "dog" / "copy.bmp")
     with pytest.raises(
         CalibrationError, match=r"1 shared pictures, such as train/cat/007\.png and .*copy\.bmp"
     ):
-        refuse_overlap(calibration_from(str(tmp_path), Contract(), silent)[0], evaluation(tmp_path))
+        calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
 
 
 def test_labels_follow_names_not_positions(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_set_of_other_classes_still_shows_agreement_but_no_accuracy(tmp_path: 
 
 def test_pictures_without_folders_can_calibrate(tmp_path: Path) -> None:
     write_pictures(tmp_path / "flat", 60, seed=0)
-    _, ledger = calibration_from(str(tmp_path / "flat"), Contract(), silent)
+    _, ledger = calibration_from(str(tmp_path / "flat"), UNRELATED, Contract(), silent)
     assert ledger.pictures == 43
     judged = evaluation_from(str(tmp_path / "flat"), ("tench",), Contract(), silent, labels_needed=False)
     assert len(judged.images) == 12
