@@ -10,8 +10,11 @@
     ├── TrainingError            a training run that cannot start or go on
     ├── ExportError              a conversion that failed
     │   ├── CalibrationError     a calibration set that cannot be used
+    │   ├── EngineError          an engine that cannot be built or run
     │   └── PrecisionRefused     a precision that was asked for by name and failed the gate
     ├── RepositoryError          a model repository that cannot be written or read
+    │   └── EngineRefused        an engine that this server or GPU cannot load
+    ├── DockerError              Docker, its GPU runtime or an image that is not there
     ├── ServerError              a server that cannot start, or stopped
     │   ├── PortTaken
     │   └── ServerDied
@@ -88,11 +91,23 @@ class CalibrationError(ExportError):
     pass
 
 
+class EngineError(ExportError):
+    pass
+
+
 class PrecisionRefused(ExportError):
     pass
 
 
 class RepositoryError(AlexnetError):
+    pass
+
+
+class EngineRefused(RepositoryError):
+    pass
+
+
+class DockerError(AlexnetError):
     pass
 
 

@@ -1,7 +1,7 @@
 """`export.json`: what was exported, from what, how good it is, and what is served with which options.
 
-A hash chain runs through it: weights -> contract -> each ONNX file. Export writes it, serving reads it; the
-schema is all that the two share.
+A hash chain runs through it: weights -> contract -> each ONNX file -> each engine. Export writes it, serving
+reads it; the schema is all that the two share.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from .contract import Contract, canonical_json
 from .errors import ManifestError
 from .files import sha256_of_file, write_text_atomically
+from .passport import Passport, passport_of
+from .records import PRECISIONS as PRECISIONS
+from .records import Precision as Precision
+from .records import Record as Record
 
 MANIFEST_NAME = "export.json"
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+REFERENCE_NAME = "reference.safetensors"  # PyTorch's answers, which engines built later are judged by
 
 
 class ModelRecord(Record):
@@ -67,10 +66,10 @@ class EvaluationRecord(Record):
 class Runtime(Record):
     """A runtime with the options that it was measured with and must be served with."""
 
-    name: Literal["openvino", "onnxruntime", "pytorch"]
+    name: Literal["openvino", "onnxruntime", "pytorch", "tensorrt", "tensorrt-rtx"]
     device: str
     computes_in: str = Field(description="what its Conv and Gemm layers really ran in, e.g. 'i8'")
-    options: dict[str, str] = {}
+    options: dict[str, str] = Field(default={})
 
 
 class BatchParity(Record):
@@ -105,6 +104,20 @@ class Verdict(Record):
     reason: str
 
 
+class Engine(Record):
+    """One engine built from an ONNX file. Where no GPU could run it, there is no report and no verdict."""
+
+    file: str
+    passport: Passport
+    passport_digest: str
+    report: RunnerReport | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return self.verdict is not None and self.verdict.accepted
+
+
 class Artifact(Record):
     """One ONNX file. `reports[0]` is of the runtime that serves it, and the one the gate judged."""
 
@@ -117,6 +130,7 @@ class Artifact(Record):
     operators: dict[str, int]
     reports: tuple[RunnerReport, ...]
     verdict: Verdict
+    engines: tuple[Engine, ...] = ()
 
     @property
     def served_by(self) -> Runtime:
@@ -124,7 +138,7 @@ class Artifact(Record):
 
 
 class Manifest(Record):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created_at: str
     versions: dict[str, str]
     machine: str
@@ -134,6 +148,8 @@ class Manifest(Record):
     max_batch: int
     calibration: CalibrationLedger | None
     evaluation: EvaluationRecord
+    tolerances: dict[str, float] = Field(default={}, description="the gate's")
+    reference_sha256: str | None = Field(default=None, description=f"of {REFERENCE_NAME}")
     artifacts: tuple[Artifact, ...]
 
     @property
@@ -178,7 +194,7 @@ def manifest_from_folder(folder: Path) -> Manifest:
         raise ManifestError(
             f"{path}: {where or 'root'}",
             got=first["msg"].lower(),
-            expected="schema version 1",
+            expected="schema version 2",
             next_step="Export again with this version.",
         ) from error
     except ValueError as error:
@@ -190,6 +206,11 @@ def manifest_from_folder(folder: Path) -> Manifest:
             raise _broken_chain(path, artifact.file, "weights")
         if not artifact.contract_digest == manifest.contract_digest == contract_digest:
             raise _broken_chain(path, artifact.file, "contract")
+        for engine in artifact.engines:
+            if engine.passport.onnx_sha256 != artifact.sha256:
+                raise _broken_chain(path, engine.file, "ONNX")
+            if engine.passport.digest != engine.passport_digest:
+                raise _broken_chain(path, engine.file, "passport")
     return manifest
 
 
@@ -217,6 +238,45 @@ def verify_artifact(artifact: Artifact, folder: Path) -> Path:
             next_step="Export again.",
         )
     return path
+
+
+def verify_engine(engine: Engine, path: Path) -> None:
+    """Check that a file, wherever it lies, is this record's engine and has its passport beside it.
+
+    Raises:
+        ManifestError: the file is missing or another, or its passport is missing or not the record's.
+    """
+    beside = passport_of(path)
+    if beside != engine.passport:
+        raise ManifestError(
+            f"passport of {path}",
+            got=_first_difference(beside, engine.passport),
+            expected=f"the one in {MANIFEST_NAME}",
+            next_step="It was edited or is another engine's: build the engine again.",
+        )
+    try:
+        sha256, size = sha256_of_file(path), path.stat().st_size
+    except OSError as error:
+        raise ManifestError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected="an engine",
+            next_step="Build it again.",
+        ) from error
+    if sha256 != engine.passport.engine_sha256:
+        raise ManifestError(
+            str(path),
+            got=f"{size:,} bytes with SHA-256 {sha256[:12]}...",
+            expected=f"{engine.passport.engine_size_bytes:,} bytes with "
+            f"{engine.passport.engine_sha256[:12]}..., as its passport says",
+            next_step="It is truncated or another engine: build it again.",
+        )
+
+
+def _first_difference(beside: Passport, recorded: Passport) -> str:
+    theirs = recorded.model_dump()
+    name, value = next((k, v) for k, v in beside.model_dump().items() if v != theirs[k])
+    return f"{name} {value}, not {theirs[name]}"
 
 
 def _broken_chain(path: Path, file: str, what: str) -> ManifestError:

@@ -127,12 +127,12 @@ def test_not_text(manifest: Manifest, tmp_path: Path) -> None:
     refusal(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [1, 3, None, "2"])
 def test_another_schema(manifest: Manifest, tmp_path: Path, version: object) -> None:
     edited(tmp_path, lambda values: values.update(schema_version=version))
     line = refusal(tmp_path)
     assert "schema_version" in line
-    assert "expected schema version 1" in line
+    assert "expected schema version 2" in line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""The `docker` command line: run without a shell, with its errors translated once.
+
+Engines are built in a container and servers run in one; both call Docker through here. The command line
+rather than an SDK: it finds the engine as the user's own terminal does (contexts, rootless, remote).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DockerError, PortTaken
+from .triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+
+PROGRAM = "docker"
+ASKING_S = 30.0  # for a question that the engine answers from what it knows
+# What a container of ours may do: as little as it needs.
+CONFINED = (
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--tmpfs=/tmp:rw,nosuid,nodev,size=1g",
+)
+INSTALL_TOOLKIT = (
+    "sudo apt-get install nvidia-container-toolkit && "
+    "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
+)
+
+
+def ask(*arguments: str, timeout_s: float = ASKING_S) -> str:
+    """Standard output of `docker ARGUMENTS`.
+
+    Raises:
+        DockerError: there is no such program, it did not answer in time, or it failed.
+        PortTaken: a port to publish is taken.
+    """
+    try:
+        done = subprocess.run(
+            [PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise no_docker() from error
+    except OSError as error:
+        raise DockerError(
+            PROGRAM, got=(error.strerror or str(error)).lower(), expected="a program that runs"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise DockerError(
+            f"docker {arguments[0]}",
+            got=f"no answer in {timeout_s:g} s",
+            expected="an answer",
+            next_step="See what hangs: docker info",
+        ) from error
+    if done.returncode:
+        raise error_from_output(f"docker {arguments[0]}", done.stderr or done.stdout, done.returncode)
+    return done.stdout
+
+
+def check_docker() -> str:
+    """The engine's version, if it answers.
+
+    Raises:
+        DockerError: there is no engine that this user may use.
+    """
+    return ask("version", "--format", "{{.Server.Version}}").strip()
+
+
+def digest_of_image(image: str) -> str | None:
+    """Such as `nvcr.io/nvidia/tritonserver@sha256:...`; an image that was built here has none but its id.
+
+    Raises:
+        DockerError: no engine, or no such image here.
+    """
+    found = _inspected(image)
+    digests = found.get("RepoDigests") or [found.get("Id")]
+    return str(digests[0]) if digests[0] else None
+
+
+def tensorrt_of_image(image: str) -> str:
+    """The TensorRT version in an image: what the image itself says, or what is known of the pinned one.
+
+    Raises:
+        DockerError: no engine, no such image here, or another image that does not say it.
+    """
+    for entry in (_inspected(image).get("Config") or {}).get("Env") or []:
+        name, _, value = str(entry).partition("=")
+        if name == "TRT_VERSION" and (found := re.match(r"\d+(\.\d+)+", value)):
+            return found[0]
+    if image in (TRITON_IMAGE, CPU_IMAGE):
+        return TENSORRT_VERSION
+    raise DockerError(
+        f"image {image}",
+        got="no TRT_VERSION among its variables",
+        expected="one of NVIDIA's Triton images",
+        next_step=f"Use {TRITON_IMAGE}.",
+    )
+
+
+def mount(source: Path, target: str, *, read_only: bool = True) -> str:
+    """The option that shows a folder of this machine inside a container.
+
+    Raises:
+        DockerError: the path has a comma or a quote, which `--mount` cannot carry.
+    """
+    path = str(source.resolve())
+    if re.search(r"[,\"\n]", path):
+        raise DockerError(
+            str(source), got="a comma or a quote in its path", expected="a path that Docker can mount"
+        )
+    return f"--mount=type=bind,source={path},target={target}{',readonly' if read_only else ''}"
+
+
+def no_docker() -> DockerError:
+    return DockerError(
+        PROGRAM,
+        got="no such program",
+        expected="Docker Engine",
+        next_step="Install it: https://docs.docker.com/engine/install/",
+    )
+
+
+def error_from_output(subject: str, output: str, code: int) -> DockerError | PortTaken:
+    """What Docker printed, as an error with the command that mends it."""
+    for pattern, expected, next_step in _KNOWN:
+        if found := re.search(pattern, output, re.IGNORECASE):
+            groups = found.groupdict()
+            next_step = next_step.format(**{name: value or "" for name, value in groups.items()})
+            kind = PortTaken if "port" in groups else DockerError
+            return kind(
+                subject, got=_line_with(output, found.start()), expected=expected, next_step=next_step
+            )
+    said = [line.strip() for line in output.splitlines() if line.strip()]
+    return DockerError(
+        subject,
+        got=(said[-1].rstrip(".") if said else "nothing printed") + f" (exit code {code})",
+        expected="success",
+        next_step="Check this machine: alexnet doctor",
+    )
+
+
+# (what Docker says, what was expected, the next step)
+_KNOWN: Sequence[tuple[str, str, str]] = (
+    (
+        r"permission denied while trying to connect|dial unix .*permission denied",
+        "a user who may use Docker",
+        "Run: sudo usermod -aG docker $USER, and log in again.",
+    ),
+    (
+        r"cannot connect to the docker daemon|is the docker daemon running"
+        r"|failed to connect to the docker api",
+        "a running Docker engine",
+        "Start it: sudo systemctl start docker",
+    ),
+    (
+        r"could not select device driver|unknown or invalid runtime name: nvidia|nvidia-container-cli"
+        r"|nvidia-container-runtime|unresolvable CDI devices",
+        "a Docker engine that can give a container the GPU",
+        f"Install NVIDIA's toolkit: {INSTALL_TOOLKIT}",
+    ),
+    (
+        rf"(?:no such image|unable to find image|image not found).*?{re.escape(CPU_IMAGE)}",
+        "the image with our backends",
+        f"Build it, in the source tree: docker build --tag {CPU_IMAGE} serving",
+    ),
+    (
+        r"(?:no such image|unable to find image|no such object):? *'?(?P<image>[\w./:@-]*[\w])",
+        "an image that is here",
+        "Pull it: docker pull {image}",
+    ),
+    (
+        r"(?:Bind for \S+:|listen tcp\S* \S+:)(?P<port>\d+)\S*(?: failed)?:? "
+        r"(?:port is already allocated|.*address already in use)",
+        "a free port",
+        "Stop what listens on port {port}, or name another.",
+    ),
+)
+
+
+def _line_with(output: str, position: int) -> str:
+    start = output.rfind("\n", 0, position) + 1
+    line = output[start:].partition("\n")[0].strip()
+    return line.removeprefix("docker: ").removeprefix("Error response from daemon: ").rstrip(".")
+
+
+def _inspected(image: str) -> dict[str, Any]:
+    (found,) = json.loads(ask("image", "inspect", image))
+    assert isinstance(found, dict)
+    return found

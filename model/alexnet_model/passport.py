@@ -1,0 +1,127 @@
+"""An engine's passport: what it was built from, with, on and for, and so where it loads.
+
+It lies beside the engine and in the manifest, never inside the engine: a header glued to a plan is what
+Triton cannot read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from .contract import canonical_json
+from .errors import ManifestError
+from .files import write_text_atomically
+from .records import Precision, Record
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
+ENGINE_SUFFIX = ".plan"
+PASSPORT_SUFFIX = ".passport.json"
+
+
+class Profile(Record):
+    """The batches that an engine takes: it is tuned for `opt`, and allocates for `max`."""
+
+    min: int
+    opt: int
+    max: int
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"a profile has 1 <= min <= opt <= max, got {self}")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.min},{self.opt},{self.max}"
+
+
+class Passport(Record):
+    """What decides whether an engine loads, and the hashes that tie it to one file and one model."""
+
+    schema_version: Literal[1] = 1
+    flavour: Flavour
+    tensorrt_version: str = Field(description="of the builder, such as 11.1.0.106")
+    precision: Precision
+    profile: Profile
+    onnx_sha256: str = Field(description="of the ONNX file it was built from")
+    engine_sha256: str
+    engine_size_bytes: int
+    gpu_name: str | None = Field(description="it was built on; None for RTX, which needs no GPU to build")
+    compute_capability: str | None = Field(description="of that GPU, such as 9.0")
+    targets: tuple[str, ...] = Field(default=(), description="RTX alone: such as sm89")
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    driver: str | None = None
+    cuda: str | None = Field(default=None, description="the newest version that the driver supports")
+    image: str | None = Field(default=None, description="the container image that it was built in")
+    image_digest: str | None = None
+    layer_precisions: dict[str, int] | None = Field(
+        default=None, description="heavy layers by type, from the engine inspector; None where it was not run"
+    )
+    build_seconds: float
+    built_at: str
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the canonical JSON: a passport edited by hand no longer has its old one."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+
+    @property
+    def built_for(self) -> str:
+        """In words, for messages: flavour, version and GPU."""
+        where = f"{self.gpu_name} ({self.compute_capability})" if self.gpu_name else ", ".join(self.targets)
+        name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[self.flavour]
+        return f"{name} {self.tensorrt_version} on {where}"
+
+
+def passport_path(engine: Path) -> Path:
+    """`model.passport.json` beside `model.plan`."""
+    return engine.with_name(engine.name.removesuffix(ENGINE_SUFFIX) + PASSPORT_SUFFIX)
+
+
+def write_passport(passport: Passport, engine: Path) -> Path:
+    """Write the passport beside its engine.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = passport_path(engine)
+    write_text_atomically(path, passport.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def passport_of(engine: Path) -> Passport:
+    """Read the passport beside an engine; whether it is that engine's own is for hashes to say.
+
+    Raises:
+        ManifestError: it is missing, broken or of another schema.
+    """
+    path = passport_path(engine)
+    try:
+        return Passport.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ManifestError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected=f"the passport of {engine.name}",
+            next_step="Build the engine again.",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(
+            f"{path}: {where or 'root'}",
+            got=first["msg"].lower(),
+            expected="a passport of schema version 1",
+            next_step="Build the engine again.",
+        ) from error
+    except ValueError as error:
+        raise ManifestError(
+            str(path), got=f"{error}", expected="a passport", next_step="Build the engine again."
+        ) from error

@@ -1,0 +1,16 @@
+"""The one container image that builds and serves engines, and what it needs. To move it, change it here.
+
+`serving/compose.yaml` and `serving/Dockerfile` name it too; a test holds them to this.
+"""
+
+from __future__ import annotations
+
+# NVIDIA's Triton 2.71. Every security bulletin published up to 2026-09 is fixed in it.
+TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+# Of this image. An image that is present says its own (`tensorrt_of_image`), and that counts.
+TENSORRT_VERSION = "11.1.0.106"
+# The image has CUDA 13.3; any driver of CUDA 13 runs it
+# (https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
+MINIMUM_DRIVER = "580"
+# The same with our Python-based backends on top, for repositories that a CPU computes: serving/Dockerfile.
+CPU_IMAGE = "alexnet-serving/triton:26.07"
