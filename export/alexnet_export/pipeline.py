@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
+from typing import Literal
 
 from alexnet_model.architectures import parameter_count
 from alexnet_model.checkpoint import Checkpoint
@@ -18,42 +18,55 @@ from alexnet_model.files import atomic_directory, sha256_of_file
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     PRECISIONS,
+    REFERENCE_NAME,
     Artifact,
     CalibrationLedger,
     EvaluationRecord,
     Manifest,
     ModelRecord,
     Precision,
-    RunnerReport,
     write_manifest,
 )
+from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
 from alexnet_model.progress import Progress, silent
 
 from .convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
 from .datasets import (
+    SYNTHETIC_PICTURES,
     Evaluation,
     calibration_from,
     evaluation_from,
     sha256_of_digests,
     synthetic_evaluation,
 )
-from .gate import EVALUATION_BATCH, Reference, Tolerances, judge, report_of
+from .gate import EVALUATION_BATCH, Reference, Tolerances
+from .judging import Judging
 from .onnxruntime_runner import OnnxRunner
 from .openvino_runner import OpenVinoRunner, openvino_options
-from .runners import FloatArray, Runner, TorchRunner, infer_in_batches
+from .reference import KeptAnswers, sha256_of_pixels, write_answers
+from .runners import TorchRunner, infer_in_batches
 from .statistics import wilson_interval
 
+_PRECISION = "|".join(PRECISIONS)
+_ENGINE = "|".join(map(re.escape, (ENGINE_SUFFIX, PASSPORT_SUFFIX)))
+OUR_FILES = re.compile(
+    rf"{MANIFEST_NAME}|{REFERENCE_NAME}|alexnet_({_PRECISION})(\.onnx|\.[a-z0-9-]+({_ENGINE}))"
+)
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "pillow", "alexnet-serving")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """`precisions` None: all that can be made. `calibration` and `evaluation`: `digits` or a folder."""
+    """`precisions` None: all that can be made. `calibration` and `evaluation`: `digits` or a folder.
+
+    `runtime` is the one that will serve the ONNX files, and that the gate judges.
+    """
 
     precisions: tuple[Precision, ...] | None = None
     calibration: str | None = None
     evaluation: str | None = None
     max_batch: int = 64
+    runtime: Literal["openvino", "onnxruntime"] = "openvino"
     tolerances: Tolerances = field(default_factory=Tolerances)
 
     def __post_init__(self) -> None:
@@ -103,24 +116,35 @@ def export(
     if "int8" in options.to_make and options.calibration:
         calibration, ledger = calibration_from(options.calibration, evaluation, contract, progress)
 
-    probes = _probes(evaluation, checkpoint, options.max_batch)
+    synthetic = synthetic_evaluation(contract, max(options.max_batch, SYNTHETIC_PICTURES))
     progress("answering in PyTorch", 0, 1)
     with TorchRunner(checkpoint) as torch_runner:
         logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
-        probe_logits = infer_in_batches(torch_runner, probes, EVALUATION_BATCH).logits
+        synthetic_logits = infer_in_batches(torch_runner, synthetic.images, EVALUATION_BATCH).logits
     progress("answering in PyTorch", 1, 1)
-    judging = _Judging(Reference(evaluation.images, evaluation.labels, logits), probes, probe_logits, options)
+    judging = Judging.of(
+        Reference(evaluation.images, evaluation.labels, logits),
+        Reference(synthetic.images, None, synthetic_logits),
+        max_batch=options.max_batch,
+        tolerances=options.tolerances,
+        judged_on=f"{len(evaluation.images)} pictures of {evaluation.source} ({evaluation.part})",
+    )
+    answers = KeptAnswers(
+        logits, sha256_of_pixels(evaluation.images), synthetic_logits, sha256_of_pixels(synthetic.images)
+    )
 
     with atomic_directory(out) as staged:
         _convert(checkpoint, staged, options, calibration.images if calibration else None, progress)
         artifacts = []
         for done, precision in enumerate(options.to_make):
             progress("proving", done, len(options.to_make), precision)
-            artifacts.append(_artifact(checkpoint, staged / file_name(precision), precision, judging))
+            path = staged / file_name(precision)
+            artifacts.append(_artifact(checkpoint, path, precision, judging, options.runtime))
         progress("proving", len(options.to_make), len(options.to_make))
         if "fp32" not in options.to_make:
             (staged / file_name("fp32")).unlink()
         manifest = _manifest(checkpoint, options, evaluation, judging.reference, ledger, tuple(artifacts))
+        manifest = manifest.model_copy(update={"reference_sha256": write_answers(answers, staged)})
         write_manifest(manifest, staged)
     return manifest
 
@@ -129,13 +153,15 @@ def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
     """For precisions that were asked for by name.
 
     Raises:
-        PrecisionRefused: the gate refused one of them.
+        PrecisionRefused: the gate refused one of them, or an engine built from it.
     """
     for artifact in manifest.artifacts:
-        if artifact.precision in asked and not artifact.verdict.accepted:
+        verdicts = [artifact.verdict, *(engine.verdict for engine in artifact.engines)]
+        refused = [verdict for verdict in verdicts if verdict and not verdict.accepted]
+        if artifact.precision in asked and refused:
             raise PrecisionRefused(
                 artifact.precision,
-                got=artifact.verdict.reason,
+                got=refused[0].reason,
                 expected="the same model",
                 next_step="Serve another precision, or calibrate on more or other pictures.",
             )
@@ -149,12 +175,12 @@ def refuse_foreign(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    ours = {MANIFEST_NAME, *map(file_name, PRECISIONS)}
     entries = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if not folder.is_dir() or entries - ours or (entries and MANIFEST_NAME not in entries):
+    foreign = {name for name in entries if not OUR_FILES.fullmatch(name)}
+    if not folder.is_dir() or foreign or (entries and MANIFEST_NAME not in entries):
         raise ExportError(
             str(folder),
-            got=f"{min(entries - ours or entries)}, which no export made",
+            got=f"{min(foreign or entries)}, which no export made",
             expected="a new or empty folder, or an earlier export alone",
             next_step="Choose another --out.",
         )
@@ -162,27 +188,6 @@ def refuse_foreign(folder: Path) -> None:
 
 def file_name(precision: Precision) -> str:
     return f"alexnet_{precision}.onnx"
-
-
-@dataclass(frozen=True)
-class _Judging:
-    reference: Reference
-    probes: Uint8Array  # (P, 224, 224, 3)
-    probe_logits: FloatArray  # (P, classes)
-    options: ExportOptions
-
-    def report(self, runner: Runner) -> RunnerReport:
-        with runner:
-            return report_of(runner, self.reference, self.probes, self.probe_logits, self.options.max_batch)
-
-
-def _probes(evaluation: Evaluation, checkpoint: Checkpoint, max_batch: int) -> Uint8Array:
-    """As many different pictures as the largest batch: real ones first, then synthetic."""
-    missing = max_batch - len(evaluation.images)
-    if missing <= 0:
-        return evaluation.images[:max_batch]
-    synthetic = synthetic_evaluation(checkpoint.contract, missing).images
-    return np.concatenate([evaluation.images, synthetic])
 
 
 def _convert(
@@ -207,9 +212,15 @@ def _convert(
     progress("converting", len(steps), len(steps))
 
 
-def _artifact(checkpoint: Checkpoint, path: Path, precision: Precision, judging: _Judging) -> Artifact:
-    serving = judging.report(OpenVinoRunner(path, openvino_options(precision)))
-    portable = judging.report(OnnxRunner(path))
+def _artifact(
+    checkpoint: Checkpoint, path: Path, precision: Precision, judging: Judging, runtime: str
+) -> Artifact:
+    reports = (
+        judging.report(OpenVinoRunner(path, openvino_options(precision))),
+        judging.report(OnnxRunner(path)),
+    )
+    if runtime == "onnxruntime":
+        reports = reports[::-1]
     return Artifact(
         precision=precision,
         file=path.name,
@@ -218,8 +229,8 @@ def _artifact(checkpoint: Checkpoint, path: Path, precision: Precision, judging:
         weights_sha256=checkpoint.weights_sha256,
         contract_digest=checkpoint.contract.digest,
         operators=operator_counts(path),
-        reports=(serving, portable),
-        verdict=judge(serving, judging.options.tolerances),
+        reports=reports,
+        verdict=judging.verdict(reports[0]),
     )
 
 
@@ -250,6 +261,7 @@ def _manifest(
         contract=json.loads(checkpoint.contract.to_json()),
         contract_digest=checkpoint.contract.digest,
         max_batch=options.max_batch,
+        tolerances=asdict(options.tolerances),
         calibration=ledger,
         evaluation=EvaluationRecord(
             source=evaluation.source,

@@ -55,7 +55,7 @@ def test_int8_is_small_and_computes_in_integers(exported: Exported) -> None:
 
 def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> None:
     export(small, tmp_path / "out", ExportOptions(precisions=("fp16",), max_batch=2))
-    assert sorted(contents(tmp_path / "out")) == ["alexnet_fp16.onnx", "export.json"]
+    assert sorted(contents(tmp_path / "out")) == ["alexnet_fp16.onnx", "export.json", "reference.safetensors"]
 
 
 def test_without_pictures_int8_is_left_out_and_accuracy_not_claimed(

@@ -1,0 +1,132 @@
+"""From an export's ONNX files to engines, each judged like its file, where a GPU can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet_model.errors import ExportError
+from alexnet_model.files import atomic_directory, link_or_copy
+from alexnet_model.manifest import (
+    REFERENCE_NAME,
+    Artifact,
+    Engine,
+    Manifest,
+    manifest_from_folder,
+    verify_artifact,
+    verify_engine,
+    write_manifest,
+)
+from alexnet_model.passport import ENGINE_SUFFIX, Profile, passport_path
+from alexnet_model.progress import Progress, silent
+from alexnet_model.records import Precision
+
+from .engines.options import EngineOptions
+from .engines.workshops import Workshop, workshops_from
+from .judging import Judging
+from .reference import judging_from_folder
+
+
+def compile_engines(
+    folder: Path,
+    options: EngineOptions,
+    *,
+    precisions: tuple[Precision, ...] | None = None,
+    workshops: Sequence[Workshop] | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Build engines for the accepted files of an export, judge them, and add them to its folder and record.
+
+    Engines for other GPUs stay, so that one folder can travel from GPU to GPU and gather an engine on each.
+    The folder is replaced as a whole at the end: an interrupt leaves what stood there.
+
+    Raises:
+        EngineError: there is no GPU to build on, or a file cannot be parsed or built (node named).
+        ExportError: no precision that was accepted is to be built.
+        UsageError: a target or profile that cannot be.
+        ManifestError: the export's files are missing or altered.
+        DockerError, MissingExtra: what builds is not there.
+        OSError: the folder cannot be written.
+    """
+    manifest = manifest_from_folder(folder)
+    profile = options.profile_to(manifest.max_batch)
+    to_build = [a for a in manifest.accepted if precisions is None or a.precision in precisions]
+    if not to_build:
+        raise ExportError(
+            f"{folder}: {','.join(precisions or ())}".rstrip(": "),
+            got="no accepted precision to build",
+            expected="an ONNX file that passed the gate",
+            next_step="See the reasons: alexnet export CHECKPOINT",
+        )
+    workshops = workshops_from(options) if workshops is None else workshops
+    judging = None
+    if any(workshop.run for workshop in workshops):
+        judging = judging_from_folder(folder, manifest, progress=progress)
+
+    with atomic_directory(folder) as staged:
+        kept = {artifact.precision: artifact for artifact in _carry_over(manifest, folder, staged)}
+        for artifact in to_build:
+            for workshop in workshops:
+                engine = _engine(artifact, workshop, manifest, profile, judging, staged, progress)
+                kept[artifact.precision] = _with_engine(kept[artifact.precision], engine)
+        manifest = manifest.model_copy(update={"artifacts": tuple(kept.values())})
+        write_manifest(manifest, staged)
+    return manifest
+
+
+def engine_file_name(artifact: Artifact, workshop: Workshop) -> str:
+    """Such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
+    return f"{Path(artifact.file).stem}.{workshop.label}{ENGINE_SUFFIX}"
+
+
+def _engine(
+    artifact: Artifact,
+    workshop: Workshop,
+    manifest: Manifest,
+    profile: Profile,
+    judging: Judging | None,
+    folder: Path,
+    progress: Progress,
+) -> Engine:
+    contract = manifest.the_contract()
+    path = folder / f".building{ENGINE_SUFFIX}"  # not over an engine that is a link to the folder's old one
+    name = engine_file_name(artifact, workshop)
+    passport = workshop.build(
+        folder / artifact.file,
+        path,
+        precision=artifact.precision,
+        profile=profile,
+        contract=contract,
+        progress=progress,
+    )
+    engine = Engine(file=name, passport=passport, passport_digest=passport.digest)
+    if workshop.run and judging:
+        stage = f"proving {artifact.precision} engine"
+        progress(stage, 0, 1, workshop.label)
+        runner = workshop.run(path, passport, len(manifest.model.class_names), contract)
+        report = judging.report(runner, profile.max)
+        engine = engine.model_copy(
+            update={"report": report, "verdict": judging.verdict(report), "judged_on": judging.judged_on}
+        )
+        progress(stage, 1, 1, workshop.label)
+    path.replace(folder / name)
+    passport_path(path).replace(passport_path(folder / name))
+    return engine
+
+
+def _with_engine(artifact: Artifact, engine: Engine) -> Artifact:
+    others = tuple(other for other in artifact.engines if other.file != engine.file)
+    return artifact.model_copy(update={"engines": (*others, engine)})
+
+
+def _carry_over(manifest: Manifest, folder: Path, staged: Path) -> list[Artifact]:
+    """Bring the old folder's files along, each checked: what is built from and what stays."""
+    for artifact in manifest.artifacts:
+        link_or_copy(verify_artifact(artifact, folder), staged / artifact.file)
+        for engine in artifact.engines:
+            verify_engine(engine, folder / engine.file)
+            for path in (folder / engine.file, passport_path(folder / engine.file)):
+                link_or_copy(path, staged / path.name)
+    if manifest.reference_sha256 is not None:
+        link_or_copy(folder / REFERENCE_NAME, staged / REFERENCE_NAME)
+    return list(manifest.artifacts)

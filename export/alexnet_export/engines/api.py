@@ -1,0 +1,185 @@
+"""`tensorrt` 10.12 and later, `tensorrt` 11 and `tensorrt_rtx`, which share one API but for this:
+
+- 10 has weakly typed networks and is asked for a strong one; 11 and RTX know no other and ignore the flag.
+- RTX builds for the compute capabilities that it is told, without a GPU; the others for the GPU at hand.
+- RTX has no timing cache that does anything.
+
+Nothing outside this file knows which of them it talks to.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from alexnet_model.errors import EngineError, UsageError
+from alexnet_model.extras import needs
+from alexnet_model.gpus import version_tuple
+from alexnet_model.passport import Flavour, HardwareCompatibility
+
+MINIMUM_VERSION = (10, 12)  # the first whose strongly typed networks take these files as they are
+_MODULES: dict[Flavour, tuple[str, str]] = {  # module, extra
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
+}
+_HARDWARE: dict[HardwareCompatibility, str] = {
+    "none": "NONE",
+    "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
+    "ampere-plus": "AMPERE_PLUS",
+}
+_CAPABILITIES_OF_NO_GPU = ("NONE", "CURRENT")
+
+
+def api_of(flavour: Flavour) -> TensorRt:
+    """Load one of the libraries.
+
+    Raises:
+        MissingExtra: it is not installed.
+        EngineError: it is too old, or does not load.
+    """
+    module_name, extra = _MODULES[flavour]
+    with needs(extra):
+        try:
+            module = import_module(module_name)
+        except ModuleNotFoundError:
+            raise
+        except (ImportError, OSError) as error:  # a library that it links is not there
+            raise EngineError(
+                module_name,
+                got=str(error).splitlines()[0],
+                expected="a library that loads",
+                next_step=f"Install it anew: pip install --force-reinstall 'alexnet-serving[{extra}]'",
+            ) from error
+    if flavour == "tensorrt" and version_tuple(module.__version__) < MINIMUM_VERSION:
+        raise EngineError(
+            "tensorrt",
+            got=module.__version__,
+            expected="10.12 or newer",
+            next_step="Run: pip install --upgrade tensorrt",
+        )
+    return TensorRt(module, flavour)
+
+
+class TensorRt:
+    """One of the three. `trt` is its module."""
+
+    def __init__(self, module: ModuleType | Any, flavour: Flavour) -> None:
+        self.trt = module
+        self.flavour = flavour
+        self.version: str = module.__version__
+
+    def logger(self) -> Any:
+        """A logger for TensorRT that keeps what went wrong in `errors` and prints nothing."""
+        trt = self.trt
+
+        class Kept(trt.ILogger):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.errors: list[str] = []
+
+            def log(self, severity: Any, message: str) -> None:
+                # Without a driver RTX complains of CUDA at every step, and goes on.
+                if severity <= trt.ILogger.ERROR and "catchCudaError" not in message:
+                    self.errors.append(message.strip())
+
+        return Kept()
+
+    def network(self, builder: Any) -> Any:
+        """An empty, strongly typed network: each layer computes in what the file says."""
+        flag = self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        return builder.create_network(1 << int(flag))
+
+    def config(self, builder: Any, hardware: HardwareCompatibility, *, version_compatible: bool) -> Any:
+        """A builder's configuration: true FP32, and an engine that can be inspected."""
+        trt = self.trt
+        config = builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and not FP32
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if hardware != "none":
+            config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, _HARDWARE[hardware])
+        if version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        return config
+
+    def check_targets(self, targets: tuple[str, ...]) -> None:
+        """Whether this version builds for these GPUs; RTX alone can be told.
+
+        Raises:
+            UsageError: it does not know one of them.
+        """
+        known = [n for n in self.trt.ComputeCapability.__members__ if n not in _CAPABILITIES_OF_NO_GPU]
+        unknown = [target for target in targets if target.upper() not in known]
+        if unknown:
+            raise UsageError(
+                "target",
+                got=unknown[0],
+                expected=f"some of {', '.join(known).lower()}, which TensorRT-RTX {self.version} builds for",
+            )
+
+    def set_targets(self, config: Any, targets: tuple[str, ...]) -> None:
+        """Build for these GPUs (`sm89`) instead of this machine's."""
+        self.check_targets(targets)
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(getattr(self.trt.ComputeCapability, target.upper()), index)
+
+    def use_timing_cache(self, config: Any, content: bytes) -> None:
+        """Start from an earlier build's timings; those of another version or GPU are left out by TensorRT."""
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def timing_cache_of(self, config: Any) -> bytes:
+        """The timings after a build."""
+        return bytes(config.get_timing_cache().serialize())
+
+    def monitor(self, report: Any) -> Any:
+        """A progress monitor that calls `report(percent, phase)` and goes on while it returns True."""
+        trt = self.trt
+
+        class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self._phases: list[list[Any]] = []  # name, steps done, steps; the innermost last
+
+            def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+                self._phases.append([phase_name, 0, max(1, num_steps)])
+
+            def phase_finish(self, phase_name: str) -> None:
+                self._phases = [phase for phase in self._phases if phase[0] != phase_name]
+
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                for phase in self._phases:
+                    if phase[0] == phase_name:
+                        phase[1] = step + 1
+                return bool(report(self._percent(), phase_name))
+
+            def _percent(self) -> int:
+                share = 0.0
+                for _, done, steps in reversed(self._phases):
+                    share = min(1.0, (done + share) / steps)
+                return int(100 * share)
+
+        return Monitor()
+
+    def runtime(self, logger: Any, *, version_compatible: bool) -> Any:
+        """What loads engines. A version-compatible one brings a small runtime, which must be allowed."""
+        runtime = self.trt.Runtime(logger)
+        if version_compatible:
+            runtime.engine_host_code_allowed = True
+        return runtime
+
+
+def reason_from_log(text: str) -> str:
+    """The sentence that matters in one of TensorRT's messages, without its source files.
+
+    >>> reason_from_log("Error Code 4: API Usage Error (x: has type Int32. In checkType at /a.cpp:4)")
+    'x: has type Int32'
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "catchCudaError" not in line]
+    for line in lines:
+        if found := re.search(r"Error Code \d+: .*?\((.*?)(?:\.? In \S+ at \S+)?\)?$", line):
+            return found[1].rstrip(".")
+    return lines[0].rstrip(".") if lines else "nothing said"

@@ -1,0 +1,102 @@
+"""How an engine is built: by what, for which batches and GPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from alexnet_model.errors import UsageError
+from alexnet_model.passport import HardwareCompatibility, Profile
+from alexnet_model.triton_image import TRITON_IMAGE
+
+EngineKind = Literal["tensorrt", "tensorrt-rtx", "docker"]
+OPT_BATCH = 8  # what dynamic batching mostly gathers under a moderate load
+
+
+def cache_folder() -> Path:
+    """Where timing caches lie: `$XDG_CACHE_HOME/alexnet-serving`, by default under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """`profile` None: batches 1 to the export's largest, tuned for 8. `targets` are for RTX alone.
+
+    RTX builds for other GPUs than this machine's; TensorRT builds for the GPU that it runs on.
+    """
+
+    kind: EngineKind
+    profile: Profile | None = None
+    targets: tuple[str, ...] = ()
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    image: str = TRITON_IMAGE
+    timing_caches: Path = field(default_factory=cache_folder)
+
+    def __post_init__(self) -> None:
+        if self.targets and self.kind != "tensorrt-rtx":
+            raise UsageError(
+                "target",
+                got=f"{','.join(self.targets)} with --engine {self.kind}",
+                expected="none, since TensorRT builds for the GPU of the machine it runs on",
+                next_step="Use --engine tensorrt-rtx, or build on a machine with that GPU.",
+            )
+        for target in self.targets:
+            if not re.fullmatch(r"sm\d{2,3}", target):
+                raise UsageError("target", got=repr(target), expected="names such as sm89")
+        if self.kind == "tensorrt-rtx" and (self.version_compatible or self.hardware_compatibility != "none"):
+            raise UsageError(
+                "compatibility",
+                got="a compatible engine with --engine tensorrt-rtx",
+                expected="the default, since RTX engines have no such modes",
+                next_step="Name several GPUs instead: --target sm89,sm120",
+            )
+
+    def profile_to(self, max_batch: int) -> Profile:
+        """The profile for a model that was proved up to `max_batch`.
+
+        Raises:
+            UsageError: the profile leaves out a single picture or goes beyond what was proved.
+        """
+        if self.profile is None:
+            return Profile(min=1, opt=min(OPT_BATCH, max_batch), max=max_batch)
+        if self.profile.min != 1:
+            raise UsageError(
+                "profile",
+                got=str(self.profile),
+                expected="a min of 1",
+                next_step="Triton sends a picture alone where no other waits.",
+            )
+        if self.profile.max > max_batch:
+            raise UsageError(
+                "profile",
+                got=f"{self.profile} with a max batch of {max_batch}",
+                expected=f"a max of at most {max_batch}",
+                next_step=f"Export with --max-batch {self.profile.max}.",
+            )
+        return self.profile
+
+
+def profile_from(text: str) -> Profile:
+    """`1,8,64` to a profile.
+
+    Raises:
+        UsageError: it is no three whole numbers in order.
+    """
+    expected = "MIN,OPT,MAX, whole numbers with 1 <= MIN <= OPT <= MAX"
+    try:
+        low, middle, high = (int(part) for part in text.split(","))
+        return Profile(min=low, opt=middle, max=high)
+    except (ValueError, ValidationError) as error:
+        raise UsageError("profile", got=text, expected=expected) from error
+
+
+def targets_from(text: str | None) -> tuple[str, ...]:
+    """`sm89,sm120` to its parts, each once; None is none."""
+    words = (text or "").lower().split(",")
+    return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))

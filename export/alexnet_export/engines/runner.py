@@ -1,0 +1,122 @@
+"""Engines behind the Runner seam, so that parity and the gate judge them exactly as they judge ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import EngineError
+from alexnet_model.manifest import Runtime
+from alexnet_model.passport import Passport
+
+from ..runners import Outputs
+from .api import TensorRt, reason_from_log
+from .cuda import Device, contiguous
+
+
+class EngineRunner:
+    """An engine on a GPU, through TensorRT or TensorRT-RTX.
+
+    With `cuda_graphs` each batch size is captured at its first request and replayed after; each then has an
+    execution context of its own, since a graph stays valid only while its context keeps its shapes.
+
+    Raises (on entering):
+        EngineError: the engine does not load here (TensorRT's reason is in the message).
+    """
+
+    def __init__(
+        self,
+        engine: Path,
+        passport: Passport,
+        *,
+        api: TensorRt,
+        device: Device,
+        classes: int,
+        contract: Contract,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self._path = engine
+        self._passport = passport
+        self._api = api
+        self._device = device
+        self._classes = classes
+        self._contract = contract
+        self._cuda_graphs = cuda_graphs
+        self._launches: dict[int, Callable[[], None]] = {}  # by batch
+
+    def __enter__(self) -> Self:
+        self._logger = self._api.logger()
+        self._runtime = self._api.runtime(self._logger, version_compatible=self._passport.version_compatible)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
+        if self._engine is None:
+            raise self._failed("an engine that loads here", "Build it here: alexnet export")
+        largest = self._passport.profile.max
+        contract = self._contract
+        self._buffers = {
+            contract.input_name: self._device.buffer((largest, *contract.picture_shape), "uint8"),
+            contract.probabilities_name: self._device.buffer((largest, self._classes), "float32"),
+            contract.logits_name: self._device.buffer((largest, self._classes), "float32"),
+        }
+        self._context = self._new_context()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Contexts before their engine, the engine before its runtime.
+        self._launches.clear()
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        self._buffers.clear()
+
+    @property
+    def runtime(self) -> Runtime:
+        layers = self._passport.layer_precisions
+        return Runtime(
+            name=self._passport.flavour,
+            device=self._device.name,
+            computes_in="+".join(layers) if layers else f"{self._passport.precision} (not inspected)",
+            options={"tensorrt_version": self._passport.tensorrt_version},
+        )
+
+    def infer(self, images: Uint8Array) -> Outputs:
+        batch = len(images)
+        self._device.upload(contiguous(images), self._buffers[self._contract.input_name])
+        if batch not in self._launches:
+            self._launches[batch] = self._launch_of(batch)
+        self._launches[batch]()
+        return Outputs(
+            self._device.download(self._buffers[self._contract.probabilities_name], batch),
+            self._device.download(self._buffers[self._contract.logits_name], batch),
+        )
+
+    def _launch_of(self, batch: int) -> Callable[[], None]:
+        context = self._new_context() if self._cuda_graphs else self._context
+
+        def launch() -> None:
+            shape = (batch, *self._contract.picture_shape)
+            if not context.set_input_shape(self._contract.input_name, shape):
+                raise self._failed(f"a batch within the profile {self._passport.profile}", "")
+            if not context.execute_async_v3(self._device.stream):
+                raise self._failed("an engine that runs", "Check this machine: alexnet doctor")
+
+        return self._device.captured(launch) if self._cuda_graphs else launch
+
+    def _new_context(self) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise self._failed("an execution context", "Free some GPU memory: nvidia-smi")
+        for name, buffer in self._buffers.items():
+            if not context.set_tensor_address(name, self._device.address(buffer)):
+                raise self._failed(f"a tensor named {name}", "Export again.")
+        return context
+
+    def _failed(self, expected: str, next_step: str) -> EngineError:
+        errors = self._logger.errors
+        return EngineError(
+            str(self._path),
+            got=reason_from_log(errors[-1]) if errors else "a refusal by TensorRT",
+            expected=expected,
+            next_step=next_step,
+        )

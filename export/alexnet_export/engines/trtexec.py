@@ -1,0 +1,279 @@
+"""NVIDIA's `trtexec` inside the very image that will serve the engine: versions match by construction.
+
+`engine_from_onnx_in_docker` builds, and `TrtexecRunner` answers pictures with the result, for the gate: this
+machine needs Docker and a GPU, but no TensorRT of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from alexnet_model import docker
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import DockerError, EngineError
+from alexnet_model.files import atomic_file, link_or_copy, sha256_of_file
+from alexnet_model.gpus import Gpu
+from alexnet_model.manifest import Runtime
+from alexnet_model.passport import HardwareCompatibility, Passport, Profile, write_passport
+from alexnet_model.progress import Progress, silent
+from alexnet_model.records import Precision
+
+from ..runners import Outputs
+from .api import reason_from_log
+from .inspecting import layer_precisions_from_json
+from .options import EngineOptions
+
+BUILDING_S = 3600.0
+ANSWERING_S = 120.0
+RUNNING_S = 7200  # after which a container that was left alone ends by itself
+_HARDWARE: dict[HardwareCompatibility, str] = {
+    "none": "none",
+    "same-compute-capability": "sameComputeCapability",
+    "ampere-plus": "ampere+",
+}
+
+
+def engine_from_onnx_in_docker(
+    onnx: Path,
+    engine: Path,
+    options: EngineOptions,
+    *,
+    precision: Precision,
+    profile: Profile,
+    contract: Contract,
+    gpu: Gpu,
+    cuda: str | None = None,
+    progress: Progress = silent,
+) -> Passport:
+    """Build an engine in a container, and write it with its passport beside it; neither on an error.
+
+    Raises:
+        DockerError: no Docker engine, no GPU runtime, or no such image.
+        EngineError: TensorRT cannot parse or build the file; its last error is in the message.
+        OSError: the engine cannot be written.
+    """
+    version = docker.tensorrt_of_image(options.image)
+    digest = docker.digest_of_image(options.image)
+    options.timing_caches.mkdir(parents=True, exist_ok=True)
+    stage = f"building {precision} engine"
+    progress(stage, 0, 1, "in Docker")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=engine.parent, prefix=".trtexec-") as name:
+        work = Path(name)
+        link_or_copy(onnx, work / "model.onnx")
+        command = [
+            *_container(options.image, gpu, work, options.timing_caches),
+            options.image,
+            *trtexec_build(options, profile, contract, timing_cache=f"tensorrt-{version}-{gpu.target}.cache"),
+        ]
+        _run(command, f"{onnx} in {options.image}", BUILDING_S)
+        layers = work / "layers.json"
+        layer_precisions = layer_precisions_from_json(layers.read_text()) if layers.is_file() else None
+        with atomic_file(engine) as part:
+            (work / "model.plan").replace(part)
+    seconds = time.perf_counter() - started
+    progress(stage, 1, 1, "in Docker")
+    passport = Passport(
+        flavour="tensorrt",
+        tensorrt_version=version,
+        precision=precision,
+        profile=profile,
+        onnx_sha256=sha256_of_file(onnx),
+        engine_sha256=sha256_of_file(engine),
+        engine_size_bytes=engine.stat().st_size,
+        gpu_name=gpu.name,
+        compute_capability=gpu.compute_capability,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        driver=gpu.driver,
+        cuda=cuda,
+        image=options.image,
+        image_digest=digest,
+        layer_precisions=layer_precisions,
+        build_seconds=round(seconds, 2),
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_passport(passport, engine)
+    return passport
+
+
+def trtexec_build(
+    options: EngineOptions, profile: Profile, contract: Contract, *, timing_cache: str
+) -> list[str]:
+    """trtexec's command line: true FP32, strongly typed (which 11 always is), inspected, not measured."""
+
+    def shapes(batch: int) -> str:
+        return f"{contract.input_name}:{'x'.join(map(str, (batch, *contract.picture_shape)))}"
+
+    command = [
+        "trtexec",
+        "--onnx=/work/model.onnx",
+        "--saveEngine=/work/model.plan",
+        "--stronglyTyped",
+        "--noTF32",
+        f"--minShapes={shapes(profile.min)}",
+        f"--optShapes={shapes(profile.opt)}",
+        f"--maxShapes={shapes(profile.max)}",
+        "--profilingVerbosity=detailed",
+        "--exportLayerInfo=/work/layers.json",
+        f"--timingCacheFile=/cache/{timing_cache}",
+        "--skipInference",
+    ]
+    if options.hardware_compatibility != "none":
+        command.append(f"--hardwareCompatibilityLevel={_HARDWARE[options.hardware_compatibility]}")
+    if options.version_compatible:
+        command.append("--versionCompatible")
+    return command
+
+
+class TrtexecRunner:
+    """An engine that `trtexec` runs in the image that it was built in: slow, and exact.
+
+    One container lives as long as the `with`; each request is one `trtexec` inside it.
+
+    Raises (on entering):
+        DockerError: no Docker engine, no GPU runtime, or no such image.
+    """
+
+    def __init__(self, engine: Path, passport: Passport, *, gpu: Gpu, contract: Contract) -> None:
+        assert passport.image is not None
+        self._engine = engine
+        self._passport = passport
+        self._image = passport.image
+        self._gpu = gpu
+        self._contract = contract
+        self._name = f"alexnet-{secrets.token_hex(6)}"
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(dir=self._engine.parent, prefix=".trtexec-")
+        self._work = Path(self._folder.name)
+        try:
+            link_or_copy(self._engine, self._work / "model.plan")
+            docker.ask(
+                *_container(self._image, self._gpu, self._work)[1:],
+                "--detach",
+                f"--name={self._name}",
+                "--entrypoint=sleep",
+                self._image,
+                str(RUNNING_S),
+            )
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            docker.ask("rm", "--force", self._name)
+        finally:
+            self._folder.cleanup()
+
+    @property
+    def runtime(self) -> Runtime:
+        layers = self._passport.layer_precisions
+        return Runtime(
+            name="tensorrt",
+            device=self._gpu.name,
+            computes_in="+".join(layers) if layers else f"{self._passport.precision} (not inspected)",
+            options={"tensorrt_version": self._passport.tensorrt_version},
+        )
+
+    def infer(self, images: Uint8Array) -> Outputs:
+        shape = "x".join(map(str, images.shape))
+        (self._work / "images.raw").write_bytes(np.ascontiguousarray(images).tobytes())
+        command = [docker.PROGRAM, "exec", self._name, "trtexec", "--loadEngine=/work/model.plan"]
+        command += [f"--shapes={self._contract.input_name}:{shape}"]
+        command += [f"--loadInputs={self._contract.input_name}:/work/images.raw"]
+        command += ["--exportOutput=/work/outputs.json", "--iterations=1", "--warmUp=0", "--duration=0"]
+        if self._passport.version_compatible:
+            command.append("--versionCompatible")
+        _run(command, f"{self._engine} in {self._image}", ANSWERING_S)
+        return _outputs_from_json((self._work / "outputs.json").read_text(), self._contract)
+
+
+def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> list[str]:
+    """`docker run` with one GPU, no network, and nothing to write but the work folder and the cache."""
+    return [
+        docker.PROGRAM,
+        "run",
+        "--rm",
+        "--pull=never",
+        "--network=none",
+        f"--gpus=device={gpu.index}",
+        f"--user={os.getuid()}:{os.getgid()}",  # so that what it writes is this user's
+        *docker.CONFINED,
+        docker.mount(work, "/work", read_only=False),
+        *([docker.mount(cache, "/cache", read_only=False)] if cache else []),
+    ]
+
+
+def _run(command: list[str], subject: str, timeout_s: float) -> None:
+    """Run to the end; what trtexec calls an error becomes the message, what Docker says its own.
+
+    An interrupt or the deadline removes the container too: killing the client alone leaves it running.
+    """
+    name = f"alexnet-{secrets.token_hex(6)}"
+    if command[1] == "run":
+        command = [*command[:2], f"--name={name}", *command[2:]]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        raise docker.no_docker() from error
+    with process:
+        try:
+            said, complained = process.communicate(timeout=timeout_s)
+        except BaseException as error:
+            process.kill()
+            process.wait()
+            _remove(command, name)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise EngineError(subject, got=f"no end after {timeout_s:g} s", expected="an engine") from error
+    if process.returncode == 0:
+        return
+    errors = re.findall(r"\[E\] (?:\[TRT\] )?(?:Error\[\d+\]: )?(.+)", said + complained)
+    if not errors:
+        raise docker.error_from_output(f"docker {command[1]}", complained or said, process.returncode)
+    raise EngineError(
+        subject,
+        got=reason_from_log(errors[0]),
+        expected="success from trtexec",
+        next_step="Export again, or build for other batches with --profile.",
+    )
+
+
+def _remove(command: list[str], name: str) -> None:
+    if command[1] == "run":
+        try:
+            docker.ask("rm", "--force", name)
+        except DockerError:
+            return  # the first error is the one to tell
+
+
+def _outputs_from_json(text: str, contract: Contract) -> Outputs:
+    """From `[{"name": "logits", "dimensions": "8x10", "values": [...]}, ...]`, with C++'s `nan`."""
+    text = re.sub(r"-?\bnan\b", "NaN", text)
+    text = re.sub(r"\binf\b", "Infinity", text)
+    arrays = {}
+    for tensor in json.loads(text):
+        shape = tuple(int(side) for side in tensor["dimensions"].split("x"))
+        arrays[tensor["name"]] = np.array(tensor["values"], np.float32).reshape(shape)
+    return Outputs(arrays[contract.probabilities_name], arrays[contract.logits_name])

@@ -1,0 +1,122 @@
+"""Where engines are built: one workshop a GPU, or one for RTX's targets. Who compiles knows no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from alexnet_model.contract import Contract
+from alexnet_model.errors import EngineError, UsageError
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
+from alexnet_model.passport import Passport, Profile
+from alexnet_model.progress import Progress
+from alexnet_model.records import Precision
+
+from ..runners import Runner
+from .api import TensorRt, api_of
+from .building import engine_from_onnx
+from .cuda import CudaDevice, Device
+from .options import EngineOptions
+from .runner import EngineRunner
+from .trtexec import TrtexecRunner, engine_from_onnx_in_docker
+
+
+class Build(Protocol):
+    """Build one engine and its passport."""
+
+    def __call__(
+        self,
+        onnx: Path,
+        engine: Path,
+        *,
+        precision: Precision,
+        profile: Profile,
+        contract: Contract,
+        progress: Progress,
+    ) -> Passport: ...
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """`label` is part of its engines' file names; `run` is None where no GPU here can run them."""
+
+    label: str
+    build: Build
+    run: Callable[[Path, Passport, int, Contract], Runner] | None
+
+
+def workshops_from(options: EngineOptions) -> tuple[Workshop, ...]:
+    """One workshop for each kind of GPU here, or one for the targets of RTX.
+
+    Raises:
+        EngineError: there is no GPU, where one is needed, or what runs engines sees none.
+        MissingExtra: the library is not installed.
+        UsageError: RTX has neither a target nor a GPU.
+    """
+    survey = gpus_here()
+    if options.kind == "tensorrt-rtx" and options.targets:
+        return (_for_targets(options, survey),)
+    if not survey.gpus:
+        raise _no_gpu(options, survey)
+    if options.kind == "docker":
+        return tuple(_in_docker(options, gpu, survey.cuda) for gpu in survey.kinds)
+    api = api_of(options.kind)
+    return tuple(
+        on_gpu(api, CudaDevice(gpu), options, gpu, survey.cuda, prefix=_prefix(options))
+        for gpu in survey.kinds
+    )
+
+
+def on_gpu(
+    api: TensorRt, device: Device, options: EngineOptions, gpu: Gpu, cuda: str | None, *, prefix: str = ""
+) -> Workshop:
+    """A workshop whose engines are built, inspected and run on one GPU of this machine."""
+
+    def run(engine: Path, passport: Passport, classes: int, contract: Contract) -> Runner:
+        return EngineRunner(engine, passport, api=api, device=device, classes=classes, contract=contract)
+
+    build = partial(engine_from_onnx, api, options=options, gpu=gpu, cuda=cuda)
+    return Workshop(f"{prefix}{gpu.target}", build, run)
+
+
+def _for_targets(options: EngineOptions, survey: GpuSurvey) -> Workshop:
+    """Engines for the named GPUs; run here if this machine has one of them."""
+    label = _prefix(options) + "-".join(options.targets)
+    api = api_of("tensorrt-rtx")
+    api.check_targets(options.targets)
+    here = next((gpu for gpu in survey.kinds if gpu.target in options.targets), None)
+    if here is not None:
+        workshop = on_gpu(api, CudaDevice(here), options, here, survey.cuda)
+        return Workshop(label, workshop.build, workshop.run)
+    return Workshop(label, partial(engine_from_onnx, api, options=options), None)
+
+
+def _in_docker(options: EngineOptions, gpu: Gpu, cuda: str | None) -> Workshop:
+    def run(engine: Path, passport: Passport, _: int, contract: Contract) -> Runner:
+        return TrtexecRunner(engine, passport, gpu=gpu, contract=contract)
+
+    build = partial(engine_from_onnx_in_docker, options=options, gpu=gpu, cuda=cuda)
+    return Workshop(gpu.target, build, run)
+
+
+def _prefix(options: EngineOptions) -> str:
+    return "rtx-" if options.kind == "tensorrt-rtx" else ""
+
+
+def _no_gpu(options: EngineOptions, survey: GpuSurvey) -> EngineError | UsageError:
+    if options.kind == "tensorrt-rtx":
+        return UsageError(
+            "target",
+            got=f"none, and no GPU here: {survey.problem}",
+            expected="the GPUs to build for",
+            next_step="Name them: --target sm89",
+        )
+    return EngineError(
+        f"--engine {options.kind}",
+        got=f"no GPU: {survey.problem}",
+        expected="the GPU that the engine is for",
+        next_step="Build where it will be served, or without a GPU: --engine tensorrt-rtx --target sm89",
+    )

@@ -1,0 +1,217 @@
+"""From an export's folder to engines in it, judged by the real gate, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_export.compiling import compile_engines
+from alexnet_export.engines.api import TensorRt
+from alexnet_export.engines.options import EngineOptions
+from alexnet_export.engines.workshops import Workshop, on_gpu, workshops_from
+from alexnet_export.pipeline import raise_if_refused, refuse_foreign
+from alexnet_model.errors import EngineError, ExportError, ManifestError, PrecisionRefused, UsageError
+from alexnet_model.files import sha256_of_file
+from alexnet_model.gpus import Gpu
+from alexnet_model.manifest import manifest_from_folder, verify_engine
+from alexnet_model.passport import Passport, Profile
+
+from ..conftest import Exported
+from ..stand_ins.nvidia_smi import no_nvidia_smi
+from .fake_tensorrt import HostDevice, fake_tensorrt
+from .test_engine_api import H200
+
+L4 = Gpu(index=0, name="NVIDIA L4", compute_capability="8.9", driver="580.95.05", memory_mib=23034)
+RTX = EngineOptions(kind="tensorrt-rtx", targets=("sm89",))
+
+
+@pytest.fixture
+def folder(exported: Exported, tmp_path: Path) -> Path:
+    """The quick demo's export, which a test may change."""
+    return Path(shutil.copytree(exported.folder, tmp_path / "export"))
+
+
+@pytest.fixture
+def tensorrt(tmp_path: Path) -> EngineOptions:
+    """To batch 4, so that judging takes seconds."""
+    profile = Profile(min=1, opt=2, max=4)
+    return EngineOptions(kind="tensorrt", timing_caches=tmp_path / "caches", profile=profile)
+
+
+def on(gpu: Gpu, options: EngineOptions, version: str = "11.1.0.106") -> Workshop:
+    return on_gpu(TensorRt(fake_tensorrt(version), "tensorrt"), HostDevice(), options, gpu, "13.0")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_rtx_builds_three_precisions_without_a_gpu(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_nvidia_smi(monkeypatch, tmp_path)
+    manifest = compile_engines(folder, RTX)
+    assert manifest_from_folder(folder) == manifest
+    for artifact in manifest.artifacts:
+        (engine,) = artifact.engines
+        assert engine.file == f"alexnet_{artifact.precision}.rtx-sm89.plan"
+        verify_engine(engine, folder / engine.file)
+        assert engine.passport.onnx_sha256 == artifact.sha256 == sha256_of_file(folder / artifact.file)
+        assert engine.passport.profile == Profile(min=1, opt=8, max=64)
+        assert engine.report is None
+        assert engine.verdict is None
+        assert not engine.accepted, "what nobody has run, nobody has accepted"
+    refuse_foreign(folder)  # it is still an export, which the next one may replace
+
+
+def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptions) -> None:
+    manifest = compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)])
+    for artifact in manifest.artifacts:
+        (engine,) = artifact.engines
+        assert engine.file == f"alexnet_{artifact.precision}.sm90.plan"
+        assert engine.accepted
+        assert engine.report is not None
+        assert engine.report.runtime.name == "tensorrt"
+        assert [row.batch for row in engine.report.parity] == [1, 2, 3, 4]
+        # ONNX Runtime is behind the stand-in, so it must find what ONNX Runtime found.
+        assert engine.report.top1 == artifact.reports[1].top1
+        assert engine.judged_on == "360 pictures of digits (test)"
+
+
+def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: EngineOptions) -> None:
+    compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(H200, tensorrt)])
+    first = contents(folder)
+    manifest = compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(L4, tensorrt)])
+    fp32, _, int8 = manifest.artifacts
+    assert [engine.file for engine in int8.engines] == ["alexnet_int8.sm90.plan", "alexnet_int8.sm89.plan"]
+    assert fp32.engines == ()
+    assert {name: contents(folder)[name] for name in first if name != "export.json"} == {
+        name: content for name, content in first.items() if name != "export.json"
+    }
+    # The same GPU again: its engine is replaced.
+    newer = on(H200, tensorrt, version="11.4.0.106")
+    manifest = compile_engines(folder, tensorrt, precisions=("int8",), workshops=[newer])
+    assert len(manifest.artifacts[2].engines) == 2
+    versions = [engine.passport.tensorrt_version for engine in manifest.artifacts[2].engines]
+    assert versions == ["11.1.0.106", "11.4.0.106"]
+
+
+def wrong_engine(workshop: Workshop, other: Path) -> Workshop:
+    """Builds from another file than it says: a compiler that got the model wrong."""
+
+    def build(onnx: Path, engine: Path, **more: Any) -> Passport:
+        passport = workshop.build(other, engine, **more)
+        return passport.model_copy(update={"onnx_sha256": sha256_of_file(onnx)})
+
+    return Workshop(workshop.label, build, workshop.run)
+
+
+def test_an_engine_that_is_not_the_same_model_is_refused(
+    folder: Path, tensorrt: EngineOptions, files: dict[str, Path]
+) -> None:
+    workshop = wrong_engine(on(H200, tensorrt), files["fp32"])
+    manifest = compile_engines(folder, tensorrt, precisions=("fp32",), workshops=[workshop])
+    (engine,) = manifest.artifacts[0].engines
+    assert engine.verdict is not None
+    assert not engine.accepted
+    assert "dB above their error" in engine.verdict.reason
+    raise_if_refused(manifest, ("int8",))
+    with pytest.raises(PrecisionRefused, match="fp32: got logits are"):
+        raise_if_refused(manifest, ("fp32",))
+
+
+def test_without_a_profile_it_is_judged_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
+    options = EngineOptions(kind="tensorrt", timing_caches=tmp_path)
+    manifest = compile_engines(folder, options, precisions=("int8",), workshops=[on(H200, options)])
+    (engine,) = manifest.artifacts[2].engines
+    assert engine.report is not None
+    assert [row.batch for row in engine.report.parity] == [1, 2, 3, 8, 64]
+
+
+class Fault(Exception):
+    pass
+
+
+@pytest.mark.parametrize("faulty", ["building int8 engine", "proving int8 engine"])
+def test_an_interrupt_leaves_the_export_whole(faulty: str, folder: Path, tensorrt: EngineOptions) -> None:
+    def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == faulty and done < total:
+            raise Fault
+
+    before = contents(folder)
+    with pytest.raises(Fault):
+        compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)], progress=interrupt)
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def altered_onnx(folder: Path) -> None:
+    path = folder / "alexnet_int8.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def altered_engine(folder: Path) -> None:
+    path = folder / "alexnet_fp32.rtx-sm89.plan"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def altered_passport(folder: Path) -> None:
+    path = folder / "alexnet_fp32.rtx-sm89.passport.json"
+    path.write_text(path.read_text().replace("sm89", "sm86"))
+
+
+@pytest.mark.parametrize(
+    ("alter", "word"),
+    [(altered_onnx, "SHA-256"), (altered_engine, "truncated"), (altered_passport, "sm86")],
+)
+def test_nothing_is_built_from_or_beside_altered_files(
+    alter: Callable[[Path], None], word: str, folder: Path, tensorrt: EngineOptions
+) -> None:
+    compile_engines(folder, RTX, precisions=("fp32",))
+    alter(folder)
+    before = contents(folder)
+    with pytest.raises(ManifestError, match=word):
+        compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)])
+    assert contents(folder) == before
+
+
+def test_a_profile_beyond_what_was_proved(folder: Path) -> None:
+    options = EngineOptions(kind="tensorrt-rtx", targets=("sm89",), profile=Profile(min=1, opt=8, max=128))
+    with pytest.raises(UsageError, match="a max batch of 64"):
+        compile_engines(folder, options)
+
+
+def test_a_precision_that_is_not_there(folder: Path, tensorrt: EngineOptions) -> None:
+    manifest = manifest_from_folder(folder)
+    refused = manifest.artifacts[2].model_copy(
+        update={"verdict": manifest.artifacts[2].verdict.model_copy(update={"accepted": False})}
+    )
+    manifest = manifest.model_copy(update={"artifacts": (*manifest.artifacts[:2], refused)})
+    (folder / "export.json").write_text(manifest.model_dump_json())
+    with pytest.raises(ExportError, match="no accepted precision"):
+        compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(H200, tensorrt)])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "word"),
+    [
+        (EngineOptions(kind="tensorrt"), EngineError, "--engine tensorrt-rtx --target sm89"),
+        (EngineOptions(kind="docker"), EngineError, "no NVIDIA driver"),
+        (EngineOptions(kind="tensorrt-rtx"), UsageError, "--target sm89"),
+        (EngineOptions(kind="tensorrt-rtx", targets=("sm90",)), UsageError, "some of .*sm120"),
+    ],
+)
+def test_a_machine_without_a_gpu_says_what_it_can_do(
+    options: EngineOptions,
+    kind: type[Exception],
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_nvidia_smi(monkeypatch, tmp_path)
+    with pytest.raises(kind, match=word):
+        workshops_from(options)

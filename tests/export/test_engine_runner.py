@@ -1,0 +1,175 @@
+"""Engines behind the Runner seam: real arithmetic behind a stand-in for the GPU's memory and TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_export.engines.api import TensorRt
+from alexnet_export.engines.building import engine_from_onnx
+from alexnet_export.engines.cuda import CudaDevice
+from alexnet_export.engines.options import EngineOptions
+from alexnet_export.engines.runner import EngineRunner
+from alexnet_export.gate import Reference
+from alexnet_export.onnxruntime_runner import OnnxRunner
+from alexnet_export.parity import parity_batches, parity_matrix
+from alexnet_model.contract import Contract
+from alexnet_model.errors import EngineError
+from alexnet_model.gpus import gpus_here
+from alexnet_model.passport import Passport, Profile
+
+from .fake_tensorrt import HostDevice, fake_tensorrt
+from .test_engine_api import H200, INSPECTED
+
+PROFILE = Profile(min=1, opt=2, max=8)
+
+
+class Built:
+    """An engine of the FP32 file, built by the stand-in."""
+
+    def __init__(self, onnx: Path, folder: Path, **options: Any) -> None:
+        self.trt = fake_tensorrt("11.1.0.106")
+        self.trt.recorder.inspected = INSPECTED
+        self.api = TensorRt(self.trt, "tensorrt")
+        self.path = folder / "engine.plan"
+        self.device = HostDevice()
+        self.passport: Passport = engine_from_onnx(
+            self.api,
+            onnx,
+            self.path,
+            EngineOptions(kind="tensorrt", timing_caches=folder, **options),
+            precision="fp32",
+            profile=PROFILE,
+            contract=Contract(),
+            gpu=H200,
+        )
+        self.trt.recorder.contexts = 0  # the inspection had one
+
+    def runner(self, **more: Any) -> EngineRunner:
+        return EngineRunner(
+            self.path,
+            self.passport,
+            api=self.api,
+            device=self.device,
+            classes=10,
+            contract=Contract(),
+            **more,
+        )
+
+
+@pytest.fixture
+def built(files: dict[str, Path], tmp_path: Path) -> Built:
+    return Built(files["fp32"], tmp_path)
+
+
+def test_it_answers_as_the_file_it_was_built_from(
+    built: Built, files: dict[str, Path], reference: Reference
+) -> None:
+    with OnnxRunner(files["fp32"]) as onnx_runner, built.runner() as runner:
+        for batch in (8, 1, 3):
+            expected = onnx_runner.infer(reference.images[:batch])
+            outputs = runner.infer(reference.images[:batch])
+            np.testing.assert_array_equal(outputs.logits, expected.logits)
+            np.testing.assert_array_equal(outputs.probabilities, expected.probabilities)
+    assert built.trt.recorder.executions == [8, 1, 3]
+    assert built.trt.recorder.contexts == 1
+    assert built.device.captures == 0
+
+
+def test_answers_stay_after_the_next_request(built: Built, reference: Reference) -> None:
+    with built.runner() as runner:
+        first = runner.infer(reference.images[:2])
+        kept = first.logits.copy()
+        runner.infer(reference.images[2:4])
+    np.testing.assert_array_equal(first.logits, kept)
+
+
+def test_it_passes_the_parity_matrix(built: Built, reference: Reference) -> None:
+    with built.runner() as runner:
+        rows = parity_matrix(runner, reference.images[:8], reference.logits[:8], parity_batches(8))
+    assert [row.batch for row in rows] == [1, 2, 3, 8]
+    assert all(row.finite and row.same_top1 and row.against_alone_db > 100 for row in rows)
+
+
+def test_a_graph_is_captured_once_a_batch_in_a_context_of_its_own(built: Built, reference: Reference) -> None:
+    with built.runner(cuda_graphs=True) as runner:
+        for batch in (1, 2, 1, 2, 1):
+            outputs = runner.infer(reference.images[:batch])
+            np.testing.assert_allclose(outputs.logits, reference.logits[:batch], atol=1e-3)
+    assert built.device.captures == 2
+    assert built.trt.recorder.contexts == 1 + 2
+
+
+def test_it_says_what_it_is(built: Built) -> None:
+    runtime = built.runner().runtime
+    assert (runtime.name, runtime.device, runtime.computes_in) == ("tensorrt", "host memory", "i8")
+    assert runtime.options == {"tensorrt_version": "11.1.0.106"}
+    built.passport = built.passport.model_copy(update={"layer_precisions": None})
+    assert built.runner().runtime.computes_in == "fp32 (not inspected)"
+
+
+def test_an_engine_that_does_not_load(built: Built) -> None:
+    built.path.write_bytes(b"of another version")
+    with pytest.raises(EngineError, match=r"engine\.plan: got The engine plan file is not compatible"):
+        built.runner().__enter__()
+
+
+def test_a_batch_beyond_the_profile(built: Built, reference: Reference) -> None:
+    with built.runner() as runner:
+        runner._buffers["image"] = np.zeros((16, 224, 224, 3), np.uint8)
+        with pytest.raises(EngineError, match="a batch within the profile 1,2,8"):
+            runner.infer(reference.images[:9])
+
+
+def test_a_version_compatible_engine_is_allowed_its_own_runtime(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    built = Built(files["fp32"], tmp_path, version_compatible=True)
+    built.trt.recorder.host_code_allowed = False
+    with built.runner():
+        assert built.trt.recorder.host_code_allowed
+
+
+def test_without_a_gpu_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EngineError, match="which sees no GPU, expected a build with CUDA"):
+        CudaDevice(H200)
+
+
+@pytest.mark.gpu
+def test_a_real_engine_on_a_real_gpu(files: dict[str, Path], reference: Reference, tmp_path: Path) -> None:
+    """TensorRT-RTX, for the GPU that is here: built, inspected, run, with graphs and without."""
+    from alexnet_export.engines.api import api_of
+
+    survey = gpus_here()
+    if not survey.gpus:
+        pytest.skip(survey.problem)
+    api, gpu = api_of("tensorrt-rtx"), survey.gpus[0]
+    for precision, at_least_db in (("fp32", 80), ("fp16", 40)):
+        engine = tmp_path / f"{precision}.plan"
+        passport = engine_from_onnx(
+            api,
+            files[precision],
+            engine,
+            EngineOptions(kind="tensorrt-rtx"),
+            precision="fp32",
+            profile=PROFILE,
+            contract=Contract(),
+            gpu=gpu,
+        )
+        for graphs in (False, True):
+            runner = EngineRunner(
+                engine,
+                passport,
+                api=api,
+                device=CudaDevice(gpu),
+                classes=10,
+                contract=Contract(),
+                cuda_graphs=graphs,
+            )
+            with runner:
+                rows = parity_matrix(runner, reference.images[:8], reference.logits[:8], parity_batches(8))
+            assert all(row.finite and row.against_pytorch_db > at_least_db for row in rows)

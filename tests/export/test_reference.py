@@ -1,0 +1,96 @@
+"""PyTorch's answers are kept, and what is built later is judged by them, and by nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_export import reference as reference_module
+from alexnet_export.datasets import synthetic_evaluation
+from alexnet_export.onnxruntime_runner import OnnxRunner
+from alexnet_export.reference import answers_from_folder, judging_from_folder, sha256_of_pixels
+from alexnet_model.errors import ManifestError, PictureSetError
+from alexnet_model.files import sha256_of_file
+from alexnet_model.manifest import REFERENCE_NAME
+
+from ..conftest import Exported
+
+
+@pytest.fixture
+def folder(exported: Exported, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.folder, tmp_path / "export"))
+
+
+def test_a_later_judge_sees_the_same_pictures_and_says_the_same(exported: Exported) -> None:
+    manifest = exported.manifest
+    judging = judging_from_folder(exported.folder, manifest)
+    assert judging.judged_on == "360 pictures of digits (test)"
+    assert judging.max_batch == manifest.max_batch == len(judging.probes)
+    int8 = manifest.artifacts[2]
+    again = judging.report(OnnxRunner(exported.folder / int8.file))
+    at_export = next(report for report in int8.reports if report.runtime.name == "onnxruntime")
+    assert again.top1 == at_export.top1
+    assert again.signal_to_noise_db == pytest.approx(at_export.signal_to_noise_db, abs=0.1)
+    assert judging.verdict(again).accepted
+
+
+def test_the_answers_are_pytorchs(exported: Exported) -> None:
+    answers = answers_from_folder(exported.folder, exported.manifest)
+    assert answers.evaluation.shape == (360, 10)
+    assert answers.synthetic.shape == (256, 10)
+    judging = judging_from_folder(exported.folder, exported.manifest)
+    assert sha256_of_pixels(judging.reference.images) == answers.evaluation_pixels_sha256
+    right = answers.evaluation.argmax(axis=1) == judging.reference.labels
+    assert right.mean() == exported.manifest.evaluation.pytorch_top1
+
+
+@pytest.mark.parametrize("why", ["gone", "other pictures"])
+def test_without_the_evaluation_pictures_it_judges_synthetic_ones_and_says_so(
+    why: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluation_from(source: str, *arguments: object, **more: object) -> object:
+        if why == "gone":
+            raise PictureSetError(source, got="no such folder", expected="pictures")
+        return synthetic_evaluation(exported.manifest.the_contract(), 8)
+
+    monkeypatch.setattr(reference_module, "evaluation_from", evaluation_from)
+    judging = judging_from_folder(exported.folder, exported.manifest)
+    reason = "no such folder" if why == "gone" else "it holds other pictures than at export"
+    assert judging.judged_on == f"256 synthetic pictures (not on digits: {reason})"
+    assert judging.reference.labels is None
+    verdict = judging.verdict(judging.report(OnnxRunner(exported.folder / "alexnet_fp32.onnx")))
+    assert verdict.accepted
+    assert "accuracy not measured" in verdict.reason
+
+
+def test_tolerances_are_those_of_the_export(exported: Exported) -> None:
+    strict = exported.manifest.tolerances | {"signal_to_noise_db": 60.0}
+    manifest = exported.manifest.model_copy(update={"tolerances": strict})
+    judging = judging_from_folder(exported.folder, manifest)
+    verdict = judging.verdict(judging.report(OnnxRunner(exported.folder / "alexnet_int8.onnx")))
+    assert not verdict.accepted
+    assert "at least 60 needed" in verdict.reason
+
+
+@pytest.mark.parametrize("fault", ["missing", "altered", "broken"])
+def test_answers_that_cannot_be_trusted(fault: str, folder: Path, exported: Exported) -> None:
+    path = folder / REFERENCE_NAME
+    manifest = exported.manifest
+    content = path.read_bytes()
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if fault == "altered" else b"x" * 64)
+    if fault == "broken":  # with a hash to match, as somebody who edits both would leave it
+        manifest = manifest.model_copy(update={"reference_sha256": sha256_of_file(path)})
+    with pytest.raises(ManifestError, match=r"reference\.safetensors: got .* Export again"):
+        judging_from_folder(folder, manifest)
+
+
+def test_pixels_have_one_hash_by_content_and_order() -> None:
+    images = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3)
+    assert sha256_of_pixels(images) == sha256_of_pixels(images[:, ::-1][:, ::-1])
+    assert sha256_of_pixels(images) != sha256_of_pixels(images[::-1])

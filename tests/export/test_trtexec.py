@@ -1,0 +1,162 @@
+"""Engines by `trtexec` in a container, through a stand-in for Docker with real arithmetic behind it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_export.engines import trtexec
+from alexnet_export.engines.options import EngineOptions
+from alexnet_export.engines.trtexec import TrtexecRunner, engine_from_onnx_in_docker
+from alexnet_export.gate import Reference
+from alexnet_export.statistics import signal_to_noise_db
+from alexnet_model.contract import Contract
+from alexnet_model.errors import DockerError, EngineError
+from alexnet_model.passport import Passport, Profile, passport_of
+from alexnet_model.triton_image import TRITON_IMAGE
+
+from ..stand_ins.trtexec import fake_trtexec
+from .test_engine_api import H200
+
+
+def build(onnx: Path, folder: Path, **options: Any) -> Passport:
+    return engine_from_onnx_in_docker(
+        onnx,
+        folder / "engine.plan",
+        EngineOptions(kind="docker", timing_caches=folder / "caches", **options),
+        precision="int8",
+        profile=Profile(min=1, opt=2, max=8),
+        contract=Contract(),
+        gpu=H200,
+        cuda="13.0",
+    )
+
+
+def test_the_command_that_builds(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = fake_trtexec(monkeypatch, tmp_path)
+    build(files["int8"], tmp_path, hardware_compatibility="same-compute-capability", version_compatible=True)
+    (run,) = [call for call in docker.calls if call[0] == "run"]
+    assert "--gpus=device=0" in run
+    assert "--pull=never" in run
+    image = run.index(TRITON_IMAGE)
+    assert run[image + 1 :] == [
+        "trtexec",
+        "--onnx=/work/model.onnx",
+        "--saveEngine=/work/model.plan",
+        "--stronglyTyped",
+        "--noTF32",
+        "--minShapes=image:1x224x224x3",
+        "--optShapes=image:2x224x224x3",
+        "--maxShapes=image:8x224x224x3",
+        "--profilingVerbosity=detailed",
+        "--exportLayerInfo=/work/layers.json",
+        "--timingCacheFile=/cache/tensorrt-11.1.0.106-sm90.cache",
+        "--skipInference",
+        "--hardwareCompatibilityLevel=sameComputeCapability",
+        "--versionCompatible",
+    ]
+    assert [path.name for path in (tmp_path / "caches").iterdir()] == ["tensorrt-11.1.0.106-sm90.cache"]
+
+
+def test_the_passport_names_the_image_by_digest(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trtexec(monkeypatch, tmp_path, tensorrt="11.2.1.2")
+    passport = build(files["int8"], tmp_path)
+    assert passport_of(tmp_path / "engine.plan") == passport
+    assert passport.tensorrt_version == "11.2.1.2", "the image's own word counts"
+    assert (passport.image, passport.image_digest) == (TRITON_IMAGE, "triton@sha256:2")
+    assert (passport.gpu_name, passport.compute_capability) == ("NVIDIA H200", "9.0")
+    assert passport.layer_precisions == {"i8": 1}
+    assert not list(tmp_path.glob(".trtexec*"))
+
+
+def test_the_engine_answers_in_its_container(
+    files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = fake_trtexec(monkeypatch, tmp_path)
+    passport = build(files["fp32"], tmp_path)
+    with TrtexecRunner(tmp_path / "engine.plan", passport, gpu=H200, contract=Contract()) as runner:
+        assert len(docker.containers) == 1
+        assert runner.runtime.device == "NVIDIA H200"
+        for batch in (1, 3):
+            outputs = runner.infer(reference.images[:batch])
+            assert outputs.logits.shape == (batch, 10)
+            # Six digits are what trtexec prints.
+            assert signal_to_noise_db(reference.logits[:batch], outputs.logits) > 90
+            np.testing.assert_allclose(outputs.probabilities.sum(axis=1), 1, atol=1e-4)
+    assert docker.containers == []
+    assert not list(tmp_path.glob(".trtexec*"))
+
+
+def test_values_that_are_no_numbers_come_through(
+    files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C++ prints `nan`, which is no JSON; the gate must get to see it."""
+    fake_trtexec(monkeypatch, tmp_path, nan=True)
+    passport = build(files["fp32"], tmp_path)
+    with TrtexecRunner(tmp_path / "engine.plan", passport, gpu=H200, contract=Contract()) as runner:
+        assert np.isnan(runner.infer(reference.images[:1]).logits).all()
+
+
+def test_what_tensorrt_refuses_is_said_in_its_words(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "ModelImporter.cpp:140: While parsing node number 1 [DequantizeLinear]:"
+    docker = fake_trtexec(monkeypatch, tmp_path, fails=said)
+    with pytest.raises(EngineError, match="While parsing node number 1"):
+        build(files["int8"], tmp_path)
+    assert not list(tmp_path.glob("engine*"))
+    assert not list(tmp_path.glob(".trtexec*"))
+    assert docker.containers == []
+
+
+def test_a_container_that_is_gone(
+    files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trtexec(monkeypatch, tmp_path)
+    passport = build(files["fp32"], tmp_path)
+    with TrtexecRunner(tmp_path / "engine.plan", passport, gpu=H200, contract=Contract()) as runner:
+        (tmp_path / "docker_state" / runner._name).unlink()
+        with pytest.raises(DockerError, match="No such container"):
+            runner.infer(reference.images[:1])
+
+
+def test_the_deadline_removes_the_container(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = fake_trtexec(monkeypatch, tmp_path, hangs=True)
+    monkeypatch.setattr(trtexec, "BUILDING_S", 0.5)
+    with pytest.raises(EngineError, match=r"no end after 0\.5 s"):
+        build(files["int8"], tmp_path)
+    (run,) = [call for call in docker.calls if call[0] == "run"]
+    (name,) = [word.removeprefix("--name=") for word in run if word.startswith("--name=")]
+    assert ["rm", "--force", name] in docker.calls
+
+
+def test_an_interrupt_removes_the_container(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = fake_trtexec(monkeypatch, tmp_path, hangs=True)
+    handler = signal.signal(signal.SIGALRM, lambda *_: signal.default_int_handler(signal.SIGINT, None))
+    signal.setitimer(signal.ITIMER_REAL, 0.7)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(files["int8"], tmp_path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert [call[:2] for call in docker.calls][-1] == ["rm", "--force"]
+    assert not list(tmp_path.glob("engine*"))
+
+
+def test_without_docker(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DockerError, match=r"docs\.docker\.com"):
+        build(files["int8"], tmp_path)
