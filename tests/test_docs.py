@@ -38,7 +38,7 @@ def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureF
     commands = re.findall(
         r"^    (?:\.venv/bin/)?alexnet (\w+)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    assert {name for name, _ in commands} == {"train", "export", "serve", "classify"}
+    assert {name for name, _ in commands} == {"train", "export", "lint", "serve", "classify", "doctor"}
     for name, rest in commands:
         assert run([name, "--help"]) == 0
         shown = capsys.readouterr().out

@@ -17,7 +17,7 @@ import typer
 
 from alexnet_model.errors import AlexnetError
 
-from . import classify, demo, export, serve, train
+from . import classify, demo, doctor, export, lint, serve, train
 
 app = typer.Typer(
     name="alexnet",
@@ -29,8 +29,10 @@ app = typer.Typer(
 )
 app.command("train")(train.train_command)
 app.command("export")(export.export_command)
+app.command("lint")(lint.lint_command)
 app.command("serve")(serve.serve_command)
 app.command("classify")(classify.classify_command)
+app.command("doctor")(doctor.doctor_command)
 app.command("demo")(demo.demo_command)
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import RepositoryOption
 
+if TYPE_CHECKING:
+    from alexnet_serving import Server
 
-class ServerKind(StrEnum):
+
+class ServerChoice(StrEnum):
     EMBEDDED = "embedded"
+    DOCKER = "docker"
 
 
 def _port(what: str) -> typer.models.OptionInfo:
@@ -24,31 +28,62 @@ def _port(what: str) -> typer.models.OptionInfo:
 
 def serve_command(
     kind: Annotated[
-        ServerKind, typer.Option("--with", help="embedded: Triton without Docker, on loopback only.")
-    ] = ServerKind.EMBEDDED,
+        ServerChoice | None,
+        typer.Option(
+            "--with",
+            help="docker: NVIDIA's image; embedded: Triton without Docker, on loopback only.",
+            show_default="docker for what a GPU computes, else embedded",
+        ),
+    ] = None,
     repository: RepositoryOption = Path("model_repository"),
     grpc_port: Annotated[int, _port("gRPC")] = 8001,
     http_port: Annotated[int, _port("HTTP")] = 8000,
     metrics_port: Annotated[int, _port("Metrics")] = 8002,
+    address: Annotated[
+        str, typer.Option(help="Where it listens; another than loopback needs Docker.")
+    ] = "127.0.0.1",
+    image: Annotated[
+        str | None,
+        typer.Option(help="Another image than the pinned one, for --with docker.", show_default="by models"),
+    ] = None,
+    rebuild_if_needed: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-if-needed",
+            help="Build engines that this server or GPU cannot load anew, from the ONNX files beside them.",
+        ),
+    ] = False,
     ready_timeout_s: Annotated[
-        float, typer.Option("--ready-timeout", min=1, help="Seconds until every model must be ready.")
-    ] = 120,
+        float,
+        typer.Option("--ready-timeout", min=1, help="Seconds until every model must be ready."),
+    ] = 300,
 ) -> None:
     """Serve a model repository until Ctrl-C; says where it listens and which models are ready.
 
     Example: alexnet serve --with embedded --repository model_repository --grpc-port 8001
     """
-    from alexnet_serving import EmbeddedServer
+    from alexnet_model.errors import UsageError
+    from alexnet_serving import DockerServer, EmbeddedServer, choice_of_server
 
     from .screen import err, note, say
 
-    server = EmbeddedServer(
-        repository,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        ready_timeout_s=ready_timeout_s,
-    )
+    _check_repository(repository)
+    if kind is None:
+        choice = choice_of_server(repository)
+        kind = ServerChoice(choice.kind)
+        note(f"Serving with {choice.kind}: {choice.reason}.")
+    if kind is ServerChoice.EMBEDDED and image:
+        raise UsageError("--image", got=f"{image} with --with embedded", expected="--with docker")
+    if rebuild_if_needed and kind is ServerChoice.DOCKER:
+        _rebuild_if_needed(repository, image)
+    ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
+    server: Server
+    if kind is ServerChoice.DOCKER:
+        server = DockerServer(
+            repository, image=image, address=address, ready_timeout_s=ready_timeout_s, **ports
+        )
+    else:
+        server = EmbeddedServer(repository, address=address, ready_timeout_s=ready_timeout_s, **ports)
     with ExitStack() as running:
         with err.status(f"Starting Triton with {', '.join(server.models)} ..."):
             running.enter_context(server)
@@ -62,3 +97,30 @@ def serve_command(
             server.wait()
         except KeyboardInterrupt:
             note("Stopping ...")
+
+
+def _check_repository(repository: Path) -> None:
+    """What lint finds wrong would be found by Triton only as it starts, and in fewer words."""
+    from alexnet_serving import lint, raise_if_findings
+
+    from .screen import Bars
+
+    with Bars() as bars:
+        findings = lint(repository, progress=bars)
+    raise_if_findings(repository, findings)
+
+
+def _rebuild_if_needed(repository: Path, image: str | None) -> None:
+    from alexnet_model.triton_image import TRITON_IMAGE
+
+    from .rebuilding import rebuild, refusal_of
+    from .screen import Bars, note
+    from .tables import print_engines
+
+    refusal = refusal_of(repository, image or TRITON_IMAGE)
+    if refusal is None:
+        return
+    note(f"Rebuilding: {refusal.subject}: {refusal.got}, here is {refusal.expected}.")
+    with Bars() as bars:
+        manifest = rebuild(repository, image or TRITON_IMAGE, progress=bars)
+    print_engines(manifest)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from alexnet_model.manifest import Artifact, Manifest, RunnerReport
+from alexnet_model.manifest import Artifact, Engine, Manifest, RunnerReport
 
 from .screen import note, out, say
 from .stopwatch import Stopwatch
@@ -70,6 +70,37 @@ def print_export(manifest: Manifest) -> None:
                 note(f"  {name}")
 
 
+def print_engines(manifest: Manifest) -> None:
+    """A row an engine, what it was built for, and its verdict; nothing where there is none."""
+    engines = [(artifact, engine) for artifact in manifest.artifacts for engine in artifact.engines]
+    if not engines:
+        return
+    say("Engines:")
+    table = _table(
+        left=("precision", "for", "verdict"),
+        columns=("precision", "for", "MB", "seconds", "parity", "signal", "agree", "verdict"),
+    )
+    for artifact, engine in engines:
+        passport, report = engine.passport, engine.report
+        table.add_row(
+            artifact.precision,
+            ", ".join(passport.targets) or passport.gpu_name or "",
+            f"{passport.engine_size_bytes / 1e6:.1f}",
+            f"{passport.build_seconds:.1f}",
+            _parity(report) if report else "-",
+            f"{report.signal_to_noise_db:.1f} dB" if report else "-",
+            f"{report.agreement:.1%}" if report else "-",
+            _engine_verdict(engine),
+        )
+    out.print(table)
+    for _, engine in engines:
+        passport = engine.passport
+        say(f"{engine.file}: {engine.verdict.reason if engine.verdict else 'no GPU here can run it'}")
+        say(f"  {passport.built_for}, batches {passport.profile.min} to {passport.profile.max}")
+        if engine.judged_on:
+            say(f"  judged on {engine.judged_on}")
+
+
 def print_answers(answers: list[Answers]) -> None:
     """How many held-out pictures each served model names rightly, and the first few with FP32's answers."""
     for prediction, picture in list(zip(answers[0].predictions, answers[0].pictures, strict=True))[:5]:
@@ -129,8 +160,8 @@ def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None
     if quick:
         say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
     say(f"Go on:      alexnet serve --repository {repository}")
-    say("With a GPU: TensorRT 10.12+ and 11 build engines from the same three ONNX files;")
-    say("            README.md has the trtexec command.")
+    say(f"With a GPU: alexnet export {repository.parent / 'export'} --engine docker")
+    say("            builds TensorRT engines from the same three ONNX files.")
 
 
 def _table(*, left: tuple[str, ...], columns: tuple[str, ...]) -> Table:
@@ -152,6 +183,12 @@ def _export_row(artifact: Artifact) -> list[str]:
         "-" if report.flips_to_wrong is None else f"{report.flips_to_wrong}/{report.flips_to_right}",
         "[green]served[/green]" if artifact.verdict.accepted else "[red]REFUSED[/red]",
     ]
+
+
+def _engine_verdict(engine: Engine) -> str:
+    if engine.verdict is None:
+        return "not judged"
+    return "[green]accepted[/green]" if engine.verdict.accepted else "[red]REFUSED[/red]"
 
 
 def _parity(report: RunnerReport) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DockerError, PortTaken
-from .triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+from .triton_image import CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
 
 PROGRAM = "docker"
 ASKING_S = 30.0  # for a question that the engine answers from what it knows
@@ -139,16 +139,18 @@ def error_from_output(subject: str, output: str, code: int) -> DockerError | Por
             return kind(
                 subject, got=_line_with(output, found.start()), expected=expected, next_step=next_step
             )
-    said = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line for line in output.splitlines() if line.strip() and not _TO_HELP.search(line)]
     return DockerError(
         subject,
-        got=(said[-1].rstrip(".") if said else "nothing printed") + f" (exit code {code})",
+        got=(_plain(said[-1]) if said else "nothing printed") + f" (exit code {code})",
         expected="success",
         next_step="Check this machine: alexnet doctor",
     )
 
 
-# (what Docker says, what was expected, the next step)
+# The last line that Docker prints, and the least telling one.
+_TO_HELP = re.compile(r"^(?:See|Run) 'docker .*--help'")
+# (what Docker says, what was expected, the next step); the first that is found counts
 _KNOWN: Sequence[tuple[str, str, str]] = (
     (
         r"permission denied while trying to connect|dial unix .*permission denied",
@@ -162,8 +164,19 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
         "Start it: sudo systemctl start docker",
     ),
     (
+        r"nvidia-container-cli: requirement error|unsatisfied condition: cuda",
+        f"driver {MINIMUM_DRIVER} or newer",
+        "See which it is: alexnet doctor",
+    ),
+    (
+        # The toolkit is there and has looked for the driver.
+        r"nvidia-container-cli: (?:initialization|detection) error|nvml error: driver",
+        "a working NVIDIA driver",
+        "See what it says: nvidia-smi",
+    ),
+    (
         r"could not select device driver|unknown or invalid runtime name: nvidia|nvidia-container-cli"
-        r"|nvidia-container-runtime|unresolvable CDI devices",
+        r"|nvidia-container-runtime|unresolvable CDI devices|failed to discover GPU vendor",
         "a Docker engine that can give a container the GPU",
         f"Install NVIDIA's toolkit: {INSTALL_TOOLKIT}",
     ),
@@ -178,18 +191,43 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
         "Pull it: docker pull {image}",
     ),
     (
-        r"(?:Bind for \S+:|listen tcp\S* \S+:)(?P<port>\d+)\S*(?: failed)?:? "
-        r"(?:port is already allocated|.*address already in use)",
+        r"(?:Bind for |listen tcp\d? |failed to bind host port (?:for )?)"
+        r"(?:\[[^\]]*\]|[\d.]+):(?P<port>\d+)\b"
+        r".*(?:port is already allocated|address already in use)",
         "a free port",
         "Stop what listens on port {port}, or name another.",
+    ),
+    (
+        r"cannot assign requested address",
+        "an address of this machine",
+        "See which it has: ip -brief address",
+    ),
+    (
+        r"bind source path does not exist|mounts denied",
+        "a folder of the machine that Docker's engine runs on",
+        "See which engine it is: docker context ls",
+    ),
+    (
+        r"context not found",
+        "a Docker context that is there",
+        "See which there are: docker context ls",
+    ),
+    (
+        r"no space left on device",
+        "room on Docker's disk",
+        "See what takes it: docker system df",
     ),
 )
 
 
 def _line_with(output: str, position: int) -> str:
     start = output.rfind("\n", 0, position) + 1
-    line = output[start:].partition("\n")[0].strip()
-    return line.removeprefix("docker: ").removeprefix("Error response from daemon: ").rstrip(".")
+    return _plain(output[start:].partition("\n")[0])
+
+
+def _plain(line: str) -> str:
+    said = line.strip().removeprefix("docker: ")
+    return said.removeprefix("Error response from daemon: ").removeprefix("Error: ").rstrip(".")
 
 
 def _inspected(image: str) -> dict[str, Any]:

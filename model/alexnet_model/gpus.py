@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from dataclasses import dataclass
 
 QUERY = ("index", "name", "compute_cap", "driver_version", "memory.total")
 DEADLINE_S = 20.0
+KILLING_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class Gpu:
     name: str
     compute_capability: str
     driver: str
-    memory_mib: int
+    memory_mib: int | None  # None where the GPU shares the processor's memory, and so has no own
 
     @property
     def target(self) -> str:
@@ -31,7 +33,10 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSurvey:
-    """What was found. Without GPUs `problem` says why: no driver, or what the driver's tool said."""
+    """What was found. Without GPUs `problem` says why: no driver, or what the driver's tool said.
+
+    Beside GPUs it says that another one was listed which cannot be used, such as one that fell off the bus.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     cuda: str | None = None  # the newest CUDA that the driver supports, such as 13.0
@@ -47,23 +52,25 @@ def gpus_here() -> GpuSurvey:
     """Ask `nvidia-smi`; a machine without it has no driver and so no usable GPU."""
     try:
         listed = _nvidia_smi(f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits")
-        header = _nvidia_smi()
     except FileNotFoundError:
         return GpuSurvey(problem="no NVIDIA driver (nvidia-smi is not there)")
+    except OSError as error:
+        return GpuSurvey(problem=f"nvidia-smi does not run ({(error.strerror or str(error)).lower()})")
     except subprocess.TimeoutExpired:
         return GpuSurvey(problem=f"nvidia-smi did not answer in {DEADLINE_S:g} s")
     except subprocess.CalledProcessError as error:
-        said = (error.stdout or error.stderr or "").strip().splitlines()
+        said = (error.stdout.strip() or error.stderr.strip()).splitlines()
         return GpuSurvey(problem=said[0] if said else f"nvidia-smi ended with {error.returncode}")
-    try:
-        gpus = tuple(_gpu_from_row(row) for row in listed.splitlines() if row.strip())
-    except ValueError:
-        return GpuSurvey(problem=f"nvidia-smi answered {listed.strip().splitlines()[0]!r}")
-    # "CUDA Version: 13.0" in the table's head; newer drivers say "CUDA UMD Version".
-    cuda = re.search(r"CUDA (?:UMD )?Version\s*:\s*([\d.]+)", header)
-    return GpuSurvey(
-        gpus=gpus, cuda=cuda[1] if cuda else None, problem="" if gpus else "nvidia-smi lists no GPU"
-    )
+    gpus: list[Gpu] = []
+    problem = ""
+    for row in filter(str.strip, listed.splitlines()):
+        try:
+            gpus.append(_gpu_from_row(row))
+        except ValueError:  # one broken GPU must not hide the others
+            problem = problem or f"nvidia-smi answered {row.strip()!r}"
+    if not gpus:
+        return GpuSurvey(problem=problem or "nvidia-smi lists no GPU")
+    return GpuSurvey(gpus=tuple(gpus), cuda=_newest_cuda(), problem=problem)
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
@@ -72,16 +79,44 @@ def version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
+def _newest_cuda() -> str | None:
+    """`CUDA Version: 13.0` in the table's head, where newer drivers say `CUDA UMD Version`."""
+    try:
+        found = re.search(r"CUDA (?:UMD )?Version\s*:\s*([\d.]+)", _nvidia_smi())
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found[1] if found else None
+
+
 def _nvidia_smi(*arguments: str) -> str:
-    return subprocess.run(
-        ["nvidia-smi", *arguments],  # noqa: S607 (found on PATH, as the driver installs it)
-        capture_output=True,
+    """Its standard output; `subprocess.run`, but for a process that cannot even be killed.
+
+    A driver that hangs holds its callers inside the kernel, where no signal reaches them, and
+    `subprocess.run` would wait for the end of one.
+    """
+    command = ["nvidia-smi", *arguments]  # found on PATH, as the driver installs it
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        check=True,
-        timeout=DEADLINE_S,
-        stdin=subprocess.DEVNULL,
-    ).stdout
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILLING_S)
+        raise
+    finally:
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stdout, stderr)
+    return stdout
 
 
 def _gpu_from_row(row: str) -> Gpu:
@@ -93,5 +128,5 @@ def _gpu_from_row(row: str) -> Gpu:
         name=name,
         compute_capability=compute_capability,
         driver=driver,
-        memory_mib=int(memory_mib),
+        memory_mib=None if memory_mib.startswith("[") else int(memory_mib),  # [N/A] or [Not Supported]
     )

@@ -112,6 +112,7 @@ class Engine(Record):
     passport_digest: str
     report: RunnerReport | None = None
     verdict: Verdict | None = None
+    judged_on: str = Field(default="", description="which pictures, such as '360 pictures of digits (test)'")
 
     @property
     def accepted(self) -> bool:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from alexnet_model.contract import canonical_json
 from alexnet_model.errors import UsageError
-from alexnet_model.manifest import PRECISIONS, Precision
+from alexnet_model.manifest import MANIFEST_NAME, PRECISIONS, Precision
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MODEL_FILE = "model.onnx"
+VERSION = "1"  # of every model: a new export replaces the repository as a whole
+
+Backend = Literal["onnx", "tensorrt"]
 
 
 def model_name(precision: Precision) -> str:
@@ -19,27 +26,63 @@ def model_name(precision: Precision) -> str:
 OUR_MODELS = frozenset(model_name(precision) for precision in PRECISIONS)
 
 
+def is_repository(folder: Path) -> bool:
+    """Whether this is a model repository of ours; an export's folder has no folders of models."""
+    return (folder / MANIFEST_NAME).is_file() and any((folder / name).is_dir() for name in OUR_MODELS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepositoryOptions:
-    """How requests wait for a model; 0 stands for no limit.
+    """What runs the models, and how requests wait for them; 0 stands for no limit.
+
+    `backend`: "onnx" serves each ONNX file by the runtime that it was judged on, "tensorrt" the engines that
+    were built from it.
 
     With a limit, a full queue refuses at once, and a request that waited too long is refused instead of
-    answered late. The limits are off by default because of what they cost: with any of them Triton (from
-    23.08 on; seen in 2.51) hands its batches over differently, and under
-    load its queue stands still for half a second again and again. A request whose client has given up leaves
-    an unlimited queue too, so deadlines, which the client always sets, bound it.
+    answered late. None leaves the limit to the backend: engines wait in a queue of four full batches, at most
+    a second; the others have no limit, because of what one costs on the Triton that serves them
+    (docs/decisions/queue.md).
 
     `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
     """
 
-    queue_size: int = 0  # requests
-    queue_timeout_s: float = 0.0
+    backend: Backend = "onnx"
+    queue_size: int | None = None  # requests
+    queue_timeout_s: float | None = None
     queue_delay_us: int = 0
 
     def __post_init__(self) -> None:
-        if self.queue_size < 0:
-            raise UsageError("queue size", got=str(self.queue_size), expected="0 (no limit) or more requests")
-        if not 0 <= self.queue_timeout_s <= 3600:
+        if self.backend not in get_args(Backend):
+            raise UsageError("backend", got=repr(self.backend), expected=" or ".join(get_args(Backend)))
+        if self.queue_size is not None and not 0 <= self.queue_size <= 1_000_000:
+            raise UsageError(
+                "queue size", got=str(self.queue_size), expected="0 (no limit) to 1,000,000 requests"
+            )
+        if self.queue_timeout_s is not None and not 0 <= self.queue_timeout_s <= 3600:
             raise UsageError("queue timeout", got=f"{self.queue_timeout_s:g} s", expected="0 to 3600 s")
         if not 0 <= self.queue_delay_us <= 1_000_000:
             raise UsageError("queue delay", got=f"{self.queue_delay_us} us", expected="0 to 1,000,000 us")
+
+    def to_json(self) -> str:
+        """Canonical JSON, recorded in every `config.pbtxt` that is written with these options."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> RepositoryOptions:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not JSON, or not what these options would have written.
+        """
+        values: Any = json.loads(text)
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != expected:
+            got = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"options are {sorted(expected)}, got {got}")
+        whole = (values["queue_size"] or 0, values["queue_delay_us"])
+        if not all(type(value) is int for value in whole):
+            raise ValueError(f"a queue is counted in whole requests and microseconds, got {whole}")
+        try:
+            return cls(**values)
+        except (UsageError, TypeError) as error:
+            raise ValueError(str(error)) from error

@@ -2,21 +2,27 @@
 
 An engine loads with the version of TensorRT that built it, on the model of GPU that it was built on, unless
 it was built to be compatible with more
-(https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/version-compatibility.html,
-https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/hardware-compatibility.html).
+(https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html and
+https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_model.errors import EngineRefused
 from alexnet_model.gpus import Gpu, version_tuple
 from alexnet_model.manifest import Engine, Manifest
-from alexnet_model.passport import Passport
+from alexnet_model.passport import ENGINE_SUFFIX, Passport
 from alexnet_model.triton_image import MINIMUM_DRIVER
+
+from .layout import VERSION, RepositoryOptions, is_repository
+from .packages import TENSORRT, Package, packages_of
+
+# Beyond one major version, a version-compatible engine loads in these later ones and in no other.
+NEXT_MAJOR = {8: 10, 10: 11}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,40 +38,66 @@ class Place:
 
 def reason_to_refuse(passport: Passport, place: Place) -> str:
     """Why the engine does not load there, in words; empty if it loads."""
-    if passport.flavour != "tensorrt":
+    if passport.flavour != TENSORRT:
         return "Triton has no backend for TensorRT-RTX engines"
     if version_tuple(place.gpu.driver) < version_tuple(MINIMUM_DRIVER):
         return f"driver {place.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
     return _other_version(passport, place) or _other_gpu(passport, place.gpu)
 
 
-def engine_for(engines: Sequence[Engine], place: Place) -> Engine | None:
-    """The first engine that loads there."""
-    return next((e for e in engines if not reason_to_refuse(e.passport, place)), None)
+def engine_for(engines: Mapping[str, Engine], place: Place) -> Engine | None:
+    """The engine that Triton takes there: the only one, or of several the one for that compute capability."""
+    if len(engines) == 1:
+        return next(iter(engines.values()))
+    capability = place.gpu.compute_capability
+    return next((e for e in engines.values() if e.passport.compute_capability == capability), None)
 
 
 def check_engines(manifest: Manifest, repository: Path, places: Sequence[Place]) -> None:
-    """Every served precision needs an engine for every GPU, or the server would not start.
+    """Every engine that a repository packs must load in every place, or its server would not start.
+
+    A repository without engines passes: it asks nothing of TensorRT.
 
     Raises:
-        EngineRefused: one has none; the message says what its engines were built for, what is here, and the
+        EngineRefused: one does not load; the message says what it was built for, what is here, and the
             command that builds one for here.
+        RepositoryError: its engines are not what a repository packs.
     """
-    for artifact in manifest.accepted:
-        engines = [engine for engine in artifact.engines if engine.accepted]
-        for place in places if engines else ():
-            if engine_for(engines, place) is None:
+    packages = [
+        package
+        for package in packages_of(manifest, RepositoryOptions(backend=TENSORRT))
+        if any((repository / package.name / VERSION).glob(f"*{ENGINE_SUFFIX}"))
+    ]
+    check_packages(packages, repository, places)
+
+
+def check_packages(packages: Sequence[Package], repository: Path, places: Sequence[Place]) -> None:
+    """The same for what is about to be packed into a repository.
+
+    Raises:
+        EngineRefused: an engine does not load in one of the places.
+    """
+    for package in packages:
+        for place in places if package.engines else ():
+            engine = engine_for(package.engines, place)
+            if engine is None:
+                reason = f"none of them is for compute capability {place.gpu.compute_capability}"
+            else:
+                reason = reason_to_refuse(engine.passport, place)
+            if reason:
+                shown = [engine] if engine else package.engines.values()
                 raise EngineRefused(
-                    f"{repository}: {artifact.precision} engine",
-                    got=f"one built for {engines[0].passport.built_for}",
-                    expected=f"one for {place} ({reason_to_refuse(engines[0].passport, place)})",
+                    f"{repository}: {package.artifact.precision} engine",
+                    got=f"one built for {' and one for '.join(e.passport.built_for for e in shown)}",
+                    expected=f"one for {place} ({reason})",
                     next_step=f"Build it: {rebuild_command(repository)}",
                 )
 
 
 def rebuild_command(repository: Path) -> str:
     """What builds the engines of a repository anew, for this machine, from the ONNX files inside it."""
-    return f"alexnet export {repository} --engine docker --repository {repository}"
+    source = repository if is_repository(repository) else "CHECKPOINT"
+    return f"alexnet export {source} --engine docker --repository {repository}"
 
 
 def _other_version(passport: Passport, place: Place) -> str:
@@ -76,8 +108,8 @@ def _other_version(passport: Passport, place: Place) -> str:
         return f"TensorRT {place.tensorrt_version} loads only its own engines"
     if built > here:
         return f"a version-compatible engine needs TensorRT {passport.tensorrt_version} or newer"
-    if here[0] - built[0] > 1:
-        return "version compatibility reaches the next major version at most"
+    if here[0] not in (built[0], NEXT_MAJOR.get(built[0])):
+        return f"version compatibility does not reach from TensorRT {built[0]} to {here[0]}"
     return ""
 
 

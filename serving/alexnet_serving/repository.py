@@ -2,28 +2,36 @@
 
 model_repository/
     export.json                 the record it was written from, and the mark by which it is known
+    reference.safetensors       PyTorch's answers, which engines built later are judged by
     alexnet_int8/config.pbtxt   from protobuf
     alexnet_int8/labels.txt     class names, for Triton's classification extension
     alexnet_int8/1/model.onnx   a hard link to the exported file where the file system can
+    alexnet_int8/1/model.plan   with engines: one, or `model_sm90.plan` for each kind of GPU,
+    alexnet_int8/1/model.passport.json      and what it was built from, with, on and for
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import RepositoryError
-from alexnet_model.files import atomic_directory, link_or_copy
+from alexnet_model.errors import ManifestError, RepositoryError
+from alexnet_model.files import atomic_directory, link_or_copy, sha256_of_file
 from alexnet_model.manifest import (
     MANIFEST_NAME,
-    Artifact,
+    REFERENCE_NAME,
     Manifest,
     verify_artifact,
+    verify_engine,
     write_manifest,
 )
+from alexnet_model.passport import passport_path
 
-from .layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, OUR_MODELS, RepositoryOptions, model_name
+from .layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, OUR_MODELS, VERSION, RepositoryOptions
+from .loading import Place, check_packages
+from .packages import Package, packages_of, reasons_against
 
 KEPT_FILES = ("README.md", ".gitignore")
 # Triton 2.51 passes model names through a shell.
@@ -36,31 +44,39 @@ def write_repository(
     artifacts_folder: Path,
     repository: Path,
     options: RepositoryOptions = DEFAULT_OPTIONS,
+    *,
+    places: Sequence[Place] = (),
 ) -> tuple[str, ...]:
-    """Replace `repository` by one that serves the accepted artifacts; return the models' names.
+    """Replace `repository` by one that serves what was accepted; return the models' names.
 
-    A refused precision is not packaged. Until the last moment the old repository stands whole, and on any
-    error or interrupt it stays; its README.md and .gitignore are kept.
+    A refused precision is not packaged, nor one whose engine was refused or never judged. Until the last
+    moment the old repository stands whole, and on any error or interrupt it stays; its README.md and
+    .gitignore are kept. With `places`, every engine must load in all of them.
 
     Raises:
-        RepositoryError: nothing was accepted, `repository` holds something that is not ours to replace, or
+        RepositoryError: nothing can be packaged, `repository` holds something that is not ours to replace, or
             it cannot be written.
-        ManifestError: an artifact's file is missing or altered.
+        EngineRefused: an engine would not load in one of the places.
+        ManifestError: an artifact's, an engine's or the reference's file is missing or altered.
     """
     repository = repository.resolve()
-    if not manifest.accepted:
+    packages = packages_of(manifest, options)
+    if not packages:
         raise RepositoryError(
             str(repository),
-            got="no accepted precision",
-            expected="at least one",
-            next_step="See the reasons in the export's table; the repository was not touched.",
+            got=f"no accepted precision ({reasons_against(manifest, options)})",
+            expected=f"at least one for the {options.backend} backend",
+            next_step="The repository was not touched.",
         )
     _check_class_names(manifest)
+    check_packages(packages, repository, places)
     refuse_foreign_repository(repository)
     try:
         with atomic_directory(repository) as staged:
-            for artifact in manifest.accepted:
-                _write_model(artifact, manifest, artifacts_folder, staged, options)
+            for package in packages:
+                _write_model(package, manifest, artifacts_folder, staged, options)
+            if manifest.reference_sha256 is not None:
+                link_or_copy(verify_reference(manifest, artifacts_folder), staged / REFERENCE_NAME)
             write_manifest(manifest, staged)
             for name in KEPT_FILES:
                 if (repository / name).is_file():
@@ -72,7 +88,7 @@ def write_repository(
             expected="a folder with room for the models",
             next_step="What was there is unchanged.",
         ) from error
-    return tuple(model_name(artifact.precision) for artifact in manifest.accepted)
+    return tuple(package.name for package in packages)
 
 
 def models_of_repository(repository: Path) -> tuple[str, ...]:
@@ -97,21 +113,54 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
     return tuple(models)
 
 
+def verify_reference(manifest: Manifest, folder: Path) -> Path:
+    """The reference's file, if its bytes are the recorded ones.
+
+    Raises:
+        ManifestError: it is missing or another.
+    """
+    path = folder / REFERENCE_NAME
+    try:
+        sha256 = sha256_of_file(path)
+    except OSError as error:
+        raise ManifestError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected=f"the reference of {MANIFEST_NAME}",
+            next_step="Export again.",
+        ) from error
+    if sha256 != manifest.reference_sha256:
+        raise ManifestError(
+            str(path),
+            got=f"SHA-256 {sha256[:12]}...",
+            expected=f"{str(manifest.reference_sha256)[:12]}..., as {MANIFEST_NAME} says",
+            next_step="Export again.",
+        )
+    return path
+
+
 def _write_model(
-    artifact: Artifact,
+    package: Package,
     manifest: Manifest,
     artifacts_folder: Path,
     repository: Path,
     options: RepositoryOptions,
 ) -> None:
-    from .model_config import config_from_artifact, text_from_config  # tritonclient is slow to import
+    from .model_config import config_from_package, text_from_config  # tritonclient is slow to import
 
-    model = repository / model_name(artifact.precision)
-    (model / "1").mkdir(parents=True)
-    config = config_from_artifact(artifact, manifest, options)
+    model = repository / package.name
+    version = model / VERSION
+    version.mkdir(parents=True)
+    config = config_from_package(package, manifest, options)
     (model / CONFIG_FILE).write_text(text_from_config(config), encoding="utf-8")
     (model / LABELS_FILE).write_text("\n".join(manifest.model.class_names) + "\n", encoding="utf-8")
-    link_or_copy(verify_artifact(artifact, artifacts_folder), model / "1" / MODEL_FILE)
+    # With engines too: whoever has the repository can build them anew.
+    link_or_copy(verify_artifact(package.artifact, artifacts_folder), version / MODEL_FILE)
+    for name, engine in package.engines.items():
+        plan = artifacts_folder / engine.file
+        verify_engine(engine, plan)
+        link_or_copy(plan, version / name)
+        link_or_copy(passport_path(plan), passport_path(version / name))
 
 
 def _check_class_names(manifest: Manifest) -> None:
@@ -136,7 +185,7 @@ def refuse_foreign_repository(repository: Path) -> None:
     if not repository.is_dir():
         raise RepositoryError(str(repository), got="a file", expected="a folder or nothing")
     entries = {path.name for path in repository.iterdir()} - set(KEPT_FILES)
-    foreign = sorted(entries - OUR_MODELS - {MANIFEST_NAME})
+    foreign = sorted(entries - OUR_MODELS - {MANIFEST_NAME, REFERENCE_NAME})
     if foreign or (entries and MANIFEST_NAME not in entries):
         raise RepositoryError(
             str(repository),

@@ -1,7 +1,8 @@
 """The Triton server inside the nvidia-pytriton wheel: where its parts are, and how it is called.
 
 It is Triton 2.51 (24.10), with security bulletins open: it serves loopback only, loads nothing on request,
-and keeps the interfaces that this project does not use behind a key that nobody is told.
+and keeps the interfaces that this project does not use behind a key that nobody is told. A server in a
+container is told the same (`server_options`), but for the address.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ OUR_BACKENDS = Path(__file__).parent / "backends"
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
 EXIT_TIMEOUT_S = 15
 SHM_BYTES = 16 * 1024 * 1024  # a model
+SHM_OPTION = f"--backend-config=python,shm-default-byte-size={SHM_BYTES}"
 # Keep freed memory instead of handing it back and faulting it in again for every request of megabytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 
@@ -57,10 +59,9 @@ def wheel_of_this_python() -> Wheel:
         libraries=package.parent / "nvidia_pytriton.libs",
         python_backend=package / "tritonserver" / "backends" / "python",
         stub=package / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
-        libpython_folder=Path(str(sysconfig.get_config_var("LIBDIR"))),
+        libpython_folder=libpython_of_this_python().parent,
     )
-    libpython = wheel.libpython_folder / f"libpython{version}.so.1.0"
-    for part in (wheel.binary, wheel.stub, libpython):
+    for part in (wheel.binary, wheel.stub, libpython_of_this_python()):
         if not part.exists():
             raise ServerError(
                 str(part),
@@ -70,6 +71,12 @@ def wheel_of_this_python() -> Wheel:
                 "or use a Python that was built with --enable-shared.",
             )
     return wheel
+
+
+def libpython_of_this_python() -> Path:
+    """Where this Python's shared library is, if it has one."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Path(str(sysconfig.get_config_var("LIBDIR"))) / f"libpython{version}.so.1.0"
 
 
 def assemble_backends(wheel: Wheel, folder: Path) -> None:
@@ -110,27 +117,34 @@ def command_of(
                 expected="letters, digits, '_', '.', '-' and '/' only",
                 next_step="Set TMPDIR to another folder.",
             )
-    lock = f"{','.join(RESTRICTED)}:alexnet={secrets.token_hex(16)}"
     return [
         str(wheel.binary),
-        f"--model-repository={repository}",
+        *server_options(str(repository)),
         f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        SHM_OPTION,
+        f"--grpc-address={address}",
+        f"--grpc-port={ports['grpc']}",
+        f"--http-address={address}",
+        f"--http-port={ports['http']}",
+        f"--metrics-address={address}",
+        f"--metrics-port={ports['metrics']}",
+        "--allow-gpu-metrics=false",
+    ]
+
+
+def server_options(repository: str) -> list[str]:
+    """What every server of ours is told, here or in a container: all models or none, and no spare doors."""
+    lock = f"{','.join(RESTRICTED)}:alexnet={secrets.token_hex(16)}"
+    return [
+        f"--model-repository={repository}",
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         "--exit-on-error=true",
         "--strict-readiness=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
-        f"--grpc-address={address}",
-        f"--grpc-port={ports['grpc']}",
         f"--grpc-restricted-protocol={lock}",
-        f"--http-address={address}",
-        f"--http-port={ports['http']}",
         f"--http-restricted-api={lock}",
-        f"--metrics-address={address}",
-        f"--metrics-port={ports['metrics']}",
-        "--allow-gpu-metrics=false",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
     ]

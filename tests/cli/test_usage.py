@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_cli.main import run
 
-COMMANDS = ("train", "export", "serve", "classify", "demo")
+COMMANDS = ("train", "export", "lint", "serve", "classify", "demo", "doctor")
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -52,6 +52,7 @@ WRONG_USE = [
     (["serve", "--with", "podman"], ["--with", "podman"]),
     (["serve", "--grpc-port", "70000"], ["--grpc-port", "65535"]),
     (["serve", "--ready-timeout", "0"], ["--ready-timeout"]),
+    (["lint", "models", "others"], ["others"]),
     (["fly"], ["fly"]),
     (["train", "--fly"], ["--fly"]),
 ]
@@ -62,6 +63,8 @@ NOT_THERE = [
     (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),
     (["serve", "--repository", "nowhere"], ["nowhere", "no such folder", "alexnet export"]),
     (["serve", "--repository", "."], ["no model"]),
+    (["lint"], ["model_repository", "no such folder", "alexnet export"]),
+    (["lint", "."], ["no model"]),
     (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
 ]
 

@@ -30,7 +30,7 @@ from alexnet_model.errors import (
     ServerError,
     UsageError,
 )
-from alexnet_serving import EmbeddedServer, Server, embedded
+from alexnet_serving import EmbeddedServer, Server, embedded, process_server
 from alexnet_serving.stubs import is_alive, stubs_of
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -142,7 +142,7 @@ def test_kill_9_of_what_runs_a_model_is_noticed(small: Path) -> None:
 
 
 def test_a_stuck_server_is_killed_after_the_deadline(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "EXIT_TIMEOUT_S", -4.5)
+    monkeypatch.setattr(process_server, "EXIT_TIMEOUT_S", -4.5)
     with EmbeddedServer(small) as server:
         remains = Remains(server)
         for pid in remains.pids:

@@ -56,6 +56,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert Contract.from_json(parameters["contract"]) == Contract()
     assert json.loads(parameters.pop("runtime_options")) == {"INFERENCE_PRECISION_HINT": "f32"}
+    assert RepositoryOptions.from_json(parameters.pop("repository_options")) == RepositoryOptions()
     assert parameters == {
         "contract": Contract().to_json(),
         "contract_digest": Contract().digest,
@@ -63,7 +64,9 @@ def test_config(repository: Path, artifacts: Any) -> None:
         "computes_in": "i8",
         "weights_sha256": artifacts.manifest.model.weights_sha256,
     }
-    assert config_of(repository, "alexnet_fp32").backend == "onnxruntime"
+    onnxruntime = config_of(repository, "alexnet_fp32")
+    assert onnxruntime.backend == "onnxruntime"
+    assert [(g.kind, g.count) for g in onnxruntime.instance_group] == [(ModelInstanceGroup.KIND_AUTO, 1)]
     assert (repository / "alexnet_int8" / "labels.txt").read_text().splitlines() == list("0123456789")
 
 
@@ -81,11 +84,31 @@ def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"queue_size": -1}, {"queue_timeout_s": -0.1}, {"queue_timeout_s": 3601}, {"queue_delay_us": -1}],
+    [
+        {"backend": "openvino"},
+        {"queue_size": -1},
+        {"queue_size": 1_000_001},
+        {"queue_timeout_s": -0.1},
+        {"queue_timeout_s": 3601},
+        {"queue_timeout_s": float("nan")},
+        {"queue_delay_us": -1},
+    ],
 )
 def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         RepositoryOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        RepositoryOptions(),
+        RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
+        RepositoryOptions(queue_size=9, queue_timeout_s=0.5),
+    ],
+)
+def test_options_come_back_equal(options: RepositoryOptions) -> None:
+    assert RepositoryOptions.from_json(options.to_json()) == options
 
 
 def test_writing_again_drops_what_is_refused_now_and_keeps_the_readers_files(

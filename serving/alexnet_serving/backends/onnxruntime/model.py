@@ -21,15 +21,20 @@ else:
 
 
 class TritonPythonModel(BatchingModel):
+    def initialize(self, args: Mapping[str, str]) -> None:
+        self._providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+        if args["model_instance_kind"] == "GPU":  # Triton has seen one
+            device = {"device_id": args["model_instance_device_id"]}
+            self._providers.insert(0, ("CUDAExecutionProvider", device))
+        super().initialize(args)
+
     def load(self, path: Path, options: Mapping[str, str]) -> None:
         """`options` are ONNX Runtime's session configuration entries."""
         session_options = onnxruntime.SessionOptions()
         session_options.log_severity_level = 3  # errors
         for key, value in options.items():
             session_options.add_session_config_entry(key, value)
-        self._session = onnxruntime.InferenceSession(
-            str(path), session_options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(str(path), session_options, providers=self._providers)
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 

@@ -1,0 +1,44 @@
+"""`alexnet lint`: whether a repository is still what was exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def lint_command(
+    repository: Annotated[Path, typer.Argument(help="The Triton model repository.")] = Path(
+        "model_repository"
+    ),
+    hashes: Annotated[
+        bool, typer.Option("--hashes/--no-hashes", help="Read the large files too, to hash them.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Hold every file of a model repository against its export record; exit 1 if anything differs.
+
+    Example: alexnet lint model_repository
+    """
+    from alexnet_serving import lint, raise_if_findings
+
+    from .screen import Bars, say
+
+    with Bars() as bars:
+
+        def in_megabytes(stage: str, done: int, total: int, note: str = "") -> None:
+            bars(f"{stage}, MB", done // 10**6, total // 10**6, note)
+
+        findings = lint(repository, hashes=hashes, progress=in_megabytes)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            say(str(finding))
+    raise_if_findings(repository, findings, shown=True)
+    if not as_json:
+        models = len(list(repository.glob("*/config.pbtxt")))
+        say(f"{repository}: {models} model{'' if models == 1 else 's'}, no findings")

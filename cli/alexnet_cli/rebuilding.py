@@ -1,0 +1,64 @@
+"""`alexnet serve --rebuild-if-needed`: engines for this machine, from the ONNX files in the repository."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from alexnet_model.errors import EngineRefused
+from alexnet_model.manifest import Manifest, manifest_from_folder
+from alexnet_model.progress import Progress
+
+
+def refusal_of(repository: Path, image: str) -> EngineRefused | None:
+    """Why a repository's engines do not load on this machine; None if they do, or if it holds none.
+
+    Raises:
+        ManifestError: the record is missing or broken.
+        DockerError: the image is not the pinned one, and not here to be asked.
+    """
+    from alexnet_serving import check_engines
+    from alexnet_serving.places import places_of_image
+
+    try:
+        check_engines(manifest_from_folder(repository), repository, places_of_image(image))
+    except EngineRefused as refusal:
+        return refusal
+    return None
+
+
+def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
+    """Build the engines of a repository anew, as they were built, for the GPUs here.
+
+    The old ones stay until the new ones have passed the gate: a repository is replaced as a whole.
+
+    Raises:
+        PrecisionRefused: a new engine is not the same model; the repository is as it was.
+        RepositoryError: the repository was not written by this version, or cannot be replaced.
+        DockerError, EngineError: the engines cannot be built.
+    """
+    from alexnet_export.compiling import compile_engines
+    from alexnet_export.engines.options import EngineOptions
+    from alexnet_export.pipeline import raise_if_refused
+    from alexnet_serving import options_of_repository, unpack_repository, write_repository
+    from alexnet_serving.places import places_of_image
+
+    options = options_of_repository(repository)
+    repository = repository.resolve()
+    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as name:
+        folder = Path(name) / "export"
+        unpacked = unpack_repository(repository, folder)
+        packed = tuple(artifact for artifact in unpacked.artifacts if artifact.engines)
+        passport = packed[0].engines[0].passport
+        building = EngineOptions(
+            kind="docker",
+            image=image,
+            profile=passport.profile,
+            hardware_compatibility=passport.hardware_compatibility,
+            version_compatible=passport.version_compatible,
+        )
+        precisions = tuple(artifact.precision for artifact in packed)
+        manifest = compile_engines(folder, building, precisions=precisions, progress=progress)
+        raise_if_refused(manifest, precisions)
+        write_repository(manifest, folder, repository, options, places=places_of_image(image))
+    return manifest

@@ -1,0 +1,51 @@
+"""Which backend each model of a repository asks Triton for, and so what its server needs."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from alexnet_model.errors import EngineRefused
+from alexnet_model.gpus import GpuSurvey
+
+from .layout import CONFIG_FILE
+from .packages import BACKENDS, TENSORRT
+
+OPENVINO = BACKENDS["openvino"]
+ONNXRUNTIME = BACKENDS["onnxruntime"]
+# What configurations said before backends had names of their own.
+OF_PLATFORMS = {"onnxruntime_onnx": ONNXRUNTIME, "tensorrt_plan": TENSORRT}
+
+
+def backends_of_repository(repository: Path) -> dict[str, str]:
+    """The backend by model, sorted by name; empty where the configuration cannot be read or names none.
+
+    Those are left to Triton, which names the model and what is wrong with it.
+    """
+    # tritonclient is slow to import
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    backends: dict[str, str] = {}
+    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        config = ModelConfig()
+        # A field that is newer than this client is no reason not to know the backend.
+        with contextlib.suppress(OSError, UnicodeDecodeError, text_format.ParseError):
+            text_format.Parse(path.read_text(encoding="utf-8"), config, allow_unknown_field=True)
+        backends[path.parent.name] = config.backend or OF_PLATFORMS.get(config.platform, config.platform)
+    return backends
+
+
+def can_use_gpu(backends: set[str]) -> bool:
+    """Whether a GPU would compute any of it. Beside OpenVINO's models, ONNX Runtime's are the CPU's too."""
+    return TENSORRT in backends or (ONNXRUNTIME in backends and OPENVINO not in backends)
+
+
+def no_gpu_for_engines(repository: Path, survey: GpuSurvey) -> EngineRefused:
+    """Engines, and nothing to run them on."""
+    return EngineRefused(
+        f"{repository}: TensorRT engines",
+        got=survey.problem,
+        expected="an NVIDIA GPU",
+        next_step="See what is missing: alexnet doctor",
+    )

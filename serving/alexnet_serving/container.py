@@ -1,0 +1,74 @@
+"""The `docker run` of a server: what the container is shown, what it may use, and what it may not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from alexnet_model import docker
+from alexnet_model.errors import RepositoryError
+
+MODELS = "/models"
+PORTS_INSIDE = {"http": 8000, "grpc": 8001, "metrics": 8002}
+# The user `triton-server` of NVIDIA's image.
+USER_OF_IMAGE = "1000:1000"
+RESOURCES = (
+    "--shm-size=1g",  # Docker's 64 MiB is less than Python-based backends and NVIDIA's libraries ask for
+    "--ulimit=memlock=-1",  # pinned memory, from which a GPU copies
+    "--ulimit=stack=67108864",
+)
+
+
+def run_command(
+    name: str,
+    image: str,
+    repository: Path,
+    *,
+    address: str,
+    ports: Mapping[str, int],
+    gpus: bool,
+    options: Sequence[str],
+) -> list[str]:
+    """Attached: the client's life is the container's, and its output the server's log.
+
+    Raises:
+        DockerError: the repository's path cannot be mounted.
+        RepositoryError: the container's user could not read it.
+    """
+    return [
+        docker.PROGRAM,
+        "run",
+        "--rm",
+        f"--name={name}",
+        "--pull=never",  # gigabytes, without a word until the deadline passes: `docker pull` shows progress
+        "--init",  # until the image's start script has become tritonserver, a first process ignores SIGTERM
+        *docker.CONFINED,
+        f"--user={_user(repository)}",
+        *RESOURCES,
+        *(["--gpus=all"] if gpus else []),
+        docker.mount(repository, MODELS),
+        *(f"--publish={address}:{port}:{PORTS_INSIDE[what]}" for what, port in sorted(ports.items())),
+        image,
+        "tritonserver",
+        *options,
+    ]
+
+
+def _user(repository: Path) -> str:
+    """This process's own user, who has just read the repository; for root the image's, who may not be able.
+
+    Nothing in the container needs root, and a root that escapes from it would be the machine's.
+    """
+    if os.getuid() != 0:
+        return f"{os.getuid()}:{os.getgid()}"
+    for path in filter(Path.exists, (repository, *sorted(repository.rglob("*")))):
+        needed = 0o005 if path.is_dir() else 0o004
+        if path.stat().st_mode & needed != needed:
+            raise RepositoryError(
+                str(path),
+                got=f"mode {path.stat().st_mode & 0o777:o}",
+                expected="to be readable by others: the server does not run as root",
+                next_step=f"Run: chmod -R o+rX {repository}",
+            )
+    return USER_OF_IMAGE

@@ -1,0 +1,146 @@
+"""The engines of a repository and of an export's folder, and where each of them would load."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_model.errors import ManifestError
+from alexnet_model.gpus import GpuSurvey
+from alexnet_model.manifest import MANIFEST_NAME, Engine, manifest_from_folder
+from alexnet_model.passport import Passport
+from alexnet_model.records import Precision, Record
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
+
+from .backends_in import OPENVINO, backends_of_repository, can_use_gpu
+from .checks import Check, mend_from
+from .loading import Place, reason_to_refuse, rebuild_command
+from .packages import TENSORRT
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerNeeds:
+    """What `serve --with docker` runs for a repository."""
+
+    image: str
+    needs_gpu: bool
+
+
+class Loading(Record):
+    """Whether an engine loads on one GPU here, with the TensorRT of Triton's image, and why not."""
+
+    place: str
+    loads: bool
+    reason: str
+
+
+class EngineFound(Record):
+    """An engine of an export's record. `here` has an entry for each kind of GPU; `mend` if one fails."""
+
+    folder: str
+    file: str
+    precision: Precision
+    accepted: bool
+    built_for: str
+    needs: str
+    here: tuple[Loading, ...]
+    mend: str
+
+
+def places_here(survey: GpuSurvey, tensorrt_version: str) -> tuple[Place, ...]:
+    """Each model of GPU once: two of one compute capability may still not load each other's engines."""
+    models = {(gpu.name, gpu.compute_capability): gpu for gpu in reversed(survey.gpus)}
+    return tuple(Place(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values()))
+
+
+def engines_found(
+    repository: Path, out: Path, places: Sequence[Place]
+) -> tuple[tuple[EngineFound, ...], tuple[Check, ...]]:
+    """Every engine once, though a repository and the export it was packed from both record it.
+
+    With them come the folders' checks: what each holds, or why its record cannot be read.
+    """
+    found: dict[str, EngineFound] = {}
+    checks = []
+    for option, folder in (("--repository", repository), ("--out", out)):
+        name = f"record of {option}"
+        try:
+            exported = (folder / MANIFEST_NAME).is_file()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            checks.append(_of_record(name, f"{folder}: {reason}", f"{option} with another folder"))
+            continue
+        if not exported:
+            mend = f"alexnet export CHECKPOINT --out {out} --repository {repository}"
+            checks.append(_of_record(name, f"nothing exported to {folder} yet", mend))
+            continue
+        try:
+            manifest = manifest_from_folder(folder)
+        except ManifestError as error:
+            checks.append(_of_record(name, f"{error.subject}: {error.got}", mend_from(error.next_step)))
+            continue
+        precisions = ", ".join(artifact.precision for artifact in manifest.accepted) or "nothing accepted"
+        engines = [(artifact, engine) for artifact in manifest.artifacts for engine in artifact.engines]
+        checks.append(_of_record(name, f"{precisions} in {folder}, engines: {len(engines) or 'none'}"))
+        for artifact, engine in engines:
+            found.setdefault(
+                engine.passport_digest, _found(folder, artifact.precision, engine, places, repository)
+            )
+    return tuple(found.values()), tuple(checks)
+
+
+def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
+    """By the backends of its models; before the first export, by whether engines could be built here."""
+    backends: set[str] = set()
+    # What cannot be read is told by the repository's own check, and a missing client by the base install's.
+    with contextlib.suppress(OSError, ImportError):
+        backends = set(backends_of_repository(repository).values())
+    gpu = bool(survey.gpus)
+    if not backends:
+        return DockerNeeds(image=TRITON_IMAGE if gpu else CPU_IMAGE, needs_gpu=gpu)
+    return DockerNeeds(
+        image=CPU_IMAGE if OPENVINO in backends else TRITON_IMAGE,
+        needs_gpu=TENSORRT in backends or (gpu and can_use_gpu(backends)),
+    )
+
+
+def _found(
+    folder: Path, precision: Precision, engine: Engine, places: Sequence[Place], repository: Path
+) -> EngineFound:
+    reasons = [(str(place), reason_to_refuse(engine.passport, place)) for place in places]
+    here = tuple(Loading(place=place, loads=not reason, reason=reason) for place, reason in reasons)
+    if folder == repository:
+        mend = rebuild_command(repository)
+    else:
+        mend = f"alexnet export {folder} --engine docker --repository {repository}"
+    # An engine that Triton has no backend for is not broken: another one beside it may be served.
+    to_mend = engine.passport.flavour == TENSORRT and not all(loading.loads for loading in here)
+    return EngineFound(
+        folder=str(folder),
+        file=engine.file,
+        precision=precision,
+        accepted=engine.accepted,
+        built_for=engine.passport.built_for,
+        needs=_needs(engine.passport),
+        here=here,
+        mend=mend if to_mend else "",
+    )
+
+
+def _needs(passport: Passport) -> str:
+    if passport.flavour != TENSORRT:
+        return f"TensorRT-RTX {passport.tensorrt_version} on a GPU of {', '.join(passport.targets)}"
+    gpu = {
+        "none": f"{passport.gpu_name} ({passport.compute_capability})",
+        "same-compute-capability": f"a GPU of compute capability {passport.compute_capability}",
+        "ampere-plus": "an Ampere GPU or newer",
+    }[passport.hardware_compatibility]
+    newer = " or newer" if passport.version_compatible else ""
+    return f"TensorRT {passport.tensorrt_version}{newer} on {gpu}"
+
+
+def _of_record(name: str, found: str, mend: str = "") -> Check:
+    """Never missing: `export` writes it, and what is served is the server's to judge."""
+    return Check(name=name, status="warning" if mend else "ok", found=found, needed_by=(), mend=mend)

@@ -1,0 +1,192 @@
+"""Is this repository what was exported? Every file held against `export.json`, before a server is started.
+
+Nothing is looked up in a list of rules. Each model's configuration is made anew from the record and from the
+options that it was written with, and compared field by field with the one that is there; so a change of any
+number or word in it is found, by name (docs/decisions/lint.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_model.errors import ManifestError, RepositoryError
+from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
+from alexnet_model.passport import ENGINE_SUFFIX
+from alexnet_model.progress import Progress, silent
+
+from .findings import Finding, finding_from_error
+from .layout import CONFIG_FILE, LABELS_FILE, VERSION, Backend, RepositoryOptions
+from .lint_files import (
+    hash_findings,
+    passport_findings,
+    present_findings,
+    reference_findings,
+    size_findings,
+)
+from .packages import TENSORRT, Package, packages_of
+from .repository import models_of_repository
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
+
+OPTIONS_FIELD = 'parameters["repository_options"].string_value'
+
+
+def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
+    """What is wrong with a repository; empty if nothing. Without `hashes` no large file is read.
+
+    Raises:
+        RepositoryError: it is missing, or holds no model at all.
+    """
+    if not any(repository.glob(f"*/{CONFIG_FILE}")):
+        models_of_repository(repository)  # says what is missing
+    try:
+        return _findings(repository, hashes, progress)
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
+        return (Finding(str(error.filename or repository), "", got, "a folder that can be read"),)
+
+
+def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Finding, ...]:
+    try:
+        manifest = manifest_from_folder(repository)
+    except ManifestError as error:
+        return (
+            finding_from_error(error, repository, MANIFEST_NAME),
+            *_altered_passports(repository),
+        )
+    configs = {name: _Config(repository, name, manifest) for name in _folders(repository)}
+    try:
+        packages = {package.name: package for package in packages_of(manifest, _options(repository, configs))}
+        findings = [finding for config in configs.values() for finding in config.findings()]
+    except RepositoryError as error:
+        return (Finding(MANIFEST_NAME, error.subject, error.got, error.expected),)
+    except (TypeError, ValueError) as error:  # such as a batch that no protobuf holds
+        return (Finding(MANIFEST_NAME, "", f"what makes no configuration ({error})", "an export record"),)
+    for name in sorted(configs.keys() | packages.keys()):
+        findings += _model_findings(name, packages.get(name), repository, manifest)
+    findings += reference_findings(manifest, repository)
+    if hashes:
+        findings += hash_findings(packages.values(), manifest, repository, progress)
+    return tuple(findings)
+
+
+class _Config:
+    """One model's `config.pbtxt`, read once."""
+
+    def __init__(self, repository: Path, model: str, manifest: Manifest) -> None:
+        self._file = f"{model}/{CONFIG_FILE}"
+        self._model = model
+        self._manifest = manifest
+        self._config: Message | None = None
+        self.options: RepositoryOptions | None = None  # None: there are none to be read
+        self._problem: Finding | None = None
+        self._read(repository / self._file)
+
+    def findings(self) -> Iterator[Finding]:
+        """Raises RepositoryError, TypeError or ValueError where the record makes no configuration."""
+        if self._problem:
+            yield self._problem
+        if self.options is None:
+            return
+        packages = {package.name: package for package in packages_of(self._manifest, self.options)}
+        if self._model in packages:
+            from .differences import differences
+            from .model_config import config_from_package
+
+            expected = config_from_package(packages[self._model], self._manifest, self.options)
+            for difference in differences(self._config, expected):
+                yield Finding(self._file, difference.field, difference.got, difference.expected)
+
+    def _read(self, path: Path) -> None:
+        from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
+
+        from .model_config import OPTIONS_PARAMETER, config_from_text  # tritonclient is slow to import
+
+        try:
+            self._config = config_from_text(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            got = (error.strerror or str(error)).lower()
+            self._problem = Finding(self._file, "", got, "a model's configuration")
+        except UnicodeDecodeError as error:
+            self._problem = Finding(self._file, "", f"{error}", "text in UTF-8")
+        except ParseError as error:
+            line = f"line {error.GetLine()}" if error.GetLine() else ""
+            self._problem = Finding(self._file, line, f"{error}", "Triton's model configuration")
+        else:
+            if OPTIONS_PARAMETER not in self._config.parameters:
+                self._problem = Finding(
+                    self._file, OPTIONS_FIELD, "nothing", "the options it was written with"
+                )
+                return
+            try:
+                text = self._config.parameters[OPTIONS_PARAMETER].string_value
+                self.options = RepositoryOptions.from_json(text)
+            except ValueError as error:
+                self._problem = Finding(self._file, OPTIONS_FIELD, f"{error}", "repository options")
+
+
+def _options(repository: Path, configs: dict[str, _Config]) -> RepositoryOptions:
+    """What runs most of the models; where no configuration says so, what files there are."""
+    backends = Counter(config.options.backend for config in configs.values() if config.options)
+    plans = any(repository.glob(f"*/{VERSION}/*{ENGINE_SUFFIX}"))
+    guess: Backend = TENSORRT if plans else "onnx"
+    return RepositoryOptions(backend=backends.most_common(1)[0][0] if backends else guess)
+
+
+def _model_findings(
+    name: str, package: Package | None, repository: Path, manifest: Manifest
+) -> Iterator[Finding]:
+    if package is None:
+        yield Finding(name, "", "a folder", f"only models that {MANIFEST_NAME} accepts")
+        return
+    if not (repository / name).is_dir():
+        yield Finding(name, "", "no such folder", f"a model that {MANIFEST_NAME} accepts")
+        return
+    yield from _label_findings(f"{name}/{LABELS_FILE}", repository, manifest)
+    yield from present_findings(package, repository)
+    yield from size_findings(package, repository)
+    for plan, engine in package.engines.items():
+        yield from passport_findings(f"{name}/{VERSION}/{plan}", engine, repository)
+
+
+def _label_findings(file: str, repository: Path, manifest: Manifest) -> Iterator[Finding]:
+    names = list(manifest.model.class_names)
+    try:
+        labels = (repository / file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        yield Finding(file, "", (error.strerror or str(error)).lower(), f"{len(names)} class names")
+        return
+    except UnicodeDecodeError as error:
+        yield Finding(file, "", f"{error}", "text in UTF-8")
+        return
+    if len(labels) != len(names):
+        yield Finding(file, "", f"{len(labels)} lines", f"{len(names)}, one a class")
+        return
+    different = [number for number in range(len(names)) if labels[number] != names[number]]
+    if different:
+        first = different[0]
+        line = f"line {first + 1}" + (f", the first of {len(different)}" if len(different) > 1 else "")
+        yield Finding(file, line, repr(labels[first]), repr(names[first]))
+
+
+def _altered_passports(repository: Path) -> Iterator[Finding]:
+    """Where the record's chain does not hold because a passport in it was edited: which field of it."""
+    try:
+        text = (repository / MANIFEST_NAME).read_text(encoding="utf-8")
+        manifest = Manifest.model_validate(json.loads(text))
+        packages = packages_of(manifest, RepositoryOptions(backend=TENSORRT))
+    except (OSError, ValueError, RepositoryError):
+        return
+    for package in packages:
+        for plan, engine in package.engines.items():
+            if engine.passport.digest != engine.passport_digest:
+                yield from passport_findings(f"{package.name}/{VERSION}/{plan}", engine, repository)
+
+
+def _folders(repository: Path) -> list[str]:
+    return sorted(path.name for path in repository.iterdir() if path.is_dir())

@@ -1,0 +1,30 @@
+"""The places where an image would load engines: this machine's GPUs, with the image's TensorRT."""
+
+from __future__ import annotations
+
+from alexnet_model import docker
+from alexnet_model.errors import DockerError
+from alexnet_model.gpus import gpus_here
+from alexnet_model.triton_image import TENSORRT_VERSION, TRITON_IMAGE
+
+from .loading import Place
+
+
+def places_of_image(image: str = TRITON_IMAGE) -> tuple[Place, ...]:
+    """One place a kind of GPU; none on a machine without.
+
+    The pinned image's TensorRT is known even where Docker or the image is not (yet) there.
+
+    Raises:
+        DockerError: another image that is not here to be asked, or does not say its TensorRT.
+    """
+    kinds = gpus_here().kinds
+    if not kinds:
+        return ()
+    try:
+        version = docker.tensorrt_of_image(image)
+    except DockerError:
+        if image != TRITON_IMAGE:
+            raise
+        version = TENSORRT_VERSION
+    return tuple(Place(tensorrt_version=version, gpu=gpu) for gpu in kinds)

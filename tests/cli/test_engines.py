@@ -1,0 +1,201 @@
+"""Engines as a user meets them: built, packed, refused on the wrong machine, rebuilt on the right one.
+
+RTX engines are built for real. TensorRT's are built by a stand-in for Docker with ONNX Runtime behind it, on
+GPUs that a stand-in for `nvidia-smi` lists; the gate, the repository, lint and every check are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from alexnet_cli.main import run
+from alexnet_cli.rebuilding import rebuild, refusal_of
+from alexnet_model.errors import PrecisionRefused
+from alexnet_model.manifest import manifest_from_folder
+from alexnet_model.passport import passport_of
+from alexnet_model.progress import silent
+from alexnet_model.triton_image import TRITON_IMAGE
+from alexnet_serving import lint
+
+from ..conftest import Exported
+from ..stand_ins.nvidia_smi import L4, GpuRow, fake_nvidia_smi, no_nvidia_smi
+from ..stand_ins.trtexec import FakeTrtexec, fake_trtexec
+
+H200: GpuRow = (0, "NVIDIA H200", "9.0", "580.95.05", 143771)
+
+
+@pytest.fixture
+def folder(exported: Exported, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.folder, tmp_path / "export"))
+
+
+@pytest.fixture
+def on_an_h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTrtexec:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fake_nvidia_smi(monkeypatch, tmp_path, [H200])
+    return fake_trtexec(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def repository(folder: Path, tmp_path: Path, on_an_h200: FakeTrtexec) -> Path:
+    """INT8 as an engine for an H200, packed for Triton's TensorRT backend."""
+    path = tmp_path / "models"
+    arguments = ["export", str(folder), "--engine", "docker", "--precision", "int8", "--profile", "1,2,4"]
+    assert run([*arguments, "--repository", str(path)]) == 0
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_rtx_engines_of_the_demos_export(
+    exported: Exported,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    no_nvidia_smi(monkeypatch, tmp_path)
+    repository = tmp_path / "models"
+    arguments = ["export", str(folder), "--engine", "tensorrt-rtx", "--target", "sm89,sm120"]
+    assert run([*arguments, "--repository", str(repository)]) == 0
+    shown = capsys.readouterr()
+    assert [line for line in shown.out.splitlines() if len(line.rstrip()) > 80] == []
+    for artifact in exported.manifest.artifacts:
+        engine = folder / f"alexnet_{artifact.precision}.rtx-sm89-sm120.plan"
+        assert passport_of(engine).onnx_sha256 == artifact.sha256
+        assert engine.name in shown.out
+    assert "no GPU here can run" in shown.out
+    assert "Triton loads none of RTX" in shown.err
+    # What Triton serves is what it served before.
+    assert (repository / "alexnet_int8" / "1" / "model.onnx").is_file()
+    assert not list(repository.rglob("*.plan"))
+    assert lint(repository) == ()
+
+
+def test_an_engine_from_docker_is_judged_packed_and_clean(repository: Path) -> None:
+    assert sorted(contents(repository)) == [
+        "alexnet_int8/1/model.onnx",
+        "alexnet_int8/1/model.passport.json",
+        "alexnet_int8/1/model.plan",
+        "alexnet_int8/config.pbtxt",
+        "alexnet_int8/labels.txt",
+        "export.json",
+        "reference.safetensors",
+    ]
+    assert lint(repository) == ()
+    (engine,) = manifest_from_folder(repository).artifacts[2].engines
+    assert engine.accepted
+    assert engine.report is not None
+    assert (engine.report.runtime.name, engine.report.runtime.device) == ("tensorrt", "NVIDIA H200")
+    assert engine.passport.image == TRITON_IMAGE
+    config = (repository / "alexnet_int8" / "config.pbtxt").read_text()
+    assert 'backend: "tensorrt"' in config
+    assert "max_batch_size: 4" in config
+
+
+def test_json_has_the_engines(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["export", str(folder), "--engine", "tensorrt-rtx", "--target", "sm89", "--json"]
+    assert run([*arguments, "--precision", "fp16", "--repository", str(tmp_path / "models")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    engines = {artifact["precision"]: artifact["engines"] for artifact in printed["artifacts"]}
+    assert engines["fp32"] == engines["int8"] == []
+    assert engines["fp16"][0]["passport"]["targets"] == ["sm89"]
+
+
+def test_another_gpu_is_refused_before_anything_starts(
+    repository: Path,
+    on_an_h200: FakeTrtexec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = [call for call in on_an_h200.calls if call[0] == "run"]
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    assert run(["serve", "--repository", str(repository), *ports]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0)" in line
+    assert "NVIDIA L4 (8.9" in line
+    assert f"alexnet export {repository} --engine docker" in line
+    assert [call for call in on_an_h200.calls if call[0] == "run"] == before
+
+
+def test_another_version_of_tensorrt_is_refused(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refusal_of(repository, TRITON_IMAGE) is None
+    fake_trtexec(monkeypatch, tmp_path, tensorrt="11.4.0.106")
+    refusal = refusal_of(repository, TRITON_IMAGE)
+    assert refusal is not None
+    assert "TensorRT 11.4.0.106 on NVIDIA H200" in str(refusal)
+    assert "--engine docker" in str(refusal)
+
+
+def test_rebuilding_on_another_gpu_keeps_the_first_ones_engine(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = (repository / "alexnet_int8" / "1" / "model.plan").read_bytes()
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    assert refusal_of(repository, TRITON_IMAGE) is not None
+    rebuild(repository, TRITON_IMAGE, progress=silent)
+    assert refusal_of(repository, TRITON_IMAGE) is None
+    version = repository / "alexnet_int8" / "1"
+    assert sorted(path.name for path in version.glob("*.plan")) == ["model_sm89.plan", "model_sm90.plan"]
+    assert (version / "model_sm90.plan").read_bytes() == plan
+    assert passport_of(version / "model_sm89.plan").gpu_name == "NVIDIA L4"
+    assert str(passport_of(version / "model_sm89.plan").profile) == "1,2,4", "as it was built before"
+    assert lint(repository) == ()
+    assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_new_engine_that_fails_the_gate_leaves_the_old_one(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(repository)
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    fake_trtexec(monkeypatch, tmp_path, nan=True)
+    with pytest.raises(PrecisionRefused, match="an output is not finite"):
+        rebuild(repository, TRITON_IMAGE, progress=silent)
+    assert contents(repository) == before
+    assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_rebuild_command_works_as_printed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that has the repository alone."""
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    refusal = refusal_of(repository, TRITON_IMAGE)
+    assert refusal is not None
+    command = refusal.next_step.partition("alexnet ")[2]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run(command.split()) == 0
+    assert refusal_of(repository, TRITON_IMAGE) is None
+    assert lint(repository) == ()
+
+
+def test_an_engine_asked_for_by_name_and_refused_exits_1(
+    folder: Path,
+    on_an_h200: FakeTrtexec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fake_trtexec(monkeypatch, tmp_path, nan=True)
+    arguments = ["export", str(folder), "--engine", "docker", "--precision", "int8", "--profile", "1,1,1"]
+    assert run([*arguments, "--repository", str(tmp_path / "models")]) == 1
+    shown = capsys.readouterr()
+    assert "REFUSED" in shown.out
+    assert "an output is not finite" in shown.err.splitlines()[-1]
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,273 @@
+"""A server in Docker, against a stand-in for `docker`: its command line, and its life.
+
+What a real engine makes of the command line no test here can say.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from alexnet_model.errors import RepositoryError
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
+from alexnet_serving import Server, aftermath, process_server
+from alexnet_serving.docker_server import DockerServer
+
+from ..stand_ins.docker import fake_docker, lives
+from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
+from .conftest import Artifacts
+from .docker_setting import H200, Fake, failure_of, repository_of_engines
+from .test_embedded import eventually
+
+LOCK = "shared-memory,model-repository,logging,trace:alexnet=KEY"
+TRITON = [
+    "tritonserver",
+    "--model-repository=/models",
+    "--model-control-mode=none",
+    "--disable-auto-complete-config",
+    "--exit-on-error=true",
+    "--strict-readiness=true",
+    "--exit-timeout-secs=15",
+    f"--grpc-restricted-protocol={LOCK}",
+    f"--http-restricted-api={LOCK}",
+    "--allow-sagemaker=false",
+    "--allow-vertex-ai=false",
+]
+NO_GPU_METRICS = "--allow-gpu-metrics=false"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
+    return partial(fake_docker, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def on_cpu(repository: Path) -> Path:
+    """A repository that OpenVINO computes."""
+    shutil.rmtree(repository / "alexnet_fp32")
+    return repository
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, [H200])
+
+
+def docker_options(repository: Path, server: DockerServer, *, gpus: bool, address: str) -> list[str]:
+    ports = {name: url.split(":")[2].partition("/")[0] for name, url in urls_of(server).items()}
+    return [
+        "--rm",
+        "--name=alexnet-NAME",
+        "--pull=never",
+        "--init",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--tmpfs=/tmp:rw,nosuid,nodev,size=1g",
+        f"--user={f'{os.getuid()}:{os.getgid()}' if os.getuid() else '1000:1000'}",
+        "--shm-size=1g",
+        "--ulimit=memlock=-1",
+        "--ulimit=stack=67108864",
+        *(["--gpus=all"] if gpus else []),
+        f"--mount=type=bind,source={repository},target=/models,readonly",
+        f"--publish={address}:{ports['grpc']}:8001",
+        f"--publish={address}:{ports['http']}:8000",
+        f"--publish={address}:{ports['metrics']}:8002",
+    ]
+
+
+def options_of(run: list[str], image: str) -> list[str]:
+    """Docker's own options, without what is random."""
+    return [re.sub(r"alexnet-[0-9a-f]{16}$", "alexnet-NAME", o) for o in run[1 : run.index(image)]]
+
+
+def told(run: list[str], image: str) -> list[str]:
+    """What runs in the container, without the random key."""
+    return [re.sub(r"alexnet=[0-9a-f]{32}$", "alexnet=KEY", o) for o in run[run.index(image) + 1 :]]
+
+
+def urls_of(server: DockerServer) -> dict[str, str]:
+    return {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url}
+
+
+def test_engines(artifacts: Artifacts, gpu: None, fake: Fake, tmp_path: Path) -> None:
+    docker = fake()
+    engines = repository_of_engines(artifacts, tmp_path)
+    server: Server
+    with DockerServer(engines) as server:
+        assert server.models == ("alexnet_fp32", "alexnet_int8")
+        (run,) = docker.runs
+        expected = docker_options(engines, server, gpus=True, address="127.0.0.1")
+        assert options_of(run, TRITON_IMAGE) == expected
+        assert told(run, TRITON_IMAGE) == [*TRITON, "--model-load-thread-count=1"]
+        assert server.grpc_url.startswith("grpc://127.0.0.1:")
+        assert server.metrics_url.endswith("/metrics")
+
+
+def test_models_for_a_cpu(on_cpu: Path, gpu: None, fake: Fake) -> None:
+    docker = fake()
+    with DockerServer(on_cpu) as server:
+        (run,) = docker.runs
+        expected = docker_options(on_cpu, server, gpus=False, address="127.0.0.1")
+        assert options_of(run, CPU_IMAGE) == expected
+        pool = "--backend-config=python,shm-default-byte-size=16777216"
+        assert told(run, CPU_IMAGE) == [*TRITON, pool, NO_GPU_METRICS]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_onnxruntime_takes_a_gpu_where_there_is_one(
+    here: bool, repository: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.rmtree(repository / "alexnet_int8")
+    if here:
+        fake_nvidia_smi(monkeypatch, tmp_path, [H100])
+    else:
+        no_nvidia_smi(monkeypatch, tmp_path)
+    docker = fake()
+    with DockerServer(repository):
+        (run,) = docker.runs
+        assert ("--gpus=all" in run) == here
+        assert told(run, TRITON_IMAGE) == TRITON + ([] if here else [NO_GPU_METRICS])
+
+
+def test_version_compatible_engines_are_announced(
+    artifacts: Artifacts, gpu: None, fake: Fake, tmp_path: Path
+) -> None:
+    docker = fake()
+    with DockerServer(repository_of_engines(artifacts, tmp_path, version_compatible=True)):
+        assert "--backend-config=tensorrt,version-compatible=true" in told(docker.runs[0], TRITON_IMAGE)
+
+
+@pytest.mark.parametrize(("address", "reached_at"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
+def test_another_address_when_asked(address: str, reached_at: str, on_cpu: Path, fake: Fake) -> None:
+    docker = fake()
+    with DockerServer(on_cpu, address=address) as server:
+        (run,) = docker.runs
+        expected = docker_options(on_cpu, server, gpus=False, address=address)
+        assert options_of(run, CPU_IMAGE) == expected
+        assert {url.split(":")[1] for url in urls_of(server).values()} == {f"//{reached_at}"}
+
+
+def test_another_image_and_given_ports(on_cpu: Path, fake: Fake) -> None:
+    docker = fake(images=["mine:1"])
+    with DockerServer(on_cpu, image="mine:1") as first:
+        (port,) = re.findall(r"\d+$", first.grpc_url)
+    with DockerServer(on_cpu, image="mine:1", grpc_port=int(port)) as server:
+        assert server.grpc_url == f"grpc://127.0.0.1:{port}"
+        assert f"--publish=127.0.0.1:{port}:8001" in docker.runs[-1]
+        assert "mine:1" in docker.runs[-1]
+
+
+def test_a_user_who_is_not_root_stays_who_they_are(
+    on_cpu: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    monkeypatch.setattr(os, "getgid", lambda: 5678)
+    docker = fake()
+    (on_cpu / "alexnet_int8" / "config.pbtxt").chmod(0o640)
+    with DockerServer(on_cpu):
+        assert "--user=1234:5678" in docker.runs[0]
+
+
+def test_root_serves_only_what_others_can_read(
+    on_cpu: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    docker = fake()
+    (on_cpu / "alexnet_int8" / "config.pbtxt").chmod(0o640)
+    error = failure_of(DockerServer(on_cpu))
+    assert isinstance(error, RepositoryError)
+    assert error.next_step == f"Run: chmod -R o+rX {on_cpu}"
+    assert docker.runs == []
+    (on_cpu / "alexnet_int8" / "config.pbtxt").chmod(0o644)
+    (on_cpu / "a link to nowhere").symlink_to("nowhere")
+    with DockerServer(on_cpu):
+        assert "--user=1000:1000" in docker.runs[0]
+
+
+def test_ready_inside_and_gone_outside(on_cpu: Path, fake: Fake) -> None:
+    docker = fake()
+    server = DockerServer(on_cpu)
+    assert docker.calls == [], "nothing is asked before it is entered"
+    with server:
+        ((name, container),) = docker.containers.items()
+        with urllib.request.urlopen(f"{server.http_url}/v2/health/ready") as response:
+            assert response.status == 200
+        server.check()
+        watcher = server._watcher
+        assert watcher is not None
+        assert watcher.poll() is None
+    assert docker.containers == {}
+    assert not lives(container)
+    assert docker.removed == [name], "whatever became of it before"
+    assert watcher.poll() == 0
+    server.stop()  # once more does nothing
+    server.check()
+    assert docker.removed == [name]
+    with server:  # and can be entered again
+        assert docker.containers.keys().isdisjoint({name})
+
+
+def test_wait_returns_when_stopped_from_elsewhere(on_cpu: Path, fake: Fake) -> None:
+    docker = fake()
+    with DockerServer(on_cpu) as server:
+        threading.Timer(0.2, server.stop).start()
+        server.wait()
+        assert eventually(lambda: docker.containers == {})
+
+
+def test_a_container_deaf_to_signals_is_removed_after_the_deadline(
+    on_cpu: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_server, "EXIT_TIMEOUT_S", -4.5)
+    docker = fake(deaf=True)
+    with DockerServer(on_cpu):
+        (container,) = docker.containers.values()
+    assert eventually(lambda: not lives(container))
+    assert docker.containers == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_container_goes_when_its_parent_is_killed(number: int, on_cpu: Path, fake: Fake) -> None:
+    docker = fake(deaf=True)  # so that it is not a signal that ends it
+    script = f"""
+        from pathlib import Path
+        from alexnet_serving.docker_server import DockerServer
+        with DockerServer(Path({str(on_cpu)!r})) as server:
+            print("ready", flush=True)
+            server.wait()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        ((name, container),) = docker.containers.items()
+        assert lives(container)
+        parent.send_signal(number)
+    assert eventually(lambda: not lives(container))
+    assert eventually(lambda: docker.containers == {})
+    assert docker.removed == [name]
+
+
+def test_what_a_server_has_none_of_is_nobodys_to_remove(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "of another").touch()
+    monkeypatch.setattr(aftermath, "SHARED_MEMORY", tmp_path)
+    docker = fake()
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        aftermath.clean_up(process.pid)
+    assert (tmp_path / "of another").exists()
+    assert docker.calls == []

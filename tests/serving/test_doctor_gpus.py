@@ -1,0 +1,329 @@
+"""The doctor's verdicts on GPUs, Docker and engines: where they would load, and what is in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_model import docker, gpus
+from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_serving import gpu_checks, write_repository
+from alexnet_serving.checks import (
+    BUILD_IN_DOCKER,
+    BUILD_RTX,
+    BUILD_TENSORRT,
+    CLASSIFY,
+    EXPORT,
+    SERVE_EMBEDDED,
+    SERVE_IN_DOCKER,
+    TRAIN,
+)
+from alexnet_serving.layout import RepositoryOptions
+
+from ..stand_ins.nvidia_smi import (
+    H100,
+    L4,
+    NO_DRIVER_LOADED,
+    failing_nvidia_smi,
+    hanging_nvidia_smi,
+    install_nvidia_smi,
+)
+from .conftest import Artifacts
+from .machines import CDI_DEVICE, NO_RUNTIME, NVIDIA_RUNTIME, Machine, missed, named, versions
+from .recorded_engines import H200, with_engines
+from .recorded_engines import L4 as L4_GPU
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    """An H100, Docker and the images; the packages of the development install."""
+    machine = Machine(monkeypatch, tmp_path)
+    machine.gpus(H100)
+    machine.docker()
+    return machine
+
+
+def test_a_machine_with_everything(machine: Machine) -> None:
+    versions(machine.monkeypatch, tensorrt=TENSORRT_VERSION)
+    found = machine.examine()
+    assert [job.command for job in found.jobs if not job.runs] == []
+    assert found.main_job.runs
+    assert named(found, "NVIDIA GPU").found == "NVIDIA H100 80GB HBM3 (9.0)"
+    assert named(found, "NVIDIA driver").found == "580.95.05, CUDA 13.0"
+    assert named(found, "NVIDIA toolkit").found == "a Docker runtime"
+    assert named(found, "Triton image").found == TRITON_IMAGE
+    assert "Triton image for CPUs" not in [check.name for check in found.checks]
+    assert [check.name for check in found.checks] == [
+        *("Python", "base install", "[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]"),
+        *("glibc", "libpython", "Triton for this Python", "/dev/shm"),
+        *("ports 8000-8002", "room for --repository", "room for --out"),
+        *("record of --repository", "record of --out"),
+        *("NVIDIA GPU", "NVIDIA driver", "TensorRT"),
+        *("Docker client", "Docker Engine", "NVIDIA toolkit", "Triton image"),
+    ]
+    notes = {check.name for check in found.checks if check.status != "ok"}
+    # Nothing was exported yet, and whether something listens here is not this test's matter.
+    assert notes - {"ports 8000-8002"} == {"record of --repository", "record of --out"}
+
+
+def test_several_gpus(machine: Machine) -> None:
+    machine.gpus(H100, (1, *H100[1:]), (2, *L4[1:]))
+    found = machine.examine()
+    assert named(found, "NVIDIA GPU").found == "2 × NVIDIA H100 80GB HBM3 (9.0), NVIDIA L4 (8.9)"
+
+
+def test_a_driver_that_is_too_old(machine: Machine) -> None:
+    machine.gpus((0, "NVIDIA A10", "8.6", "550.54.15", 23028))
+    found = machine.examine()
+    assert named(found, "NVIDIA driver").found == "550.54.15, CUDA 13.0, needs 580 or newer"
+    assert named(found, "NVIDIA driver").mend.startswith("sudo apt-get install nvidia-driver-580")
+    assert "NVIDIA driver" in missed(found, BUILD_TENSORRT)
+    assert missed(found, BUILD_IN_DOCKER) == missed(found, SERVE_IN_DOCKER) == ("NVIDIA driver",)
+
+
+@pytest.mark.parametrize(("hardware", "mend"), [(True, "nvidia-driver-580"), (False, "A machine with")])
+def test_a_broken_driver_says_why(machine: Machine, hardware: bool, mend: str) -> None:
+    device = machine.folder / "pci" / "0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text("0x10de\n")
+    (device / "class").write_text("0x030200\n" if hardware else "0x020000\n")  # or a network card
+    machine.monkeypatch.setattr(gpu_checks, "PCI_DEVICES", device.parent)
+    failing_nvidia_smi(machine.monkeypatch, machine.folder)
+    found = machine.examine()
+    assert named(found, "NVIDIA GPU").found == NO_DRIVER_LOADED[0]
+    assert mend in named(found, "NVIDIA GPU").mend
+    assert missed(found, BUILD_IN_DOCKER) == ("NVIDIA GPU",)
+
+
+def test_one_broken_gpu_is_a_note(machine: Machine) -> None:
+    script = "echo '0, NVIDIA L4, 8.9, 580.95.05, 23034'; echo '1, [GPU is lost]'"
+    install_nvidia_smi(machine.monkeypatch, machine.folder, script)
+    check = named(machine.examine(), "NVIDIA GPU")
+    assert check.status == "warning"
+    assert check.found == "NVIDIA L4 (8.9); nvidia-smi answered '1, [GPU is lost]'"
+
+
+def test_without_a_gpu_docker_serves_on_the_cpu(machine: Machine) -> None:
+    machine.gpus()
+    found = machine.examine()
+    assert missed(found, SERVE_IN_DOCKER) == ()
+    assert named(found, "Triton image for CPUs").found == CPU_IMAGE
+    assert named(found, "NVIDIA toolkit").found == "not asked: no GPU was found"
+    assert named(found, "Triton image").found == "not asked: no GPU was found"
+    assert missed(found, BUILD_IN_DOCKER) == ("NVIDIA GPU",)
+    assert missed(found, BUILD_RTX) == missed(found, EXPORT) == missed(found, TRAIN) == ()
+
+
+def test_no_docker(machine: Machine) -> None:
+    machine.without("docker")
+    found = machine.examine()
+    assert missed(found, SERVE_IN_DOCKER) == missed(found, BUILD_IN_DOCKER) == ("Docker client",)
+    assert named(found, "Docker Engine").found == "not asked: no Docker client"
+    assert named(found, "Docker client").mend == "https://docs.docker.com/engine/install/"
+    assert found.main_job.commands == (EXPORT, SERVE_EMBEDDED, CLASSIFY)
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        (
+            "permission denied while trying to connect to the Docker daemon socket at unix:///x",
+            "sudo usermod -aG docker $USER, and log in again.",
+        ),
+        (
+            "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
+            "sudo systemctl start docker",
+        ),
+        ("something new", "alexnet doctor"),
+    ],
+)
+def test_an_engine_that_does_not_answer(machine: Machine, said: str, mend: str) -> None:
+    machine.program("docker", f"echo '{said}' >&2; exit 1")
+    found = machine.examine()
+    assert said.partition(".")[0] in named(found, "Docker Engine").found
+    if mend == "alexnet doctor":  # which is what the user is running
+        mend = "docker info"
+    assert named(found, "Docker Engine").mend == mend
+    assert missed(found, SERVE_IN_DOCKER) == ("Docker Engine",)
+    assert named(found, "NVIDIA GPU").status == "ok", "one failure hides nothing else"
+
+
+def test_what_hangs_is_given_up_and_hides_nothing(machine: Machine) -> None:
+    machine.monkeypatch.setattr(gpus, "DEADLINE_S", 0.2)
+    machine.monkeypatch.setattr(docker.ask, "__kwdefaults__", {"timeout_s": 0.2})
+    hanging_nvidia_smi(machine.monkeypatch, machine.folder)
+    machine.program("docker", "exec sleep 600")
+    found = machine.examine()
+    assert named(found, "NVIDIA GPU").found == "nvidia-smi did not answer in 0.2 s"
+    assert named(found, "Docker Engine").found == "no answer in 0.2 s"
+    assert named(found, "Docker Engine").mend == "docker info"
+    assert missed(found, SERVE_EMBEDDED) == missed(found, EXPORT) == ()
+
+
+@pytest.mark.parametrize(
+    ("info", "toolkit", "status", "found"),
+    [
+        (NVIDIA_RUNTIME, "exit 127", "ok", "a Docker runtime"),
+        (CDI_DEVICE, "exit 127", "ok", "a device that Docker knows"),
+        (NO_RUNTIME, "exit 127", "missing", "Docker knows neither its runtime nor its devices"),
+        (
+            NO_RUNTIME,
+            "echo NVIDIA Container Toolkit CLI version 1.18.0; echo commit: x",
+            "warning",
+            "NVIDIA Container Toolkit CLI version 1.18.0, but Docker was not told of it",
+        ),
+        (NO_RUNTIME, "exec sleep 600", "missing", "Docker knows neither its runtime nor its devices"),
+    ],
+)
+def test_the_toolkit_that_gives_containers_the_gpu(
+    machine: Machine, info: object, toolkit: str, status: str, found: str
+) -> None:
+    machine.monkeypatch.setattr(gpu_checks, "TOOLKIT_DEADLINE_S", 0.5)
+    machine.docker(info=info)
+    machine.program("nvidia-ctk", toolkit)
+    examined = machine.examine()
+    check = named(examined, "NVIDIA toolkit")
+    assert (check.status, check.found) == (status, found)
+    assert check.mend == ("" if status == "ok" else docker.INSTALL_TOOLKIT)
+    assert missed(examined, SERVE_IN_DOCKER) == (("NVIDIA toolkit",) if status == "missing" else ())
+
+
+@pytest.mark.parametrize("said", ["", "not JSON", "[]"])
+def test_a_docker_that_talks_nonsense_hides_nothing(machine: Machine, said: str) -> None:
+    machine.program("nvidia-ctk", "exit 127")
+    machine.program("docker", f"echo '{said}'")
+    found = machine.examine()
+    assert {"NVIDIA toolkit", "Triton image"} <= set(missed(found, SERVE_IN_DOCKER))
+    assert missed(found, SERVE_EMBEDDED) == ()
+
+
+def test_images_that_are_not_here(machine: Machine) -> None:
+    machine.docker(images=())
+    found = machine.examine()
+    assert missed(found, SERVE_IN_DOCKER) == missed(found, BUILD_IN_DOCKER) == ("Triton image",)
+    assert named(found, "Triton image").mend == f"docker pull {TRITON_IMAGE}"
+    machine.gpus()
+    found = machine.examine()
+    assert missed(found, SERVE_IN_DOCKER) == ("Triton image for CPUs",)
+    assert named(found, "Triton image for CPUs").mend.startswith(f"docker build --tag {CPU_IMAGE} serving")
+
+
+def test_the_image_here_says_which_tensorrt_it_has(machine: Machine) -> None:
+    versions(machine.monkeypatch, tensorrt="11.1.0.106")
+    machine.docker(tensorrt="11.4.0.106")
+    check = named(machine.examine(), "TensorRT")
+    assert (check.status, check.mend) == ("warning", "pip install tensorrt==11.4.0.106")
+
+
+def test_engines_here_load_or_say_why_not_and_what_mends_it(machine: Machine, artifacts: Artifacts) -> None:
+    exported = with_engines(artifacts, machine.out, H200)
+    write_repository(
+        exported.manifest, exported.folder, machine.repository, RepositoryOptions(backend="tensorrt")
+    )
+    machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771), (1, *L4[1:]))
+    found = machine.examine()
+    # Once, though the export and the repository both record them.
+    assert [(engine.folder, engine.precision) for engine in found.engines] == [
+        (str(machine.repository), "fp32"),
+        (str(machine.repository), "int8"),
+    ]
+    for engine in found.engines:
+        assert engine.built_for == "TensorRT 11.1.0.106 on NVIDIA H200 (9.0)"
+        on_h200, on_l4 = engine.here
+        assert (on_h200.loads, on_h200.reason) == (True, "")
+        assert (on_l4.loads, on_l4.reason) == (False, "it runs on NVIDIA H200 alone")
+        assert (
+            engine.mend
+            == f"alexnet export {machine.repository} --engine docker --repository {machine.repository}"
+        )
+    assert named(found, "record of --repository").found.endswith("engines: 2")
+
+
+def test_two_gpus_of_one_compute_capability_are_two_places(machine: Machine, artifacts: Artifacts) -> None:
+    with_engines(artifacts, machine.out, H200)
+    machine.gpus(H100, (1, "NVIDIA H200", "9.0", "580.95.05", 143771))
+    (first, _) = machine.examine().engines
+    assert [loading.loads for loading in first.here] == [False, True]
+    assert first.mend == f"alexnet export {machine.out} --engine docker --repository {machine.repository}"
+
+
+def test_engines_of_another_tensorrt_than_the_image_here(machine: Machine, artifacts: Artifacts) -> None:
+    with_engines(artifacts, machine.out, H200)
+    machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
+    machine.docker(tensorrt="11.4.0.106")
+    (first, _) = machine.examine().engines
+    assert first.here[0].place.startswith("TensorRT 11.4.0.106 on NVIDIA H200")
+    assert first.here[0].reason == "TensorRT 11.4.0.106 loads only its own engines"
+
+
+@pytest.mark.parametrize(
+    ("passport", "needs"),
+    [
+        ({}, "TensorRT 11.1.0.106 on NVIDIA L4 (8.9)"),
+        (
+            {"hardware_compatibility": "same-compute-capability"},
+            "TensorRT 11.1.0.106 on a GPU of compute capability 8.9",
+        ),
+        (
+            {"hardware_compatibility": "ampere-plus", "version_compatible": True},
+            "TensorRT 11.1.0.106 or newer on an Ampere GPU or newer",
+        ),
+    ],
+)
+def test_without_a_gpu_an_engine_says_what_it_needs(
+    machine: Machine, artifacts: Artifacts, passport: dict[str, Any], needs: str
+) -> None:
+    machine.gpus()
+    with_engines(artifacts, machine.out, L4_GPU, **passport)
+    for engine in machine.examine().engines:
+        assert (engine.needs, engine.here, engine.mend) == (needs, (), "")
+
+
+def test_an_rtx_engine_is_not_for_triton_and_needs_no_mending(machine: Machine, artifacts: Artifacts) -> None:
+    with_engines(
+        artifacts,
+        machine.out,
+        flavour="tensorrt-rtx",
+        tensorrt_version="1.7.1.116",
+        targets=("sm89", "sm120"),
+        gpu_name=None,
+        compute_capability=None,
+    )
+    for engine in machine.examine().engines:
+        assert engine.needs == "TensorRT-RTX 1.7.1.116 on a GPU of sm89, sm120"
+        assert [loading.loads for loading in engine.here] == [False]
+        assert engine.mend == ""
+
+
+def test_a_record_that_cannot_be_read_is_a_note(machine: Machine) -> None:
+    machine.out.mkdir()
+    (machine.out / "export.json").write_text("{}")
+    check = named(machine.examine(), "record of --out")
+    assert check.status == "warning"
+    assert check.found.startswith(f"{machine.out}/export.json")
+    assert check.mend == "Export again with this version."
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpu", "image", "needs_gpu"),
+    [
+        ("tensorrt", False, "Triton image", True),
+        ("onnxruntime", False, "Triton image", False),
+        ("onnxruntime", True, "Triton image", True),
+        ("openvino_dynamic", True, "Triton image for CPUs", False),
+        ("another", True, "Triton image", False),
+    ],
+)
+def test_what_docker_needs_follows_from_the_repository(
+    machine: Machine, backend: str, gpu: bool, image: str, needs_gpu: bool
+) -> None:
+    model = machine.repository / "alexnet_fp32"
+    model.mkdir(parents=True)
+    (model / "config.pbtxt").write_text(f'name: "alexnet_fp32"\nbackend: "{backend}"\n')
+    if not gpu:
+        machine.gpus()
+    found = machine.examine()
+    assert SERVE_IN_DOCKER in named(found, image).needed_by
+    assert (SERVE_IN_DOCKER in named(found, "NVIDIA GPU").needed_by) is needs_gpu
