@@ -69,7 +69,7 @@ def _text(field: FieldDescriptor, value: Any) -> str:
 def _shown(got: str, expected: str) -> tuple[str, str]:
     """Long texts are cut to where they differ."""
     pairs = enumerate(zip(got, expected, strict=False))
-    where = next((i for i, (a, b) in pairs if a != b), min(len(got), len(expected)))
+    where = next((i for i, (a, b) in pairs if a != b), 0)
     return _cut(got, where), _cut(expected, where)
 
 

@@ -73,8 +73,7 @@ class DockerServer(ProcessServer):
             ManifestError: engines whose record is missing or broken.
             RepositoryError: the container's user could not read the repository.
         """
-        docker.check_docker()
-        docker.digest_of_image(self._image)
+        docker.digest_of_image(self._image)  # raises where there is no engine, or no such image
         survey = gpus_here() if can_use_gpu(self._backends) else GpuSurvey()
         options = [*server_options(MODELS), *self._options_of_backends(survey)]
         if not survey.gpus:

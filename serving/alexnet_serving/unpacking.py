@@ -22,9 +22,9 @@ from alexnet_model.manifest import (
 )
 from alexnet_model.passport import passport_path
 
-from .layout import MODEL_FILE, VERSION, model_name
+from .layout import CONFIG_FILE, MODEL_FILE, VERSION, RepositoryOptions, model_name
 from .packages import packable_engines, plan_names
-from .repository import verify_reference
+from .repository import models_of_repository, verify_reference
 
 
 def unpack_repository(repository: Path, folder: Path) -> Manifest:
@@ -63,6 +63,27 @@ def unpack_repository(repository: Path, folder: Path) -> Manifest:
             expected="a folder with room for an export",
         ) from error
     return manifest
+
+
+def options_of_repository(repository: Path) -> RepositoryOptions:
+    """The options that its first model was written with, to write it again alike.
+
+    Raises:
+        RepositoryError: there is no model, or its configuration does not record them.
+    """
+    from .model_config import OPTIONS_PARAMETER, config_from_text  # tritonclient is slow to import
+
+    path = repository / models_of_repository(repository)[0] / CONFIG_FILE
+    try:
+        parameters = config_from_text(path.read_text(encoding="utf-8")).parameters
+        return RepositoryOptions.from_json(parameters[OPTIONS_PARAMETER].string_value)
+    except (OSError, ValueError) as error:
+        raise RepositoryError(
+            str(path),
+            got=f"{error}",
+            expected="the options it was written with",
+            next_step=f"See what is wrong: alexnet lint {repository}",
+        ) from error
 
 
 def _onnx_in(repository: Path, artifact: Artifact) -> Path:

@@ -40,13 +40,24 @@ def on_an_h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTrtexec:
     return fake_trtexec(monkeypatch, tmp_path)
 
 
-@pytest.fixture
-def repository(folder: Path, tmp_path: Path, on_an_h200: FakeTrtexec) -> Path:
+@pytest.fixture(scope="module")
+def packed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """INT8 as an engine for an H200, packed for Triton's TensorRT backend."""
-    path = tmp_path / "models"
-    arguments = ["export", str(folder), "--engine", "docker", "--precision", "int8", "--profile", "1,2,4"]
-    assert run([*arguments, "--repository", str(path)]) == 0
-    return path
+    folder = tmp_path_factory.mktemp("packed")
+    shutil.copytree(exported.folder, folder / "export")
+    arguments = ["export", str(folder / "export"), "--engine", "docker", "--precision", "int8"]
+    arguments += ["--profile", "1,2,4", "--repository", str(folder / "models")]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        fake_nvidia_smi(monkeypatch, folder, [H200])
+        fake_trtexec(monkeypatch, folder)
+        assert run(arguments) == 0
+    return folder / "models"
+
+
+@pytest.fixture
+def repository(packed: Path, on_an_h200: FakeTrtexec, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "models"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

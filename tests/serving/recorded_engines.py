@@ -23,6 +23,7 @@ from alexnet_model.manifest import (
     write_manifest,
 )
 from alexnet_model.passport import Passport, Profile, write_passport
+from alexnet_serving import RepositoryOptions, write_repository
 
 from .conftest import Artifacts
 
@@ -124,3 +125,10 @@ def with_engines_of(manifest: Manifest, precision: str, *engines: Engine) -> Man
             )
         }
     )
+
+
+def repository_of_engines(artifacts: Artifacts, folder: Path) -> Path:
+    """A fresh repository of engines for two kinds of GPU, which a test may break."""
+    export = with_engines(artifacts, folder / "export", H200, L4)
+    write_repository(export.manifest, export.folder, folder / "models", RepositoryOptions(backend="tensorrt"))
+    return folder / "models"

@@ -6,31 +6,23 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_model.errors import RepositoryError
 from alexnet_model.passport import passport_of
 from alexnet_serving import Finding, RepositoryOptions, lint, raise_if_findings, write_repository
 
 from .conftest import Artifacts
-from .recorded_engines import H200, L4, with_engines
-from .test_repository import config_of
-
-ENGINES = RepositoryOptions(backend="tensorrt")
+from .recorded_engines import repository_of_engines, with_engines
 
 
 @pytest.fixture
 def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
-    """A fresh repository of engines for two kinds of GPU."""
-    export = with_engines(artifacts, tmp_path / "export", H200, L4)
-    write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
-    return tmp_path / "models"
+    return repository_of_engines(artifacts, tmp_path)
 
 
 def rewritten(path: Path, content: str | bytes) -> None:
@@ -70,116 +62,6 @@ def test_whatever_the_options(options: RepositoryOptions, artifacts: Artifacts, 
     export = with_engines(artifacts, tmp_path / "export")
     write_repository(export.manifest, export.folder, tmp_path / "models", options)
     assert lint(tmp_path / "models") == ()
-
-
-class TestConfig:
-    """Every number and word of every configuration."""
-
-    def test_every_value_that_is_there(self, repository: Path, engines: Path) -> None:
-        for model in (*repository.glob("alexnet_*"), *engines.glob("alexnet_*")):
-            path = model / "config.pbtxt"
-            fresh = path.read_text()
-            altered = list(alterations(config_of(model.parent, model.name)))
-            assert len({field for field, _ in altered}) == len(altered) > 30
-            for field, config in altered:
-                rewritten(path, text_format.MessageToString(config))
-                found = lint(model.parent, hashes=False)
-                names = [(finding.file, finding.field) for finding in found]
-                assert names == [(f"{model.name}/config.pbtxt", field)], field
-            rewritten(path, fresh)
-            assert lint(model.parent, hashes=False) == ()
-
-    def test_every_value_that_is_not(self, engines: Path) -> None:
-        """Fields of Triton's that no configuration of ours sets."""
-        path = engines / "alexnet_fp32" / "config.pbtxt"
-        fresh = config_of(engines, "alexnet_fp32")
-        added = list(additions(fresh))
-        assert {"version_policy", "default_model_filename", "output[0].is_shape_tensor"} <= {
-            field for field, _ in added
-        }
-        for field, config in added:
-            rewritten(path, text_format.MessageToString(config))
-            names = [finding.field for finding in lint(engines, hashes=False)]
-            assert len(names) == 1, field
-            assert names[0].startswith(field), field
-
-    def test_every_entry_that_is_left_out(self, engines: Path) -> None:
-        path = engines / "alexnet_int8" / "config.pbtxt"
-        fresh = config_of(engines, "alexnet_int8")
-        for name in fresh.parameters:
-            config = copy_of(fresh)
-            del config.parameters[name]
-            rewritten(path, text_format.MessageToString(config))
-            assert f'alexnet_int8/config.pbtxt: parameters["{name}"]' in only(engines, hashes=False)
-        config = copy_of(fresh)
-        del config.model_warmup[-1]
-        rewritten(path, text_format.MessageToString(config))
-        assert "model_warmup[7]: got nothing, expected {" in only(engines, hashes=False)
-
-    def test_a_line_as_the_user_reads_it(self, repository: Path) -> None:
-        path = repository / "alexnet_int8" / "config.pbtxt"
-        fresh = path.read_text()
-        rewritten(path, fresh.replace("dims: 224", "dims: 225", 1))
-        assert only(repository) == "alexnet_int8/config.pbtxt: input[0].dims[0]: got 225, expected 224"
-        rewritten(path, fresh.replace("TYPE_UINT8", "TYPE_FP32", 1))
-        line = "alexnet_int8/config.pbtxt: input[0].data_type: got TYPE_FP32, expected TYPE_UINT8"
-        assert only(repository) == line
-        rewritten(path, fresh.replace('"openvino_dynamic"', '"openvino"'))
-        line = 'alexnet_int8/config.pbtxt: backend: got "openvino", expected "openvino_dynamic"'
-        assert only(repository) == line
-
-    def test_options_that_say_otherwise_show_where_they_act(self, repository: Path) -> None:
-        config = config_of(repository, "alexnet_int8")
-        options = RepositoryOptions(queue_delay_us=5)
-        config.parameters["repository_options"].string_value = options.to_json()
-        rewritten(repository / "alexnet_int8" / "config.pbtxt", text_format.MessageToString(config))
-        line = "dynamic_batching.max_queue_delay_microseconds: got 0, expected 5"
-        assert only(repository) == f"alexnet_int8/config.pbtxt: {line}"
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            "",
-            "{",
-            "[]",
-            '{"backend":"onnx"}',
-            '{"backend":"onnx","queue_delay_us":0.5,"queue_size":null,"queue_timeout_s":null}',
-            '{"backend":"onnx","queue_delay_us":0,"queue_size":"many","queue_timeout_s":null}',
-            '{"backend":"onnx","queue_delay_us":0,"queue_size":99999999999999,"queue_timeout_s":null}',
-            '{"backend":"onnx","queue_delay_us":0,"queue_size":null,"queue_timeout_s":NaN}',
-            '{"backend":["onnx"],"queue_delay_us":0,"queue_size":null,"queue_timeout_s":[]}',
-            '{"backend":"onnx","queue_delay_us":0,"queue_size":[],"queue_timeout_s":null}',
-        ],
-    )
-    def test_options_that_cannot_be_read(self, options: str, repository: Path) -> None:
-        config = config_of(repository, "alexnet_int8")
-        config.parameters["repository_options"].string_value = options
-        rewritten(repository / "alexnet_int8" / "config.pbtxt", text_format.MessageToString(config))
-        assert 'alexnet_int8/config.pbtxt: parameters["repository_options"]' in only(repository)
-
-    @pytest.mark.parametrize(
-        ("text", "word"),
-        [
-            ("name: 'alexnet_int8'\nbakcend: 'x'", "line 2: got 2:1"),
-            ("name: 'a'\nname: 'b'\n", "line 2"),
-            ("input { dims: many }", "line 1"),
-            ("max_batch_size: 99999999999", "line 1"),
-            ("{", "line 1"),
-            (b"name: '\xff'", "expected text in UTF-8"),
-            ("", 'parameters["repository_options"]'),
-        ],
-    )
-    def test_what_is_no_configuration(self, text: str | bytes, word: str, repository: Path) -> None:
-        rewritten(repository / "alexnet_int8" / "config.pbtxt", text)
-        line = only(repository)
-        assert line.startswith("alexnet_int8/config.pbtxt: ")
-        assert word in line
-
-    def test_none(self, repository: Path) -> None:
-        (repository / "alexnet_int8" / "config.pbtxt").unlink()
-        assert "alexnet_int8/config.pbtxt: got no such file" in only(repository)
-        (repository / "alexnet_int8" / "config.pbtxt").mkdir()
-        assert "alexnet_int8/config.pbtxt: got is a directory" in only(repository)
 
 
 class TestLabels:
@@ -432,102 +314,3 @@ def test_nothing_heavy_is_imported(repository: Path) -> None:
         "sys.exit(' '.join(heavy & set(sys.modules)) or None)"
     )
     subprocess.run([sys.executable, "-c", script, str(repository)], check=True)
-
-
-def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
-    """The configuration again and again, each time with another one of its values altered, and its name."""
-    for path in leaves(config):
-        altered = copy_of(config)
-        owner: Any = altered
-        for step in path[:-1]:
-            owner = owner[step] if isinstance(step, int | _Key) else getattr(owner, step)
-        last = path[-1]
-        value = owner[last] if isinstance(last, int | _Key) else getattr(owner, last)
-        if isinstance(value, bool):
-            other: Any = not value
-        else:
-            other = value + "x" if isinstance(value, str) else value + 1
-        if isinstance(last, int | _Key):
-            owner[last] = other
-        else:
-            setattr(owner, last, other)
-        yield name_of(path), altered
-
-
-def additions(
-    message: Any, path: tuple[Any, ...] = (), root: Any = None
-) -> Iterator[tuple[str, ModelConfig]]:
-    """The same with each field that is not set, set."""
-    root = message if root is None else root
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        if isinstance(value, Mapping):
-            continue
-        if hasattr(value, "append") or hasattr(value, "add"):
-            for index, entry in enumerate(value if field.message_type else ()):
-                yield from additions(entry, (*path, field.name, index), root)
-            if value:
-                continue
-        elif field.message_type and message.HasField(field.name):
-            yield from additions(value, (*path, field.name), root)
-            continue
-        elif not field.message_type and value:
-            continue
-        altered = copy_of(root)
-        owner: Any = altered
-        for step in path:
-            owner = owner[step] if isinstance(step, int) else getattr(owner, step)
-        if field.containing_oneof and owner.WhichOneof(field.containing_oneof.name):
-            continue  # it would take the other's place
-        if hasattr(value, "add"):
-            getattr(owner, field.name).add()
-        elif hasattr(value, "append"):
-            getattr(owner, field.name).append(b"x" if field.type == field.TYPE_BYTES else _other(field))
-        elif field.message_type:
-            getattr(owner, field.name).SetInParent()
-        else:
-            setattr(owner, field.name, _other(field))
-        yield name_of((*path, field.name)), altered
-
-
-def _other(field: Any) -> Any:
-    return {field.CPPTYPE_STRING: "x", field.CPPTYPE_BOOL: True}.get(field.cpp_type, 1)
-
-
-def copy_of(config: ModelConfig) -> ModelConfig:
-    copy = ModelConfig()
-    copy.CopyFrom(config)
-    return copy
-
-
-class _Key(str):
-    """A map's key in a path."""
-
-
-def leaves(message: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where every value that is set lies."""
-    for field, value in message.ListFields():
-        here = (*path, field.name)
-        if isinstance(value, Mapping):
-            entries: Any = [((*here, _Key(key)), value[key]) for key in value]
-        elif hasattr(value, "append") or hasattr(value, "add"):
-            entries = [((*here, index), entry) for index, entry in enumerate(value)]
-        else:
-            entries = [(here, value)]
-        for at, entry in entries:
-            if hasattr(entry, "ListFields"):
-                yield from leaves(entry, at)
-            else:
-                yield at
-
-
-def name_of(path: tuple[Any, ...]) -> str:
-    name = ""
-    for step in path:
-        if isinstance(step, int):
-            name += f"[{step}]"
-        elif isinstance(step, _Key):
-            name += f'["{step}"]'
-        else:
-            name += f".{step}" if name else step
-    return name

@@ -145,7 +145,7 @@ class TestOfARepository:
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
         with pytest.raises(EngineRefused, match=r"none of them is for compute capability 10\.0") as caught:
             check_engines(export.manifest, tmp_path / "models", [on(B200)])
-        assert "NVIDIA L4 (8.9) and one for TensorRT 11.1.0.106 on NVIDIA H200 (9.0)" in str(caught.value)
+        assert "NVIDIA H200 (9.0) and one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9)" in str(caught.value)
 
     def test_onnx_files_ask_nothing_of_tensorrt(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export")

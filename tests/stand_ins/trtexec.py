@@ -2,6 +2,7 @@
 
 A "plan" is the ONNX file with a header. The stand-in finds the folders of a container by their `--mount`
 options, as Docker does, and refuses a container that may do more than it needs. Every command is recorded.
+A container that was left running ends by itself.
 """
 
 from __future__ import annotations
@@ -14,82 +15,129 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = '''#!{python}
-import json, os, re, sys, time
+SCRIPT = r'''#!@PYTHON@ -S
+import json, os, socket, subprocess, sys, time
 from pathlib import Path
 
-STATE = Path({state!r})
-BEHAVIOUR = json.loads({behaviour!r})
+STATE = Path(@STATE@)
+BEHAVIOUR = json.loads(@BEHAVIOUR@)
 MAGIC = b"plan of the image "
-arguments = sys.argv[1:]
-with (STATE / "calls.jsonl").open("a") as log:
-    log.write(json.dumps(arguments) + "\\n")
+IDLE_S = 60  # after which a container ends that nobody removed
 
-def option(name, words=arguments):
-    return next((w.partition("=")[2] for w in words if w.startswith(name + "=")), None)
+
+def option(name, words):
+    return next((word.partition("=")[2] for word in words if word.startswith(name + "=")), None)
+
 
 def fail(text, code=125):
-    sys.stderr.write(text + "\\n")
+    sys.stderr.write(text + "\n")
     sys.exit(code)
 
-def folders():
+
+def folders(words):
     """Container path to this machine's path."""
-    mounts = [w.partition("=")[2] for w in arguments if w.startswith("--mount=")]
-    pairs = (dict(part.partition("=")[::2] for part in mount.split(",")) for mount in mounts)
-    return {{pair["target"]: pair["source"] for pair in pairs}}
+    mounts = [word.partition("=")[2] for word in words if word.startswith("--mount=")]
+    pairs = [dict(part.partition("=")[::2] for part in mount.split(",")) for mount in mounts]
+    return {pair["target"]: pair["source"] for pair in pairs}
+
 
 def here(path, places):
-    target = next(t for t in places if path.startswith(t + "/"))
-    return Path(places[target] + path.removeprefix(target))
+    target = next(target for target in places if path.startswith(target + "/"))
+    return Path(places[target] + path[len(target) :])
 
-def trtexec(words, places):
+
+def build(words, places):
     if BEHAVIOUR["hangs"]:
         time.sleep(60)
     if BEHAVIOUR["fails"]:
-        sys.stdout.write(f"[11/24/2026-12:00:00] [E] [TRT] {{BEHAVIOUR['fails']}}\\n&&&& FAILED TensorRT.trtexec\\n")
-        sys.exit(1)
-    if option("--saveEngine", words):
-        onnx = here(option("--onnx", words), places).read_bytes()
-        here(option("--saveEngine", words), places).write_bytes(MAGIC + onnx)
-        layers = {{"Layers": [{{"LayerType": "gemm", "Inputs": [{{"Format/Datatype": "Int8"}}]}}]}}
-        here(option("--exportLayerInfo", words), places).write_text(json.dumps(layers))
-        here(option("--timingCacheFile", words), places).write_bytes(b"timings")
-        return
+        print("[11/24/2026-12:00:00] [E] [TRT]", BEHAVIOUR["fails"])
+        fail("&&&& FAILED TensorRT.trtexec", 1)
+    onnx = here(option("--onnx", words), places).read_bytes()
+    here(option("--saveEngine", words), places).write_bytes(MAGIC + onnx)
+    layers = {"Layers": [{"LayerType": "gemm", "Inputs": [{"Format/Datatype": "Int8"}]}]}
+    here(option("--exportLayerInfo", words), places).write_text(json.dumps(layers))
+    here(option("--timingCacheFile", words), places).write_bytes(b"timings")
+
+
+def answer(words, places, sessions):
     import numpy as np, onnxruntime
-    plan = here(option("--loadEngine", words), places).read_bytes().removeprefix(MAGIC)
-    session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
+
+    plan = here(option("--loadEngine", words), places)
+    if plan not in sessions:
+        onnx = plan.read_bytes()[len(MAGIC) :]
+        sessions[plan] = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    session = sessions[plan]
     shape = [int(side) for side in option("--shapes", words).partition(":")[2].split("x")]
     raw = here(option("--loadInputs", words).partition(":")[2], places).read_bytes()
     images = np.frombuffer(raw, np.uint8).reshape(shape)
     names = [output.name for output in session.get_outputs()]
     tensors = []
-    for name, rows in zip(names, session.run(names, {{"image": images}})):
-        values = ", ".join("nan" if BEHAVIOUR["nan"] else f"{{value:.6g}}" for value in rows.ravel())
-        dimensions = "x".join(map(str, rows.shape))
-        tensors.append(f'{{{{"name" : "{{name}}", "dimensions" : "{{dimensions}}", "values" : [ {{values}} ]}}}}')
+    for name, rows in zip(names, session.run(names, {"image": images})):
+        values = ", ".join("nan" if BEHAVIOUR["nan"] else "%.6g" % value for value in rows.ravel())
+        sides = "x".join(map(str, rows.shape))
+        tensors.append('{"name" : "%s", "dimensions" : "%s", "values" : [ %s ]}' % (name, sides, values))
     here(option("--exportOutput", words), places).write_text("[" + ", ".join(tensors) + "]")
 
-if arguments[0] == "version":
-    print("29.0.0")
-elif arguments[:2] == ["image", "inspect"]:
-    print(json.dumps([{{"Id": "sha256:1", "RepoDigests": ["triton@sha256:2"],
-                       "Config": {{"Env": ["TRT_VERSION=" + BEHAVIOUR["tensorrt"] + "+cuda13.3"]}}}}]))
-elif arguments[0] == "run":
-    needed = ("--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
-    if not set(needed) <= set(arguments) or not option("--gpus"):
-        fail("this container may do more than it needs, or has no GPU")
-    if "--detach" in arguments:
-        (STATE / option("--name")).write_text(json.dumps(folders()))
-        print("0123abcd")
-    else:
-        trtexec(arguments[arguments.index("trtexec"):], folders())
-elif arguments[0] == "exec":
-    container = STATE / arguments[1]
-    if not container.exists():
-        fail(f"Error response from daemon: No such container: {{arguments[1]}}", 1)
-    trtexec(arguments[2:], json.loads(container.read_text()))
-elif arguments[0] == "rm":
-    (STATE / arguments[-1]).unlink(missing_ok=True)
+
+def live(name, places):
+    """A container: answers its `exec`s until it is removed. Its imports are made once."""
+    sessions = {}
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(STATE / name))
+        door.listen()
+        door.settimeout(IDLE_S)
+        while True:
+            guest, _ = door.accept()
+            with guest:
+                words = json.loads(guest.makefile().readline())
+                if words:
+                    answer(words, places, sessions)
+                guest.sendall(b"done")
+                if not words:
+                    return
+
+
+def ask(name, words):
+    with socket.socket(socket.AF_UNIX) as guest:
+        try:
+            guest.connect(str(STATE / name))
+        except OSError:
+            fail("Error response from daemon: No such container: " + name, 1)
+        guest.sendall((json.dumps(words) + "\n").encode())
+        if guest.recv(4) != b"done":
+            fail("[E] the container broke", 1)
+
+
+def main(words):
+    if words[0] == "live":
+        return live(words[1], json.loads(words[2]))
+    with (STATE / "calls.jsonl").open("a") as log:
+        log.write(json.dumps(words) + "\n")
+    if words[0] == "version":
+        print("29.0.0")
+    elif words[:2] == ["image", "inspect"]:
+        variables = ["TRT_VERSION=" + BEHAVIOUR["tensorrt"] + "+cuda13.3"]
+        print(json.dumps([{"RepoDigests": ["triton@sha256:2"], "Config": {"Env": variables}}]))
+    elif words[0] == "run":
+        needed = {"--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"}
+        if not needed | {"--network=none"} <= set(words) or not option("--gpus", words):
+            fail("this container may do more than it needs, or has no GPU")
+        if "--detach" not in words:
+            return build(words[words.index("trtexec") :], folders(words))
+        name = option("--name", words)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        command = [sys.executable, __file__, "live", name, json.dumps(folders(words))]
+        subprocess.Popen(command, start_new_session=True, **quiet)
+        while not (STATE / name).exists():
+            time.sleep(0.01)
+    elif words[0] == "exec":
+        ask(words[1], words[2:])
+    elif words[0] == "rm" and (STATE / words[-1]).exists():
+        ask(words[-1], [])
+        (STATE / words[-1]).unlink()
+
+
+main(sys.argv[1:])
 '''
 
 
@@ -125,7 +173,8 @@ def fake_trtexec(
     state.mkdir(exist_ok=True)
     behaviour = json.dumps({"tensorrt": tensorrt, "fails": fails, "hangs": hangs, "nan": nan})
     script = programs / "docker"
-    script.write_text(SCRIPT.format(python=sys.executable, state=str(state), behaviour=behaviour))
+    text = SCRIPT.replace("@PYTHON@", sys.executable).replace("@STATE@", repr(str(state)))
+    script.write_text(text.replace("@BEHAVIOUR@", repr(behaviour)))
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     if str(programs) not in os.environ["PATH"].split(os.pathsep):
         monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)

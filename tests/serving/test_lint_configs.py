@@ -1,0 +1,173 @@
+"""Lint on every number and word of every configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from alexnet_serving import RepositoryOptions, lint
+from alexnet_serving.differences import differences
+
+from .altered_configs import additions, alterations, copy_of
+from .conftest import Artifacts
+from .recorded_engines import repository_of_engines
+from .test_lint import only, rewritten
+from .test_repository import config_of
+
+
+@pytest.fixture
+def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
+    return repository_of_engines(artifacts, tmp_path)
+
+
+def test_every_value_that_is_there(repository: Path, engines: Path) -> None:
+    for model in (*repository.glob("alexnet_*"), *engines.glob("alexnet_*")):
+        path = model / "config.pbtxt"
+        fresh = path.read_text()
+        altered = list(alterations(config_of(model.parent, model.name)))
+        assert len({field for field, _ in altered}) == len(altered) > 30
+        for field, config in altered:
+            rewritten(path, text_format.MessageToString(config))
+            found = lint(model.parent, hashes=False)
+            names = [(finding.file, finding.field) for finding in found]
+            assert names == [(f"{model.name}/config.pbtxt", field)], field
+        rewritten(path, fresh)
+        assert lint(model.parent, hashes=False) == ()
+
+
+def test_every_value_that_is_not(engines: Path) -> None:
+    """Fields of Triton's that no configuration of ours sets."""
+    path = engines / "alexnet_fp32" / "config.pbtxt"
+    fresh = config_of(engines, "alexnet_fp32")
+    added = list(additions(fresh))
+    assert {"version_policy", "default_model_filename", "output[0].is_shape_tensor"} <= {
+        field for field, _ in added
+    }
+    for field, config in added:
+        rewritten(path, text_format.MessageToString(config))
+        names = [finding.field for finding in lint(engines, hashes=False)]
+        assert len(names) == 1, field
+        assert names[0].startswith(field), field
+
+
+def test_every_entry_that_is_left_out(engines: Path) -> None:
+    path = engines / "alexnet_int8" / "config.pbtxt"
+    fresh = config_of(engines, "alexnet_int8")
+    for name in fresh.parameters:
+        config = copy_of(fresh)
+        del config.parameters[name]
+        rewritten(path, text_format.MessageToString(config))
+        assert f'alexnet_int8/config.pbtxt: parameters["{name}"]' in only(engines, hashes=False)
+    config = copy_of(fresh)
+    del config.model_warmup[-1]
+    rewritten(path, text_format.MessageToString(config))
+    assert "model_warmup[7]: got nothing, expected {" in only(engines, hashes=False)
+
+
+def test_a_line_as_the_user_reads_it(repository: Path) -> None:
+    path = repository / "alexnet_int8" / "config.pbtxt"
+    fresh = path.read_text()
+    rewritten(path, fresh.replace("dims: 224", "dims: 225", 1))
+    assert only(repository) == "alexnet_int8/config.pbtxt: input[0].dims[0]: got 225, expected 224"
+    rewritten(path, fresh.replace("TYPE_UINT8", "TYPE_FP32", 1))
+    line = "alexnet_int8/config.pbtxt: input[0].data_type: got TYPE_FP32, expected TYPE_UINT8"
+    assert only(repository) == line
+    rewritten(path, fresh.replace('"openvino_dynamic"', '"openvino"'))
+    line = 'alexnet_int8/config.pbtxt: backend: got "openvino", expected "openvino_dynamic"'
+    assert only(repository) == line
+
+
+def test_options_that_say_otherwise_show_where_they_act(repository: Path) -> None:
+    config = config_of(repository, "alexnet_int8")
+    options = RepositoryOptions(queue_delay_us=5)
+    config.parameters["repository_options"].string_value = options.to_json()
+    rewritten(repository / "alexnet_int8" / "config.pbtxt", text_format.MessageToString(config))
+    line = "dynamic_batching.max_queue_delay_microseconds: got 0, expected 5"
+    assert only(repository) == f"alexnet_int8/config.pbtxt: {line}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "{",
+        "[]",
+        '{"backend":"onnx"}',
+        '{"backend":"onnx","queue_delay_us":0.5,"queue_size":null,"queue_timeout_s":null}',
+        '{"backend":"onnx","queue_delay_us":0,"queue_size":"many","queue_timeout_s":null}',
+        '{"backend":"onnx","queue_delay_us":0,"queue_size":99999999999999,"queue_timeout_s":null}',
+        '{"backend":"onnx","queue_delay_us":0,"queue_size":null,"queue_timeout_s":NaN}',
+        '{"backend":["onnx"],"queue_delay_us":0,"queue_size":null,"queue_timeout_s":[]}',
+        '{"backend":"onnx","queue_delay_us":0,"queue_size":[],"queue_timeout_s":null}',
+    ],
+)
+def test_options_that_cannot_be_read(options: str, repository: Path) -> None:
+    config = config_of(repository, "alexnet_int8")
+    config.parameters["repository_options"].string_value = options
+    rewritten(repository / "alexnet_int8" / "config.pbtxt", text_format.MessageToString(config))
+    assert 'alexnet_int8/config.pbtxt: parameters["repository_options"]' in only(repository)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("name: 'alexnet_int8'\nbakcend: 'x'", "line 2: got 2:1"),
+        ("name: 'a'\nname: 'b'\n", "line 2"),
+        ("input { dims: many }", "line 1"),
+        ("max_batch_size: 99999999999", "line 1"),
+        ("{", "line 1"),
+        (b"name: '\xff'", "expected text in UTF-8"),
+        ("", 'parameters["repository_options"]'),
+    ],
+)
+def test_what_is_no_configuration(text: str | bytes, word: str, repository: Path) -> None:
+    rewritten(repository / "alexnet_int8" / "config.pbtxt", text)
+    line = only(repository)
+    assert line.startswith("alexnet_int8/config.pbtxt: ")
+    assert word in line
+
+
+def test_none(repository: Path) -> None:
+    (repository / "alexnet_int8" / "config.pbtxt").unlink()
+    assert "alexnet_int8/config.pbtxt: got no such file" in only(repository)
+    (repository / "alexnet_int8" / "config.pbtxt").mkdir()
+    assert "alexnet_int8/config.pbtxt: got is a directory" in only(repository)
+
+
+def test_an_entry_that_nobody_wrote(engines: Path) -> None:
+    path = engines / "alexnet_int8" / "config.pbtxt"
+    fresh = config_of(engines, "alexnet_int8")
+    config = copy_of(fresh)
+    config.parameters["execution_mode"].string_value = "1"
+    rewritten(path, text_format.MessageToString(config))
+    line = 'parameters["execution_mode"]: got {string_value: "1"}, expected nothing'
+    assert only(engines, hashes=False) == f"alexnet_int8/config.pbtxt: {line}"
+    config = copy_of(fresh)
+    config.cc_model_filenames["12.0"] = "model_sm120.plan"
+    rewritten(path, text_format.MessageToString(config))
+    line = 'cc_model_filenames["12.0"]: got "model_sm120.plan", expected nothing'
+    assert only(engines, hashes=False) == f"alexnet_int8/config.pbtxt: {line}"
+
+
+def test_with_no_configuration_left_the_plans_say_what_it_was(engines: Path) -> None:
+    for model in ("alexnet_fp32", "alexnet_int8"):
+        rewritten(engines / model / "config.pbtxt", "{")
+    assert [finding.file for finding in lint(engines)] == [
+        "alexnet_fp32/config.pbtxt",
+        "alexnet_int8/config.pbtxt",
+    ]
+
+
+def test_long_texts_are_cut_to_where_they_differ() -> None:
+    same = "the same for a long while, "
+    got, expected = ModelConfig(name=same * 5 + "here"), ModelConfig(name=same * 5 + "there" + same * 5)
+    (difference,) = differences(got, expected)
+    assert difference.got.startswith("...")
+    assert difference.got.endswith('here"')
+    assert "there" in difference.expected
+    assert len(difference.expected) < 70
+    (difference,) = differences(ModelConfig(name=same * 5), ModelConfig(name=same * 5 + "and more"))
+    assert "and more" in difference.expected, "one being the beginning of the other"
