@@ -231,6 +231,11 @@ def _plain(line: str) -> str:
 
 
 def _inspected(image: str) -> dict[str, Any]:
-    (found,) = json.loads(ask("image", "inspect", image))
-    assert isinstance(found, dict)
-    return found
+    answer = ask("image", "inspect", image)
+    try:
+        (found,) = json.loads(answer)
+        return dict(found)
+    except (TypeError, ValueError) as error:
+        raise DockerError(
+            f"image {image}", got=f"{answer[:60]!r} from docker image inspect", expected="one image in JSON"
+        ) from error

@@ -20,8 +20,9 @@ from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from .backends_in import OPENVINO, backends_of_repository, can_use_gpu, no_gpu_for_engines
 from .container import MODELS, run_command
-from .loading import Place, check_engines, rebuild_command
+from .loading import check_engines, rebuild_command
 from .packages import TENSORRT
+from .places import places_of
 from .process_server import LOOPBACK, Launch, ProcessServer
 from .tritonserver import SHM_OPTION, server_options
 
@@ -107,9 +108,8 @@ class DockerServer(ProcessServer):
             raise no_gpu_for_engines(self._repository, survey)
         manifest = manifest_from_folder(self._repository)
         version = docker.tensorrt_of_image(self._image)
-        # All of them: Triton puts an instance on each.
-        places = [Place(tensorrt_version=version, gpu=gpu) for gpu in survey.gpus]
-        check_engines(manifest, self._repository, places)
+        # On every model of GPU: Triton puts an instance on each.
+        check_engines(manifest, self._repository, places_of(survey, version))
         return manifest
 
     def _own_error(self, returncode: int, said: str) -> AlexnetError | None:

@@ -15,7 +15,7 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.records import Record
 
 from .checks import CLASSIFY, EXPORT, JOBS, SERVE_EMBEDDED, SERVE_IN_DOCKER, Check
-from .engines_found import EngineFound, docker_needs_of, engines_found, places_here
+from .engines_found import EngineFound, docker_needs_of, engines_found
 from .gpu_checks import check_driver, check_gpus, docker_checks, tensorrt_of_triton
 from .machine_checks import (
     check_embedded_triton,
@@ -26,6 +26,7 @@ from .machine_checks import (
     check_shared_memory,
 )
 from .package_checks import EXTRAS, check_base, check_extra, check_python, check_tensorrt
+from .places import places_of
 
 
 class Job(Record):
@@ -66,7 +67,7 @@ def examine(repository: Path, out: Path) -> Examination:
     of_docker = tuple(docker_checks(survey, serving))
     docker_answers = any(check.name == "Docker Engine" and check.status == "ok" for check in of_docker)
     tensorrt_version = tensorrt_of_triton(docker_answers=docker_answers)
-    engines, of_records = engines_found(repository, out, places_here(survey, tensorrt_version))
+    engines, of_records = engines_found(repository, out, places_of(survey, tensorrt_version))
     checks = (
         check_python(),
         check_base(),

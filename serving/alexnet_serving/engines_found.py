@@ -49,12 +49,6 @@ class EngineFound(Record):
     mend: str
 
 
-def places_here(survey: GpuSurvey, tensorrt_version: str) -> tuple[Place, ...]:
-    """Each model of GPU once: two of one compute capability may still not load each other's engines."""
-    models = {(gpu.name, gpu.compute_capability): gpu for gpu in reversed(survey.gpus)}
-    return tuple(Place(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values()))
-
-
 def engines_found(
     repository: Path, out: Path, places: Sequence[Place]
 ) -> tuple[tuple[EngineFound, ...], tuple[Check, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -147,10 +148,8 @@ def check_toolkit(serving: DockerNeeds, *, why_not: str) -> Check:
 def tensorrt_of_triton(*, docker_answers: bool) -> str:
     """Of Triton's image here, which says it itself, or of the pinned one."""
     if docker_answers:
-        try:
+        with contextlib.suppress(DockerError):
             return docker.tensorrt_of_image(TRITON_IMAGE)
-        except (DockerError, ValueError):
-            pass
     return TENSORRT_VERSION
 
 
@@ -161,9 +160,6 @@ def _check_image(name: str, image: str, mend: str, needed_by: tuple[str, ...], *
         docker.digest_of_image(image)
     except DockerError as error:
         return Check(name=name, status="missing", found=error.got, needed_by=needed_by, mend=mend)
-    except ValueError:
-        problem = "docker image inspect printed no image"
-        return Check(name=name, status="missing", found=problem, needed_by=needed_by, mend=mend)
     return Check(name=name, status="ok", found=image, needed_by=needed_by)
 
 

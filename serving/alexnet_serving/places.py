@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from alexnet_model import docker
 from alexnet_model.errors import DockerError
-from alexnet_model.gpus import gpus_here
+from alexnet_model.gpus import GpuSurvey, gpus_here
 from alexnet_model.triton_image import TENSORRT_VERSION, TRITON_IMAGE
 
 from .loading import Place
 
 
 def places_of_image(image: str = TRITON_IMAGE) -> tuple[Place, ...]:
-    """One place a kind of GPU; none on a machine without.
+    """One place a model of GPU; none on a machine without.
 
     The pinned image's TensorRT is known even where Docker or the image is not (yet) there.
 
     Raises:
         DockerError: another image that is not here to be asked, or does not say its TensorRT.
     """
-    kinds = gpus_here().kinds
-    if not kinds:
+    survey = gpus_here()
+    if not survey.gpus:
         return ()
     try:
         version = docker.tensorrt_of_image(image)
@@ -27,4 +27,10 @@ def places_of_image(image: str = TRITON_IMAGE) -> tuple[Place, ...]:
         if image != TRITON_IMAGE:
             raise
         version = TENSORRT_VERSION
-    return tuple(Place(tensorrt_version=version, gpu=gpu) for gpu in kinds)
+    return places_of(survey, version)
+
+
+def places_of(survey: GpuSurvey, tensorrt_version: str) -> tuple[Place, ...]:
+    """Each model of GPU once: two of one compute capability may still not load each other's engines."""
+    models = {(gpu.name, gpu.compute_capability): gpu for gpu in reversed(survey.gpus)}
+    return tuple(Place(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values()))
