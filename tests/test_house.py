@@ -60,7 +60,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 from alexnet_model import Contract
 def later():
     import alexnet_export.gate
-    import_module("alexnet_serving.layout")
+    import_module("alexnet_serving.repositories.layout")
 """
     assert neighbours_of(source) == {"alexnet_model", "alexnet_export", "alexnet_serving"}
 

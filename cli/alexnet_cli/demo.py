@@ -42,7 +42,7 @@ def demo_command(
     from alexnet_export.pipeline import ExportOptions, export, refuse_foreign
     from alexnet_model.files import write_text_atomically
     from alexnet_serving import EmbeddedServer, refuse_foreign_repository, write_repository
-    from alexnet_serving.tritonserver import wheel_of_this_python
+    from alexnet_serving.servers.tritonserver import wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
     from .held_out import Answers, write_held_out_pictures

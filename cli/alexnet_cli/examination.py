@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from alexnet_serving import Examination
-from alexnet_serving.checks import JOBS
-from alexnet_serving.engines_found import EngineFound
+from alexnet_serving.examining.checks import JOBS
+from alexnet_serving.examining.engines_found import EngineFound
 
 from .screen import out, say
 

@@ -25,14 +25,10 @@ def lint_command(
     """
     from alexnet_serving import lint, raise_if_findings
 
-    from .screen import Bars, say
+    from .screen import Bars, in_megabytes, say
 
     with Bars() as bars:
-
-        def in_megabytes(stage: str, done: int, total: int, note: str = "") -> None:
-            bars(f"{stage}, MB", done // 10**6, total // 10**6, note)
-
-        findings = lint(repository, hashes=hashes, progress=in_megabytes)
+        findings = lint(repository, hashes=hashes, progress=in_megabytes(bars))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from alexnet_model.progress import Progress as Reports
+
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -50,3 +52,12 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         if self._tasks:
             self._bars.stop()
+
+
+def in_megabytes(reports: Reports) -> Reports:
+    """For work that counts bytes, of which nobody wants to read nine digits."""
+
+    def reported(stage: str, done: int, total: int, note: str = "") -> None:
+        reports(f"{stage}, MB", done // 10**6, total // 10**6, note)
+
+    return reported

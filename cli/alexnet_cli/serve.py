@@ -103,10 +103,10 @@ def _check_repository(repository: Path) -> None:
     """What lint finds wrong would be found by Triton only as it starts, and in fewer words."""
     from alexnet_serving import lint, raise_if_findings
 
-    from .screen import Bars
+    from .screen import Bars, in_megabytes
 
     with Bars() as bars:
-        findings = lint(repository, progress=bars)
+        findings = lint(repository, progress=in_megabytes(bars))
     raise_if_findings(repository, findings)
 
 

@@ -1,17 +1,17 @@
 """From accepted artifacts to a Triton model repository, and a Triton server that serves it."""
 
-from .checks import Check
-from .choosing import Choice, choice_of_server
-from .docker_server import DockerServer
-from .doctor import Examination, examine
-from .embedded import EmbeddedServer
-from .findings import Finding, raise_if_findings
-from .layout import RepositoryOptions, is_repository
-from .lint import lint
+from .examining.checks import Check
+from .examining.doctor import Examination, examine
+from .linting.findings import Finding, raise_if_findings
+from .linting.lint import lint
 from .loading import Place, check_engines
-from .repository import models_of_repository, refuse_foreign_repository, write_repository
-from .server import Server
-from .unpacking import options_of_repository, unpack_repository
+from .repositories.layout import RepositoryOptions, is_repository
+from .repositories.unpacking import options_of_repository, unpack_repository
+from .repositories.writing import models_of_repository, refuse_foreign_repository, write_repository
+from .servers.choosing import Choice, choice_of_server
+from .servers.docker_server import DockerServer
+from .servers.embedded import EmbeddedServer
+from .servers.server import Server
 
 __all__ = [
     "Check",

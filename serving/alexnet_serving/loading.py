@@ -8,6 +8,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-mat
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from alexnet_model.manifest import Engine, Manifest
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
 from alexnet_model.triton_image import MINIMUM_DRIVER
 
-from .layout import VERSION, RepositoryOptions, is_repository
-from .packages import TENSORRT, Package, packages_of
+from .repositories.layout import VERSION, RepositoryOptions, is_repository
+from .repositories.packages import TENSORRT, Package, packages_of
 
 # Beyond one major version, a version-compatible engine loads in these later ones and in no other.
 NEXT_MAJOR = {8: 10, 10: 11}
@@ -40,7 +41,7 @@ def reason_to_refuse(passport: Passport, place: Place) -> str:
     """Why the engine does not load there, in words; empty if it loads."""
     if passport.flavour != TENSORRT:
         return "Triton has no backend for TensorRT-RTX engines"
-    if version_tuple(place.gpu.driver) < version_tuple(MINIMUM_DRIVER):
+    if _driver_is_too_old(place.gpu):
         return f"driver {place.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
     return _other_version(passport, place) or _other_gpu(passport, place.gpu)
 
@@ -79,25 +80,50 @@ def check_packages(packages: Sequence[Package], repository: Path, places: Sequen
     """
     for package in packages:
         for place in places if package.engines else ():
+            _check_driver(repository, place.gpu)
             engine = engine_for(package.engines, place)
             if engine is None:
                 reason = f"none of them is for compute capability {place.gpu.compute_capability}"
             else:
                 reason = reason_to_refuse(engine.passport, place)
             if reason:
-                shown = [engine] if engine else package.engines.values()
+                shown = [engine] if engine else list(package.engines.values())
                 raise EngineRefused(
                     f"{repository}: {package.artifact.precision} engine",
                     got=f"one built for {' and one for '.join(e.passport.built_for for e in shown)}",
                     expected=f"one for {place} ({reason})",
-                    next_step=f"Build it: {rebuild_command(repository)}",
+                    next_step=f"Build it: {rebuild_command(repository, shown[0].passport)}",
                 )
 
 
-def rebuild_command(repository: Path) -> str:
-    """What builds the engines of a repository anew, for this machine, from the ONNX files inside it."""
-    source = repository if is_repository(repository) else "CHECKPOINT"
-    return f"alexnet export {source} --engine docker --repository {repository}"
+def rebuild_command(repository: Path, passport: Passport | None = None) -> str:
+    """What builds the engines of a repository anew, for this machine, from the ONNX files inside it.
+
+    As the engine of that passport was built: for the same batches and with the same compatibility.
+    """
+    source = str(repository) if is_repository(repository) else "CHECKPOINT"
+    words = ["alexnet", "export", source, "--engine", "docker", "--repository", str(repository)]
+    if passport:
+        words += ["--profile", str(passport.profile)]
+        if passport.hardware_compatibility != "none":
+            words += ["--hardware-compatibility", passport.hardware_compatibility]
+        if passport.version_compatible:
+            words.append("--version-compatible")
+    return shlex.join(words)
+
+
+def _check_driver(repository: Path, gpu: Gpu) -> None:
+    if _driver_is_too_old(gpu):
+        raise EngineRefused(
+            f"{repository}: driver of {gpu.name}",
+            got=gpu.driver,
+            expected=f"{MINIMUM_DRIVER} or newer, which Triton's image needs",
+            next_step="Update it: https://www.nvidia.com/drivers",
+        )
+
+
+def _driver_is_too_old(gpu: Gpu) -> bool:
+    return version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER)
 
 
 def _other_version(passport: Passport, place: Place) -> str:

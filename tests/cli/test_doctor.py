@@ -13,8 +13,8 @@ import pytest
 
 from alexnet_cli.examination import print_examination
 from alexnet_serving import Check, Examination
-from alexnet_serving.doctor import MainJob
-from alexnet_serving.engines_found import EngineFound, Loading
+from alexnet_serving.examining.doctor import MainJob
+from alexnet_serving.examining.engines_found import EngineFound, Loading
 
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi
 

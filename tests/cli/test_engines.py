@@ -7,6 +7,7 @@ GPUs that a stand-in for `nvidia-smi` lists; the gate, the repository, lint and 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -188,10 +189,11 @@ def test_the_rebuild_command_works_as_printed(
     refusal = refusal_of(repository, TRITON_IMAGE)
     assert refusal is not None
     command = refusal.next_step.partition("alexnet ")[2]
+    assert "--profile 1,2,4" in command, "as it was built before"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert run(command.split()) == 0
+    assert run(shlex.split(command)) == 0
     assert refusal_of(repository, TRITON_IMAGE) is None
     assert lint(repository) == ()
 

@@ -92,7 +92,8 @@ def test_a_precision_asked_for_by_name_and_refused_exits_1(
     assert code == 1
     assert "REFUSED" in captured.out
     assert captured.err.splitlines()[-1].startswith("Error: int8: got ")
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["alexnet_fp32", "export.json"]
+    packed = sorted(path.name for path in (tmp_path / "models").iterdir())
+    assert packed == ["alexnet_fp32", "export.json", "reference.safetensors"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, tmp_path: Path) -> None:

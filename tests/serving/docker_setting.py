@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_model.errors import AlexnetError
 from alexnet_serving import RepositoryOptions, write_repository
-from alexnet_serving.docker_server import DockerServer
+from alexnet_serving.servers.docker_server import DockerServer
 
 from ..stand_ins.docker import FakeDocker
 from ..stand_ins.nvidia_smi import GpuRow

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
-from alexnet_serving import Check, Examination, examine, gpu_checks, package_checks
-from alexnet_serving.checks import JOBS
+from alexnet_serving import Check, Examination, examine
+from alexnet_serving.examining import gpu_checks, package_checks
+from alexnet_serving.examining.checks import JOBS
 
 from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 
 from alexnet_model.contract import Uint8Array
-from alexnet_serving.tritonserver import OUR_BACKENDS
+from alexnet_serving.servers.tritonserver import OUR_BACKENDS
 
 from .test_repository import config_of
 

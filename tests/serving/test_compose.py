@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import EmbeddedServer
-from alexnet_serving.container import RESOURCES
-from alexnet_serving.tritonserver import EXIT_TIMEOUT_S, SHM_OPTION, server_options
+from alexnet_serving.servers.container import RESOURCES
+from alexnet_serving.servers.tritonserver import EXIT_TIMEOUT_S, SHM_OPTION, server_options
 
 from ..stand_ins.programs import install
 

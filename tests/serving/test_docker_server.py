@@ -21,8 +21,9 @@ import pytest
 
 from alexnet_model.errors import RepositoryError
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
-from alexnet_serving import Server, aftermath, process_server
-from alexnet_serving.docker_server import DockerServer
+from alexnet_serving import Server
+from alexnet_serving.servers import aftermath, process_server
+from alexnet_serving.servers.docker_server import DockerServer
 
 from ..stand_ins.docker import fake_docker, lives
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
@@ -243,7 +244,7 @@ def test_the_container_goes_when_its_parent_is_killed(number: int, on_cpu: Path,
     docker = fake(deaf=True)  # so that it is not a signal that ends it
     script = f"""
         from pathlib import Path
-        from alexnet_serving.docker_server import DockerServer
+        from alexnet_serving.servers.docker_server import DockerServer
         with DockerServer(Path({str(on_cpu)!r})) as server:
             print("ready", flush=True)
             server.wait()

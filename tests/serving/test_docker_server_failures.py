@@ -26,7 +26,7 @@ from alexnet_model.errors import (
     UsageError,
 )
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
-from alexnet_serving.docker_server import DockerServer
+from alexnet_serving.servers.docker_server import DockerServer
 
 from ..stand_ins.docker import (
     NO_ENGINE,

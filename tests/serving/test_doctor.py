@@ -16,8 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from alexnet_cli.serve import serve_command
-from alexnet_serving import Check, doctor, machine_checks, package_checks, tritonserver
-from alexnet_serving.checks import (
+from alexnet_serving import Check
+from alexnet_serving.examining import doctor, machine_checks, package_checks
+from alexnet_serving.examining.checks import (
     CLASSIFY,
     EXPORT,
     JOBS,
@@ -26,6 +27,7 @@ from alexnet_serving.checks import (
     TRAIN,
     mend_from,
 )
+from alexnet_serving.servers import tritonserver
 
 from ..stand_ins.nvidia_smi import H100
 from .machines import Machine, missed, named, versions

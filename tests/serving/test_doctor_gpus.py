@@ -9,8 +9,9 @@ import pytest
 
 from alexnet_model import docker, gpus
 from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
-from alexnet_serving import gpu_checks, write_repository
-from alexnet_serving.checks import (
+from alexnet_serving import write_repository
+from alexnet_serving.examining import gpu_checks
+from alexnet_serving.examining.checks import (
     BUILD_IN_DOCKER,
     BUILD_RTX,
     BUILD_TENSORRT,
@@ -20,7 +21,7 @@ from alexnet_serving.checks import (
     SERVE_IN_DOCKER,
     TRAIN,
 )
-from alexnet_serving.layout import RepositoryOptions
+from alexnet_serving.repositories.layout import RepositoryOptions
 
 from ..stand_ins.nvidia_smi import (
     H100,

@@ -30,8 +30,9 @@ from alexnet_model.errors import (
     ServerError,
     UsageError,
 )
-from alexnet_serving import EmbeddedServer, Server, embedded, process_server
-from alexnet_serving.stubs import is_alive, stubs_of
+from alexnet_serving import EmbeddedServer, Server
+from alexnet_serving.servers import embedded, process_server
+from alexnet_serving.servers.stubs import is_alive, stubs_of
 
 SHARED_MEMORY = Path("/dev/shm")
 

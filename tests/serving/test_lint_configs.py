@@ -9,7 +9,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_serving import RepositoryOptions, lint
-from alexnet_serving.differences import differences
+from alexnet_serving.linting.differences import differences
 
 from .altered_configs import additions, alterations, copy_of
 from .conftest import Artifacts

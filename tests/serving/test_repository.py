@@ -16,7 +16,7 @@ from alexnet_model.errors import ManifestError, RepositoryError, UsageError
 from alexnet_model.files import link_or_copy
 from alexnet_model.manifest import Manifest, Runtime, manifest_from_folder
 from alexnet_serving import RepositoryOptions, models_of_repository, write_repository
-from alexnet_serving import repository as writing
+from alexnet_serving.repositories import writing
 
 PACKAGED = ("alexnet_fp32", "alexnet_int8")
 

@@ -20,10 +20,10 @@ from typing import Self
 
 from alexnet_model.errors import AlexnetError, ServerDied, ServerError, UsageError
 
+from ..repositories.writing import models_of_repository
 from . import aftermath
 from .log_tail import LogTail
 from .ports import ports_from_wishes
-from .repository import models_of_repository
 from .tritonserver import EXIT_TIMEOUT_S
 
 POLL_S = 0.05

@@ -20,7 +20,7 @@ from alexnet_model.errors import ServerError
 from alexnet_model.extras import needs
 from alexnet_model.files import link_or_copy
 
-OUR_BACKENDS = Path(__file__).parent / "backends"
+OUR_BACKENDS = Path(__file__).parents[1] / "backends"
 # What no client of ours needs. Statistics are for benchmarks, model configuration for the contract.
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
 EXIT_TIMEOUT_S = 15

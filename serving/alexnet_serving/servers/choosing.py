@@ -10,8 +10,8 @@ from alexnet_model import docker
 from alexnet_model.errors import DockerError
 from alexnet_model.gpus import gpus_here
 
-from .backends_in import backends_of_repository, can_use_gpu, no_gpu_for_engines
-from .packages import TENSORRT
+from ..repositories.backends_in import backends_of_repository, can_use_gpu, no_gpu_for_engines
+from ..repositories.packages import TENSORRT
 
 ServerKind = Literal["docker", "embedded"]
 

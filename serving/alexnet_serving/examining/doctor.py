@@ -14,6 +14,7 @@ from alexnet_model.environment import machine_name
 from alexnet_model.gpus import gpus_here
 from alexnet_model.records import Record
 
+from ..places import places_of
 from .checks import CLASSIFY, EXPORT, JOBS, SERVE_EMBEDDED, SERVE_IN_DOCKER, Check
 from .engines_found import EngineFound, docker_needs_of, engines_found
 from .gpu_checks import check_driver, check_gpus, docker_checks, tensorrt_of_triton
@@ -26,7 +27,6 @@ from .machine_checks import (
     check_shared_memory,
 )
 from .package_checks import EXTRAS, check_base, check_extra, check_python, check_tensorrt
-from .places import places_of
 
 
 class Job(Record):

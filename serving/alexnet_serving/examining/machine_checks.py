@@ -14,9 +14,9 @@ from alexnet_model.errors import AlexnetError, MissingExtra
 from alexnet_model.gpus import version_tuple
 from alexnet_model.manifest import PRECISIONS
 
+from ..servers.ports import ports_from_wishes
+from ..servers.tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of_this_python
 from .checks import EXPORTS, SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, Status
-from .ports import ports_from_wishes
-from .tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of_this_python
 
 SHM = Path("/dev/shm")  # noqa: S108 (where shared memory is, not a temporary file)
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}  # where `serve` listens unless it is told otherwise

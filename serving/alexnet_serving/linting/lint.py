@@ -18,8 +18,10 @@ from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
 from alexnet_model.passport import ENGINE_SUFFIX
 from alexnet_model.progress import Progress, silent
 
+from ..repositories.layout import CONFIG_FILE, LABELS_FILE, VERSION, Backend, RepositoryOptions
+from ..repositories.packages import TENSORRT, Package, packages_of
+from ..repositories.writing import models_of_repository
 from .findings import Finding, finding_from_error
-from .layout import CONFIG_FILE, LABELS_FILE, VERSION, Backend, RepositoryOptions
 from .lint_files import (
     hash_findings,
     passport_findings,
@@ -27,8 +29,6 @@ from .lint_files import (
     reference_findings,
     size_findings,
 )
-from .packages import TENSORRT, Package, packages_of
-from .repository import models_of_repository
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -95,8 +95,8 @@ class _Config:
             return
         packages = {package.name: package for package in packages_of(self._manifest, self.options)}
         if self._model in packages:
+            from ..repositories.model_config import config_from_package
             from .differences import differences
-            from .model_config import config_from_package
 
             expected = config_from_package(packages[self._model], self._manifest, self.options)
             for difference in differences(self._config, expected):
@@ -105,7 +105,10 @@ class _Config:
     def _read(self, path: Path) -> None:
         from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
 
-        from .model_config import OPTIONS_PARAMETER, config_from_text  # tritonclient is slow to import
+        from ..repositories.model_config import (  # tritonclient is slow to import
+            OPTIONS_PARAMETER,
+            config_from_text,
+        )
 
         try:
             self._config = config_from_text(path.read_text(encoding="utf-8"))

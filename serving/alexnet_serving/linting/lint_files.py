@@ -14,9 +14,9 @@ from alexnet_model.manifest import MANIFEST_NAME, REFERENCE_NAME, Engine, Manife
 from alexnet_model.passport import Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
 
+from ..repositories.layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, VERSION
+from ..repositories.packages import Package
 from .findings import Finding, finding_from_error
-from .layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, VERSION
-from .packages import Package
 
 PIECE_BYTES = 4 * 1024 * 1024
 

@@ -14,10 +14,10 @@ from alexnet_model.passport import Passport
 from alexnet_model.records import Precision, Record
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
-from .backends_in import OPENVINO, backends_of_repository, can_use_gpu
+from ..loading import Place, reason_to_refuse, rebuild_command
+from ..repositories.backends_in import OPENVINO, backends_of_repository, can_use_gpu
+from ..repositories.packages import TENSORRT
 from .checks import Check, mend_from
-from .loading import Place, reason_to_refuse, rebuild_command
-from .packages import TENSORRT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def _found(
     reasons = [(str(place), reason_to_refuse(engine.passport, place)) for place in places]
     here = tuple(Loading(place=place, loads=not reason, reason=reason) for place, reason in reasons)
     if folder == repository:
-        mend = rebuild_command(repository)
+        mend = rebuild_command(repository, engine.passport)
     else:
         mend = f"alexnet export {folder} --engine docker --repository {repository}"
     # An engine that Triton has no backend for is not broken: another one beside it may be served.

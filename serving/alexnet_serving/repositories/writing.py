@@ -29,8 +29,8 @@ from alexnet_model.manifest import (
 )
 from alexnet_model.passport import passport_path
 
+from ..loading import Place, check_packages
 from .layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, OUR_MODELS, VERSION, RepositoryOptions
-from .loading import Place, check_packages
 from .packages import Package, packages_of, reasons_against
 
 KEPT_FILES = ("README.md", ".gitignore")

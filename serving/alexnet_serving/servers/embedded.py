@@ -17,8 +17,8 @@ from pathlib import Path
 
 from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageError
 
-from .backends_in import backends_of_repository
-from .packages import TENSORRT
+from ..repositories.backends_in import backends_of_repository
+from ..repositories.packages import TENSORRT
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer
 from .stubs import is_alive, stubs_of
 from .tritonserver import assemble_backends, command_of, environment_of, wheel_of_this_python

@@ -18,11 +18,11 @@ from alexnet_model.gpus import GpuSurvey, gpus_here
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
-from .backends_in import OPENVINO, backends_of_repository, can_use_gpu, no_gpu_for_engines
+from ..loading import check_engines, rebuild_command
+from ..places import places_of
+from ..repositories.backends_in import OPENVINO, backends_of_repository, can_use_gpu, no_gpu_for_engines
+from ..repositories.packages import TENSORRT
 from .container import MODELS, run_command
-from .loading import check_engines, rebuild_command
-from .packages import TENSORRT
-from .places import places_of
 from .process_server import LOOPBACK, Launch, ProcessServer
 from .tritonserver import SHM_OPTION, server_options
 

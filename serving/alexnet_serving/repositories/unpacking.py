@@ -24,7 +24,7 @@ from alexnet_model.passport import passport_path
 
 from .layout import CONFIG_FILE, MODEL_FILE, VERSION, RepositoryOptions, model_name
 from .packages import packable_engines, plan_names
-from .repository import models_of_repository, verify_reference
+from .writing import models_of_repository, verify_reference
 
 
 def unpack_repository(repository: Path, folder: Path) -> Manifest:

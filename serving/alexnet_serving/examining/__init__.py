@@ -1,0 +1,1 @@
+"""`alexnet doctor`: what each command needs of this machine, and what mends it."""

@@ -1,0 +1,1 @@
+"""Triton itself, embedded or in Docker: started, watched, and gone without a trace."""
