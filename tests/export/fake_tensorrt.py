@@ -271,6 +271,10 @@ class HostDevice:
 
     def __init__(self) -> None:
         self.captures = 0
+        self.made_current = 0
+
+    def make_current(self) -> None:
+        self.made_current += 1
 
     def buffer(self, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
         return np.zeros(shape, dtype)

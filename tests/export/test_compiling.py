@@ -100,6 +100,18 @@ def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: Engi
     assert versions == ["11.1.0.106", "11.4.0.106"]
 
 
+def test_each_gpu_builds_and_runs_on_itself(folder: Path, tensorrt: EngineOptions) -> None:
+    """With two GPUs the current one must be the engine's, not the one that was looked at last."""
+    devices = [HostDevice(), HostDevice()]
+    workshops = [
+        on_gpu(TensorRt(fake_tensorrt("11.1.0.106"), "tensorrt"), device, tensorrt, gpu, "13.0")
+        for device, gpu in zip(devices, (H200, L4), strict=True)
+    ]
+    assert [device.made_current for device in devices] == [0, 0]
+    compile_engines(folder, tensorrt, precisions=("int8",), workshops=workshops)
+    assert [device.made_current for device in devices] == [2, 2], "to build, and to run"
+
+
 def wrong_engine(workshop: Workshop, other: Path) -> Workshop:
     """Builds from another file than it says: a compiler that got the model wrong."""
 

@@ -77,6 +77,7 @@ def test_it_answers_as_the_file_it_was_built_from(
     assert built.trt.recorder.executions == [8, 1, 3]
     assert built.trt.recorder.contexts == 1
     assert built.device.captures == 0
+    assert built.device.made_current == 1
 
 
 def test_answers_stay_after_the_next_request(built: Built, reference: Reference) -> None:

@@ -21,6 +21,9 @@ class Device(Protocol):
     name: str
     stream: int  # a CUDA stream's handle
 
+    def make_current(self) -> None:
+        """TensorRT builds, loads and runs on the current device."""
+
     def buffer(self, shape: tuple[int, ...], dtype: str) -> Any: ...
 
     def address(self, buffer: Any) -> int: ...
@@ -58,7 +61,9 @@ class CudaDevice:
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self.name = gpu.name
         self.stream = int(self._stream.cuda_stream)
-        torch.cuda.set_device(self._device)  # TensorRT loads and builds on the current one
+
+    def make_current(self) -> None:
+        self._torch.cuda.set_device(self._device)
 
     def buffer(self, shape: tuple[int, ...], dtype: str) -> Any:
         return self._torch.zeros(shape, dtype=getattr(self._torch, dtype), device=self._device)
@@ -79,7 +84,8 @@ class CudaDevice:
         launch()  # TensorRT settles its own state on the first run, which may not be captured
         self._stream.synchronize()
         graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=self._stream):
+        # Only this thread's calls: TensorRT-RTX may compile kernels on others meanwhile.
+        with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             launch()
 
         def replay() -> None:

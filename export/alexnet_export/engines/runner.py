@@ -47,6 +47,7 @@ class EngineRunner:
         self._launches: dict[int, Callable[[], None]] = {}  # by batch
 
     def __enter__(self) -> Self:
+        self._device.make_current()
         self._logger = self._api.logger()
         self._runtime = self._api.runtime(self._logger, version_compatible=self._passport.version_compatible)
         self._engine: Any = self._runtime.deserialize_cuda_engine(self._path.read_bytes())

@@ -36,6 +36,9 @@ from .options import EngineOptions
 
 BUILDING_S = 3600.0
 ANSWERING_S = 120.0
+TRTEXEC_PATH = (
+    "/usr/src/tensorrt/bin:/opt/tensorrt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
 RUNNING_S = 7200  # after which a container that was left alone ends by itself
 _HARDWARE: dict[HardwareCompatibility, str] = {
     "none": "none",
@@ -212,6 +215,8 @@ def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> l
         "--network=none",
         f"--gpus=device={gpu.index}",
         f"--user={os.getuid()}:{os.getgid()}",  # so that what it writes is this user's
+        # The image keeps trtexec where its own PATH may not look.
+        f"--env=PATH={TRTEXEC_PATH}",
         *docker.CONFINED,
         docker.mount(work, "/work", read_only=False),
         *([docker.mount(cache, "/cache", read_only=False)] if cache else []),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError, UsageError
@@ -78,7 +78,10 @@ def on_gpu(
     def run(engine: Path, passport: Passport, classes: int, contract: Contract) -> Runner:
         return EngineRunner(engine, passport, api=api, device=device, classes=classes, contract=contract)
 
-    build = partial(engine_from_onnx, api, options=options, gpu=gpu, cuda=cuda)
+    def build(onnx: Path, engine: Path, **more: Any) -> Passport:
+        device.make_current()
+        return engine_from_onnx(api, onnx, engine, options, gpu=gpu, cuda=cuda, **more)
+
     return Workshop(f"{prefix}{gpu.target}", build, run)
 
 
