@@ -40,6 +40,13 @@ HEAVY = (
 )
 
 
+def test_the_tensorrt_extra_is_the_images() -> None:
+    from alexnet_model.triton_image import TENSORRT_VERSION
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"tensorrt=={TENSORRT_VERSION}" in extras["tensorrt"]
+
+
 def imported_by(source: str) -> Iterator[str]:
     """Every absolute module name in an import statement, and every string, which could be one."""
     for node in ast.walk(ast.parse(source)):

@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 from alexnet_model.errors import UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 
+from .screen import note
 
-def out_of_earlier(folder: Path, out: Path, only_for_checkpoints: Mapping[str, object]) -> Path:
-    """Where the engines go: an export gets them itself, a repository is first unpacked to `out`.
+
+class EngineChoice(StrEnum):
+    """What runs the models: two runtimes for the ONNX files, and three ways to an engine."""
+
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    DOCKER = "docker"
+
+
+@contextmanager
+def folder_of_earlier(
+    folder: Path, out: Path | None, engine: EngineChoice | None, only_for_checkpoints: Mapping[str, object]
+) -> Iterator[Path]:
+    """Where engines are added: an export gets them itself; a repository is unpacked to `out` or for a while.
 
     Raises:
-        UsageError: an option was given that only a checkpoint takes.
+        UsageError: an option that only a checkpoint takes, or RTX engines with nowhere to stay.
+        ManifestError: the folder holds no export.
     """
     from alexnet_serving import is_repository
 
-    given = [name for name, value in only_for_checkpoints.items() if value is not None]
-    if given:
+    for name, value in only_for_checkpoints.items():
+        if value is not None:
+            raise UsageError(
+                name,
+                got=f"it with the folder {folder}",
+                expected="a checkpoint to export anew",
+                next_step=f"Leave {name} out, or name the checkpoint.",
+            )
+    _check_runtime(folder, engine)
+    if not is_repository(folder):
+        yield folder
+    elif out is not None:
+        yield out
+    elif engine is EngineChoice.TENSORRT_RTX:
         raise UsageError(
-            given[0],
-            got=f"it with the folder {folder}",
-            expected="a checkpoint to export anew",
-            next_step=f"Leave {given[0]} out, or name the checkpoint.",
+            "--out",
+            got=f"none, with the repository {folder}",
+            expected="a folder for the engines, which Triton does not serve",
+            next_step="Add --out build/export.",
         )
-    return out if is_repository(folder) else folder
+    else:
+        parent = folder.resolve().parent  # on the same disk, so that large files are linked
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.") as name:
+            yield Path(name) / "export"
 
 
 def manifest_of_earlier(folder: Path, out: Path) -> Manifest:
@@ -44,5 +78,18 @@ def manifest_of_earlier(folder: Path, out: Path) -> Manifest:
 
         refuse_foreign(out)
         with atomic_directory(out) as staged:
-            unpack_repository(folder, staged)
+            unpack_repository(folder, staged, left_out=lambda error: note(f"Left out {error}"))
     return manifest_from_folder(out)
+
+
+def _check_runtime(folder: Path, engine: EngineChoice | None) -> None:
+    """Which runtime serves the ONNX files was decided, and judged, at export."""
+    wanted = {"openvino": "openvino", "onnx": "onnxruntime"}.get(engine or "")
+    exported = {artifact.served_by.name for artifact in manifest_from_folder(folder).artifacts}
+    if wanted and exported != {wanted}:
+        raise UsageError(
+            f"--engine {engine}",
+            got=f"an export for {', '.join(sorted(exported))}",
+            expected=f"one that {wanted} was judged on",
+            next_step=f"Name the checkpoint, to export anew for {wanted}.",
+        )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from alexnet_serving import Examination
-from alexnet_serving.examining.checks import JOBS
-from alexnet_serving.examining.engines_found import EngineFound
+from alexnet_serving import JOBS, EngineFound, Examination
 
 from .screen import out, say
 

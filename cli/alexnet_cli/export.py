@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from alexnet_model.errors import UsageError
 
-from .earlier import manifest_of_earlier, out_of_earlier
+from .earlier import EngineChoice, folder_of_earlier, manifest_of_earlier
 from .options import JsonFlag, RepositoryOption, precisions_from
 
-
-class EngineChoice(StrEnum):
-    """What runs the models: two runtimes for the ONNX files, and three ways to an engine."""
-
-    OPENVINO = "openvino"
-    ONNX = "onnx"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
-    DOCKER = "docker"
+if TYPE_CHECKING:
+    from alexnet_export.engines.options import EngineOptions
 
 
 class Compatibility(StrEnum):
@@ -32,6 +26,7 @@ class Compatibility(StrEnum):
     AMPERE_PLUS = "ampere-plus"
 
 
+DEFAULT_MAX_BATCH = 64
 # What Triton loads instead of the ONNX file.
 PLANS = (EngineChoice.TENSORRT, EngineChoice.DOCKER)
 
@@ -69,13 +64,14 @@ def export_command(
         typer.Option(help="Points of top-1 accuracy that a precision may lose.", show_default="1"),
     ] = None,
     engine: Annotated[
-        EngineChoice,
+        EngineChoice | None,
         typer.Option(
             help="What runs the models: the ONNX files on a CPU (openvino) or GPU (onnx); engines built here "
             "(tensorrt) or by the image that serves them (docker); tensorrt-rtx needs no GPU, and Triton "
             "does not serve it.",
+            show_default="openvino",
         ),
-    ] = EngineChoice.OPENVINO,
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -99,12 +95,13 @@ def export_command(
         int | None,
         typer.Option(
             help="Requests that may wait for a model; 0 is no limit (docs/decisions/queue.md).",
-            show_default="four full batches for engines, else 0",
+            show_default="four times --max-batch for engines, else 0",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the ONNX files, engines and export.json.")] = Path(
-        "build/export"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the ONNX files, engines and export.json.", show_default="build/export"),
+    ] = None,
     repository: RepositoryOption = Path("model_repository"),
     as_json: JsonFlag = False,
 ) -> None:
@@ -112,91 +109,128 @@ def export_command(
 
     Example: alexnet export checkpoint.safetensors --precision fp32,int8 --calibration digits
     """
-    from alexnet_export.compiling import compile_engines
+    from alexnet_export.compiling import compile_engines, raise_if_engine_refused
     from alexnet_export.datasets import data_trained_on
-    from alexnet_export.engines.options import EngineKind, EngineOptions, profile_from, targets_from
     from alexnet_export.engines.workshops import workshops_from
     from alexnet_export.gate import Tolerances
     from alexnet_export.pipeline import ExportOptions, export, raise_if_refused
     from alexnet_model.pretrained import checkpoint_from
-    from alexnet_serving import RepositoryOptions, refuse_foreign_repository, write_repository
-    from alexnet_serving.places import places_of_image
+    from alexnet_serving import (
+        RepositoryOptions,
+        places_of_image,
+        refuse_foreign_repository,
+        write_repository,
+    )
 
     from .screen import Bars, note
     from .tables import print_engines, print_export
 
     if max_top1_drop is not None and not 0 <= max_top1_drop <= 100:
         raise UsageError("--max-top1-drop", got=f"{max_top1_drop:g}", expected="0 to 100 points")
-    earlier = Path(checkpoint) if Path(checkpoint).is_dir() else None
-    if earlier is not None:
-        only_for_checkpoints = {
-            "--calibration": calibration,
-            "--evaluation": evaluation,
-            "--max-batch": max_batch,
-            "--max-top1-drop": max_top1_drop,
-            "--engine onnx": True if engine is EngineChoice.ONNX else None,
-        }
-        out = out_of_earlier(earlier, out, only_for_checkpoints)
-    if out.resolve().is_relative_to(repository.resolve()) or repository.resolve().is_relative_to(
-        out.resolve()
-    ):
-        raise UsageError(
-            "--out and --repository",
-            got=f"{out} and {repository}",
-            expected="two folders, neither inside the other",
-        )
     precisions = precisions_from(precision)
     packing = RepositoryOptions(backend="tensorrt" if engine in PLANS else "onnx", queue_size=queue_size)
-    building = None
-    if engine.value in get_args(EngineKind):
-        building = EngineOptions(
-            kind=cast("EngineKind", engine.value),
-            profile=profile_from(profile) if profile else None,
-            targets=targets_from(target),
-            hardware_compatibility=hardware_compatibility.value,
-            version_compatible=version_compatible,
-        )
-    elif target or profile:
-        raise UsageError(
-            "--target" if target else "--profile",
-            got=f"it with --engine {engine.value}",
-            expected="an engine to build",
-            next_step="Add --engine tensorrt, docker or tensorrt-rtx.",
-        )
-    refuse_foreign_repository(repository)
-    if building and max_batch is not None:
-        building.profile_to(max_batch)
-    # What would fail after minutes fails now: no GPU, no Docker, no library, a target unheard of.
-    workshops = workshops_from(building) if building else ()
+    building = _engine_options(engine, target, profile, hardware_compatibility, version_compatible)
 
-    with Bars() as bars:
+    with ExitStack() as done:
+        earlier = Path(checkpoint) if Path(checkpoint).is_dir() else None
         if earlier is not None:
-            manifest = manifest_of_earlier(earlier, out)
+            only_for_checkpoints = {
+                "--calibration": calibration,
+                "--evaluation": evaluation,
+                "--max-batch": max_batch,
+                "--max-top1-drop": max_top1_drop,
+            }
+            folder = done.enter_context(folder_of_earlier(earlier, out, engine, only_for_checkpoints))
+        else:
+            folder = out or Path("build/export")
+        _check_apart(folder, repository)
+        refuse_foreign_repository(repository)
+        # What would fail after minutes fails now: no GPU, no Docker, an image that loads no such engine.
+        if building and earlier is None:
+            building.profile_to(DEFAULT_MAX_BATCH if max_batch is None else max_batch)
+        workshops = workshops_from(building) if building else ()
+
+        bars = done.enter_context(Bars())
+        if earlier is not None:
+            manifest = manifest_of_earlier(earlier, folder)
         else:
             loaded = checkpoint_from(checkpoint)
             options = ExportOptions(
                 precisions=precisions,
                 calibration=calibration or data_trained_on(loaded),
                 evaluation=evaluation,
-                max_batch=64 if max_batch is None else max_batch,
+                max_batch=DEFAULT_MAX_BATCH if max_batch is None else max_batch,
                 runtime="onnxruntime" if engine is EngineChoice.ONNX else "openvino",
                 tolerances=Tolerances(top1_drop=0.01 if max_top1_drop is None else max_top1_drop / 100),
             )
-            manifest = export(loaded, out, options, progress=bars)
+            manifest = export(loaded, folder, options, progress=bars)
         if building:
             manifest = compile_engines(
-                out, building, precisions=precisions, workshops=workshops, progress=bars
+                folder, building, precisions=precisions, workshops=workshops, progress=bars
             )
-    if as_json:
-        typer.echo(manifest.model_dump_json(indent=2))
-    else:
-        print_export(manifest)
-        print_engines(manifest)
-    places = places_of_image() if engine in PLANS else ()
-    models = write_repository(manifest, out, repository, packing, places=places)
-    if not as_json:
-        note(f"Wrote {out} and {repository} ({', '.join(models)}).")
-        if engine is EngineChoice.TENSORRT_RTX:
-            note(f"The engines are in {out}; Triton loads none of RTX, so {repository} has the ONNX files.")
-        note(f"Next: alexnet serve --repository {repository}")
-    raise_if_refused(manifest, precisions or ())
+        bars.stop()
+        if as_json:
+            typer.echo(manifest.model_dump_json(indent=2))
+        else:
+            print_export(manifest)
+            print_engines(manifest)
+        places = places_of_image() if engine in PLANS else ()
+        models = write_repository(manifest, folder, repository, packing, places=places)
+        if not as_json:
+            kept = "" if earlier and folder != earlier and out is None else f"{folder} and "
+            note(f"Wrote {kept}{repository} ({', '.join(models)}).")
+            if engine is EngineChoice.TENSORRT_RTX:
+                note(f"The engines are in {folder}; {repository} has the ONNX files, which Triton loads.")
+            note(f"Next: alexnet serve --repository {repository}")
+        raise_if_refused(manifest, precisions or ())
+        if precisions:
+            raise_if_engine_refused(manifest, workshops)
+
+
+def _engine_options(
+    engine: EngineChoice | None,
+    target: str | None,
+    profile: str | None,
+    hardware_compatibility: Compatibility,
+    version_compatible: bool,
+) -> EngineOptions | None:
+    """None where no engine is to be built.
+
+    Raises:
+        UsageError: options that cannot be, or that are for engines alone.
+    """
+    from alexnet_export.engines.options import EngineKind, EngineOptions, profile_from, targets_from
+
+    if engine is not None and engine.value in get_args(EngineKind):
+        return EngineOptions(
+            kind=cast("EngineKind", engine.value),
+            profile=profile_from(profile) if profile else None,
+            targets=targets_from(target),
+            hardware_compatibility=hardware_compatibility.value,
+            version_compatible=version_compatible,
+        )
+    only_for_engines = {
+        "--target": target,
+        "--profile": profile,
+        "--hardware-compatibility": hardware_compatibility is not Compatibility.NONE,
+        "--version-compatible": version_compatible,
+    }
+    for name, value in only_for_engines.items():
+        if value:
+            raise UsageError(
+                name,
+                got=f"it with --engine {(engine or EngineChoice.OPENVINO).value}",
+                expected="an engine to build",
+                next_step="Add --engine tensorrt, docker or tensorrt-rtx.",
+            )
+    return None
+
+
+def _check_apart(out: Path, repository: Path) -> None:
+    one, other = out.resolve(), repository.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise UsageError(
+            "--out and --repository",
+            got=f"{out} and {repository}",
+            expected="two folders, neither inside the other",
+        )

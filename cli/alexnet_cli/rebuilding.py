@@ -7,7 +7,9 @@ from pathlib import Path
 
 from alexnet_model.errors import EngineRefused
 from alexnet_model.manifest import Manifest, manifest_from_folder
+from alexnet_model.passport import Passport
 from alexnet_model.progress import Progress
+from alexnet_model.records import Precision
 
 
 def refusal_of(repository: Path, image: str) -> EngineRefused | None:
@@ -15,10 +17,10 @@ def refusal_of(repository: Path, image: str) -> EngineRefused | None:
 
     Raises:
         ManifestError: the record is missing or broken.
+        ServerError: the driver is too old, for which no engine is to blame.
         DockerError: the image is not the pinned one, and not here to be asked.
     """
-    from alexnet_serving import check_engines
-    from alexnet_serving.places import places_of_image
+    from alexnet_serving import check_engines, places_of_image
 
     try:
         check_engines(manifest_from_folder(repository), repository, places_of_image(image))
@@ -28,7 +30,7 @@ def refusal_of(repository: Path, image: str) -> EngineRefused | None:
 
 
 def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
-    """Build the engines of a repository anew, as they were built, for the GPUs here.
+    """Build the engines of a repository anew, each as it was built, for the GPUs here.
 
     The old ones stay until the new ones have passed the gate: a repository is replaced as a whole.
 
@@ -37,28 +39,44 @@ def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
         RepositoryError: the repository was not written by this version, or cannot be replaced.
         DockerError, EngineError: the engines cannot be built.
     """
-    from alexnet_export.compiling import compile_engines
+    from alexnet_export.compiling import compile_engines, raise_if_engine_refused
     from alexnet_export.engines.options import EngineOptions
-    from alexnet_export.pipeline import raise_if_refused
-    from alexnet_serving import options_of_repository, unpack_repository, write_repository
-    from alexnet_serving.places import places_of_image
+    from alexnet_export.engines.workshops import workshops_from
+    from alexnet_serving import (
+        options_of_repository,
+        places_of_image,
+        unpack_repository,
+        write_repository,
+    )
 
     options = options_of_repository(repository)
     repository = repository.resolve()
     with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as name:
         folder = Path(name) / "export"
-        unpacked = unpack_repository(repository, folder)
-        packed = tuple(artifact for artifact in unpacked.artifacts if artifact.engines)
-        passport = packed[0].engines[0].passport
-        building = EngineOptions(
-            kind="docker",
-            image=image,
-            profile=passport.profile,
-            hardware_compatibility=passport.hardware_compatibility,
-            version_compatible=passport.version_compatible,
-        )
-        precisions = tuple(artifact.precision for artifact in packed)
-        manifest = compile_engines(folder, building, precisions=precisions, progress=progress)
-        raise_if_refused(manifest, precisions)
+        unpack_repository(repository, folder)
+        manifest = manifest_from_folder(folder)
+        for precision, passport in _served_engines(repository).items():
+            building = EngineOptions(
+                kind="docker",
+                image=image,
+                profile=passport.profile,
+                hardware_compatibility=passport.hardware_compatibility,
+                version_compatible=passport.version_compatible,
+            )
+            workshops = workshops_from(building)
+            manifest = compile_engines(
+                folder, building, precisions=(precision,), workshops=workshops, progress=progress
+            )
+            raise_if_engine_refused(manifest, workshops)
         write_repository(manifest, folder, repository, options, places=places_of_image(image))
     return manifest
+
+
+def _served_engines(repository: Path) -> dict[Precision, Passport]:
+    """An engine's passport for each precision that the repository serves, by its record."""
+    return {
+        artifact.precision: engine.passport
+        for artifact in manifest_from_folder(repository).artifacts
+        for engine in artifact.engines
+        if engine.accepted and engine.passport.flavour == "tensorrt"
+    }

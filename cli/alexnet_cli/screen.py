@@ -50,6 +50,10 @@ class Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the bars as they are; what is printed after stands below them."""
         if self._tasks:
             self._bars.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -62,20 +63,12 @@ def serve_command(
 
     Example: alexnet serve --with embedded --repository model_repository --grpc-port 8001
     """
-    from alexnet_model.errors import UsageError
-    from alexnet_serving import DockerServer, EmbeddedServer, choice_of_server
+    from alexnet_serving import DockerServer, EmbeddedServer
 
     from .screen import err, note, say
 
-    _check_repository(repository)
-    if kind is None:
-        choice = choice_of_server(repository)
-        kind = ServerChoice(choice.kind)
-        note(f"Serving with {choice.kind}: {choice.reason}.")
-    if kind is ServerChoice.EMBEDDED and image:
-        raise UsageError("--image", got=f"{image} with --with embedded", expected="--with docker")
-    if rebuild_if_needed and kind is ServerChoice.DOCKER:
-        _rebuild_if_needed(repository, image)
+    docker_only = {"--image": image, "--rebuild-if-needed": rebuild_if_needed}
+    kind = _kind_of_server(kind, repository, docker_only)
     ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
     server: Server
     if kind is ServerChoice.DOCKER:
@@ -84,6 +77,7 @@ def serve_command(
         )
     else:
         server = EmbeddedServer(repository, address=address, ready_timeout_s=ready_timeout_s, **ports)
+    _check_repository(repository, image, rebuild_if_needed=rebuild_if_needed)
     with ExitStack() as running:
         with err.status(f"Starting Triton with {', '.join(server.models)} ..."):
             running.enter_context(server)
@@ -99,28 +93,53 @@ def serve_command(
             note("Stopping ...")
 
 
-def _check_repository(repository: Path) -> None:
-    """What lint finds wrong would be found by Triton only as it starts, and in fewer words."""
+def _kind_of_server(
+    asked: ServerChoice | None, repository: Path, docker_only: Mapping[str, object]
+) -> ServerChoice:
+    """The kind that was asked for, or else the one that fits, which is said with its reason."""
+    from alexnet_model.errors import UsageError
+    from alexnet_serving import choice_of_server, models_of_repository
+
+    from .screen import note
+
+    models_of_repository(repository)  # says it if there is nothing to serve
+    kind = asked
+    if kind is None:
+        choice = choice_of_server(repository)
+        kind = ServerChoice(choice.kind)
+        note(f"Serving with {choice.kind}: {choice.reason}.")
+    given = [name for name, value in docker_only.items() if value]
+    if given and kind is ServerChoice.EMBEDDED:
+        raise UsageError(
+            given[0],
+            got="it with the embedded server",
+            expected="a server in Docker",
+            next_step="Add --with docker.",
+        )
+    return kind
+
+
+def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed: bool) -> None:
+    """What lint finds wrong would be found by Triton only as it starts, and in fewer words.
+
+    Engines that are broken or built for elsewhere are built anew where that was asked for.
+    """
+    from alexnet_model.triton_image import TRITON_IMAGE
     from alexnet_serving import lint, raise_if_findings
 
-    from .screen import Bars, in_megabytes
+    from .rebuilding import rebuild, refusal_of
+    from .screen import Bars, in_megabytes, note
+    from .tables import print_engines
 
     with Bars() as bars:
         findings = lint(repository, progress=in_megabytes(bars))
-    raise_if_findings(repository, findings)
-
-
-def _rebuild_if_needed(repository: Path, image: str | None) -> None:
-    from alexnet_model.triton_image import TRITON_IMAGE
-
-    from .rebuilding import rebuild, refusal_of
-    from .screen import Bars, note
-    from .tables import print_engines
-
-    refusal = refusal_of(repository, image or TRITON_IMAGE)
-    if refusal is None:
+    if not rebuild_if_needed or not all(finding.about_engine for finding in findings):
+        raise_if_findings(repository, findings)
         return
-    note(f"Rebuilding: {refusal.subject}: {refusal.got}, here is {refusal.expected}.")
+    refusal = None if findings else refusal_of(repository, image or TRITON_IMAGE)
+    if not findings and refusal is None:
+        return
+    note(f"Rebuilding: {findings[0] if findings else refusal}")
     with Bars() as bars:
         manifest = rebuild(repository, image or TRITON_IMAGE, progress=bars)
     print_engines(manifest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import ExportError
+from alexnet_model.errors import ExportError, PrecisionRefused
 from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.manifest import (
     REFERENCE_NAME,
@@ -64,11 +64,16 @@ def compile_engines(
         judging = judging_from_folder(folder, manifest, progress=progress)
 
     with atomic_directory(folder) as staged:
-        kept = {artifact.precision: artifact for artifact in _carry_over(manifest, folder, staged)}
+        new = {engine_file_name(artifact, shop) for artifact in to_build for shop in workshops}
+        kept = {a.precision: _carried_over(a, folder, staged, leave_out=new) for a in manifest.artifacts}
+        if manifest.reference_sha256 is not None:
+            link_or_copy(folder / REFERENCE_NAME, staged / REFERENCE_NAME)
         for artifact in to_build:
             for workshop in workshops:
                 engine = _engine(artifact, workshop, manifest, profile, judging, staged, progress)
-                kept[artifact.precision] = _with_engine(kept[artifact.precision], engine)
+                others = kept[artifact.precision].engines
+                update = {"engines": (*others, engine)}
+                kept[artifact.precision] = kept[artifact.precision].model_copy(update=update)
         manifest = manifest.model_copy(update={"artifacts": tuple(kept.values())})
         write_manifest(manifest, staged)
     return manifest
@@ -77,6 +82,24 @@ def compile_engines(
 def engine_file_name(artifact: Artifact, workshop: Workshop) -> str:
     """Such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
     return f"{Path(artifact.file).stem}.{workshop.label}{ENGINE_SUFFIX}"
+
+
+def raise_if_engine_refused(manifest: Manifest, workshops: Sequence[Workshop]) -> None:
+    """For engines that were just built, by name.
+
+    Raises:
+        PrecisionRefused: the gate refused one of them.
+    """
+    for artifact in manifest.artifacts:
+        built = {engine_file_name(artifact, workshop) for workshop in workshops}
+        for engine in artifact.engines:
+            if engine.file in built and engine.verdict and not engine.accepted:
+                raise PrecisionRefused(
+                    f"{artifact.precision} engine",
+                    got=engine.verdict.reason,
+                    expected="the same model",
+                    next_step="Serve another precision, or the ONNX file: --engine onnx.",
+                )
 
 
 def _engine(
@@ -101,32 +124,23 @@ def _engine(
     )
     engine = Engine(file=name, passport=passport, passport_digest=passport.digest)
     if workshop.run and judging:
-        stage = f"proving {artifact.precision} engine"
-        progress(stage, 0, 1, workshop.label)
         runner = workshop.run(path, passport, len(manifest.model.class_names), contract)
-        report = judging.report(runner, profile.max)
+        stage = f"proving {artifact.precision} engine"
+        report = judging.report(runner, profile.max, progress=progress, stage=stage)
         engine = engine.model_copy(
             update={"report": report, "verdict": judging.verdict(report), "judged_on": judging.judged_on}
         )
-        progress(stage, 1, 1, workshop.label)
     path.replace(folder / name)
     passport_path(path).replace(passport_path(folder / name))
     return engine
 
 
-def _with_engine(artifact: Artifact, engine: Engine) -> Artifact:
-    others = tuple(other for other in artifact.engines if other.file != engine.file)
-    return artifact.model_copy(update={"engines": (*others, engine)})
-
-
-def _carry_over(manifest: Manifest, folder: Path, staged: Path) -> list[Artifact]:
-    """Bring the old folder's files along, each checked: what is built from and what stays."""
-    for artifact in manifest.artifacts:
-        link_or_copy(verify_artifact(artifact, folder), staged / artifact.file)
-        for engine in artifact.engines:
-            verify_engine(engine, folder / engine.file)
-            for path in (folder / engine.file, passport_path(folder / engine.file)):
-                link_or_copy(path, staged / path.name)
-    if manifest.reference_sha256 is not None:
-        link_or_copy(folder / REFERENCE_NAME, staged / REFERENCE_NAME)
-    return list(manifest.artifacts)
+def _carried_over(artifact: Artifact, folder: Path, staged: Path, *, leave_out: set[str]) -> Artifact:
+    """Bring an artifact's files along, each checked, but for the engines that are built anew."""
+    link_or_copy(verify_artifact(artifact, folder), staged / artifact.file)
+    stay = tuple(engine for engine in artifact.engines if engine.file not in leave_out)
+    for engine in stay:
+        verify_engine(engine, folder / engine.file)
+        for path in (folder / engine.file, passport_path(folder / engine.file)):
+            link_or_copy(path, staged / path.name)
+    return artifact.model_copy(update={"engines": stay})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from alexnet_model.contract import Uint8Array
-from alexnet_model.manifest import RunnerReport, Verdict
+from alexnet_model.manifest import RunnerReport, Runtime, Verdict
+from alexnet_model.progress import Progress, silent
 
-from .gate import Reference, Tolerances, judge, report_of
-from .runners import FloatArray, Runner
+from .gate import EVALUATION_BATCH, Reference, Tolerances, judge, report_of
+from .parity import ARRANGEMENTS, parity_batches
+from .runners import FloatArray, Outputs, Runner
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,57 @@ class Judging:
             judged_on,
         )
 
-    def report(self, runner: Runner, max_batch: int | None = None) -> RunnerReport:
+    def report(
+        self,
+        runner: Runner,
+        max_batch: int | None = None,
+        *,
+        progress: Progress = silent,
+        stage: str = "proving",
+    ) -> RunnerReport:
         """Measure a runner, up to its own largest batch where that is smaller."""
+        largest = min(self.max_batch, max_batch or self.max_batch)
         with runner:
-            largest = min(self.max_batch, max_batch or self.max_batch)
             return report_of(
-                runner, self.reference, self.probes[:largest], self.probe_logits[:largest], largest
+                _Counted(runner, progress, stage, self._requests(largest)),
+                self.reference,
+                self.probes[:largest],
+                self.probe_logits[:largest],
+                largest,
             )
+
+    def _requests(self, largest: int) -> int:
+        """How many a report takes: each probe alone, the parity matrix, and the evaluation pictures."""
+        evaluation = math.ceil(len(self.reference.images) / min(EVALUATION_BATCH, largest))
+        return largest + ARRANGEMENTS * len(parity_batches(largest)) + evaluation
 
     def verdict(self, report: RunnerReport) -> Verdict:
         return judge(report, self.tolerances)
+
+
+class _Counted:
+    """A runner that reports each request: some take seconds."""
+
+    def __init__(self, runner: Runner, progress: Progress, stage: str, total: int) -> None:
+        self._runner = runner
+        self._progress = progress
+        self._stage = stage
+        self._total = total
+        self._done = 0
+        progress(stage, 0, total)
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._runner.runtime
+
+    def infer(self, images: Uint8Array) -> Outputs:
+        outputs = self._runner.infer(images)
+        self._done += 1
+        self._progress(self._stage, self._done, self._total)
+        return outputs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -17,6 +17,8 @@ from alexnet_model.manifest import BatchParity
 from .runners import FloatArray, Runner, infer_in_batches
 from .statistics import signal_to_noise_db, softmax
 
+ARRANGEMENTS = 4  # of pictures, at each batch size
+
 
 def parity_batches(max_batch: int) -> tuple[int, ...]:
     """1, 2, 3, 8 and the maximum, as far as they fit."""

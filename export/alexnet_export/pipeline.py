@@ -153,15 +153,13 @@ def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
     """For precisions that were asked for by name.
 
     Raises:
-        PrecisionRefused: the gate refused one of them, or an engine built from it.
+        PrecisionRefused: the gate refused one of them.
     """
     for artifact in manifest.artifacts:
-        verdicts = [artifact.verdict, *(engine.verdict for engine in artifact.engines)]
-        refused = [verdict for verdict in verdicts if verdict and not verdict.accepted]
-        if artifact.precision in asked and refused:
+        if artifact.precision in asked and not artifact.verdict.accepted:
             raise PrecisionRefused(
                 artifact.precision,
-                got=refused[0].reason,
+                got=artifact.verdict.reason,
                 expected="the same model",
                 next_step="Serve another precision, or calibrate on more or other pictures.",
             )

@@ -1,7 +1,8 @@
 """The `docker` command line: run without a shell, with its errors translated once.
 
 Engines are built in a container and servers run in one; both call Docker through here. The command line
-rather than an SDK: it finds the engine as the user's own terminal does (contexts, rootless, remote).
+rather than an SDK: it finds the engine as the user's own terminal does. A rootless or a remote engine is not
+supported (docs/decisions/docker.md).
 """
 
 from __future__ import annotations
@@ -115,7 +116,10 @@ def mount(source: Path, target: str, *, read_only: bool = True) -> str:
     path = str(source.resolve())
     if re.search(r"[,\"\n]", path):
         raise DockerError(
-            str(source), got="a comma or a quote in its path", expected="a path that Docker can mount"
+            str(source),
+            got="a comma or a quote in its path",
+            expected="a path that Docker can mount",
+            next_step="Rename the folder.",
         )
     return f"--mount=type=bind,source={path},target={target}{',readonly' if read_only else ''}"
 
@@ -131,8 +135,10 @@ def no_docker() -> DockerError:
 
 def error_from_output(subject: str, output: str, code: int) -> DockerError | PortTaken:
     """What Docker printed, as an error with the command that mends it."""
-    for pattern, expected, next_step in _KNOWN:
+    for known in _KNOWN:
+        pattern, expected, next_step = known
         if found := re.search(pattern, output, re.IGNORECASE):
+            subject = "Docker" if known in _NO_ENGINE else subject
             groups = found.groupdict()
             next_step = next_step.format(**{name: value or "" for name, value in groups.items()})
             kind = PortTaken if "port" in groups else DockerError
@@ -150,8 +156,8 @@ def error_from_output(subject: str, output: str, code: int) -> DockerError | Por
 
 # The last line that Docker prints, and the least telling one.
 _TO_HELP = re.compile(r"^(?:See|Run) 'docker .*--help'")
-# (what Docker says, what was expected, the next step); the first that is found counts
-_KNOWN: Sequence[tuple[str, str, str]] = (
+# (what Docker says, what was expected, the next step)
+_NO_ENGINE: Sequence[tuple[str, str, str]] = (  # whatever was asked of it
     (
         r"permission denied while trying to connect|dial unix .*permission denied",
         "a user who may use Docker",
@@ -162,6 +168,15 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
         r"|failed to connect to the docker api",
         "a running Docker engine",
         "Start it: sudo systemctl start docker",
+    ),
+)
+# The first that is found counts.
+_KNOWN: Sequence[tuple[str, str, str]] = (
+    *_NO_ENGINE,
+    (
+        r"error setting rlimit",
+        "a Docker engine that may lift a container's limits",
+        "A rootless one cannot, use a rootful engine: docker context use default",
     ),
     (
         r"nvidia-container-cli: requirement error|unsatisfied condition: cuda",

@@ -6,6 +6,7 @@ reads it; the schema is all that the two share.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -156,6 +157,11 @@ class Manifest(Record):
     @property
     def accepted(self) -> tuple[Artifact, ...]:
         return tuple(artifact for artifact in self.artifacts if artifact.verdict.accepted)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the canonical JSON: a record edited by hand no longer has its old one."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
 
     def the_contract(self) -> Contract:
         return Contract.from_json(canonical_json(self.contract))

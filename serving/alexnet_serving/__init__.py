@@ -1,10 +1,12 @@
 """From accepted artifacts to a Triton model repository, and a Triton server that serves it."""
 
-from .examining.checks import Check
+from .examining.checks import JOBS, Check
 from .examining.doctor import Examination, examine
+from .examining.engines_found import EngineFound
 from .linting.findings import Finding, raise_if_findings
 from .linting.lint import lint
 from .loading import Place, check_engines
+from .places import places_of_image
 from .repositories.layout import RepositoryOptions, is_repository
 from .repositories.unpacking import options_of_repository, unpack_repository
 from .repositories.writing import models_of_repository, refuse_foreign_repository, write_repository
@@ -14,10 +16,12 @@ from .servers.embedded import EmbeddedServer
 from .servers.server import Server
 
 __all__ = [
+    "JOBS",
     "Check",
     "Choice",
     "DockerServer",
     "EmbeddedServer",
+    "EngineFound",
     "Examination",
     "Finding",
     "Place",
@@ -30,6 +34,7 @@ __all__ = [
     "lint",
     "models_of_repository",
     "options_of_repository",
+    "places_of_image",
     "raise_if_findings",
     "refuse_foreign_repository",
     "unpack_repository",

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_model.errors import EngineRefused
+from alexnet_model.errors import EngineRefused, ServerError
 from alexnet_model.gpus import Gpu, version_tuple
 from alexnet_model.manifest import Engine, Manifest
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
@@ -63,6 +63,7 @@ def check_engines(manifest: Manifest, repository: Path, places: Sequence[Place])
         EngineRefused: one does not load; the message says what it was built for, what is here, and the
             command that builds one for here.
         RepositoryError: its engines are not what a repository packs.
+        ServerError: the driver is too old for Triton's image, whatever the engine.
     """
     packages = [
         package
@@ -77,10 +78,11 @@ def check_packages(packages: Sequence[Package], repository: Path, places: Sequen
 
     Raises:
         EngineRefused: an engine does not load in one of the places.
+        ServerError: the driver is too old for Triton's image, whatever the engine.
     """
     for package in packages:
         for place in places if package.engines else ():
-            _check_driver(repository, place.gpu)
+            _check_driver(place.gpu)
             engine = engine_for(package.engines, place)
             if engine is None:
                 reason = f"none of them is for compute capability {place.gpu.compute_capability}"
@@ -96,13 +98,15 @@ def check_packages(packages: Sequence[Package], repository: Path, places: Sequen
                 )
 
 
-def rebuild_command(repository: Path, passport: Passport | None = None) -> str:
-    """What builds the engines of a repository anew, for this machine, from the ONNX files inside it.
+def rebuild_command(repository: Path, passport: Passport | None = None, *, source: Path | None = None) -> str:
+    """What builds a repository's engines for this machine, from the ONNX files inside it or in `source`.
 
     As the engine of that passport was built: for the same batches and with the same compatibility.
     """
-    source = str(repository) if is_repository(repository) else "CHECKPOINT"
-    words = ["alexnet", "export", source, "--engine", "docker", "--repository", str(repository)]
+    if source is None and is_repository(repository):
+        source = repository
+    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--engine", "docker"]
+    words += ["--repository", str(repository)]
     if passport:
         words += ["--profile", str(passport.profile)]
         if passport.hardware_compatibility != "none":
@@ -112,10 +116,10 @@ def rebuild_command(repository: Path, passport: Passport | None = None) -> str:
     return shlex.join(words)
 
 
-def _check_driver(repository: Path, gpu: Gpu) -> None:
+def _check_driver(gpu: Gpu) -> None:
     if _driver_is_too_old(gpu):
-        raise EngineRefused(
-            f"{repository}: driver of {gpu.name}",
+        raise ServerError(
+            f"driver of {gpu.name}",
             got=gpu.driver,
             expected=f"{MINIMUM_DRIVER} or newer, which Triton's image needs",
             next_step="Update it: https://www.nvidia.com/drivers",

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from alexnet_cli.main import run
 from alexnet_cli.rebuilding import rebuild, refusal_of
-from alexnet_model.errors import PrecisionRefused
+from alexnet_model.errors import PrecisionRefused, ServerError
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
 from alexnet_model.progress import silent
@@ -84,7 +85,7 @@ def test_rtx_engines_of_the_demos_export(
         assert passport_of(engine).onnx_sha256 == artifact.sha256
         assert engine.name in shown.out
     assert "no GPU here can run" in shown.out
-    assert "Triton loads none of RTX" in shown.err
+    assert "has the ONNX files, which Triton loads" in " ".join(shown.err.split())
     # What Triton serves is what it served before.
     assert (repository / "alexnet_int8" / "1" / "model.onnx").is_file()
     assert not list(repository.rglob("*.plan"))
@@ -198,6 +199,54 @@ def test_the_rebuild_command_works_as_printed(
     assert lint(repository) == ()
 
 
+def truncated_plan(version: Path) -> None:
+    plan = version / "model.plan"
+    content = plan.read_bytes()
+    plan.unlink()
+    plan.write_bytes(content[:-7])
+
+
+def edited_passport(version: Path) -> None:
+    passport = version / "model.passport.json"
+    passport.write_text(passport.read_text().replace("NVIDIA H200", "NVIDIA L4"))
+
+
+@pytest.mark.parametrize("alter", [truncated_plan, edited_passport])
+def test_a_broken_engine_is_named_with_the_command_that_mends_it(
+    alter: Callable[[Path], None],
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alter(repository / "alexnet_int8" / "1")
+    assert run(["lint", str(repository)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    command = line.partition("alexnet ")[2]
+    assert command.startswith("export")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run(shlex.split(command)) == 0
+    assert "Left out" in capsys.readouterr().err
+    assert lint(repository) == ()
+    assert list(elsewhere.iterdir()) == [], "nothing else was written"
+
+
+def test_a_broken_engine_is_rebuilt(repository: Path) -> None:
+    truncated_plan(repository / "alexnet_int8" / "1")
+    rebuild(repository, TRITON_IMAGE, progress=silent)
+    assert lint(repository) == ()
+
+
+def test_an_old_driver_is_no_reason_to_rebuild(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, [(0, "NVIDIA H200", "9.0", "550.54.14", 143771)])
+    with pytest.raises(ServerError, match=r"driver of NVIDIA H200: got 550\.54\.14, expected 580"):
+        refusal_of(repository, TRITON_IMAGE)
+
+
 def test_an_engine_asked_for_by_name_and_refused_exits_1(
     folder: Path,
     on_an_h200: FakeTrtexec,
@@ -206,7 +255,7 @@ def test_an_engine_asked_for_by_name_and_refused_exits_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fake_trtexec(monkeypatch, tmp_path, nan=True)
-    arguments = ["export", str(folder), "--engine", "docker", "--precision", "int8", "--profile", "1,1,1"]
+    arguments = ["export", str(folder), "--engine", "docker", "--precision", "int8", "--profile", "1,2,4"]
     assert run([*arguments, "--repository", str(tmp_path / "models")]) == 1
     shown = capsys.readouterr()
     assert "REFUSED" in shown.out

@@ -40,7 +40,10 @@ def test_engines_from_docker_to_a_client(exported: Exported, tmp_path: Path) -> 
         kind="docker", profile=Profile(min=1, opt=8, max=16), timing_caches=tmp_path / "caches"
     )
     manifest = compile_engines(folder, options, precisions=("fp32", "fp16"))
-    assert all(engine.accepted for artifact in manifest.artifacts[:2] for engine in artifact.engines)
+    for artifact in manifest.artifacts[:2]:
+        assert len(artifact.engines) == len(survey.kinds)
+        assert all(engine.accepted for engine in artifact.engines)
+        assert all(engine.passport.layer_precisions for engine in artifact.engines)
     repository = tmp_path / "models"
     packing = RepositoryOptions(backend="tensorrt")
     write_repository(manifest, folder, repository, packing, places=places_of_image())

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alexnet_export.compiling import compile_engines
+from alexnet_export.compiling import compile_engines, raise_if_engine_refused
 from alexnet_export.engines.api import TensorRt
 from alexnet_export.engines.options import EngineOptions
 from alexnet_export.engines.workshops import Workshop, on_gpu, workshops_from
-from alexnet_export.pipeline import raise_if_refused, refuse_foreign
-from alexnet_model.errors import EngineError, ExportError, ManifestError, PrecisionRefused, UsageError
+from alexnet_export.pipeline import refuse_foreign
+from alexnet_model.errors import (
+    DockerError,
+    EngineError,
+    ExportError,
+    ManifestError,
+    PrecisionRefused,
+    UsageError,
+)
 from alexnet_model.files import sha256_of_file
 from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import manifest_from_folder, verify_engine
 from alexnet_model.passport import Passport, Profile
 
 from ..conftest import Exported
-from ..stand_ins.nvidia_smi import no_nvidia_smi
+from ..stand_ins.nvidia_smi import L4 as LISTED_L4
+from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 from .fake_tensorrt import HostDevice, fake_tensorrt
 from .test_engine_api import H200
 
@@ -131,9 +140,9 @@ def test_an_engine_that_is_not_the_same_model_is_refused(
     assert engine.verdict is not None
     assert not engine.accepted
     assert "dB above their error" in engine.verdict.reason
-    raise_if_refused(manifest, ("int8",))
-    with pytest.raises(PrecisionRefused, match="fp32: got logits are"):
-        raise_if_refused(manifest, ("fp32",))
+    raise_if_engine_refused(manifest, [on(L4, tensorrt)])  # whose engine is not this one
+    with pytest.raises(PrecisionRefused, match="fp32 engine: got logits are"):
+        raise_if_engine_refused(manifest, [workshop])
 
 
 def test_without_a_profile_it_is_judged_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
@@ -189,6 +198,9 @@ def test_nothing_is_built_from_or_beside_altered_files(
     with pytest.raises(ManifestError, match=word):
         compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)])
     assert contents(folder) == before
+    if alter is not altered_onnx:  # what is built anew may be as broken as it likes
+        (engine,) = compile_engines(folder, RTX, precisions=("fp32",)).artifacts[0].engines
+        verify_engine(engine, folder / "alexnet_fp32.rtx-sm89.plan")
 
 
 def test_a_profile_beyond_what_was_proved(folder: Path) -> None:
@@ -227,3 +239,47 @@ def test_a_machine_without_a_gpu_says_what_it_can_do(
     no_nvidia_smi(monkeypatch, tmp_path)
     with pytest.raises(kind, match=word):
         workshops_from(options)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "word"),
+    [
+        (
+            [(0, "NVIDIA L4", "8.9", "550.54.14", 1)],
+            EngineOptions(kind="docker"),
+            "got 550.54.14, expected 580",
+        ),
+        (
+            [(0, "NVIDIA L4", "8.9", "580.95.05", 1), (1, "NVIDIA RTX 4090", "8.9", "580.95.05", 1)],
+            EngineOptions(kind="docker"),
+            "Add --hardware-compatibility same-compute-capability",
+        ),
+        ([LISTED_L4], EngineOptions(kind="tensorrt"), r"tensorrt==11\.1\.0\.106, or use --engine docker"),
+    ],
+)
+def test_what_would_be_refused_after_the_build_is_refused_before(
+    gpus: list[GpuRow],
+    options: EngineOptions,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, gpus)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("11.4.0.106"))
+    with pytest.raises(EngineError, match=word):
+        workshops_from(options)
+
+
+def test_docker_is_asked_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = fake_nvidia_smi(monkeypatch, tmp_path, [LISTED_L4])
+    monkeypatch.setenv("PATH", str(path.parent))
+    with pytest.raises(DockerError, match="Docker Engine"):
+        workshops_from(EngineOptions(kind="docker"))
+
+
+def test_rtx_for_a_gpu_here_that_it_does_not_build_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, [(0, "NVIDIA H200", "9.0", "580.95.05", 143771)])
+    with pytest.raises(UsageError, match=r"got sm90, expected some of .*sm120"):
+        workshops_from(EngineOptions(kind="tensorrt-rtx"))

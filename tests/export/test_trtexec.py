@@ -22,6 +22,19 @@ from alexnet_model.triton_image import TRITON_IMAGE
 from ..stand_ins.trtexec import fake_trtexec
 from .test_engine_api import H200
 
+# As TensorRT's parser says it, in the lines that trtexec marks as errors.
+PARSER_SAYS = """\
+[11/24/2026-12:00:00] [E] [TRT] ModelImporter.cpp:140: While parsing node number 1 \
+[DequantizeLinear -> "x.bias"]:
+[11/24/2026-12:00:00] [E] [TRT] ModelImporter.cpp:142: --- Begin node ---
+Node name: x.bias_DequantizeLinear
+[11/24/2026-12:00:00] [E] [TRT] ModelImporter.cpp:143: --- End node ---
+[11/24/2026-12:00:00] [E] [TRT] ModelImporter.cpp:151: ERROR: ModelImporter.cpp:489 In function parseNode:
+[6] Invalid Node - x.bias_DequantizeLinear
+ITensor::getDimensions: Error Code 4: API Usage Error (x.bias_DequantizeLinear: input has type Int32 but \
+must have type FP8, FP4, Int4, Int8, or UInt8. In checkType at /_src/nodeBase.cpp:456)
+[11/24/2026-12:00:00] [E] Failed to parse onnx file"""
+
 
 def build(onnx: Path, folder: Path, **options: Any) -> Passport:
     return engine_from_onnx_in_docker(
@@ -56,12 +69,16 @@ def test_the_command_that_builds(
         "--maxShapes=image:8x224x224x3",
         "--profilingVerbosity=detailed",
         "--exportLayerInfo=/work/layers.json",
-        "--timingCacheFile=/cache/tensorrt-11.1.0.106-sm90.cache",
-        "--skipInference",
+        "--timingCacheFile=/cache/tensorrt-11.1.0.106-sm90-nvidia-h200.cache",
+        "--iterations=1",
+        "--warmUp=0",
+        "--duration=0",
         "--hardwareCompatibilityLevel=sameComputeCapability",
         "--versionCompatible",
     ]
-    assert [path.name for path in (tmp_path / "caches").iterdir()] == ["tensorrt-11.1.0.106-sm90.cache"]
+    assert [path.name for path in (tmp_path / "caches").iterdir()] == [
+        "tensorrt-11.1.0.106-sm90-nvidia-h200.cache"
+    ]
 
 
 def test_the_passport_names_the_image_by_digest(
@@ -108,10 +125,14 @@ def test_values_that_are_no_numbers_come_through(
 def test_what_tensorrt_refuses_is_said_in_its_words(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "ModelImporter.cpp:140: While parsing node number 1 [DequantizeLinear]:"
-    docker = fake_trtexec(monkeypatch, tmp_path, fails=said)
-    with pytest.raises(EngineError, match="While parsing node number 1"):
+    docker = fake_trtexec(monkeypatch, tmp_path, fails=PARSER_SAYS)
+    with pytest.raises(EngineError) as caught:
         build(files["int8"], tmp_path)
+    line = str(caught.value)
+    assert (
+        "node x.bias_DequantizeLinear (DequantizeLinear): got x.bias_DequantizeLinear: input has type" in line
+    )
+    assert "A bias must stay float" in line
     assert not list(tmp_path.glob("engine*"))
     assert not list(tmp_path.glob(".trtexec*"))
     assert docker.containers == []

@@ -37,15 +37,16 @@ NETWORKING = (
 )
 TOOLKIT = "a Docker engine that can give a container the GPU"
 DRIVER = "a working NVIDIA driver"
+USER = "a user who may use Docker"
 ENGINE = "a running Docker engine"
 IMAGE = "an image that is here"
 
 # (what Docker printed, what was expected, in the next step, what was got)
 SAID = [
-    (NO_PERMISSION[0], "a user who may use Docker", "usermod -aG docker", "permission denied while trying"),
+    (NO_PERMISSION[0], USER, "usermod -aG docker", "permission denied while trying"),
     (
         "permission denied while trying to connect to the docker API at unix:///var/run/docker.sock",
-        "a user who may use Docker",
+        USER,
         "usermod -aG docker",
         "permission denied while trying",
     ),
@@ -56,6 +57,15 @@ SAID = [
         ENGINE,
         "systemctl start docker",
         "failed to connect to the docker API",
+    ),
+    (
+        "docker: Error response from daemon: failed to create task for container: failed to create shim "
+        "task: OCI runtime create failed: runc create failed: unable to start container process: error "
+        "during container init: error setting rlimits for ready process: error setting rlimit type 8: "
+        "operation not permitted" + HELP,
+        "a Docker engine that may lift a container's limits",
+        "use a rootful engine",
+        "failed to create task for container",
     ),
     (
         OCI
@@ -203,7 +213,9 @@ PORTS = [
 def test_what_docker_says(said: str, expected: str, step: str, got: str) -> None:
     error = docker.error_from_output("docker run", said, 125)
     assert type(error) is DockerError
-    assert (error.subject, error.expected) == ("docker run", expected)
+    # Without an engine it is not what was asked of it that is at fault.
+    subject = "Docker" if expected in (USER, ENGINE) else "docker run"
+    assert (error.subject, error.expected) == (subject, expected)
     assert step in error.next_step
     assert error.got.startswith(got)
     assert "\n" not in str(error)
@@ -269,7 +281,7 @@ def test_tensorrt_of_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_an_engine_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_docker(monkeypatch, tmp_path, fails=NO_ENGINE)
-    with pytest.raises(DockerError, match=r"docker version: got Cannot connect.*systemctl start docker"):
+    with pytest.raises(DockerError, match=r"Docker: got Cannot connect.*systemctl start docker"):
         docker.check_docker()
 
 
@@ -309,7 +321,7 @@ def test_mount(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb"])
 def test_a_path_that_mount_cannot_carry(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DockerError, match="a comma or a quote in its path"):
+    with pytest.raises(DockerError, match=r"a comma or a quote in its path.*Rename the folder\."):
         docker.mount(tmp_path / name, "/models")
 
 

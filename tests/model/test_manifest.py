@@ -112,6 +112,14 @@ def test_a_manifest_comes_back_equal(manifest: Manifest, tmp_path: Path) -> None
     assert read.artifacts[0].served_by.name == "openvino"
 
 
+def test_a_digest_of_every_value(manifest: Manifest, tmp_path: Path) -> None:
+    assert manifest_from_folder(tmp_path).digest == manifest.digest
+    edited(tmp_path, lambda values: values["artifacts"][0]["reports"][0]["parity"][0].update(worst_slot=1))
+    assert manifest_from_folder(tmp_path).digest != manifest.digest
+    (tmp_path / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    assert manifest_from_folder(tmp_path).digest == manifest.digest, "whatever the spaces"
+
+
 def test_missing(tmp_path: Path) -> None:
     assert "alexnet export" in refusal(tmp_path)
 

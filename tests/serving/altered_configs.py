@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid ones, of which one is another
+    "backend": ("onnx", "tensorrt"),
+    "queue_size": (7, 8),
+    "queue_timeout_s": (0.25, 0.5),
+    "queue_delay_us": (5, 6),
+}
 
 
 def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
@@ -26,6 +34,18 @@ def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
         else:
             setattr(owner, last, other)
         yield name_of(path), altered
+
+
+def alterations_of_options(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
+    """The same for each value inside the options it was written with, for another valid one."""
+    values = json.loads(config.parameters["repository_options"].string_value)
+    assert values.keys() == OTHER_OPTIONS.keys()
+    for name, others in OTHER_OPTIONS.items():
+        altered = copy_of(config)
+        other = next(value for value in others if value != values[name])
+        text = json.dumps({**values, name: other}, sort_keys=True, separators=(",", ":"))
+        altered.parameters["repository_options"].string_value = text
+        yield name, altered
 
 
 def additions(

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import EmbeddedServer
 from alexnet_serving.servers.container import RESOURCES
+from alexnet_serving.servers.docker_server import VERSION_COMPATIBLE
 from alexnet_serving.servers.tritonserver import EXIT_TIMEOUT_S, SHM_OPTION, server_options
 
 from ..stand_ins.programs import install
@@ -45,6 +46,18 @@ def filled(text: str, **variables: str) -> str:
 def services() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = loaded(COMPOSE)["services"]
     return found
+
+
+def test_what_its_header_tells() -> None:
+    text = COMPOSE.read_text()
+    header, _, rest = text.partition("\nname:")
+    assert all(line.startswith("#") for line in header.splitlines() if line)
+    for variable in ("MODEL_REPOSITORY", "SERVER_USER", "TRITON_OPTIONS", "BIND_ADDRESS"):
+        assert variable in header
+        assert f"${{{variable}:-" in rest
+    assert f"TRITON_OPTIONS={VERSION_COMPATIBLE}" in header
+    assert '--profile "*" down' in header
+    assert "alexnet lint" in header
 
 
 def test_compose_is_valid() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from alexnet_serving import Server
 from alexnet_serving.servers import aftermath, process_server
 from alexnet_serving.servers.docker_server import DockerServer
 
-from ..stand_ins.docker import fake_docker, lives
+from ..stand_ins.docker import FakeDocker, fake_docker, lives
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
 from .conftest import Artifacts
 from .docker_setting import H200, Fake, failure_of, repository_of_engines
@@ -193,6 +194,12 @@ def test_root_serves_only_what_others_can_read(
     assert docker.runs == []
     (on_cpu / "alexnet_int8" / "config.pbtxt").chmod(0o644)
     (on_cpu / "a link to nowhere").symlink_to("nowhere")
+    spaced = on_cpu.rename(on_cpu.with_name("my models"))
+    (spaced / "alexnet_int8" / "config.pbtxt").chmod(0o640)
+    error = failure_of(DockerServer(spaced))
+    assert error.next_step == f"Run: chmod -R o+rX {shlex.quote(str(spaced))}"
+    (spaced / "alexnet_int8" / "config.pbtxt").chmod(0o644)
+    spaced.rename(on_cpu)
     with DockerServer(on_cpu):
         assert "--user=1000:1000" in docker.runs[0]
 
@@ -220,12 +227,56 @@ def test_ready_inside_and_gone_outside(on_cpu: Path, fake: Fake) -> None:
         assert docker.containers.keys().isdisjoint({name})
 
 
-def test_wait_returns_when_stopped_from_elsewhere(on_cpu: Path, fake: Fake) -> None:
+def test_before_it_is_entered_there_is_nothing_to_stop(on_cpu: Path, fake: Fake) -> None:
     docker = fake()
+    server = DockerServer(on_cpu)
+    server.stop()
+    server.check()
+    server.wait()
+    with server:
+        assert docker.containers
+    assert docker.containers == {}
+
+
+@pytest.fixture
+def slow_to_stop(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    """Its containers take half a second."""
+    monkeypatch.setattr(process_server, "EXIT_TIMEOUT_S", -4.5)
+    return fake(deaf=True)
+
+
+def test_wait_returns_when_another_thread_is_done_with_stopping(
+    on_cpu: Path, slow_to_stop: FakeDocker
+) -> None:
     with DockerServer(on_cpu) as server:
+        ((name, _),) = slow_to_stop.containers.items()
         threading.Timer(0.2, server.stop).start()
         server.wait()
-        assert eventually(lambda: docker.containers == {})
+        assert slow_to_stop.containers == {}
+        assert slow_to_stop.removed == [name]
+
+
+def test_leaving_waits_for_another_thread_that_stops_it(on_cpu: Path, slow_to_stop: FakeDocker) -> None:
+    with DockerServer(on_cpu) as server:
+        other = threading.Thread(target=server.stop)
+        other.start()
+        server._stopping.wait()
+    assert slow_to_stop.containers == {}
+    assert len(slow_to_stop.removed) == 1
+    other.join()
+
+
+def test_a_signal_that_stops_it_while_it_stops_does_nothing(on_cpu: Path, slow_to_stop: FakeDocker) -> None:
+    handler = signal.signal(signal.SIGALRM, lambda *_: server.stop())
+    try:
+        with DockerServer(on_cpu) as server:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            server.stop()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert slow_to_stop.containers == {}
+    assert len(slow_to_stop.removed) == 1
 
 
 def test_a_container_deaf_to_signals_is_removed_after_the_deadline(

@@ -128,6 +128,7 @@ def test_no_engine(failure: tuple[str, int], mend: str, on_cpu: Path, fake: Fake
     docker = fake(fails=failure)
     error = failure_of(DockerServer(on_cpu))
     assert isinstance(error, DockerError)
+    assert error.subject == "Docker", "not the image that was asked for"
     assert mend in error.next_step
     assert docker.runs == []
 
@@ -159,7 +160,31 @@ def test_triton_refuses_a_model(on_cpu: Path, fake: Fake) -> None:
     error = failure_of(DockerServer(on_cpu))
     assert type(error) is ServerError
     assert str(error).startswith(f"{on_cpu}: model alexnet_int8: got '{why}' from Triton")
-    assert error.next_step == "Export again."
+    assert error.next_step.endswith(f"docker build --tag {CPU_IMAGE} serving")
+
+
+@pytest.mark.parametrize(
+    ("why", "mend"),
+    [
+        (
+            "Invalid argument: unable to find backend library for backend 'onnxruntime', try specifying "
+            "runtime on the model configuration.",
+            "Pull the image that has it: docker pull {image}",
+        ),
+        (
+            "Internal: onnx runtime error 7: Load model failed: Protobuf parsing failed.",
+            "See whether it is still what was exported: alexnet lint {repository}",
+        ),
+    ],
+)
+def test_what_mends_a_refused_model(
+    why: str, mend: str, repository: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_nvidia_smi(monkeypatch, tmp_path)
+    shutil.rmtree(repository / "alexnet_int8")
+    fake(says=[*STARTING, f"{AT}\"failed to load 'alexnet_fp32' version 1: {why}\""], exits=1)
+    error = failure_of(DockerServer(repository))
+    assert error.next_step == mend.format(image=TRITON_IMAGE, repository=repository)
 
 
 def test_triton_refuses_an_engine(engines: Path, gpu: None, fake: Fake) -> None:
@@ -238,7 +263,8 @@ def test_engines_without_their_record(engines: Path, gpu: None, fake: Fake) -> N
 def test_a_path_that_cannot_be_mounted(on_cpu: Path, fake: Fake, tmp_path: Path) -> None:
     docker = fake()
     repository = on_cpu.rename(tmp_path / "a, b")
-    assert "a comma" in str(failure_of(DockerServer(repository)))
+    assert "a comma" in (error := str(failure_of(DockerServer(repository))))
+    assert error.endswith("Rename the folder.")
     assert docker.runs == []
 
 
@@ -246,6 +272,13 @@ def test_a_path_that_cannot_be_mounted(on_cpu: Path, fake: Fake, tmp_path: Path)
 def test_a_taken_port(name: str, repository: Path, taken_port: int) -> None:
     with pytest.raises(PortTaken, match=f"{name} port {taken_port}"):
         DockerServer(repository, **{f"{name}_port": taken_port})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("port", [None, 8001])
+def test_an_address_of_another_machine(port: int | None, repository: Path) -> None:
+    with pytest.raises(ServerError, match=r"of 203\.0\.113\.1: got cannot assign requested") as caught:
+        DockerServer(repository, address="203.0.113.1", grpc_port=port)
+    assert caught.value.next_step == "Name an address of this machine, such as 127.0.0.1 or 0.0.0.0."
 
 
 @pytest.mark.parametrize(

@@ -235,11 +235,49 @@ def test_engines_here_load_or_say_why_not_and_what_mends_it(machine: Machine, ar
         on_h200, on_l4 = engine.here
         assert (on_h200.loads, on_h200.reason) == (True, "")
         assert (on_l4.loads, on_l4.reason) == (False, "it runs on NVIDIA H200 alone")
-        assert (
-            engine.mend
-            == f"alexnet export {machine.repository} --engine docker --repository {machine.repository}"
-        )
+        command = f"alexnet export {machine.repository} --engine docker --repository {machine.repository}"
+        assert engine.mend == f"{command} --profile 1,8,8"
     assert named(found, "record of --repository").found.endswith("engines: 2")
+
+
+def repository_of_engines(machine: Machine, artifacts: Artifacts) -> None:
+    exported = with_engines(artifacts, machine.out, H200)
+    options = RepositoryOptions(backend="tensorrt")
+    write_repository(exported.manifest, exported.folder, machine.repository, options)
+
+
+def test_engines_without_a_gpu_are_served_by_nothing_here(machine: Machine, artifacts: Artifacts) -> None:
+    repository_of_engines(machine, artifacts)
+    machine.gpus()
+    found = machine.examine()
+    assert missed(found, "serve --with embedded") == ("models of --repository",)
+    assert not found.main_job.runs
+    beside = machine.repository.with_name("model_repository_onnx")
+    assert found.main_job.first_mend == f"alexnet export {machine.repository} --repository {beside}"
+    assert "engines of --repository" not in {check.name for check in found.checks}, "no GPU is enough said"
+
+
+def test_engines_for_another_gpu_are_not_served_here(machine: Machine, artifacts: Artifacts) -> None:
+    repository_of_engines(machine, artifacts)
+    machine.gpus(L4)
+    machine.docker()
+    found = machine.examine()
+    assert missed(found, "serve --with docker") == ("engines of --repository",)
+    check = named(found, "engines of --repository")
+    assert "NVIDIA H200" in check.found
+    assert "NVIDIA L4" in check.found
+    assert check.mend.startswith(f"alexnet export {machine.repository} --engine docker")
+    assert not found.main_job.runs
+
+
+def test_engines_for_this_gpu_are_served(machine: Machine, artifacts: Artifacts) -> None:
+    repository_of_engines(machine, artifacts)
+    machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
+    machine.docker()
+    found = machine.examine()
+    assert missed(found, "serve --with docker") == ()
+    assert "serve --with docker" in found.main_job.commands
+    assert found.main_job.runs
 
 
 def test_two_gpus_of_one_compute_capability_are_two_places(machine: Machine, artifacts: Artifacts) -> None:
@@ -247,7 +285,8 @@ def test_two_gpus_of_one_compute_capability_are_two_places(machine: Machine, art
     machine.gpus(H100, (1, "NVIDIA H200", "9.0", "580.95.05", 143771))
     (first, _) = machine.examine().engines
     assert [loading.loads for loading in first.here] == [False, True]
-    assert first.mend == f"alexnet export {machine.out} --engine docker --repository {machine.repository}"
+    command = f"alexnet export {machine.out} --engine docker --repository {machine.repository}"
+    assert first.mend == f"{command} --profile 1,8,8"
 
 
 def test_engines_of_another_tensorrt_than_the_image_here(machine: Machine, artifacts: Artifacts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -117,7 +118,7 @@ def test_wait_returns_when_stopped_from_elsewhere(small: Path) -> None:
     with EmbeddedServer(small) as server:
         threading.Timer(0.2, server.stop).start()
         server.wait()
-        assert eventually(lambda: not server._folder.exists())
+        assert not server._folder.exists()
 
 
 def test_kill_9_of_the_server_is_noticed_and_cleaned_up(small: Path) -> None:
@@ -244,6 +245,19 @@ def test_a_model_that_does_not_load_is_named(what: str, repository: Path) -> Non
     assert not isinstance(caught.value, ServerDied)
     assert "\n" not in str(caught.value)
     assert not server._folder.exists()
+
+
+def test_what_mends_a_model_that_does_not_load(small: Path) -> None:
+    """Without what serves it, the extra; else whatever lint makes of it."""
+    server = EmbeddedServer(small)
+    for reason in (
+        "Internal: ModuleNotFoundError: No module named 'openvino'",
+        "Invalid argument: unable to find backend library for backend 'openvino_dynamic', try specifying",
+    ):
+        assert server._mending(reason).endswith("pip install 'alexnet-serving[embedded]'")
+    assert server._mending("Internal: bad magic").endswith(f"exported: alexnet lint {small}")
+    spaced = small.rename(small.with_name("my models"))
+    assert EmbeddedServer(spaced)._mending("bad").endswith(f"alexnet lint {shlex.quote(str(spaced))}")
 
 
 def test_the_deadline_for_readiness(small: Path) -> None:

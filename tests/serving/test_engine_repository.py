@@ -126,6 +126,7 @@ def test_the_queue_is_bounded_unless_asked(export: Artifacts, tmp_path: Path) ->
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (5, 1_000_000)
     policy = policy_of(queue_timeout_s=0).default_queue_policy
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (32, 0)
+    assert not policy.allow_timeout_override
     assert not policy_of(queue_size=0, queue_timeout_s=0).HasField("default_queue_policy")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from alexnet_serving import Finding, RepositoryOptions, lint, raise_if_findings,
 
 from .conftest import Artifacts
 from .recorded_engines import repository_of_engines, with_engines
+
+DIGEST_FIELD = 'parameters["export_sha256"].string_value'
 
 
 @pytest.fixture
@@ -76,6 +79,9 @@ class TestLabels:
         assert only(repository) == "alexnet_int8/labels.txt: line 4: got 'three', expected '3'"
         rewritten(path, "\n".join(reversed(lines)))
         assert "line 1, the first of 10: got '9', expected '0'" in only(repository)
+        rewritten(path, "\r\n".join(lines) + "\r\n")
+        line = f"line 1, the first of 10: got {lines[0] + chr(13)!r}, expected {lines[0]!r}"
+        assert line in only(repository), "Triton would name the class with it"
         rewritten(path, b"\xff")
         assert "labels.txt: got 'utf-8' codec" in only(repository)
         path.unlink()
@@ -108,6 +114,19 @@ class TestFolders:
     def test_a_file_that_is_missing(self, file: str, engines: Path) -> None:
         (engines / "alexnet_int8" / file).unlink()
         assert only(engines).startswith(f"alexnet_int8/{file}: got no such file")
+
+    @pytest.mark.parametrize("file", ["labels.txt", "config.pbtxt", "1/model.onnx", "1/model_sm90.plan"])
+    def test_a_symbolic_link(self, file: str, engines: Path, tmp_path: Path) -> None:
+        path = engines / "alexnet_int8" / file
+        path.symlink_to(path.rename(tmp_path / "elsewhere"))
+        line = f"alexnet_int8/{file}: got a symbolic link, expected a file of its own"
+        assert only(engines) == line
+
+    @pytest.mark.parametrize("folder", ["alexnet_int8", "alexnet_int8/1"])
+    def test_a_link_to_a_folder(self, folder: str, engines: Path, tmp_path: Path) -> None:
+        path = engines / folder
+        path.symlink_to(path.rename(tmp_path / "elsewhere"))
+        assert only(engines) == f"{folder}: got a symbolic link, expected a folder of its own"
 
     def test_a_version_that_is_missing(self, repository: Path, tmp_path: Path) -> None:
         (repository / "alexnet_int8" / "1").rename(tmp_path / "aside")
@@ -254,7 +273,7 @@ class TestRecord:
     )
     def test_edited(self, edit: Callable[[Any], object], words: list[str], engines: Path) -> None:
         edited(engines / "export.json", edit)
-        findings = list(map(str, lint(engines)))
+        findings = [str(finding) for finding in lint(engines) if finding.field != DIGEST_FIELD]
         assert len(findings) == len(words)
         assert all(finding.startswith(word) for finding, word in zip(findings, words, strict=True))
 
@@ -271,7 +290,33 @@ class TestRecord:
     )
     def test_edited_for_onnx(self, edit: Callable[[Any], object], word: str, repository: Path) -> None:
         edited(repository / "export.json", edit)
-        assert only(repository).startswith(word)
+        (finding,) = [str(finding) for finding in lint(repository) if finding.field != DIGEST_FIELD]
+        assert finding.startswith(word)
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda e: e.update(max_batch=16),
+            lambda e: e.update(machine="a faster one"),
+            lambda e: e["evaluation"].update(pytorch_top1=1.0),
+            lambda e: e["tolerances"].update(top1_drop=0.5),
+            lambda e: e["artifacts"][2]["reports"][0].update(agreement=0.5),
+            lambda e: e["artifacts"][2]["verdict"].update(reason="better than ever"),
+            lambda e: e["artifacts"][2]["engines"][0]["report"].update(signal_to_noise_db=99.0),
+            lambda e: e["artifacts"][2]["engines"][0]["verdict"].update(reason="better than ever"),
+        ],
+    )
+    def test_no_figure_can_be_edited_alone(self, edit: Callable[[Any], object], engines: Path) -> None:
+        edited(engines / "export.json", edit)
+        assert [(finding.file, finding.field) for finding in lint(engines, hashes=False)] == [
+            ("alexnet_fp32/config.pbtxt", DIGEST_FIELD),
+            ("alexnet_int8/config.pbtxt", DIGEST_FIELD),
+        ]
+
+    def test_how_it_is_spelled_does_not_matter(self, engines: Path) -> None:
+        path = engines / "export.json"
+        rewritten(path, json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+        assert lint(engines) == ()
 
 
 def test_no_repository(tmp_path: Path) -> None:
@@ -304,6 +349,39 @@ def test_findings_become_an_error_for_whoever_serves() -> None:
     with pytest.raises(RepositoryError, match="got 2 findings") as caught:
         raise_if_findings(repository, (finding, finding), shown=True)
     assert str(finding) not in str(caught.value)
+
+
+class TestWhatMends:
+    """The command that a reader may paste, whatever the repository is called."""
+
+    def mending(self, repository: Path, *findings: Finding) -> str:
+        with pytest.raises(RepositoryError) as caught:
+            raise_if_findings(repository, findings, shown=True)
+        return caught.value.next_step
+
+    LABELS = Finding("alexnet_int8/labels.txt", "", "9 lines", "10, one a class")
+    PLAN = Finding("alexnet_int8/1/model_sm90.plan", "size", "1 bytes", "2 bytes")
+    PASSPORT = Finding("alexnet_int8/1/model_sm90.passport.json", "gpu_name", '"one"', '"another"')
+
+    def test_engines_are_built_again_from_what_is_here(self, engines: Path) -> None:
+        assert [finding.about_engine for finding in (self.LABELS, self.PLAN, self.PASSPORT)] == [0, 1, 1]
+        command = f"alexnet export {engines} --engine docker --repository {engines}"
+        assert self.mending(engines, self.PLAN, self.PASSPORT).startswith(f"Build them again: {command}")
+
+    def test_a_repository_of_engines_stays_one(self, engines: Path) -> None:
+        command = f"alexnet export CHECKPOINT --repository {engines} --engine docker"
+        assert self.mending(engines, self.PLAN, self.LABELS) == f"Write it again: {command}"
+
+    def test_one_of_onnx_files_too(self, repository: Path) -> None:
+        command = f"alexnet export CHECKPOINT --repository {repository}"
+        assert self.mending(repository, self.LABELS) == f"Write it again: {command}"
+
+    def test_a_path_with_spaces(self, repository: Path) -> None:
+        path = repository.rename(repository.with_name("my models; rm"))
+        with pytest.raises(RepositoryError) as caught:
+            raise_if_findings(path, (self.LABELS,))
+        assert f"See them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
+        assert caught.value.next_step.endswith(f"--repository {shlex.quote(str(path))}")
 
 
 def test_nothing_heavy_is_imported(repository: Path) -> None:

@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from alexnet_serving import RepositoryOptions, lint
 from alexnet_serving.linting.differences import differences
 
-from .altered_configs import additions, alterations, copy_of
+from .altered_configs import additions, alterations, alterations_of_options, copy_of
 from .conftest import Artifacts
 from .recorded_engines import repository_of_engines
 from .test_lint import only, rewritten
@@ -36,6 +36,47 @@ def test_every_value_that_is_there(repository: Path, engines: Path) -> None:
             assert names == [(f"{model.name}/config.pbtxt", field)], field
         rewritten(path, fresh)
         assert lint(model.parent, hashes=False) == ()
+
+
+def test_every_option_that_it_was_written_with(repository: Path, engines: Path) -> None:
+    acts_on = {
+        "backend": 'parameters["repository_options"]',
+        "queue_size": "dynamic_batching.default_queue_policy",
+        "queue_timeout_s": "dynamic_batching.default_queue_policy",
+        "queue_delay_us": "dynamic_batching.max_queue_delay_microseconds",
+    }
+    for model in (*repository.glob("alexnet_*"), *engines.glob("alexnet_*")):
+        path = model / "config.pbtxt"
+        fresh = path.read_text()
+        for option, config in alterations_of_options(config_of(model.parent, model.name)):
+            rewritten(path, text_format.MessageToString(config))
+            (finding,) = lint(model.parent, hashes=False)
+            assert finding.file == f"{model.name}/config.pbtxt"
+            assert finding.field.startswith(acts_on[option])
+        rewritten(path, fresh)
+
+
+def test_options_of_another_backend_hide_nothing(repository: Path) -> None:
+    path = repository / "alexnet_int8" / "config.pbtxt"
+    text = path.read_text().replace('\\"backend\\":\\"onnx\\"', '\\"backend\\":\\"tensorrt\\"')
+    rewritten(path, text.replace("max_batch_size: 8", "max_batch_size: 640"))
+    assert [finding.field for finding in lint(repository)] == [
+        "max_batch_size",
+        'parameters["repository_options"].string_value',
+    ]
+
+
+@pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet_int8"])
+def test_the_configuration_of_another_repository(model: str, repository: Path, engines: Path) -> None:
+    mine, theirs = (folder / model / "config.pbtxt" for folder in (repository, engines))
+    texts = mine.read_text(), theirs.read_text()
+    rewritten(theirs, texts[0])
+    rewritten(mine, texts[1])
+    for folder in (repository, engines):
+        findings = lint(folder, hashes=False)
+        assert {finding.file for finding in findings} == {f"{model}/config.pbtxt"}
+        options = 'parameters["repository_options"].string_value'
+        assert {"backend", "instance_group[0].kind", options} <= {finding.field for finding in findings}
 
 
 def test_every_value_that_is_not(engines: Path) -> None:
@@ -114,9 +155,10 @@ def test_options_that_cannot_be_read(options: str, repository: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("name: 'alexnet_int8'\nbakcend: 'x'", "line 2: got 2:1"),
+        ("name: 'alexnet_int8'\nbakcend: 'x'", 'line 2: got Message type "inference.ModelConfig" has'),
+        ("name: 'alexnet_int8'\nbakcend: 'x'", 'named "bakcend", expected'),
         ("name: 'a'\nname: 'b'\n", "line 2"),
-        ("input { dims: many }", "line 1"),
+        ("input { dims: many }", "line 1: got '"),
         ("max_batch_size: 99999999999", "line 1"),
         ("{", "line 1"),
         (b"name: '\xff'", "expected text in UTF-8"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_model.errors import EngineRefused
+from alexnet_model.errors import EngineRefused, ServerError
 from alexnet_model.gpus import Gpu
 from alexnet_serving import Place, RepositoryOptions, check_engines, write_repository
 from alexnet_serving.loading import engine_for, reason_to_refuse
@@ -94,7 +94,17 @@ class TestBeforeWriting:
         places = [on(H200), on(L4)]
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES, places=places)
 
-    @pytest.mark.parametrize("place", [on(L4), on(H200, "11.2.1.2"), on(replace(H200, driver="550.1"))])
+    def test_a_driver_that_is_too_old_is_no_engines_fault(self, artifacts: Artifacts, tmp_path: Path) -> None:
+        export = with_engines(artifacts, tmp_path / "export")
+        old = on(replace(H200, driver="550.1"))
+        with pytest.raises(
+            ServerError, match=r"driver of NVIDIA H200: got 550\.1, expected 580 or newer"
+        ) as caught:
+            write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES, places=[old])
+        assert "Build it" not in str(caught.value)
+        assert not (tmp_path / "models").exists()
+
+    @pytest.mark.parametrize("place", [on(L4), on(H200, "11.2.1.2")])
     def test_engines_for_elsewhere_are_not(self, place: Place, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         with pytest.raises(EngineRefused, match="Build it: alexnet export CHECKPOINT --engine docker"):
@@ -134,7 +144,7 @@ class TestOfARepository:
             f"{repository}: fp32 engine: got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0), "
             "expected one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580.95.05) "
             "(it runs on NVIDIA H200 alone). "
-            f"Build it: alexnet export {repository} --engine docker --repository {repository}"
+            f"Build it: alexnet export {repository} --engine docker --repository {repository} --profile 1,8,8"
         )
         assert contents_of(repository) == before
 

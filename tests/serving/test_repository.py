@@ -63,6 +63,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
         "precision": "int8",
         "computes_in": "i8",
         "weights_sha256": artifacts.manifest.model.weights_sha256,
+        "export_sha256": manifest_from_folder(repository).digest,
     }
     onnxruntime = config_of(repository, "alexnet_fp32")
     assert onnxruntime.backend == "onnxruntime"
@@ -80,6 +81,10 @@ def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any)
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 1_500_000)
     assert policy.timeout_action == policy.REJECT
     assert policy.allow_timeout_override
+    write_repository(artifacts.manifest, artifacts.folder, repository, RepositoryOptions(queue_size=7))
+    policy = config_of(repository, "alexnet_int8").dynamic_batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 0)
+    assert not policy.allow_timeout_override, "there is nothing that a request's own could be shorter than"
 
 
 @pytest.mark.parametrize(

@@ -81,13 +81,26 @@ def test_a_copy_on_another_file_system_is_enough(repository: Path, tmp_path: Pat
     assert [artifact.precision for artifact in manifest.artifacts] == ["fp32"]
 
 
+@pytest.mark.parametrize("file", ["model_sm90.plan", "model_sm90.passport.json"])
+def test_a_broken_engine_is_left_out_and_said(file: str, repository: Path, tmp_path: Path) -> None:
+    """It can be built again from what else is there."""
+    path = repository / "alexnet_int8" / "1" / file
+    path.unlink()
+    path.write_bytes(b"another")
+    said: list[str] = []
+    manifest = unpack_repository(repository, tmp_path / "out", left_out=lambda error: said.append(str(error)))
+    assert str(path) in said[0]
+    assert len(said) == 1
+    engines = {artifact.precision: artifact.engines for artifact in manifest.artifacts}
+    assert [engine.passport.compute_capability for engine in engines["int8"]] == ["8.9"]
+    assert len(engines["fp32"]) == 2
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         "file",
         [
             "alexnet_int8/1/model.onnx",
-            "alexnet_int8/1/model_sm90.plan",
-            "alexnet_int8/1/model_sm90.passport.json",
             "reference.safetensors",
         ],
     )

@@ -26,7 +26,7 @@ from alexnet_model.records import Precision
 
 from .api import TensorRt, reason_from_log
 from .inspecting import layer_precisions_from_json
-from .options import EngineOptions
+from .options import EngineOptions, timing_cache_name
 
 # (what TensorRT says, what to do about it)
 ADVICE = (
@@ -74,7 +74,9 @@ def engine_from_onnx(
         api.set_targets(config, options.targets)
     config.add_optimization_profile(_shapes(builder, profile, contract))
 
-    cache = None if api.flavour == "tensorrt-rtx" or gpu is None else _timing_cache(api, options, gpu)
+    cache = None
+    if gpu is not None and api.flavour != "tensorrt-rtx":  # whose timing caches do nothing
+        cache = options.timing_caches / timing_cache_name(api.flavour, api.version, gpu)
     if cache is not None:
         api.use_timing_cache(config, cache.read_bytes() if cache.is_file() else b"")
     with _watched(api, config, f"building {precision} engine", progress):
@@ -124,7 +126,7 @@ def _parse(api: TensorRt, network: Any, logger: Any, onnx: Path) -> None:
         f"{onnx}{node}",
         got=reason_from_log(description),
         expected="a graph that TensorRT can parse",
-        next_step=_advice(description),
+        next_step=advice_for(description),
     )
 
 
@@ -133,13 +135,6 @@ def _shapes(builder: Any, profile: Profile, contract: Contract) -> Any:
     batches = (profile.min, profile.opt, profile.max)
     shapes.set_shape(contract.input_name, *((batch, *contract.picture_shape) for batch in batches))
     return shapes
-
-
-def _timing_cache(api: TensorRt, options: EngineOptions, gpu: Gpu) -> Path:
-    """One file a GPU model, compute capability and version: timings of others are worth nothing."""
-    model = re.sub(r"\W+", "-", gpu.name).strip("-").lower()
-    name = f"{api.flavour}-{api.version}-sm{gpu.compute_capability.replace('.', '')}-{model}.cache"
-    return options.timing_caches / name
 
 
 @contextmanager
@@ -204,6 +199,8 @@ def _inspected(
     if loaded is None:
         raise _not_built(engine, logger, "an engine that loads where it was built")
     context = loaded.create_execution_context()
+    if context is None:
+        raise _not_built(engine, logger, "room on the GPU to run it")
     context.set_input_shape(contract.input_name, (profile.opt, *contract.picture_shape))
     inspector = loaded.create_engine_inspector()
     inspector.execution_context = context  # without shapes it says "N/A due to dynamic shapes"
@@ -215,7 +212,8 @@ def _not_built(path: Path, logger: Any, expected: str) -> EngineError:
     return EngineError(str(path), got=said, expected=expected, next_step="Check this machine: alexnet doctor")
 
 
-def _advice(description: str) -> str:
+def advice_for(description: str) -> str:
+    """What to do about something that TensorRT said of a graph."""
     for pattern, advice in ADVICE:
         if re.search(pattern, description, re.IGNORECASE):
             return advice

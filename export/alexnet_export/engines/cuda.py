@@ -50,12 +50,7 @@ class CudaDevice:
         with needs("export"):
             import torch
         if not torch.cuda.is_available():
-            raise EngineError(
-                "PyTorch",
-                got=f"{torch.__version__}, which sees no GPU",
-                expected="a build with CUDA, to run engines with",
-                next_step="Install PyTorch for CUDA: pip install --force-reinstall torch",
-            )
+            raise _no_cuda(gpu, torch)
         self._torch = torch
         self._device = torch.device("cuda", _index_of(gpu, torch))
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -66,7 +61,7 @@ class CudaDevice:
         self._torch.cuda.set_device(self._device)
 
     def buffer(self, shape: tuple[int, ...], dtype: str) -> Any:
-        return self._torch.zeros(shape, dtype=getattr(self._torch, dtype), device=self._device)
+        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
 
     def address(self, buffer: Any) -> int:
         return int(buffer.data_ptr())
@@ -93,6 +88,22 @@ class CudaDevice:
                 graph.replay()
 
         return replay
+
+
+def _no_cuda(gpu: Gpu, torch: Any) -> EngineError:
+    if torch.version.cuda is None:
+        return EngineError(
+            "PyTorch",
+            got=f"{torch.__version__}, a build without CUDA",
+            expected="one with CUDA, to run engines with",
+            next_step="Install PyTorch for CUDA: pip install --force-reinstall torch",
+        )
+    return EngineError(
+        "PyTorch",
+        got=f"no GPU that its CUDA {torch.version.cuda} can use with driver {gpu.driver}",
+        expected=gpu.name,
+        next_step="Update the driver, or see CUDA_VISIBLE_DEVICES.",
+    )
 
 
 def contiguous(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from alexnet_model.errors import UsageError
-from alexnet_model.passport import HardwareCompatibility, Profile
+from alexnet_model.gpus import Gpu
+from alexnet_model.passport import Flavour, HardwareCompatibility, Profile
 from alexnet_model.triton_image import TRITON_IMAGE
 
 EngineKind = Literal["tensorrt", "tensorrt-rtx", "docker"]
@@ -21,6 +22,12 @@ OPT_BATCH = 8  # what dynamic batching mostly gathers under a moderate load
 def cache_folder() -> Path:
     """Where timing caches lie: `$XDG_CACHE_HOME/alexnet-serving`, by default under `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
+
+
+def timing_cache_name(flavour: Flavour, version: str, gpu: Gpu) -> str:
+    """One file a GPU model, compute capability and version: timings of others are worth nothing."""
+    model = re.sub(r"\W+", "-", gpu.name).strip("-").lower()
+    return f"{flavour}-{version}-{gpu.target}-{model}.cache"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from .cuda import Device, contiguous
 class EngineRunner:
     """An engine on a GPU, through TensorRT or TensorRT-RTX.
 
-    With `cuda_graphs` each batch size is captured at its first request and replayed after; each then has an
-    execution context of its own, since a graph stays valid only while its context keeps its shapes.
+    With `cuda_graphs`, for benchmarks, each batch size is captured at its first request and replayed after;
+    each then has an execution context of its own, since a graph stays valid only while its context keeps its
+    shapes.
 
     Raises (on entering):
         EngineError: the engine does not load here (TensorRT's reason is in the message).
@@ -83,6 +84,13 @@ class EngineRunner:
 
     def infer(self, images: Uint8Array) -> Outputs:
         batch = len(images)
+        if batch > self._passport.profile.max:
+            raise EngineError(
+                str(self._path),
+                got=f"a batch of {batch}",
+                expected=f"at most {self._passport.profile.max}, which it was built for",
+                next_step="Build it for larger batches: --profile",
+            )
         self._device.upload(contiguous(images), self._buffers[self._contract.input_name])
         if batch not in self._launches:
             self._launches[batch] = self._launch_of(batch)

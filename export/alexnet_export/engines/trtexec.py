@@ -6,6 +6,7 @@ machine needs Docker and a GPU, but no TensorRT of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,11 +32,14 @@ from alexnet_model.records import Precision
 
 from ..runners import Outputs
 from .api import reason_from_log
+from .building import advice_for
 from .inspecting import layer_precisions_from_json
-from .options import EngineOptions
+from .options import EngineOptions, timing_cache_name
 
 BUILDING_S = 3600.0
 ANSWERING_S = 120.0
+STARTING_S = 180.0  # a GPU whose driver does not persist takes a while to wake
+RUN_ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
 TRTEXEC_PATH = (
     "/usr/src/tensorrt/bin:/opt/tensorrt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
@@ -78,9 +82,9 @@ def engine_from_onnx_in_docker(
         command = [
             *_container(options.image, gpu, work, options.timing_caches),
             options.image,
-            *trtexec_build(options, profile, contract, timing_cache=f"tensorrt-{version}-{gpu.target}.cache"),
+            *trtexec_build(options, profile, contract, timing_cache_name("tensorrt", version, gpu)),
         ]
-        _run(command, f"{onnx} in {options.image}", BUILDING_S)
+        _run(command, f"{onnx} in {options.image}", BUILDING_S, makes=work / "model.plan")
         layers = work / "layers.json"
         layer_precisions = layer_precisions_from_json(layers.read_text()) if layers.is_file() else None
         with atomic_file(engine) as part:
@@ -112,9 +116,12 @@ def engine_from_onnx_in_docker(
 
 
 def trtexec_build(
-    options: EngineOptions, profile: Profile, contract: Contract, *, timing_cache: str
+    options: EngineOptions, profile: Profile, contract: Contract, timing_cache: str
 ) -> list[str]:
-    """trtexec's command line: true FP32, strongly typed (which 11 always is), inspected, not measured."""
+    """trtexec's command line: true FP32, strongly typed (which 11 always is), run once to be inspected.
+
+    With `--skipInference` it would inspect without shapes, and say nothing of a dynamic engine's types.
+    """
 
     def shapes(batch: int) -> str:
         return f"{contract.input_name}:{'x'.join(map(str, (batch, *contract.picture_shape)))}"
@@ -131,7 +138,7 @@ def trtexec_build(
         "--profilingVerbosity=detailed",
         "--exportLayerInfo=/work/layers.json",
         f"--timingCacheFile=/cache/{timing_cache}",
-        "--skipInference",
+        *RUN_ONCE,
     ]
     if options.hardware_compatibility != "none":
         command.append(f"--hardwareCompatibilityLevel={_HARDWARE[options.hardware_compatibility]}")
@@ -141,9 +148,10 @@ def trtexec_build(
 
 
 class TrtexecRunner:
-    """An engine that `trtexec` runs in the image that it was built in: slow, and exact.
+    """An engine that `trtexec` runs in the image that it was built in: slow, and to six digits.
 
-    One container lives as long as the `with`; each request is one `trtexec` inside it.
+    One container lives as long as the `with`; each request is one `trtexec` inside it, which starts CUDA and
+    loads the engine anew.
 
     Raises (on entering):
         DockerError: no Docker engine, no GPU runtime, or no such image.
@@ -170,17 +178,16 @@ class TrtexecRunner:
                 "--entrypoint=sleep",
                 self._image,
                 str(RUNNING_S),
+                timeout_s=STARTING_S,
             )
         except BaseException:
-            self._folder.cleanup()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            docker.ask("rm", "--force", self._name)
-        finally:
-            self._folder.cleanup()
+        _remove(self._name)
+        self._folder.cleanup()
 
     @property
     def runtime(self) -> Runtime:
@@ -198,11 +205,13 @@ class TrtexecRunner:
         command = [docker.PROGRAM, "exec", self._name, "trtexec", "--loadEngine=/work/model.plan"]
         command += [f"--shapes={self._contract.input_name}:{shape}"]
         command += [f"--loadInputs={self._contract.input_name}:/work/images.raw"]
-        command += ["--exportOutput=/work/outputs.json", "--iterations=1", "--warmUp=0", "--duration=0"]
+        command += ["--exportOutput=/work/outputs.json", *RUN_ONCE]
         if self._passport.version_compatible:
             command.append("--versionCompatible")
-        _run(command, f"{self._engine} in {self._image}", ANSWERING_S)
-        return _outputs_from_json((self._work / "outputs.json").read_text(), self._contract)
+        outputs = self._work / "outputs.json"
+        outputs.unlink(missing_ok=True)  # an earlier request's must not be taken for this one's
+        _run(command, f"{self._engine} in {self._image}", ANSWERING_S, makes=outputs)
+        return _outputs_from_json(outputs.read_text(), self._contract)
 
 
 def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> list[str]:
@@ -223,13 +232,14 @@ def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> l
     ]
 
 
-def _run(command: list[str], subject: str, timeout_s: float) -> None:
+def _run(command: list[str], subject: str, timeout_s: float, *, makes: Path) -> None:
     """Run to the end; what trtexec calls an error becomes the message, what Docker says its own.
 
-    An interrupt or the deadline removes the container too: killing the client alone leaves it running.
+    An interrupt or the deadline removes a new container too: killing the client alone leaves it running.
     """
-    name = f"alexnet-{secrets.token_hex(6)}"
+    name = None
     if command[1] == "run":
+        name = f"alexnet-{secrets.token_hex(6)}"
         command = [*command[:2], f"--name={name}", *command[2:]]
     try:
         process = subprocess.Popen(
@@ -248,29 +258,41 @@ def _run(command: list[str], subject: str, timeout_s: float) -> None:
         except BaseException as error:
             process.kill()
             process.wait()
-            _remove(command, name)
+            if name:
+                _remove(name)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise EngineError(subject, got=f"no end after {timeout_s:g} s", expected="an engine") from error
-    if process.returncode == 0:
+    if process.returncode == 0 and makes.is_file():
         return
-    errors = re.findall(r"\[E\] (?:\[TRT\] )?(?:Error\[\d+\]: )?(.+)", said + complained)
-    if not errors:
+    if "[E]" not in said + complained and process.returncode:
         raise docker.error_from_output(f"docker {command[1]}", complained or said, process.returncode)
-    raise EngineError(
+    raise _error_from_trtexec(said + complained, subject, makes)
+
+
+def _error_from_trtexec(text: str, subject: str, makes: Path) -> EngineError:
+    """The node where there is one, and the reason, from the lines that trtexec marks as errors.
+
+    Its parser first says where (`While parsing node number 7 [Conv -> "x"]`), and some lines later why.
+    """
+    where = re.search(r'While parsing node number \d+ \[(\w+) -> "([^"]*)"', text)
+    named = re.search(r"Node name: (\S+)", text)
+    if where:
+        subject = f"{subject}: node {named[1] if named else where[2]} ({where[1]})"
+    why = re.search(r"In function \w+:\s*\n\[\d+\] (.+(?:\n(?!\[|&&&&).+)*)", text)
+    errors = re.findall(r"\[E\] (?:\[TRT\] )?(?:Error\[\d+\]: )?(.+)", text)
+    reason = why[1] if why else errors[0] if errors else f"no {makes.name}, and no reason"
+    return EngineError(
         subject,
-        got=reason_from_log(errors[0]),
+        got=reason_from_log(reason),
         expected="success from trtexec",
-        next_step="Export again, or build for other batches with --profile.",
+        next_step=advice_for(text) if where else "Check this machine: alexnet doctor",
     )
 
 
-def _remove(command: list[str], name: str) -> None:
-    if command[1] == "run":
-        try:
-            docker.ask("rm", "--force", name)
-        except DockerError:
-            return  # the first error is the one to tell
+def _remove(name: str) -> None:
+    with contextlib.suppress(DockerError):  # an error before it is the one to tell
+        docker.ask("rm", "--force", name)
 
 
 def _outputs_from_json(text: str, contract: Contract) -> Outputs:

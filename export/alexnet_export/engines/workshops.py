@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from alexnet_model import docker
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError, UsageError
-from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_tuple
 from alexnet_model.passport import Passport, Profile
 from alexnet_model.progress import Progress
 from alexnet_model.records import Precision
+from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION
 
 from ..runners import Runner
 from .api import TensorRt, api_of
@@ -51,19 +53,30 @@ class Workshop:
 def workshops_from(options: EngineOptions) -> tuple[Workshop, ...]:
     """One workshop for each kind of GPU here, or one for the targets of RTX.
 
+    All that can be known before a build is asked here, since builds and their proofs take minutes.
+
     Raises:
-        EngineError: there is no GPU, where one is needed, or what runs engines sees none.
+        EngineError: there is no GPU where one is needed, what runs engines sees none, its driver is too old,
+            or Triton's image would not load what is built.
+        DockerError: no Docker engine, or no such image.
         MissingExtra: the library is not installed.
-        UsageError: RTX has neither a target nor a GPU.
+        UsageError: RTX has neither a target nor a GPU, or does not build for it.
     """
     survey = gpus_here()
     if options.kind == "tensorrt-rtx" and options.targets:
         return (_for_targets(options, survey),)
     if not survey.gpus:
         raise _no_gpu(options, survey)
+    if options.kind != "tensorrt-rtx":
+        _check_gpus(options, survey)
     if options.kind == "docker":
+        docker.tensorrt_of_image(options.image)
         return tuple(_in_docker(options, gpu, survey.cuda) for gpu in survey.kinds)
     api = api_of(options.kind)
+    if options.kind == "tensorrt":
+        _check_version(options, api)
+    else:
+        api.check_targets(tuple(gpu.target for gpu in survey.kinds))
     return tuple(
         on_gpu(api, CudaDevice(gpu), options, gpu, survey.cuda, prefix=_prefix(options))
         for gpu in survey.kinds
@@ -103,6 +116,35 @@ def _in_docker(options: EngineOptions, gpu: Gpu, cuda: str | None) -> Workshop:
 
     build = partial(engine_from_onnx_in_docker, options=options, gpu=gpu, cuda=cuda)
     return Workshop(gpu.target, build, run)
+
+
+def _check_gpus(options: EngineOptions, survey: GpuSurvey) -> None:
+    for gpu in survey.gpus:
+        if version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER):
+            raise EngineError(
+                f"driver of {gpu.name}",
+                got=gpu.driver,
+                expected=f"{MINIMUM_DRIVER} or newer, which Triton's image needs",
+                next_step="Update it: https://www.nvidia.com/drivers",
+            )
+        one = next(kind for kind in survey.kinds if kind.compute_capability == gpu.compute_capability)
+        if options.hardware_compatibility == "none" and gpu.name != one.name:
+            raise EngineError(
+                f"{one.name} and {gpu.name}",
+                got=f"two models of compute capability {gpu.compute_capability}",
+                expected="engines that load on both, since Triton chooses by capability",
+                next_step="Add --hardware-compatibility same-compute-capability.",
+            )
+
+
+def _check_version(options: EngineOptions, api: TensorRt) -> None:
+    if api.version != TENSORRT_VERSION and not options.version_compatible:
+        raise EngineError(
+            "tensorrt",
+            got=api.version,
+            expected=f"{TENSORRT_VERSION}, the version in Triton's image, which loads only its own engines",
+            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or use --engine docker.",
+        )
 
 
 def _prefix(options: EngineOptions) -> str:

@@ -16,7 +16,7 @@ from alexnet_model.records import Record
 
 from ..places import places_of
 from .checks import CLASSIFY, EXPORT, JOBS, SERVE_EMBEDDED, SERVE_IN_DOCKER, Check
-from .engines_found import EngineFound, docker_needs_of, engines_found
+from .engines_found import EngineFound, docker_needs_of, engines_found, served_checks
 from .gpu_checks import check_driver, check_gpus, docker_checks, tensorrt_of_triton
 from .machine_checks import (
     check_embedded_triton,
@@ -67,7 +67,8 @@ def examine(repository: Path, out: Path) -> Examination:
     of_docker = tuple(docker_checks(survey, serving))
     docker_answers = any(check.name == "Docker Engine" and check.status == "ok" for check in of_docker)
     tensorrt_version = tensorrt_of_triton(docker_answers=docker_answers)
-    engines, of_records = engines_found(repository, out, places_of(survey, tensorrt_version))
+    places = places_of(survey, tensorrt_version)
+    engines, of_records = engines_found(repository, out, places)
     checks = (
         check_python(),
         check_base(),
@@ -80,6 +81,7 @@ def examine(repository: Path, out: Path) -> Examination:
         check_room("--repository", repository),
         check_room("--out", out),
         *of_records,
+        *served_checks(repository, serving, places),
         check_gpus(survey, serving),
         check_driver(survey, serving),
         check_tensorrt(tensorrt_version),

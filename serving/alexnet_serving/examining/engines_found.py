@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_model.errors import ManifestError
+from alexnet_model.errors import AlexnetError, EngineRefused, ManifestError
 from alexnet_model.gpus import GpuSurvey
 from alexnet_model.manifest import MANIFEST_NAME, Engine, manifest_from_folder
 from alexnet_model.passport import Passport
 from alexnet_model.records import Precision, Record
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
-from ..loading import Place, reason_to_refuse, rebuild_command
-from ..repositories.backends_in import OPENVINO, backends_of_repository, can_use_gpu
+from ..loading import Place, check_engines, reason_to_refuse, rebuild_command
+from ..repositories.backends_in import backends_of_repository, can_use_gpu, image_for, onnx_command
 from ..repositories.packages import TENSORRT
-from .checks import Check, mend_from
+from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, mend_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class DockerNeeds:
 
     image: str
     needs_gpu: bool
+    engines: bool  # whether any of its models is one
 
 
 class Loading(Record):
@@ -67,7 +69,9 @@ def engines_found(
             checks.append(_of_record(name, f"{folder}: {reason}", f"{option} with another folder"))
             continue
         if not exported:
-            mend = f"alexnet export CHECKPOINT --out {out} --repository {repository}"
+            mend = shlex.join(
+                ["alexnet", "export", "CHECKPOINT", "--out", str(out), "--repository", str(repository)]
+            )
             checks.append(_of_record(name, f"nothing exported to {folder} yet", mend))
             continue
         try:
@@ -93,11 +97,37 @@ def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
         backends = set(backends_of_repository(repository).values())
     gpu = bool(survey.gpus)
     if not backends:
-        return DockerNeeds(image=TRITON_IMAGE if gpu else CPU_IMAGE, needs_gpu=gpu)
+        return DockerNeeds(image=TRITON_IMAGE if gpu else CPU_IMAGE, needs_gpu=gpu, engines=False)
     return DockerNeeds(
-        image=CPU_IMAGE if OPENVINO in backends else TRITON_IMAGE,
+        image=image_for(backends),
         needs_gpu=TENSORRT in backends or (gpu and can_use_gpu(backends)),
+        engines=TENSORRT in backends,
     )
+
+
+def served_checks(repository: Path, serving: DockerNeeds, places: Sequence[Place]) -> Iterator[Check]:
+    """What keeps the engines of a repository from being served here, and how else it could be."""
+    if not serving.engines:
+        return
+    yield Check(
+        name="models of --repository",
+        status="missing",
+        found="TensorRT engines, which embedded Triton cannot run",
+        needed_by=(SERVE_EMBEDDED,),
+        mend=onnx_command(repository),
+    )
+    try:
+        check_engines(manifest_from_folder(repository), repository, places)
+    except EngineRefused as error:
+        yield Check(
+            name="engines of --repository",
+            status="missing",
+            found=f"{error.got}, not {error.expected}",
+            needed_by=(SERVE_IN_DOCKER,),
+            mend=mend_from(error.next_step),
+        )
+    except AlexnetError:
+        return  # the record's own check, or the driver's, says it
 
 
 def _found(
@@ -108,7 +138,7 @@ def _found(
     if folder == repository:
         mend = rebuild_command(repository, engine.passport)
     else:
-        mend = f"alexnet export {folder} --engine docker --repository {repository}"
+        mend = rebuild_command(repository, engine.passport, source=folder)
     # An engine that Triton has no backend for is not broken: another one beside it may be served.
     to_mend = engine.passport.flavour == TENSORRT and not all(loading.loads for loading in here)
     return EngineFound(

@@ -117,7 +117,7 @@ def check_ports() -> Check:
 
 def check_room(option: str, folder: Path) -> Check:
     """Whether what an option names can be written, and the disk under it has room for an export."""
-    free = 0
+    free, space = 0, ""
     try:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
@@ -127,6 +127,7 @@ def check_room(option: str, folder: Path) -> Check:
         else:
             free = shutil.disk_usage(existing).free
             problem = f"{_in_words(free)} free, needs {_in_words(ROOM_BYTES)}" if free < ROOM_BYTES else ""
+            space = "Free some space, or name another folder: "
     except OSError as error:
         problem = f"{folder}: {(error.strerror or str(error)).lower()}"
     return Check(
@@ -134,7 +135,7 @@ def check_room(option: str, folder: Path) -> Check:
         status="missing" if problem else "ok",
         found=problem or f"{_in_words(free)} free for {folder}",
         needed_by=EXPORTS,
-        mend=f"Free some space, or name another folder: {option} DIR" if problem else "",
+        mend=f"{space or 'Name another folder: '}{option} DIR" if problem else "",
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_model.errors import AlexnetError, RepositoryError
+from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
+
+from ..loading import rebuild_command
+from ..repositories.layout import holds_engines
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,11 @@ class Finding:
     field: str
     got: str
     expected: str
+
+    @property
+    def about_engine(self) -> bool:
+        """Whether it is an engine or a passport that is wrong, which is built again from what is here."""
+        return self.file.endswith((ENGINE_SUFFIX, PASSPORT_SUFFIX))
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file
@@ -38,12 +48,20 @@ def raise_if_findings(repository: Path, findings: Sequence[Finding], *, shown: b
     if not findings:
         return
     count = f"{len(findings)} finding{'' if len(findings) == 1 else 's'}"
-    write_again = f"Write it again: alexnet export CHECKPOINT --repository {repository}"
+    see = f"See them: {shlex.join(['alexnet', 'lint', str(repository)])}"
+    mend = _mending(repository, findings)
     raise RepositoryError(
         str(repository),
         got=count,
         expected="none",
-        next_step=write_again
-        if shown
-        else f"The first is {findings[0]}. See them: alexnet lint {repository}. {write_again}",
+        next_step=mend if shown else f"The first is {findings[0]}. {see}. {mend}",
     )
+
+
+def _mending(repository: Path, findings: Sequence[Finding]) -> str:
+    if all(finding.about_engine for finding in findings):
+        return f"Build them again: {rebuild_command(repository)}"
+    words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository)]
+    if holds_engines(repository):
+        words += ["--engine", "docker"]
+    return f"Write it again: {shlex.join(words)}"

@@ -8,22 +8,31 @@ number or word in it is found, by name (docs/decisions/lint.md).
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_model.errors import ManifestError, RepositoryError
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
-from alexnet_model.passport import ENGINE_SUFFIX
 from alexnet_model.progress import Progress, silent
 
-from ..repositories.layout import CONFIG_FILE, LABELS_FILE, VERSION, Backend, RepositoryOptions
+from ..repositories.layout import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    VERSION,
+    Backend,
+    RepositoryOptions,
+    holds_engines,
+)
 from ..repositories.packages import TENSORRT, Package, packages_of
 from ..repositories.writing import models_of_repository
 from .findings import Finding, finding_from_error
 from .lint_files import (
     hash_findings,
+    link_findings,
     passport_findings,
     present_findings,
     reference_findings,
@@ -59,10 +68,13 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
             finding_from_error(error, repository, MANIFEST_NAME),
             *_altered_passports(repository),
         )
-    configs = {name: _Config(repository, name, manifest) for name in _folders(repository)}
+    configs = {name: _Config(repository, name) for name in _folders(repository)}
+    backend = _backend(repository, configs.values())
+    findings: list[Finding] = []
     try:
-        packages = {package.name: package for package in packages_of(manifest, _options(repository, configs))}
-        findings = [finding for config in configs.values() for finding in config.findings()]
+        packages = {p.name: p for p in packages_of(manifest, RepositoryOptions(backend=backend))}
+        for name, config in configs.items():
+            findings += config.findings(packages.get(name), manifest, backend)
     except RepositoryError as error:
         return (Finding(MANIFEST_NAME, error.subject, error.got, error.expected),)
     except (TypeError, ValueError) as error:  # such as a batch that no protobuf holds
@@ -78,29 +90,28 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
 class _Config:
     """One model's `config.pbtxt`, read once."""
 
-    def __init__(self, repository: Path, model: str, manifest: Manifest) -> None:
+    def __init__(self, repository: Path, model: str) -> None:
         self._file = f"{model}/{CONFIG_FILE}"
-        self._model = model
-        self._manifest = manifest
         self._config: Message | None = None
         self.options: RepositoryOptions | None = None  # None: there are none to be read
         self._problem: Finding | None = None
         self._read(repository / self._file)
 
-    def findings(self) -> Iterator[Finding]:
-        """Raises RepositoryError, TypeError or ValueError where the record makes no configuration."""
+    def findings(self, package: Package | None, manifest: Manifest, backend: Backend) -> Iterator[Finding]:
+        """`backend` is the repository's: options that name another are a difference like any.
+
+        Raises TypeError or ValueError where the record makes no configuration.
+        """
         if self._problem:
             yield self._problem
-        if self.options is None:
+        if self.options is None or package is None:
             return
-        packages = {package.name: package for package in packages_of(self._manifest, self.options)}
-        if self._model in packages:
-            from ..repositories.model_config import config_from_package
-            from .differences import differences
+        from ..repositories.model_config import config_from_package
+        from .differences import differences
 
-            expected = config_from_package(packages[self._model], self._manifest, self.options)
-            for difference in differences(self._config, expected):
-                yield Finding(self._file, difference.field, difference.got, difference.expected)
+        expected = config_from_package(package, manifest, replace(self.options, backend=backend))
+        for difference in differences(self._config, expected):
+            yield Finding(self._file, difference.field, difference.got, difference.expected)
 
     def _read(self, path: Path) -> None:
         from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
@@ -119,7 +130,8 @@ class _Config:
             self._problem = Finding(self._file, "", f"{error}", "text in UTF-8")
         except ParseError as error:
             line = f"line {error.GetLine()}" if error.GetLine() else ""
-            self._problem = Finding(self._file, line, f"{error}", "Triton's model configuration")
+            said = re.sub(r"^[\d:]+ : ", "", f"{error}").removesuffix(".")
+            self._problem = Finding(self._file, line, said, "Triton's model configuration")
         else:
             if OPTIONS_PARAMETER not in self._config.parameters:
                 self._problem = Finding(
@@ -133,12 +145,11 @@ class _Config:
                 self._problem = Finding(self._file, OPTIONS_FIELD, f"{error}", "repository options")
 
 
-def _options(repository: Path, configs: dict[str, _Config]) -> RepositoryOptions:
-    """What runs most of the models; where no configuration says so, what files there are."""
-    backends = Counter(config.options.backend for config in configs.values() if config.options)
-    plans = any(repository.glob(f"*/{VERSION}/*{ENGINE_SUFFIX}"))
-    guess: Backend = TENSORRT if plans else "onnx"
-    return RepositoryOptions(backend=backends.most_common(1)[0][0] if backends else guess)
+def _backend(repository: Path, configs: Iterable[_Config]) -> Backend:
+    """What most models say that they are run by; what files there are has a vote, and decides a tie."""
+    of_files: Backend = TENSORRT if holds_engines(repository) else "onnx"
+    votes = Counter([of_files, *(config.options.backend for config in configs if config.options)])
+    return votes.most_common(1)[0][0]
 
 
 def _model_findings(
@@ -150,6 +161,7 @@ def _model_findings(
     if not (repository / name).is_dir():
         yield Finding(name, "", "no such folder", f"a model that {MANIFEST_NAME} accepts")
         return
+    yield from link_findings(name, repository)
     yield from _label_findings(f"{name}/{LABELS_FILE}", repository, manifest)
     yield from present_findings(package, repository)
     yield from size_findings(package, repository)
@@ -160,7 +172,8 @@ def _model_findings(
 def _label_findings(file: str, repository: Path, manifest: Manifest) -> Iterator[Finding]:
     names = list(manifest.model.class_names)
     try:
-        labels = (repository / file).read_text(encoding="utf-8").splitlines()
+        # As Triton reads them, to which a carriage return is a part of the name.
+        labels = (repository / file).read_bytes().decode().removesuffix("\n").split("\n")
     except OSError as error:
         yield Finding(file, "", (error.strerror or str(error)).lower(), f"{len(names)} class names")
         return

@@ -51,6 +51,15 @@ def present_findings(package: Package, repository: Path) -> Iterator[Finding]:
             yield Finding(file, "", "no such file", f"the one that {MANIFEST_NAME} records")
 
 
+def link_findings(model: str, repository: Path) -> Iterator[Finding]:
+    """A container is shown the repository alone, where a link out of it leads nowhere."""
+    for path in (repository / model, *sorted((repository / model).rglob("*"))):
+        if path.is_symlink():
+            what = "folder" if path.is_dir() else "file"
+            file = path.relative_to(repository).as_posix()
+            yield Finding(file, "", "a symbolic link", f"a {what} of its own")
+
+
 def size_findings(package: Package, repository: Path) -> Iterator[Finding]:
     for record in _records(package):
         size = _size(repository / record.file)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 
 from alexnet_model.errors import EngineRefused
 from alexnet_model.gpus import GpuSurvey
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from .layout import CONFIG_FILE
 from .packages import BACKENDS, TENSORRT
@@ -41,11 +43,22 @@ def can_use_gpu(backends: set[str]) -> bool:
     return TENSORRT in backends or (ONNXRUNTIME in backends and OPENVINO not in backends)
 
 
+def image_for(backends: set[str]) -> str:
+    """The image that has all of them: stock, or with our backend for CPUs on top."""
+    return CPU_IMAGE if OPENVINO in backends else TRITON_IMAGE
+
+
+def onnx_command(repository: Path) -> str:
+    """What packs the ONNX files inside a repository of engines, beside it, for a machine without a GPU."""
+    beside = repository.with_name(f"{repository.name}_onnx")
+    return shlex.join(["alexnet", "export", str(repository), "--repository", str(beside)])
+
+
 def no_gpu_for_engines(repository: Path, survey: GpuSurvey) -> EngineRefused:
     """Engines, and nothing to run them on."""
     return EngineRefused(
         f"{repository}: TensorRT engines",
         got=survey.problem,
         expected="an NVIDIA GPU",
-        next_step="See what is missing: alexnet doctor",
+        next_step=f"See what is missing: alexnet doctor. Or serve its ONNX files: {onnx_command(repository)}",
     )

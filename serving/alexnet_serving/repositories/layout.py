@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from alexnet_model.contract import canonical_json
 from alexnet_model.errors import UsageError
 from alexnet_model.manifest import MANIFEST_NAME, PRECISIONS, Precision
+from alexnet_model.passport import ENGINE_SUFFIX
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
@@ -31,6 +32,11 @@ def is_repository(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() and any((folder / name).is_dir() for name in OUR_MODELS)
 
 
+def holds_engines(repository: Path) -> bool:
+    """Whether any of its models has one."""
+    return any(repository.glob(f"*/{VERSION}/*{ENGINE_SUFFIX}"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepositoryOptions:
     """What runs the models, and how requests wait for them; 0 stands for no limit.
@@ -39,15 +45,15 @@ class RepositoryOptions:
     were built from it.
 
     With a limit, a full queue refuses at once, and a request that waited too long is refused instead of
-    answered late. None leaves the limit to the backend: engines wait in a queue of four full batches, at most
-    a second; the others have no limit, because of what one costs on the Triton that serves them
-    (docs/decisions/queue.md).
+    answered late. None leaves the limit to the backend: for an engine as many requests wait as four full
+    batches of single pictures, at most a second; the others have no limit, because of what one costs on the
+    Triton that serves them (docs/decisions/queue.md).
 
     `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
     """
 
     backend: Backend = "onnx"
-    queue_size: int | None = None  # requests
+    queue_size: int | None = None  # requests, of one picture or of a full batch
     queue_timeout_s: float | None = None
     queue_delay_us: int = 0
 

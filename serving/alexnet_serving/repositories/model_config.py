@@ -24,7 +24,7 @@ from .layout import LABELS_FILE, RepositoryOptions
 from .packages import TENSORRT, Package
 
 OPTIONS_PARAMETER = "repository_options"
-QUEUE_BATCHES = 4  # full batches that may wait for an engine
+QUEUE_BATCHES = 4  # as many requests may wait for an engine as make so many full batches of one picture each
 QUEUE_TIMEOUT_S = 1.0
 
 
@@ -111,7 +111,7 @@ def _batching(package: Package, options: RepositoryOptions) -> ModelDynamicBatch
             ModelQueuePolicy(
                 timeout_action=ModelQueuePolicy.REJECT,
                 default_timeout_microseconds=round(timeout_s * 1_000_000),
-                allow_timeout_override=True,
+                allow_timeout_override=timeout_s > 0,  # Triton takes one only if shorter than the default
                 max_queue_size=size,
             )
         )
@@ -147,6 +147,7 @@ def _parameters(package: Package, manifest: Manifest, options: RepositoryOptions
         "weights_sha256": package.artifact.weights_sha256,
         "runtime_options": canonical_json(package.runtimes[0].options),
         OPTIONS_PARAMETER: options.to_json(),
+        "export_sha256": manifest.digest,
     }
     for name, engine in package.engines.items():
         target = name.removeprefix("model").removesuffix(ENGINE_SUFFIX)  # nothing, or _sm90

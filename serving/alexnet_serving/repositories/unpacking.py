@@ -6,9 +6,10 @@ a machine with another GPU, where nobody has the checkpoint, and be given engine
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from alexnet_model.errors import RepositoryError
+from alexnet_model.errors import ManifestError, RepositoryError
 from alexnet_model.files import link_or_copy
 from alexnet_model.manifest import (
     REFERENCE_NAME,
@@ -27,16 +28,19 @@ from .packages import packable_engines, plan_names
 from .writing import models_of_repository, verify_reference
 
 
-def unpack_repository(repository: Path, folder: Path) -> Manifest:
+def unpack_repository(
+    repository: Path, folder: Path, *, left_out: Callable[[ManifestError], None] = lambda _: None
+) -> Manifest:
     """Fill a new or empty folder with the export that `repository` was packed from; return its manifest.
 
     What the repository does not hold (a refused precision, an engine that was not packed) is not in that
-    manifest either. The files are hard links, so they are never to be edited in place.
+    manifest either, nor an engine that is no longer the recorded one: `left_out` is told of it, since it can
+    be built again. The files are hard links, so they are never to be edited in place.
 
     Raises:
         RepositoryError: the repository holds no model, the folder holds something or cannot be written, or
             the record names a file outside it.
-        ManifestError: the record is missing or broken, or a file is not the recorded one.
+        ManifestError: the record is missing or broken, or an ONNX file or the reference is another.
     """
     manifest = manifest_from_folder(repository)
     held = [artifact for artifact in manifest.artifacts if _onnx_in(repository, artifact).is_file()]
@@ -51,7 +55,7 @@ def unpack_repository(repository: Path, folder: Path) -> Manifest:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise RepositoryError(str(folder), got="files in it", expected="a new or empty folder")
-        artifacts = tuple(_unpacked(artifact, repository, folder) for artifact in held)
+        artifacts = tuple(_unpacked(artifact, repository, folder, left_out) for artifact in held)
         manifest = manifest.model_copy(update={"artifacts": artifacts})
         if manifest.reference_sha256 is not None:
             link_or_copy(verify_reference(manifest, repository), folder / REFERENCE_NAME)
@@ -90,7 +94,9 @@ def _onnx_in(repository: Path, artifact: Artifact) -> Path:
     return repository / model_name(artifact.precision) / VERSION / MODEL_FILE
 
 
-def _unpacked(artifact: Artifact, repository: Path, folder: Path) -> Artifact:
+def _unpacked(
+    artifact: Artifact, repository: Path, folder: Path, left_out: Callable[[ManifestError], None]
+) -> Artifact:
     """Link an artifact's files; return it with the engines that were there."""
     source = _onnx_in(repository, artifact)
     packed = artifact.model_copy(update={"file": str(source.relative_to(repository))})
@@ -98,8 +104,11 @@ def _unpacked(artifact: Artifact, repository: Path, folder: Path) -> Artifact:
     engines: list[Engine] = []
     for name, engine in plan_names(packable_engines(artifact)).items():
         plan = source.with_name(name)
-        if plan.is_file():
+        try:
             verify_engine(engine, plan)
+        except ManifestError as error:
+            left_out(error)
+        else:
             target = _target(folder, engine.file)
             link_or_copy(plan, target)
             link_or_copy(passport_path(plan), passport_path(target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,6 +70,6 @@ def _user(repository: Path) -> str:
                 str(path),
                 got=f"mode {path.stat().st_mode & 0o777:o}",
                 expected="to be readable by others: the server does not run as root",
-                next_step=f"Run: chmod -R o+rX {repository}",
+                next_step=f"Run: {shlex.join(['chmod', '-R', 'o+rX', str(repository)])}",
             )
     return USER_OF_IMAGE

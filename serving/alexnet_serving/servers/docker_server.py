@@ -26,6 +26,7 @@ from .container import MODELS, run_command
 from .process_server import LOOPBACK, Launch, ProcessServer
 from .tritonserver import SHM_OPTION, server_options
 
+VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 # What `docker run` exits with when it, and not what it ran, has failed.
 DOCKERS_OWN = (125, 126, 127)
 
@@ -98,7 +99,7 @@ class DockerServer(ProcessServer):
             # One model after another: while one records CUDA graphs, another's loading can fail.
             options.append("--model-load-thread-count=1")
             if any(e.passport.version_compatible for a in manifest.accepted for e in a.engines):
-                options.append("--backend-config=tensorrt,version-compatible=true")
+                options.append(VERSION_COMPATIBLE)
         if OPENVINO in self._backends:
             options.append(SHM_OPTION)
         return options
@@ -126,6 +127,11 @@ class DockerServer(ProcessServer):
         if "TensorRT engine" in reason:
             return f"Build its engine for this machine: {rebuild_command(self._repository)}"
         return super()._mending(reason)
+
+    def _backend_step(self) -> str:
+        if OPENVINO in self._backends:
+            return f"Build the image that has it, in the source tree: docker build --tag {CPU_IMAGE} serving"
+        return f"Pull the image that has it: docker pull {TRITON_IMAGE}"
 
 
 def _checked_address(address: str) -> str:

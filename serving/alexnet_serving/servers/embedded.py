@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -64,11 +65,12 @@ class EmbeddedServer(ProcessServer):
         )
         for model, backend in backends_of_repository(self._repository).items():
             if backend == TENSORRT:
+                words = ["alexnet", "serve", "--with", "docker", "--repository", str(self._repository)]
                 raise EngineRefused(
                     f"{self._repository}: model {model}",
                     got="a TensorRT engine",
                     expected="a model that the embedded server can run",
-                    next_step=f"Serve it so: alexnet serve --with docker --repository {repository}",
+                    next_step=f"Serve it so: {shlex.join(words)}",
                 )
         self._wheel = wheel_of_this_python()
         self._stubs: dict[int, str] = {}  # process id to model name
@@ -105,6 +107,9 @@ class EmbeddedServer(ProcessServer):
             shm_prefix=self._shm_prefix,
             folder=str(self._folder),
         )
+
+    def _backend_step(self) -> str:
+        return "Install what it is served by: pip install 'alexnet-serving[embedded]'"
 
     def _look_around(self) -> None:
         self._stubs = stubs_of(self._process.pid)

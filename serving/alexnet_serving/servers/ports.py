@@ -30,7 +30,7 @@ def ports_from_wishes(address: str, wishes: dict[str, int | None]) -> dict[str, 
         _check_free(address, name, port)
     ports = dict(given)
     for name in wishes.keys() - given.keys():
-        ports[name] = _free_port(address, taken=set(ports.values()))
+        ports[name] = _free_port(address, name, taken=set(ports.values()))
     return ports
 
 
@@ -45,16 +45,27 @@ def _check_free(address: str, name: str, port: int) -> None:
             expected="a free port",
             next_step="Stop that or name another port; 0 takes a free one.",
         ) from error
-    raise ServerError(
-        f"{name} port {port}", got=(error.strerror or str(error)).lower(), expected="a port to listen on"
-    ) from error
+    raise _cannot_listen(address, name, port, error) from error
 
 
-def _free_port(address: str, taken: set[int]) -> int:
+def _free_port(address: str, name: str, taken: set[int]) -> int:
     for port in random.sample(CHOICES, k=100):
-        if port not in taken and _error_of_listening(address, port) is None:
+        error = _error_of_listening(address, port)
+        if error is None and port not in taken:
             return port
+        if error is not None and error.errno == errno.EADDRNOTAVAIL:
+            raise _cannot_listen(address, name, port, error) from error
     raise ServerError("ports", got="100 in a row that are taken", expected="a free one")
+
+
+def _cannot_listen(address: str, name: str, port: int, error: OSError) -> ServerError:
+    elsewhere = error.errno == errno.EADDRNOTAVAIL
+    return ServerError(
+        f"{name} port {port}" + (f" of {address}" if elsewhere else ""),
+        got=(error.strerror or str(error)).lower(),
+        expected="a port to listen on",
+        next_step="Name an address of this machine, such as 127.0.0.1 or 0.0.0.0." if elsewhere else "",
+    )
 
 
 def _error_of_listening(address: str, port: int) -> OSError | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,8 @@ POLL_S = 0.05
 CHECK_S = 0.25
 SHOWN_LOG_LINES = 20
 LOOPBACK = "127.0.0.1"
+# What Triton says where a model's backend, or a package that it imports, is not there.
+NO_BACKEND = re.compile(r"No module named|ModuleNotFoundError|unable to find backend library for backend")
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (it is compared with, never listened on unasked)
 
 
@@ -75,8 +79,10 @@ class ProcessServer:
             address, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         )
         self._stopping = threading.Event()
+        self._stopping.set()  # until it is entered
+        self._ending = threading.RLock()  # held while the server ends: a second caller waits until it is gone
+        self._ended = self._cleaned = True
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._cleaned = True
 
     @property
     def grpc_url(self) -> str:
@@ -101,8 +107,8 @@ class ProcessServer:
             ServerError: a model does not load (named, with Triton's reason), or the deadline passed.
             ServerDied: the server ended for another reason.
         """
-        self._stopping.clear()
         self._launch = self._prepared()
+        self._stopping.clear()
         self._start()
         try:
             self._watch()
@@ -119,25 +125,28 @@ class ProcessServer:
     def check(self) -> None:
         if self._stopping.is_set():
             return
-        if self._process.poll() is not None:
+        if self._process.poll() is not None and not self._stopping.is_set():
             raise self._died()
         self._check_parts()
 
     def wait(self) -> None:
         while not self._stopping.wait(CHECK_S):
             self.check()
+        self.stop()  # whoever has begun it may not be done
 
     def stop(self) -> None:
-        if self._stopping.is_set():
-            return
         self._stopping.set()
-        self._process.terminate()
-        try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(EXIT_TIMEOUT_S + 5)
-        finally:  # after the deadline, or an impatient second Ctrl-C
-            self._process.kill()
-            self._clean_up()
+        with self._ending:
+            if self._ended:
+                return
+            self._ended = True  # for a signal handler that comes here while this thread is here
+            self._process.terminate()
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(EXIT_TIMEOUT_S + 5)
+            finally:  # after the deadline, or an impatient second Ctrl-C
+                self._process.kill()
+                self._clean_up()
 
     def _prepared(self) -> Launch:
         """What to run; whatever has to be asked or made first is asked and made here, or nothing is left."""
@@ -159,7 +168,14 @@ class ProcessServer:
 
     def _mending(self, reason: str) -> str:
         """The next step after Triton has refused a model."""
-        return "Export again."
+        if NO_BACKEND.search(reason):
+            return self._backend_step()
+        lint = shlex.join(["alexnet", "lint", str(self._repository)])
+        return f"See whether it is still what was exported: {lint}"
+
+    def _backend_step(self) -> str:
+        """What brings the backend that is not there, with the packages that it imports."""
+        raise NotImplementedError
 
     @property
     def _host(self) -> str:
@@ -185,7 +201,7 @@ class ProcessServer:
                 got=(error.strerror or str(error)).lower(),
                 expected=f"{self._launch.command[0]} to start",
             ) from error
-        self._cleaned = False
+        self._ended = self._cleaned = False
         assert self._process.stdout is not None
         self._log = LogTail(self._process.stdout)
 
@@ -245,16 +261,17 @@ class ProcessServer:
         )
 
     def _clean_up(self) -> None:
-        if self._cleaned:
-            return
-        self._cleaned = True
-        self._process.wait()
-        aftermath.clean_up(
-            self._process.pid,
-            shm_prefix=self._launch.shm_prefix,
-            folder=self._launch.folder,
-            container=self._launch.container,
-        )
-        self._log.finish(timeout_s=1)
-        if self._watcher is not None and self._watcher.poll() is None:
-            self._watcher.communicate(aftermath.ALL_IS_WELL)
+        with self._ending:
+            if self._cleaned:
+                return
+            self._cleaned = True
+            self._process.wait()
+            aftermath.clean_up(
+                self._process.pid,
+                shm_prefix=self._launch.shm_prefix,
+                folder=self._launch.folder,
+                container=self._launch.container,
+            )
+            self._log.finish(timeout_s=1)
+            if self._watcher is not None and self._watcher.poll() is None:
+                self._watcher.communicate(aftermath.ALL_IS_WELL)

@@ -32,14 +32,14 @@ class Server(Protocol):
         """
 
     def wait(self) -> None:
-        """Return when the server is stopped, from another thread or by a signal handler.
+        """Return when the server has been stopped, from another thread or by a signal handler, and is gone.
 
         Raises:
             ServerDied: it, or what runs one of its models, ended without being stopped.
         """
 
     def stop(self) -> None:
-        """End the server and clean up behind it; a second call does nothing."""
+        """End the server and clean up behind it; a second call returns when the first is done."""
 
     def __enter__(self) -> Self: ...
 
