@@ -17,7 +17,7 @@ from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ManifestError, PictureSetError
 from alexnet_model.extras import needs
 from alexnet_model.files import atomic_file, sha256_of_file
-from alexnet_model.manifest import REFERENCE_NAME, Manifest
+from alexnet_model.manifest import REFERENCE_NAME, Manifest, verify_reference
 from alexnet_model.progress import Progress, silent
 
 from .datasets import Evaluation, evaluation_from, synthetic_evaluation
@@ -68,11 +68,8 @@ def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
     Raises:
         ManifestError: it is missing, altered or broken.
     """
-    path = folder / REFERENCE_NAME
+    path = verify_reference(manifest, folder)
     try:
-        sha256 = sha256_of_file(path)
-        if sha256 != manifest.reference_sha256:
-            raise _unusable(path, f"SHA-256 {sha256[:12]}...")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
             return KeptAnswers(
@@ -81,8 +78,6 @@ def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
                 file.get_tensor("synthetic"),
                 metadata["synthetic_pixels_sha256"],
             )
-    except OSError as error:
-        raise _unusable(path, (error.strerror or str(error)).lower()) from error
     except (SafetensorError, KeyError, TypeError) as error:
         raise _unusable(path, str(error)) from error
 

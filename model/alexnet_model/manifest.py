@@ -7,11 +7,10 @@ reads it; the schema is all that the two share.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from .contract import Contract, canonical_json
 from .errors import ManifestError
@@ -20,6 +19,7 @@ from .passport import Passport, passport_of
 from .records import PRECISIONS as PRECISIONS
 from .records import Precision as Precision
 from .records import Record as Record
+from .records import record_from_file
 
 MANIFEST_NAME = "export.json"
 REFERENCE_NAME = "reference.safetensors"  # PyTorch's answers, which engines built later are judged by
@@ -185,28 +185,14 @@ def manifest_from_folder(folder: Path) -> Manifest:
         ManifestError: it is missing, broken, of another schema, or its hash chain does not hold.
     """
     path = folder / MANIFEST_NAME
+    manifest = record_from_file(
+        Manifest, path, what="an export record", make="Make one: alexnet export CHECKPOINT"
+    )
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
         contract_digest = manifest.the_contract().digest
-    except OSError as error:
-        raise ManifestError(
-            str(path),
-            got=(error.strerror or str(error)).lower(),
-            expected="an export record",
-            next_step="Make one: alexnet export CHECKPOINT",
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(
-            f"{path}: {where or 'root'}",
-            got=first["msg"].lower(),
-            expected="schema version 2",
-            next_step="Export again with this version.",
-        ) from error
     except ValueError as error:
         raise ManifestError(
-            str(path), got=f"{error}", expected="an export record", next_step="Export again."
+            f"{path}: contract", got=f"{error}", expected="an export record", next_step="Export again."
         ) from error
     for artifact in manifest.artifacts:
         if artifact.weights_sha256 != manifest.model.weights_sha256:
@@ -227,24 +213,16 @@ def verify_artifact(artifact: Artifact, folder: Path) -> Path:
     Raises:
         ManifestError: the file is missing or its SHA-256 is another.
     """
-    path = folder / artifact.file
-    try:
-        sha256 = sha256_of_file(path)
-    except OSError as error:
-        raise ManifestError(
-            str(path),
-            got=(error.strerror or str(error)).lower(),
-            expected=f"the {artifact.precision} file of {MANIFEST_NAME}",
-            next_step="Export again.",
-        ) from error
-    if sha256 != artifact.sha256:
-        raise ManifestError(
-            str(path),
-            got=f"SHA-256 {sha256[:12]}...",
-            expected=f"{artifact.sha256[:12]}..., as {MANIFEST_NAME} says",
-            next_step="Export again.",
-        )
-    return path
+    return _verified(folder / artifact.file, artifact.sha256, f"the {artifact.precision} file")
+
+
+def verify_reference(manifest: Manifest, folder: Path) -> Path:
+    """The file with PyTorch's answers, if its bytes are the recorded ones.
+
+    Raises:
+        ManifestError: it is missing or another.
+    """
+    return _verified(folder / REFERENCE_NAME, str(manifest.reference_sha256), "the reference")
 
 
 def verify_engine(engine: Engine, path: Path) -> None:
@@ -278,6 +256,26 @@ def verify_engine(engine: Engine, path: Path) -> None:
             f"{engine.passport.engine_sha256[:12]}..., as its passport says",
             next_step="It is truncated or another engine: build it again.",
         )
+
+
+def _verified(path: Path, sha256: str, what: str) -> Path:
+    try:
+        found = sha256_of_file(path)
+    except OSError as error:
+        raise ManifestError(
+            str(path),
+            got=(error.strerror or str(error)).lower(),
+            expected=f"{what} of {MANIFEST_NAME}",
+            next_step="Export again.",
+        ) from error
+    if found != sha256:
+        raise ManifestError(
+            str(path),
+            got=f"SHA-256 {found[:12]}...",
+            expected=f"{sha256[:12]}..., as {MANIFEST_NAME} says",
+            next_step="Export again.",
+        )
+    return path
 
 
 def _first_difference(beside: Passport, recorded: Passport) -> str:

@@ -7,16 +7,14 @@ Triton cannot read.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from .contract import canonical_json
-from .errors import ManifestError
 from .files import write_text_atomically
-from .records import Precision, Record
+from .records import Precision, Record, record_from_file
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
@@ -102,26 +100,6 @@ def passport_of(engine: Path) -> Passport:
     Raises:
         ManifestError: it is missing, broken or of another schema.
     """
-    path = passport_path(engine)
-    try:
-        return Passport.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ManifestError(
-            str(path),
-            got=(error.strerror or str(error)).lower(),
-            expected=f"the passport of {engine.name}",
-            next_step="Build the engine again.",
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(
-            f"{path}: {where or 'root'}",
-            got=first["msg"].lower(),
-            expected="a passport of schema version 1",
-            next_step="Build the engine again.",
-        ) from error
-    except ValueError as error:
-        raise ManifestError(
-            str(path), got=f"{error}", expected="a passport", next_step="Build the engine again."
-        ) from error
+    return record_from_file(
+        Passport, passport_path(engine), what=f"the passport of {engine.name}", make="Build the engine again."
+    )

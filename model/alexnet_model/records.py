@@ -1,10 +1,14 @@
-"""What every record on disk is made of, and the precisions that all of them name."""
+"""What every record on disk is made of and read by, and the precisions that all of them name."""
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import ManifestError
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -14,3 +18,31 @@ class Record(BaseModel):
     """Frozen, and refuses fields that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def record_from_file(kind: type[AnyRecord], path: Path, *, what: str, make: str) -> AnyRecord:
+    """Read a record from JSON. `what` it is and how to `make` one are for the messages.
+
+    Raises:
+        ManifestError: the file is missing, no JSON, or of another schema; the field is named.
+    """
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
+        raise ManifestError(str(path), got=got, expected=what, next_step=make) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        version = kind.model_fields["schema_version"].default
+        raise ManifestError(
+            f"{path}: {where or 'root'}",
+            got=first["msg"].lower(),
+            expected=f"{what} of schema version {version}",
+            next_step=make,
+        ) from error
+    except ValueError as error:
+        raise ManifestError(str(path), got=f"{error}", expected=what, next_step=make) from error

@@ -140,7 +140,7 @@ def test_another_schema(manifest: Manifest, tmp_path: Path, version: object) -> 
     edited(tmp_path, lambda values: values.update(schema_version=version))
     line = refusal(tmp_path)
     assert "schema_version" in line
-    assert "expected schema version 2" in line
+    assert "of schema version 2" in line
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ def test_a_record_that_cannot_be_read_is_a_note(machine: Machine) -> None:
     check = named(machine.examine(), "record of --out")
     assert check.status == "warning"
     assert check.found.startswith(f"{machine.out}/export.json")
-    assert check.mend == "Export again with this version."
+    assert check.mend == "alexnet export CHECKPOINT"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from alexnet_model.errors import (
+    EngineRefused,
     MissingExtra,
     PortTaken,
     RepositoryError,
@@ -34,6 +35,9 @@ from alexnet_model.errors import (
 from alexnet_serving import EmbeddedServer, Server
 from alexnet_serving.servers import embedded, process_server
 from alexnet_serving.servers.stubs import is_alive, stubs_of
+
+from .conftest import Artifacts
+from .recorded_engines import repository_of_engines
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -219,6 +223,13 @@ def test_given_ports_are_used(small: Path) -> None:
 def test_options_that_cannot_be(wrong: dict[str, Any], repository: Path) -> None:
     with pytest.raises(UsageError):
         EmbeddedServer(repository, **wrong)
+
+
+def test_engines_are_for_docker(artifacts: Artifacts, tmp_path: Path) -> None:
+    engines = repository_of_engines(artifacts, tmp_path / "a b")
+    with pytest.raises(EngineRefused) as caught:
+        EmbeddedServer(engines)
+    assert caught.value.next_step.endswith(f"--with docker --repository {shlex.quote(str(engines))}")
 
 
 def test_no_repository(tmp_path: Path) -> None:

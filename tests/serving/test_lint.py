@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +14,10 @@ import pytest
 
 from alexnet_model.errors import RepositoryError
 from alexnet_model.passport import passport_of
-from alexnet_serving import Finding, RepositoryOptions, lint, raise_if_findings, write_repository
+from alexnet_serving import RepositoryOptions, lint, write_repository
 
 from .conftest import Artifacts
 from .recorded_engines import repository_of_engines, with_engines
-
-DIGEST_FIELD = 'parameters["export_sha256"].string_value'
 
 
 @pytest.fixture
@@ -241,84 +238,6 @@ class TestPassports:
         assert line in only(engines)
 
 
-class TestRecord:
-    @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff", '{"schema_version": 2}'])
-    def test_none_that_can_be_read(self, text: str, engines: Path) -> None:
-        rewritten(engines / "export.json", text.encode("latin-1"))
-        assert only(engines).startswith("export.json: ")
-
-    def test_none(self, engines: Path) -> None:
-        (engines / "export.json").unlink()
-        assert only(engines).startswith("export.json: got no such file or directory")
-
-    @pytest.mark.parametrize(
-        ("edit", "words"),
-        [
-            (
-                lambda e: e["model"].update(weights_sha256="c" * 64),
-                ["export.json: fp32.onnx: got another we"],
-            ),
-            (lambda e: e["contract"].update(resize=232), ["export.json: fp32.onnx: got another contract"]),
-            (
-                lambda e: e["artifacts"][2].update(sha256="c" * 64),
-                ["export.json: alexnet_int8.sm90.plan: got"],
-            ),
-            (lambda e: e.update(max_batch=16), []),  # the engines decide
-            (lambda e: e.update(max_batch=4), ["export.json: profile of alexnet_fp32.sm90.plan"]),
-            (lambda e: e.update(max_batch=-1), ["export.json: profile of"]),
-            (lambda e: e["artifacts"][1]["verdict"].update(accepted=True), []),  # it has no engine
-            (lambda e: e["artifacts"][2]["verdict"].update(accepted=False), ["alexnet_int8: got a folder"]),
-            (lambda e: e.update(reference_sha256="0" * 64), ["reference.safetensors: SHA-256"]),
-        ],
-    )
-    def test_edited(self, edit: Callable[[Any], object], words: list[str], engines: Path) -> None:
-        edited(engines / "export.json", edit)
-        findings = [str(finding) for finding in lint(engines) if finding.field != DIGEST_FIELD]
-        assert len(findings) == len(words)
-        assert all(finding.startswith(word) for finding, word in zip(findings, words, strict=True))
-
-    @pytest.mark.parametrize(
-        ("edit", "word"),
-        [
-            (lambda e: e.update(max_batch=10**12), "export.json: got what makes no configuration"),
-            (lambda e: e["artifacts"][0].update(reports=[]), "export.json: runtime of fp32.onnx: got none"),
-            (
-                lambda e: e["artifacts"][1]["verdict"].update(accepted=True),
-                "alexnet_fp16: got no such folder",
-            ),
-        ],
-    )
-    def test_edited_for_onnx(self, edit: Callable[[Any], object], word: str, repository: Path) -> None:
-        edited(repository / "export.json", edit)
-        (finding,) = [str(finding) for finding in lint(repository) if finding.field != DIGEST_FIELD]
-        assert finding.startswith(word)
-
-    @pytest.mark.parametrize(
-        "edit",
-        [
-            lambda e: e.update(max_batch=16),
-            lambda e: e.update(machine="a faster one"),
-            lambda e: e["evaluation"].update(pytorch_top1=1.0),
-            lambda e: e["tolerances"].update(top1_drop=0.5),
-            lambda e: e["artifacts"][2]["reports"][0].update(agreement=0.5),
-            lambda e: e["artifacts"][2]["verdict"].update(reason="better than ever"),
-            lambda e: e["artifacts"][2]["engines"][0]["report"].update(signal_to_noise_db=99.0),
-            lambda e: e["artifacts"][2]["engines"][0]["verdict"].update(reason="better than ever"),
-        ],
-    )
-    def test_no_figure_can_be_edited_alone(self, edit: Callable[[Any], object], engines: Path) -> None:
-        edited(engines / "export.json", edit)
-        assert [(finding.file, finding.field) for finding in lint(engines, hashes=False)] == [
-            ("alexnet_fp32/config.pbtxt", DIGEST_FIELD),
-            ("alexnet_int8/config.pbtxt", DIGEST_FIELD),
-        ]
-
-    def test_how_it_is_spelled_does_not_matter(self, engines: Path) -> None:
-        path = engines / "export.json"
-        rewritten(path, json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
-        assert lint(engines) == ()
-
-
 def test_no_repository(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no such folder"):
         lint(tmp_path / "missing")
@@ -336,52 +255,6 @@ def test_a_folder_that_cannot_be_read(repository: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     assert "alexnet_fp32/1: got permission denied" in only(repository)
-
-
-def test_findings_become_an_error_for_whoever_serves() -> None:
-    repository = Path("models")
-    raise_if_findings(repository, ())
-    finding = Finding("alexnet_int8/labels.txt", "", "9 lines", "10, one a class")
-    with pytest.raises(RepositoryError, match="models: got 1 finding, expected none") as caught:
-        raise_if_findings(repository, (finding,))
-    assert str(finding) in str(caught.value)
-    assert "alexnet lint models" in str(caught.value)
-    with pytest.raises(RepositoryError, match="got 2 findings") as caught:
-        raise_if_findings(repository, (finding, finding), shown=True)
-    assert str(finding) not in str(caught.value)
-
-
-class TestWhatMends:
-    """The command that a reader may paste, whatever the repository is called."""
-
-    def mending(self, repository: Path, *findings: Finding) -> str:
-        with pytest.raises(RepositoryError) as caught:
-            raise_if_findings(repository, findings, shown=True)
-        return caught.value.next_step
-
-    LABELS = Finding("alexnet_int8/labels.txt", "", "9 lines", "10, one a class")
-    PLAN = Finding("alexnet_int8/1/model_sm90.plan", "size", "1 bytes", "2 bytes")
-    PASSPORT = Finding("alexnet_int8/1/model_sm90.passport.json", "gpu_name", '"one"', '"another"')
-
-    def test_engines_are_built_again_from_what_is_here(self, engines: Path) -> None:
-        assert [finding.about_engine for finding in (self.LABELS, self.PLAN, self.PASSPORT)] == [0, 1, 1]
-        command = f"alexnet export {engines} --engine docker --repository {engines}"
-        assert self.mending(engines, self.PLAN, self.PASSPORT).startswith(f"Build them again: {command}")
-
-    def test_a_repository_of_engines_stays_one(self, engines: Path) -> None:
-        command = f"alexnet export CHECKPOINT --repository {engines} --engine docker"
-        assert self.mending(engines, self.PLAN, self.LABELS) == f"Write it again: {command}"
-
-    def test_one_of_onnx_files_too(self, repository: Path) -> None:
-        command = f"alexnet export CHECKPOINT --repository {repository}"
-        assert self.mending(repository, self.LABELS) == f"Write it again: {command}"
-
-    def test_a_path_with_spaces(self, repository: Path) -> None:
-        path = repository.rename(repository.with_name("my models; rm"))
-        with pytest.raises(RepositoryError) as caught:
-            raise_if_findings(path, (self.LABELS,))
-        assert f"See them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
-        assert caught.value.next_step.endswith(f"--repository {shlex.quote(str(path))}")
 
 
 def test_nothing_heavy_is_imported(repository: Path) -> None:

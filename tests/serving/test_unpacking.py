@@ -53,8 +53,10 @@ def test_the_same_repository_again(options: RepositoryOptions, export: Artifacts
         manifest = unpack_repository(tmp_path / "models", tmp_path / turn)
         write_repository(manifest, tmp_path / turn, tmp_path / "models", options)
         after = contents_of(tmp_path / "models")
-        if turn == "first":  # the record no longer tells of what was refused
+        if turn == "first":  # the record no longer tells of what was refused, and so has another digest
             del before["export.json"], after["export.json"]
+            old, new = export.manifest.digest.encode(), manifest.digest.encode()
+            before = {name: content.replace(old, new) for name, content in before.items()}
         assert after == before
 
 

@@ -19,13 +19,14 @@ from alexnet_model.manifest import (
     manifest_from_folder,
     verify_artifact,
     verify_engine,
+    verify_reference,
     write_manifest,
 )
 from alexnet_model.passport import passport_path
 
 from .layout import CONFIG_FILE, MODEL_FILE, VERSION, RepositoryOptions, model_name
 from .packages import packable_engines, plan_names
-from .writing import models_of_repository, verify_reference
+from .writing import models_of_repository
 
 
 def unpack_repository(

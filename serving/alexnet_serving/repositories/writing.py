@@ -17,14 +17,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import ManifestError, RepositoryError
-from alexnet_model.files import atomic_directory, link_or_copy, sha256_of_file
+from alexnet_model.errors import RepositoryError
+from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     REFERENCE_NAME,
     Manifest,
     verify_artifact,
     verify_engine,
+    verify_reference,
     write_manifest,
 )
 from alexnet_model.passport import passport_path
@@ -111,32 +112,6 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
                 next_step="Rename its folder.",
             )
     return tuple(models)
-
-
-def verify_reference(manifest: Manifest, folder: Path) -> Path:
-    """The reference's file, if its bytes are the recorded ones.
-
-    Raises:
-        ManifestError: it is missing or another.
-    """
-    path = folder / REFERENCE_NAME
-    try:
-        sha256 = sha256_of_file(path)
-    except OSError as error:
-        raise ManifestError(
-            str(path),
-            got=(error.strerror or str(error)).lower(),
-            expected=f"the reference of {MANIFEST_NAME}",
-            next_step="Export again.",
-        ) from error
-    if sha256 != manifest.reference_sha256:
-        raise ManifestError(
-            str(path),
-            got=f"SHA-256 {sha256[:12]}...",
-            expected=f"{str(manifest.reference_sha256)[:12]}..., as {MANIFEST_NAME} says",
-            next_step="Export again.",
-        )
-    return path
 
 
 def _write_model(
