@@ -93,7 +93,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         OSError: the target exists, or the disk is full.
     """
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # of a symbolic link's own name Linux makes another symbolic link
     except OSError:
         shutil.copyfile(source, target)
 

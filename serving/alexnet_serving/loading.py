@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_model.errors import EngineRefused, ServerError
+from alexnet_model.errors import EngineRefused, ManifestError, ServerError
 from alexnet_model.gpus import Gpu, version_tuple
-from alexnet_model.manifest import Engine, Manifest
+from alexnet_model.manifest import Engine, Manifest, manifest_from_folder
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
 from alexnet_model.triton_image import MINIMUM_DRIVER
 
@@ -101,10 +101,12 @@ def check_packages(packages: Sequence[Package], repository: Path, places: Sequen
 def rebuild_command(repository: Path, passport: Passport | None = None, *, source: Path | None = None) -> str:
     """What builds a repository's engines for this machine, from the ONNX files inside it or in `source`.
 
-    As the engine of that passport was built: for the same batches and with the same compatibility.
+    As the engine of that passport was built, or the first that the repository records: for the same batches
+    and with the same compatibility.
     """
     if source is None and is_repository(repository):
         source = repository
+    passport = passport or _recorded_passport(repository)
     words = ["alexnet", "export", str(source or "CHECKPOINT"), "--engine", "docker"]
     words += ["--repository", str(repository)]
     if passport:
@@ -114,6 +116,15 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
         if passport.version_compatible:
             words.append("--version-compatible")
     return shlex.join(words)
+
+
+def _recorded_passport(repository: Path) -> Passport | None:
+    try:
+        manifest = manifest_from_folder(repository)
+    except ManifestError:
+        return None
+    passports = (engine.passport for artifact in manifest.artifacts for engine in artifact.engines)
+    return next((passport for passport in passports if passport.flavour == TENSORRT), None)
 
 
 def _check_driver(gpu: Gpu) -> None:

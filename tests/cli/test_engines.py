@@ -224,6 +224,7 @@ def test_a_broken_engine_is_named_with_the_command_that_mends_it(
     line = capsys.readouterr().err.splitlines()[-1]
     command = line.partition("alexnet ")[2]
     assert command.startswith("export")
+    assert "--profile 1,2,4" in command
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

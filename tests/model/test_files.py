@@ -150,6 +150,15 @@ def test_a_link_is_the_same_content_and_never_replaces(tmp_path: Path) -> None:
     assert (tmp_path / "b").samefile(tmp_path / "a")
 
 
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    """A folder that is copied or mounted elsewhere must not hold links that lead out of it."""
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "link").symlink_to("a")
+    link_or_copy(tmp_path / "link", tmp_path / "b")
+    assert not (tmp_path / "b").is_symlink()
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+
 def test_a_link_across_file_systems_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_device(*_: object) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
