@@ -128,7 +128,11 @@ def export_command(
     if max_top1_drop is not None and not 0 <= max_top1_drop <= 100:
         raise UsageError("--max-top1-drop", got=f"{max_top1_drop:g}", expected="0 to 100 points")
     precisions = precisions_from(precision)
-    packing = RepositoryOptions(backend="tensorrt" if engine in PLANS else "onnx", queue_size=queue_size)
+    packing = RepositoryOptions(
+        backend="tensorrt" if engine in PLANS else "onnx",
+        queue_size=queue_size,
+        queue_timeout_s=0.0 if queue_size == 0 else None,  # no limit is none in time either
+    )
     building = _engine_options(engine, target, profile, hardware_compatibility, version_compatible)
 
     with ExitStack() as done:

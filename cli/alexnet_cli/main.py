@@ -19,6 +19,8 @@ from alexnet_model.errors import AlexnetError
 
 from . import classify, demo, doctor, export, lint, serve, train
 
+INTERRUPTED = 130  # as shells say it of SIGINT
+
 app = typer.Typer(
     name="alexnet",
     help="A trained image classifier to ONNX in three precisions to Triton, provably the same model.",
@@ -66,11 +68,13 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False, prog_name="alexnet")
     except (KeyboardInterrupt, typer.Abort):
-        return _failed("Interrupted.", 130)
+        return _failed("Interrupted.", INTERRUPTED)
     except Exception as error:
         if debug:
             raise
         return _failed(_line_of(error), getattr(error, "exit_code", 1))
+    if code == INTERRUPTED:
+        return _failed("Interrupted.", INTERRUPTED)  # typer has taken the exception for itself
     return code if isinstance(code, int) else 0
 
 

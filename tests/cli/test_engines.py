@@ -113,6 +113,20 @@ def test_an_engine_from_docker_is_judged_packed_and_clean(repository: Path) -> N
     assert "max_batch_size: 4" in config
 
 
+def test_without_a_queue_size_there_is_no_policy_at_all(
+    packed: Path, on_an_h200: FakeTrtexec, tmp_path: Path
+) -> None:
+    """What an earlier export holds is packed again, with nothing built."""
+    assert "default_queue_policy" in (packed / "alexnet_int8" / "config.pbtxt").read_text()
+    for size, bounded in (("0", False), ("7", True)):
+        repository = tmp_path / f"models_{size}"
+        arguments = ["export", str(packed), "--queue-size", size, "--repository", str(repository)]
+        assert run(arguments) == 0
+        config = (repository / "alexnet_int8" / "config.pbtxt").read_text()
+        assert ("default_queue_policy" in config) == bounded
+    assert [call for call in on_an_h200.calls if call[0] == "run"] == []
+
+
 def test_json_has_the_engines(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,17 @@ def test_debug_shows_the_traceback() -> None:
         run(["--debug", "export", "missing.safetensors"])
 
 
+def test_an_interrupt_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import alexnet_model.pretrained
+
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alexnet_model.pretrained, "checkpoint_from", interrupted)
+    assert run(["export", "x.safetensors"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "Interrupted."
+
+
 def test_a_bug_is_called_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import alexnet_model.pretrained
 

@@ -205,6 +205,35 @@ def test_a_signal_ends_a_build_between_two_steps(
     assert sorted(tmp_path.iterdir()) == [passport_path(tmp_path / "engine.plan"), tmp_path / "engine.plan"]
 
 
+def test_a_signal_while_tensorrt_parses_is_not_lost(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT calls its logger then, and swallows what is raised there."""
+    rtx = api_of("tensorrt-rtx")
+
+    class Logger(rtx.trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+            self.messages = 0
+
+        def log(self, severity: Any, message: str) -> None:
+            self.messages += 1
+            if self.messages == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    logger = Logger()
+    monkeypatch.setattr(rtx, "logger", lambda: logger)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(rtx, files["fp32"], tmp_path / "engine.plan")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert logger.messages >= 3
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_of_whoever_watches_ends_it_too(
     rtx: TensorRt, files: dict[str, Path], tmp_path: Path
 ) -> None:

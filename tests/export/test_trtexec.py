@@ -144,9 +144,11 @@ def test_a_container_that_is_gone(
     fake_trtexec(monkeypatch, tmp_path)
     passport = build(files["fp32"], tmp_path)
     with TrtexecRunner(tmp_path / "engine.plan", passport, gpu=H200, contract=Contract()) as runner:
-        (tmp_path / "docker_state" / runner._name).unlink()
+        door = tmp_path / "docker_state" / runner._name
+        door.rename(tmp_path / "elsewhere")
         with pytest.raises(DockerError, match="No such container"):
             runner.infer(reference.images[:1])
+        (tmp_path / "elsewhere").rename(door)
 
 
 def test_the_deadline_removes_the_container(

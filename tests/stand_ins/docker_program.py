@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 KILLED = 128
+LIFE_S = 240  # after which a container ends that a failing test left behind
 
 
 def main(folder: Path, arguments: list[str]) -> int:
@@ -86,6 +87,7 @@ def run(folder: Path, arguments: list[str]) -> int:
 
 
 def container(folder: Path, arguments: list[str]) -> int:
+    signal.alarm(LIFE_S)
     script: dict[str, Any] = json.loads((folder / "script.json").read_text())
     if script["deaf"]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

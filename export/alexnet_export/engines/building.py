@@ -60,29 +60,26 @@ def engine_from_onnx(
         OSError: the engine cannot be written.
     """
     started = time.perf_counter()
-    logger = api.logger()
-    try:
-        builder = api.trt.Builder(logger)
-    except TypeError as error:  # how the binding says that there was no builder to give
-        raise _not_built(onnx, logger, "a GPU to build on, and its driver") from error
-    network = api.network(builder)
-    _parse(api, network, logger, onnx)
-    config = api.config(
-        builder, options.hardware_compatibility, version_compatible=options.version_compatible
-    )
-    if options.targets:
-        api.set_targets(config, options.targets)
-    config.add_optimization_profile(_shapes(builder, profile, contract))
-
     cache = None
     if gpu is not None and api.flavour != "tensorrt-rtx":  # whose timing caches do nothing
         cache = options.timing_caches / timing_cache_name(api.flavour, api.version, gpu)
-    if cache is not None:
-        api.use_timing_cache(config, cache.read_bytes() if cache.is_file() else b"")
-    with _watched(api, config, f"building {precision} engine", progress):
-        plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise _not_built(onnx, logger, "an engine")
+    logger = api.logger()
+    with _interrupts_held() as interrupted:
+        builder = _builder(api, logger, onnx)
+        network = api.network(builder)
+        _parse(api, network, logger, onnx)
+        config = api.config(
+            builder, options.hardware_compatibility, version_compatible=options.version_compatible
+        )
+        if options.targets:
+            api.set_targets(config, options.targets)
+        config.add_optimization_profile(_shapes(builder, profile, contract))
+        if cache is not None:
+            api.use_timing_cache(config, cache.read_bytes() if cache.is_file() else b"")
+        with _watched(api, config, f"building {precision} engine", progress, interrupted):
+            plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise _not_built(onnx, logger, "an engine")
     if cache is not None:
         with atomic_file(cache) as part:
             part.write_bytes(api.timing_cache_of(config))
@@ -113,6 +110,13 @@ def engine_from_onnx(
     return passport
 
 
+def _builder(api: TensorRt, logger: Any, onnx: Path) -> Any:
+    try:
+        return api.trt.Builder(logger)
+    except TypeError as error:  # how the binding says that there was no builder to give
+        raise _not_built(onnx, logger, "a GPU to build on, and its driver") from error
+
+
 def _parse(api: TensorRt, network: Any, logger: Any, onnx: Path) -> None:
     parser = api.trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(onnx)):
@@ -138,7 +142,9 @@ def _shapes(builder: Any, profile: Profile, contract: Contract) -> Any:
 
 
 @contextmanager
-def _watched(api: TensorRt, config: Any, stage: str, progress: Progress) -> Iterator[None]:
+def _watched(
+    api: TensorRt, config: Any, stage: str, progress: Progress, interrupted: Callable[[], bool]
+) -> Iterator[None]:
     """Show a build's progress, and let an interrupt or an error of `progress` end it between two steps.
 
     No exception may pass through TensorRT's own frames, so they are kept until it has returned.
@@ -160,17 +166,20 @@ def _watched(api: TensorRt, config: Any, stage: str, progress: Progress) -> Iter
     monitor = api.monitor(report)  # TensorRT does not keep it alive
     config.progress_monitor = monitor
     progress(stage, 0, 100)
-    with _interrupts_held() as interrupted:
-        yield
+    yield
     config.progress_monitor = None
     if raised:
         raise raised[0]
-    progress(stage, 100, 100)
+    if not interrupted():
+        progress(stage, 100, 100)
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and SIGTERM back; give a function that tells whether one came, and let it through after."""
+    """Hold Ctrl-C and SIGTERM back; give a function that tells whether one came, and let it through after.
+
+    TensorRT calls back into Python (its logger, its monitor), and what is raised there is lost in its frames.
+    """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals are the main thread's alone
@@ -185,8 +194,8 @@ def _interrupts_held() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+        if came:  # above whatever the interrupted build had to say
+            signal.raise_signal(came[0])
 
 
 def _inspected(
