@@ -60,15 +60,15 @@ def test_the_command_that_builds(
     image = run.index(TRITON_IMAGE)
     assert run[image + 1 :] == [
         "trtexec",
-        "--onnx=/work/model.onnx",
-        "--saveEngine=/work/model.plan",
+        "--onnx=/job/model.onnx",
+        "--saveEngine=/job/model.plan",
         "--stronglyTyped",
         "--noTF32",
         "--minShapes=image:1x224x224x3",
         "--optShapes=image:2x224x224x3",
         "--maxShapes=image:8x224x224x3",
         "--profilingVerbosity=detailed",
-        "--exportLayerInfo=/work/layers.json",
+        "--exportLayerInfo=/job/layers.json",
         "--timingCacheFile=/cache/tensorrt-11.1.0.106-sm90-nvidia-h200.cache",
         "--iterations=1",
         "--warmUp=0",

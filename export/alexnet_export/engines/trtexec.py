@@ -128,15 +128,15 @@ def trtexec_build(
 
     command = [
         "trtexec",
-        "--onnx=/work/model.onnx",
-        "--saveEngine=/work/model.plan",
+        "--onnx=/job/model.onnx",
+        "--saveEngine=/job/model.plan",
         "--stronglyTyped",
         "--noTF32",
         f"--minShapes={shapes(profile.min)}",
         f"--optShapes={shapes(profile.opt)}",
         f"--maxShapes={shapes(profile.max)}",
         "--profilingVerbosity=detailed",
-        "--exportLayerInfo=/work/layers.json",
+        "--exportLayerInfo=/job/layers.json",
         f"--timingCacheFile=/cache/{timing_cache}",
         *RUN_ONCE,
     ]
@@ -202,10 +202,10 @@ class TrtexecRunner:
     def infer(self, images: Uint8Array) -> Outputs:
         shape = "x".join(map(str, images.shape))
         (self._work / "images.raw").write_bytes(np.ascontiguousarray(images).tobytes())
-        command = [docker.PROGRAM, "exec", self._name, "trtexec", "--loadEngine=/work/model.plan"]
+        command = [docker.PROGRAM, "exec", self._name, "trtexec", "--loadEngine=/job/model.plan"]
         command += [f"--shapes={self._contract.input_name}:{shape}"]
-        command += [f"--loadInputs={self._contract.input_name}:/work/images.raw"]
-        command += ["--exportOutput=/work/outputs.json", *RUN_ONCE]
+        command += [f"--loadInputs={self._contract.input_name}:/job/images.raw"]
+        command += ["--exportOutput=/job/outputs.json", *RUN_ONCE]
         if self._passport.version_compatible:
             command.append("--versionCompatible")
         outputs = self._work / "outputs.json"
@@ -227,7 +227,7 @@ def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> l
         # The image keeps trtexec where its own PATH may not look.
         f"--env=PATH={TRTEXEC_PATH}",
         *docker.CONFINED,
-        docker.mount(work, "/work", read_only=False),
+        docker.mount(work, "/job", read_only=False),
         *([docker.mount(cache, "/cache", read_only=False)] if cache else []),
     ]
 
