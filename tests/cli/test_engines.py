@@ -16,7 +16,8 @@ import pytest
 
 from alexnet_cli.main import run
 from alexnet_cli.rebuilding import rebuild, refusal_of
-from alexnet_model.errors import PrecisionRefused, ServerError
+from alexnet_cli.serve import _check_repository
+from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
 from alexnet_model.progress import silent
@@ -184,6 +185,30 @@ def test_rebuilding_on_another_gpu_keeps_the_first_ones_engine(
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_serving_rebuilds_only_where_it_is_needed_and_asked(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What `serve` does before a server is started."""
+    before = contents(repository)
+    _check_repository(repository, None, rebuild_if_needed=True)
+    assert contents(repository) == before, "it loads here as it is"
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    _check_repository(repository, None, rebuild_if_needed=False)
+    assert contents(repository) == before, "the server will refuse it, with the command"
+    _check_repository(repository, None, rebuild_if_needed=True)
+    assert "Rebuilding: " in capsys.readouterr().err
+    assert refusal_of(repository, TRITON_IMAGE) is None
+    truncated_plan(repository / "alexnet_int8" / "1", "model_sm90.plan")
+    with pytest.raises(RepositoryError, match="Build them again: alexnet export"):
+        _check_repository(repository, None, rebuild_if_needed=False)
+    (repository / "alexnet_int8" / "labels.txt").write_text("one\n")
+    with pytest.raises(RepositoryError, match="Write it again"):
+        _check_repository(repository, None, rebuild_if_needed=True)
+
+
 def test_a_new_engine_that_fails_the_gate_leaves_the_old_one(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,8 +238,8 @@ def test_the_rebuild_command_works_as_printed(
     assert lint(repository) == ()
 
 
-def truncated_plan(version: Path) -> None:
-    plan = version / "model.plan"
+def truncated_plan(version: Path, name: str = "model.plan") -> None:
+    plan = version / name
     content = plan.read_bytes()
     plan.unlink()
     plan.write_bytes(content[:-7])
