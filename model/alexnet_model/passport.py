@@ -73,7 +73,7 @@ class Passport(Record):
     @property
     def built_for(self) -> str:
         """In words, for messages: flavour, version and GPU."""
-        where = f"{self.gpu_name} ({self.compute_capability})" if self.gpu_name else ", ".join(self.targets)
+        where = ", ".join(self.targets) or f"{self.gpu_name} ({self.compute_capability})"
         name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[self.flavour]
         return f"{name} {self.tensorrt_version} on {where}"
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from .gpus import Gpu, version_tuple
+
 # NVIDIA's Triton 2.71. Every security bulletin published up to 2026-09 is fixed in it.
 TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 # Of this image. An image that is present says its own (`tensorrt_of_image`), and that counts.
@@ -14,3 +16,8 @@ TENSORRT_VERSION = "11.1.0.106"
 MINIMUM_DRIVER = "580"
 # The same with our Python-based backends on top, for repositories that a CPU computes: serving/Dockerfile.
 CPU_IMAGE = "alexnet-serving/triton:26.07"
+
+
+def driver_is_too_old(gpu: Gpu) -> bool:
+    """Whether the image cannot run on this GPU, whatever is in it."""
+    return version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER)

@@ -17,7 +17,7 @@ from alexnet_model.errors import EngineRefused, ManifestError, ServerError
 from alexnet_model.gpus import Gpu, version_tuple
 from alexnet_model.manifest import Engine, Manifest, manifest_from_folder
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
-from alexnet_model.triton_image import MINIMUM_DRIVER
+from alexnet_model.triton_image import MINIMUM_DRIVER, driver_is_too_old
 
 from .repositories.layout import VERSION, RepositoryOptions, is_repository
 from .repositories.packages import TENSORRT, Package, packages_of
@@ -41,7 +41,7 @@ def reason_to_refuse(passport: Passport, place: Place) -> str:
     """Why the engine does not load there, in words; empty if it loads."""
     if passport.flavour != TENSORRT:
         return "Triton has no backend for TensorRT-RTX engines"
-    if _driver_is_too_old(place.gpu):
+    if driver_is_too_old(place.gpu):
         return f"driver {place.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
     return _other_version(passport, place) or _other_gpu(passport, place.gpu)
 
@@ -128,17 +128,13 @@ def _recorded_passport(repository: Path) -> Passport | None:
 
 
 def _check_driver(gpu: Gpu) -> None:
-    if _driver_is_too_old(gpu):
+    if driver_is_too_old(gpu):
         raise ServerError(
             f"driver of {gpu.name}",
             got=gpu.driver,
             expected=f"{MINIMUM_DRIVER} or newer, which Triton's image needs",
             next_step="Update it: https://www.nvidia.com/drivers",
         )
-
-
-def _driver_is_too_old(gpu: Gpu) -> bool:
-    return version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER)
 
 
 def _other_version(passport: Passport, place: Place) -> str:

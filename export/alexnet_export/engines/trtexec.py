@@ -262,7 +262,12 @@ def _run(command: list[str], subject: str, timeout_s: float, *, makes: Path) -> 
                 _remove(name)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            raise EngineError(subject, got=f"no end after {timeout_s:g} s", expected="an engine") from error
+            raise EngineError(
+                subject,
+                got=f"no end after {timeout_s:g} s",
+                expected="trtexec to end",
+                next_step="See what else the GPU does: nvidia-smi",
+            ) from error
     if process.returncode == 0 and makes.is_file():
         return
     if "[E]" not in said + complained and process.returncode:

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from alexnet_model import docker
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError, UsageError
-from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_tuple
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
 from alexnet_model.passport import Passport, Profile
 from alexnet_model.progress import Progress
 from alexnet_model.records import Precision
-from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION
+from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION, driver_is_too_old
 
 from ..runners import Runner
 from .api import TensorRt, api_of
@@ -120,7 +120,7 @@ def _in_docker(options: EngineOptions, gpu: Gpu, cuda: str | None) -> Workshop:
 
 def _check_gpus(options: EngineOptions, survey: GpuSurvey) -> None:
     for gpu in survey.gpus:
-        if version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER):
+        if driver_is_too_old(gpu):
             raise EngineError(
                 f"driver of {gpu.name}",
                 got=gpu.driver,

@@ -155,7 +155,8 @@ def _found(
 
 def _needs(passport: Passport) -> str:
     if passport.flavour != TENSORRT:
-        return f"TensorRT-RTX {passport.tensorrt_version} on a GPU of {', '.join(passport.targets)}"
+        gpus = ", ".join(passport.targets) or f"compute capability {passport.compute_capability}"
+        return f"TensorRT-RTX {passport.tensorrt_version} on a GPU of {gpus}"
     gpu = {
         "none": f"{passport.gpu_name} ({passport.compute_capability})",
         "same-compute-capability": f"a GPU of compute capability {passport.compute_capability}",

@@ -13,8 +13,14 @@ from typing import Any
 
 from alexnet_model import docker
 from alexnet_model.errors import DockerError
-from alexnet_model.gpus import GpuSurvey, version_tuple
-from alexnet_model.triton_image import CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_model.gpus import GpuSurvey
+from alexnet_model.triton_image import (
+    CPU_IMAGE,
+    MINIMUM_DRIVER,
+    TENSORRT_VERSION,
+    TRITON_IMAGE,
+    driver_is_too_old,
+)
 
 from .checks import BUILD_IN_DOCKER, BUILD_TENSORRT, DOCKER_JOBS, SERVE_IN_DOCKER, Check, mend_from
 from .engines_found import DockerNeeds
@@ -57,7 +63,7 @@ def check_driver(survey: GpuSurvey, serving: DockerNeeds) -> Check:
     if not survey.gpus:
         return _not_asked("NVIDIA driver", _gpu_jobs(serving), "no GPU was found")
     driver = survey.gpus[0].driver
-    new_enough = version_tuple(driver) >= version_tuple(MINIMUM_DRIVER)
+    new_enough = not driver_is_too_old(survey.gpus[0])
     found = driver + (f", CUDA {survey.cuda}" if survey.cuda else "")
     return Check(
         name="NVIDIA driver",

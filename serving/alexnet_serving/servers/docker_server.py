@@ -20,7 +20,13 @@ from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from ..loading import check_engines, rebuild_command
 from ..places import places_of
-from ..repositories.backends_in import OPENVINO, backends_of_repository, can_use_gpu, no_gpu_for_engines
+from ..repositories.backends_in import (
+    OPENVINO,
+    backends_of_repository,
+    can_use_gpu,
+    image_for,
+    no_gpu_for_engines,
+)
 from ..repositories.packages import TENSORRT
 from .container import MODELS, run_command
 from .process_server import LOOPBACK, Launch, ProcessServer
@@ -64,7 +70,7 @@ class DockerServer(ProcessServer):
             ready_timeout_s=ready_timeout_s,
         )
         self._backends = set(backends_of_repository(self._repository).values())
-        self._image = image or (CPU_IMAGE if OPENVINO in self._backends else TRITON_IMAGE)
+        self._image = image or image_for(self._backends)
 
     def _prepared(self) -> Launch:
         """Ask everything that can be asked before a container is started.
