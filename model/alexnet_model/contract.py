@@ -26,6 +26,9 @@ from .errors import PictureError
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
 Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
 
+# The input of a model that decodes on the server by this contract: one encoded picture a row, BYTES `(N, 1)`.
+ENCODED_INPUT_NAME = "encoded"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
