@@ -93,8 +93,7 @@ class ServedLane:
         requests = (
             InferRequest(
                 model=model,
-                images=batch,
-                input_name=contract.input_name,
+                inputs={contract.input_name: batch},
                 outputs=(contract.probabilities_name,),
             )
             for batch in batches_of(images, case.batch)

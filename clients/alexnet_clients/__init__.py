@@ -1,30 +1,62 @@
-"""Pictures in, classes out: `Client` over one `Transport` seam.
+"""Pictures in, classes out: `Client` and `AsyncClient` over one core and one `Transport` seam.
 
 Nothing of a protocol is imported before a client is made.
 """
 
-from .client import DEFAULT_MODEL, Client, transport_from_url
-from .fake_transport import FakeTransport
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .access import ClientTls, Headers
+from .client import Client
+from .core import DEFAULT_MODEL
+from .items import Pictures
 from .predictions import Prediction
-from .preparing import Pictures
 from .replies import Classification
+from .retrying import Backoff
 from .served_model import ServedModel
-from .transport import InferReply, InferRequest, Message, ModelConfig, Transport
+from .transports.fake_transport import FakeTransport
+from .transports.opening import transport_from_url
+from .transports.transport import (
+    InferReply,
+    InferRequest,
+    Message,
+    ModelConfig,
+    ModelStatistics,
+    TensorSpec,
+    Transport,
+)
 from .url import ServerUrl
+
+if TYPE_CHECKING:
+    from .async_client import AsyncClient
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AsyncClient",
+    "Backoff",
     "Classification",
     "Client",
+    "ClientTls",
     "FakeTransport",
+    "Headers",
     "InferReply",
     "InferRequest",
     "Message",
     "ModelConfig",
+    "ModelStatistics",
     "Pictures",
     "Prediction",
     "ServedModel",
     "ServerUrl",
+    "TensorSpec",
     "Transport",
     "transport_from_url",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "AsyncClient":  # asyncio takes longer to import than the rest of the client
+        return import_module(f"{__name__}.async_client").AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

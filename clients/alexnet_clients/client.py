@@ -1,34 +1,26 @@
-"""The client: pictures in, classes out, and never a silently wrong answer.
-
-Contract, batches and replies are handled by functions that know no protocol (`served_model`, `preparing`,
-`predictions`, `replies`) and the wire by a `Transport`; this file only joins them.
-"""
+"""The blocking client: pictures in, classes out, and never a silently wrong answer."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future
+from collections.abc import Generator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
-from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import NotReady, UsageError
+from alexnet_model.contract import Contract
 
-from .predictions import Prediction, predictions_from_batch
-from .preparing import Batch, Pictures, batches_from_pictures
-from .replies import numbers_from_reply, probabilities_from_reply
-from .served_model import ServedModel, served_model_from_config
-from .transport import FloatArray, InferReply, InferRequest, Transport
-from .url import ServerUrl
-
-DEFAULT_MODEL = "alexnet_fp32"
-# One request is computed while the next is prepared and sent; more would only wait in the server's queue.
-_IN_FLIGHT = 2
+from .access import Access, ClientTls, Headers
+from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, ClientOptions, Core
+from .folders import pictures_in_folder
+from .items import Pictures, items_of
+from .predictions import Prediction
+from .preparing import ItemsInTurn
+from .retrying import Backoff
+from .served_model import ServedModel
+from .steps import blocking
+from .transports.transport import FloatArray, ModelStatistics, Transport
 
 
 class Client:
@@ -38,8 +30,11 @@ class Client:
     ...     for prediction in client.classify(["cat.jpg", "dog.jpg"]):
     ...         print(prediction.picture, prediction.best.label)
 
-    `with` connects at once; without it the first request does. A model's contract is checked when it is
-    first asked. Every request has `timeout_s` to be answered in. Safe to use from several threads.
+    `with` connects at once; without it the first request does. A model's contract and labels are checked when
+    it is first asked, and again whenever the connection was lost, before an answer is believed. Every request
+    has `timeout_s` to be answered in, within which it is sent again where that is safe: nobody listened, the
+    server was starting or stopping, its queue was full. Safe to use from several threads, of which
+    `most_in_flight` have a request open at a time.
     """
 
     def __init__(
@@ -47,23 +42,31 @@ class Client:
         url: str,
         *,
         timeout_s: float = 30.0,
+        tls: ClientTls | None = None,
+        headers: Headers | None = None,
         contract: Contract | None = None,
+        backoff: Backoff | None = None,
+        most_in_flight: int = CALLS_IN_FLIGHT,
         transport: Transport | None = None,
     ) -> None:
         """Open a transport; nothing is sent yet. A transport that is given is closed with the client.
 
+        Args:
+            url: `grpc://`, `grpcs://`, `http://` or `https://`.
+            tls: for `grpcs://` and `https://`: the CA to believe, and this client's own certificate.
+            headers: sent with every request, or a function that is asked for them each time.
+
         Raises:
             InvalidUrl: the URL does not parse.
-            UsageError: the timeout is not a positive number of seconds.
+            UsageError: the timeout is not a positive number of seconds, or certificates cannot be used.
         """
-        if not (math.isfinite(timeout_s) and timeout_s > 0):
-            raise UsageError("timeout_s", got=f"{timeout_s}", expected="a positive number of seconds")
-        self.url = ServerUrl.parse(url)
-        self.contract = contract or Contract()
-        self._timeout_s = timeout_s
-        self._transport = transport or transport_from_url(self.url)
-        self._connected = False
-        self._models: dict[str, ServedModel] = {}
+        options = ClientOptions(
+            timeout_s=timeout_s, backoff=backoff or Backoff(), most_in_flight=most_in_flight
+        )
+        access = Access(tls=tls, headers=headers)
+        self._core = Core(url, contract=contract, access=access, options=options, transport=transport)
+        self.url = self._core.url
+        self.contract = self._core.contract
 
     def __enter__(self) -> Self:
         try:
@@ -76,75 +79,102 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def connect(self) -> None:
+    def connect(self, *, wait_s: float = 0.0) -> None:
         """Check that the server is there and ready; once connected, do nothing.
 
+        With `wait_s` a server that is still starting is waited for so long.
+
         Raises:
-            Unreachable: no Triton server answers there.
+            Unreachable: nobody listens there.
+            ForeignServer: no Triton server answers there.
+            Untrusted: a certificate does not prove who the server, or the client, is.
             NotReady: it is still loading, or shutting down.
             ClientError: any other reason for no answer.
         """
-        if self._connected:
-            return
-        if not self._transport.ready(timeout_s=self._timeout_s):
-            raise NotReady(
-                str(self.url),
-                got="a server that is not ready",
-                expected="a ready one",
-                next_step="Wait until its models have loaded.",
-            )
-        self._connected = True
+        blocking(self._core.connect(wait_s))
 
     def close(self) -> None:
         """End what is in flight and let go of the connection; the client is of no more use."""
-        self._transport.close()
+        self._core.close()
 
     def model(self, name: str) -> ServedModel:
-        """Read a model's configuration, once, and make sure that its contract is this client's.
+        """What the server says of a model, whose contract is made sure to be this client's.
 
         Raises:
             ModelNotFound: the server has no such model.
             ContractMismatch: the model expects other pictures, or is not one of this project's.
             ClientError: no answer.
         """
-        if name not in self._models:
-            self.connect()
-            config = self._transport.model_config(name, timeout_s=self._timeout_s)
-            self._models[name] = served_model_from_config(
-                config, self.contract, subject=self._subject_of(name)
-            )
-        return self._models[name]
+        return blocking(self._core.model(name))
 
-    def classify(self, pictures: Pictures, *, model: str = DEFAULT_MODEL, top: int = 5) -> list[Prediction]:
+    def statistics(self, name: str) -> ModelStatistics:
+        """What the server has counted of a model: requests, queueing and computing, batches.
+
+        Raises:
+            ModelNotFound: the server has no such model.
+            ClientError: no answer.
+        """
+        return blocking(self._core.statistics(name))
+
+    def classify(
+        self,
+        pictures: Pictures,
+        *,
+        model: str = DEFAULT_MODEL,
+        top: int = 5,
+        in_flight: int | None = None,
+    ) -> list[Prediction]:
         """Classify one picture or many: paths, bytes, binary files, PIL images or prepared uint8 arrays.
 
         One prediction a picture, in order. A picture that cannot be read, or whose request fails once the
-        model was found, has its error in its prediction and costs the others nothing.
+        model was found, has its error in its prediction and costs the others nothing. `in_flight` requests
+        are open at a time: two batches, or 32 pictures where the model decodes them itself.
 
         Raises:
-            UsageError: `top` is less than 1.
+            UsageError: `top` or `in_flight` is less than 1.
             PictureError: an array has the wrong shape, layout or dtype, or an item can be no picture.
             ClientError: the server or the model cannot be used at all.
         """
-        if top < 1:
-            raise UsageError("top", got=f"{top}", expected="at least 1")
-        served = self.model(model)
-        output = self.contract.probabilities_name
-        batches = batches_from_pictures(pictures, self.contract, max_batch=served.max_batch)
-        predictions: list[Prediction] = []
-        with closing(batches), closing(self._answered(batches, model, (output,), top)) as answered:
-            for batch, future in answered:
-                predictions.extend(
-                    predictions_from_batch(
-                        batch,
-                        future,
-                        output=output,
-                        top=top,
-                        classes=served.classes,
-                        subject=self._subject_of(model),
-                    )
-                )
-        return predictions
+        return list(self.classify_each(pictures, model=model, top=top, in_flight=in_flight))
+
+    def classify_each(
+        self,
+        pictures: Pictures,
+        *,
+        model: str = DEFAULT_MODEL,
+        top: int = 5,
+        in_flight: int | None = None,
+    ) -> Generator[Prediction]:
+        """As `classify`, each prediction as it comes, in order; as little memory for a million as for one.
+
+        `pictures` may be an iterator without an end. Leaving the loop early leaves nothing running.
+        """
+        items = items_of(pictures, self.contract)
+        stream = self._core.stream(ItemsInTurn(iter(items)), model, top, in_flight)
+
+        def predictions() -> Generator[Prediction]:
+            with closing(stream):
+                while (found := blocking(stream.next())) is not None:
+                    yield from found
+
+        return predictions()
+
+    def classify_folder(
+        self,
+        folder: str | Path,
+        *,
+        recursive: bool = False,
+        model: str = DEFAULT_MODEL,
+        top: int = 5,
+        in_flight: int | None = None,
+    ) -> Generator[Prediction]:
+        """`classify_each` of the picture files in a folder, by their suffixes, sorted; with those below it.
+
+        Raises:
+            PictureSetError: there is no such folder.
+        """
+        pictures = pictures_in_folder(Path(folder), recursive=recursive)
+        return self.classify_each(pictures, model=model, top=top, in_flight=in_flight)
 
     def probabilities(self, images: npt.NDArray[Any], *, model: str = DEFAULT_MODEL) -> FloatArray:
         """Class probabilities, float32 `(N, classes)`, of prepared pictures, uint8 `(N, 224, 224, 3)`.
@@ -167,67 +197,7 @@ class Client:
 
         Raises:
             PictureError: the array is not the contract's.
+            UsageError: the model takes encoded pictures only.
             ClientError: the server, the model or a request failed.
         """
-        checked = self.contract.checked(images)
-        served = self.model(model)
-        subject = self._subject_of(model)
-        pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
-        with closing(self._answered(_slices(checked, served.max_batch), model, outputs)) as answered:
-            for batch, future in answered:
-                assert future is not None  # a slice of an array holds at least one picture
-                assert batch.images is not None
-                reply, shape = future.result(), (len(batch.images), served.classes)
-                for name in outputs:
-                    is_distribution = name == self.contract.probabilities_name
-                    read = probabilities_from_reply if is_distribution else numbers_from_reply
-                    pieces[name].append(read(reply, name, shape=shape, subject=subject))
-        return {name: np.concatenate(arrays) for name, arrays in pieces.items()}  # (N, classes)
-
-    def _subject_of(self, model: str) -> str:
-        return f"{self.url} {model}"
-
-    def _answered(
-        self, batches: Iterator[Batch], model: str, outputs: tuple[str, ...], top: int = 0
-    ) -> Generator[tuple[Batch, Future[InferReply] | None]]:
-        """Each batch with its request's future, in order, a bounded number of requests ahead."""
-        waiting: deque[tuple[Batch, Future[InferReply] | None]] = deque()
-        try:
-            for batch in batches:
-                waiting.append((batch, self._submitted(batch, model, outputs, top)))
-                if len(waiting) == _IN_FLIGHT:
-                    yield waiting[0]
-                    waiting.popleft()
-            while waiting:
-                yield waiting[0]
-                waiting.popleft()
-        finally:
-            for _, future in waiting:  # an error or an interrupt leaves no request running
-                if future is not None:
-                    future.cancel()
-
-    def _submitted(
-        self, batch: Batch, model: str, outputs: tuple[str, ...], top: int
-    ) -> Future[InferReply] | None:
-        if batch.images is None:
-            return None
-        request = InferRequest(
-            model=model,
-            images=batch.images,
-            input_name=self.contract.input_name,
-            outputs=outputs,
-            top=top,
-        )
-        return self._transport.submit(self._transport.prepare(request), timeout_s=self._timeout_s)
-
-
-def transport_from_url(url: ServerUrl) -> Transport:
-    """The transport that speaks a URL's scheme; the protocol's library is imported here and not before."""
-    from .grpc_transport import GrpcTransport
-
-    return GrpcTransport(url)
-
-
-def _slices(images: Uint8Array, size: int) -> Iterator[Batch]:
-    for start in range(0, len(images), size):
-        yield Batch((), images[start : start + size])
+        return blocking(self._core.infer(images, model, outputs))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from alexnet_model.errors import AlexnetError, ClientError
+from alexnet_model.errors import AlexnetError, BadRequest, ClientError, PictureError
 
 from .preparing import Batch
 from .replies import Classification, classifications_from_reply
-from .transport import InferReply
+from .transports.transport import InferReply
+
+# How the server's decoder says what is wrong with a picture, inside what Triton adds.
+_PICTURE_ERROR = re.compile(r"PictureError: picture: (?P<text>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +48,18 @@ def predictions_from_batch(
     *,
     output: str,
     top: int,
-    classes: int,
+    labels: tuple[str, ...],
     subject: str,
 ) -> Iterator[Prediction]:
-    """Wait for a batch's answer and give every slot its own part of it, or its error."""
+    """Give every slot its own part of a finished request's answer, or its error."""
     failure: ClientError | None = None
     answered: Iterator[Prediction] = iter(())
     if future is not None:
-        names = [slot.name for slot in batch.slots if slot.image is not None]
+        names = [slot.name for slot in batch.slots if slot.row is not None]
         try:
             reply = future.result()
             rows = classifications_from_reply(
-                reply, output, pictures=len(names), top=top, classes=classes, subject=subject
+                reply, output, pictures=len(names), top=top, labels=labels, subject=subject
             )
         except ClientError as error:
             failure = error
@@ -68,5 +72,15 @@ def predictions_from_batch(
                 ]
             )
     for slot in batch.slots:
-        error_here = slot.error or failure
+        error_here = slot.error or (failure and _own_error(failure, slot.name))
         yield Prediction(picture=slot.name, error=error_here) if error_here else next(answered)
+
+
+def _own_error(failure: ClientError, name: str) -> AlexnetError:
+    """What the server found wrong with this very picture reads as if it had been found here."""
+    found = _PICTURE_ERROR.search(failure.got) if isinstance(failure, BadRequest) else None
+    if found is None:
+        return failure
+    error = PictureError(f"{name}: {found['text'].rstrip('.')}.")
+    error.__cause__ = failure
+    return error

@@ -1,123 +1,166 @@
-"""From what a caller has (paths, bytes, files, images, arrays) to batches of prepared pictures, in order.
+"""From what a caller has (paths, bytes, files, images, arrays) to batches for the model, in order.
 
-Pictures are decoded in threads, a bounded number ahead of what is sent, so that a long list costs no more
+Pictures are prepared in threads, a bounded number ahead of what is sent, so that a long list costs no more
 memory than a short one. A broken picture keeps its place with its error; a wrong array is the caller's bug.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from alexnet_model.contract import Contract, Picture, Uint8Array
-from alexnet_model.decoding import name_of
-from alexnet_model.errors import AlexnetError, PictureError
+from alexnet_model.contract import Contract, Picture
+from alexnet_model.errors import PictureError
 
-PictureOrArray: TypeAlias = Picture | npt.NDArray[Any]
-Pictures: TypeAlias = PictureOrArray | Iterable[PictureOrArray]
-
-_ACCEPTED = "a path, bytes, a binary file, a PIL image, or a uint8 array (224, 224, 3)"
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One picture's place: its pixels, or why there are none."""
-
-    name: str
-    image: Uint8Array | None  # (224, 224, 3)
-    error: AlexnetError | None = None
+from .items import PictureOrArray, Slot, checked_item, name_of_item, slot_from_item
+from .steps import Steps, done, result_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slots in order; `images` are of those that could be read, None where none could."""
+    """Slots in order; `rows` are of those that could be read, None where none could."""
 
     slots: tuple[Slot, ...]
-    images: Uint8Array | None  # (N, 224, 224, 3)
+    rows: npt.NDArray[Any] | None  # (N, 224, 224, 3), or (N, 1) encoded
 
 
-def batches_from_pictures(pictures: Pictures, contract: Contract, *, max_batch: int) -> Generator[Batch]:
-    """Prepare pictures and gather up to `max_batch` readable ones a batch, in order.
+class ItemsInTurn:
+    """A caller's iterator, one item at a time."""
 
-    Raises:
-        PictureError: an array is not the contract's, or an item is nothing that can be a picture.
-    """
-    slots: list[Slot] = []
-    images: list[Uint8Array] = []
-    for slot in _slots(pictures, contract, ahead=max_batch):
-        slots.append(slot)
-        if slot.image is not None:
-            images.append(slot.image)
-        if len(images) == max_batch:
-            yield Batch(tuple(slots), np.stack(images))  # (N, 224, 224, 3)
-            slots, images = [], []
-    if slots:
-        yield Batch(tuple(slots), np.stack(images) if images else None)
+    def __init__(self, items: Iterator[PictureOrArray]) -> None:
+        self._items = items
+
+    def next(self) -> Steps[PictureOrArray | None]:
+        """The next item, None after the last; whatever the iterator raises."""
+        yield from ()  # nothing to wait for
+        return next(self._items, None)
 
 
-def _slots(pictures: Pictures, contract: Contract, *, ahead: int) -> Iterator[Slot]:
-    """Every picture's slot in order; at most `ahead`, and one a thread, wait to be taken."""
-    threads = min(8, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
-    waiting: deque[Future[Slot]] = deque()
-    try:
-        for index, picture in enumerate(_each(pictures, contract)):
-            waiting.append(pool.submit(_slot, index, _checked(picture, index, contract), contract))
-            if len(waiting) >= ahead + threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+class AsyncItemsInTurn:
+    """A caller's asynchronous iterator; `spawn` starts a coroutine in the caller's event loop."""
+
+    def __init__(
+        self,
+        items: AsyncIterator[PictureOrArray],
+        spawn: Callable[[Coroutine[Any, Any, PictureOrArray | None]], Future[PictureOrArray | None]],
+    ) -> None:
+        self._items = items
+        self._spawn = spawn
+
+    def next(self) -> Steps[PictureOrArray | None]:
+        return (yield from result_of(self._spawn(self._next())))
+
+    async def _next(self) -> PictureOrArray | None:
+        return await anext(self._items, None)
 
 
-def _slot(index: int, picture: PictureOrArray, contract: Contract) -> Slot:
-    name = _name(index, picture)
-    if isinstance(picture, np.ndarray):
-        return Slot(name, picture)
-    try:
-        return Slot(name, contract.prepared(picture))
-    except PictureError as error:
-        return Slot(name, None, error)
+Source: TypeAlias = ItemsInTurn | AsyncItemsInTurn
 
 
-def _each(pictures: Pictures, contract: Contract) -> Iterable[PictureOrArray]:
-    """One picture, or many: files and strings can be iterated over too, but are one picture each."""
-    if isinstance(pictures, np.ndarray):
-        return contract.checked(pictures)  # (N, 224, 224, 3)
-    if isinstance(pictures, str | Path | bytes | Image.Image) or hasattr(pictures, "read"):
-        return [cast("Picture", pictures)]
-    if not isinstance(pictures, Iterable):
-        raise PictureError("pictures", got=type(pictures).__name__, expected=f"{_ACCEPTED}, or many of them")
-    return pictures
+class PreparedBatches:
+    """Prepares items in a pool and gathers `size` readable ones a batch."""
 
+    def __init__(
+        self,
+        source: Source,
+        row_from_picture: Callable[[Picture], npt.NDArray[Any]],
+        *,
+        contract: Contract,
+        size: int,
+        takes_arrays: bool,
+        pool: Executor,
+        threads: int,
+    ) -> None:
+        self._source = source
+        self._row_from_picture = row_from_picture
+        self._contract = contract
+        self._size = size
+        self._takes_arrays = takes_arrays
+        self._pool = pool
+        # A whole batch is prepared while the one before it is computed.
+        self._ahead = size + threads
+        self._waiting: deque[Future[Slot]] = deque()
+        self._count = 0
+        self._exhausted = False
 
-def _checked(picture: PictureOrArray, index: int, contract: Contract) -> PictureOrArray:
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3:
+    def next(self) -> Steps[Batch | None]:
+        """The next batch, None after the last.
+
+        Raises:
+            PictureError: an array is not the contract's, or an item is nothing that can be a picture.
+        """
+        slots: list[Slot] = []
+        rows: list[npt.NDArray[Any]] = []
+        # Pictures that cannot be read take no room on the wire, but must not pile up here either.
+        while len(rows) < self._size and len(slots) < 8 * self._size:
+            yield from self._look_ahead()
+            if not self._waiting:
+                break
+            yield from done(self._waiting[0])
+            slot = self._waiting.popleft().result()
+            slots.append(slot)
+            if slot.row is not None:
+                rows.append(slot.row)
+        if not slots:
+            return None
+        return Batch(tuple(slots), _stacked(rows))
+
+    def close(self) -> None:
+        """Prepare no more."""
+        for future in self._waiting:
+            future.cancel()
+
+    def _look_ahead(self) -> Steps[None]:
+        while not self._exhausted and len(self._waiting) < self._ahead:
+            item = yield from self._source.next()
+            if item is None:
+                self._exhausted = True
+                return
+            self._waiting.append(self._prepared(checked_item(item, self._count, self._contract)))
+            self._count += 1
+
+    def _prepared(self, item: PictureOrArray) -> Future[Slot]:
+        name = name_of_item(item, self._count)
+        if not isinstance(item, np.ndarray):
+            return self._pool.submit(slot_from_item, name, item, self._row_from_picture)
+        if not self._takes_arrays:
             raise PictureError(
-                f"pictures[{index}]",
-                got=f"shape {picture.shape} {picture.dtype}",
-                expected=f"one picture {contract.picture_shape} uint8",
-                next_step="Pass a batch by itself, or its pictures one by one.",
+                name,
+                got="an array of prepared pixels",
+                expected="an encoded picture: this model decodes on the server",
+                next_step="Ask a model that takes pixels, such as alexnet_fp32.",
             )
-        checked: Uint8Array = contract.checked(picture)[0]  # (224, 224, 3)
-        return checked
-    if isinstance(picture, str | Path | bytes | Image.Image) or hasattr(picture, "read"):
-        return picture
-    raise PictureError(f"pictures[{index}]", got=type(picture).__name__, expected=_ACCEPTED)
+        slot: Future[Slot] = Future()
+        slot.set_result(Slot(name, item))
+        return slot
 
 
-def _name(index: int, picture: object) -> str:
-    named = isinstance(picture, str | Path | Image.Image) or hasattr(picture, "read")
-    name = name_of(picture) if named else "picture"
-    return f"picture {index}" if name == "picture" else name
+class SlicedBatches:
+    """An array of prepared pictures, cut into batches without a copy."""
+
+    def __init__(self, images: npt.NDArray[Any], *, size: int) -> None:
+        self._slices = iter([images[start : start + size] for start in range(0, len(images), size)])
+
+    def next(self) -> Steps[Batch | None]:
+        """The next batch, None after the last."""
+        yield from ()  # nothing to wait for
+        images = next(self._slices, None)
+        return None if images is None else Batch((), images)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+Batches: TypeAlias = PreparedBatches | SlicedBatches
+
+
+def _stacked(rows: list[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
+    if not rows:
+        return None
+    return rows[0][None] if len(rows) == 1 else np.stack(rows)  # (N, ...)

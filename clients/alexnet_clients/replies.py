@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from alexnet_model.errors import BadResponse
 
-from .transport import FloatArray, InferReply
+from .transports.transport import FloatArray, InferReply
 
 # Softmax over a thousand classes in half precision adds up to one within about a thousandth.
 _SUM_TOLERANCE = 0.01
@@ -58,27 +58,27 @@ def probabilities_from_reply(
 
 
 def classifications_from_reply(
-    reply: InferReply, name: str, *, pictures: int, top: int, classes: int, subject: str
+    reply: InferReply, name: str, *, pictures: int, top: int, labels: tuple[str, ...], subject: str
 ) -> list[tuple[Classification, ...]]:
     """The best `top` classes of each picture, as Triton's classification extension writes them.
 
     Raises:
         BadResponse: they are missing, too few or many, unordered, or not probabilities of known classes.
     """
-    rows = _output(reply, name, (pictures, min(top, classes)), subject)
-    return [_classifications_from_row(row, classes, f"{subject}: {name}") for row in rows]
+    rows = _output(reply, name, (pictures, min(top, len(labels))), subject)
+    return [_classifications_from_row(row, labels, f"{subject}: {name}") for row in rows]
 
 
 def _classifications_from_row(
-    row: npt.NDArray[Any], classes: int, subject: str
+    row: npt.NDArray[Any], labels: tuple[str, ...], subject: str
 ) -> tuple[Classification, ...]:
-    found = tuple(_classification_from_text(str(text), classes, subject) for text in row)
+    found = tuple(_classification_from_text(str(text), labels, subject) for text in row)
     if any(left.probability < right.probability for left, right in itertools.pairwise(found)):
         raise BadResponse(subject, got=f"{list(row)}", expected="the most probable first")
     return found
 
 
-def _classification_from_text(text: str, classes: int, subject: str) -> Classification:
+def _classification_from_text(text: str, labels: tuple[str, ...], subject: str) -> Classification:
     try:
         value, index, *label = text.split(":", 2)
         found = Classification(label[0] if label else "", int(index), float(value))
@@ -86,8 +86,12 @@ def _classification_from_text(text: str, classes: int, subject: str) -> Classifi
         raise BadResponse(subject, got=repr(text), expected="value:index:label") from error
     if not 0 <= found.probability <= 1:  # NaN is not in any range
         raise BadResponse(subject, got=repr(text), expected="a probability 0..1")
-    if not 0 <= found.index < classes or not found.label:
-        raise BadResponse(subject, got=repr(text), expected=f"a labelled class 0..{classes - 1}")
+    if not 0 <= found.index < len(labels):
+        raise BadResponse(subject, got=repr(text), expected=f"a class 0..{len(labels) - 1}")
+    if found.label != labels[found.index]:
+        raise BadResponse(
+            subject, got=repr(text), expected=f"class {found.index}'s label {labels[found.index]!r}"
+        )
     return found
 
 

@@ -8,20 +8,21 @@ from urllib.parse import urlsplit
 
 from alexnet_model.errors import InvalidUrl
 
-DEFAULT_GRPC_PORT = 8001
-_LATER = ("grpcs", "http", "https")
+# Triton's own ports; HTTPS is never Triton's, but a proxy's in front of it.
+DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 _EXAMPLE = "a URL such as grpc://127.0.0.1:8001"
 
 
 @dataclass(frozen=True)
 class ServerUrl:
-    scheme: str
+    scheme: str  # a key of DEFAULT_PORTS
     host: str
     port: int
+    path: str = ""  # before HTTP's own paths, where a proxy wants one: "/triton"
 
     @classmethod
     def parse(cls, text: str) -> ServerUrl:
-        """Read `grpc://HOST[:PORT]`; the port is 8001 unless given, and IPv6 goes in brackets.
+        """Read `SCHEME://HOST[:PORT]`, for HTTP with a path too; IPv6 goes in brackets.
 
         Raises:
             InvalidUrl: it does not parse, or its scheme is not spoken.
@@ -31,24 +32,36 @@ class ServerUrl:
             host, port = parts.hostname, parts.port
         except ValueError as error:  # a port that is no number or past 65535, an open bracket
             raise InvalidUrl(f"URL {text!r}", got=str(error), expected=_EXAMPLE) from error
-        if parts.scheme in _LATER:
+        if parts.scheme not in DEFAULT_PORTS or "://" not in text:
             raise InvalidUrl(
                 f"URL {text!r}",
-                got=f"{parts.scheme}, which this client does not speak yet",
-                expected=_EXAMPLE,
-                next_step="Use the server's gRPC port without TLS.",
+                got=f"the scheme {parts.scheme!r}" if "://" in text else "no scheme",
+                expected=f"{_EXAMPLE}, or {', '.join(f'{scheme}://' for scheme in list(DEFAULT_PORTS)[1:])}",
             )
-        if parts.scheme != "grpc" or "://" not in text:
-            got = f"the scheme {parts.scheme!r}" if "://" in text else "no scheme"
-            raise InvalidUrl(f"URL {text!r}", got=got, expected=_EXAMPLE)
         if not host or any(character.isspace() for character in text):
             raise InvalidUrl(f"URL {text!r}", got="no host", expected=_EXAMPLE)
         if port == 0:
             raise InvalidUrl(f"URL {text!r}", got="port 0", expected=_EXAMPLE)
-        surplus = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        path = parts.path.rstrip("/")
+        if parts.username or parts.password:
+            raise InvalidUrl(
+                "URL",
+                got="a user or a password inside it",
+                expected=_EXAMPLE,
+                next_step="Pass it as a header: Authorization.",
+            )
+        surplus = parts.query or parts.fragment or (path if parts.scheme.startswith("grpc") else "")
         if surplus:
             raise InvalidUrl(f"URL {text!r}", got=f"{surplus!r} too", expected=f"{_EXAMPLE} and no more")
-        return cls(parts.scheme, host, port or DEFAULT_GRPC_PORT)
+        return cls(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path)
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.scheme in ("grpcs", "https")
+
+    @property
+    def speaks_http(self) -> bool:
+        return self.scheme in ("http", "https")
 
     @property
     def address(self) -> str:
@@ -66,4 +79,4 @@ class ServerUrl:
             return False
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.address}"
+        return f"{self.scheme}://{self.address}{self.path}"

@@ -34,9 +34,7 @@ def rgb_from_encoded(source: EncodedPicture, *, background: Colour = WHITE) -> I
         PictureError: it is missing, empty, truncated, not a picture, or larger than the limits.
     """
     name = name_of(source)
-    encoded = _encoded_bytes(source, name)
-    if not encoded:
-        raise PictureError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
+    encoded = encoded_bytes(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -109,7 +107,13 @@ def name_of(source: object) -> str:
 _EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM picture"
 
 
-def _encoded_bytes(source: EncodedPicture, name: str) -> bytes:
+def encoded_bytes(source: EncodedPicture) -> bytes:
+    """A picture's file as it is: at least one byte, and at most `MAX_ENCODED_BYTES`.
+
+    Raises:
+        PictureError: it cannot be read, is empty or too large, or is nothing that could be a file.
+    """
+    name = name_of(source)
     encoded: object
     if isinstance(source, bytes):
         encoded = source
@@ -140,6 +144,8 @@ def _encoded_bytes(source: EncodedPicture, name: str) -> bytes:
             expected="a smaller file",
             next_step="Save the picture smaller.",
         )
+    if not encoded:
+        raise PictureError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
     return encoded
 
 

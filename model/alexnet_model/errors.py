@@ -20,13 +20,16 @@
     │   └── ServerDied
     └── ClientError              a request that was not answered
         ├── InvalidUrl
-        ├── Unreachable          no server there, or it went away
+        ├── Unreachable          nobody listens there
+        ├── ConnectionLost       the server went away with a request
+        ├── ForeignServer        something listens there that is no Triton server: a proxy, another port
+        ├── Untrusted            certificates: the server's, or the client's, does not prove who it is
         ├── NotReady             a server that is there, but not ready
         ├── ModelNotFound
         ├── ContractMismatch     a server that expects pictures prepared differently
         ├── BadRequest           a request that the server refused as wrong
         ├── Overloaded           a full queue
-        ├── DeadlineExceeded
+        ├── DeadlineExceeded     no answer in time, or no turn in the server's queue
         └── BadResponse          an answer that cannot be right
 
 A message has four parts: the subject, what was got, what was expected, and the next step.
@@ -132,6 +135,18 @@ class InvalidUrl(ClientError):
 
 
 class Unreachable(ClientError):
+    pass
+
+
+class ConnectionLost(ClientError):
+    pass
+
+
+class ForeignServer(ClientError):
+    pass
+
+
+class Untrusted(ClientError):
     pass
 
 

@@ -18,6 +18,7 @@ from alexnet_bench.measuring import (
     serving_pairs,
 )
 from alexnet_clients import Client, FakeTransport, InferRequest, ServedModel
+from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BadResponse, UsageError
 from alexnet_model.manifest import PRECISIONS, Precision, Runtime
@@ -32,7 +33,7 @@ class SameAsTheServer:
     error: float = 0.0
 
     def infer(self, images: Uint8Array) -> Any:
-        request = InferRequest(model="m", images=images, input_name="image", outputs=("probabilities",))
+        request = InferRequest(model="m", inputs={"image": images}, outputs=("probabilities",))
         probabilities = self.fake.brightness_as_class(request) + np.float32(self.error)
         return SimpleNamespace(probabilities=probabilities)
 
@@ -46,7 +47,8 @@ def loaded(precision: Precision, *, max_batch: int = 64, error: float = 0.0) -> 
         backend="openvino_dynamic",
         computes_in=computes_in,
         max_batch=max_batch,
-        classes=10,
+        labels=DIGITS,
+        decodes=False,
     )
     runner: Any = SameAsTheServer(FakeTransport(), runtime, error)
     return LoadedModel(precision, max_batch, runner, served)

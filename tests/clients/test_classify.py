@@ -5,14 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, FakeTransport, InferRequest
-from alexnet_clients.preparing import Pictures
+from alexnet_clients import Client, FakeTransport, Pictures
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import PictureError, UsageError
 
@@ -140,14 +138,7 @@ def test_batches_fill_up_to_the_models_maximum(fake: FakeTransport) -> None:
 
 def test_few_requests_are_open_and_few_pictures_are_taken_ahead(fake: FakeTransport) -> None:
     fake.max_batch = 2
-    release = threading.Event()
-    answered = fake.brightness_as_class
-
-    def slowly(request: InferRequest) -> Any:
-        release.wait(10)
-        return answered(request)
-
-    fake.answer = slowly
+    fake.hold()
     taken = 0
 
     def pictures() -> Iterator[Image.Image]:
@@ -164,7 +155,7 @@ def test_few_requests_are_open_and_few_pictures_are_taken_ahead(fake: FakeTransp
             time.sleep(0.001)
         time.sleep(0.05)  # room to go wrong in
         taken_while_waiting = taken
-        release.set()
+        fake.release()
         thread.join()
     assert taken_while_waiting < 30
     assert fake.most_in_flight == 2

@@ -94,7 +94,8 @@ def test_a_model_that_takes_no_batches_is_not_ours(fake: FakeTransport, client: 
         client.classify(images(1))
 
 
-def test_a_failed_request_costs_only_its_own_pictures(fake: FakeTransport, client: Client) -> None:
+def test_a_failed_request_costs_only_its_own_pictures(fake: FakeTransport) -> None:
+    client = Client(URL, transport=fake, timeout_s=0.05)
     fake.max_batch = 2
     answered = fake.brightness_as_class
 
@@ -166,8 +167,8 @@ def test_numbers_are_checked_further(
 
 def test_an_output_that_is_missing(client: Client) -> None:
     class Deaf(FakeTransport):
-        def _reply(self, request: InferRequest, timeout_s: float) -> Any:
-            reply = super()._reply(request, timeout_s)
+        def _reply(self, request: InferRequest, started: float) -> Any:
+            reply = super()._reply(request, started)
             return type(reply)(outputs={}, latency_ms=reply.latency_ms, request_bytes=reply.request_bytes)
 
     with Client(URL, transport=Deaf()) as client, pytest.raises(BadResponse, match="probabilities"):
@@ -222,15 +223,18 @@ def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
         raise KeyError("the caller's own")
 
     before = set(threading.enumerate())
-    with Client(URL, transport=AnswersOnce(max_batch=1)) as client:
-        with pytest.raises(KeyError, match="the caller's own"):
-            client.classify(pictures())
-        started = set(threading.enumerate()) - before
+    with (
+        Client(URL, transport=AnswersOnce(max_batch=1)) as client,
+        pytest.raises(KeyError, match="the caller's own"),
+    ):
+        client.classify(pictures())
+    started = set(threading.enumerate()) - before
     assert [request.cancelled() for request in open_requests] == [True]
     assert [thread.name for thread in started if "prepare" in thread.name] == []
 
 
-def test_a_server_that_went_away_between_two_calls(fake: FakeTransport, client: Client) -> None:
+def test_a_server_that_went_away_between_two_calls(fake: FakeTransport) -> None:
+    client = Client(URL, transport=fake, timeout_s=0.05)
     assert client.classify(images(1))[0].error is None
 
     def gone(request: InferRequest) -> Any:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from alexnet_clients.grpc_errors import MEANING_OF_STATUS, error_from_status
+from alexnet_clients.transports.grpc_errors import MEANING_OF_STATUS, error_from_status
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
+    ConnectionLost,
     DeadlineExceeded,
+    ForeignServer,
     ModelNotFound,
     NotReady,
     Overloaded,
@@ -27,13 +29,13 @@ def test_every_status_of_grpc_has_a_meaning() -> None:
         ("NOT_FOUND", "Request for unknown model: 'x' is not found", ModelNotFound),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
         ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", Unreachable),
-        ("UNAVAILABLE", "Socket closed", Unreachable),
+        ("UNAVAILABLE", "Socket closed", ConnectionLost),
         ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
-        ("UNAVAILABLE", "Request timeout expired", Overloaded),
+        ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
         ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", BadRequest),
         ("UNAVAILABLE", "Request for unknown model: 'x' has no available versions", NotReady),
         ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", NotReady),
-        ("UNAVAILABLE", "Trying to connect an http1.x server", Unreachable),
+        ("UNAVAILABLE", "Trying to connect an http1.x server", ForeignServer),
         ("INTERNAL", "Failed to process the request(s) for model instance", ClientError),
     ],
 )

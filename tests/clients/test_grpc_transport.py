@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,15 +13,17 @@ import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8
 
 from alexnet_clients import Client, InferReply, InferRequest, ServerUrl, transport_from_url
-from alexnet_clients.grpc_transport import GrpcTransport
+from alexnet_clients.transports.grpc_transport import GrpcTransport
 from alexnet_model.contract import Contract
 from alexnet_model.errors import (
     BadRequest,
     BadResponse,
     ClientError,
     DeadlineExceeded,
+    ForeignServer,
     ModelNotFound,
     NotReady,
     Unreachable,
@@ -70,9 +73,15 @@ def config(request: Any, context: Any) -> Any:
     response.config.name = request.name
     response.config.backend = "openvino_dynamic"
     response.config.max_batch_size = 8
+    response.config.input.add(name="image", data_type=TYPE_UINT8, dims=CONTRACT.picture_shape)
     for name in (CONTRACT.probabilities_name, CONTRACT.logits_name):
-        response.config.output.add(name=name, dims=[10])
-    parameters = {"contract": CONTRACT.to_json(), "contract_digest": CONTRACT.digest, "precision": "int8"}
+        response.config.output.add(name=name, data_type=TYPE_FP32, dims=[10])
+    parameters = {
+        "contract": CONTRACT.to_json(),
+        "contract_digest": CONTRACT.digest,
+        "precision": "int8",
+        "labels": json.dumps([str(digit) for digit in range(10)]),
+    }
     for name, value in parameters.items():
         response.config.parameters[name].string_value = value
     return response
@@ -110,7 +119,7 @@ def transport(wire_server: WireServer) -> Iterator[GrpcTransport]:
 
 def request(batch: int, *, outputs: tuple[str, ...] = ("probabilities",), top: int = 0) -> InferRequest:
     images = np.random.default_rng(batch).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
-    return InferRequest(model="alexnet_int8", images=images, input_name="image", outputs=outputs, top=top)
+    return InferRequest(model="alexnet_int8", inputs={"image": images}, outputs=outputs, top=top)
 
 
 def sent(transport: GrpcTransport, request: InferRequest, *, timeout_s: float) -> Future[InferReply]:
@@ -198,7 +207,7 @@ def _response(datatype: str, content: bytes | None) -> Handler:
         pytest.param(_response("FP32", b"\0" * 36), id="too short"),
         pytest.param(_response("FP32", b"\0" * 41), id="no whole numbers"),
         pytest.param(_response("FP32", None), id="no content"),
-        pytest.param(_response("FP64", b"\0" * 80), id="another type"),
+        pytest.param(_response("BF16", b"\0" * 20), id="another type"),
         pytest.param(_response("BYTES", b"\xff\0\0\0abc"), id="torn strings"),
     ],
 )
@@ -228,7 +237,7 @@ def test_refusals_are_translated_with_the_servers_words(
         grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found"
     )
     with pytest.raises(ModelNotFound, match=f"{wire_server.url} x: got"):
-        transport.model_config("x", timeout_s=10)
+        transport.model_config("x", timeout_s=10).result()
 
 
 def test_not_ready(wire_server: WireServer) -> None:
@@ -241,7 +250,7 @@ def test_not_ready(wire_server: WireServer) -> None:
 
 def test_a_grpc_server_that_is_no_triton(wire_server: WireServer) -> None:
     wire_server.handlers.clear()
-    with pytest.raises(Unreachable, match="expected a Triton Inference Server"), Client(wire_server.url):
+    with pytest.raises(ForeignServer, match="expected a Triton Inference Server"), Client(wire_server.url):
         pytest.fail("entered")
 
 
@@ -262,9 +271,9 @@ def test_the_deadline_ends_a_request(wire_server: WireServer, transport: GrpcTra
     with pytest.raises(DeadlineExceeded, match="timeout_s"):
         sent(transport, request(1), timeout_s=0.05).result(10)
     with pytest.raises(DeadlineExceeded):
-        transport.ready(timeout_s=0.05)
+        transport.ready(timeout_s=0.05).result()
     with pytest.raises(DeadlineExceeded):
-        transport.model_config("x", timeout_s=0.05)
+        transport.model_config("x", timeout_s=0.05).result()
     release.set()
 
 
@@ -306,7 +315,7 @@ def test_closing_ends_what_is_in_flight_and_what_comes_after(
     with pytest.raises(ClientError, match="closed"):
         sent(transport, request(1), timeout_s=10).result(10)
     with pytest.raises(ClientError, match="closed"):
-        transport.ready(timeout_s=10)
+        transport.ready(timeout_s=10).result()
 
 
 def test_many_requests_are_open_at_a_time(wire_server: WireServer, transport: GrpcTransport) -> None:
@@ -328,7 +337,7 @@ def test_a_client_that_found_nobody_does_not_spoil_the_next() -> None:
         port = taken.getsockname()[1]
     early = transport_from_url(ServerUrl.parse(f"grpc://127.0.0.1:{port}"))
     with pytest.raises(Unreachable):
-        early.ready(timeout_s=10)
+        early.ready(timeout_s=10).result()
     assert running.add_insecure_port(f"127.0.0.1:{port}") == port
     running.start()
     try:
@@ -340,6 +349,6 @@ def test_a_client_that_found_nobody_does_not_spoil_the_next() -> None:
 
 
 def test_closing_twice_is_allowed(transport: GrpcTransport) -> None:
-    assert transport.ready(timeout_s=10)
+    assert transport.ready(timeout_s=10).result()
     transport.close()
     transport.close()

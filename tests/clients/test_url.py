@@ -50,10 +50,30 @@ def test_what_does_not_parse_is_an_invalid_url_with_an_example(text: str) -> Non
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("scheme", ["grpcs", "http", "https"])
-def test_schemes_to_come_say_so(scheme: str) -> None:
-    with pytest.raises(InvalidUrl, match=f"{scheme}, which this client does not speak yet"):
-        ServerUrl.parse(f"{scheme}://127.0.0.1:8000")
+@pytest.mark.parametrize(
+    ("scheme", "port", "is_encrypted", "speaks_http"),
+    [
+        ("grpc", 8001, False, False),
+        ("grpcs", 8001, True, False),
+        ("http", 8000, False, True),
+        ("https", 443, True, True),
+    ],
+)
+def test_every_scheme_has_its_port(scheme: str, port: int, is_encrypted: bool, speaks_http: bool) -> None:
+    url = ServerUrl.parse(f"{scheme}://host")
+    assert (url.port, url.is_encrypted, url.speaks_http) == (port, is_encrypted, speaks_http)
+    assert ServerUrl.parse(str(url)) == url
+
+
+def test_a_proxys_path_is_kept_for_http() -> None:
+    url = ServerUrl.parse("https://example.org/triton/")
+    assert (url.path, str(url)) == ("/triton", "https://example.org:443/triton")
+
+
+def test_a_password_in_a_url_is_refused_without_being_repeated() -> None:
+    with pytest.raises(InvalidUrl, match="as a header") as caught:
+        ServerUrl.parse("https://user:secret@host")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

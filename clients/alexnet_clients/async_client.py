@@ -1,0 +1,172 @@
+"""The client for event loops: the same verbs as `Client`, over the same core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeAlias, TypeVar
+
+import numpy.typing as npt
+
+from alexnet_model.contract import Contract
+
+from .access import Access, ClientTls, Headers
+from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, ClientOptions, Core
+from .folders import pictures_in_folder
+from .items import PictureOrArray, Pictures, items_of
+from .predictions import Prediction
+from .preparing import AsyncItemsInTurn, ItemsInTurn, Source
+from .retrying import Backoff
+from .served_model import ServedModel
+from .steps import Steps
+from .transports.transport import FloatArray, ModelStatistics, Transport
+
+T = TypeVar("T")
+AsyncPictures: TypeAlias = Pictures | AsyncIterable[PictureOrArray]
+
+
+class AsyncClient:
+    """`Client` for event loops. Every verb is awaited; cancelling a task leaves no request of it running.
+
+    >>> async with AsyncClient("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
+    ...     async for prediction in client.classify_each(paths):
+    ...         print(prediction.picture, prediction.best.label)
+
+    Pictures are decoded in threads. An iterator that blocks would block the event loop: pass an asynchronous
+    one. However many tasks ask, `most_in_flight` requests are open at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        tls: ClientTls | None = None,
+        headers: Headers | None = None,
+        contract: Contract | None = None,
+        backoff: Backoff | None = None,
+        most_in_flight: int = CALLS_IN_FLIGHT,
+        transport: Transport | None = None,
+    ) -> None:
+        """As `Client`."""
+        options = ClientOptions(
+            timeout_s=timeout_s, backoff=backoff or Backoff(), most_in_flight=most_in_flight
+        )
+        access = Access(tls=tls, headers=headers)
+        self._core = Core(url, contract=contract, access=access, options=options, transport=transport)
+        self.url = self._core.url
+        self.contract = self._core.contract
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect(self, *, wait_s: float = 0.0) -> None:
+        """As `Client.connect`."""
+        await awaited(self._core.connect(wait_s))
+
+    async def close(self) -> None:
+        """End what is in flight and let go of the connection; the client is of no more use."""
+        await asyncio.to_thread(self._core.close)
+
+    async def model(self, name: str) -> ServedModel:
+        """As `Client.model`."""
+        return await awaited(self._core.model(name))
+
+    async def statistics(self, name: str) -> ModelStatistics:
+        """As `Client.statistics`."""
+        return await awaited(self._core.statistics(name))
+
+    async def classify(
+        self,
+        pictures: AsyncPictures,
+        *,
+        model: str = DEFAULT_MODEL,
+        top: int = 5,
+        in_flight: int | None = None,
+    ) -> list[Prediction]:
+        """As `Client.classify`; an asynchronous iterable will do too."""
+        each = self.classify_each(pictures, model=model, top=top, in_flight=in_flight)
+        return [prediction async for prediction in each]
+
+    def classify_each(
+        self,
+        pictures: AsyncPictures,
+        *,
+        model: str = DEFAULT_MODEL,
+        top: int = 5,
+        in_flight: int | None = None,
+    ) -> AsyncGenerator[Prediction]:
+        """As `Client.classify_each`."""
+        stream = self._core.stream(self._source(pictures), model, top, in_flight)
+
+        async def predictions() -> AsyncGenerator[Prediction]:
+            try:
+                while (found := await awaited(stream.next())) is not None:
+                    for prediction in found:
+                        yield prediction
+            finally:
+                stream.close()
+
+        return predictions()
+
+    def classify_folder(
+        self,
+        folder: str | Path,
+        *,
+        recursive: bool = False,
+        model: str = DEFAULT_MODEL,
+        top: int = 5,
+        in_flight: int | None = None,
+    ) -> AsyncGenerator[Prediction]:
+        """As `Client.classify_folder`."""
+        pictures = pictures_in_folder(Path(folder), recursive=recursive)
+        return self.classify_each(pictures, model=model, top=top, in_flight=in_flight)
+
+    async def probabilities(self, images: npt.NDArray[Any], *, model: str = DEFAULT_MODEL) -> FloatArray:
+        """As `Client.probabilities`."""
+        name = self.contract.probabilities_name
+        return (await self.infer(images, model=model, outputs=(name,)))[name]
+
+    async def infer(
+        self,
+        images: npt.NDArray[Any],
+        *,
+        model: str = DEFAULT_MODEL,
+        outputs: tuple[str, ...] = ("probabilities", "logits"),
+    ) -> dict[str, FloatArray]:
+        """As `Client.infer`."""
+        return await awaited(self._core.infer(images, model, outputs))
+
+    def _source(self, pictures: AsyncPictures) -> Source:
+        if isinstance(pictures, AsyncIterable):
+            return AsyncItemsInTurn(aiter(pictures), _spawn)
+        return ItemsInTurn(iter(items_of(pictures, self.contract)))
+
+
+async def awaited(steps: Steps[T]) -> T:
+    """Run to the end in this event loop. Cancelling closes the generator, which cancels what it waits for."""
+    try:
+        while True:
+            future = next(steps)
+            with suppress(Exception):  # the generator takes the error from the future itself
+                await asyncio.wrap_future(future)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        steps.close()
+
+
+def _spawn(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    return asyncio.run_coroutine_threadsafe(coroutine, asyncio.get_running_loop())

@@ -1,0 +1,284 @@
+"""The rules of asking, once, for the blocking client and the asynchronous one (`steps.py` says how).
+
+What is prepared, what is believed and what is asked again is decided here; the wire is a `Transport`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
+from alexnet_model.errors import ContractMismatch, NotReady, UsageError
+
+from .access import Access
+from .in_flight import InFlight
+from .items import encoded_of, pixels_of
+from .predictions import Prediction, predictions_from_batch
+from .preparing import Batch, PreparedBatches, SlicedBatches, Source
+from .replies import numbers_from_reply, probabilities_from_reply
+from .retrying import Backoff, Retrier
+from .served_model import ServedModel, served_model_from_config
+from .steps import Steps, result_of
+from .transports.opening import transport_from_url
+from .transports.transport import FloatArray, InferReply, InferRequest, ModelStatistics, Transport
+from .turns import Turns
+from .url import ServerUrl
+
+DEFAULT_MODEL = "alexnet_fp32"
+# One request is computed while the next is prepared and sent; more would only wait in the server's queue.
+BATCHES_IN_FLIGHT = 2
+# Encoded pictures travel one a request, so that a broken one costs only itself: the server batches them.
+ENCODED_IN_FLIGHT = 32
+# What callers of their own threads or tasks may have open at once; the rest waits its turn here.
+CALLS_IN_FLIGHT = 64
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """`timeout_s` is what a request has to be answered in, every attempt at it included."""
+
+    timeout_s: float = 30.0
+    backoff: Backoff = field(default_factory=Backoff)
+    most_in_flight: int = CALLS_IN_FLIGHT
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise UsageError("timeout_s", got=f"{self.timeout_s}", expected="a positive number of seconds")
+        if self.most_in_flight < 1:
+            raise UsageError("most_in_flight", got=f"{self.most_in_flight}", expected="at least 1")
+
+
+class Core:
+    """What both clients are made of. Thread-safe, as far as each stream stays in one thread or task."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        contract: Contract | None,
+        access: Access,
+        options: ClientOptions,
+        transport: Transport | None,
+    ) -> None:
+        self.url = ServerUrl.parse(url)
+        self.contract = contract or Contract()
+        self.options = options
+        self.transport = transport or transport_from_url(self.url, access)
+        self._retrier = Retrier(options.backoff)
+        self._turns = Turns(options.most_in_flight)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
+        self._connected = False
+        # Each with the connections that there had been when it was read.
+        self._models: dict[str, tuple[ServedModel, int]] = {}
+
+    def close(self) -> None:
+        self._retrier.close()
+        self.transport.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def subject_of(self, model: str) -> str:
+        return f"{self.url} {model}"
+
+    def connect(self, wait_s: float = 0.0) -> Steps[None]:
+        """Tried once, or for `wait_s` seconds, so that a wrong URL is told at once."""
+        if self._connected:
+            return
+        timeout_s = self.options.timeout_s
+        if wait_s > 0:
+            yield from result_of(self._retrier.run(self._ready, timeout_s=wait_s))
+        else:
+            yield from result_of(self._ready(timeout_s))
+        self._connected = True
+
+    def model(self, name: str) -> Steps[ServedModel]:
+        """Read once, and again after a connection was lost."""
+        known = self._models.get(name)
+        if known is not None and known[1] == self.transport.connections:
+            return known[0]
+        yield from self.connect()
+        return (yield from self._model_read(name))
+
+    def statistics(self, name: str) -> Steps[ModelStatistics]:
+        yield from self.connect()
+        timeout_s = self.options.timeout_s
+        return (yield from result_of(self.transport.statistics(name, timeout_s=timeout_s)))
+
+    def infer(
+        self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
+    ) -> Steps[dict[str, FloatArray]]:
+        checked = self.contract.checked(images)
+        served = yield from self.model(model)
+        if served.decodes:
+            raise UsageError(
+                f"model {model}",
+                got="prepared pixels",
+                expected="encoded pictures, which this model decodes itself",
+                next_step="Use classify, or a model that takes pixels.",
+            )
+        pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
+        yield from self._turns.take()
+        try:
+            batches = SlicedBatches(checked, size=served.max_batch)
+            asked = InFlight(batches, self._sender(served, outputs), limit=BATCHES_IN_FLIGHT)
+            with closing(asked):
+                while (answered := (yield from asked.next())) is not None:
+                    batch, future = answered
+                    assert future is not None  # a slice of an array holds at least one picture
+                    assert batch.rows is not None
+                    reply = future.result()
+                    served = yield from self.still(served)
+                    shape, subject = (len(batch.rows), served.classes), self.subject_of(model)
+                    for name in outputs:
+                        is_distribution = name == self.contract.probabilities_name
+                        read = probabilities_from_reply if is_distribution else numbers_from_reply
+                        pieces[name].append(read(reply, name, shape=shape, subject=subject))
+        finally:
+            self._turns.give()
+        return {
+            name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # (N, classes)
+            for name, arrays in pieces.items()
+        }
+
+    def stream(self, source: Source, model: str, top: int, in_flight: int | None) -> PredictionStream:
+        if top < 1:
+            raise UsageError("top", got=f"{top}", expected="at least 1")
+        if in_flight is not None and in_flight < 1:
+            raise UsageError("in_flight", got=f"{in_flight}", expected="at least 1")
+        return PredictionStream(self, source, model=model, top=top, in_flight=in_flight)
+
+    def requests_for(self, served: ServedModel, source: Source, top: int, in_flight: int | None) -> InFlight:
+        batches = PreparedBatches(
+            source,
+            (encoded_of if served.decodes else pixels_of)(self.contract),
+            contract=self.contract,
+            size=1 if served.decodes else served.max_batch,
+            takes_arrays=not served.decodes,
+            pool=self._pool,
+            threads=THREADS,
+        )
+        limit = in_flight or (ENCODED_IN_FLIGHT if served.decodes else BATCHES_IN_FLIGHT)
+        send = self._sender(served, (self.contract.probabilities_name,), top)
+        return InFlight(batches, send, limit=limit)
+
+    def _sender(
+        self, served: ServedModel, outputs: tuple[str, ...], top: int = 0
+    ) -> Callable[[Batch], Future[InferReply]]:
+        input_name = ENCODED_INPUT_NAME if served.decodes else self.contract.input_name
+
+        def send(batch: Batch) -> Future[InferReply]:
+            assert batch.rows is not None
+            request = InferRequest(
+                model=served.name, inputs={input_name: batch.rows}, outputs=outputs, top=top
+            )
+            message = self.transport.prepare(request)
+            return self._retrier.run(
+                lambda left_s: self.transport.submit(message, timeout_s=left_s),
+                timeout_s=self.options.timeout_s,
+            )
+
+        return send
+
+    def still(self, served: ServedModel) -> Steps[ServedModel]:
+        """The model that answered, read again if another server may have: an answer is believed after that.
+
+        Raises:
+            ContractMismatch: it is another model than was asked.
+        """
+        if self._models[served.name][1] == self.transport.connections:
+            return served
+        now = yield from self._model_read(served.name)
+        if now.labels != served.labels or now.decodes != served.decodes:
+            raise ContractMismatch(
+                self.subject_of(served.name),
+                got="a model with other classes since the connection was lost",
+                expected=f"the {served.classes} classes that it had",
+                next_step="Another export is served now: make a new client.",
+            )
+        return now
+
+    def _model_read(self, name: str) -> Steps[ServedModel]:
+        connections = self.transport.connections
+
+        def read(left_s: float) -> Future[Any]:
+            return self.transport.model_config(name, timeout_s=left_s)
+
+        config = yield from result_of(self._retrier.run(read, timeout_s=self.options.timeout_s))
+        served = served_model_from_config(config, self.contract, subject=self.subject_of(name))
+        self._models[name] = (served, connections)
+        return served
+
+    def _ready(self, left_s: float) -> Future[bool]:
+        """A future of True, or of NotReady: only that can be asked again."""
+        outcome: Future[bool] = Future()
+
+        def take(answer: Future[bool]) -> None:
+            if answer.cancelled() or not outcome.set_running_or_notify_cancel():
+                return
+            error = answer.exception()
+            if error is None and not answer.result():
+                error = NotReady(
+                    str(self.url),
+                    got="a server that is not ready",
+                    expected="a ready one",
+                    next_step="Wait until its models have loaded.",
+                )
+            if error is None:
+                outcome.set_result(True)
+            else:
+                outcome.set_exception(error)
+
+        answer = self.transport.ready(timeout_s=left_s)
+        answer.add_done_callback(take)
+        outcome.add_done_callback(lambda outcome: outcome.cancelled() and answer.cancel())
+        return outcome
+
+
+class PredictionStream:
+    """Predictions in the order of the pictures, some at a time. Nothing is asked before the first `next`."""
+
+    def __init__(self, core: Core, source: Source, *, model: str, top: int, in_flight: int | None) -> None:
+        self._core = core
+        self._source = source
+        self._model = model
+        self._top = top
+        self._in_flight = in_flight
+        self._served: ServedModel | None = None
+        self._requests: InFlight | None = None
+
+    def next(self) -> Steps[tuple[Prediction, ...] | None]:
+        """The next predictions, None after the last."""
+        core = self._core
+        if self._served is None or self._requests is None:
+            self._served = yield from core.model(self._model)
+            self._requests = core.requests_for(self._served, self._source, self._top, self._in_flight)
+        answered = yield from self._requests.next()
+        if answered is None:
+            return None
+        batch, future = answered
+        if future is not None and future.exception() is None:
+            self._served = yield from core.still(self._served)
+        return tuple(
+            predictions_from_batch(
+                batch,
+                future,
+                output=core.contract.probabilities_name,
+                top=self._top,
+                labels=self._served.labels,
+                subject=core.subject_of(self._model),
+            )
+        )
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        if self._requests is not None:
+            self._requests.close()

@@ -1,0 +1,238 @@
+"""gRPC to a Triton server.
+
+The generated messages are used directly, not `tritonclient.grpc.InferenceServerClient`: that one copies a
+batch into a string, into a message and into its wire form. Here the pictures are joined to the rest of the
+message once: a benchmark's client runs on the cores that its server computes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from alexnet_model.errors import BadResponse, ClientError
+
+from ..access import ANONYMOUS, Access, ClientTls
+from ..url import ServerUrl
+from .grpc_errors import error_from_status
+from .tensors import array_from_buffer, buffer_from_array, datatype_of
+from .transport import InferReply, InferRequest, Message, ModelConfig, ModelStatistics, TensorSpec
+
+_SERVICE = "/inference.GRPCInferenceService"
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Channels to one address otherwise share a connection and its back-off: a client made right after the
+    # server came up would still be told that nobody listens.
+    ("grpc.use_local_subchannel_pool", 1),
+    # How long a channel waits between two attempts to connect; its defaults grow to two minutes, in which a
+    # server that was restarted would look dead.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+T = TypeVar("T")
+
+
+class GrpcTransport:
+    """Opening it imports gRPC but sends nothing: the first call connects."""
+
+    def __init__(self, url: ServerUrl, access: Access = ANONYMOUS) -> None:
+        import grpc
+        from tritonclient.grpc import service_pb2
+
+        self._url = url
+        self._access = access
+        self._messages = service_pb2
+        self._rpc_error: type[Exception] = grpc.RpcError
+        options = [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if url.is_loopback else [])]
+        if url.is_encrypted:
+            credentials = _credentials(access.tls or ClientTls())
+            self._channel = grpc.secure_channel(url.address, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(url.address, options)
+        self._connected = grpc.ChannelConnectivity.READY
+        self._is_connected, self._losses = False, 0
+        self._channel.subscribe(self._note_state)
+        self._infer = self._method("ModelInfer", "ModelInferResponse", serialise=bytes)
+        self._server_ready = self._method("ServerReady", "ServerReadyResponse")
+        self._model_config = self._method("ModelConfig", "ModelConfigResponse")
+        self._model_statistics = self._method("ModelStatistics", "ModelStatisticsResponse")
+
+    @property
+    def connections(self) -> int:
+        """Counts losses: a server needs far longer to come up again than a channel to notice that it went."""
+        return self._losses
+
+    def ready(self, *, timeout_s: float) -> Future[bool]:
+        request = self._messages.ServerReadyRequest()
+        return self._called(self._server_ready, request, "", timeout_s, lambda answer: bool(answer.ready))
+
+    def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
+        request = self._messages.ModelConfigRequest(name=model)
+        return self._called(self._model_config, request, model, timeout_s, _config_from_response)
+
+    def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
+        request = self._messages.ModelStatisticsRequest(name=model)
+        return self._called(self._model_statistics, request, model, timeout_s, _statistics_from_response)
+
+    def prepare(self, request: InferRequest) -> Message:
+        return Message(request, self._wire_from_request(request))
+
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
+        request, started = message.request, time.perf_counter()
+
+        def reply_from_response(response: Any) -> InferReply:
+            latency_ms = 1e3 * (time.perf_counter() - started)
+            return InferReply(
+                outputs=self._outputs_from_response(response, request.model),
+                latency_ms=latency_ms,
+                request_bytes=len(message.wire),
+            )
+
+        return self._called(self._infer, message.wire, request.model, timeout_s, reply_from_response)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _note_state(self, state: Any) -> None:
+        if self._is_connected and state is not self._connected:
+            self._losses += 1
+        self._is_connected = state is self._connected
+
+    def _method(self, name: str, response: str, *, serialise: Any = None) -> Any:
+        return self._channel.unary_unary(
+            f"{_SERVICE}/{name}",
+            request_serializer=serialise or (lambda message: message.SerializeToString()),
+            response_deserializer=getattr(self._messages, response).FromString,
+        )
+
+    def _called(
+        self, method: Any, request: Any, model: str, timeout_s: float, answer_from: Callable[[Any], T]
+    ) -> Future[T]:
+        """Call, and give the answer or the translated error to a standard future."""
+        future: Future[T] = Future()
+        metadata = tuple(self._access.headers_now().items())
+        try:
+            call = method.future(request, timeout=timeout_s, metadata=metadata)
+        except ValueError as error:  # "Cannot invoke RPC on closed channel!"
+            future.set_exception(self._error(model, "CANCELLED", str(error), error))
+            return future
+
+        def finish(call: Any) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                answer = answer_from(call.result())
+            except self._rpc_error as error:
+                future.set_exception(self._error(model, call.code().name, call.details() or "", error))
+            except Exception as error:  # a future that is never set would hang its caller
+                future.set_exception(error)
+            else:
+                future.set_result(answer)
+
+        def cancel(future: Future[T]) -> None:
+            if future.cancelled():
+                call.cancel()
+
+        future.add_done_callback(cancel)
+        call.add_done_callback(finish)
+        return future
+
+    def _error(self, model: str, status: str, details: str, cause: Exception) -> ClientError:
+        error = error_from_status(status, details, subject=f"{self._url} {model}".rstrip())
+        error.__cause__ = cause
+        return error
+
+    def _wire_from_request(self, request: InferRequest) -> bytes:
+        """The serialised ModelInferRequest. In protobuf's wire form a message may be joined from parts."""
+        message = self._messages.ModelInferRequest(model_name=request.model)
+        for name, array in request.inputs.items():
+            tensor = message.inputs.add()
+            tensor.name, tensor.datatype = name, datatype_of(array)
+            tensor.shape.extend(array.shape)
+        for name in request.outputs:
+            output = message.outputs.add()
+            output.name = name
+            if request.top:
+                output.parameters["classification"].int64_param = request.top
+        number = message.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+        length_delimited = 2
+        tag = _varint(number << 3 | length_delimited)
+        parts: list[bytes | memoryview] = [message.SerializeToString()]
+        for array in request.inputs.values():
+            content = buffer_from_array(array)
+            parts += [tag, _varint(len(content)), content]
+        return b"".join(parts)
+
+    def _outputs_from_response(self, response: Any, model: str) -> dict[str, Any]:
+        if len(response.outputs) != len(response.raw_output_contents):
+            raise BadResponse(
+                f"{self._url} {model}",
+                got=f"{len(response.outputs)} outputs with {len(response.raw_output_contents)} contents",
+                expected="one content an output",
+            )
+        return {
+            tensor.name: array_from_buffer(
+                content, tensor.datatype, tuple(tensor.shape), subject=f"{self._url} {model}: {tensor.name}"
+            )
+            for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
+        }
+
+
+def _credentials(tls: ClientTls) -> Any:
+    import grpc
+
+    files = (tls.ca, tls.key, tls.certificate)
+    return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in files))
+
+
+def _config_from_response(response: Any) -> ModelConfig:
+    config = response.config
+
+    def spec(tensor: Any) -> TensorSpec:
+        # The enumeration's names are TYPE_UINT8 and so on; strings are BYTES on the wire.
+        datatype = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type]
+        name = datatype.name.removeprefix("TYPE_")
+        return TensorSpec(datatype="BYTES" if name == "STRING" else name, shape=tuple(tensor.dims))
+
+    return ModelConfig(
+        name=config.name,
+        backend=config.backend or config.platform,
+        max_batch=config.max_batch_size,
+        inputs={tensor.name: spec(tensor) for tensor in config.input},
+        outputs={tensor.name: spec(tensor) for tensor in config.output},
+        parameters={name: value.string_value for name, value in config.parameters.items()},
+    )
+
+
+def _statistics_from_response(response: Any) -> ModelStatistics:
+    total = ModelStatistics()
+    for version in response.model_stats:  # one, as this project writes repositories
+        times = version.inference_stats
+        total = ModelStatistics(
+            requests=times.success.count,
+            pictures=version.inference_count,
+            executions=version.execution_count,
+            queue_ns=times.queue.ns,
+            compute_input_ns=times.compute_input.ns,
+            compute_infer_ns=times.compute_infer.ns,
+            compute_output_ns=times.compute_output.ns,
+            failed=times.fail.count,
+            executions_by_batch={
+                batch.batch_size: batch.compute_infer.count for batch in version.batch_stats
+            },
+        )
+    return total
+
+
+def _varint(value: int) -> bytes:
+    """Protobuf's variable-length integer: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

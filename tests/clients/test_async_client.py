@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_clients import AsyncClient, Client, FakeTransport, Prediction
+from alexnet_model.contract import Uint8Array
+from alexnet_model.errors import BadResponse, NotReady, PictureError
+
+URL = "grpc://127.0.0.1:8001"
+
+
+def images(count: int, level: int = 0) -> Uint8Array:
+    return np.full((count, 224, 224, 3), level, np.uint8)
+
+
+def grey(level: int) -> Image.Image:
+    return Image.new("RGB", (300, 300), (level, level, level))
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_both_clients_have_the_same_verbs_with_the_same_options() -> None:
+    def verbs(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(member).parameters)
+            for name, member in vars(kind).items()
+            if callable(member) and (name == "__init__" or not name.startswith("_"))
+        }
+
+    assert verbs(AsyncClient) == verbs(Client)
+
+
+def test_the_same_answers_as_the_blocking_client(fake: FakeTransport) -> None:
+    pictures = [grey(0), b"no picture", grey(255), images(1, 128)[0]]
+
+    async def asked() -> tuple[list[Prediction], Any, Any]:
+        async with AsyncClient(URL, transport=fake) as client:
+            served = await client.model("alexnet_int8")
+            return await client.classify(pictures), await client.probabilities(images(40)), served
+
+    predictions, probabilities, served = asyncio.run(asked())
+    with Client(URL, transport=FakeTransport()) as client:
+        expected = client.classify(pictures)
+        assert np.array_equal(probabilities, client.probabilities(images(40)))
+        assert served == client.model("alexnet_int8")
+    assert [isinstance(prediction.error, PictureError) for prediction in predictions] == [0, 1, 0, 0]
+    assert [prediction.classes for prediction in predictions] == [
+        prediction.classes for prediction in expected
+    ]
+    assert [prediction.picture for prediction in predictions] == [
+        prediction.picture for prediction in expected
+    ]
+    assert fake.closed
+
+
+def test_an_asynchronous_iterator_of_pictures(fake: FakeTransport) -> None:
+    taken = 0
+
+    async def pictures() -> AsyncIterator[Image.Image]:
+        nonlocal taken
+        for level in (0, 255) * 50:
+            await asyncio.sleep(0)
+            taken += 1
+            yield grey(level)
+
+    async def asked() -> list[str]:
+        fake.max_batch = 4
+        async with AsyncClient(URL, transport=fake) as client:
+            labels: list[str] = []
+            async for prediction in client.classify_each(pictures()):
+                assert taken < len(labels) + 40
+                labels.append(prediction.best.label)
+            return labels
+
+    assert asyncio.run(asked()) == ["0", "9"] * 50
+
+
+def test_an_error_in_an_asynchronous_iterator_is_the_callers_own(fake: FakeTransport) -> None:
+    async def pictures() -> AsyncIterator[Image.Image]:
+        yield grey(0)
+        raise KeyError("the caller's own")
+
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake) as client:
+            await client.classify(pictures())
+
+    with pytest.raises(KeyError, match="own"):
+        asyncio.run(asked())
+    assert fake.in_flight == 0
+
+
+def test_a_cancelled_task_leaves_no_request_running(fake: FakeTransport) -> None:
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake) as client:
+            await client.model("alexnet_fp32")
+            fake.hold()
+            for verb in (client.classify(images(100)), client.probabilities(images(100))):
+                task = asyncio.ensure_future(verb)
+                await until(lambda: fake.in_flight == 2)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert fake.in_flight == 0
+            fake.release()
+            assert len(await client.classify(images(3))) == 3  # and the client is as good as before
+
+    asyncio.run(asked())
+
+
+def test_leaving_a_loop_early_leaves_nothing_running(fake: FakeTransport) -> None:
+    async def asked() -> None:
+        fake.max_batch = 1
+        async with AsyncClient(URL, transport=fake) as client:
+            each = client.classify_each(images(50))
+            async for _ in each:
+                fake.hold()
+                break
+            await each.aclose()
+            assert fake.in_flight == 0
+            assert len(fake.requests) <= 3
+
+    asyncio.run(asked())
+
+
+def test_ten_thousand_requests_at_once_have_few_open(fake: FakeTransport) -> None:
+    picture = images(1, 255)
+
+    async def asked() -> list[Any]:
+        fake.delay_s = 0.0001
+        async with AsyncClient(URL, transport=fake) as client:
+            return await asyncio.gather(*(client.probabilities(picture) for _ in range(10_000)))
+
+    answers = asyncio.run(asked())
+    assert len(answers) == 10_000
+    assert all(answer.argmax() == 9 for answer in answers)
+    assert fake.most_in_flight == 64
+
+
+def test_a_turn_that_is_given_up_is_not_lost(fake: FakeTransport) -> None:
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake, most_in_flight=1) as client:
+            await client.model("alexnet_fp32")
+            fake.hold()
+            tasks = [asyncio.ensure_future(client.probabilities(images(1))) for _ in range(4)]
+            await until(lambda: fake.in_flight == 1)
+            tasks[0].cancel()  # has the turn
+            tasks[2].cancel()  # waits for one
+            await asyncio.sleep(0.01)
+            fake.release()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [
+            asyncio.CancelledError,
+            np.ndarray,
+            asyncio.CancelledError,
+            np.ndarray,
+        ]
+
+    asyncio.run(asked())
+
+
+def test_errors_are_the_same(fake: FakeTransport) -> None:
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake) as client:
+            fake.answer = lambda request: np.full((len(request.images), 10), np.nan, np.float32)
+            with pytest.raises(BadResponse, match="NaN"):
+                await client.probabilities(images(1))
+            with pytest.raises(PictureError):
+                await client.classify(np.zeros((3, 224, 224), np.uint8))
+
+    asyncio.run(asked())
+
+
+def test_a_server_that_is_not_ready_is_refused_at_the_door_and_closed(fake: FakeTransport) -> None:
+    fake.is_ready = False
+
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake):
+            pytest.fail("entered")
+
+    with pytest.raises(NotReady):
+        asyncio.run(asked())
+    assert fake.closed

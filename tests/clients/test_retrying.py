@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import Future
+from itertools import count
+
+import numpy as np
+import pytest
+
+from alexnet_clients import Backoff, Client, FakeTransport
+from alexnet_clients.retrying import RETRIED, Retrier
+from alexnet_model.errors import (
+    BadRequest,
+    BadResponse,
+    ClientError,
+    ConnectionLost,
+    ContractMismatch,
+    DeadlineExceeded,
+    ForeignServer,
+    InvalidUrl,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    Unreachable,
+    Untrusted,
+    UsageError,
+)
+
+QUICK = Backoff(first_s=0.001, longest_s=0.002)
+NOT_RETRIED = (
+    BadRequest,
+    BadResponse,
+    ConnectionLost,
+    ContractMismatch,
+    DeadlineExceeded,
+    ForeignServer,
+    InvalidUrl,
+    ModelNotFound,
+    Untrusted,
+)
+IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
+
+
+def client_of(fake: FakeTransport, timeout_s: float = 10) -> Client:
+    return Client("grpc://host", transport=fake, backoff=QUICK, timeout_s=timeout_s)
+
+
+def test_every_kind_of_client_error_is_retried_or_not_on_purpose() -> None:
+    assert {*RETRIED, *NOT_RETRIED} == set(ClientError.__subclasses__())
+
+
+@pytest.mark.parametrize("kind", RETRIED)
+def test_what_may_pass_is_asked_again(kind: type[ClientError], fake: FakeTransport) -> None:
+    with client_of(fake) as client:
+        client.model("alexnet_fp32")
+        fake.failures.extend(kind("server", got=f"failure {number}") for number in range(3))
+        (prediction,) = client.classify(IMAGE)
+    assert prediction.best.label == "0"
+    assert len(fake.requests) == 4
+
+
+@pytest.mark.parametrize("kind", [*NOT_RETRIED, ClientError])
+def test_what_would_not_pass_or_is_not_safe_is_not(kind: type[ClientError], fake: FakeTransport) -> None:
+    with client_of(fake) as client:
+        client.model("alexnet_fp32")
+        fake.failures.append(kind("server", got="the first"))
+        (prediction,) = client.classify(IMAGE)
+    assert type(prediction.error) is kind
+    assert len(fake.requests) == 1
+
+
+def test_all_attempts_share_one_deadline(fake: FakeTransport) -> None:
+    fake.failures.extend(Overloaded("server", got="a full queue") for _ in range(100_000))
+    client = client_of(fake, timeout_s=0.2)
+    client._core._connected = True
+    started = time.monotonic()
+    with pytest.raises(Overloaded):
+        client.model("alexnet_fp32")
+    assert 0.1 < time.monotonic() - started < 2
+    assert 10 < 100_000 - len(fake.failures) < 5000
+    client.close()
+
+
+def test_each_attempt_is_given_what_is_left_of_the_deadline() -> None:
+    given: list[float] = []
+
+    def attempt(left_s: float) -> Future[int]:
+        given.append(left_s)
+        future: Future[int] = Future()
+        future.set_exception(NotReady("server"))
+        return future
+
+    retrier = Retrier(Backoff(first_s=0.02, longest_s=0.02))
+    with pytest.raises(NotReady):
+        retrier.run(attempt, timeout_s=0.1).result(10)
+    retrier.close()
+    assert given[0] == 0.1
+    assert given == sorted(given, reverse=True)
+    assert min(given) > 0
+
+
+def test_waits_grow_and_are_random_up_to_a_limit() -> None:
+    backoff = Backoff(first_s=0.1, longest_s=1.0)
+    random.seed(0)
+    longest = [max(backoff.wait_s(failures) for _ in range(500)) for failures in (1, 2, 3, 20)]
+    assert longest == pytest.approx([0.1, 0.2, 0.4, 1.0], rel=0.02)
+    assert min(backoff.wait_s(20) for _ in range(500)) < 0.02
+
+
+@pytest.mark.parametrize("backoff", [{"first_s": 0.0}, {"first_s": 3.0}, {"first_s": float("nan")}])
+def test_a_backoff_that_cannot_be(backoff: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="backoff"):
+        Backoff(**backoff)
+
+
+def test_cancelling_ends_the_waiting_and_the_attempts() -> None:
+    attempts = count()
+
+    def attempt(left_s: float) -> Future[int]:
+        next(attempts)
+        future: Future[int] = Future()
+        future.set_exception(NotReady("server"))
+        return future
+
+    retrier = Retrier(Backoff(first_s=0.01, longest_s=0.01))
+    outcome = retrier.run(attempt, timeout_s=10)
+    assert outcome.cancel()
+    time.sleep(0.05)
+    assert next(attempts) <= 2
+    retrier.close()
+
+
+def test_cancelling_cancels_the_attempt_under_way() -> None:
+    running: Future[int] = Future()
+    retrier = Retrier(QUICK)
+    outcome = retrier.run(lambda left_s: running, timeout_s=10)
+    outcome.cancel()
+    assert running.cancelled()
+
+
+def test_an_attempt_that_raises_fails_its_outcome() -> None:
+    def attempt(left_s: float) -> Future[int]:
+        raise KeyError("the caller's own headers")
+
+    with pytest.raises(KeyError, match="own headers"):
+        Retrier(QUICK).run(attempt, timeout_s=10).result(10)
+
+
+def test_a_server_that_is_gone_costs_one_deadline_and_not_one_a_picture(fake: FakeTransport) -> None:
+    fake.max_batch = 1
+    with client_of(fake, timeout_s=0.3) as client:
+        client.model("alexnet_fp32")
+        gone = [Unreachable("server", got="connection refused") for _ in range(100_000)]
+        fake.failures.extend(gone)
+        started = time.monotonic()
+        predictions = client.classify(np.zeros((50, 224, 224, 3), np.uint8))
+        assert time.monotonic() - started < 5  # fifty deadlines would be fifteen
+        assert [type(prediction.error) for prediction in predictions] == [Unreachable] * 50
+        fake.failures.clear()
+        assert client.classify(IMAGE)[0].best.label == "0"
+        fake.failures.extend(gone[:3])  # it is back, so it is waited for again
+        assert client.classify(IMAGE)[0].best.label == "0"
+
+
+def test_connecting_is_tried_once_unless_waiting_was_asked_for(fake: FakeTransport) -> None:
+    fake.failures.extend(Unreachable("server", got="connection refused") for _ in range(3))
+    client = client_of(fake)
+    with pytest.raises(Unreachable):
+        client.connect()
+    client.connect(wait_s=10)
+    assert not fake.failures
+    fake.is_ready = False
+    waiting = client_of(FakeTransport(is_ready=False))
+    with pytest.raises(NotReady):
+        waiting.connect(wait_s=0.05)
+    client.close()
+    waiting.close()
