@@ -2,60 +2,123 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonFlag
+from alexnet_model.errors import Unreachable, UsageError
+
+from .connecting import (
+    DEFAULT_URL,
+    CaOption,
+    CertOption,
+    Connection,
+    HeaderOption,
+    KeyOption,
+    TimeoutOption,
+    UrlOption,
+)
+from .options import model_from_options
 
 if TYPE_CHECKING:
     from alexnet_clients import Prediction
+    from alexnet_clients.sources import Source
 
 
 def classify_command(
-    images: Annotated[list[str], typer.Argument(help="Picture files.", metavar="IMAGE...")],
-    url: Annotated[str, typer.Option(help="Where the server listens.")] = "grpc://127.0.0.1:8001",
-    model: Annotated[str, typer.Option(help="alexnet_fp32, alexnet_fp16 or alexnet_int8.")] = "alexnet_fp32",
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, patterns ('pictures/**/*.jpg'), web addresses, or - for standard input.",
+            metavar="PICTURE...",
+        ),
+    ],
+    url: UrlOption = DEFAULT_URL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="alexnet_fp32, alexnet_fp16, alexnet_int8, or alexnet, which decodes on the server.",
+            show_default="alexnet_fp32",
+        ),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8: the model of that name.")] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.001, help="Seconds until a request must be answered.")
-    ] = 30,
-    as_json: JsonFlag = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders inside folders too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture, a line each.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One row a picture.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the lines there; JSON unless --csv.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the output: what it holds is not asked again.")
+    ] = False,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Requests open at a time.", show_default="2 batches"),
+    ] = None,
+    timeout_s: TimeoutOption = 30,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    header: HeaderOption = None,
 ) -> None:
-    """Classify picture files. Exits 1 if any could not be answered; the others are answered all the same.
+    """Classify pictures. Exits 1 if any could not be answered; the others are answered all the same.
 
-    Example: alexnet classify cat.jpg dog.png --top 3
+    Example: alexnet classify pictures/ --recursive --precision int8 --output answers.jsonl
     """
-    from alexnet_clients import Client
+    from alexnet_clients.results import LineFormat, ResultFile
+    from alexnet_clients.sources import name_of_source, sources_from_words
 
-    from .screen import note, say
+    from .classified import print_prediction
+    from .screen import Rate, note
 
-    with Client(url, timeout_s=timeout_s) as client:
-        predictions = client.classify(images, model=model, top=top)
-    if as_json:
-        typer.echo(json.dumps([_row(prediction, model) for prediction in predictions], indent=2))
-    else:
-        for prediction in predictions:
-            if prediction.error:
-                note(f"Error: {prediction.error}")
-                continue
-            say(prediction.picture)
-            for found in prediction.classes:
-                say(f"  {found.probability:7.2%}  {found.label}")
-    if any(prediction.error for prediction in predictions):
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", got="both", expected="one of them")
+    if resume and output is None:
+        raise UsageError("--resume", got="no output to go on with", expected="--output FILE too")
+    served = model_from_options(model, precision)
+    lines = LineFormat("csv" if as_csv else "json", top)
+    find = partial(
+        sources_from_words, pictures, recursive=recursive, stdin=sys.stdin.buffer, timeout_s=timeout_s
+    )
+    connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
+    with ExitStack() as opened:
+        client = opened.enter_context(connection.client())
+        client.model(served)
+        done: set[str] = set()
+        show: Callable[[Prediction], None]
+        if output is not None:
+            file = opened.enter_context(ResultFile(output, lines, served, resume))
+            done, show = file.done, file.write
+            if done:
+                note(f"{output} holds {len(done)} answers; going on.")
+        elif as_json or as_csv:
+            typer.echo(lines.header, nl=False)
+            show = lambda prediction: typer.echo(lines.line(prediction, served), nl=False)  # noqa: E731
+        else:
+            show = print_prediction
+        total = sum(name_of_source(source) not in done for source in find())
+        rate = opened.enter_context(Rate("classifying", total))
+        wanted = (_loaded(source) for source in find() if name_of_source(source) not in done)
+        failed = 0
+        for prediction in client.classify_each(wanted, model=served, top=top, in_flight=concurrency):
+            if isinstance(prediction.error, Unreachable):
+                raise prediction.error  # no other picture would fare better
+            show(prediction)
+            failed += prediction.error is not None
+            rate.advance()
+    if failed:
         raise typer.Exit(1)
 
 
-def _row(prediction: Prediction, model: str) -> dict[str, Any]:
-    return {
-        "picture": prediction.picture,
-        "model": model,
-        "classes": [
-            {"label": found.label, "index": found.index, "probability": found.probability}
-            for found in prediction.classes
-        ],
-        "latency_ms": prediction.latency_ms,
-        "request_bytes": prediction.request_bytes,
-        "error": str(prediction.error) if prediction.error else None,
-    }
+def _loaded(source: Source) -> Source:
+    from alexnet_clients.sources import StdinPicture
+
+    if isinstance(source, StdinPicture):
+        source.load()
+    return source

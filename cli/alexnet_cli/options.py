@@ -33,3 +33,20 @@ def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
             expected=f"some of {','.join(PRECISIONS)}",
         )
     return tuple(cast("Precision", word) for word in dict.fromkeys(words))
+
+
+def model_from_options(model: str | None, precision: str | None) -> str:
+    """The model that is asked, by its name or by its precision; the default where neither is given.
+
+    Raises:
+        UsageError: both are given, or the precision is none.
+    """
+    from alexnet_clients import DEFAULT_MODEL
+
+    if precision is None:
+        return model or DEFAULT_MODEL
+    if model is not None:
+        raise UsageError("--model and --precision", got="both", expected="one of them")
+    if precision not in PRECISIONS:
+        raise UsageError("--precision", got=repr(precision), expected=" or ".join(PRECISIONS))
+    return f"alexnet_{precision}"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from alexnet_model.progress import Progress as Reports
 
@@ -55,6 +64,46 @@ class Bars:
     def stop(self) -> None:
         """Leave the bars as they are; what is printed after stands below them."""
         if self._tasks:
+            self._bars.stop()
+
+
+class Rate:
+    """How many of how many, and how many a second, on standard error.
+
+    Not where the results themselves scroll by on a terminal, nor for what is done at once.
+    """
+
+    _AT_ONCE_S = 1.0
+
+    def __init__(self, stage: str, total: int) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._task = self._bars.add_task(stage, total=total, rate="")
+        self._started_s = time.monotonic()
+        self._done = 0
+        self._is_shown = False
+
+    def advance(self) -> None:
+        """One more."""
+        self._done += 1
+        seconds = time.monotonic() - self._started_s
+        if not self._is_shown and seconds > self._AT_ONCE_S:
+            self._is_shown = True
+            self._bars.start()
+        if self._is_shown:
+            self._bars.update(self._task, completed=self._done, rate=f"{self._done / seconds:,.0f}/s")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_shown:
             self._bars.stop()
 
 

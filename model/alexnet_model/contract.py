@@ -14,17 +14,17 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .decoding import WHITE, Colour, rgb_from_encoded, rgb_from_opened
+from .decoding import WHITE, BinaryFile, Colour, rgb_from_encoded, rgb_from_opened
 from .errors import PictureError
 
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
-Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
+Picture: TypeAlias = str | Path | bytes | BinaryFile | Image.Image
 
 # The input of a model that decodes on the server by this contract: one encoded picture a row, BYTES `(N, 1)`.
 ENCODED_INPUT_NAME = "encoded"

@@ -9,14 +9,21 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import PictureError
 
-EncodedPicture: TypeAlias = str | Path | bytes | BinaryIO
+
+class BinaryFile(Protocol):
+    """As much of an open file as is needed."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+EncodedPicture: TypeAlias = str | Path | bytes | BinaryFile
 Colour: TypeAlias = tuple[int, int, int]
 
 MAX_ENCODED_BYTES = 64 * 1024 * 1024

@@ -124,7 +124,7 @@ def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.C
     names = [str(picture.path) for picture in pictures]
     with serving(exported.repository) as (process, url):
         assert run(["classify", *names, "--url", url, "--model", "alexnet_int8", "--top", "2", "--json"]) == 0
-        rows = json.loads(capsys.readouterr().out)
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [row["picture"] for row in rows] == names
         right = [row["classes"][0]["label"] == p.label for row, p in zip(rows, pictures, strict=True)]
         assert sum(right) >= 16
@@ -132,7 +132,7 @@ def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.C
 
         mixed = [names[0], str(tmp_path / "broken.png"), names[1]]
         assert run(["classify", *mixed, "--url", url, "--json"]) == 1
-        rows = json.loads(capsys.readouterr().out)
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [bool(row["error"]) for row in rows] == [False, True, False]
         assert "no picture" in rows[1]["error"]
 

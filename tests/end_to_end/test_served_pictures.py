@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, InferRequest, ServerUrl, transport_from_url
-from alexnet_clients.preparing import Pictures
+from alexnet_clients import Client, InferRequest, Pictures, ServerUrl, transport_from_url
 from alexnet_export.artifacts import runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
@@ -142,9 +141,7 @@ def test_a_batch_past_the_models_maximum_is_the_requests_fault(
     server: EmbeddedServer, digits: Uint8Array
 ) -> None:
     transport = transport_from_url(ServerUrl.parse(server.grpc_url))
-    request = InferRequest(
-        model="alexnet_fp32", images=digits[:17], input_name="image", outputs=("probabilities",)
-    )
+    request = InferRequest(model="alexnet_fp32", inputs={"image": digits[:17]}, outputs=("probabilities",))
     with pytest.raises(BadRequest, match="batch-size must be <= 16"):
         transport.submit(transport.prepare(request), timeout_s=30).result()
     transport.close()
@@ -152,9 +149,7 @@ def test_a_batch_past_the_models_maximum_is_the_requests_fault(
 
 def test_a_deadline_that_cannot_be_met(server: EmbeddedServer, digits: Uint8Array) -> None:
     transport = transport_from_url(ServerUrl.parse(server.grpc_url))
-    request = InferRequest(
-        model="alexnet_fp32", images=digits[:16], input_name="image", outputs=("probabilities",)
-    )
+    request = InferRequest(model="alexnet_fp32", inputs={"image": digits[:16]}, outputs=("probabilities",))
     with pytest.raises(DeadlineExceeded):
         transport.submit(transport.prepare(request), timeout_s=0.001).result()
     assert transport.submit(transport.prepare(request), timeout_s=30).result().outputs[

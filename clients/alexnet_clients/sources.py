@@ -1,0 +1,134 @@
+"""What a person writes to name pictures on a command line: files, folders, patterns, `-`, web addresses."""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from alexnet_model.decoding import MAX_ENCODED_BYTES
+from alexnet_model.errors import PictureSetError, UsageError
+
+from .folders import pictures_in_folder
+
+STDIN = "-"
+_WEB = ("http://", "https://")
+_CHUNK_BYTES = 1 << 16
+
+
+class WebPicture:
+    """A picture on the web: a file that is fetched when it is read, so in the threads that prepare pictures.
+
+    `read` raises OSError, as files do: no such host, an error's status, or more than `timeout_s` in all.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.name = url
+        self._timeout_s = timeout_s
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes of it."""
+        deadline = time.monotonic() + self._timeout_s
+        request = urllib.request.Request(self.name, headers={"User-Agent": "alexnet-serving"})  # noqa: S310
+        chunks: list[bytes] = []
+        try:
+            opened = urllib.request.urlopen(request, timeout=self._timeout_s)  # noqa: S310 (http or https)
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
+        with opened as answer:
+            while size > 0 and (chunk := answer.read1(min(size, _CHUNK_BYTES))):
+                chunks.append(chunk)
+                size -= len(chunk)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no whole picture in {self._timeout_s:g} s")
+        return b"".join(chunks)
+
+
+class StdinPicture:
+    """The one picture that stands on standard input.
+
+    `load` it in the main thread: an interrupt does not end the reading of any other.
+    """
+
+    name = STDIN
+
+    def __init__(self, stdin: BinaryIO) -> None:
+        self._stdin = stdin
+        self._content = io.BytesIO()
+
+    def load(self) -> None:
+        """Read it to its end, or to just past what a picture may take."""
+        self._content = io.BytesIO(self._stdin.read(MAX_ENCODED_BYTES + 1))
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes of what was loaded."""
+        return self._content.read(size)
+
+
+Source: TypeAlias = Path | WebPicture | StdinPicture
+
+
+def name_of_source(source: Source) -> str:
+    """As it will be called in a prediction."""
+    return str(source) if isinstance(source, Path) else source.name
+
+
+def sources_from_words(
+    words: Iterable[str], *, recursive: bool, stdin: BinaryIO, timeout_s: float
+) -> Iterator[Source]:
+    """Every picture that is meant, in order, found as it is wanted.
+
+    A folder means the pictures in it, a pattern what it matches (`**` goes deeper). A file that is not there
+    is given all the same: it gets its error in its place.
+
+    Raises:
+        PictureSetError: a folder without a picture, or a pattern that matches nothing.
+        UsageError: `-` twice.
+    """
+    stdin_is_read = False
+    for word in words:
+        if word == STDIN:
+            if stdin_is_read:
+                raise UsageError("pictures", got="'-' twice", expected="one picture on standard input")
+            stdin_is_read = True
+            yield StdinPicture(stdin)
+        elif word.lower().startswith(_WEB):
+            yield WebPicture(word, timeout_s=timeout_s)
+        else:
+            yield from _from_disk(word, recursive=recursive)
+
+
+def _from_disk(word: str, *, recursive: bool) -> Iterator[Path]:
+    path = Path(word)
+    if path.is_dir():
+        yield from _at_least_one(
+            pictures_in_folder(path, recursive=recursive),
+            word,
+            "a folder of pictures",
+            "Check the path." if recursive else "Look in its folders too: --recursive.",
+        )
+    elif glob.has_magic(word) and not path.exists():
+        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        # Not glob.glob, whose `**` follows symbolic links round and round.
+        base, pattern = Path(*fixed), str(Path(*path.parts[len(fixed) :]))
+        files = (match for match in sorted(base.glob(pattern)) if match.is_file())
+        if "/." not in f"/{pattern}":  # as in a shell, hidden files are matched only where a dot is written
+            files = (match for match in files if "/." not in f"/{match.relative_to(base)}")
+        yield from _at_least_one(files, word, "a pattern that matches files", "Check the pattern.")
+    else:
+        yield path
+
+
+def _at_least_one(paths: Iterator[Path], word: str, expected: str, next_step: str) -> Iterator[Path]:
+    first = next(paths, None)
+    if first is None:
+        raise PictureSetError(word, got="no picture", expected=expected, next_step=next_step)
+    yield first
+    yield from paths

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alexnet_clients.folders import pictures_in_folder
+from alexnet_clients.sources import (
+    Source,
+    StdinPicture,
+    WebPicture,
+    name_of_source,
+    sources_from_words,
+)
+from alexnet_model.contract import Contract
+from alexnet_model.errors import PictureError, PictureSetError, UsageError
+
+
+def png() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "below/c.webp", "below/deeper/d.bmp"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png())
+    (tmp_path / "below" / "round").symlink_to(tmp_path, target_is_directory=True)
+    return tmp_path
+
+
+def found(*words: object, recursive: bool = False, stdin: bytes = b"") -> list[Source]:
+    return list(
+        sources_from_words(map(str, words), recursive=recursive, stdin=io.BytesIO(stdin), timeout_s=5)
+    )
+
+
+def names(*words: object, recursive: bool = False) -> list[str]:
+    return [name_of_source(source) for source in found(*words, recursive=recursive)]
+
+
+def test_a_folder_means_its_pictures_in_order(tree: Path) -> None:
+    assert names(tree) == [str(tree / name) for name in ("a.JPG", "b.png")]
+
+
+def test_recursive_goes_down_and_never_round(tree: Path) -> None:
+    expected = [str(tree / name) for name in ("a.JPG", "b.png", "below/c.webp", "below/deeper/d.bmp")]
+    assert names(tree, recursive=True) == expected
+    assert [str(path) for path in pictures_in_folder(tree, recursive=True)] == expected
+
+
+def test_a_pattern_means_what_it_matches(tree: Path) -> None:
+    assert names(tree / "*.png") == [str(tree / "b.png")]
+    assert names(tree / "below" / "**" / "*.bmp") == [str(tree / "below/deeper/d.bmp")]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "cat[1].png").write_bytes(png())
+    assert names(tmp_path / "cat[1].png") == [str(tmp_path / "cat[1].png")]
+
+
+def test_a_missing_file_keeps_its_place(tree: Path) -> None:
+    assert names(tree / "b.png", "missing.png") == [str(tree / "b.png"), "missing.png"]
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [("below/deeper/nothing*", ["no picture", "pattern"]), ("empty", ["no picture", "--recursive"])],
+)
+def test_what_means_no_picture_says_so(tree: Path, word: str, words: list[str]) -> None:
+    (tree / "empty").mkdir()
+    with pytest.raises(PictureSetError) as caught:
+        found(tree / word)
+    for part in words:
+        assert part in str(caught.value)
+
+
+def test_a_folder_that_is_not_there() -> None:
+    with pytest.raises(PictureSetError, match="no such file"):
+        list(pictures_in_folder(Path("nowhere")))
+
+
+def test_standard_input_is_one_picture() -> None:
+    (source,) = found("-", stdin=png())
+    assert isinstance(source, StdinPicture)
+    source.load()
+    assert Contract().prepared(source)[0, 0].tolist() == [10, 200, 30]
+    with pytest.raises(UsageError, match="twice"):
+        found("-", "-")
+
+
+class Web(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/missing.png":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.end_headers()
+        if self.path == "/slow.png":
+            for _ in range(100):
+                self.wfile.write(b".")
+                self.wfile.flush()
+                time.sleep(0.02)
+        elif self.path == "/endless.png":
+            while True:
+                self.wfile.write(b"." * 65536)
+        else:
+            self.wfile.write(png())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are the point
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_picture_on_the_web(web: str) -> None:
+    (source,) = found(f"{web}/green.png")
+    assert name_of_source(source) == f"{web}/green.png"
+    assert isinstance(source, WebPicture)
+    assert Contract().prepared(source)[0, 0].tolist() == [10, 200, 30]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("missing.png", "404"), ("slow.png", "no whole picture in 0.2 s"), ("endless.png", "more than")],
+)
+def test_a_picture_on_the_web_that_cannot_be_had(
+    web: str, page: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_model.decoding.MAX_ENCODED_BYTES", 200_000)
+    with pytest.raises(PictureError, match=words) as caught:
+        Contract().prepared(WebPicture(f"{web}/{page}", timeout_s=0.2))
+    assert f"{web}/{page}" in str(caught.value)
+
+
+def test_no_such_host() -> None:
+    with pytest.raises(PictureError, match=r"http://nowhere\.invalid"):
+        Contract().prepared(WebPicture("http://nowhere.invalid/a.png", timeout_s=5))

@@ -1,0 +1,185 @@
+"""`alexnet classify` on a real server: what it prints, writes and goes on with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alexnet_cli.main import run
+from alexnet_clients import Client
+from alexnet_serving import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(6):
+        Image.effect_noise((300, 260), 40 * number).convert("RGB").save(folder / f"{number}.jpg")
+    (folder / "deeper").mkdir()
+    Image.new("L", (5, 900), 90).save(folder / "deeper" / "thin.png")
+    return folder
+
+
+def classify(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, *arguments: object, code: int = 0
+) -> str:
+    words = ["classify", *map(str, arguments), "--url", server.grpc_url]
+    assert run(words) == code
+    return capsys.readouterr().out
+
+
+def rows(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_is_what_the_client_says(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, client: Client, folder: Path
+) -> None:
+    printed = rows(
+        classify(capsys, server, folder, "--recursive", "--json", "--top", 2, "--precision", "int8")
+    )
+    expected = list(client.classify_folder(folder, recursive=True, model="alexnet_int8", top=2))
+    assert [row["picture"] for row in printed] == [prediction.picture for prediction in expected]
+    assert len(printed) == 7
+    for row, prediction in zip(printed, expected, strict=True):
+        assert row["classes"] == [vars(found) for found in prediction.classes]
+        assert row["model"] == "alexnet_int8"
+
+
+@pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
+def test_a_broken_picture_costs_only_itself(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path, model: str
+) -> None:
+    torn = tmp_path / "torn.jpg"
+    torn.write_bytes((folder / "3.jpg").read_bytes()[:500])
+    arguments = [folder / "0.jpg", torn, tmp_path / "missing.png", folder / "1.jpg"]
+    printed = rows(classify(capsys, server, *arguments, "--json", "--model", model, code=1))
+    assert [row["error_type"] for row in printed] == [None, "PictureError", "PictureError", None]
+    assert str(printed[1]["error"]).startswith(f"{torn}: got a broken picture")
+    assert run(["classify", *map(str, arguments), "--url", server.grpc_url, "--model", model]) == 1
+    captured = capsys.readouterr()
+    assert str(torn) not in captured.out
+    assert [line.split()[1] for line in captured.err.splitlines()] == [
+        f"{torn}:",
+        f"{tmp_path / 'missing.png'}:",
+    ]
+
+
+def test_csv_and_output(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
+) -> None:
+    printed = classify(capsys, server, folder, "--csv", "--top", 1)
+    path = tmp_path / "answers.csv"
+    assert classify(capsys, server, folder, "--csv", "--top", 1, "--output", path) == ""
+    without_latency = [
+        [
+            {name: value for name, value in row.items() if name != "latency_ms"}
+            for row in csv.DictReader(io.StringIO(text))
+        ]
+        for text in (printed, path.read_text())
+    ]
+    assert without_latency[0] == without_latency[1]
+    assert len(without_latency[0]) == 6
+
+
+def test_a_picture_on_standard_input(
+    capsys: pytest.CaptureFixture[str],
+    server: EmbeddedServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stdin:
+        buffer = io.BytesIO((folder / "2.jpg").read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    (from_stdin,) = rows(classify(capsys, server, "-", "--json"))
+    (from_file,) = rows(classify(capsys, server, folder / "2.jpg", "--json"))
+    assert from_stdin["picture"] == "-"
+    assert from_stdin["classes"] == from_file["classes"]
+
+
+def interrupted(server: EmbeddedServer, arguments: Sequence[object], when: Path) -> tuple[int, str]:
+    """Run until the output has some lines, then press Ctrl-C: exit code and standard error."""
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet_cli",
+        "classify",
+        *map(str, arguments),
+        "--url",
+        server.grpc_url,
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (when.exists() and when.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_ctrl_c_leaves_whole_lines_and_resume_goes_on(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(600):
+        os.link(folder / f"{number % 6}.jpg", many / f"{number:03d}.jpg")
+    path = tmp_path / "answers.jsonl"
+    code, errors = interrupted(server, [many, "--output", path], when=path)
+    assert code == 130, errors
+    assert errors.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in errors
+    text = path.read_text()
+    assert text.endswith("\n")
+    before = rows(text)
+    assert 0 < len(before) < 600
+    assert run(["classify", str(many), "--output", str(path), "--url", server.grpc_url]) == 2
+    assert "--resume" in capsys.readouterr().err
+    classify(capsys, server, many, "--output", path, "--resume")
+    after = rows(path.read_text())
+    assert after[: len(before)] == before
+    assert [row["picture"] for row in after] == [str(many / f"{number:03d}.jpg") for number in range(600)]
+
+
+def test_a_server_that_is_gone_ends_it_with_what_was_answered(
+    exported: object, folder: Path, tmp_path: Path
+) -> None:
+    """Killed in the middle: what was written stays, the reason is one line, and it does not hang."""
+    from .conftest import Exported
+
+    assert isinstance(exported, Exported)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(600):
+        os.link(folder / f"{number % 6}.jpg", many / f"{number:03d}.jpg")
+    path = tmp_path / "answers.jsonl"
+    with EmbeddedServer(exported.repository(tmp_path / "model_repository")) as server:
+        command = [sys.executable, "-m", "alexnet_cli", "classify", str(many), "--output", str(path)]
+        command += ["--url", server.grpc_url, "--timeout", "1"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while not (path.exists() and path.stat().st_size):
+                time.sleep(0.005)
+            server.stop()
+            _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "expected a server that listens there" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert 0 < len(rows(path.read_text())) < 600
