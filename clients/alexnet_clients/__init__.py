@@ -24,6 +24,7 @@ from .transports.transport import (
     Message,
     ModelConfig,
     ModelStatistics,
+    Region,
     TensorSpec,
     Transport,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ModelStatistics",
     "Pictures",
     "Prediction",
+    "Region",
     "ServedModel",
     "ServerUrl",
     "TensorSpec",

@@ -29,7 +29,14 @@ from .retrying import Backoff, Retrier
 from .served_model import ServedModel, served_model_from_config
 from .steps import Steps, result_of
 from .transports.opening import transport_from_url
-from .transports.transport import FloatArray, InferReply, InferRequest, ModelStatistics, Transport
+from .transports.transport import (
+    FloatArray,
+    InferReply,
+    InferRequest,
+    ModelStatistics,
+    Region,
+    Transport,
+)
 from .turns import Turns
 from .url import ServerUrl
 
@@ -139,15 +146,26 @@ class Core:
                     served = yield from self.still(served)
                     shape, subject = (len(batch.rows), served.classes), self.subject_of(model)
                     for name in outputs:
-                        is_distribution = name == self.contract.probabilities_name
-                        read = probabilities_from_reply if is_distribution else numbers_from_reply
-                        pieces[name].append(read(reply, name, shape=shape, subject=subject))
+                        pieces[name].append(self._read(reply, name, shape, subject))
         finally:
             self._turns.give()
         return {
             name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # (N, classes)
             for name, arrays in pieces.items()
         }
+
+    def infer_in_region(
+        self, region: Region, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
+    ) -> Steps[dict[str, FloatArray]]:
+        """As `infer`, of at most a batch that lies at the start of shared memory."""
+        served = yield from self.model(model)
+        request = InferRequest(
+            model=model, inputs={self.contract.input_name: images}, outputs=outputs, region=region.name
+        )
+        reply = yield from result_of(self._sent(request))
+        served = yield from self.still(served)
+        shape, subject = (len(images), served.classes), self.subject_of(model)
+        return {name: self._read(reply, name, shape, subject) for name in outputs}
 
     def stream(self, source: Source, model: str, top: int, in_flight: int | None) -> PredictionStream:
         if top < 1:
@@ -180,13 +198,21 @@ class Core:
             request = InferRequest(
                 model=served.name, inputs={input_name: batch.rows}, outputs=outputs, top=top
             )
-            message = self.transport.prepare(request)
-            return self._retrier.run(
-                lambda left_s: self.transport.submit(message, timeout_s=left_s),
-                timeout_s=self.options.timeout_s,
-            )
+            return self._sent(request)
 
         return send
+
+    def _sent(self, request: InferRequest) -> Future[InferReply]:
+        message = self.transport.prepare(request)
+        return self._retrier.run(
+            lambda left_s: self.transport.submit(message, timeout_s=left_s),
+            timeout_s=self.options.timeout_s,
+        )
+
+    def _read(self, reply: InferReply, name: str, shape: tuple[int, ...], subject: str) -> FloatArray:
+        is_distribution = name == self.contract.probabilities_name
+        read = probabilities_from_reply if is_distribution else numbers_from_reply
+        return read(reply, name, shape=shape, subject=subject)
 
     def still(self, served: ServedModel) -> Steps[ServedModel]:
         """The model that answered, read again if another server may have: an answer is believed after that.

@@ -27,6 +27,7 @@ from .transport import (
     Message,
     ModelConfig,
     ModelStatistics,
+    Region,
     TensorSpec,
 )
 
@@ -74,6 +75,7 @@ class FakeTransport:
         self.failures: deque[ClientError] = deque()
         self.requests: list[InferRequest] = []
         self.configs_read = 0
+        self.known_regions: dict[str, Region] = {}
         self.in_flight = 0
         self.most_in_flight = 0
         self.closed = False
@@ -99,6 +101,15 @@ class FakeTransport:
 
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         return self._answered(lambda: self._statistics(model))
+
+    def regions(self, *, timeout_s: float) -> Future[tuple[Region, ...]]:
+        return self._answered(lambda: tuple(self.known_regions.values()))
+
+    def register(self, region: Region, *, timeout_s: float) -> Future[None]:
+        return self._answered(lambda: self.known_regions.update({region.name: region}))
+
+    def unregister(self, name: str, *, timeout_s: float) -> Future[None]:
+        return self._answered(lambda: self.known_regions.pop(name, None) and None)
 
     def prepare(self, request: InferRequest) -> Message:
         return Message(request, b"")

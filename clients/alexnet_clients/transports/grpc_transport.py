@@ -18,7 +18,15 @@ from ..access import ANONYMOUS, Access, ClientTls
 from ..url import ServerUrl
 from .grpc_errors import error_from_status
 from .tensors import array_from_buffer, buffer_from_array, datatype_of
-from .transport import InferReply, InferRequest, Message, ModelConfig, ModelStatistics, TensorSpec
+from .transport import (
+    InferReply,
+    InferRequest,
+    Message,
+    ModelConfig,
+    ModelStatistics,
+    Region,
+    TensorSpec,
+)
 
 _SERVICE = "/inference.GRPCInferenceService"
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -60,6 +68,13 @@ class GrpcTransport:
         self._server_ready = self._method("ServerReady", "ServerReadyResponse")
         self._model_config = self._method("ModelConfig", "ModelConfigResponse")
         self._model_statistics = self._method("ModelStatistics", "ModelStatisticsResponse")
+        self._region_status = self._method("SystemSharedMemoryStatus", "SystemSharedMemoryStatusResponse")
+        self._region_register = self._method(
+            "SystemSharedMemoryRegister", "SystemSharedMemoryRegisterResponse"
+        )
+        self._region_unregister = self._method(
+            "SystemSharedMemoryUnregister", "SystemSharedMemoryUnregisterResponse"
+        )
 
     @property
     def connections(self) -> int:
@@ -77,6 +92,20 @@ class GrpcTransport:
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         request = self._messages.ModelStatisticsRequest(name=model)
         return self._called(self._model_statistics, request, model, timeout_s, _statistics_from_response)
+
+    def regions(self, *, timeout_s: float) -> Future[tuple[Region, ...]]:
+        request = self._messages.SystemSharedMemoryStatusRequest()
+        return self._called(self._region_status, request, "", timeout_s, _regions_from_response)
+
+    def register(self, region: Region, *, timeout_s: float) -> Future[None]:
+        request = self._messages.SystemSharedMemoryRegisterRequest(
+            name=region.name, key=region.key, byte_size=region.size_bytes
+        )
+        return self._called(self._region_register, request, "", timeout_s, lambda answer: None)
+
+    def unregister(self, name: str, *, timeout_s: float) -> Future[None]:
+        request = self._messages.SystemSharedMemoryUnregisterRequest(name=name)
+        return self._called(self._region_unregister, request, "", timeout_s, lambda answer: None)
 
     def prepare(self, request: InferRequest) -> Message:
         return Message(request, self._wire_from_request(request))
@@ -153,11 +182,16 @@ class GrpcTransport:
             tensor = message.inputs.add()
             tensor.name, tensor.datatype = name, datatype_of(array)
             tensor.shape.extend(array.shape)
+            if request.region:
+                tensor.parameters["shared_memory_region"].string_param = request.region
+                tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
         for name in request.outputs:
             output = message.outputs.add()
             output.name = name
             if request.top:
                 output.parameters["classification"].int64_param = request.top
+        if request.region:
+            return bytes(message.SerializeToString())
         number = message.DESCRIPTOR.fields_by_name["raw_input_contents"].number
         length_delimited = 2
         tag = _varint(number << 3 | length_delimited)
@@ -226,6 +260,13 @@ def _statistics_from_response(response: Any) -> ModelStatistics:
             },
         )
     return total
+
+
+def _regions_from_response(response: Any) -> tuple[Region, ...]:
+    return tuple(
+        Region(name=found.name, key=found.key, size_bytes=found.byte_size)
+        for found in response.regions.values()
+    )
 
 
 def _varint(value: int) -> bytes:

@@ -28,6 +28,7 @@ class InferRequest:
     inputs: Mapping[str, npt.NDArray[Any]]
     outputs: tuple[str, ...]
     top: int = 0  # 0: numbers; k: the best k as `value:index:label`
+    region: str = ""  # of shared memory, where the server finds the one input at its start; else it is sent
 
     @property
     def images(self) -> npt.NDArray[Any]:
@@ -52,6 +53,15 @@ class InferReply:
     outputs: Mapping[str, npt.NDArray[Any]]
     latency_ms: float  # from submitting to the answer
     request_bytes: int  # of the message on the wire, without the protocol's framing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Memory that this process and a server on the same machine both see."""
+
+    name: str  # by which requests mean it
+    key: str  # POSIX's name of the memory, with its leading slash
+    size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +115,15 @@ class Transport(Protocol):
 
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         """What the server counted of a model."""
+
+    def regions(self, *, timeout_s: float) -> Future[tuple[Region, ...]]:
+        """The shared memory that the server has been told of, by anyone."""
+
+    def register(self, region: Region, *, timeout_s: float) -> Future[None]:
+        """Tell the server of shared memory. `BadRequest` where it serves none, or is on another machine."""
+
+    def unregister(self, name: str, *, timeout_s: float) -> Future[None]:
+        """Let the server forget it; it is no error if it has."""
 
     def prepare(self, request: InferRequest) -> Message:
         """Build what goes over the wire, the part of asking that needs no server."""

@@ -1,0 +1,162 @@
+"""Pictures in memory that a server on the same machine reads: no copy travels.
+
+    with SharedPictures(client, capacity=32) as shared:
+        shared.images[:2] = prepared  # uint8 (2, 224, 224, 3)
+        probabilities = shared.probabilities(2)
+
+The server must have been started with `alexnet serve --shared-memory`. Whether it is faster depends on the
+batch and the machine: docs/decisions/shared-memory.md has figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from alexnet_model.contract import Uint8Array
+from alexnet_model.errors import BadRequest, ClientError, UsageError
+
+from .client import Client
+from .core import DEFAULT_MODEL
+from .steps import blocking
+from .transports.transport import FloatArray, Region
+
+_PREFIX = "alexnet_pictures_"
+_OURS = re.compile(rf"{_PREFIX}(?P<pid>\d+)_[0-9a-f]+")
+_SHM = Path("/dev/shm")  # noqa: S108 (where Linux keeps POSIX shared memory)
+
+
+class SharedPictures:
+    """Room for `capacity` pictures, in a `with`; gone from this machine and the server after it.
+
+    Python's resource tracker, a process of its own, removes the memory even where this process is killed.
+    What the server still knows of it then, and what outlives the tracker too, is removed by the next to enter.
+    """
+
+    def __init__(self, client: Client, *, capacity: int) -> None:
+        """Raises:
+        UsageError: the capacity is less than 1, or the server is on another machine.
+        """
+        if capacity < 1:
+            raise UsageError("capacity", got=f"{capacity}", expected="at least 1 picture")
+        if not client.url.is_loopback:
+            raise UsageError(
+                f"shared memory with {client.url}", got="another machine", expected="a server on this one"
+            )
+        self._client = client
+        self._core = client._core
+        self._capacity = capacity
+
+    def __enter__(self) -> Self:
+        """Make the memory and tell the server.
+
+        Raises:
+            BadRequest: the server was not started for shared memory.
+            ClientError: no answer.
+            OSError: there is no room for it.
+        """
+        self._client.connect()
+        remove_orphans(self._client)
+        contract = self._client.contract
+        name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
+        self._memory = SharedMemory(name, create=True, size=self._capacity * contract.picture_bytes)
+        try:
+            self.images: Uint8Array = np.ndarray(
+                (self._capacity, *contract.picture_shape), np.uint8, self._memory.buf
+            )
+            self.region = Region(name=name, key=f"/{name}", size_bytes=self.images.nbytes)
+            self._register()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        timeout_s = self._core.options.timeout_s
+        try:
+            with contextlib.suppress(ClientError):  # a server that is gone has forgotten it
+                self._core.transport.unregister(self.region.name, timeout_s=timeout_s).result()
+        finally:
+            self._release()
+
+    def probabilities(self, count: int, *, model: str = DEFAULT_MODEL) -> FloatArray:
+        """Class probabilities, float32 `(count, classes)`, of the first pictures in `images`.
+
+        Raises:
+            UsageError: there are not so many.
+            ClientError: the server, the model or the request failed.
+        """
+        name = self._client.contract.probabilities_name
+        return self.infer(count, model=model, outputs=(name,))[name]
+
+    def infer(
+        self,
+        count: int,
+        *,
+        model: str = DEFAULT_MODEL,
+        outputs: tuple[str, ...] = ("probabilities", "logits"),
+    ) -> dict[str, FloatArray]:
+        """The model's raw outputs for the first pictures in `images`, at most a batch.
+
+        Raises:
+            UsageError: there are not so many.
+            ClientError: the server, the model or the request failed.
+        """
+        if not 1 <= count <= self._capacity:
+            raise UsageError("count", got=f"{count}", expected=f"1 to {self._capacity} pictures")
+        connections = self._core.transport.connections
+        steps = self._core.infer_in_region(self.region, self.images[:count], model, outputs)
+        try:
+            return blocking(steps)
+        except BadRequest:
+            if self._core.transport.connections == connections:
+                raise
+            self._register()  # a server that was started again knows nothing of it
+            return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
+
+    def _register(self) -> None:
+        timeout_s = self._core.options.timeout_s
+        self._core.transport.register(self.region, timeout_s=timeout_s).result()
+
+    def _release(self) -> None:
+        self.images = np.empty((0, 0, 0, 3), np.uint8)  # a view of the memory would hinder its closing
+        with contextlib.suppress(BufferError):  # a caller kept one: the memory goes with the last of them
+            self._memory.close()
+        self._memory.unlink()
+
+
+def remove_orphans(client: Client) -> tuple[str, ...]:
+    """Remove the memory of processes that are no more, here and from the server; gives the names.
+
+    Raises:
+        ClientError: the server does not answer, or was not started for shared memory.
+    """
+    transport, timeout_s = client._core.transport, client._core.options.timeout_s
+    registered = {region.name for region in transport.regions(timeout_s=timeout_s).result()}
+    here = {path.name for path in _SHM.glob(f"{_PREFIX}*")}
+    orphans = sorted(name for name in registered | here if _is_orphan(name))
+    for name in orphans:
+        if name in registered:
+            transport.unregister(name, timeout_s=timeout_s).result()
+        (_SHM / name).unlink(missing_ok=True)
+    return tuple(orphans)
+
+
+def _is_orphan(name: str) -> bool:
+    found = _OURS.fullmatch(name)
+    if found is None:
+        return False
+    try:
+        os.kill(int(found["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's, and alive
+        return False
+    return False

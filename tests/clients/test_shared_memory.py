@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_clients import Client, FakeTransport, Region
+from alexnet_clients.shared_memory import SharedPictures, remove_orphans
+from alexnet_model.errors import BadRequest, UsageError
+
+SHM = Path("/dev/shm")
+IMAGES = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.full((2, 224, 224, 3), 255, np.uint8)
+
+
+def ours() -> set[str]:
+    return {path.name for path in SHM.glob("alexnet_pictures_*")}
+
+
+@pytest.fixture
+def dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def test_pictures_are_read_where_they_lie(fake: FakeTransport, client: Client) -> None:
+    before = ours()
+    with SharedPictures(client, capacity=4) as shared:
+        shared.images[:2] = IMAGES
+        assert ours() - before == {shared.region.name}
+        assert fake.known_regions == {shared.region.name: shared.region}
+        assert shared.probabilities(2).argmax(axis=1).tolist() == [0, 9]
+        assert fake.requests[-1].region == shared.region.name
+    assert ours() == before
+    assert fake.known_regions == {}
+
+
+def test_an_error_inside_leaves_nothing(fake: FakeTransport, client: Client) -> None:
+    before = ours()
+    kept = []  # views that outlive the memory
+
+    def fail() -> None:
+        with SharedPictures(client, capacity=1) as shared:
+            kept.append(shared.images)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert ours() == before
+    assert fake.known_regions == {}
+    assert kept[0].shape == (1, 224, 224, 3)
+
+
+def test_a_server_that_shares_no_memory_leaves_nothing(fake: FakeTransport, client: Client) -> None:
+    before = ours()
+    client.connect()
+    fake.failures.append(BadRequest("server", got="This protocol is restricted"))
+    with pytest.raises(BadRequest), SharedPictures(client, capacity=1):
+        pytest.fail("entered")
+
+    class Refuses(FakeTransport):
+        def register(self, region: Region, *, timeout_s: float) -> Future[None]:
+            self.failures.append(BadRequest("server", got="no such region"))
+            return super().register(region, timeout_s=timeout_s)
+
+    with (
+        Client("grpc://127.0.0.1", transport=Refuses()) as refused,
+        pytest.raises(BadRequest),
+        SharedPictures(refused, capacity=1),
+    ):
+        pytest.fail("entered")
+    assert ours() == before
+
+
+def test_what_dead_processes_left_is_removed_and_the_livings_is_not(
+    fake: FakeTransport, client: Client, dead_process: int
+) -> None:
+    names = [f"alexnet_pictures_{dead_process}_0123abcd", f"alexnet_pictures_1_{'f' * 8}", "somebody_elses"]
+    for name in names:
+        fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
+    (SHM / names[0]).touch()
+    try:
+        assert remove_orphans(client) == (names[0],)
+        assert not (SHM / names[0]).exists()
+        assert list(fake.known_regions) == names[1:]
+    finally:
+        (SHM / names[0]).unlink(missing_ok=True)
+
+
+def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Client) -> None:
+    with SharedPictures(client, capacity=2) as shared:
+        shared.images[:] = IMAGES
+        shared.probabilities(2)
+        fake.known_regions.clear()
+        answered = fake.brightness_as_class
+
+        def answer(request: object) -> object:
+            if shared.region.name not in fake.known_regions:
+                fake.connections += 1
+                raise BadRequest("server", got="Unable to find shared memory region")
+            return answered(request)  # type: ignore[arg-type]
+
+        fake.answer = answer  # type: ignore[assignment]
+        assert shared.probabilities(2).argmax(axis=1).tolist() == [0, 9]
+
+
+def test_a_refusal_of_the_same_server_is_told(fake: FakeTransport, client: Client) -> None:
+    with SharedPictures(client, capacity=2) as shared:
+
+        def refuse(request: object) -> object:
+            raise BadRequest("server", got="batch-size must be <= 1")
+
+        fake.answer = refuse  # type: ignore[assignment]
+        with pytest.raises(BadRequest, match="batch-size"):
+            shared.probabilities(2)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_more_pictures_than_there_are(count: int, client: Client) -> None:
+    with SharedPictures(client, capacity=2) as shared, pytest.raises(UsageError, match="1 to 2"):
+        shared.probabilities(count)
+
+
+def test_what_cannot_be_shared(client: Client) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        SharedPictures(client, capacity=0)
+    with (
+        Client("grpc://10.0.0.1", transport=FakeTransport()) as elsewhere,
+        pytest.raises(UsageError, match="another machine"),
+    ):
+        SharedPictures(elsewhere, capacity=1)
