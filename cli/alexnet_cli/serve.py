@@ -13,7 +13,7 @@ import typer
 from .options import RepositoryOption
 
 if TYPE_CHECKING:
-    from alexnet_serving import Server
+    from alexnet_serving import Server, ServerTls
 
 
 class ServerChoice(StrEnum):
@@ -23,6 +23,12 @@ class ServerChoice(StrEnum):
 
 def _port(what: str) -> typer.models.OptionInfo:
     option = typer.Option(min=0, max=65535, help=f"{what}; 0 takes a free port.")
+    assert isinstance(option, typer.models.OptionInfo)
+    return option
+
+
+def _pem(what: str) -> typer.models.OptionInfo:
+    option = typer.Option(help=what, metavar="FILE", show_default=False)
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -43,6 +49,20 @@ def serve_command(
     address: Annotated[
         str, typer.Option(help="Where it listens; another than loopback needs Docker.")
     ] = "127.0.0.1",
+    tls_certificate: Annotated[
+        Path | None, _pem("Encrypt gRPC: the server's certificate, in PEM. HTTP stays on loopback.")
+    ] = None,
+    tls_key: Annotated[Path | None, _pem("The key to that certificate.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, _pem("Answer only clients with a certificate of this CA (mutual TLS).")
+    ] = None,
+    shared_memory: Annotated[
+        bool,
+        typer.Option(
+            "--shared-memory",
+            help="Let clients on this machine pass pictures in shared memory; on loopback only.",
+        ),
+    ] = False,
     image: Annotated[
         str | None,
         typer.Option(help="Another image than the pinned one, for --with docker.", show_default="by models"),
@@ -67,16 +87,30 @@ def serve_command(
 
     from .screen import err, note, say
 
+    tls = _tls_from(tls_certificate, tls_key, tls_client_ca)
     docker_only = {"--image": image, "--rebuild-if-needed": rebuild_if_needed}
     kind = _kind_of_server(kind, repository, docker_only)
     ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
     server: Server
     if kind is ServerChoice.DOCKER:
         server = DockerServer(
-            repository, image=image, address=address, ready_timeout_s=ready_timeout_s, **ports
+            repository,
+            image=image,
+            address=address,
+            tls=tls,
+            shared_memory=shared_memory,
+            ready_timeout_s=ready_timeout_s,
+            **ports,
         )
     else:
-        server = EmbeddedServer(repository, address=address, ready_timeout_s=ready_timeout_s, **ports)
+        server = EmbeddedServer(
+            repository,
+            address=address,
+            tls=tls,
+            shared_memory=shared_memory,
+            ready_timeout_s=ready_timeout_s,
+            **ports,
+        )
     _check_repository(repository, image, rebuild_if_needed=rebuild_if_needed)
     with ExitStack() as running:
         with err.status(f"Starting Triton with {', '.join(server.models)} ..."):
@@ -85,12 +119,55 @@ def serve_command(
         say(f"HTTP     {server.http_url}")
         say(f"metrics  {server.metrics_url}")
         say(f"ready    {', '.join(server.models)}")
-        note(f"Next: alexnet classify PICTURE --url {server.grpc_url} --model {server.models[0]}")
+        if shared_memory:
+            note("Shared memory is open: every process that reaches a port may name any of it.")
+        _say_how_to_ask(server, tls)
         note("Stop with Ctrl-C.")
         try:
             server.wait()
         except KeyboardInterrupt:
             note("Stopping ...")
+
+
+def _tls_from(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    """What the three options say together.
+
+    Raises:
+        UsageError: one is given without another that it needs.
+    """
+    from alexnet_model.errors import UsageError
+    from alexnet_serving import ServerTls
+
+    if certificate is not None and key is not None:
+        return ServerTls(certificate, key, client_ca)
+    given = {"--tls-certificate": certificate, "--tls-key": key, "--tls-client-ca": client_ca}
+    if not any(given.values()):
+        return None
+    missing = "--tls-certificate" if certificate is None else "--tls-key"
+    raise UsageError(
+        missing,
+        got=f"nothing beside {next(name for name, path in given.items() if path)}",
+        expected="the certificate and its key together",
+        next_step=f"Add {missing} FILE.",
+    )
+
+
+def _say_how_to_ask(server: Server, tls: ServerTls | None) -> None:
+    """The next command; with TLS, by a name that the certificate is for."""
+    from .screen import note
+
+    url, credentials = server.grpc_url, ""
+    if tls is not None:
+        note("Triton encrypts gRPC only: HTTP and metrics stay on loopback.")
+        credentials = " --ca FILE --cert FILE --key FILE" if tls.client_ca else " --ca FILE"
+        host = url.removeprefix("grpcs://").partition(":")[0]
+        names = tls.names()
+        if names and host not in names:
+            note(f"The certificate is for {', '.join(names)}, not for {host}.")
+            here = [name for name in names if name == "localhost" and host == "127.0.0.1"]
+            others = [name for name in names if name != "localhost" and not {"*", ":"} & set(name)]
+            url = url.replace(host, [*here, *others, host][0])
+    note(f"Next: alexnet classify PICTURE --url {url}{credentials} --model {server.models[0]}")
 
 
 def _kind_of_server(

@@ -14,6 +14,7 @@ from .servers.choosing import Choice, choice_of_server
 from .servers.docker_server import DockerServer
 from .servers.embedded import EmbeddedServer
 from .servers.server import Server
+from .servers.tls import ServerTls
 
 __all__ = [
     "JOBS",
@@ -27,6 +28,7 @@ __all__ = [
     "Place",
     "RepositoryOptions",
     "Server",
+    "ServerTls",
     "check_engines",
     "choice_of_server",
     "examine",

@@ -14,6 +14,7 @@ from alexnet_model.errors import (
     NotReady,
     Overloaded,
     Unreachable,
+    Untrusted,
 )
 
 
@@ -21,14 +22,30 @@ def test_every_status_of_grpc_has_a_meaning() -> None:
     assert set(MEANING_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
 
 
-# The texts are Triton's own.
+CONNECTING = "failed to connect to all addresses; last error: "
+TLS_FAILED = (
+    f"{CONNECTING}UNKNOWN: ipv4:127.0.0.1:1: Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL"
+)
+
+
+# The texts are Triton's and gRPC's own.
 @pytest.mark.parametrize(
     ("status", "details", "kind"),
     [
         ("INVALID_ARGUMENT", "[request id: 1] inference request batch-size must be <= 64", BadRequest),
         ("NOT_FOUND", "Request for unknown model: 'x' is not found", ModelNotFound),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", Unreachable),
+        ("UNAVAILABLE", f"{CONNECTING}Failed to connect to remote host: Connection refused", Unreachable),
+        ("UNAVAILABLE", f"{CONNECTING}UNAVAILABLE: ipv4:127.0.0.1:8000: Socket closed", Unreachable),
+        ("UNAVAILABLE", f"{TLS_FAILED}:CERTIFICATE_VERIFY_FAILED: certificate has expired", Untrusted),
+        ("UNAVAILABLE", f"{TLS_FAILED}:WRONG_VERSION_NUMBER: Invalid certificate context", Untrusted),
+        (
+            "UNAVAILABLE",
+            f"{CONNECTING}Custom verification check failed with error: UNAUTHENTICATED: "
+            "Hostname Verification Check failed.",
+            Untrusted,
+        ),
+        ("UNAVAILABLE", f"{CONNECTING}Handshake read failed (Socket closed)", Untrusted),
         ("UNAVAILABLE", "Socket closed", ConnectionLost),
         ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
         ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
@@ -44,6 +61,14 @@ def test_statuses_become_this_projects_errors(status: str, details: str, kind: t
     assert type(error) is kind
     assert str(error).startswith("grpc://host:8001 alexnet_fp32: got ")
     assert details.removesuffix(".") in str(error)
+
+
+def test_a_server_that_hangs_up_is_not_told_apart_but_the_ways_out_are_named() -> None:
+    closed = f"{CONNECTING}UNAVAILABLE: ipv4:127.0.0.1:8000: Socket closed"
+    plain = error_from_status("UNAVAILABLE", closed, subject="grpc://host:8000")
+    assert "Write grpcs:// if it wants TLS" in str(plain)
+    encrypted = error_from_status("UNAVAILABLE", closed, subject="grpcs://host:8000", is_encrypted=True)
+    assert "a certificate of the CA that the server believes" in str(encrypted)
 
 
 def test_a_status_without_words_is_named() -> None:

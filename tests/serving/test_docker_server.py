@@ -129,15 +129,14 @@ def test_models_for_a_cpu(on_cpu: Path, gpu: None, fake: Fake) -> None:
 
 @pytest.mark.parametrize("here", [True, False])
 def test_onnxruntime_takes_a_gpu_where_there_is_one(
-    here: bool, repository: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    here: bool, on_onnxruntime: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shutil.rmtree(repository / "alexnet_int8")
     if here:
         fake_nvidia_smi(monkeypatch, tmp_path, [H100])
     else:
         no_nvidia_smi(monkeypatch, tmp_path)
     docker = fake()
-    with DockerServer(repository):
+    with DockerServer(on_onnxruntime):
         (run,) = docker.runs
         assert ("--gpus=all" in run) == here
         assert told(run, TRITON_IMAGE) == TRITON + ([] if here else [NO_GPU_METRICS])

@@ -25,7 +25,7 @@ from alexnet_model.errors import (
     ServerError,
     UsageError,
 )
-from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
+from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving.servers.docker_server import DockerServer
 
 from ..stand_ins.docker import (
@@ -101,7 +101,7 @@ def test_a_death_is_noticed_and_cleaned_up(
     [
         (NO_GPU_RUNTIME, DockerError, "apt-get install nvidia-container-toolkit"),
         (NO_GPU_VENDOR, DockerError, "apt-get install nvidia-container-toolkit"),
-        (image_is_missing(CPU_IMAGE), DockerError, f"docker build --tag {CPU_IMAGE} serving"),
+        (image_is_missing(CPU_IMAGE), DockerError, BUILD_CPU_IMAGE),
         (port_is_allocated(8001), PortTaken, "Stop what listens on port 8001, or name another"),
         (("exec: tritonserver: not found", 127), DockerError, "alexnet doctor"),
     ],
@@ -149,7 +149,7 @@ def test_docker_goes_between_question_and_start(
 
 def test_no_image(on_cpu: Path, engines: Path, fake: Fake) -> None:
     docker = fake(images=[])
-    assert f"docker build --tag {CPU_IMAGE} serving" in failure_of(DockerServer(on_cpu)).next_step
+    assert BUILD_CPU_IMAGE in failure_of(DockerServer(on_cpu)).next_step
     assert f"docker pull {TRITON_IMAGE}" in failure_of(DockerServer(engines)).next_step
     assert docker.runs == []
 
@@ -160,7 +160,7 @@ def test_triton_refuses_a_model(on_cpu: Path, fake: Fake) -> None:
     error = failure_of(DockerServer(on_cpu))
     assert type(error) is ServerError
     assert str(error).startswith(f"{on_cpu}: model alexnet_int8: got '{why}' from Triton")
-    assert error.next_step.endswith(f"docker build --tag {CPU_IMAGE} serving")
+    assert error.next_step.endswith(BUILD_CPU_IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,12 @@ def test_triton_refuses_a_model(on_cpu: Path, fake: Fake) -> None:
     ],
 )
 def test_what_mends_a_refused_model(
-    why: str, mend: str, repository: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    why: str, mend: str, on_onnxruntime: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
-    shutil.rmtree(repository / "alexnet_int8")
     fake(says=[*STARTING, f"{AT}\"failed to load 'alexnet_fp32' version 1: {why}\""], exits=1)
-    error = failure_of(DockerServer(repository))
-    assert error.next_step == mend.format(image=TRITON_IMAGE, repository=repository)
+    error = failure_of(DockerServer(on_onnxruntime))
+    assert error.next_step == mend.format(image=TRITON_IMAGE, repository=on_onnxruntime)
 
 
 def test_triton_refuses_an_engine(engines: Path, gpu: None, fake: Fake) -> None:

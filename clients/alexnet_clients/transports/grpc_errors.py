@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from alexnet_model.errors import BadRequest, ClientError
+import re
+
+from alexnet_model.errors import BadRequest, ClientError, Unreachable
 
 from .meanings import (
     FAILED,
@@ -40,12 +42,27 @@ MEANING_OF_STATUS: dict[str, Meaning] = {
     ),
 }
 
+# Somebody accepts the connection and closes it at once. gRPC has no better word for a wrong port, for a
+# client without TLS, and for one whose certificate the server does not want.
+_HUNG_UP_ON_PLAIN = Meaning(
+    Unreachable,
+    "a server that speaks gRPC without TLS there",
+    "Write grpcs:// if it wants TLS, and check the port; gRPC's is 8001 by default.",
+)
+_HUNG_UP_ON_TLS = Meaning(
+    Unreachable,
+    "a server that speaks gRPC with TLS there, and wants this client",
+    "Give the client a certificate of the CA that the server believes, and check the port.",
+)
+_HANGING_UP = re.compile("failed to connect.*(socket closed|connection reset|broken pipe)", re.DOTALL)
+
 # gRPC's own words, by a part of them in lower case; the first match counts.
 _OF_CONNECTING: tuple[tuple[str, Meaning], ...] = (
-    ("certificate", UNTRUSTED),
-    ("hostname verification", UNTRUSTED),
-    ("peer name", UNTRUSTED),
     ("wrong_version_number", NOT_ENCRYPTED),
+    ("handshake read failed", NOT_ENCRYPTED),
+    ("certificate_verify_failed", UNTRUSTED),
+    ("hostname verification check failed", UNTRUSTED),
+    ("tls handshake failed", UNTRUSTED),
     ("ssl handshake failed", UNTRUSTED),
     ("http1.x server", FOREIGN),
     ("failed to connect", NOBODY),
@@ -59,10 +76,12 @@ _OF_CONNECTING: tuple[tuple[str, Meaning], ...] = (
 _MAY_BE_CONNECTING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL")
 
 
-def error_from_status(status: str, details: str, *, subject: str) -> ClientError:
+def error_from_status(status: str, details: str, *, subject: str, is_encrypted: bool = False) -> ClientError:
     """Translate a status (`grpc.StatusCode`'s name) with the words that came with it."""
     meaning = meaning_of_words(details) or MEANING_OF_STATUS[status]
+    text = details.lower()
     if status in _MAY_BE_CONNECTING:
-        text = details.lower()
         meaning = next((found for part, found in _OF_CONNECTING if part in text), meaning)
+    if meaning is NOBODY and _HANGING_UP.search(text):
+        meaning = _HUNG_UP_ON_TLS if is_encrypted else _HUNG_UP_ON_PLAIN
     return meaning.error(subject, details or status.lower().replace("_", " "))

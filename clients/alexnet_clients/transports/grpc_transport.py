@@ -171,7 +171,12 @@ class GrpcTransport:
         return future
 
     def _error(self, model: str, status: str, details: str, cause: Exception) -> ClientError:
-        error = error_from_status(status, details, subject=f"{self._url} {model}".rstrip())
+        error = error_from_status(
+            status,
+            details,
+            subject=f"{self._url} {model}".rstrip(),
+            is_encrypted=self._url.is_encrypted,
+        )
         error.__cause__ = cause
         return error
 

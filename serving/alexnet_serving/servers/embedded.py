@@ -12,26 +12,27 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
 
-from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageError
+from alexnet_model.errors import EngineRefused, ServerDied, UsageError
 
 from ..repositories.backends_in import backends_of_repository
 from ..repositories.packages import TENSORRT
-from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer
+from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, launch_folder
 from .stubs import is_alive, stubs_of
+from .tls import ServerTls
 from .tritonserver import assemble_backends, command_of, environment_of, wheel_of_this_python
 
 
 class EmbeddedServer(ProcessServer):
     """A `Server`: starts on entering, ready for requests inside, gone on leaving.
 
-    Ports left out are chosen. Raises on construction, before anything starts:
+    Ports left out are chosen. `shared_memory` opens Triton's interface for it to every process that reaches a
+    port. Raises on construction, before anything starts:
         RepositoryError: the repository is missing, or has no model.
         EngineRefused: one of its models is a TensorRT engine.
         PortTaken: something listens on a given port already.
+        ServerError: a file of `tls` cannot be used.
         UsageError: a port, the address or the deadline cannot be.
         MissingExtra: the [embedded] extra is not installed.
     """
@@ -46,6 +47,8 @@ class EmbeddedServer(ProcessServer):
         http_port: int | None = None,
         metrics_port: int | None = None,
         address: str = LOOPBACK,
+        tls: ServerTls | None = None,
+        shared_memory: bool = False,
         ready_timeout_s: float = 120.0,
     ) -> None:
         if address not in (LOOPBACK, "localhost"):
@@ -61,6 +64,7 @@ class EmbeddedServer(ProcessServer):
             http_port=http_port,
             metrics_port=metrics_port,
             address=LOOPBACK,
+            tls=tls,
             ready_timeout_s=ready_timeout_s,
         )
         for model, backend in backends_of_repository(self._repository).items():
@@ -72,35 +76,28 @@ class EmbeddedServer(ProcessServer):
                     expected="a model that the embedded server can run",
                     next_step=f"Serve it so: {shlex.join(words)}",
                 )
+        self._shared_memory = shared_memory
         self._wheel = wheel_of_this_python()
         self._stubs: dict[int, str] = {}  # process id to model name
 
     def _prepared(self) -> Launch:
-        # Plain names whatever the repository's own path is: Triton passes them through a shell.
-        self._folder = Path(tempfile.mkdtemp(prefix="alexnet-serving-"))
         self._shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"
-        models = self._folder / "models"
-        backends = self._folder / "backends"
-        try:
+        with launch_folder(self._name) as self._folder:
+            # Plain names whatever the repository's own path is: Triton passes them through a shell.
+            models = self._folder / "models"
+            backends = self._folder / "backends"
             models.symlink_to(self._repository)
             assemble_backends(self._wheel, backends)
             command = command_of(
                 self._wheel,
                 backends=backends,
                 repository=models,
-                address=self._address,
+                address=LOOPBACK,
                 ports=self._ports,
                 shm_prefix=self._shm_prefix,
+                tls=self._tls,
+                shared_memory=self._shared_memory,
             )
-        except BaseException as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            if not isinstance(error, OSError):
-                raise
-            raise ServerError(
-                self._name,
-                got=(error.strerror or str(error)).lower(),
-                expected=f"to start from {self._folder}",
-            ) from error
         return Launch(
             command=command,
             environment=environment_of(self._wheel),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from collections.abc import Mapping
 
 from alexnet_model.errors import PortTaken, ServerError, UsageError
 
@@ -13,8 +14,8 @@ from alexnet_model.errors import PortTaken, ServerError, UsageError
 CHOICES = range(18_000, 32_000)
 
 
-def ports_from_wishes(address: str, wishes: dict[str, int | None]) -> dict[str, int]:
-    """A port a name: the one wished for, or a free one for None and 0.
+def ports_from_wishes(addresses: Mapping[str, str], wishes: dict[str, int | None]) -> dict[str, int]:
+    """A port a name, on the address of that name: the one wished for, or a free one for None and 0.
 
     Raises:
         UsageError: a port is no port, or two names want the same.
@@ -27,10 +28,10 @@ def ports_from_wishes(address: str, wishes: dict[str, int | None]) -> dict[str, 
             raise UsageError(f"{name} port", got=str(port), expected="1 to 65535")
         if list(given.values()).count(port) > 1:
             raise UsageError(f"{name} port", got=f"{port}, as another port", expected="ports that differ")
-        _check_free(address, name, port)
+        _check_free(addresses[name], name, port)
     ports = dict(given)
     for name in wishes.keys() - given.keys():
-        ports[name] = _free_port(address, name, taken=set(ports.values()))
+        ports[name] = _free_port(addresses[name], name, taken=set(ports.values()))
     return ports
 
 

@@ -13,9 +13,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,6 +27,7 @@ from ..repositories.writing import models_of_repository
 from . import aftermath
 from .log_tail import LogTail
 from .ports import ports_from_wishes
+from .tls import ServerTls, checked_tls
 from .tritonserver import EXIT_TIMEOUT_S
 
 POLL_S = 0.05
@@ -48,12 +50,32 @@ class Launch:
     container: str = ""
 
 
+@contextlib.contextmanager
+def launch_folder(server: str) -> Iterator[Path]:
+    """A private folder for what a server starts from. It is gone if this fails, and else when the server is.
+
+    Raises:
+        ServerError: what was done in it the disk has refused.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="alexnet-serving-"))
+    try:
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise ServerError(
+            server, got=(error.strerror or str(error)).lower(), expected=f"to start from {folder}"
+        ) from error
+
+
 class ProcessServer:
     """A `Server` but for its process: subclasses say what to run, and read what it says of itself.
 
     Ports left out are chosen. Raises on construction, before anything starts:
         RepositoryError: the repository is missing, or has no model.
         PortTaken: something listens on a given port already.
+        ServerError: a file of `tls` cannot be used.
         UsageError: a port or the deadline cannot be.
     """
 
@@ -67,6 +89,7 @@ class ProcessServer:
         http_port: int | None,
         metrics_port: int | None,
         address: str,
+        tls: ServerTls | None,
         ready_timeout_s: float,
     ) -> None:
         if not ready_timeout_s > 0:
@@ -74,9 +97,12 @@ class ProcessServer:
         self._repository = repository.absolute()
         self._ready_timeout_s = ready_timeout_s
         self._models = models_of_repository(self._repository)
-        self._address = address
+        self._tls = checked_tls(tls) if tls is not None else None
+        # Triton encrypts gRPC only: what it would say in the clear then stays on this machine.
+        beside = address if tls is None else LOOPBACK
+        self._addresses = {"grpc": address, "http": beside, "metrics": beside}
         self._ports = ports_from_wishes(
-            address, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
+            self._addresses, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         )
         self._stopping = threading.Event()
         self._stopping.set()  # until it is entered
@@ -86,15 +112,16 @@ class ProcessServer:
 
     @property
     def grpc_url(self) -> str:
-        return f"grpc://{self._host}:{self._ports['grpc']}"
+        scheme = "grpc" if self._tls is None else "grpcs"
+        return f"{scheme}://{self._host('grpc')}:{self._ports['grpc']}"
 
     @property
     def http_url(self) -> str:
-        return f"http://{self._host}:{self._ports['http']}"
+        return f"http://{self._host('http')}:{self._ports['http']}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self._host}:{self._ports['metrics']}/metrics"
+        return f"http://{self._host('metrics')}:{self._ports['metrics']}/metrics"
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -177,10 +204,9 @@ class ProcessServer:
         """What brings the backend that is not there, with the packages that it imports."""
         raise NotImplementedError
 
-    @property
-    def _host(self) -> str:
-        """Where this machine reaches the server: a server that listens everywhere is here too."""
-        return LOOPBACK if self._address == EVERYWHERE else self._address
+    def _host(self, what: str) -> str:
+        """Where this machine reaches a port: a server that listens everywhere is here too."""
+        return LOOPBACK if self._addresses[what] == EVERYWHERE else self._addresses[what]
 
     def _start(self) -> None:
         try:
@@ -228,7 +254,7 @@ class ProcessServer:
             time.sleep(POLL_S)
 
     def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection(self._host, self._ports["http"], timeout=1)
+        connection = http.client.HTTPConnection(self._host("http"), self._ports["http"], timeout=1)
         try:
             connection.request("GET", "/v2/health/ready")
             return connection.getresponse().status == 200

@@ -10,7 +10,7 @@ class Server(Protocol):
 
     @property
     def grpc_url(self) -> str:
-        """Such as `grpc://127.0.0.1:8001`."""
+        """Such as `grpc://127.0.0.1:8001`, or `grpcs://127.0.0.1:8001` with TLS."""
 
     @property
     def http_url(self) -> str:

@@ -16,13 +16,18 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import alexnet_model
 from alexnet_model.errors import ServerError
 from alexnet_model.extras import needs
 from alexnet_model.files import link_or_copy
 
+from ..repositories.packages import DECODER
+from .tls import ServerTls, tls_options
+
 OUR_BACKENDS = Path(__file__).parents[1] / "backends"
 # What no client of ours needs. Statistics are for benchmarks, model configuration for the contract.
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
+SHARED_MEMORY = RESTRICTED[0]  # what is open where it was asked for
 EXIT_TIMEOUT_S = 15
 SHM_BYTES = 16 * 1024 * 1024  # a model
 SHM_OPTION = f"--backend-config=python,shm-default-byte-size={SHM_BYTES}"
@@ -80,7 +85,10 @@ def libpython_of_this_python() -> Path:
 
 
 def assemble_backends(wheel: Wheel, folder: Path) -> None:
-    """Fill a backend directory: the wheel's python backend with its stub, and ours, which run on it."""
+    """Fill a backend directory: the wheel's python backend with its stub, and ours, which run on it.
+
+    The one that decodes gets this distribution's own decoding beside it, whatever Python runs the stub.
+    """
     python = folder / "python"
     python.mkdir(parents=True)
     for part in (*wheel.python_backend.glob("*.so"), *wheel.python_backend.glob("*.py"), wheel.stub):
@@ -89,7 +97,13 @@ def assemble_backends(wheel: Wheel, folder: Path) -> None:
         backend = folder / model.parent.name
         backend.mkdir()
         link_or_copy(model, backend / model.name)
-        link_or_copy(OUR_BACKENDS / "batching.py", backend / "batching.py")
+        if backend.name != DECODER:
+            link_or_copy(OUR_BACKENDS / "batching.py", backend / "batching.py")
+            continue
+        package = backend / alexnet_model.__name__
+        package.mkdir()
+        for module in Path(alexnet_model.__file__).parent.glob("*.py"):
+            link_or_copy(module, package / module.name)
 
 
 def environment_of(wheel: Wheel) -> dict[str, str]:
@@ -102,9 +116,17 @@ def environment_of(wheel: Wheel) -> dict[str, str]:
 
 
 def command_of(
-    wheel: Wheel, *, backends: Path, repository: Path, address: str, ports: dict[str, int], shm_prefix: str
+    wheel: Wheel,
+    *,
+    backends: Path,
+    repository: Path,
+    address: str,
+    ports: dict[str, int],
+    shm_prefix: str,
+    tls: ServerTls | None = None,
+    shared_memory: bool = False,
 ) -> list[str]:
-    """The server's command line. Both paths go through a shell inside Triton, so they must be plain.
+    """The server's command line. Its two folders go through a shell inside Triton, so they must be plain.
 
     Raises:
         ServerError: a path holds what a shell could read otherwise.
@@ -119,9 +141,9 @@ def command_of(
             )
     return [
         str(wheel.binary),
-        *server_options(str(repository)),
+        *server_options(str(repository), tls=tls, shared_memory=shared_memory),
         f"--backend-directory={backends}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        shm_prefix_option(shm_prefix),
         SHM_OPTION,
         f"--grpc-address={address}",
         f"--grpc-port={ports['grpc']}",
@@ -133,9 +155,17 @@ def command_of(
     ]
 
 
-def server_options(repository: str) -> list[str]:
+def shm_prefix_option(prefix: str) -> str:
+    """By which the shared memory of a server's backends is told from everybody else's."""
+    return f"--backend-config=python,shm-region-prefix-name={prefix}"
+
+
+def server_options(
+    repository: str, *, tls: ServerTls | None = None, shared_memory: bool = False
+) -> list[str]:
     """What every server of ours is told, here or in a container: all models or none, and no spare doors."""
-    lock = f"{','.join(RESTRICTED)}:alexnet={secrets.token_hex(16)}"
+    locked = [name for name in RESTRICTED if not (shared_memory and name == SHARED_MEMORY)]
+    lock = f"{','.join(locked)}:alexnet={secrets.token_hex(16)}"
     return [
         f"--model-repository={repository}",
         "--model-control-mode=none",
@@ -147,4 +177,5 @@ def server_options(repository: str) -> list[str]:
         f"--http-restricted-api={lock}",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
+        *(tls_options(tls) if tls is not None else []),
     ]
