@@ -224,6 +224,9 @@ class GrpcTransport:
 def _credentials(tls: ClientTls) -> Any:
     import grpc
 
+    from .http_setup import ssl_context_from_tls
+
+    ssl_context_from_tls(tls)  # says what is wrong with a file; gRPC would only fail to connect
     files = (tls.ca, tls.key, tls.certificate)
     return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in files))
 

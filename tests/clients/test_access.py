@@ -1,0 +1,166 @@
+"""Certificates and headers, against a real gRPC server with TLS."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from alexnet_clients import Client, ClientTls, Headers
+from alexnet_model.errors import ClientError, Unreachable, Untrusted, UsageError
+
+from ..certificates import Certificates, Pair, make_certificates
+from .wire_server import WireServer, config, infer, ready
+
+IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@contextmanager
+def served(pair: Pair | None, *, client_ca: Path | None = None) -> Iterator[tuple[WireServer, str]]:
+    """The server and the address that it listens at."""
+    wire = WireServer({"ServerReady": ready, "ModelConfig": config, "ModelInfer": infer})
+    running = grpc.server(futures.ThreadPoolExecutor(4), handlers=[wire])
+    if pair is None:
+        wire.port = running.add_insecure_port("127.0.0.1:0")
+    else:
+        identity = [(pair.key.read_bytes(), pair.certificate.read_bytes())]
+        roots = client_ca.read_bytes() if client_ca else None
+        credentials = grpc.ssl_server_credentials(identity, roots, require_client_auth=client_ca is not None)
+        wire.port = running.add_secure_port("127.0.0.1:0", credentials)
+    running.start()
+    try:
+        yield wire, f"127.0.0.1:{wire.port}"
+    finally:
+        running.stop(grace=None).wait()
+
+
+def own(pair: Pair, ca: Path) -> ClientTls:
+    return ClientTls(ca=ca, certificate=pair.certificate, key=pair.key)
+
+
+def test_a_server_whose_ca_is_believed_is_asked(made: Certificates) -> None:
+    with (
+        served(made.server) as (_, address),
+        Client(f"grpcs://{address}", tls=ClientTls(ca=made.ca)) as client,
+    ):
+        assert client.probabilities(IMAGE).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("server", "ca", "words"),
+    [
+        ("server", "other_ca", "CERTIFICATE_VERIFY_FAILED"),
+        ("other_server", "ca", "CERTIFICATE_VERIFY_FAILED"),
+        ("server", None, "CERTIFICATE_VERIFY_FAILED"),
+        ("expired", "ca", "certificate has expired"),
+        ("misnamed", "ca", "Hostname Verification Check failed"),
+    ],
+)
+def test_a_server_that_does_not_prove_who_it_is(
+    made: Certificates, server: str, ca: str | None, words: str
+) -> None:
+    tls = ClientTls(ca=getattr(made, ca)) if ca else None
+    with (
+        served(getattr(made, server)) as (wire, address),
+        pytest.raises(Untrusted, match=words) as caught,
+        Client(f"grpcs://{address}", tls=tls),
+    ):
+        pytest.fail("entered")
+    assert "Check the CA, the host's name in the URL, and the dates" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert wire.received == []
+
+
+def test_mutual_tls_answers_a_client_that_proves_who_it_is(made: Certificates) -> None:
+    with (
+        served(made.server, client_ca=made.ca) as (_, address),
+        Client(f"grpcs://{address}", tls=own(made.client, made.ca)) as client,
+    ):
+        assert client.probabilities(IMAGE).shape == (1, 10)
+
+
+@pytest.mark.parametrize("client", ["nobody", "stranger"])
+def test_mutual_tls_refuses_a_client_that_does_not(made: Certificates, client: str) -> None:
+    tls = ClientTls(ca=made.ca) if client == "nobody" else own(made.other_client, made.ca)
+    with (
+        served(made.server, client_ca=made.ca) as (wire, address),
+        pytest.raises(ClientError, match="certificate") as caught,
+        Client(f"grpcs://{address}", tls=tls),
+    ):
+        pytest.fail("entered")
+    assert isinstance(caught.value, Unreachable | Untrusted)
+    assert wire.received == []
+
+
+def test_one_side_encrypted_and_the_other_not(made: Certificates) -> None:
+    with (
+        served(made.server) as (_, address),
+        pytest.raises(Unreachable, match="grpcs:// if it wants TLS"),
+        Client(f"grpc://{address}"),
+    ):
+        pytest.fail("entered")
+    with (
+        served(None) as (_, address),
+        pytest.raises(Untrusted, match="write the URL without the s"),
+        Client(f"grpcs://{address}", tls=ClientTls(ca=made.ca)),
+    ):
+        pytest.fail("entered")
+
+
+def test_certificates_that_cannot_be_used(made: Certificates, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="grpcs://127"):
+        Client("grpc://127.0.0.1:8001", tls=ClientTls(ca=made.ca))
+    with pytest.raises(UsageError, match="certificate without its key"):
+        ClientTls(certificate=made.client.certificate)
+    with pytest.raises(UsageError, match="no such file"):
+        ClientTls(ca=tmp_path / "missing.pem")
+    (tmp_path / "no.pem").write_text("no certificate")
+    for tls in (
+        ClientTls(ca=tmp_path / "no.pem"),
+        ClientTls(certificate=tmp_path / "no.pem", key=made.client.key),
+        ClientTls(certificate=made.client.certificate, key=made.server.key),
+    ):
+        for scheme in ("grpcs", "https"):
+            with pytest.raises(UsageError, match="PEM"):
+                Client(f"{scheme}://127.0.0.1:8001", tls=tls)
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": "Bearer 1"}, lambda: {"Authorization": "Bearer 1"}])
+def test_headers_travel_with_every_request(headers: Headers) -> None:
+    with served(None) as (wire, address), Client(f"grpc://{address}", headers=headers) as client:
+        client.probabilities(IMAGE)
+    seen = [sent.get("authorization") for sent in wire.metadata]
+    assert seen == ["Bearer 1"] * 3
+
+
+def test_a_function_is_asked_for_headers_each_time() -> None:
+    number = itertools.count()
+    with (
+        served(None) as (wire, address),
+        Client(f"grpc://{address}", headers=lambda: {"x-number": str(next(number))}) as client,
+    ):
+        client.probabilities(IMAGE)
+    assert [sent["x-number"] for sent in wire.metadata] == ["0", "1", "2"]
+
+
+def test_an_error_of_the_function_is_the_callers_own() -> None:
+    def fails() -> dict[str, str]:
+        raise KeyError("no token")
+
+    with (
+        served(None) as (_, address),
+        pytest.raises(KeyError, match="no token"),
+        Client(f"grpc://{address}", headers=fails),
+    ):
+        pytest.fail("entered")

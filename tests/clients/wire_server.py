@@ -1,0 +1,83 @@
+"""A real gRPC server that speaks Triton's messages and answers as it is told to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8
+
+from alexnet_model.contract import Contract
+
+CONTRACT = Contract()
+Handler = Callable[[Any, Any], Any]
+
+
+@dataclass
+class WireServer:
+    """A real gRPC server that speaks Triton's messages and answers as it is told to."""
+
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    received: list[Any] = field(default_factory=list)
+    metadata: list[dict[str, str]] = field(default_factory=list)  # of every request
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"grpc://127.0.0.1:{self.port}"
+
+    def service(self, details: Any) -> Any:
+        name = details.method.rpartition("/")[2]
+        handler = self.handlers.get(name)
+        if handler is None:
+            return None  # UNIMPLEMENTED
+
+        def handle(request: Any, context: Any) -> Any:
+            self.received.append(request)
+            self.metadata.append(dict(context.invocation_metadata()))
+            return handler(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=getattr(service_pb2, f"{name}Request").FromString,
+            response_serializer=lambda message: (
+                message if isinstance(message, bytes) else message.SerializeToString()
+            ),
+        )
+
+
+def ready(request: Any, context: Any) -> Any:
+    return service_pb2.ServerReadyResponse(ready=True)
+
+
+def config(request: Any, context: Any) -> Any:
+    response = service_pb2.ModelConfigResponse()
+    response.config.name = request.name
+    response.config.backend = "openvino_dynamic"
+    response.config.max_batch_size = 8
+    response.config.input.add(name="image", data_type=TYPE_UINT8, dims=CONTRACT.picture_shape)
+    for name in (CONTRACT.probabilities_name, CONTRACT.logits_name):
+        response.config.output.add(name=name, data_type=TYPE_FP32, dims=[10])
+    parameters = {
+        "contract": CONTRACT.to_json(),
+        "contract_digest": CONTRACT.digest,
+        "precision": "int8",
+        "labels": json.dumps([str(digit) for digit in range(10)]),
+    }
+    for name, value in parameters.items():
+        response.config.parameters[name].string_value = value
+    return response
+
+
+def infer(request: Any, context: Any) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=request.model_name)
+    batch = request.inputs[0].shape[0]
+    for output in request.outputs:
+        response.outputs.add(name=output.name, datatype="FP32", shape=[batch, 10])
+        response.raw_output_contents.append(np.full((batch, 10), 0.1, "<f4").tobytes())
+    return response
