@@ -71,18 +71,20 @@ def demo_command(
         )
     print_export(manifest)
     with clock("pack"):
-        models = write_repository(manifest, out / "export", repository)
+        write_repository(manifest, out / "export", repository)
 
     with ExitStack() as running:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")
         with clock("start"), err.status("Starting Triton ..."):
             server = running.enter_context(EmbeddedServer(repository))
-        say(f"{server.grpc_url} serves {', '.join(server.models)}")
+        say(f"{server.grpc_url} serves")
+        say(f"  {', '.join(server.models)}")
 
         screen.rule("4/5 classify: held-out pictures from PNG files over gRPC", align="left")
         with clock("classify"):
             pictures = write_held_out_pictures(out / "pictures")
             with Client(server.grpc_url) as client:
+                models = [f"alexnet_{artifact.precision}" for artifact in manifest.accepted]
                 answers = [
                     Answers(model, client.classify([p.path for p in pictures], model=model, top=3), pictures)
                     for model in models

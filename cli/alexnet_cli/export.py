@@ -98,6 +98,14 @@ def export_command(
             show_default="four times --max-batch for engines, else 0",
         ),
     ] = None,
+    encoded: Annotated[
+        bool | None,
+        typer.Option(
+            "--encoded/--no-encoded",
+            help="Pack `alexnet` too, which takes encoded pictures; in Docker it needs our own image.",
+            show_default="where OpenVINO, in that image too, serves",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the ONNX files, engines and export.json.", show_default="build/export"),
@@ -132,6 +140,7 @@ def export_command(
         backend="tensorrt" if engine in PLANS else "onnx",
         queue_size=queue_size,
         queue_timeout_s=0.0 if queue_size == 0 else None,  # no limit is none in time either
+        encoded=encoded,
     )
     building = _engine_options(engine, target, profile, hardware_compatibility, version_compatible)
 

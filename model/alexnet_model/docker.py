@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DockerError, PortTaken
-from .triton_image import CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
+from .triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
 
 PROGRAM = "docker"
 ASKING_S = 30.0  # for a question that the engine answers from what it knows
@@ -198,7 +198,7 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
     (
         rf"(?:no such image|unable to find image|image not found).*?{re.escape(CPU_IMAGE)}",
         "the image with our backends",
-        f"Build it, in the source tree: docker build --tag {CPU_IMAGE} serving",
+        f"Build it, in the source tree: {BUILD_CPU_IMAGE}",
     ),
     (
         r"(?:no such image|unable to find image|no such object):? *'?(?P<image>[\w./:@-]*[\w])",

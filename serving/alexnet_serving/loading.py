@@ -19,7 +19,7 @@ from alexnet_model.manifest import Engine, Manifest, manifest_from_folder
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
 from alexnet_model.triton_image import MINIMUM_DRIVER, driver_is_too_old
 
-from .repositories.layout import VERSION, RepositoryOptions, is_repository
+from .repositories.layout import VERSION, RepositoryOptions, holds_encoded, holds_engines, is_repository
 from .repositories.packages import TENSORRT, Package, packages_of
 
 # Beyond one major version, a version-compatible engine loads in these later ones and in no other.
@@ -109,6 +109,8 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
     passport = passport or _recorded_passport(repository)
     words = ["alexnet", "export", str(source or "CHECKPOINT"), "--engine", "docker"]
     words += ["--repository", str(repository)]
+    if holds_engines(repository) and holds_encoded(repository):  # not by default, with engines
+        words.append("--encoded")
     if passport:
         words += ["--profile", str(passport.profile)]
         if passport.hardware_compatibility != "none":

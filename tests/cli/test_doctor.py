@@ -125,9 +125,9 @@ def test_a_base_install_is_told_what_to_install(bare_machine: Machine) -> None:
         "First: pip install 'alexnet-serving[export]'"
     ]
     lines = screen.splitlines()
-    for extra in ("export", "train", "embedded", "tensorrt", "rtx"):
+    for extra in ("export", "train", "embedded", "tensorrt", "rtx", "ui"):
         assert f"    pip install 'alexnet-serving[{extra}]'" in lines
-    assert re.search(r"^ok +base install +numpy ", screen, re.MULTILINE)
+    assert re.search(r"^ok +base install +aiohttp ", screen, re.MULTILINE)
     assert "  runs     classify" in lines
     assert "  MISSING  train" in lines
 
@@ -141,7 +141,7 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
     assert [job["command"] for job in found["jobs"] if job["runs"]] == ["classify"]
     statuses = {check["name"]: check["status"] for check in found["checks"]}
     assert {name for name, status in statuses.items() if status == "missing"} == {
-        *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]"),
+        *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[ui]"),
         *("NVIDIA GPU", "Docker Engine"),
     }
     assert found["main_job"]["first_mend"] == "pip install 'alexnet-serving[export]'"

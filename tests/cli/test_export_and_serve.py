@@ -93,7 +93,8 @@ def test_a_precision_asked_for_by_name_and_refused_exits_1(
     assert "REFUSED" in captured.out
     assert captured.err.splitlines()[-1].startswith("Error: int8: got ")
     packed = sorted(path.name for path in (tmp_path / "models").iterdir())
-    assert packed == ["alexnet_fp32", "export.json", "reference.safetensors"]
+    models = ["alexnet", "alexnet_decode", "alexnet_fp32"]
+    assert packed == [*models, "export.json", "reference.safetensors"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, tmp_path: Path) -> None:
@@ -172,3 +173,16 @@ def test_a_taken_port_is_named(exported: Exported, capsys: pytest.CaptureFixture
         port = taken.getsockname()[1]
         assert run(["serve", "--repository", str(exported.repository), "--grpc-port", str(port)]) == 1
     assert f"port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "packed"), [([], True), (["--encoded"], True), (["--no-encoded"], False)])
+def test_models_for_encoded_pictures(
+    option: list[str], packed: bool, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an earlier export holds is packed again, with nothing built."""
+    repository = tmp_path / "models"
+    assert run(["export", str(exported.folder), *option, "--repository", str(repository)]) == 0
+    for model in ("alexnet", "alexnet_decode"):
+        assert (repository / model).is_dir() == packed
+    assert ("(alexnet, alexnet_decode, " in " ".join(capsys.readouterr().err.split())) == packed
+    assert run(["lint", str(repository)]) == 0

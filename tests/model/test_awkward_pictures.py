@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,33 +12,16 @@ from PIL import Image
 
 from alexnet_model import Contract
 
+from ..awkward_pictures import png_of_16_bits
+
 Textured = Callable[[int, int], Image.Image]
 Encoded = Callable[..., bytes]
-Pixels = np.ndarray[Any, Any]
 
 
 def middle(picture: Any) -> list[int]:
     """The centre pixel after preparation."""
     pixel: list[int] = Contract().prepared(picture)[112, 112].tolist()
     return pixel
-
-
-def png_of_16_bits(pixels: Pixels) -> bytes:
-    """A PNG of 16 bits a channel, which Pillow cannot write for colour. `(H, W)` or `(H, W, 3)` uint16."""
-    height, width = pixels.shape[:2]
-    colour_type = 0 if pixels.ndim == 2 else 2
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)], ids="{0[0]}x{0[1]}".format)

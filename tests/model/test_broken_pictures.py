@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from PIL import Image
 
 from alexnet_model import Contract, decoding
 from alexnet_model.errors import PictureError
+
+from ..awkward_pictures import png_header
 
 Textured = Callable[[int, int], Image.Image]
 Encoded = Callable[..., bytes]
@@ -27,16 +27,6 @@ def refusal(picture: object) -> str:
     assert "\n" not in line
     assert not any(part.endswith(" ") for part in line.split(". "))
     return line
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The start of a 1-bit PNG that claims to be this large, and hardly any data."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
 
 
 def test_missing(tmp_path: Path) -> None:

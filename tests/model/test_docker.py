@@ -10,7 +10,13 @@ import pytest
 
 from alexnet_model import docker
 from alexnet_model.errors import DockerError, PortTaken
-from alexnet_model.triton_image import CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_model.triton_image import (
+    BUILD_CPU_IMAGE,
+    CPU_IMAGE,
+    MINIMUM_DRIVER,
+    TENSORRT_VERSION,
+    TRITON_IMAGE,
+)
 
 from ..stand_ins.docker import (
     HELP,
@@ -131,7 +137,7 @@ SAID = [
     (
         image_is_missing(CPU_IMAGE)[0],
         "the image with our backends",
-        f"docker build --tag {CPU_IMAGE} serving",
+        BUILD_CPU_IMAGE,
         f"No such image: {CPU_IMAGE}",
     ),
     (image_is_missing(TRITON_IMAGE)[0], IMAGE, f"docker pull {TRITON_IMAGE}", "No such image: nvcr.io"),

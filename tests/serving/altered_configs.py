@@ -13,6 +13,7 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid ones, of which one is
     "queue_size": (7, 8),
     "queue_timeout_s": (0.25, 0.5),
     "queue_delay_us": (5, 6),
+    "encoded": (True, False),
 }
 
 

@@ -6,6 +6,7 @@ FP32 is served by ONNX Runtime and INT8 by OpenVINO, so that one server tries bo
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from alexnet_serving import EmbeddedServer, write_repository
 from ..networks import random_checkpoint
 
 MAX_BATCH = 8
+ENCODED = ("alexnet", "alexnet_decode")
 ONNXRUNTIME = Runtime(
     name="onnxruntime", device="CPU", computes_in="f32", options={"session.dynamic_block_base": "4"}
 )
@@ -110,6 +112,14 @@ def repository(artifacts: Artifacts, tmp_path: Path) -> Path:
     path = tmp_path / "model_repository"
     write_repository(artifacts.manifest, artifacts.folder, path)
     return path
+
+
+@pytest.fixture
+def on_onnxruntime(repository: Path) -> Path:
+    """What NVIDIA's stock image serves too."""
+    for model in ("alexnet_int8", *ENCODED):
+        shutil.rmtree(repository / model)
+    return repository
 
 
 @pytest.fixture(scope="session")

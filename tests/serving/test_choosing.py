@@ -30,12 +30,6 @@ def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def on_onnxruntime(repository: Path) -> Path:
-    shutil.rmtree(repository / "alexnet_int8")
-    return repository
-
-
-@pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [H100])
 
@@ -133,6 +127,9 @@ def test_backends_are_read_as_triton_reads_them(tmp_path: Path) -> None:
         ({"openvino_dynamic"}, False),
         ({"onnxruntime", "openvino_dynamic"}, False),
         ({"tensorrt", "openvino_dynamic"}, True),
+        ({"tensorrt", "picture_decoder", "ensemble"}, True),
+        ({"onnxruntime", "picture_decoder", "ensemble"}, True),
+        ({"openvino_dynamic", "picture_decoder", "ensemble"}, False),
         (set(), False),
     ],
 )

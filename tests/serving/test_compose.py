@@ -16,13 +16,20 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
+from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import EmbeddedServer
 from alexnet_serving.servers.container import RESOURCES
 from alexnet_serving.servers.docker_server import VERSION_COMPATIBLE
-from alexnet_serving.servers.tritonserver import EXIT_TIMEOUT_S, SHM_OPTION, server_options
+from alexnet_serving.servers.tritonserver import (
+    EXIT_TIMEOUT_S,
+    SHM_OPTION,
+    assemble_backends,
+    server_options,
+    wheel_of_this_python,
+)
 
 from ..stand_ins.programs import install
+from .test_repository import contents_of
 
 SERVING = Path(__file__).parents[2] / "serving"
 COMPOSE = SERVING / "compose.yaml"
@@ -52,7 +59,7 @@ def test_what_its_header_tells() -> None:
     text = COMPOSE.read_text()
     header, _, rest = text.partition("\nname:")
     assert all(line.startswith("#") for line in header.splitlines() if line)
-    for variable in ("MODEL_REPOSITORY", "SERVER_USER", "TRITON_OPTIONS", "BIND_ADDRESS"):
+    for variable in ("MODEL_REPOSITORY", "SERVER_USER", "TRITON_OPTIONS", "TRITON_IMAGE", "BIND_ADDRESS"):
         assert variable in header
         assert f"${{{variable}:-" in rest
     assert f"TRITON_OPTIONS={VERSION_COMPATIBLE}" in header
@@ -82,9 +89,13 @@ def test_who_starts_when(services: dict[str, dict[str, Any]]) -> None:
 
 
 def test_images_are_the_pinned_ones(services: dict[str, dict[str, Any]]) -> None:
-    assert services["triton"]["image"] == TRITON_IMAGE
+    assert filled(services["triton"]["image"]) == TRITON_IMAGE
+    assert f"TRITON_IMAGE={CPU_IMAGE}\n" in COMPOSE.read_text()
     assert services["triton-cpu"]["image"] == CPU_IMAGE
-    assert services["triton-cpu"]["build"] == "."
+    build = services["triton-cpu"]["build"]
+    context = (SERVING / build["context"]).resolve()
+    assert context == SERVING.parent
+    assert context / build["dockerfile"] == SERVING / "Dockerfile"
     for name in ("prometheus", "grafana"):
         assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", services[name]["image"]), "an exact version"
     assert re.findall(r"^FROM (\S+)", (SERVING / "Dockerfile").read_text(), re.MULTILINE) == [TRITON_IMAGE]
@@ -190,16 +201,35 @@ def test_the_dockerfile_installs_what_was_tested() -> None:
     assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "1000:1000"
 
 
-def test_the_dockerfile_copies_the_backend_and_nothing_else() -> None:
+def test_the_dockerfile_is_built_from_the_repository() -> None:
+    command = "docker build --tag alexnet-serving/triton:26.07 --file serving/Dockerfile ."
+    assert command == BUILD_CPU_IMAGE
+    assert f"#   {command}\n" in (SERVING / "Dockerfile").read_text()
+
+
+def test_the_dockerfile_copies_the_backends_and_nothing_else(tmp_path: Path) -> None:
+    """Its COPY lines are played here, and the folders held against what the embedded server assembles."""
+    root = SERVING.parent
     text = (SERVING / "Dockerfile").read_text().replace("\\\n", "")
-    (copy,) = re.findall(r"^COPY --chmod=0555 (.*)$", text, re.MULTILINE)
-    *sources, target = shlex.split(copy)
-    assert target == "/opt/tritonserver/backends/openvino_dynamic/"
-    assert {Path(source).name for source in sources} == {"batching.py", "model.py"}
-    ignored = (SERVING / ".dockerignore").read_text().splitlines()
-    assert [line for line in ignored if not line.startswith("#")] == ["*", *(f"!{s}" for s in sources)]
-    for source in sources:
-        assert (SERVING / source).is_file()
+    copied = []
+    for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
+        mode, *sources, target = shlex.split(line)
+        assert mode == "--chmod=0555"
+        copied += sources
+        folder = tmp_path / "image" / Path(target).relative_to("/opt/tritonserver/backends")
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            found = list(root.glob(source))
+            assert found, source
+            for path in found:
+                shutil.copy(path, folder / path.name)
+    # BuildKit reads the one beside a Dockerfile before the context's own.
+    ignored = (SERVING / "Dockerfile.dockerignore").read_text().splitlines()
+    assert [line for line in ignored if not line.startswith("#")] == ["*", *(f"!{s}" for s in copied)]
+
+    assemble_backends(wheel_of_this_python(), tmp_path / "embedded")
+    for backend in ("openvino_dynamic", "picture_decoder"):
+        assert contents_of(tmp_path / "image" / backend) == contents_of(tmp_path / "embedded" / backend)
 
 
 def test_prometheus_asks_whichever_triton_runs(services: dict[str, dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alexnet_model import docker, gpus
-from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
 from alexnet_serving import write_repository
 from alexnet_serving.examining import gpu_checks
 from alexnet_serving.examining.checks import (
@@ -57,7 +57,7 @@ def test_a_machine_with_everything(machine: Machine) -> None:
     assert named(found, "Triton image").found == TRITON_IMAGE
     assert "Triton image for CPUs" not in [check.name for check in found.checks]
     assert [check.name for check in found.checks] == [
-        *("Python", "base install", "[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]"),
+        *("Python", "base install", "[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[ui]"),
         *("glibc", "libpython", "Triton for this Python", "/dev/shm"),
         *("ports 8000-8002", "room for --repository", "room for --out"),
         *("record of --repository", "record of --out"),
@@ -208,7 +208,7 @@ def test_images_that_are_not_here(machine: Machine) -> None:
     machine.gpus()
     found = machine.examine()
     assert missed(found, SERVE_IN_DOCKER) == ("Triton image for CPUs",)
-    assert named(found, "Triton image for CPUs").mend.startswith(f"docker build --tag {CPU_IMAGE} serving")
+    assert named(found, "Triton image for CPUs").mend.startswith(BUILD_CPU_IMAGE)
 
 
 def test_the_image_here_says_which_tensorrt_it_has(machine: Machine) -> None:

@@ -36,7 +36,7 @@ from alexnet_serving import EmbeddedServer, Server
 from alexnet_serving.servers import embedded, process_server
 from alexnet_serving.servers.stubs import is_alive, stubs_of
 
-from .conftest import Artifacts
+from .conftest import ENCODED, Artifacts
 from .recorded_engines import repository_of_engines
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -77,7 +77,8 @@ def eventually(is_so: Callable[[], bool], deadline_s: float = 30.0) -> bool:
 @pytest.fixture
 def small(repository: Path) -> Path:
     """One model is enough where values do not matter."""
-    shutil.rmtree(repository / "alexnet_fp32")
+    for model in ("alexnet_fp32", *ENCODED):
+        shutil.rmtree(repository / model)
     return repository
 
 

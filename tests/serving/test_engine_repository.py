@@ -198,7 +198,9 @@ def test_rtx_engines_have_no_backend(artifacts: Artifacts, tmp_path: Path) -> No
     with pytest.raises(RepositoryError, match="TensorRT-RTX engine, which Triton has no backend for"):
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
     assert not (tmp_path / "models").exists()
-    assert write_repository(export.manifest, export.folder, tmp_path / "models") == PACKAGED, "as ONNX"
+    assert set(PACKAGED) < set(write_repository(export.manifest, export.folder, tmp_path / "models")), (
+        "as ONNX"
+    )
 
 
 @pytest.mark.parametrize(

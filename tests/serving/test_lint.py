@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_read(repository: Path, monkeypatch: pytest.Monk
         return real(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert "alexnet_fp32/1: got permission denied" in only(repository)
+    assert "alexnet/1: got permission denied" in only(repository)
 
 
 def test_nothing_heavy_is_imported(repository: Path) -> None:

@@ -18,7 +18,8 @@ from alexnet_model.manifest import Manifest, Runtime, manifest_from_folder
 from alexnet_serving import RepositoryOptions, models_of_repository, write_repository
 from alexnet_serving.repositories import writing
 
-PACKAGED = ("alexnet_fp32", "alexnet_int8")
+NETWORKS = ("alexnet_fp32", "alexnet_int8")
+PACKAGED = ("alexnet", "alexnet_decode", *NETWORKS)
 
 
 def config_of(repository: Path, model: str) -> Any:
@@ -33,9 +34,14 @@ def contents_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_one_model_an_accepted_precision(repository: Path, artifacts: Any) -> None:
-    assert set(contents_of(repository)) == {"export.json"} | {
-        f"{model}/{file}" for model in PACKAGED for file in ("1/model.onnx", "config.pbtxt", "labels.txt")
+def test_one_model_an_accepted_precision_and_two_for_encoded_pictures(
+    repository: Path, artifacts: Any
+) -> None:
+    assert set(contents_of(repository)) == {
+        "export.json",
+        *(f"{model}/{file}" for model in NETWORKS for file in ("1/model.onnx", "config.pbtxt", "labels.txt")),
+        *(f"alexnet/{file}" for file in ("1/README.md", "config.pbtxt", "labels.txt")),
+        *(f"alexnet_decode/{file}" for file in ("1/README.md", "config.pbtxt")),
     }
     assert models_of_repository(repository) == PACKAGED
     assert manifest_from_folder(repository) == artifacts.manifest
@@ -58,6 +64,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
     assert json.loads(parameters.pop("runtime_options")) == {"INFERENCE_PRECISION_HINT": "f32"}
     assert RepositoryOptions.from_json(parameters.pop("repository_options")) == RepositoryOptions()
     assert parameters == {
+        "labels": '["0","1","2","3","4","5","6","7","8","9"]',
         "contract": Contract().to_json(),
         "contract_digest": Contract().digest,
         "precision": "int8",
@@ -110,6 +117,8 @@ def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
         RepositoryOptions(),
         RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
         RepositoryOptions(queue_size=9, queue_timeout_s=0.5),
+        RepositoryOptions(encoded=True),
+        RepositoryOptions(encoded=False),
     ],
 )
 def test_options_come_back_equal(options: RepositoryOptions) -> None:
@@ -122,8 +131,9 @@ def test_writing_again_drops_what_is_refused_now_and_keeps_the_readers_files(
     (repository / "README.md").write_text("about this folder")
     (repository / ".gitignore").write_text("*")
     only_int8 = without_precisions(artifacts.manifest, "fp32")
-    assert write_repository(only_int8, artifacts.folder, repository) == ("alexnet_int8",)
-    assert models_of_repository(repository) == ("alexnet_int8",)
+    packaged = ("alexnet", "alexnet_decode", "alexnet_int8")
+    assert write_repository(only_int8, artifacts.folder, repository) == packaged
+    assert models_of_repository(repository) == packaged
     assert (repository / "README.md").read_text() == "about this folder"
     assert (repository / ".gitignore").read_text() == "*"
 

@@ -14,6 +14,7 @@ BUILD_IN_DOCKER = "export --engine docker"
 SERVE_EMBEDDED = "serve --with embedded"
 SERVE_IN_DOCKER = "serve --with docker"
 CLASSIFY = "classify"
+UI = "ui"
 JOBS = (
     TRAIN,
     EXPORT,
@@ -23,6 +24,7 @@ JOBS = (
     SERVE_EMBEDDED,
     SERVE_IN_DOCKER,
     CLASSIFY,
+    UI,
 )
 EXPORTS = (EXPORT, BUILD_TENSORRT, BUILD_RTX, BUILD_IN_DOCKER)
 DOCKER_JOBS = (BUILD_IN_DOCKER, SERVE_IN_DOCKER)

@@ -15,6 +15,7 @@ from alexnet_model import docker
 from alexnet_model.errors import DockerError
 from alexnet_model.gpus import GpuSurvey
 from alexnet_model.triton_image import (
+    BUILD_CPU_IMAGE,
     CPU_IMAGE,
     MINIMUM_DRIVER,
     TENSORRT_VERSION,
@@ -96,7 +97,7 @@ def docker_checks(survey: GpuSurvey, serving: DockerNeeds) -> Iterator[Check]:
         yield _check_image(
             "Triton image for CPUs",
             CPU_IMAGE,
-            f"docker build --tag {CPU_IMAGE} serving  # in the source tree",
+            f"{BUILD_CPU_IMAGE}  # in the source tree",
             (SERVE_IN_DOCKER,),
             why_not=why_not,
         )

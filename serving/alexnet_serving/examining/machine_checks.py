@@ -103,7 +103,7 @@ def check_ports() -> Check:
     taken: list[str] = []
     for name, port in PORTS.items():
         try:
-            ports_from_wishes("127.0.0.1", {name: port})
+            ports_from_wishes({name: "127.0.0.1"}, {name: port})
         except AlexnetError:
             taken.append(f"{port} ({name})")
     return Check(

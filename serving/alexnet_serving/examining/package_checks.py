@@ -15,7 +15,17 @@ from importlib import metadata
 from alexnet_model.errors import AlexnetError
 from alexnet_model.gpus import version_tuple
 
-from .checks import BUILD_RTX, BUILD_TENSORRT, EXPORTS, JOBS, SERVE_EMBEDDED, SERVE_IN_DOCKER, TRAIN, Check
+from .checks import (
+    BUILD_RTX,
+    BUILD_TENSORRT,
+    EXPORTS,
+    JOBS,
+    SERVE_EMBEDDED,
+    SERVE_IN_DOCKER,
+    TRAIN,
+    UI,
+    Check,
+)
 
 DISTRIBUTION = "alexnet-serving"
 # Each extra, and the jobs that do not run without it.
@@ -25,6 +35,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "embedded": (SERVE_EMBEDDED,),
     "tensorrt": (BUILD_TENSORRT,),
     "rtx": (BUILD_RTX,),
+    "ui": (UI,),
 }
 _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     ">=": operator.ge,

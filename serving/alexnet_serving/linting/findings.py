@@ -11,7 +11,7 @@ from alexnet_model.errors import AlexnetError, RepositoryError
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
 
 from ..loading import rebuild_command
-from ..repositories.layout import holds_engines
+from ..repositories.layout import holds_encoded, holds_engines
 
 
 @dataclass(frozen=True)
@@ -64,4 +64,6 @@ def _mending(repository: Path, findings: Sequence[Finding]) -> str:
     words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository)]
     if holds_engines(repository):
         words += ["--engine", "docker"]
+        if holds_encoded(repository):
+            words.append("--encoded")
     return f"Write it again: {shlex.join(words)}"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,11 +20,10 @@ from alexnet_model.progress import Progress, silent
 
 from ..repositories.layout import (
     CONFIG_FILE,
+    DECODING_MODEL,
     LABELS_FILE,
     VERSION,
-    Backend,
     RepositoryOptions,
-    holds_engines,
 )
 from ..repositories.packages import TENSORRT, Package, packages_of
 from ..repositories.writing import models_of_repository
@@ -38,9 +36,12 @@ from .lint_files import (
     reference_findings,
     size_findings,
 )
+from .written_with import packages_and_options
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
+
+    from ..repositories.model_config import ConfigMaker
 
 OPTIONS_FIELD = 'parameters["repository_options"].string_value'
 
@@ -69,18 +70,19 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
             *_altered_passports(repository),
         )
     configs = {name: _Config(repository, name) for name in _folders(repository)}
-    backend = _backend(repository, configs.values())
     findings: list[Finding] = []
     try:
-        packages = {p.name: p for p in packages_of(manifest, RepositoryOptions(backend=backend))}
+        written = [config.options for config in configs.values() if config.options]
+        packages, options = packages_and_options(repository, manifest, written)
+        makers = _config_makers(packages.values(), manifest, options)
         for name, config in configs.items():
-            findings += config.findings(packages.get(name), manifest, backend)
+            findings += config.findings(makers.get(name), options, is_network=name in packages)
     except RepositoryError as error:
         return (Finding(MANIFEST_NAME, error.subject, error.got, error.expected),)
     except (TypeError, ValueError) as error:  # such as a batch that no protobuf holds
         return (Finding(MANIFEST_NAME, "", f"what makes no configuration ({error})", "an export record"),)
-    for name in sorted(configs.keys() | packages.keys()):
-        findings += _model_findings(name, packages.get(name), repository, manifest)
+    for name in sorted(configs.keys() | makers.keys()):
+        findings += _model_findings(name, packages.get(name), name in makers, repository, manifest)
     findings += reference_findings(manifest, repository)
     if hashes:
         findings += hash_findings(packages.values(), manifest, repository, progress)
@@ -97,20 +99,25 @@ class _Config:
         self._problem: Finding | None = None
         self._read(repository / self._file)
 
-    def findings(self, package: Package | None, manifest: Manifest, backend: Backend) -> Iterator[Finding]:
-        """`backend` is the repository's: options that name another are a difference like any.
+    def findings(
+        self, make: ConfigMaker | None, options: RepositoryOptions, *, is_network: bool
+    ) -> Iterator[Finding]:
+        """Where it is not what `make` makes of the record; `options` are the repository's.
+
+        A network is held to the queue that it names itself, so that an altered number shows where it acts.
+        Options that the whole repository has alike are a difference like any, where they are others.
 
         Raises TypeError or ValueError where the record makes no configuration.
         """
         if self._problem:
             yield self._problem
-        if self.options is None or package is None:
+        if self.options is None or make is None:
             return
-        from ..repositories.model_config import config_from_package
         from .differences import differences
 
-        expected = config_from_package(package, manifest, replace(self.options, backend=backend))
-        for difference in differences(self._config, expected):
+        if is_network:
+            options = replace(self.options, backend=options.backend, encoded=options.encoded)
+        for difference in differences(self._config, make(options)):
             yield Finding(self._file, difference.field, difference.got, difference.expected)
 
     def _read(self, path: Path) -> None:
@@ -145,25 +152,29 @@ class _Config:
                 self._problem = Finding(self._file, OPTIONS_FIELD, f"{error}", "repository options")
 
 
-def _backend(repository: Path, configs: Iterable[_Config]) -> Backend:
-    """What most models say that they are run by; what files there are has a vote, and decides a tie."""
-    of_files: Backend = TENSORRT if holds_engines(repository) else "onnx"
-    votes = Counter([of_files, *(config.options.backend for config in configs if config.options)])
-    return votes.most_common(1)[0][0]
+def _config_makers(
+    packages: Collection[Package], manifest: Manifest, options: RepositoryOptions
+) -> dict[str, ConfigMaker]:
+    from ..repositories.model_config import config_makers  # tritonclient is slow to import
+
+    return config_makers(packages, manifest, encoded=options.encoded)
 
 
 def _model_findings(
-    name: str, package: Package | None, repository: Path, manifest: Manifest
+    name: str, package: Package | None, is_ours: bool, repository: Path, manifest: Manifest
 ) -> Iterator[Finding]:
-    if package is None:
+    if not is_ours:
         yield Finding(name, "", "a folder", f"only models that {MANIFEST_NAME} accepts")
         return
     if not (repository / name).is_dir():
         yield Finding(name, "", "no such folder", f"a model that {MANIFEST_NAME} accepts")
         return
     yield from link_findings(name, repository)
-    yield from _label_findings(f"{name}/{LABELS_FILE}", repository, manifest)
-    yield from present_findings(package, repository)
+    if name != DECODING_MODEL:
+        yield from _label_findings(f"{name}/{LABELS_FILE}", repository, manifest)
+    yield from present_findings(name, package, repository)
+    if package is None:
+        return
     yield from size_findings(package, repository)
     for plan, engine in package.engines.items():
         yield from passport_findings(f"{name}/{VERSION}/{plan}", engine, repository)

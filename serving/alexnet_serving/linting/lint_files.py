@@ -14,7 +14,14 @@ from alexnet_model.manifest import MANIFEST_NAME, REFERENCE_NAME, Engine, Manife
 from alexnet_model.passport import Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
 
-from ..repositories.layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, VERSION
+from ..repositories.layout import (
+    CONFIG_FILE,
+    DECODING_MODEL,
+    LABELS_FILE,
+    MODEL_FILE,
+    NOTE_FILE,
+    VERSION,
+)
 from ..repositories.packages import Package
 from .findings import Finding, finding_from_error
 
@@ -28,27 +35,32 @@ class _Recorded:
     sha256: str
 
 
-def present_findings(package: Package, repository: Path) -> Iterator[Finding]:
-    """What is missing from a model's folder, and what is there and should not be.
+def present_findings(name: str, package: Package | None, repository: Path) -> Iterator[Finding]:
+    """What is missing from a model's folder, and what is there and should not be; no package, no model file.
 
     Strictly: Triton serves the highest version that it finds, and looks for a backend's library in a model's
     folder before its own.
     """
-    recorded = [Path(record.file).name for record in _records(package)]
-    passports = [passport_path(Path(plan)).name for plan in package.engines]
-    inside = {VERSION: {*recorded, *passports}, "": {CONFIG_FILE, LABELS_FILE, VERSION}}
+    recorded = [Path(record.file).name for record in _records(package)] if package else []
+    passports = [passport_path(Path(plan)).name for plan in package.engines] if package else []
+    texts = {CONFIG_FILE} if name == DECODING_MODEL else {CONFIG_FILE, LABELS_FILE}
+    inside = {VERSION: {*recorded, *passports} if package else {NOTE_FILE}, "": {*texts, VERSION}}
     for folder, expected in inside.items():
-        path = repository / package.name / folder
+        path = repository / name / folder
         for entry in sorted(path.iterdir()) if path.is_dir() else ():
             if entry.name not in expected:
                 what = "a folder" if entry.is_dir() else "a file"
                 yield Finding(
                     entry.relative_to(repository).as_posix(), "", what, f"only {', '.join(sorted(expected))}"
                 )
-    for name in recorded:  # passports and texts are missed where they are read
-        file = f"{package.name}/{VERSION}/{name}"
+    for missing in recorded:  # passports and texts are missed where they are read
+        file = f"{name}/{VERSION}/{missing}"
         if not (repository / file).is_file():
             yield Finding(file, "", "no such file", f"the one that {MANIFEST_NAME} records")
+    if package is None and not (repository / name / VERSION / NOTE_FILE).is_file():
+        yield Finding(
+            f"{name}/{VERSION}/{NOTE_FILE}", "", "no such file", "a file to keep the version's folder"
+        )
 
 
 def link_findings(model: str, repository: Path) -> Iterator[Finding]:

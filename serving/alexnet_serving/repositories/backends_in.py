@@ -11,10 +11,12 @@ from alexnet_model.gpus import GpuSurvey
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from .layout import CONFIG_FILE
-from .packages import BACKENDS, TENSORRT
+from .packages import BACKENDS, DECODER, TENSORRT
 
 OPENVINO = BACKENDS["openvino"]
 ONNXRUNTIME = BACKENDS["onnxruntime"]
+# Ours, in Python, which only the image that we build has.
+OF_OUR_IMAGE = frozenset({OPENVINO, DECODER})
 # What configurations said before backends had names of their own.
 OF_PLATFORMS = {"onnxruntime_onnx": ONNXRUNTIME, "tensorrt_plan": TENSORRT}
 
@@ -44,8 +46,8 @@ def can_use_gpu(backends: set[str]) -> bool:
 
 
 def image_for(backends: set[str]) -> str:
-    """The image that has all of them: stock, or with our backend for CPUs on top."""
-    return CPU_IMAGE if OPENVINO in backends else TRITON_IMAGE
+    """The image that has all of them: stock, or with ours on top, which runs what the stock one does."""
+    return CPU_IMAGE if backends & OF_OUR_IMAGE else TRITON_IMAGE
 
 
 def onnx_command(repository: Path) -> str:

@@ -16,6 +16,11 @@ CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MODEL_FILE = "model.onnx"
 VERSION = "1"  # of every model: a new export replaces the repository as a whole
+# In the version's folder of a model without a file of its own: git and object stores keep no empty folder,
+# and without one Triton loads no model.
+NOTE_FILE = "README.md"
+ENSEMBLE_MODEL = "alexnet"  # encoded pictures in, classes out
+DECODING_MODEL = "alexnet_decode"  # its first half
 
 Backend = Literal["onnx", "tensorrt"]
 
@@ -24,7 +29,7 @@ def model_name(precision: Precision) -> str:
     return f"alexnet_{precision}"
 
 
-OUR_MODELS = frozenset(model_name(precision) for precision in PRECISIONS)
+OUR_MODELS = frozenset({*map(model_name, PRECISIONS), ENSEMBLE_MODEL, DECODING_MODEL})
 
 
 def is_repository(folder: Path) -> bool:
@@ -35,6 +40,11 @@ def is_repository(folder: Path) -> bool:
 def holds_engines(repository: Path) -> bool:
     """Whether any of its models has one."""
     return any(repository.glob(f"*/{VERSION}/*{ENGINE_SUFFIX}"))
+
+
+def holds_encoded(repository: Path) -> bool:
+    """Whether it has the models that take encoded pictures, or one of them."""
+    return any((repository / name).is_dir() for name in (ENSEMBLE_MODEL, DECODING_MODEL))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +60,16 @@ class RepositoryOptions:
     Triton that serves them (docs/decisions/queue.md).
 
     `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
+
+    `encoded`: whether `alexnet` is there too, which takes encoded pictures. Decoding needs the image that has
+    our backends, so None means: where a model needs that image anyway (docs/decisions/encoded-pictures.md).
     """
 
     backend: Backend = "onnx"
     queue_size: int | None = None  # requests, of one picture or of a full batch
     queue_timeout_s: float | None = None
     queue_delay_us: int = 0
+    encoded: bool | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -88,6 +102,8 @@ class RepositoryOptions:
         whole = (values["queue_size"] or 0, values["queue_delay_us"])
         if not all(type(value) is int for value in whole):
             raise ValueError(f"a queue is counted in whole requests and microseconds, got {whole}")
+        if type(values["encoded"]) not in (bool, type(None)):
+            raise ValueError(f"encoded is true, false or null, got {values['encoded']!r}")
         try:
             return cls(**values)
         except (UsageError, TypeError) as error:

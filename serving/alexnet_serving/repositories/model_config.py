@@ -1,13 +1,23 @@
-"""A model's `config.pbtxt`: how Triton runs, batches, queues, warms up and names it."""
+"""A model's `config.pbtxt`: how Triton runs, batches, queues, warms up and names it.
+
+Three kinds: a network, what decodes pictures for one, and the ensemble of these two.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
+    TYPE_STRING,
     TYPE_UINT8,
     ModelConfig,
     ModelDynamicBatching,
+    ModelEnsembling,
     ModelInput,
     ModelInstanceGroup,
     ModelOptimizationPolicy,
@@ -16,36 +26,48 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelWarmup,
 )
 
-from alexnet_model.contract import Contract, canonical_json
+from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, canonical_json
 from alexnet_model.manifest import Manifest
 from alexnet_model.passport import ENGINE_SUFFIX
 
-from .layout import LABELS_FILE, RepositoryOptions
-from .packages import TENSORRT, Package
+from .layout import DECODING_MODEL, ENSEMBLE_MODEL, LABELS_FILE, RepositoryOptions
+from .packages import DECODER, TENSORRT, Package, package_inside, takes_encoded
 
 OPTIONS_PARAMETER = "repository_options"
+# What the decoder says of itself, and what the ensemble says of the network inside it.
+PARAMETERS_OF_DECODER = ("contract", "contract_digest", OPTIONS_PARAMETER, "export_sha256")
+PARAMETERS_OF_ENSEMBLE = (*PARAMETERS_OF_DECODER, "precision", "computes_in", "weights_sha256", "labels")
+NEWEST = -1  # in Triton's words
 QUEUE_BATCHES = 4  # as many requests may wait for an engine as make so many full batches of one picture each
 QUEUE_TIMEOUT_S = 1.0
 
 
+ConfigMaker: TypeAlias = Callable[[RepositoryOptions], ModelConfig]
+
+
+def config_makers(
+    packages: Collection[Package], manifest: Manifest, *, encoded: bool | None
+) -> dict[str, ConfigMaker]:
+    """By the name of each model that a repository of these packages holds: what makes its configuration."""
+    makers: dict[str, ConfigMaker] = {
+        package.name: partial(config_from_package, package, manifest) for package in packages
+    }
+    if takes_encoded(packages, encoded):
+        inside = package_inside(packages)
+        makers[DECODING_MODEL] = partial(_config_of_decoder, inside, manifest)
+        makers[ENSEMBLE_MODEL] = partial(_config_of_ensemble, inside, manifest)
+    return makers
+
+
 def config_from_package(package: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
-    """The model's configuration as Triton's own protobuf message."""
+    """A network's configuration as Triton's own protobuf message."""
     contract = manifest.the_contract()
-    classes = len(manifest.model.class_names)
     config = ModelConfig(
         name=package.name,
         backend=package.backend,
         max_batch_size=package.max_batch,
         input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.picture_shape)],
-        output=[
-            ModelOutput(
-                name=contract.probabilities_name,
-                data_type=TYPE_FP32,
-                dims=[classes],
-                label_filename=LABELS_FILE,
-            ),
-            ModelOutput(name=contract.logits_name, data_type=TYPE_FP32, dims=[classes]),
-        ],
+        output=_classes(manifest),
         instance_group=[_instances(package)],
         # No preferred batch size: whatever has queued while the last batch was computed is the next one.
         dynamic_batching=_batching(package, options),
@@ -58,6 +80,55 @@ def config_from_package(package: Package, manifest: Manifest, options: Repositor
                 config.cc_model_filenames[str(engine.passport.compute_capability)] = name
     for name, value in _parameters(package, manifest, options).items():
         config.parameters[name].string_value = value
+    return config
+
+
+def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+    """It waits for no more pictures, but its queue is bounded as that of the network behind it."""
+    contract = manifest.the_contract()
+    config = ModelConfig(
+        name=DECODING_MODEL,
+        backend=DECODER,
+        max_batch_size=inside.max_batch,
+        input=[_encoded_input()],
+        output=[ModelOutput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.picture_shape)],
+        # One, which decodes in several threads.
+        instance_group=[ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=1)],
+        dynamic_batching=_batching(inside, replace(options, queue_delay_us=0)),
+    )
+    parameters = _parameters(inside, manifest, options)
+    for name in PARAMETERS_OF_DECODER:
+        config.parameters[name].string_value = parameters[name]
+    return config
+
+
+def _config_of_ensemble(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+    """Triton itself runs an ensemble: instances, batches, queues and warm-up are its models' own."""
+    contract = manifest.the_contract()
+    classes = _classes(manifest)
+    decoding = ModelEnsembling.Step(
+        model_name=DECODING_MODEL,
+        model_version=NEWEST,
+        input_map={ENCODED_INPUT_NAME: ENCODED_INPUT_NAME},
+        output_map={contract.input_name: contract.input_name},
+    )
+    network = ModelEnsembling.Step(
+        model_name=inside.name,
+        model_version=NEWEST,
+        input_map={contract.input_name: contract.input_name},
+        output_map={output.name: output.name for output in classes},
+    )
+    config = ModelConfig(
+        name=ENSEMBLE_MODEL,
+        platform="ensemble",
+        max_batch_size=inside.max_batch,
+        input=[_encoded_input()],
+        output=classes,
+        ensemble_scheduling=ModelEnsembling(step=[decoding, network]),
+    )
+    parameters = _parameters(inside, manifest, options)
+    for name in PARAMETERS_OF_ENSEMBLE:
+        config.parameters[name].string_value = parameters[name]
     return config
 
 
@@ -86,6 +157,21 @@ def warm_batches(package: Package) -> tuple[int, ...]:
     small = [batch for batch in range(1, 9) if batch < package.max_batch]
     powers = [2**n for n in range(4, 31) if 2**n < package.max_batch]
     return (*small, *powers, package.max_batch)
+
+
+def _encoded_input() -> ModelInput:
+    return ModelInput(name=ENCODED_INPUT_NAME, data_type=TYPE_STRING, dims=[1])
+
+
+def _classes(manifest: Manifest) -> list[ModelOutput]:
+    contract = manifest.the_contract()
+    dims = [len(manifest.model.class_names)]
+    return [
+        ModelOutput(
+            name=contract.probabilities_name, data_type=TYPE_FP32, dims=dims, label_filename=LABELS_FILE
+        ),
+        ModelOutput(name=contract.logits_name, data_type=TYPE_FP32, dims=dims),
+    ]
 
 
 def _instances(package: Package) -> ModelInstanceGroup:
@@ -142,6 +228,7 @@ def _parameters(package: Package, manifest: Manifest, options: RepositoryOptions
     parameters = {
         "contract": contract.to_json(),
         "contract_digest": contract.digest,
+        "labels": canonical_json(manifest.model.class_names),
         "precision": package.artifact.precision,
         "computes_in": ", ".join(sorted({runtime.computes_in for runtime in package.runtimes})),
         "weights_sha256": package.artifact.weights_sha256,

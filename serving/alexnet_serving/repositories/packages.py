@@ -1,16 +1,17 @@
 """Which of an export's files a repository packs: an ONNX file a precision, or the engines built from it.
 
-The writer packs by this, lint expects by it, and unpacking finds by it.
+And whether models that take encoded pictures stand before them. The writer packs by this, lint expects by it,
+and unpacking finds by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from alexnet_model.errors import RepositoryError
-from alexnet_model.manifest import Artifact, Engine, Manifest, Runtime
+from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, Runtime
 from alexnet_model.passport import ENGINE_SUFFIX
 
 from .layout import RepositoryOptions, model_name
@@ -18,6 +19,7 @@ from .layout import RepositoryOptions, model_name
 # Which of Triton's backends runs what the manifest calls a runtime.
 BACKENDS = {"openvino": "openvino_dynamic", "onnxruntime": "onnxruntime"}
 TENSORRT: Final = "tensorrt"
+DECODER: Final = "picture_decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,18 @@ def packages_of(manifest: Manifest, options: RepositoryOptions) -> tuple[Package
         packable = (artifact for artifact in manifest.accepted if packable_engines(artifact))
         return tuple(_engine_package(artifact, manifest) for artifact in packable)
     return tuple(_onnx_package(artifact, manifest) for artifact in manifest.accepted)
+
+
+def takes_encoded(packages: Collection[Package], encoded: bool | None) -> bool:
+    """Whether encoded pictures are decoded for these models, where the options say `encoded`."""
+    if encoded is None:
+        return any(package.backend == BACKENDS["openvino"] for package in packages)
+    return encoded and bool(packages)
+
+
+def package_inside(packages: Collection[Package]) -> Package:
+    """The model that decoded pictures go to: the smallest file of those that all passed the same gate."""
+    return max(packages, key=lambda package: PRECISIONS.index(package.artifact.precision))
 
 
 def packable_engines(artifact: Artifact) -> tuple[Engine, ...]:

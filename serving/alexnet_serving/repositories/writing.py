@@ -8,6 +8,8 @@ model_repository/
     alexnet_int8/1/model.onnx   a hard link to the exported file where the file system can
     alexnet_int8/1/model.plan   with engines: one, or `model_sm90.plan` for each kind of GPU,
     alexnet_int8/1/model.passport.json      and what it was built from, with, on and for
+    alexnet_decode/             what decodes pictures, and
+    alexnet/                    the ensemble of it and a network: a configuration each, and no model file
 """
 
 from __future__ import annotations
@@ -31,13 +33,23 @@ from alexnet_model.manifest import (
 from alexnet_model.passport import passport_path
 
 from ..loading import Place, check_packages
-from .layout import CONFIG_FILE, LABELS_FILE, MODEL_FILE, OUR_MODELS, VERSION, RepositoryOptions
+from .layout import (
+    CONFIG_FILE,
+    DECODING_MODEL,
+    LABELS_FILE,
+    MODEL_FILE,
+    NOTE_FILE,
+    OUR_MODELS,
+    VERSION,
+    RepositoryOptions,
+)
 from .packages import Package, packages_of, reasons_against
 
 KEPT_FILES = ("README.md", ".gitignore")
 # Triton 2.51 passes model names through a shell.
 SAFE_MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 DEFAULT_OPTIONS = RepositoryOptions()
+NOTE = "Triton asks for a folder a version. This model has no file of its own: its `config.pbtxt` is all.\n"
 
 
 def write_repository(
@@ -74,8 +86,9 @@ def write_repository(
     refuse_foreign_repository(repository)
     try:
         with atomic_directory(repository) as staged:
+            names = _write_configs(packages, manifest, staged, options)
             for package in packages:
-                _write_model(package, manifest, artifacts_folder, staged, options)
+                _write_files(package, artifacts_folder, staged / package.name / VERSION)
             if manifest.reference_sha256 is not None:
                 link_or_copy(verify_reference(manifest, artifacts_folder), staged / REFERENCE_NAME)
             write_manifest(manifest, staged)
@@ -89,7 +102,7 @@ def write_repository(
             expected="a folder with room for the models",
             next_step="What was there is unchanged.",
         ) from error
-    return tuple(package.name for package in packages)
+    return names
 
 
 def models_of_repository(repository: Path) -> tuple[str, ...]:
@@ -114,21 +127,27 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
     return tuple(models)
 
 
-def _write_model(
-    package: Package,
-    manifest: Manifest,
-    artifacts_folder: Path,
-    repository: Path,
-    options: RepositoryOptions,
-) -> None:
-    from .model_config import config_from_package, text_from_config  # tritonclient is slow to import
+def _write_configs(
+    packages: Sequence[Package], manifest: Manifest, repository: Path, options: RepositoryOptions
+) -> tuple[str, ...]:
+    """Every model's folder but for the large files; returns the names, sorted."""
+    from .model_config import config_makers, text_from_config  # tritonclient is slow to import
 
-    model = repository / package.name
-    version = model / VERSION
-    version.mkdir(parents=True)
-    config = config_from_package(package, manifest, options)
-    (model / CONFIG_FILE).write_text(text_from_config(config), encoding="utf-8")
-    (model / LABELS_FILE).write_text("\n".join(manifest.model.class_names) + "\n", encoding="utf-8")
+    with_files = {package.name for package in packages}
+    makers = config_makers(packages, manifest, encoded=options.encoded)
+    for name, make in makers.items():
+        model = repository / name
+        (model / VERSION).mkdir(parents=True)
+        (model / CONFIG_FILE).write_text(text_from_config(make(options)), encoding="utf-8")
+        if name != DECODING_MODEL:
+            labels = "\n".join(manifest.model.class_names) + "\n"
+            (model / LABELS_FILE).write_text(labels, encoding="utf-8")
+        if name not in with_files:
+            (model / VERSION / NOTE_FILE).write_text(NOTE, encoding="utf-8")
+    return tuple(sorted(makers))
+
+
+def _write_files(package: Package, artifacts_folder: Path, version: Path) -> None:
     # With engines too: whoever has the repository can build them anew.
     link_or_copy(verify_artifact(package.artifact, artifacts_folder), version / MODEL_FILE)
     for name, engine in package.engines.items():

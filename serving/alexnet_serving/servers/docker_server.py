@@ -22,7 +22,7 @@ from alexnet_model.triton_image import BUILD_CPU_IMAGE, TRITON_IMAGE
 from ..loading import check_engines, rebuild_command
 from ..places import places_of
 from ..repositories.backends_in import (
-    OPENVINO,
+    OF_OUR_IMAGE,
     backends_of_repository,
     can_use_gpu,
     image_for,
@@ -145,7 +145,7 @@ class DockerServer(ProcessServer):
             options.append("--model-load-thread-count=1")
             if any(e.passport.version_compatible for a in manifest.accepted for e in a.engines):
                 options.append(VERSION_COMPATIBLE)
-        if OPENVINO in self._backends:
+        if self._backends & OF_OUR_IMAGE:
             options.append(SHM_OPTION)
         return options
 
@@ -174,7 +174,7 @@ class DockerServer(ProcessServer):
         return super()._mending(reason)
 
     def _backend_step(self) -> str:
-        if OPENVINO in self._backends:
+        if self._backends & OF_OUR_IMAGE:
             return f"Build the image that has it, in the source tree: {BUILD_CPU_IMAGE}"
         return f"Pull the image that has it: docker pull {TRITON_IMAGE}"
 

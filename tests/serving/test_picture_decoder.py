@@ -1,0 +1,232 @@
+"""The decoder's backend without Triton: whose error is whose, how much it does at once, and what it needs.
+
+What it answers through a real server is in tests/end_to_end/test_encoded_pictures.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
+from alexnet_serving.servers.tritonserver import OUR_BACKENDS, assemble_backends, wheel_of_this_python
+
+from ..awkward_pictures import encoded, textured
+
+GOOD = encoded(textured(60, 40), "PNG")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    values: Any
+
+    def as_numpy(self) -> Any:
+        return self.values
+
+
+@dataclass(frozen=True)
+class TritonError:
+    message: str
+    code: int = 0
+    INVALID_ARG = 3
+
+
+@dataclass(frozen=True)
+class InferenceResponse:
+    output_tensors: Any = ()
+    error: TritonError | None = None
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A few lines stand in for Triton's stub, which is what imports the backend."""
+    stub: Any = types.ModuleType("triton_python_backend_utils")
+    stub.Tensor, stub.TritonError, stub.InferenceResponse = Tensor, TritonError, InferenceResponse
+    stub.get_input_tensor_by_name = lambda request, name: request.get(name)
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    spec = importlib.util.spec_from_file_location("decoder", OUR_BACKENDS / "picture_decoder" / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def model(decoder: Any) -> Any:
+    return started(decoder, Contract())
+
+
+def started(decoder: Any, contract: Contract) -> Any:
+    model = decoder.TritonPythonModel()
+    parameters = {"contract": {"string_value": contract.to_json()}}
+    model.initialize({"model_config": json.dumps({"parameters": parameters})})
+    return model
+
+
+def request_of(*pictures: object) -> dict[str, Tensor]:
+    values = np.empty((len(pictures), 1), np.object_)
+    values[:, 0] = pictures
+    return {ENCODED_INPUT_NAME: Tensor(ENCODED_INPUT_NAME, values)}
+
+
+def images_of(response: InferenceResponse) -> Uint8Array:
+    assert response.error is None
+    (tensor,) = response.output_tensors
+    images: Uint8Array = tensor.values
+    return images
+
+
+def test_each_request_gets_its_own_rows(model: Any) -> None:
+    pictures = [encoded(textured(50 + n, 60 - n), "PNG") for n in range(6)]
+    responses = model.execute([request_of(*pictures[:3]), request_of(pictures[3]), request_of(*pictures[4:])])
+    images = np.concatenate([images_of(response) for response in responses])
+    assert [len(images_of(response)) for response in responses] == [3, 1, 2]
+    np.testing.assert_array_equal(images, [Contract().prepared(picture) for picture in pictures])
+
+
+def test_the_contract_is_the_models(decoder: Any) -> None:
+    other = Contract(size=100, resize=120, input_name="pixels", background=(1, 2, 3))
+    (response,) = started(decoder, other).execute([request_of(GOOD)])
+    assert response.output_tensors[0].name == "pixels"
+    np.testing.assert_array_equal(images_of(response)[0], other.prepared(GOOD))
+
+
+def test_a_bad_picture_is_its_own_requests_error(model: Any) -> None:
+    alone, among, good = model.execute([request_of(b""), request_of(GOOD, b"x", b""), request_of(GOOD)])
+    assert alone.error.message.startswith("PictureError: picture: got 0 bytes, expected a JPEG")
+    assert among.error.message.startswith("PictureError: picture 1: got 1 bytes that are no picture")
+    assert {alone.error.code, among.error.code} == {TritonError.INVALID_ARG}
+    np.testing.assert_array_equal(images_of(good)[0], Contract().prepared(GOOD))
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("a decoder's own fault")])
+def test_any_other_error_too(error: Exception, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Contract.prepared
+
+    def prepared(contract: Contract, picture: Any) -> Uint8Array:
+        if picture == b"x":
+            raise error
+        return real(contract, picture)
+
+    monkeypatch.setattr(Contract, "prepared", prepared)
+    bad, good = model.execute([request_of(GOOD, b"x"), request_of(GOOD)])
+    assert bad.error == TritonError(f"{type(error).__name__}: {error}")
+    assert len(images_of(good)) == 1
+
+
+def test_a_path_is_never_opened(model: Any, tmp_path: Path) -> None:
+    """Triton hands over bytes alone; a text would name one of the server's own files."""
+    (tmp_path / "secret.png").write_bytes(GOOD)
+    missing, path, good = model.execute([{}, request_of(str(tmp_path / "secret.png")), request_of(GOOD)])
+    assert missing.error.message.startswith("AttributeError: ")
+    assert path.error.message == "TypeError: a picture is bytes, got str"
+    assert len(images_of(good)) == 1
+
+
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_no_more_at_once_than_cores_and_than_four(
+    cores: int, decoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    expected = min(cores, 4)
+    together = threading.Barrier(expected)
+    running: list[int] = [0]
+    most: list[int] = [0]
+    lock = threading.Lock()
+
+    def prepared(contract: Contract, picture: Any) -> Uint8Array:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        together.wait(timeout=30)  # that so many run side by side
+        with lock:
+            running[0] -= 1
+        return np.zeros(contract.picture_shape, np.uint8)
+
+    monkeypatch.setattr(Contract, "prepared", prepared)
+    model = started(decoder, Contract())
+    model.execute([request_of(*[GOOD] * 8), request_of(*[GOOD] * 4)])
+    assert most[0] == expected
+
+
+def test_finalize_ends_its_threads(model: Any) -> None:
+    model.execute([request_of(GOOD, GOOD)])
+    model.finalize()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        model._pool.submit(print)
+
+
+# As Triton's stub does: the folder comes last on the path, and then the file is imported by its name.
+WITHOUT_THE_REST = """
+import sys, types
+from importlib.abc import MetaPathFinder
+
+folder, picture = sys.argv[1:]
+allowed = {"numpy", "PIL", "model", "alexnet_model", *sys.stdlib_module_names}
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+sys.meta_path.insert(0, Absent())
+sys.path.append(folder)
+import model
+import alexnet_model
+from alexnet_model.contract import Contract
+with open(picture, "rb") as file:
+    pixels = Contract().prepared(file.read())
+print(alexnet_model.__file__)
+sys.stdout.flush()
+sys.stdout.buffer.write(pixels.tobytes())
+"""
+
+
+@pytest.fixture
+def decoding_elsewhere(tmp_path: Path) -> Callable[[], tuple[Path, bytes]]:
+    """Import the assembled folder where only numpy and Pillow are; whose decoding it is, and its pixels."""
+    assemble_backends(wheel_of_this_python(), tmp_path / "backends")
+    (tmp_path / "picture.png").write_bytes(GOOD)
+
+    def decode() -> tuple[Path, bytes]:
+        command = [sys.executable, "-c", WITHOUT_THE_REST, str(tmp_path / "backends" / "picture_decoder")]
+        done = subprocess.run([*command, str(tmp_path / "picture.png")], capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        name, _, pixels = done.stdout.partition(b"\n")
+        return Path(name.decode()), pixels
+
+    return decode
+
+
+def test_it_needs_nothing_but_numpy_and_pillow(
+    decoding_elsewhere: Callable[[], tuple[Path, bytes]], tmp_path: Path
+) -> None:
+    """And takes the decoding beside it, though this Python has another installed."""
+    module, pixels = decoding_elsewhere()
+    assert module == tmp_path / "backends" / "picture_decoder" / "alexnet_model" / "__init__.py"
+    assert pixels == Contract().prepared(GOOD).tobytes()
+
+
+def test_without_the_package_beside_it(
+    decoding_elsewhere: Callable[[], tuple[Path, bytes]], tmp_path: Path
+) -> None:
+    """What makes the test above say something: this Python does have another."""
+    shutil.rmtree(tmp_path / "backends" / "picture_decoder" / "alexnet_model")
+    module, _ = decoding_elsewhere()
+    assert tmp_path not in module.parents
