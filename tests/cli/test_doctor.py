@@ -125,7 +125,7 @@ def test_a_base_install_is_told_what_to_install(bare_machine: Machine) -> None:
         "First: pip install 'alexnet-serving[export]'"
     ]
     lines = screen.splitlines()
-    for extra in ("export", "train", "embedded", "tensorrt", "rtx", "ui"):
+    for extra in ("export", "train", "embedded", "tensorrt", "rtx", "bench", "ui"):
         assert f"    pip install 'alexnet-serving[{extra}]'" in lines
     assert re.search(r"^ok +base install +aiohttp ", screen, re.MULTILINE)
     assert "  runs     classify" in lines
@@ -141,7 +141,7 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
     assert [job["command"] for job in found["jobs"] if job["runs"]] == ["classify"]
     statuses = {check["name"]: check["status"] for check in found["checks"]}
     assert {name for name, status in statuses.items() if status == "missing"} == {
-        *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[ui]"),
+        *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[bench]", "[ui]"),
         *("NVIDIA GPU", "Docker Engine"),
     }
     assert found["main_job"]["first_mend"] == "pip install 'alexnet-serving[export]'"

@@ -15,6 +15,7 @@ SERVE_EMBEDDED = "serve --with embedded"
 SERVE_IN_DOCKER = "serve --with docker"
 CLASSIFY = "classify"
 UI = "ui"
+BENCH = "bench"
 JOBS = (
     TRAIN,
     EXPORT,
@@ -25,6 +26,7 @@ JOBS = (
     SERVE_IN_DOCKER,
     CLASSIFY,
     UI,
+    BENCH,
 )
 EXPORTS = (EXPORT, BUILD_TENSORRT, BUILD_RTX, BUILD_IN_DOCKER)
 DOCKER_JOBS = (BUILD_IN_DOCKER, SERVE_IN_DOCKER)

@@ -16,6 +16,7 @@ from alexnet_model.errors import AlexnetError
 from alexnet_model.gpus import version_tuple
 
 from .checks import (
+    BENCH,
     BUILD_RTX,
     BUILD_TENSORRT,
     EXPORTS,
@@ -35,6 +36,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "embedded": (SERVE_EMBEDDED,),
     "tensorrt": (BUILD_TENSORRT,),
     "rtx": (BUILD_RTX,),
+    "bench": (BENCH,),
     "ui": (UI,),
 }
 _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {

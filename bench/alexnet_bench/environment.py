@@ -1,0 +1,107 @@
+"""Where a result comes from: the machine, what else it did, the versions and the commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alexnet_model.environment import machine_name, versions_of
+from alexnet_model.gpus import gpus_here
+from alexnet_model.records import Record
+
+DISTRIBUTIONS = (
+    "aiohttp",
+    "alexnet-serving",
+    "grpcio",
+    "numpy",
+    "nvidia-pytriton",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "pillow",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch",
+    "tritonclient",
+)
+_GPU_FIELDS = (
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "power.limit",
+    "temperature.gpu",
+    "utilization.gpu",
+)
+
+
+class GpuState(Record):
+    """One GPU. The readings are nvidia-smi's own words, such as `1980 MHz`."""
+
+    name: str
+    compute_capability: str
+    driver: str
+    readings: dict[str, str]
+
+
+class Environment(Record):
+    """As it was when the run began. Two runs whose `machine` or `gpus` differ are not ranked together."""
+
+    machine: str
+    memory_gb: float
+    kernel: str
+    gpus: tuple[GpuState, ...]
+    versions: dict[str, str]
+    load_1_min: float  # what else was running, with whatever had just stopped
+    commit: str  # of the source tree, with `+changes`; empty outside one
+    date: str  # UTC
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What figures may be compared within."""
+        return (self.machine, *(gpu.name for gpu in self.gpus))
+
+
+def environment_here() -> Environment:
+    """Look around; nothing is changed, and what cannot be read is left out."""
+    return Environment(
+        machine=machine_name(),
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        kernel=platform.release(),
+        gpus=tuple(
+            GpuState(
+                name=gpu.name,
+                compute_capability=gpu.compute_capability,
+                driver=gpu.driver,
+                readings=_readings(index),
+            )
+            for index, gpu in enumerate(gpus_here().gpus)
+        ),
+        versions=versions_of(*DISTRIBUTIONS),
+        load_1_min=round(os.getloadavg()[0], 2),
+        commit=commit_of(Path(__file__).parent),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def commit_of(folder: Path) -> str:
+    """The commit of the source tree that a folder is in, `+changes` where files differ from it."""
+    commit = _output(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"])
+    changed = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    return f"{commit}+changes" if commit and changed else commit
+
+
+def _readings(index: int) -> dict[str, str]:
+    query = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader"]
+    values = [value.strip() for value in _output(query).split(",")]
+    return dict(zip(_GPU_FIELDS, values, strict=True)) if len(values) == len(_GPU_FIELDS) else {}
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

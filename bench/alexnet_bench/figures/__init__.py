@@ -1,0 +1,1 @@
+"""What is made of measurements: percentiles, intervals and verdicts. Nothing here measures."""

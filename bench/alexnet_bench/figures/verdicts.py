@@ -1,0 +1,111 @@
+"""Whether a result may be believed, in MLPerf's manner: VALID, or INVALID with every reason and what to do.
+
+Each rule is a function from what was observed to a reason or None; what holds the observations calls them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from alexnet_model.records import Record
+
+# Beyond these a result is INVALID.
+MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
+MOST_CLIENT_CPU = 0.9  # of one core, by any one process of the generator
+MOST_CONTROL_CHANGE = 0.1  # of the control measurement, from before to after
+Rule = Literal[
+    "errors",
+    "generator late",
+    "client saturated",
+    "wrong answers",
+    "machine busy",
+    "server gone",
+    "interrupted",
+    "too few samples",
+]
+
+
+class Reason(Record):
+    """Why a result is not to be believed, and what would mend it."""
+
+    rule: Rule
+    found: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.found}. {self.advice}"
+
+
+class Verdict(Record):
+    """VALID where there is no reason against it."""
+
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.reasons
+
+    @property
+    def word(self) -> str:
+        return "VALID" if self.is_valid else "INVALID"
+
+
+def verdict_from(*reasons: Reason | None) -> Verdict:
+    """Put together what the rules said."""
+    return Verdict(reasons=tuple(reason for reason in reasons if reason is not None))
+
+
+def errors_reason(failed: int, requests: int, example: str) -> Reason | None:
+    """A rate over requests of which some were not answered is of something else."""
+    if not failed:
+        return None
+    return Reason(
+        rule="errors",
+        found=f"{failed:,} of {requests:,} requests failed, such as: {example}",
+        advice="Ask for less, or mend the server.",
+    )
+
+
+def late_reason(late_p99_ms: float | None) -> Reason | None:
+    """An open loop that sends late measures a gentler load than it says."""
+    if late_p99_ms is None or late_p99_ms <= MOST_LATE_MS:
+        return None
+    return Reason(
+        rule="generator late",
+        found=f"requests were sent up to {late_p99_ms:.2f} ms late (p99), more than {MOST_LATE_MS:g} ms",
+        advice="Use more worker processes, a lower rate, or a client machine of its own.",
+    )
+
+
+def saturation_reason(client_cpu_share: float) -> Reason | None:
+    """A client that is at its limit is what is measured."""
+    if client_cpu_share <= MOST_CLIENT_CPU:
+        return None
+    return Reason(
+        rule="client saturated",
+        found=f"a process of the load generator used {client_cpu_share:.0%} of a core",
+        advice="Use more worker processes or larger batches, or a client machine of its own.",
+    )
+
+
+def answers_reason(wrong: int, checked: int, example: str) -> Reason | None:
+    """A model that answers wrongly may do so quickly."""
+    if not wrong:
+        return None
+    return Reason(
+        rule="wrong answers",
+        found=f"{wrong:,} of {checked:,} checked answers were wrong, such as: {example}",
+        advice="Lint the repository and see which export is served.",
+    )
+
+
+def control_reason(before: float, after: float, unit: str) -> Reason | None:
+    """The same work, timed before and after: what else the machine did."""
+    change = abs(after / before - 1)
+    if change <= MOST_CONTROL_CHANGE:
+        return None
+    return Reason(
+        rule="machine busy",
+        found=f"the control measurement went from {before:.4g} to {after:.4g} {unit}, {change:.0%}",
+        advice="End what else runs on this machine, and measure again.",
+    )

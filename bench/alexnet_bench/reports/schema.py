@@ -1,0 +1,153 @@
+"""The record of a benchmark run. Every row says what it is a figure of, so that none can be mistaken.
+
+A run fills the parts that it measured; the others stay empty. Times are milliseconds, rates pictures a
+second, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from alexnet_model.records import Precision, Record
+
+from ..environment import Environment
+from ..figures.intervals import Figure
+from ..figures.percentiles import Latencies
+from ..figures.verdicts import Reason, Verdict
+
+SCHEMA_VERSION: Literal[1] = 1
+Loop = Literal["closed", "open"]
+
+
+class Engine(Record):
+    """What computes: `runtime` such as openvino, `device` such as CPU or a GPU's name."""
+
+    runtime: str
+    device: str
+    computes_in: str
+    precision: Precision | None  # None: not a model of this project
+    options: str = ""  # such as "CUDA graphs", "torch.compile"
+
+    def __str__(self) -> str:
+        extra = f", {self.options}" if self.options else ""
+        where = f"{self.device}, computes in {self.computes_in}{extra}"
+        return f"{self.precision or 'model'} on {self.runtime} ({where})"
+
+
+class Roof(Record):
+    """The limits that were measured on a device in this run, and what a network asks of it."""
+
+    device: str
+    computes_in: str
+    operations_per_s: float  # two a multiply-add, of a large matrix product
+    bytes_per_s: float  # of a large copy, read and written
+
+
+class EngineRow(Record):
+    """One engine in process at one batch."""
+
+    engine: Engine
+    batch: int
+    throughput: Figure  # pictures/s
+    latencies: Latencies  # of one call
+    first_call_ms: float
+    load_ms: float
+    size_bytes: int  # of its file
+    peak_memory_bytes: int | None
+    limit_ms: float | None  # the roofline's: no call can be shorter
+    bound_by: Literal["compute", "memory", "unknown"] = "unknown"
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """1 is the roof."""
+        if self.limit_ms is None or self.latencies.p50_ms is None:
+            return None
+        return self.limit_ms / self.latencies.p50_ms
+
+
+class LoadRow(Record):
+    """One model on a server under one load."""
+
+    model: str
+    engine: Engine
+    url_scheme: str  # grpc, http, ..., or "shared memory"
+    loop: Loop
+    batch: int  # pictures a request
+    concurrency: int | None  # of a closed loop
+    rate_per_s: float | None  # requests a second that an open loop meant to send
+    throughput: Figure  # pictures/s
+    latencies: Latencies  # of a request; of an open loop from when it was meant to be sent
+    histogram: str  # HdrHistogram's compressed form, of latencies in microseconds
+    requests: int
+    failed: int
+    late_p99_ms: float | None  # how late an open loop sent
+    client_cpu_share: float  # of one core, the busiest process
+    request_bytes: int
+    executions_by_batch: dict[int, int]  # from the server's statistics
+    batching: str  # in words: whether batching happened, and if not why
+    verdict: Verdict
+
+
+class Rung(Record):
+    """One step from the engine to the encoded picture: milliseconds that it adds, and bytes a request."""
+
+    name: str
+    of: str  # model, batch and load
+    total_ms: float  # median up to here
+    added_ms: float
+    request_bytes: int
+    source: str  # "engine in process", "server's statistics", "client's clock"
+
+
+class TuningStep(Record):
+    """One configuration that was tried."""
+
+    precision: Precision
+    instances: int
+    queue_delay_us: int
+    max_batch: int
+    held_rate_per_s: float | None  # pictures/s within the limit; None where none was
+    p99_ms: float | None
+    note: str
+
+
+class Tuning(Record):
+    limit_p99_ms: float
+    steps: tuple[TuningStep, ...]
+    winner: int | None  # an index of steps
+    why: str
+
+
+class ColdStart(Record):
+    """From nothing to the first answer."""
+
+    model: str
+    engine: Engine
+    warmed_up: bool
+    ready_ms: float  # from starting the server until it was ready
+    first_ms: dict[int, float]  # of the first request of each batch
+    second_ms: dict[int, float]  # and of the one after it
+
+
+class Report(Record):
+    """Everything of one run."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    title: str
+    command: str
+    environment: Environment
+    seconds: float
+    control_before: float  # of the same fixed work, operations/s
+    control_after: float
+    roofs: tuple[Roof, ...] = ()
+    engines: tuple[EngineRow, ...] = ()
+    loads: tuple[LoadRow, ...] = ()
+    rungs: tuple[Rung, ...] = ()
+    tuning: Tuning | None = None
+    cold_starts: tuple[ColdStart, ...] = ()
+    reasons: tuple[Reason, ...] = ()  # against the whole run
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the run as a whole; a load keeps its own."""
+        return Verdict(reasons=self.reasons)
