@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from alexnet_cli.held_out import write_held_out_pictures
 from alexnet_cli.main import run
+from alexnet_clients import Client
+from alexnet_serving import EmbeddedServer
 
 from .conftest import Exported
 
@@ -34,11 +39,74 @@ def test_readmes_python_runs_as_written(
     assert [line.split()[0] for line in lines] == ["cat.jpg", "dog.png"]
 
 
+@pytest.fixture(scope="module")
+def served(exported: Exported) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(exported.repository) as server:
+        yield server
+
+
+@pytest.fixture
+def clients_page(served: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page with this server's ports in the place of the default ones, in a folder with its pictures."""
+    cat, dog = write_held_out_pictures(tmp_path / "pictures" / "deeper")[:2]
+    for held_out in (tmp_path / "pictures" / "deeper").iterdir():
+        if held_out not in (cat.path, dog.path):
+            held_out.unlink()
+    (tmp_path / "cat.jpg").write_bytes(cat.path.read_bytes())
+    (tmp_path / "dog.png").write_bytes(dog.path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "clients.md").read_text()
+    for url in (served.grpc_url, served.http_url):
+        port = {"grpc": "8001", "http": "8000"}[url.partition("://")[0]]
+        page = page.replace(f"127.0.0.1:{port}", url.partition("://")[2])
+    return page
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_the_clients_pages_python_runs(
+    clients_page: str, block: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    exec(compile(blocks[block], "clients.md", "exec"), {"__name__": "__main__"})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (2, 2, 3)[block]
+    assert "error" not in " ".join(lines).lower()
+
+
+def test_the_clients_pages_block_that_is_not_run_is_still_python(clients_page: str) -> None:
+    (block,) = re.findall(r"^```python no-run\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    from alexnet_model.errors import UsageError
+
+    with pytest.raises(UsageError, match=r"ca\.pem"):  # every name is right, and the files are not there
+        exec(compile(block, "clients.md", "exec"), {})
+
+
+def test_the_clients_pages_curl_runs(clients_page: str, served: EmbeddedServer) -> None:
+    (block,) = re.findall(r"^```sh\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(["bash", "-c", block], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (output,) = json.loads(done.stdout)["outputs"]
+    with Client(served.grpc_url) as client:
+        (prediction,) = client.classify("cat.jpg", model="alexnet", top=3)
+    assert [text.split(":", 2)[2] for text in output["data"]] == [found.label for found in prediction.classes]
+
+
+def test_commands_of_the_clients_page_exist_with_their_options(
+    clients_page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["classify", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for line in re.findall(r"^    .*?alexnet classify (.*?)(?:   .*)?$", clients_page, re.MULTILINE):
+        for option in re.findall(r"(?<!\S)--[\w-]+", line):
+            assert option in shown, line
+
+
 def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     commands = re.findall(
         r"^    (?:\.venv/bin/)?alexnet (\w+)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    assert {name for name, _ in commands} == {"train", "export", "lint", "serve", "classify", "doctor"}
+    assert {name for name, _ in commands} == {"train", "export", "lint", "serve", "classify", "ui", "doctor"}
     for name, rest in commands:
         assert run([name, "--help"]) == 0
         shown = capsys.readouterr().out

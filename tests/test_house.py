@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["alexnet_cli"] = set(MAY_IMPORT)
 PACKAGES = {name: ROOT / name.removeprefix("alexnet_") / name for name in MAY_IMPORT}
 HEAVY = (
+    "gradio",
     "kornia",
     "onnx",
     "onnxconverter_common",

@@ -17,7 +17,7 @@ import typer
 
 from alexnet_model.errors import AlexnetError
 
-from . import classify, demo, doctor, export, lint, serve, train
+from . import classify, demo, doctor, export, lint, serve, train, ui
 
 INTERRUPTED = 130  # as shells say it of SIGINT
 
@@ -34,6 +34,7 @@ app.command("export")(export.export_command)
 app.command("lint")(lint.lint_command)
 app.command("serve")(serve.serve_command)
 app.command("classify")(classify.classify_command)
+app.command("ui")(ui.ui_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("demo")(demo.demo_command)
 

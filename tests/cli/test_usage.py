@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_cli.main import run
 
-COMMANDS = ("train", "export", "lint", "serve", "classify", "demo", "doctor")
+COMMANDS = ("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor")
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -73,6 +73,8 @@ WRONG_USE = [
     (["classify", "x.png", "--cert", "c.pem"], ["a certificate without its key"]),
     (["classify", "x.png", "--url", "nonsense"], ["URL 'nonsense'", "grpc://127.0.0.1:8001"]),
     (["classify", "x.png", "--url", "grpc://host:99999"], ["99999"]),
+    (["ui", "--port", "70000"], ["--port", "65535"]),
+    (["ui", "--url", "nonsense"], ["URL 'nonsense'"]),
     (["serve", "--with", "podman"], ["--with", "podman"]),
     (["serve", "--grpc-port", "70000"], ["--grpc-port", "65535"]),
     (["serve", "--ready-timeout", "0"], ["--ready-timeout"]),
@@ -97,6 +99,7 @@ NOT_THERE = [
     (["serve", "--repository", "."], ["no model"]),
     (["lint"], ["model_repository", "no such folder", "alexnet export"]),
     (["lint", "."], ["no model"]),
+    (["ui", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
     (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
 ]
 

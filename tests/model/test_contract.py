@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -140,3 +141,16 @@ def test_arrays_of_another_shape_layout_or_dtype_are_refused(
 def test_a_picture_costs_150528_bytes() -> None:
     contract = Contract()
     assert contract.picture_bytes == 150_528 == np.zeros(contract.picture_shape, np.uint8).nbytes
+
+
+def test_draft_is_not_used_because_it_changes_pixels() -> None:
+    """Pillow's shortcut for large JPEGs. Should its pixels ever be equal, it may be used."""
+    noise = np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8)
+    large = Image.fromarray(noise).resize((2400, 1600), Image.Resampling.BICUBIC)
+    encoded = io.BytesIO()
+    large.save(encoded, "JPEG")
+    whole = Contract().prepared(encoded.getvalue())
+    with Image.open(io.BytesIO(encoded.getvalue())) as drafted:
+        drafted.draft("RGB", (384, 256))
+        assert drafted.size == (600, 400)
+        assert not np.array_equal(Contract().prepared(drafted), whole)

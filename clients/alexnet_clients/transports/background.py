@@ -37,11 +37,13 @@ class BackgroundLoop:
         """
         import asyncio
 
+        heard = _heard(coroutine)
         try:
             with self._lock:  # or the loop could stop in between, and the future would never be done
-                return asyncio.run_coroutine_threadsafe(coroutine, self._running())
+                return asyncio.run_coroutine_threadsafe(heard, self._running())
         except RuntimeError:
-            coroutine.close()  # or Python would warn that it was never awaited
+            heard.close()  # or Python would warn that they were never awaited
+            coroutine.close()
             raise
 
     def call_later(self, delay_s: float, function: Callable[[], object]) -> None:
@@ -76,6 +78,16 @@ class BackgroundLoop:
             )
             self._thread.start()
         return self._loop
+
+
+async def _heard(coroutine: Coroutine[Any, Any, T]) -> T:
+    """asyncio would log an error that nobody asked for, because its future had been cancelled."""
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return await coroutine
 
 
 def _serve(loop: asyncio.AbstractEventLoop, ending: Ending | None) -> None:

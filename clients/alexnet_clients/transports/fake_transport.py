@@ -109,7 +109,10 @@ class FakeTransport:
         return self._answered(lambda: self.known_regions.update({region.name: region}))
 
     def unregister(self, name: str, *, timeout_s: float) -> Future[None]:
-        return self._answered(lambda: self.known_regions.pop(name, None) and None)
+        def forget() -> None:
+            self.known_regions.pop(name, None)
+
+        return self._answered(forget)
 
     def prepare(self, request: InferRequest) -> Message:
         return Message(request, b"")

@@ -41,6 +41,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+_WATCH_S = 0.3
 T = TypeVar("T")
 
 
@@ -124,6 +125,12 @@ class GrpcTransport:
         return self._called(self._infer, message.wire, request.model, timeout_s, reply_from_response)
 
     def close(self) -> None:
+        self._channel.unsubscribe(self._note_state)
+        # gRPC's thread that watched looks at the channel once more within 0.2 s, and fails loudly if it is
+        # closed by then.
+        ends_s = time.monotonic() + _WATCH_S
+        while _is_watched(self._channel) and time.monotonic() < ends_s:
+            time.sleep(0.005)
         self._channel.close()
 
     def _note_state(self, state: Any) -> None:
@@ -219,6 +226,11 @@ class GrpcTransport:
             )
             for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
         }
+
+
+def _is_watched(channel: Any) -> bool:
+    """Whether gRPC's thread still runs; as it does not say so in public, assume so where it has been moved."""
+    return bool(getattr(getattr(channel, "_connectivity_state", None), "polling", True))
 
 
 def _credentials(tls: ClientTls) -> Any:

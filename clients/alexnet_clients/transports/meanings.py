@@ -67,12 +67,14 @@ MEANING_OF_WORDS: tuple[tuple[str, Meaning], ...] = (
         Meaning(DeadlineExceeded, "a turn before the queue's own timeout", "Send fewer requests at a time."),
     ),
     ("is restricted, expecting header", REFUSED),
+    ("unable to open shared memory region", REFUSED),
     ("server is stopping", STOPPING),
     ("server is exiting", STOPPING),
     ("server is not ready", STOPPING),
     ("has no available versions", NOT_LOADED),
     ("is not at ready state", NOT_LOADED),
     ("unknown model", NO_MODEL),
+    ("is not available", NO_MODEL),  # of statistics
     ("not ready", NOT_LOADED),
 )
 

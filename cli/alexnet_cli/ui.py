@@ -1,0 +1,52 @@
+"""`alexnet ui`: a page on loopback, for those who would rather look."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from .connecting import (
+    DEFAULT_URL,
+    CaOption,
+    CertOption,
+    Connection,
+    HeaderOption,
+    KeyOption,
+    TimeoutOption,
+    UrlOption,
+)
+
+
+def ui_command(
+    url: UrlOption = DEFAULT_URL,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the page, on loopback; 0 takes a free port.")
+    ] = 7860,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
+    timeout_s: TimeoutOption = 10,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    header: HeaderOption = None,
+) -> None:
+    """Open a page that classifies the pictures dropped on it, until Ctrl-C; says where it is.
+
+    Example: alexnet ui --url grpc://127.0.0.1:8001 --port 7860
+    """
+    from alexnet_clients.ui.hosting import HostedPage
+
+    from .screen import err, note, say
+
+    connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
+    with ExitStack() as opened:
+        client = opened.enter_context(connection.client())
+        with err.status("Making the page ..."):
+            page = opened.enter_context(HostedPage(client, port=port, top=top))
+        say(f"page     {page.url}")
+        note("Stop with Ctrl-C.")
+        try:
+            page.run()
+        except KeyboardInterrupt:
+            note("Stopping ...")

@@ -1,0 +1,343 @@
+"""What the page asks and says, and who may open it. Chromium looks at the page itself in end_to_end/."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_cli.main import run
+from alexnet_clients import Classification, Client, FakeTransport, InferReply, Message, ModelStatistics
+from alexnet_clients.ui.asking import Asked, ask, offered_models
+from alexnet_clients.ui.examples import write_examples
+from alexnet_clients.ui.hosting import HostedPage, OnlyFromHere
+from alexnet_clients.ui.showing import confidences_from_classes, html_from_asked, html_from_error
+from alexnet_model.decoding import MAX_ENCODED_BYTES
+from alexnet_model.errors import BadRequest, ContractMismatch, ModelNotFound, PictureError, PortTaken
+
+MILLISECOND_NS = 1_000_000
+ONE_REQUEST = ModelStatistics(
+    requests=1,
+    queue_ns=1 * MILLISECOND_NS,
+    compute_input_ns=2 * MILLISECOND_NS,
+    compute_infer_ns=30 * MILLISECOND_NS,
+    compute_output_ns=4 * MILLISECOND_NS,
+)
+
+
+class Counting(FakeTransport):
+    """Counts as Triton does: an ensemble's request in the models that it is made of.
+
+    `others` requests of somebody else are counted with each of ours, and count ten times the time.
+    """
+
+    def __init__(self, *, others: int = 0, delay_s: float = 0.05, withheld: bool = False) -> None:
+        super().__init__(delay_s=delay_s)
+        self.parameters["precision"] = "int8"
+        self.counts: dict[str, ModelStatistics] = {}
+        self.others = others
+        self.withheld = withheld
+
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
+        model = message.request.model
+        for name in ("alexnet_decode", "alexnet_int8") if model == "alexnet" else (model,):
+            for _ in range(1 + 10 * self.others):
+                self._count(name, ONE_REQUEST)
+            self._count(name, ModelStatistics(requests=-9 * self.others))
+        return super().submit(message, timeout_s=timeout_s)
+
+    def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
+        future: Future[ModelStatistics] = Future()
+        if self.withheld:
+            future.set_exception(BadRequest(model, got="a restricted protocol"))
+        else:
+            future.set_result(self.counts.get(model, ModelStatistics()))
+        return future
+
+    def _count(self, model: str, more: ModelStatistics) -> None:
+        fields = ("requests", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
+        so_far = self.counts.get(model, ModelStatistics())
+        self.counts[model] = ModelStatistics(
+            **{name: getattr(so_far, name) + getattr(more, name) for name in fields}
+        )
+
+
+@pytest.fixture
+def asking() -> Iterator[Callable[..., Asked]]:
+    opened = []
+
+    def asked(model: str, fake: FakeTransport, **options: Any) -> Asked:
+        opened.append(Client("grpc://host", transport=fake))
+        return ask(opened[-1], model, png(255), **options)
+
+    yield asked
+    for client in opened:
+        client.close()
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (level, level, level)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_model_of_pixels_is_sent_what_was_decoded_here(asking: Callable[..., Asked]) -> None:
+    fake = Counting()
+    asked = asking("alexnet_fp32", fake, top=3)
+    assert [found.index for found in asked.classes] == [9, 8, 7]
+    assert asked.request_bytes == 150_528
+    assert np.array_equal(fake.requests[0].images, np.full((1, 224, 224, 3), 255))
+    assert asked.decode_ms > 0
+    assert asked.queue_ms == pytest.approx(1)
+    assert asked.compute_ms == pytest.approx(36)
+    assert asked.counted == 1
+
+
+def test_a_model_of_encoded_pictures_is_sent_the_file_and_counted_in_its_halves(
+    asking: Callable[..., Asked],
+) -> None:
+    fake = Counting(delay_s=0.1)
+    asked = asking("alexnet", fake)
+    assert fake.requests[0].images[0, 0] == png(255)
+    assert asked.decode_ms == 0
+    assert asked.request_bytes == len(png(255))
+    assert asked.queue_ms == pytest.approx(2)
+    assert asked.compute_ms == pytest.approx(72)
+
+
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
+def test_the_parts_are_the_whole(asking: Callable[..., Asked], model: str) -> None:
+    asked = asking(model, Counting(delay_s=0.1))
+    assert asked.queue_ms is not None
+    assert asked.compute_ms is not None
+    assert asked.network_ms is not None
+    assert asked.network_ms > 0
+    parts_ms = asked.decode_ms + asked.network_ms + asked.queue_ms + asked.compute_ms
+    assert parts_ms == pytest.approx(asked.total_ms)
+
+
+def test_among_others_requests_the_servers_count_is_a_mean(asking: Callable[..., Asked]) -> None:
+    asked = asking("alexnet_fp32", Counting(others=3))
+    assert asked.counted == 4
+    assert asked.queue_ms == pytest.approx((1 + 3 * 10) / 4)
+    assert asked.compute_ms == pytest.approx((36 + 3 * 360) / 4)
+    assert asked.network_ms == 0, "a mean longer than this request leaves nothing, not less than nothing"
+    assert "a mean of 4 requests" in html_from_asked(asked)
+
+
+@pytest.mark.parametrize("fake", [Counting(withheld=True), FakeTransport()])
+def test_a_server_that_does_not_tell_its_times_answers_all_the_same(
+    asking: Callable[..., Asked], fake: FakeTransport
+) -> None:
+    asked = asking("alexnet", fake)  # the plain fake counts nothing for an ensemble's halves
+    assert asked.classes[0].label == "9"
+    assert (asked.queue_ms, asked.compute_ms, asked.network_ms) == (None, None, None)
+    assert "does not tell" in html_from_asked(asked)
+
+
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
+def test_a_broken_picture_is_named(model: str) -> None:
+    with (
+        Client("grpc://host", transport=FakeTransport()) as client,
+        pytest.raises(PictureError, match=r"^cat.jpg: got 3 bytes that are no picture"),
+    ):
+        ask(client, model, b"cat", name="cat.jpg")
+
+
+def test_only_the_models_that_are_there_are_offered() -> None:
+    fake = FakeTransport(models=("alexnet_int8", "alexnet", "another"))
+    with Client("grpc://host", transport=fake) as client:
+        assert [served.name for served in offered_models(client)] == ["alexnet_int8", "alexnet"]
+
+
+def test_nothing_to_offer_is_said() -> None:
+    with (
+        Client("grpc://host", transport=FakeTransport(models=("another",))) as client,
+        pytest.raises(ModelNotFound, match="alexnet_fp32, alexnet_fp16, alexnet_int8, alexnet"),
+    ):
+        offered_models(client)
+    foreign = FakeTransport()
+    del foreign.parameters["contract_digest"]
+    with (
+        Client("grpc://host", transport=foreign) as client,
+        pytest.raises(ContractMismatch, match=r"alexnet_fp32.* without a contract"),
+    ):
+        offered_models(client)
+
+
+def test_classes_that_share_a_label_are_both_shown() -> None:
+    classes = [Classification("crane", 134, 0.5), Classification("tabby", 281, 0.3)]
+    assert confidences_from_classes(classes) == {"crane": 0.5, "tabby": 0.3}
+    classes.append(Classification("crane", 517, 0.2))
+    assert confidences_from_classes(classes) == {
+        "crane (class 134)": 0.5,
+        "tabby": 0.3,
+        "crane (class 517)": 0.2,
+    }
+
+
+def test_what_came_from_outside_is_escaped(asking: Callable[..., Asked]) -> None:
+    error = PictureError("<img src=x onerror=alert(1)>.png", got="0 bytes")
+    assert "<img" not in html_from_error(error)
+    fake = Counting()
+    fake.parameters["computes_in"] = "<script>"
+    assert "<script>" not in html_from_asked(asking("alexnet_fp32", fake))
+
+
+def test_examples_are_digits_and_photographs(tmp_path: Path) -> None:
+    paths = write_examples(tmp_path)
+    sizes = {}
+    for path in paths:
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    assert sizes == {
+        "digit_3.png": (8, 8),
+        "digit_5.png": (8, 8),
+        "digit_8.png": (8, 8),
+        "china.jpg": (640, 427),
+        "flower.jpg": (640, 427),
+    }
+
+
+HERE = {"host": "127.0.0.1:7860"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (HERE, 200),
+        ({"host": "localhost:7860"}, 200),
+        (HERE | {"origin": "http://127.0.0.1:7860"}, 200),
+        (HERE | {"origin": "http://localhost:7860"}, 200),
+        (HERE | {"origin": "http://elsewhere.example"}, 403),
+        (HERE | {"origin": "https://127.0.0.1:7860"}, 403),
+        (HERE | {"origin": "http://127.0.0.1:8000"}, 403),
+        (HERE | {"origin": "null"}, 403),
+        ({"host": "elsewhere.example:7860"}, 403),
+        ({"host": "127.0.0.1"}, 403),
+        ({}, 403),
+    ],
+)
+def test_no_page_of_another_site_is_listened_to(headers: dict[str, str], status: int) -> None:
+    statuses = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    async def receive() -> Any:
+        raise AssertionError("nothing to receive")
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(OnlyFromHere(app, port=7860)({"type": "http", "headers": raw}, receive, send))
+    assert statuses == [status]
+
+
+def test_a_browser_leaves_out_the_port_of_http() -> None:
+    reached = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope)
+
+    async def unused(*_: Any) -> None:
+        raise AssertionError("refused")
+
+    scope = {"type": "http", "headers": [(b"host", b"127.0.0.1")]}
+    asyncio.run(OnlyFromHere(app, port=80)(scope, unused, unused))
+    assert reached
+
+
+def test_a_taken_port_is_told_before_anything_else(client: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        page = HostedPage(client, port=port)
+        with pytest.raises(PortTaken, match=f"port {port}: got something listening on it already.* 0 takes"):
+            page.__enter__()
+
+
+# In a process of its own: Gradio leaves event loops behind, which a later test would be blamed for.
+HOST_A_PAGE = """
+import json, os, socket, sys, tempfile
+from pathlib import Path
+from alexnet_clients import Client, FakeTransport
+from alexnet_clients.ui.hosting import HostedPage
+
+before = dict(os.environ)
+with Client("grpc://host", transport=FakeTransport()) as client, HostedPage(client, port=0) as page:
+    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    listens_on = page._listener.getsockname()
+    said = {
+        "mode": oct(folder.stat().st_mode & 0o777),
+        "uploads go there": os.environ["GRADIO_TEMP_DIR"] == str(folder),
+        "url": page.url == f"http://127.0.0.1:{page.port}",
+        "listens on": listens_on[0],
+        "largest upload": page.blocks.max_file_size,
+        "allowed paths": page.blocks.allowed_paths,
+        "analytics": page.blocks.analytics_enabled,
+        "run history": page.blocks.run_history,
+        "api open": page.blocks.api_open,
+        "most waiting": page.blocks._queue.max_size,
+    }
+said["left"] = [str(path) for path in Path(tempfile.gettempdir()).iterdir()]
+said["same environment"] = dict(os.environ) == before
+socket.create_server(listens_on).close()
+print(json.dumps(said))
+"""
+
+
+def test_the_page_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs the [ui] extra")
+    # What others may have set for Gradio does not count here.
+    wishes = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_TEMP_DIR": "/elsewhere", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    environment = os.environ | wishes | {"TMPDIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}
+    done = subprocess.run(
+        [sys.executable, "-c", HOST_A_PAGE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "mode": "0o700",
+        "uploads go there": True,
+        "url": True,
+        "listens on": "127.0.0.1",
+        "largest upload": MAX_ENCODED_BYTES,
+        "allowed paths": [],
+        "analytics": False,
+        "run history": False,
+        "api open": False,
+        "most waiting": 16,
+        "left": [],
+        "same environment": True,
+    }
+
+
+def test_the_command_says_at_once_that_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ui", "--url", "grpc://127.0.0.1:1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "127.0.0.1:1" in line
+    assert "alexnet serve" in line
+
+
+@pytest.mark.parametrize("wrong", [["--port", "70000"], ["--top", "0"], ["--url", "nonsense"]])
+def test_wrong_use_of_the_command_exits_2(capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
+    assert run(["ui", *wrong]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (wrong[-1] if wrong[0] == "--url" else wrong[0]) in line
+
+
+def test_the_commands_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ui", "--help"]) == 0
+    assert "Example: alexnet ui" in " ".join(capsys.readouterr().out.split())

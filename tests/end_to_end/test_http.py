@@ -1,0 +1,175 @@
+"""HTTP against a real Triton server: the same answers as over gRPC, bit for bit."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_clients import Client, InferReply, InferRequest, Region, ServerUrl, Transport, transport_from_url
+from alexnet_clients.shared_memory import SharedPictures
+from alexnet_model.contract import ENCODED_INPUT_NAME
+from alexnet_model.errors import (
+    BadRequest,
+    ClientError,
+    DeadlineExceeded,
+    ForeignServer,
+    ModelNotFound,
+    Untrusted,
+)
+from alexnet_serving import EmbeddedServer
+
+MODEL = "alexnet_int8"
+DECODING_MODEL = "alexnet"
+
+
+@pytest.fixture
+def http(server: EmbeddedServer) -> Iterator[Transport]:
+    with closing(transport_from_url(ServerUrl.parse(server.http_url))) as transport:
+        yield transport
+
+
+@pytest.fixture
+def grpc(server: EmbeddedServer) -> Iterator[Transport]:
+    with closing(transport_from_url(ServerUrl.parse(server.grpc_url))) as transport:
+        yield transport
+
+
+def request(batch: int, *, top: int = 0, **other: Any) -> InferRequest:
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
+    given = {"model": MODEL, "inputs": {"image": images}, "outputs": ("probabilities", "logits"), **other}
+    return InferRequest(top=top, **given)
+
+
+def answered(transport: Transport, request: InferRequest, *, timeout_s: float = 30) -> InferReply:
+    return transport.submit(transport.prepare(request), timeout_s=timeout_s).result(60)
+
+
+@pytest.mark.parametrize("top", [0, 1, 5])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_http_answers_as_grpc_does_bit_for_bit(
+    http: Transport, grpc: Transport, batch: int, top: int
+) -> None:
+    ours, theirs = (answered(transport, request(batch, top=top)).outputs for transport in (http, grpc))
+    assert set(ours) == set(theirs) == {"probabilities", "logits"}
+    for name in ours:
+        assert ours[name].shape == theirs[name].shape == (batch, top or 10)
+        assert ours[name].dtype == theirs[name].dtype
+        assert ours[name].tolist() == theirs[name].tolist()
+
+
+def test_configuration_and_statistics_are_what_grpc_reads(http: Transport, grpc: Transport) -> None:
+    assert http.ready(timeout_s=30).result(60) is True
+    ours, theirs = (transport.model_config(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
+    assert ours == theirs
+    assert ours.inputs["image"].shape == (224, 224, 3)
+    before, _ = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
+    answered(http, request(3))
+    after, same = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
+    assert after == same
+    assert (after.requests, after.pictures) == (before.requests + 1, before.pictures + 3)
+    assert after.executions_by_batch[3] == before.executions_by_batch.get(3, 0) + 1
+
+
+def test_a_client_classifies_over_http_as_over_grpc(server: EmbeddedServer) -> None:
+    images = request(20).images
+    picture = io.BytesIO()
+    Image.fromarray(images[0]).save(picture, "PNG")
+    encoded = picture.getvalue()
+    with Client(server.http_url) as ours, Client(server.grpc_url) as theirs:
+        for pictures, model in ((images, MODEL), (encoded, MODEL), ([encoded] * 3, DECODING_MODEL)):
+            answers, expected = (
+                [prediction.classes for prediction in client.classify(pictures, model=model, top=3)]
+                for client in (ours, theirs)
+            )
+            assert answers == expected
+
+
+def test_a_picture_that_the_server_cannot_decode(http: Transport, grpc: Transport) -> None:
+    encoded = {ENCODED_INPUT_NAME: np.array([[b"no picture"]], dtype=np.object_)}
+    wrong = request(1, model=DECODING_MODEL, inputs=encoded, outputs=("probabilities",))
+    ours, theirs = (
+        transport.submit(transport.prepare(wrong), timeout_s=30).exception(60) for transport in (http, grpc)
+    )
+    assert isinstance(ours, ClientError)
+    assert isinstance(theirs, ClientError)
+    assert (type(ours), ours.got) == (type(theirs), theirs.got)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        (request(1, model="nothing"), ModelNotFound, "unknown model: 'nothing'"),
+        (request(17), BadRequest, "batch-size must be <= 16"),
+        (request(1, outputs=("odd",)), BadRequest, "unexpected inference output 'odd'"),
+        (request(1, inputs={"odd": request(1).images}), BadRequest, "unexpected inference input 'odd'"),
+        (request(1, inputs={"image": request(1).images[:, :9]}), BadRequest, "unexpected shape"),
+        (request(1, inputs={"image": request(1).images / 1.0}), BadRequest, "data-type is 'FP64'"),
+    ],
+)
+def test_refusals_are_the_same_over_http_and_grpc(
+    http: Transport, grpc: Transport, wrong: InferRequest, kind: type[ClientError], words: str
+) -> None:
+    for transport in (http, grpc):
+        with pytest.raises(kind, match=words):
+            answered(transport, wrong)
+
+
+def test_a_model_that_is_not_there(http: Transport) -> None:
+    with pytest.raises(ModelNotFound, match="unknown model: 'nothing'"):
+        http.model_config("nothing", timeout_s=30).result(60)
+    with pytest.raises(ModelNotFound, match="requested model 'nothing' is not available"):
+        http.statistics("nothing", timeout_s=30).result(60)
+
+
+def test_a_deadline_that_cannot_be_met(http: Transport) -> None:
+    with pytest.raises(DeadlineExceeded):
+        answered(http, request(16), timeout_s=0.001)
+    assert http.ready(timeout_s=30).result(60) is True
+
+
+def test_tritons_other_ports_are_told_apart(server: EmbeddedServer) -> None:
+    grpc_port = ServerUrl.parse(server.grpc_url).port
+    metrics_port = ServerUrl.parse(server.metrics_url.removesuffix("/metrics")).port
+    for url, kind, words in (
+        (f"http://127.0.0.1:{grpc_port}", ForeignServer, "an answer that is not HTTP"),
+        (f"http://127.0.0.1:{metrics_port}", ForeignServer, "an empty answer"),
+        (f"{server.http_url}/triton", ForeignServer, "got Not Found"),
+        (server.http_url.replace("http", "https"), Untrusted, "expected a server that speaks TLS"),
+    ):
+        transport = transport_from_url(ServerUrl.parse(url))
+        with closing(transport), pytest.raises(kind, match=words):
+            transport.model_config(MODEL, timeout_s=30).result(60)
+
+
+def test_one_connection_is_enough_for_one_request_after_another(http: Transport) -> None:
+    for batch in (1, 16, 1):
+        answered(http, request(batch))
+    assert http.connections == 1
+
+
+def test_pictures_in_shared_memory(exported: Any, tmp_path: Path) -> None:
+    images = request(3).images
+    with EmbeddedServer(exported.repository(tmp_path / "models"), shared_memory=True) as server:
+        for url in (server.http_url, server.grpc_url):
+            with Client(url) as client, SharedPictures(client, capacity=4) as shared:
+                shared.images[:3] = images
+                ours, theirs = shared.infer(3, model=MODEL), client.infer(images, model=MODEL)
+                assert (ours["logits"] == theirs["logits"]).all()
+                assert shared.region in client._core.transport.regions(timeout_s=30).result(60)
+            with closing(transport_from_url(ServerUrl.parse(url))) as transport:
+                assert transport.regions(timeout_s=30).result(60) == ()
+                nowhere = Region(name="nowhere", key="/nowhere", size_bytes=1)
+                with pytest.raises(BadRequest, match="Unable to open shared memory region: '/nowhere'"):
+                    transport.register(nowhere, timeout_s=30).result(60)
+
+
+def test_a_server_that_shares_no_memory(http: Transport) -> None:
+    with pytest.raises(BadRequest, match="This API is restricted"):
+        http.regions(timeout_s=30).result(60)

@@ -1,0 +1,301 @@
+"""`alexnet ui` as a person meets it: a real process, a real browser, a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alexnet_clients import Client
+from alexnet_serving import EmbeddedServer
+
+from ..awkward_pictures import AWKWARD
+
+pytest.importorskip("gradio", reason="needs the [ui] extra")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+SETTLED_MS = 30_000
+
+
+class Line:
+    """The way to a server, which can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends: list[socket.socket] = []
+        self._passing: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._accepting = _started(self._accept)
+
+    def cut(self) -> None:
+        """Twice is allowed."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        for end in self._ends:
+            with suppress(OSError):  # the other side may have hung up
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._passing:
+            thread.join()
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._accepting = _started(self._accept)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                here, _ = self._listener.accept()
+            except OSError:
+                return
+            there = socket.create_connection(("127.0.0.1", self._port))
+            self._ends += [here, there]
+            self._passing += [_started(_pass_on, here, there), _started(_pass_on, there, here)]
+
+
+def _started(function: Callable[..., None], *arguments: socket.socket) -> threading.Thread:
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    return thread
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while content := source.recv(65536):
+            target.sendall(content)
+
+
+@dataclass(frozen=True)
+class Running:
+    process: subprocess.Popen[str]
+    url: str
+    folder: Path  # all temporary files of the process
+    line: Line
+
+
+@contextmanager
+def ui(server: EmbeddedServer, folder: Path) -> Iterator[Running]:
+    line = Line(int(server.grpc_url.rpartition(":")[2]))
+    command = [sys.executable, "-m", "alexnet_cli", "ui", "--port", "0", "--timeout", "3"]
+    command += ["--url", f"grpc://127.0.0.1:{line.port}"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            words = process.stdout.readline().split()
+            assert words[:1] == ["page"], process.communicate()[1]
+            yield Running(process, words[1], folder, line)
+        finally:
+            process.kill()
+            line.cut()
+
+
+@pytest.fixture(scope="module")
+def running(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with ui(server, tmp_path_factory.mktemp("ui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Names of other machines do not resolve: the page has to do without.
+    arguments = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, running: Running) -> Iterator[Page]:
+    page = opened(browser, running.url)
+    yield page
+    page.close()
+
+
+def opened(browser: Browser, url: str, **options: Any) -> Page:
+    page = browser.new_page(**options)
+    page.set_default_timeout(SETTLED_MS)
+    page.goto(url)
+    page.wait_for_selector("#picture input[type=file]", state="attached")
+    return page
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    if page.get_by_label("Remove Image").count():
+        page.get_by_label("Remove Image").click()
+        page.wait_for_selector("#words .asked, #words .failed", state="detached")
+    page.set_input_files(
+        "#picture input[type=file]", {"name": name, "mimeType": "image/*", "buffer": content}
+    )
+
+
+def shown(page: Page, model: str) -> dict[str, float]:
+    """The bars' labels and lengths, once the answer of this model is there."""
+    page.wait_for_selector(f".asked[data-model={model}]")
+    page.wait_for_selector("#classes meter")
+    return {
+        str(bar.get_attribute("aria-label")): float(bar.get_attribute("value") or "nan")
+        for bar in page.locator("#classes meter").all()
+    }
+
+
+def answered(client: Client, content: bytes, model: str) -> dict[str, Any]:
+    (prediction,) = client.classify(content, model=model)
+    return {found.label: pytest.approx(found.probability, abs=1e-5) for found in prediction.classes}
+
+
+def fact(page: Page, name: str) -> str:
+    return page.inner_text(f"[data-fact={name}]")
+
+
+@pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
+@pytest.mark.parametrize("picture", ["exif orientation 6", "16-bit colour png", "16-bit grey png", "webp"])
+def test_the_file_is_classified_as_it_was_dropped(
+    page: Page, client: Client, picture: str, model: str
+) -> None:
+    content = AWKWARD[picture]()
+    page.locator(f"#model input[value={model}]").check()
+    drop(page, f"picture.{'jpg' if 'exif' in picture else 'png'}", content)
+    assert shown(page, model) == answered(client, content, model)
+    sent = int(fact(page, "sent").removesuffix(" bytes").replace(",", ""))
+    pixels = len(content) if model == "alexnet" else 150_528
+    assert pixels < sent < pixels + 1024
+
+
+def test_switching_the_precision_asks_again(page: Page, client: Client) -> None:
+    content = AWKWARD["progressive jpeg"]()
+    drop(page, "picture.jpg", content)
+    seen = [shown(page, "alexnet_fp32")]
+    assert fact(page, "precision") == "FP32, computed in f32"
+    page.locator("#model input[value=alexnet_int8]").check()
+    seen.append(shown(page, "alexnet_int8"))
+    assert fact(page, "precision") == "INT8, computed in i8"
+    models = ["alexnet_fp32", "alexnet_int8"]
+    assert seen == [answered(client, content, model) for model in models]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
+def test_the_time_is_split(page: Page, model: str) -> None:
+    page.locator(f"#model input[value={model}]").check()
+    drop(page, "picture.jpg", AWKWARD["cmyk jpeg"]())
+    shown(page, model)
+    parts = (
+        ["network", "queue", "compute"] if model == "alexnet" else ["decode", "network", "queue", "compute"]
+    )
+    took = {
+        str(cell.get_attribute("data-part")): float(cell.inner_text().removesuffix(" ms"))
+        for cell in page.locator("[data-part]").all()
+    }
+    assert list(took) == [*parts, "total"]
+    assert took["compute"] > 0
+    assert sum(took[part] for part in parts) == pytest.approx(took["total"], abs=0.3)
+
+
+def test_an_example_is_classified_when_it_is_picked(page: Page) -> None:
+    page.wait_for_selector("button.gallery-item")
+    assert page.locator("button.gallery-item").count() == 5
+    page.locator("button.gallery-item").first.click()
+    assert len(shown(page, "alexnet_fp32")) == 5
+
+
+def test_a_broken_picture_is_one_line_and_the_next_is_answered(page: Page, client: Client) -> None:
+    drop(page, "cat & <b>dog.png", b"not a picture")
+    line = page.inner_text(".failed")
+    assert "got 13 bytes that are no picture" in line
+    assert line.startswith("cat & b")
+    assert "Traceback" not in page.inner_text("body")
+    assert page.locator("#classes meter").count() == 0
+    content = AWKWARD["gif"]()
+    drop(page, "picture.gif", content)
+    assert shown(page, "alexnet_fp32") == answered(client, content, "alexnet_fp32")
+
+
+def test_a_server_that_went_away_is_one_line_until_it_is_back(
+    page: Page, running: Running, client: Client
+) -> None:
+    content = AWKWARD["webp"]()
+    running.line.cut()
+    try:
+        drop(page, "picture.webp", content)
+        line = page.inner_text(".failed")
+        assert f"127.0.0.1:{running.line.port}" in line
+        page.reload()
+        page.wait_for_selector(".failed")
+        assert page.locator("#model input").count() == 4
+    finally:
+        running.line.mend()
+    for _ in range(10):  # the first may still meet a connection that waits before it tries again
+        drop(page, "picture.webp", content)
+        page.wait_for_selector("#words .asked, #words .failed")
+        if page.locator(".asked").count():
+            break
+    assert shown(page, "alexnet_fp32") == answered(client, content, "alexnet_fp32")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_page_needs_no_other_machine_and_fits_its_window(
+    browser: Browser, running: Running, tmp_path: Path, width: int, height: int
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    asked_for: set[str] = set()
+    page.on("request", lambda request: asked_for.add(request.url))
+    page.goto(running.url)
+    page.wait_for_selector("#picture input[type=file]", state="attached")
+    drop(page, "picture.jpg", AWKWARD["progressive jpeg"]())
+    shown(page, "alexnet_fp32")
+    picture = tmp_path / "page.png"
+    page.screenshot(path=picture, full_page=True)  # waits for fonts
+    assert picture.stat().st_size > 10_000
+    elsewhere = {url for url in asked_for if not url.startswith((f"{running.url}/", "data:", "blob:"))}
+    assert len(asked_for) > 10
+    assert elsewhere == set()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_it_ends_cleanly_though_a_page_is_open(
+    server: EmbeddedServer, browser: Browser, tmp_path: Path, signal_number: int, code: int
+) -> None:
+    with ui(server, tmp_path) as running:
+        page = opened(browser, running.url)
+        drop(page, "picture.gif", AWKWARD["gif"]())
+        shown(page, "alexnet_fp32")
+        uploaded = [path for path in tmp_path.rglob("*") if path.name == "picture.gif"]
+        assert uploaded
+        running.process.send_signal(signal_number)
+        screen, errors = running.process.communicate(timeout=20)
+        page.close()
+    assert running.process.returncode == code, errors
+    assert screen == ""
+    assert errors.splitlines() == ["Stop with Ctrl-C.", *(["Stopping ..."] if code == 0 else [])]
+    assert not list(tmp_path.iterdir())
