@@ -13,13 +13,13 @@ import pytest
 
 from alexnet_clients import Client
 from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import ServerDied, Unreachable
+from alexnet_model.errors import ConnectionLost, ServerDied, Unreachable
 from alexnet_serving import EmbeddedServer
 
 
 def test_kill_9_in_the_middle_of_many_pictures(exported: Any, tmp_path: Path) -> None:
     repository = exported.repository(tmp_path / "model_repository")
-    with EmbeddedServer(repository) as server, Client(server.grpc_url) as client:
+    with EmbeddedServer(repository) as server, Client(server.grpc_url, timeout_s=2) as client:
         server_pid = server._process.pid
         before = client.classify(np.zeros((3, 224, 224, 3), np.uint8))
 
@@ -41,3 +41,5 @@ def test_kill_9_in_the_middle_of_many_pictures(exported: Any, tmp_path: Path) ->
     assert [prediction.picture for prediction in predictions] == [f"picture {n}" for n in range(200)]
     assert predictions[0].error is None
     assert {type(prediction.error) for prediction in predictions[150:]} == {Unreachable}
+    lost = [prediction for prediction in predictions if isinstance(prediction.error, ConnectionLost)]
+    assert 0 < len(lost) <= 32, "the two batches of sixteen that were on their way are not asked again"

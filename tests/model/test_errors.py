@@ -8,7 +8,14 @@ import re
 import pytest
 
 from alexnet_model import errors
-from alexnet_model.errors import AlexnetError, InvalidUrl, MissingExtra, PictureError, UsageError
+from alexnet_model.errors import (
+    AlexnetError,
+    InvalidUrl,
+    MissingExtra,
+    PictureError,
+    ReportError,
+    UsageError,
+)
 from alexnet_model.extras import needs
 
 CLASSES: dict[str, type[AlexnetError]] = {
@@ -55,7 +62,7 @@ def test_parts_that_are_not_known_are_left_out() -> None:
 
 def test_exit_codes() -> None:
     usage = {kind for kind in CLASSES.values() if kind.exit_code == 2}
-    assert usage == {UsageError, InvalidUrl}
+    assert usage == {UsageError, InvalidUrl, ReportError}
     assert {kind.exit_code for kind in CLASSES.values()} == {1, 2}
 
 

@@ -1,0 +1,79 @@
+"""Shared memory with the real embedded server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_clients import Client
+from alexnet_clients.shared_memory import SharedPictures, remove_orphans
+from alexnet_model.errors import BadRequest
+from alexnet_serving import EmbeddedServer
+
+from .conftest import Exported
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sharing(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    repository = exported.repository(tmp_path_factory.mktemp("sharing") / "model_repository")
+    with EmbeddedServer(repository, shared_memory=True) as server:
+        yield server
+
+
+@pytest.fixture(params=["grpc_url", "http_url"])
+def client(request: pytest.FixtureRequest, sharing: EmbeddedServer) -> Iterator[Client]:
+    with Client(getattr(sharing, request.param)) as client:
+        yield client
+
+
+def test_the_same_answers_as_over_the_wire(client: Client) -> None:
+    with SharedPictures(client, capacity=8) as shared:
+        shared.images[:] = IMAGES
+        for count in (1, 3, 8):
+            assert np.array_equal(
+                shared.probabilities(count, model="alexnet_int8"),
+                client.probabilities(IMAGES[:count], model="alexnet_int8"),
+            )
+        shared.images[0] = IMAGES[7]  # what lies there now, not what lay there
+        assert np.array_equal(shared.probabilities(1), client.probabilities(IMAGES[7:]))
+    assert client._core.transport.regions(timeout_s=10).result() == ()
+
+
+def test_a_server_that_does_not_share_says_so(server: EmbeddedServer) -> None:
+    with (
+        Client(server.grpc_url) as client,
+        pytest.raises(BadRequest, match="restricted"),
+        SharedPictures(client, capacity=1),
+    ):
+        pytest.fail("entered")
+
+
+def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client: Client) -> None:
+    code = (
+        "import sys, os, signal\n"
+        "from alexnet_clients import Client\n"
+        "from alexnet_clients.shared_memory import SharedPictures\n"
+        "client = Client(sys.argv[1])\n"
+        "shared = SharedPictures(client, capacity=1).__enter__()\n"
+        "print(shared.region.name, flush=True)\n"
+        "signal.pause()\n"
+    )
+    command = [sys.executable, "-c", code, sharing.grpc_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        assert name in {region.name for region in client._core.transport.regions(timeout_s=10).result()}
+        assert remove_orphans(client) == ()
+        os.kill(process.pid, signal.SIGKILL)
+    assert remove_orphans(client) == (name,)
+    assert not (Path("/dev/shm") / name).exists()
+    assert client._core.transport.regions(timeout_s=10).result() == ()
