@@ -23,6 +23,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from alexnet_clients import AsyncClient, Client, FakeTransport, ServerUrl, transport_from_url
+from alexnet_clients.preparing import HANDFUL
+from alexnet_clients.shared_memory import SharedPictures
 from alexnet_model.contract import Contract
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import BadResponse
@@ -55,12 +57,14 @@ class ClientFigure(Record):
     low: float
     high: float
     unit: str
-    bound: float
+    bound: float | None  # None: for information
     must_be: Literal["at least", "at most"]
     rounds: int
 
     @property
     def holds(self) -> bool:
+        if self.bound is None:
+            return True
         return self.value >= self.bound if self.must_be == "at least" else self.value <= self.bound
 
 
@@ -113,6 +117,7 @@ def client_figures(
     rounds = [
         (whole / min(decode, serve), whole * (1 / decode + 1 / serve)) for whole, decode, serve in parts
     ]
+    shared_ms = _shared_memory_ms(url, model, served.max_batch, progress)
     of_raw = [
         ours / raw for ours, raw in zip(async_rates["AsyncClient"], async_rates["raw requests"], strict=True)
     ]
@@ -133,6 +138,10 @@ def client_figures(
             "at least",
         ),
         _figure(f"AsyncClient / raw requests, {ASYNC_IN_FLIGHT} in flight", of_raw, "", 0.95, "at least"),
+        *(
+            _figure(f"shared memory / gRPC, latency of a batch of {batch}", ratios, "", None, "at most")
+            for batch, ratios in shared_ms.items()
+        ),
         _figure("a call, batch 1, without network and server", call_us, "us", 150, "at most"),
         _figure("import alexnet_clients", import_ms, "ms", 150, "at most"),
     )
@@ -221,9 +230,15 @@ def _in_turn(
 
 def _decoded_per_s(paths: Sequence[Path]) -> float:
     contract = Contract()
+    handfuls = [paths[start : start + HANDFUL] for start in range(0, len(paths), HANDFUL)]
+
+    def prepare(handful: Sequence[Path]) -> None:
+        for path in handful:
+            contract.prepared(path)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         started = time.perf_counter()
-        for _ in pool.map(contract.prepared, paths):
+        for _ in pool.map(prepare, handfuls):
             pass
         return len(paths) / (time.perf_counter() - started)
 
@@ -261,6 +276,30 @@ async def _asked_per_s(url: str, model: str, seconds: float) -> float:
     return len(counted) / seconds
 
 
+def _shared_memory_ms(url: str, model: str, max_batch: int, progress: Progress) -> dict[int, list[float]]:
+    """Latency through shared memory over latency through gRPC, by batch: one request at a time, in turn."""
+    images = pool_of_images(Contract(), max_batch)
+    ratios: dict[int, list[float]] = {}
+    batches = sorted({1, 8, min(32, max_batch)})
+    with Client(url) as client, SharedPictures(client, capacity=max_batch) as shared:
+        for number, batch in enumerate(batches):
+            progress("shared memory against gRPC", number, len(batches))
+            ratios[batch] = []
+            for _ in range(ROUNDS):
+                through_memory, through_grpc = [], []
+                for _ in range(max(4, 120 // batch)):
+                    started = time.perf_counter()
+                    shared.images[:batch] = images[:batch]
+                    shared.probabilities(batch, model=model)
+                    between = time.perf_counter()
+                    client.probabilities(images[:batch], model=model)
+                    through_memory.append(between - started)
+                    through_grpc.append(time.perf_counter() - between)
+                ratios[batch].append(median(through_memory) / median(through_grpc))
+    progress("shared memory against gRPC", len(batches), len(batches))
+    return ratios
+
+
 def _calls_us() -> list[float]:
     """Each round's median of `Client.probabilities` on a server that answers at once."""
     image: npt.NDArray[np.uint8] = pool_of_images(Contract(), 1)
@@ -290,7 +329,11 @@ def _imports_ms() -> list[float]:
 
 
 def _figure(
-    name: str, values: Sequence[float], unit: str, bound: float, must_be: Literal["at least", "at most"]
+    name: str,
+    values: Sequence[float],
+    unit: str,
+    bound: float | None,
+    must_be: Literal["at least", "at most"],
 ) -> ClientFigure:
     return ClientFigure(
         name=name,

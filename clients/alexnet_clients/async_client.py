@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -59,6 +60,7 @@ class AsyncClient:
         self._core = Core(url, contract=contract, access=access, options=options, transport=transport)
         self.url = self._core.url
         self.contract = self._core.contract
+        self._bell: Doorbell | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -73,7 +75,7 @@ class AsyncClient:
 
     async def connect(self, *, wait_s: float = 0.0) -> None:
         """As `Client.connect`."""
-        await awaited(self._core.connect(wait_s))
+        await self._awaited(self._core.connect(wait_s))
 
     async def close(self) -> None:
         """End what is in flight and let go of the connection; the client is of no more use."""
@@ -81,11 +83,11 @@ class AsyncClient:
 
     async def model(self, name: str) -> ServedModel:
         """As `Client.model`."""
-        return await awaited(self._core.model(name))
+        return await self._awaited(self._core.model(name))
 
     async def statistics(self, name: str) -> ModelStatistics:
         """As `Client.statistics`."""
-        return await awaited(self._core.statistics(name))
+        return await self._awaited(self._core.statistics(name))
 
     async def classify(
         self,
@@ -112,7 +114,7 @@ class AsyncClient:
 
         async def predictions() -> AsyncGenerator[Prediction]:
             try:
-                while (found := await awaited(stream.next())) is not None:
+                while (found := await self._awaited(stream.next())) is not None:
                     for prediction in found:
                         yield prediction
             finally:
@@ -146,7 +148,12 @@ class AsyncClient:
         outputs: tuple[str, ...] = ("probabilities", "logits"),
     ) -> dict[str, FloatArray]:
         """As `Client.infer`."""
-        return await awaited(self._core.infer(images, model, outputs))
+        return await self._awaited(self._core.infer(images, model, outputs))
+
+    async def _awaited(self, steps: Steps[T]) -> T:
+        if self._bell is None:
+            self._bell = Doorbell(asyncio.get_running_loop())
+        return await awaited(steps, self._bell)
 
     def _source(self, pictures: AsyncPictures) -> Source:
         if isinstance(pictures, AsyncIterable):
@@ -154,13 +161,48 @@ class AsyncClient:
         return ItemsInTurn(iter(items_of(pictures, self.contract)))
 
 
-async def awaited(steps: Steps[T]) -> T:
+class Doorbell:
+    """Futures of other threads, awaited in one event loop: one ring for all that are done when it is heard.
+
+    `asyncio.wrap_future` wakes the loop for every future. Answers come in groups, as a server batches them,
+    and to be woken costs more than to read one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._done: deque[asyncio.Future[None]] = deque()
+        self._is_rung = False
+
+    async def wait(self, future: Future[Any]) -> None:
+        """Until it is done, whatever comes of it; if the waiting is cancelled, so is the future."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        future.add_done_callback(lambda _: self._ring(waiter))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+
+    def _ring(self, waiter: asyncio.Future[None]) -> None:
+        self._done.append(waiter)
+        if not self._is_rung:  # else it is yet to be heard, and this one will be seen then
+            self._is_rung = True
+            with suppress(RuntimeError):  # the loop was closed: nobody waits
+                self._loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._is_rung = False  # first: who comes from now on rings again
+        while self._done:
+            waiter = self._done.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+async def awaited(steps: Steps[T], bell: Doorbell) -> T:
     """Run to the end in this event loop. Cancelling closes the generator, which cancels what it waits for."""
     try:
         while True:
-            future = next(steps)
-            with suppress(Exception):  # the generator takes the error from the future itself
-                await asyncio.wrap_future(future)
+            await bell.wait(next(steps))
     except StopIteration as end:
         value: T = end.value
         return value

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from alexnet_model.contract import Contract, Picture, Uint8Array
-from alexnet_model.decoding import encoded_bytes, name_of, rgb_from_opened
+from alexnet_model.decoding import encoded_bytes, name_of, upright_from_opened
 from alexnet_model.errors import AlexnetError, PictureError
 
 PictureOrArray: TypeAlias = Picture | npt.NDArray[Any]
@@ -84,7 +84,7 @@ def encoded_of(contract: Contract) -> Callable[[Picture], npt.NDArray[Any]]:
     def encoded(picture: Picture) -> npt.NDArray[Any]:
         if isinstance(picture, Image.Image):
             png = io.BytesIO()
-            rgb_from_opened(picture, background=contract.background).save(png, "PNG", compress_level=1)
+            upright_from_opened(picture, background=contract.background).save(png, "PNG", compress_level=1)
             content = png.getvalue()
         else:
             content = encoded_bytes(picture)

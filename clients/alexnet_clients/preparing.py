@@ -21,6 +21,8 @@ from alexnet_model.errors import PictureError
 from .items import PictureOrArray, Slot, checked_item, name_of_item, slot_from_item
 from .steps import Steps, done, result_of
 
+HANDFUL = 8
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -83,9 +85,12 @@ class PreparedBatches:
         self._size = size
         self._takes_arrays = takes_arrays
         self._pool = pool
+        # Handing one picture to a thread costs half as much as preparing a small one: they go by the handful.
+        self._handful = min(HANDFUL, size)
         # A whole batch is prepared while the one before it is computed.
-        self._ahead = size + threads
-        self._waiting: deque[Future[Slot]] = deque()
+        self._ahead = -(-size // self._handful) + threads
+        self._waiting: deque[Future[list[Slot]]] = deque()
+        self._ready: deque[Slot] = deque()
         self._count = 0
         self._exhausted = False
 
@@ -99,11 +104,13 @@ class PreparedBatches:
         rows: list[npt.NDArray[Any]] = []
         # Pictures that cannot be read take no room on the wire, but must not pile up here either.
         while len(rows) < self._size and len(slots) < 8 * self._size:
-            yield from self._look_ahead()
-            if not self._waiting:
-                break
-            yield from done(self._waiting[0])
-            slot = self._waiting.popleft().result()
+            if not self._ready:
+                yield from self._look_ahead()
+                if not self._waiting:
+                    break
+                yield from done(self._waiting[0])
+                self._ready.extend(self._waiting.popleft().result())
+            slot = self._ready.popleft()
             slots.append(slot)
             if slot.row is not None:
                 rows.append(slot.row)
@@ -118,27 +125,34 @@ class PreparedBatches:
 
     def _look_ahead(self) -> Steps[None]:
         while not self._exhausted and len(self._waiting) < self._ahead:
-            item = yield from self._source.next()
-            if item is None:
-                self._exhausted = True
-                return
-            self._waiting.append(self._prepared(checked_item(item, self._count, self._contract)))
-            self._count += 1
+            handful: list[tuple[str, PictureOrArray]] = []
+            while len(handful) < self._handful:
+                item = yield from self._source.next()
+                if item is None:
+                    self._exhausted = True
+                    break
+                handful.append(self._named(checked_item(item, self._count, self._contract)))
+            if handful:
+                self._waiting.append(self._prepared(handful))
 
-    def _prepared(self, item: PictureOrArray) -> Future[Slot]:
+    def _named(self, item: PictureOrArray) -> tuple[str, PictureOrArray]:
         name = name_of_item(item, self._count)
-        if not isinstance(item, np.ndarray):
-            return self._pool.submit(slot_from_item, name, item, self._row_from_picture)
-        if not self._takes_arrays:
+        self._count += 1
+        if isinstance(item, np.ndarray) and not self._takes_arrays:
             raise PictureError(
                 name,
                 got="an array of prepared pixels",
                 expected="an encoded picture: this model decodes on the server",
                 next_step="Ask a model that takes pixels, such as alexnet_fp32.",
             )
-        slot: Future[Slot] = Future()
-        slot.set_result(Slot(name, item))
-        return slot
+        return name, item
+
+    def _prepared(self, handful: list[tuple[str, PictureOrArray]]) -> Future[list[Slot]]:
+        if not all(isinstance(item, np.ndarray) for _, item in handful):
+            return self._pool.submit(_slots_from_items, handful, self._row_from_picture)
+        slots: Future[list[Slot]] = Future()  # nothing to prepare
+        slots.set_result(_slots_from_items(handful, self._row_from_picture))
+        return slots
 
 
 class SlicedBatches:
@@ -158,6 +172,12 @@ class SlicedBatches:
 
 
 Batches: TypeAlias = PreparedBatches | SlicedBatches
+
+
+def _slots_from_items(
+    handful: list[tuple[str, PictureOrArray]], row_from_picture: Callable[[Picture], npt.NDArray[Any]]
+) -> list[Slot]:
+    return [slot_from_item(name, item, row_from_picture) for name, item in handful]
 
 
 def _stacked(rows: list[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:

@@ -37,7 +37,7 @@ class SharedPictures:
     """Room for `capacity` pictures, in a `with`; gone from this machine and the server after it.
 
     Python's resource tracker, a process of its own, removes the memory even where this process is killed.
-    What the server still knows of it then, and what outlives the tracker too, is removed by the next to enter.
+    What the server still knows of it then, and what outlives the tracker, is removed by the next to enter.
     """
 
     def __init__(self, client: Client, *, capacity: int) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .decoding import WHITE, BinaryFile, Colour, rgb_from_encoded, rgb_from_opened
+from .decoding import WHITE, BinaryFile, Colour, upright_from_encoded, upright_from_opened
 from .errors import PictureError
 
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
@@ -94,11 +94,11 @@ class Contract:
             PictureError: the picture cannot be read.
         """
         if isinstance(picture, Image.Image):
-            image = rgb_from_opened(picture, background=self.background)
+            image = upright_from_opened(picture, background=self.background)
         else:
-            image = rgb_from_encoded(picture, background=self.background)
+            image = upright_from_encoded(picture, background=self.background)
         resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self._crop_box(image))
-        return np.array(resized, dtype=np.uint8)  # (224, 224, 3)
+        return np.array(resized.convert("RGB"), dtype=np.uint8)  # (224, 224, 3)
 
     def checked(self, images: npt.NDArray[Any]) -> Uint8Array:
         """Return prepared arrays as a C-contiguous batch `(N, 224, 224, 3)`; one picture gets its axis.
@@ -106,24 +106,22 @@ class Contract:
         Raises:
             PictureError: the shape, layout or dtype is not the contract's.
         """
-        expected = f"(N, {self.size}, {self.size}, 3) uint8"
-        got = f"shape {images.shape} {images.dtype}"
         if images.dtype != np.uint8:
-            raise PictureError(
-                "images",
-                got=got,
-                expected=expected,
-                next_step="Pass pixels 0..255 as uint8; the model normalises them itself.",
-            )
-        if images.shape == self.picture_shape:
-            images = images[None]
-        if images.ndim != 4 or images.shape[1:] != self.picture_shape or len(images) == 0:
-            if images.ndim in (3, 4) and images.shape[-3] == 3:
-                next_step = "Move the channels last: images.transpose(0, 2, 3, 1)."
-            else:
-                next_step = "Prepare pictures with Contract().prepared(picture)."
-            raise PictureError("images", got=got, expected=expected, next_step=next_step)
-        return np.ascontiguousarray(images)
+            raise self._wrong(images, "Pass pixels 0..255 as uint8; the model normalises them itself.")
+        batch = images[None] if images.shape == self.picture_shape else images
+        if batch.ndim == 4 and batch.shape[1:] == self.picture_shape and len(batch) > 0:
+            return np.ascontiguousarray(batch)
+        if batch.ndim in (3, 4) and batch.shape[-3] == 3:
+            raise self._wrong(images, "Move the channels last: images.transpose(0, 2, 3, 1).")
+        raise self._wrong(images, "Prepare pictures with Contract().prepared(picture).")
+
+    def _wrong(self, images: npt.NDArray[Any], next_step: str) -> PictureError:
+        return PictureError(
+            "images",
+            got=f"shape {images.shape} {images.dtype}",
+            expected=f"(N, {self.size}, {self.size}, 3) uint8",
+            next_step=next_step,
+        )
 
     def differences(self, other: Contract) -> list[str]:
         """The fields in which two contracts differ, as `name: ours here, theirs there`."""

@@ -18,6 +18,7 @@
     ├── ServerError              a server that cannot start, or stopped
     │   ├── PortTaken
     │   └── ServerDied
+    ├── ReportError              a record of a benchmark that is missing, broken or of another schema
     └── ClientError              a request that was not answered
         ├── InvalidUrl
         ├── Unreachable          nobody listens there
@@ -124,6 +125,10 @@ class PortTaken(ServerError):
 
 class ServerDied(ServerError):
     pass
+
+
+class ReportError(AlexnetError):
+    exit_code = 2  # a comparison's 1 means slower
 
 
 class ClientError(AlexnetError):

@@ -31,7 +31,6 @@ def port_of(url: str) -> int:
 def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, protocol: str) -> None:
     repository = exported.repository(tmp_path / "model_repository")
     server = EmbeddedServer(repository)
-    ports = {"grpc_port": port_of(server.grpc_url), "http_port": port_of(server.http_url)}
     with server:
         url = server.grpc_url if protocol == "grpc" else server.http_url
         client = Client(url, timeout_s=60)
@@ -39,7 +38,7 @@ def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, pr
         connections = client._core.transport.connections
         os.kill(server._process.pid, signal.SIGKILL)
         server._process.wait(10)
-    again = EmbeddedServer(repository, **ports)
+    again = EmbeddedServer(repository, grpc_port=port_of(server.grpc_url), http_port=port_of(server.http_url))
     starting = threading.Timer(1.0, again.__enter__)
     starting.start()
     try:

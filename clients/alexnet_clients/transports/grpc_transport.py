@@ -7,17 +7,18 @@ message once: a benchmark's client runs on the cores that its server computes on
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from alexnet_model.errors import BadResponse, ClientError
 
 from ..access import ANONYMOUS, Access, ClientTls
 from ..url import ServerUrl
 from .grpc_errors import error_from_status
-from .tensors import array_from_buffer, buffer_from_array, datatype_of
+from .tensors import array_from_buffer, buffer_from_array, datatype_of, size_bytes
 from .transport import (
     InferReply,
     InferRequest,
@@ -26,6 +27,7 @@ from .transport import (
     ModelStatistics,
     Region,
     TensorSpec,
+    device_of_kinds,
 )
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -43,6 +45,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 _WATCH_S = 0.3
 T = TypeVar("T")
+_Specs: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, datatype, shape
 
 
 class GrpcTransport:
@@ -65,6 +68,10 @@ class GrpcTransport:
         self._connected = grpc.ChannelConnectivity.READY
         self._is_connected, self._losses = False, 0
         self._channel.subscribe(self._note_state)
+        self._head = functools.lru_cache(maxsize=256)(self._head_of)
+        number = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+        length_delimited = 2
+        self._content_tag = _varint(number << 3 | length_delimited)
         self._infer = self._method("ModelInfer", "ModelInferResponse", serialise=bytes)
         self._server_ready = self._method("ServerReady", "ServerReadyResponse")
         self._model_config = self._method("ModelConfig", "ModelConfigResponse")
@@ -189,29 +196,33 @@ class GrpcTransport:
 
     def _wire_from_request(self, request: InferRequest) -> bytes:
         """The serialised ModelInferRequest. In protobuf's wire form a message may be joined from parts."""
-        message = self._messages.ModelInferRequest(model_name=request.model)
-        for name, array in request.inputs.items():
+        arrays = request.inputs.items()
+        specs = tuple((name, datatype_of(array), array.shape) for name, array in arrays)
+        head = self._head(request.model, specs, request.outputs, request.top, request.region)
+        if request.region:
+            return head
+        parts: list[bytes | memoryview] = [head]
+        for _, array in arrays:
+            content = buffer_from_array(array)
+            parts += [self._content_tag, _varint(len(content)), content]
+        return b"".join(parts)
+
+    def _head_of(self, model: str, specs: _Specs, outputs: tuple[str, ...], top: int, region: str) -> bytes:
+        """All of the message but the tensors' contents: the same for every request of a shape."""
+        message = self._messages.ModelInferRequest(model_name=model)
+        for name, datatype, shape in specs:
             tensor = message.inputs.add()
-            tensor.name, tensor.datatype = name, datatype_of(array)
-            tensor.shape.extend(array.shape)
-            if request.region:
-                tensor.parameters["shared_memory_region"].string_param = request.region
-                tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
-        for name in request.outputs:
+            tensor.name, tensor.datatype = name, datatype
+            tensor.shape.extend(shape)
+            if region:
+                tensor.parameters["shared_memory_region"].string_param = region
+                tensor.parameters["shared_memory_byte_size"].int64_param = size_bytes(datatype, shape)
+        for name in outputs:
             output = message.outputs.add()
             output.name = name
-            if request.top:
-                output.parameters["classification"].int64_param = request.top
-        if request.region:
-            return bytes(message.SerializeToString())
-        number = message.DESCRIPTOR.fields_by_name["raw_input_contents"].number
-        length_delimited = 2
-        tag = _varint(number << 3 | length_delimited)
-        parts: list[bytes | memoryview] = [message.SerializeToString()]
-        for array in request.inputs.values():
-            content = buffer_from_array(array)
-            parts += [tag, _varint(len(content)), content]
-        return b"".join(parts)
+            if top:
+                output.parameters["classification"].int64_param = top
+        return bytes(message.SerializeToString())
 
     def _outputs_from_response(self, response: Any, model: str) -> dict[str, Any]:
         if len(response.outputs) != len(response.raw_output_contents):
@@ -229,7 +240,7 @@ class GrpcTransport:
 
 
 def _is_watched(channel: Any) -> bool:
-    """Whether gRPC's thread still runs; as it does not say so in public, assume so where it has been moved."""
+    """Whether gRPC's thread still runs. It does not say so in public: should that move, assume that it does."""
     return bool(getattr(getattr(channel, "_connectivity_state", None), "polling", True))
 
 
@@ -259,6 +270,11 @@ def _config_from_response(response: Any) -> ModelConfig:
         inputs={tensor.name: spec(tensor) for tensor in config.input},
         outputs={tensor.name: spec(tensor) for tensor in config.output},
         parameters={name: value.string_value for name, value in config.parameters.items()},
+        device=device_of_kinds({group.Kind.Name(group.kind) for group in config.instance_group}),
+        queue_delay_us=config.dynamic_batching.max_queue_delay_microseconds
+        if config.HasField("dynamic_batching")
+        else None,
+        steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
     )
 
 

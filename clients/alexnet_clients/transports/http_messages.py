@@ -18,7 +18,15 @@ from alexnet_model.errors import BadResponse
 from .http_errors import Answer, error_from_answer, excerpt_of, page_of
 from .meanings import FOREIGN
 from .tensors import BYTES, DTYPES, array_from_buffer, buffer_from_array, datatype_of
-from .transport import InferRequest, Message, ModelConfig, ModelStatistics, Region, TensorSpec
+from .transport import (
+    InferRequest,
+    Message,
+    ModelConfig,
+    ModelStatistics,
+    Region,
+    TensorSpec,
+    device_of_kinds,
+)
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Json: TypeAlias = Mapping[str, Any]
@@ -147,6 +155,13 @@ def config_from_answer(answer: Answer, *, subject: str) -> ModelConfig:
             parameters={
                 name: str(value["string_value"]) for name, value in config.get("parameters", {}).items()
             },
+            device=device_of_kinds({str(group["kind"]) for group in config.get("instance_group", [])}),
+            queue_delay_us=int(config["dynamic_batching"].get("max_queue_delay_microseconds", 0))
+            if "dynamic_batching" in config
+            else None,
+            steps=tuple(
+                str(step["model_name"]) for step in config.get("ensemble_scheduling", {}).get("step", [])
+            ),
         )
     except _OTHER_FORM as error:
         raise _other_form(subject, config, "a model's configuration") from error

@@ -6,6 +6,7 @@ and then itself. Source: KServe's "Open Inference Protocol", and Triton's binary
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -35,6 +36,11 @@ _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 def datatype_of(array: npt.NDArray[Any]) -> str:
     """The protocol's word for an array's type: `bytes` objects are BYTES."""
     return BYTES if array.dtype == np.object_ else _DATATYPES[array.dtype.newbyteorder("<")]
+
+
+def size_bytes(datatype: str, shape: tuple[int, ...]) -> int:
+    """Of a tensor of numbers."""
+    return math.prod(shape) * DTYPES[datatype].itemsize
 
 
 def buffer_from_array(array: npt.NDArray[Any]) -> bytes | memoryview:

@@ -6,7 +6,7 @@ same, and a benchmark keeps many open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -80,6 +80,14 @@ class ModelConfig:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     parameters: Mapping[str, str]
+    device: str = ""  # CPU or GPU, where its instances say which
+    queue_delay_us: int | None = None  # of the dynamic batcher; None where there is none
+    steps: tuple[str, ...] = ()  # the models of an ensemble, in order
+
+
+def device_of_kinds(kinds: Set[str]) -> str:
+    """CPU or GPU, of Triton's kinds of instances; empty where they leave it to the server, or are mixed."""
+    return {"KIND_CPU": "CPU", "KIND_GPU": "GPU"}.get(next(iter(kinds)), "") if len(kinds) == 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)
