@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test bench-clients check format clean
 
 setup: .venv/installed
 
@@ -17,6 +17,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The clients' figures, on the demo's export; a few minutes on a quiet machine.
+bench-clients: setup
+	$(BIN)/python benchmarks/clients.py demo/model_repository
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -240,7 +240,7 @@ class GrpcTransport:
 
 
 def _is_watched(channel: Any) -> bool:
-    """Whether gRPC's thread still runs. It does not say so in public: should that move, assume that it does."""
+    """Whether gRPC's thread still runs. It says so in private only: should that move, assume that it does."""
     return bool(getattr(getattr(channel, "_connectivity_state", None), "polling", True))
 
 
