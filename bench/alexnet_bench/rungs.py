@@ -1,0 +1,246 @@
+"""From the engine to the encoded picture: what each step adds to one request, and the bytes that it sends.
+
+One request at a time, every way of asking in turn, so that a shared machine's noise meets all alike. What a
+client sees is from its own clock, as medians. What happens inside the server is from its statistics while it was
+asked over gRPC, as medians of the rounds' means, so the steps inside need not add up to the last digit.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alexnet_clients import Client, ModelStatistics
+from alexnet_clients.shared_memory import SharedPictures
+from alexnet_export.artifacts import runner_from_artifact
+from alexnet_export.runners import Runner
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import BadRequest, ModelNotFound, UsageError
+from alexnet_model.manifest import Manifest
+from alexnet_model.progress import Progress, silent
+
+from .reports.schema import Engine, Rung
+
+ENCODED_MODEL = "alexnet"
+PICTURE_SIZE = (500, 375)  # pixels; ImageNet's pictures are of about this size
+_CLIENT, _SERVER, _HERE = "client's clock", "server's statistics", "engine in process"
+_WARM_UP = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungOptions:
+    """`rounds` of `requests` each, of every way of asking."""
+
+    batches: tuple[int, ...] = (1, 8)
+    rounds: int = 5
+    requests: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.batches or min(*self.batches, self.rounds, self.requests) < 1:
+            raise UsageError("rungs", got=str(self), expected="batches, rounds and requests of 1 or more")
+
+
+@dataclass
+class Way:
+    """One way of asking for a batch, and how long each request took."""
+
+    name: str
+    source: str
+    request_bytes: int
+    ask: Callable[[], object]
+    took_ms: list[float] = field(default_factory=list)
+
+    def run(self, requests: int) -> None:
+        """Ask so often, one after the other."""
+        for _ in range(requests):
+            started = time.perf_counter()
+            self.ask()
+            self.took_ms.append(1e3 * (time.perf_counter() - started))
+
+    @property
+    def p50_ms(self) -> float:
+        return median(self.took_ms)
+
+
+def rungs(
+    manifest: Manifest,
+    folder: Path,
+    *,
+    grpc_url: str,
+    http_url: str,
+    options: RungOptions | None = None,
+    progress: Progress = silent,
+) -> tuple[Rung, ...]:
+    """Measure every accepted precision at each batch, on a server that serves this export.
+
+    It must be on this machine, and have nothing else to do. Shared memory is a rung where the server was
+    started for it, decoding on the server where it has the model for that.
+
+    Raises:
+        ManifestError: a file is missing or is not the one that was exported.
+        ExportError: a file cannot be loaded in process.
+        ClientError: the server cannot be reached, or did not answer.
+    """
+    options = options or RungOptions()
+    cases = [
+        (artifact, batch)
+        for artifact in manifest.accepted
+        for batch in options.batches
+        if batch <= manifest.max_batch
+    ]
+    found: list[Rung] = []
+    for number, (artifact, batch) in enumerate(cases):
+        progress("rungs", number, len(cases), f"{artifact.precision}, batch {batch}")
+        with ExitStack() as opened:
+            runner = opened.enter_context(runner_from_artifact(artifact, folder))
+            engine = Engine(
+                runtime=runner.runtime.name,
+                device=runner.runtime.device,
+                computes_in=runner.runtime.computes_in,
+                precision=artifact.precision,
+            )
+            ways = _ways_of(opened, runner, f"alexnet_{artifact.precision}", batch, grpc_url, http_url)
+            client = opened.enter_context(Client(grpc_url))
+            inside = _measured(ways, client, f"alexnet_{artifact.precision}", options)
+        found += rungs_from_ways(ways, inside, engine, of=f"{artifact.precision}, batch {batch}")
+    progress("rungs", len(cases), len(cases))
+    return tuple(found)
+
+
+def rungs_from_ways(ways: Sequence[Way], inside: ModelStatistics, engine: Engine, *, of: str) -> list[Rung]:
+    """Up from the engine, through the server, to gRPC; then the other ways, each by what it adds to its base.
+
+    HTTP and shared memory are held against the server's own time, as gRPC is; encoded pictures against gRPC.
+    """
+    by_name = {way.name: way for way in ways}
+    compute_ms = median(_a_request_ms(counted.compute_infer_ns, counted) for counted in inside)
+    copies_ms = median(
+        _a_request_ms(counted.compute_input_ns + counted.compute_output_ns, counted) for counted in inside
+    )
+    queue_ms = median(_a_request_ms(counted.queue_ns, counted) for counted in inside)
+    in_server_ms = compute_ms + copies_ms + queue_ms
+    found: list[Rung] = []
+
+    def rung(name: str, total_ms: float, base_ms: float, source: str, request_bytes: int = 0) -> None:
+        found.append(
+            Rung(
+                name=name,
+                of=of,
+                engine=engine,
+                total_ms=total_ms,
+                added_ms=total_ms - base_ms,
+                request_bytes=request_bytes,
+                source=source,
+            )
+        )
+
+    engine_ms = by_name["engine"].p50_ms
+    rung("engine", engine_ms, 0.0, _HERE)
+    rung("Triton's compute", compute_ms, engine_ms, _SERVER)
+    rung("+ copies in Triton", compute_ms + copies_ms, compute_ms, _SERVER)
+    rung("+ queue", in_server_ms, compute_ms + copies_ms, _SERVER)
+    for name, way in by_name.items():
+        if name != "engine":
+            base_ms = by_name["gRPC"].p50_ms if name.startswith("JPEG") else in_server_ms
+            rung(name, way.p50_ms, base_ms, way.source, way.request_bytes)
+    return found
+
+
+def encoded_pictures(count: int) -> list[bytes]:
+    """JPEGs of smooth noise of a photograph's size: about as many bytes, and as much work to decode."""
+    random = np.random.default_rng(0)
+    encoded = []
+    for _ in range(count):
+        coarse = random.integers(0, 256, (PICTURE_SIZE[1] // 6, PICTURE_SIZE[0] // 6, 3), dtype=np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(coarse).resize(PICTURE_SIZE, Image.Resampling.BICUBIC).save(
+            content, "JPEG", quality=85
+        )
+        encoded.append(content.getvalue())
+    return encoded
+
+
+def _ways_of(
+    opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
+) -> list[Way]:
+    contract = Contract()
+    pictures = encoded_pictures(batch)
+    images: Uint8Array = np.stack([contract.prepared(picture) for picture in pictures])  # (N, 224, 224, 3)
+    grpc = opened.enter_context(Client(grpc_url))
+    http = opened.enter_context(Client(http_url))
+    sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
+    ways = [
+        Way("engine", _HERE, 0, lambda: runner.infer(images)),
+        Way("gRPC", _CLIENT, sizes[0], lambda: grpc.probabilities(images, model=model)),
+        Way("HTTP", _CLIENT, sizes[1], lambda: http.probabilities(images, model=model)),
+    ]
+    shared = _shared(opened, grpc, images)
+    if shared is not None:
+        ways.append(Way("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
+    decoded_here = Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: grpc.classify(pictures, model=model))
+    ways.append(decoded_here)
+    if _decodes_to(grpc, grpc.model(model).precision):
+        size = sum(map(len, pictures))
+        ways.append(
+            Way("JPEG, decoded there", _CLIENT, size, lambda: grpc.classify(pictures, model=ENCODED_MODEL))
+        )
+    return ways
+
+
+def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOptions) -> list[ModelStatistics]:
+    """Run every way in turn; gives what the server counted in each round of the gRPC way."""
+    for way in ways:
+        way.run(_WARM_UP)
+        way.took_ms.clear()
+    inside: list[ModelStatistics] = []
+    for number in range(options.rounds):
+        for way in ways if number % 2 == 0 else reversed(ways):
+            before = client.statistics(model)
+            way.run(options.requests)
+            if way.name == "gRPC":
+                inside.append(_since(before, client.statistics(model)))
+    return inside
+
+
+def shared_probabilities(shared: SharedPictures, images: Uint8Array, model: str) -> Any:
+    """Write the pictures where the server sees them, as a client would have to, and ask."""
+    shared.images[:] = images
+    return shared.probabilities(len(images), model=model)
+
+
+def _shared(opened: ExitStack, client: Client, images: Uint8Array) -> SharedPictures | None:
+    try:
+        return opened.enter_context(SharedPictures(client, capacity=len(images)))
+    except (BadRequest, UsageError):  # a server that was not started for it, or is elsewhere
+        return None
+
+
+def _decodes_to(client: Client, precision: str) -> bool:
+    try:
+        return client.model(ENCODED_MODEL).precision == precision
+    except ModelNotFound:
+        return False
+
+
+def _bytes_of(client: Client, images: Uint8Array, model: str) -> int:
+    (prediction, *_) = client.classify(images, model=model, top=1)
+    return (prediction.request_bytes or 0) * len(images)
+
+
+def _since(before: ModelStatistics, after: ModelStatistics) -> ModelStatistics:
+    names = ("requests", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
+    return ModelStatistics(**{name: getattr(after, name) - getattr(before, name) for name in names})
+
+
+def _a_request_ms(total_ns: int, counted: ModelStatistics) -> float:
+    """One request at a time: each is an execution of its own."""
+    return total_ns / max(counted.requests, 1) / 1e6
