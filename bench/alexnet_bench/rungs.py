@@ -1,8 +1,8 @@
 """From the engine to the encoded picture: what each step adds to one request, and the bytes that it sends.
 
 One request at a time, every way of asking in turn, so that a shared machine's noise meets all alike. What a
-client sees is from its own clock, as medians. What happens inside the server is from its statistics while it was
-asked over gRPC, as medians of the rounds' means, so the steps inside need not add up to the last digit.
+client sees is from its own clock, as medians. What happens inside the server is from its statistics while it
+was asked over gRPC, as medians of the rounds' means, so the steps need not add up to the last digit.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def rungs(
     return tuple(found)
 
 
-def rungs_from_ways(ways: Sequence[Way], inside: ModelStatistics, engine: Engine, *, of: str) -> list[Rung]:
+def rungs_from_ways(
+    ways: Sequence[Way], inside: Sequence[ModelStatistics], engine: Engine, *, of: str
+) -> list[Rung]:
     """Up from the engine, through the server, to gRPC; then the other ways, each by what it adds to its base.
 
     HTTP and shared memory are held against the server's own time, as gRPC is; encoded pictures against gRPC.
