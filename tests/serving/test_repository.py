@@ -15,8 +15,9 @@ from alexnet_model.contract import Contract
 from alexnet_model.errors import ManifestError, RepositoryError, UsageError
 from alexnet_model.files import link_or_copy
 from alexnet_model.manifest import Manifest, Runtime, manifest_from_folder
-from alexnet_serving import RepositoryOptions, models_of_repository, write_repository
+from alexnet_serving import RepositoryOptions, lint, models_of_repository, write_repository
 from alexnet_serving.repositories import writing
+from alexnet_serving.repositories.model_config import config_from_text
 
 NETWORKS = ("alexnet_fp32", "alexnet_int8")
 PACKAGED = ("alexnet", "alexnet_decode", *NETWORKS)
@@ -104,6 +105,9 @@ def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any)
         {"queue_timeout_s": 3601},
         {"queue_timeout_s": float("nan")},
         {"queue_delay_us": -1},
+        {"instances": 0},
+        {"instances": 17},
+        {"max_batch": 0},
     ],
 )
 def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
@@ -117,12 +121,30 @@ def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
         RepositoryOptions(),
         RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
         RepositoryOptions(queue_size=9, queue_timeout_s=0.5),
+        RepositoryOptions(instances=2, max_batch=8),
         RepositoryOptions(encoded=True),
         RepositoryOptions(encoded=False),
     ],
 )
 def test_options_come_back_equal(options: RepositoryOptions) -> None:
     assert RepositoryOptions.from_json(options.to_json()) == options
+
+
+def test_instances_and_the_largest_batch_are_written(artifacts: Any, tmp_path: Path) -> None:
+    options = RepositoryOptions(instances=2, max_batch=4)
+    write_repository(artifacts.manifest, artifacts.folder, tmp_path / "tuned", options)
+    config = config_from_text((tmp_path / "tuned" / "alexnet_int8" / "config.pbtxt").read_text())
+    assert (config.instance_group[0].count, config.max_batch_size) == (2, 4)
+    assert [warm.batch_size for warm in config.model_warmup] == [1, 4]
+    assert lint(tmp_path / "tuned") == ()
+
+
+def test_no_larger_batch_is_served_than_was_proved(artifacts: Any, tmp_path: Path) -> None:
+    write_repository(
+        artifacts.manifest, artifacts.folder, tmp_path / "tuned", RepositoryOptions(max_batch=10**6)
+    )
+    config = config_from_text((tmp_path / "tuned" / "alexnet_int8" / "config.pbtxt").read_text())
+    assert config.max_batch_size == artifacts.manifest.max_batch
 
 
 def test_writing_again_drops_what_is_refused_now_and_keeps_the_readers_files(

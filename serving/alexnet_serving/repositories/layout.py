@@ -22,6 +22,8 @@ NOTE_FILE = "README.md"
 ENSEMBLE_MODEL = "alexnet"  # encoded pictures in, classes out
 DECODING_MODEL = "alexnet_decode"  # its first half
 
+MOST_INSTANCES = 16  # of a model; each holds its weights anew
+
 Backend = Literal["onnx", "tensorrt"]
 
 
@@ -61,6 +63,9 @@ class RepositoryOptions:
 
     `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
 
+    `instances` of each model run side by side, on every GPU or on the CPU; `max_batch` pictures at most are
+    computed together, None for as many as were proved. `alexnet bench tune` measures which serve best.
+
     `encoded`: whether `alexnet` is there too, which takes encoded pictures. Decoding needs the image that has
     our backends, so None means: where a model needs that image anyway (docs/decisions/encoded-pictures.md).
     """
@@ -69,6 +74,8 @@ class RepositoryOptions:
     queue_size: int | None = None  # requests, of one picture or of a full batch
     queue_timeout_s: float | None = None
     queue_delay_us: int = 0
+    instances: int = 1
+    max_batch: int | None = None
     encoded: bool | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +89,10 @@ class RepositoryOptions:
             raise UsageError("queue timeout", got=f"{self.queue_timeout_s:g} s", expected="0 to 3600 s")
         if not 0 <= self.queue_delay_us <= 1_000_000:
             raise UsageError("queue delay", got=f"{self.queue_delay_us} us", expected="0 to 1,000,000 us")
+        if not 1 <= self.instances <= MOST_INSTANCES:
+            raise UsageError("instances", got=str(self.instances), expected=f"1 to {MOST_INSTANCES}")
+        if self.max_batch is not None and self.max_batch < 1:
+            raise UsageError("largest batch", got=str(self.max_batch), expected="1 or more")
 
     def to_json(self) -> str:
         """Canonical JSON, recorded in every `config.pbtxt` that is written with these options."""
@@ -99,9 +110,10 @@ class RepositoryOptions:
         if not isinstance(values, dict) or set(values) != expected:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"options are {sorted(expected)}, got {got}")
-        whole = (values["queue_size"] or 0, values["queue_delay_us"])
+        counted = ("queue_size", "queue_delay_us", "instances", "max_batch")
+        whole = [values[name] for name in counted if values[name] is not None]
         if not all(type(value) is int for value in whole):
-            raise ValueError(f"a queue is counted in whole requests and microseconds, got {whole}")
+            raise ValueError(f"{', '.join(counted)} are whole numbers, got {whole}")
         if type(values["encoded"]) not in (bool, type(None)):
             raise ValueError(f"encoded is true, false or null, got {values['encoded']!r}")
         try:

@@ -68,7 +68,7 @@ def config_from_package(package: Package, manifest: Manifest, options: Repositor
         max_batch_size=package.max_batch,
         input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.picture_shape)],
         output=_classes(manifest),
-        instance_group=[_instances(package)],
+        instance_group=[_instances(package, options)],
         # No preferred batch size: whatever has queued while the last batch was computed is the next one.
         dynamic_batching=_batching(package, options),
         model_warmup=[_warmup(contract, batch) for batch in warm_batches(package)],
@@ -174,15 +174,15 @@ def _classes(manifest: Manifest) -> list[ModelOutput]:
     ]
 
 
-def _instances(package: Package) -> ModelInstanceGroup:
+def _instances(package: Package, options: RepositoryOptions) -> ModelInstanceGroup:
     """Explicit, because for a backend named onnxruntime Triton's default would be two instances on a CPU."""
     kind = {
-        # One on every GPU. Two would share its multiprocessors: only if measured to be better.
+        # On every GPU. Two would share its multiprocessors: only if measured to be better.
         TENSORRT: ModelInstanceGroup.KIND_GPU,
         # A GPU where Triton sees one, else the CPU.
         "onnxruntime": ModelInstanceGroup.KIND_AUTO,
     }.get(package.backend, ModelInstanceGroup.KIND_CPU)
-    return ModelInstanceGroup(kind=kind, count=1)
+    return ModelInstanceGroup(kind=kind, count=options.instances)
 
 
 def _batching(package: Package, options: RepositoryOptions) -> ModelDynamicBatching:
