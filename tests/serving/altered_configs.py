@@ -12,6 +12,8 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid ones, of which one is
     "backend": ("onnx", "tensorrt"),
     "queue_size": (7, 8),
     "queue_timeout_s": (0.25, 0.5),
+    "instances": (1, 2),
+    "max_batch": (None, 3),
     "queue_delay_us": (5, 6),
     "encoded": (True, False),
 }

@@ -61,6 +61,7 @@ def config_makers(
 
 def config_from_package(package: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
     """A network's configuration as Triton's own protobuf message."""
+    package = _with_largest_batch(package, options)
     contract = manifest.the_contract()
     config = ModelConfig(
         name=package.name,
@@ -85,6 +86,7 @@ def config_from_package(package: Package, manifest: Manifest, options: Repositor
 
 def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
     """It waits for no more pictures, but its queue is bounded as that of the network behind it."""
+    inside = _with_largest_batch(inside, options)
     contract = manifest.the_contract()
     config = ModelConfig(
         name=DECODING_MODEL,
@@ -104,6 +106,7 @@ def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryO
 
 def _config_of_ensemble(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
     """Triton itself runs an ensemble: instances, batches, queues and warm-up are its models' own."""
+    inside = _with_largest_batch(inside, options)
     contract = manifest.the_contract()
     classes = _classes(manifest)
     decoding = ModelEnsembling.Step(
@@ -172,6 +175,11 @@ def _classes(manifest: Manifest) -> list[ModelOutput]:
         ),
         ModelOutput(name=contract.logits_name, data_type=TYPE_FP32, dims=dims),
     ]
+
+
+def _with_largest_batch(package: Package, options: RepositoryOptions) -> Package:
+    """Never a larger one than was proved."""
+    return replace(package, max_batch=min(package.max_batch, options.max_batch or package.max_batch))
 
 
 def _instances(package: Package, options: RepositoryOptions) -> ModelInstanceGroup:

@@ -51,10 +51,8 @@ def packages_of(manifest: Manifest, options: RepositoryOptions) -> tuple[Package
     """
     if options.backend == TENSORRT:
         packable = (artifact for artifact in manifest.accepted if packable_engines(artifact))
-        return tuple(
-            _engine_package(artifact, manifest, _largest(manifest, options)) for artifact in packable
-        )
-    return tuple(_onnx_package(artifact, _largest(manifest, options)) for artifact in manifest.accepted)
+        return tuple(_engine_package(artifact, manifest) for artifact in packable)
+    return tuple(_onnx_package(artifact, manifest) for artifact in manifest.accepted)
 
 
 def takes_encoded(packages: Collection[Package], encoded: bool | None) -> bool:
@@ -120,28 +118,23 @@ def _reason_against(engine: Engine) -> str:
     return "" if engine.accepted else f"{engine.file}: {engine.verdict.reason}"
 
 
-def _largest(manifest: Manifest, options: RepositoryOptions) -> int:
-    """Never more than was proved."""
-    return min(manifest.max_batch, options.max_batch or manifest.max_batch)
-
-
-def _onnx_package(artifact: Artifact, max_batch: int) -> Package:
+def _onnx_package(artifact: Artifact, manifest: Manifest) -> Package:
     runtime = artifact.served_by.name if artifact.reports else "none"
     if runtime not in BACKENDS:
         raise RepositoryError(
             f"runtime of {artifact.file}", got=runtime, expected=f"one of {', '.join(BACKENDS)}"
         )
-    return Package(artifact=artifact, backend=BACKENDS[runtime], max_batch=max_batch)
+    return Package(artifact=artifact, backend=BACKENDS[runtime], max_batch=manifest.max_batch)
 
 
-def _engine_package(artifact: Artifact, manifest: Manifest, max_batch: int) -> Package:
+def _engine_package(artifact: Artifact, manifest: Manifest) -> Package:
     engines = packable_engines(artifact)
     for engine in engines:
         _check_engine(engine, artifact, manifest.max_batch)
     return Package(
         artifact=artifact,
         backend=TENSORRT,
-        max_batch=min(max_batch, *(engine.passport.profile.max for engine in engines)),
+        max_batch=min(manifest.max_batch, *(engine.passport.profile.max for engine in engines)),
         engines=plan_names(engines),
     )
 
