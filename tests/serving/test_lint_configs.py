@@ -57,8 +57,7 @@ def test_every_option_that_it_was_written_with(repository: Path, engines: Path) 
             findings = lint(model.parent, hashes=False)
             assert len(findings) == 1 or option == "max_batch"  # which is in the warm-up and the queue too
             assert {finding.file for finding in findings} == {f"{model.name}/config.pbtxt"}
-            acts_here = is_network or option == "max_batch"
-            field = acts_on[option] if acts_here else acts_on["backend"]
+            field = acts_on[option] if is_network else acts_on["backend"]
             assert findings[0].field.startswith(field)
         rewritten(path, fresh)
 
