@@ -60,6 +60,7 @@ class AsyncClient:
         self._core = Core(url, contract=contract, access=access, options=options, transport=transport)
         self.url = self._core.url
         self.contract = self._core.contract
+        self.transport = self._core.transport
         self._bell: Doorbell | None = None
 
     async def __aenter__(self) -> Self:
@@ -151,8 +152,9 @@ class AsyncClient:
         return await self._awaited(self._core.infer(images, model, outputs))
 
     async def _awaited(self, steps: Steps[T]) -> T:
-        if self._bell is None:
-            self._bell = Doorbell(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Doorbell(loop)
         return await awaited(steps, self._bell)
 
     def _source(self, pictures: AsyncPictures) -> Source:
@@ -169,26 +171,22 @@ class Doorbell:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._done: deque[asyncio.Future[None]] = deque()
         self._is_rung = False
 
     async def wait(self, future: Future[Any]) -> None:
-        """Until it is done, whatever comes of it; if the waiting is cancelled, so is the future."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
+        """Until it is done, whatever comes of it."""
+        waiter: asyncio.Future[None] = self.loop.create_future()
         future.add_done_callback(lambda _: self._ring(waiter))
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
+        await waiter
 
     def _ring(self, waiter: asyncio.Future[None]) -> None:
         self._done.append(waiter)
         if not self._is_rung:  # else it is yet to be heard, and this one will be seen then
             self._is_rung = True
             with suppress(RuntimeError):  # the loop was closed: nobody waits
-                self._loop.call_soon_threadsafe(self._answer)
+                self.loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
         self._is_rung = False  # first: who comes from now on rings again

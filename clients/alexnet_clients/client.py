@@ -67,6 +67,7 @@ class Client:
         self._core = Core(url, contract=contract, access=access, options=options, transport=transport)
         self.url = self._core.url
         self.contract = self._core.contract
+        self.transport = self._core.transport
 
     def __enter__(self) -> Self:
         try:

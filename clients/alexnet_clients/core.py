@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
-from alexnet_model.errors import ContractMismatch, NotReady, UsageError
+from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
 
 from .access import Access
-from .in_flight import InFlight
+from .in_flight import InFlight, Send
 from .items import encoded_of, pixels_of
 from .predictions import Prediction, predictions_from_batch
 from .preparing import Batch, PreparedBatches, SlicedBatches, Source
 from .replies import numbers_from_reply, probabilities_from_reply
 from .retrying import Backoff, Retrier
 from .served_model import ServedModel, served_model_from_config
-from .steps import Steps, result_of
+from .steps import Steps, done, result_of
 from .transports.opening import transport_from_url
 from .transports.transport import (
     FloatArray,
     InferReply,
     InferRequest,
+    ModelConfig,
     ModelStatistics,
     Region,
     Transport,
@@ -40,6 +42,7 @@ from .transports.transport import (
 from .turns import Turns
 from .url import ServerUrl
 
+T = TypeVar("T")
 DEFAULT_MODEL = "alexnet_fp32"
 # One request is computed while the next is prepared and sent; more would only wait in the server's queue.
 BATCHES_IN_FLIGHT = 2
@@ -84,27 +87,33 @@ class Core:
         self._retrier = Retrier(options.backoff)
         self._turns = Turns(options.most_in_flight)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
-        self._connected = False
+        self._connected = self._closed = False
         # Each with the connections that there had been when it was read.
         self._models: dict[str, tuple[ServedModel, int]] = {}
+        self._lock = threading.Lock()
+        # What is being asked for everyone who waits for it, by its name and the connections at its start.
+        self._shared: dict[tuple[str, int], Future[Any]] = {}
 
     def close(self) -> None:
+        """End what is in flight. Does not wait for a picture that is being read: that may take for ever."""
+        self._closed = True
         self._retrier.close()
         self.transport.close()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def subject_of(self, model: str) -> str:
         return f"{self.url} {model}"
 
     def connect(self, wait_s: float = 0.0) -> Steps[None]:
         """Tried once, or for `wait_s` seconds, so that a wrong URL is told at once."""
+        if self._closed:
+            raise ClientError(str(self.url), got="a client that was closed", expected="an open one")
         if self._connected:
             return
-        timeout_s = self.options.timeout_s
         if wait_s > 0:
-            yield from result_of(self._retrier.run(self._ready, timeout_s=wait_s))
+            yield from result_of(self._retrier.run(self._ready, timeout_s=wait_s, patient=True))
         else:
-            yield from result_of(self._ready(timeout_s))
+            yield from self._asked_once("ready", lambda: self._ready(self.options.timeout_s))
         self._connected = True
 
     def model(self, name: str) -> Steps[ServedModel]:
@@ -133,22 +142,18 @@ class Core:
                 next_step="Use classify, or a model that takes pixels.",
             )
         pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
-        yield from self._turns.take()
-        try:
-            batches = SlicedBatches(checked, size=served.max_batch)
-            asked = InFlight(batches, self._sender(served, outputs), limit=BATCHES_IN_FLIGHT)
-            with closing(asked):
-                while (answered := (yield from asked.next())) is not None:
-                    batch, future = answered
-                    assert future is not None  # a slice of an array holds at least one picture
-                    assert batch.rows is not None
-                    reply = future.result()
-                    served = yield from self.still(served)
-                    shape, subject = (len(batch.rows), served.classes), self.subject_of(model)
-                    for name in outputs:
-                        pieces[name].append(self._read(reply, name, shape, subject))
-        finally:
-            self._turns.give()
+        batches = SlicedBatches(checked, size=served.max_batch)
+        asked = InFlight(batches, self._sender(served, tuple(outputs)), limit=BATCHES_IN_FLIGHT)
+        with closing(asked):
+            while (answered := (yield from asked.next())) is not None:
+                batch, future = answered
+                assert future is not None  # a slice of an array holds at least one picture
+                assert batch.rows is not None
+                reply = future.result()
+                served = yield from self.still(served)
+                shape, subject = (len(batch.rows), served.classes), self.subject_of(model)
+                for name in outputs:
+                    pieces[name].append(self._read(reply, name, shape, subject))
         return {
             name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # (N, classes)
             for name, arrays in pieces.items()
@@ -160,9 +165,9 @@ class Core:
         """As `infer`, of at most a batch that lies at the start of shared memory."""
         served = yield from self.model(model)
         request = InferRequest(
-            model=model, inputs={self.contract.input_name: images}, outputs=outputs, region=region.name
+            model=model, inputs={self.contract.input_name: images}, outputs=tuple(outputs), region=region.name
         )
-        reply = yield from result_of(self._sent(request))
+        reply = yield from result_of((yield from self._sent(request)))
         served = yield from self.still(served)
         shape, subject = (len(images), served.classes), self.subject_of(model)
         return {name: self._read(reply, name, shape, subject) for name in outputs}
@@ -188,26 +193,32 @@ class Core:
         send = self._sender(served, (self.contract.probabilities_name,), top)
         return InFlight(batches, send, limit=limit)
 
-    def _sender(
-        self, served: ServedModel, outputs: tuple[str, ...], top: int = 0
-    ) -> Callable[[Batch], Future[InferReply]]:
+    def _sender(self, served: ServedModel, outputs: tuple[str, ...], top: int = 0) -> Send:
         input_name = ENCODED_INPUT_NAME if served.decodes else self.contract.input_name
 
-        def send(batch: Batch) -> Future[InferReply]:
+        def send(batch: Batch) -> Steps[Future[InferReply]]:
             assert batch.rows is not None
             request = InferRequest(
                 model=served.name, inputs={input_name: batch.rows}, outputs=outputs, top=top
             )
-            return self._sent(request)
+            return (yield from self._sent(request))
 
         return send
 
-    def _sent(self, request: InferRequest) -> Future[InferReply]:
-        message = self.transport.prepare(request)
-        return self._retrier.run(
-            lambda left_s: self.transport.submit(message, timeout_s=left_s),
-            timeout_s=self.options.timeout_s,
-        )
+    def _sent(self, request: InferRequest) -> Steps[Future[InferReply]]:
+        """Send, when it is this request's turn, which ends with its answer."""
+        yield from self._turns.take()
+        try:
+            message = self.transport.prepare(request)
+            future = self._retrier.run(
+                lambda left_s: self.transport.submit(message, timeout_s=left_s),
+                timeout_s=self.options.timeout_s,
+            )
+        except BaseException:
+            self._turns.give()
+            raise
+        future.add_done_callback(lambda _: self._turns.give())
+        return future
 
     def _read(self, reply: InferReply, name: str, shape: tuple[int, ...], subject: str) -> FloatArray:
         is_distribution = name == self.contract.probabilities_name
@@ -235,13 +246,29 @@ class Core:
     def _model_read(self, name: str) -> Steps[ServedModel]:
         connections = self.transport.connections
 
-        def read(left_s: float) -> Future[Any]:
+        def read(left_s: float) -> Future[ModelConfig]:
             return self.transport.model_config(name, timeout_s=left_s)
 
-        config = yield from result_of(self._retrier.run(read, timeout_s=self.options.timeout_s))
+        config = yield from self._asked_once(
+            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.options.timeout_s)
+        )
+        if config.name != name:
+            raise BadResponse(self.subject_of(name), got=f"the model {config.name!r}", expected=repr(name))
         served = served_model_from_config(config, self.contract, subject=self.subject_of(name))
         self._models[name] = (served, connections)
         return served
+
+    def _asked_once(self, what: str, ask: Callable[[], Future[T]]) -> Steps[T]:
+        """One question for all who have it at the same time: a thousand tasks begin with one request."""
+        key = (what, self.transport.connections)
+        with self._lock:
+            future = self._shared.get(key)
+            if future is None:
+                future = self._shared[key] = ask()
+        future.add_done_callback(lambda _: self._shared.pop(key, None))
+        yield from done(future, shared=True)
+        answer: T = future.result()
+        return answer
 
     def _ready(self, left_s: float) -> Future[bool]:
         """A future of True, or of NotReady: only that can be asked again."""

@@ -11,13 +11,14 @@ from .preparing import Batch, Batches
 from .steps import Steps, done
 from .transports.transport import InferReply
 
+Send: TypeAlias = Callable[[Batch], Steps[Future[InferReply]]]
 Sent: TypeAlias = tuple[Batch, Future[InferReply] | None]  # None where a batch holds nothing to ask
 
 
 class InFlight:
     """Sends batches as there is room for them, `limit` ahead of the answer that is waited for."""
 
-    def __init__(self, batches: Batches, send: Callable[[Batch], Future[InferReply]], *, limit: int) -> None:
+    def __init__(self, batches: Batches, send: Send, *, limit: int) -> None:
         self._batches = batches
         self._send = send
         self._limit = limit
@@ -49,7 +50,8 @@ class InFlight:
             if batch is None:
                 self._exhausted = True
                 return
-            self._sent.append((batch, None if batch.rows is None else self._send(batch)))
+            future = None if batch.rows is None else (yield from self._send(batch))
+            self._sent.append((batch, future))
 
 
 def _is_answered(sent: Sent) -> bool:

@@ -17,6 +17,7 @@ from alexnet_model.decoding import encoded_bytes, name_of, upright_from_opened
 from alexnet_model.errors import AlexnetError, PictureError
 
 PictureOrArray: TypeAlias = Picture | npt.NDArray[Any]
+Taken: TypeAlias = PictureOrArray | PictureError
 Pictures: TypeAlias = PictureOrArray | Iterable[PictureOrArray]
 
 _ACCEPTED = "a path, bytes, a binary file, a PIL image, or a uint8 array (224, 224, 3)"
@@ -67,6 +68,32 @@ def checked_item(item: PictureOrArray, index: int, contract: Contract) -> Pictur
     raise PictureError(f"pictures[{index}]", got=type(item).__name__, expected=_ACCEPTED)
 
 
+def taken(item: PictureOrArray) -> Taken:
+    """The item as it is now, whatever its owner does with it next.
+
+    Items are taken well ahead of their turn, and prepared in other threads: a camera fills its array anew, a
+    GIF's frames are one object, and a file may be closed as soon as the next item is asked for. Only a file
+    that says `read_later` is read there.
+    """
+    if isinstance(item, np.ndarray):
+        return item.copy()  # (224, 224, 3)
+    try:
+        if isinstance(item, Image.Image):
+            item.load()
+            still = item.copy()
+            still.format = item.format
+            return still
+        if hasattr(item, "read") and not getattr(item, "read_later", False):
+            return encoded_bytes(cast("Picture", item))  # type: ignore[arg-type]
+    except PictureError as error:
+        return error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
+        return PictureError(
+            name_of(item), got=f"a broken picture ({error})", expected=_ACCEPTED, next_step="Remove it."
+        )
+    return item
+
+
 def name_of_item(item: PictureOrArray, index: int) -> str:
     """Its path where it has one, else its place."""
     name = "picture" if isinstance(item, bytes | np.ndarray) else name_of(item)
@@ -95,12 +122,12 @@ def encoded_of(contract: Contract) -> Callable[[Picture], npt.NDArray[Any]]:
     return encoded
 
 
-def slot_from_item(
-    name: str, item: PictureOrArray, row_from_picture: Callable[[Picture], npt.NDArray[Any]]
-) -> Slot:
+def slot_from_item(name: str, item: Taken, row_from_picture: Callable[[Picture], npt.NDArray[Any]]) -> Slot:
     """Prepare one picture; what is wrong with it stays in its place."""
     if isinstance(item, np.ndarray):
         return Slot(name, item)
+    if isinstance(item, PictureError):
+        return Slot(name, None, item)
     try:
         return Slot(name, row_from_picture(item))
     except PictureError as error:

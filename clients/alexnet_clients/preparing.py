@@ -6,22 +6,25 @@ memory than a short one. A broken picture keeps its place with its error; a wron
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_model.contract import Contract, Picture
-from alexnet_model.errors import PictureError
+from alexnet_model.errors import ClientError, PictureError
 
-from .items import PictureOrArray, Slot, checked_item, name_of_item, slot_from_item
+from .items import PictureOrArray, Slot, Taken, checked_item, name_of_item, slot_from_item, taken
 from .steps import Steps, done, result_of
 
 HANDFUL = 8
+LINGER_S = 0.1  # so long a batch waits for more pictures from a slow source
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,25 @@ class Batch:
     rows: npt.NDArray[Any] | None  # (N, 224, 224, 3), or (N, 1) encoded
 
 
+class End(Enum):
+    """Not None, which a caller's list may hold by mistake."""
+
+    END = auto()
+
+
+END = End.END
+
+
 class ItemsInTurn:
     """A caller's iterator, one item at a time."""
 
     def __init__(self, items: Iterator[PictureOrArray]) -> None:
         self._items = items
 
-    def next(self) -> Steps[PictureOrArray | None]:
-        """The next item, None after the last; whatever the iterator raises."""
+    def next(self) -> Steps[PictureOrArray | End]:
+        """The next item, END after the last; whatever the iterator raises."""
         yield from ()  # nothing to wait for
-        return next(self._items, None)
+        return next(self._items, END)
 
 
 class AsyncItemsInTurn:
@@ -50,16 +62,16 @@ class AsyncItemsInTurn:
     def __init__(
         self,
         items: AsyncIterator[PictureOrArray],
-        spawn: Callable[[Coroutine[Any, Any, PictureOrArray | None]], Future[PictureOrArray | None]],
+        spawn: Callable[[Coroutine[Any, Any, PictureOrArray | End]], Future[PictureOrArray | End]],
     ) -> None:
         self._items = items
         self._spawn = spawn
 
-    def next(self) -> Steps[PictureOrArray | None]:
+    def next(self) -> Steps[PictureOrArray | End]:
         return (yield from result_of(self._spawn(self._next())))
 
-    async def _next(self) -> PictureOrArray | None:
-        return await anext(self._items, None)
+    async def _next(self) -> PictureOrArray | End:
+        return await anext(self._items, END)
 
 
 Source: TypeAlias = ItemsInTurn | AsyncItemsInTurn
@@ -102,14 +114,20 @@ class PreparedBatches:
         """
         slots: list[Slot] = []
         rows: list[npt.NDArray[Any]] = []
+        until_s = time.monotonic() + LINGER_S
         # Pictures that cannot be read take no room on the wire, but must not pile up here either.
         while len(rows) < self._size and len(slots) < 8 * self._size:
+            if slots and time.monotonic() > until_s:
+                break
             if not self._ready:
-                yield from self._look_ahead()
+                yield from self._look_ahead(until_s)
                 if not self._waiting:
                     break
                 yield from done(self._waiting[0])
-                self._ready.extend(self._waiting.popleft().result())
+                prepared = self._waiting.popleft()
+                if prepared.cancelled():
+                    raise _closed()
+                self._ready.extend(prepared.result())
             slot = self._ready.popleft()
             slots.append(slot)
             if slot.row is not None:
@@ -123,19 +141,22 @@ class PreparedBatches:
         for future in self._waiting:
             future.cancel()
 
-    def _look_ahead(self) -> Steps[None]:
+    def _look_ahead(self, until_s: float) -> Steps[None]:
+        """Take items ahead of their need; from a slow source until the time is up, and at least one."""
         while not self._exhausted and len(self._waiting) < self._ahead:
-            handful: list[tuple[str, PictureOrArray]] = []
-            while len(handful) < self._handful:
+            if self._waiting and time.monotonic() > until_s:
+                return
+            handful: list[tuple[str, Taken]] = []
+            while len(handful) < self._handful and not (handful and time.monotonic() > until_s):
                 item = yield from self._source.next()
-                if item is None:
+                if item is END:
                     self._exhausted = True
                     break
                 handful.append(self._named(checked_item(item, self._count, self._contract)))
             if handful:
                 self._waiting.append(self._prepared(handful))
 
-    def _named(self, item: PictureOrArray) -> tuple[str, PictureOrArray]:
+    def _named(self, item: PictureOrArray) -> tuple[str, Taken]:
         name = name_of_item(item, self._count)
         self._count += 1
         if isinstance(item, np.ndarray) and not self._takes_arrays:
@@ -145,11 +166,14 @@ class PreparedBatches:
                 expected="an encoded picture: this model decodes on the server",
                 next_step="Ask a model that takes pixels, such as alexnet_fp32.",
             )
-        return name, item
+        return name, taken(item)
 
-    def _prepared(self, handful: list[tuple[str, PictureOrArray]]) -> Future[list[Slot]]:
+    def _prepared(self, handful: list[tuple[str, Taken]]) -> Future[list[Slot]]:
         if not all(isinstance(item, np.ndarray) for _, item in handful):
-            return self._pool.submit(_slots_from_items, handful, self._row_from_picture)
+            try:
+                return self._pool.submit(_slots_from_items, handful, self._row_from_picture)
+            except RuntimeError as error:  # "cannot schedule new futures after shutdown"
+                raise _closed() from error
         slots: Future[list[Slot]] = Future()  # nothing to prepare
         slots.set_result(_slots_from_items(handful, self._row_from_picture))
         return slots
@@ -175,9 +199,15 @@ Batches: TypeAlias = PreparedBatches | SlicedBatches
 
 
 def _slots_from_items(
-    handful: list[tuple[str, PictureOrArray]], row_from_picture: Callable[[Picture], npt.NDArray[Any]]
+    handful: list[tuple[str, Taken]], row_from_picture: Callable[[Picture], npt.NDArray[Any]]
 ) -> list[Slot]:
     return [slot_from_item(name, item, row_from_picture) for name, item in handful]
+
+
+def _closed() -> ClientError:
+    return ClientError(
+        "client", got="its closing while pictures were prepared", expected="it open until they are answered"
+    )
 
 
 def _stacked(rows: list[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from alexnet_model.errors import ClientError, NotReady, Overloaded, Unreachable, UsageError
 
 from .transports.background import BackgroundLoop
 
 RETRIED: tuple[type[ClientError], ...] = (Unreachable, NotReady, Overloaded)
+LEAST_S = 0.001  # is left for an attempt that is worth making
 T = TypeVar("T")
 Attempt = Callable[[float], Future[T]]  # given the seconds that are left
 
@@ -48,8 +49,8 @@ class Backoff:
 class Retrier:
     """Runs attempts until one succeeds, fails for good, or the deadline passes.
 
-    Once nobody could be reached for a whole deadline, the next requests try once, until one gets through: ten
-    thousand pictures do not wait ten thousand deadlines for a server that is gone.
+    Once nobody could be reached for a whole deadline, the next requests try once, until somebody answers: ten
+    thousand pictures do not wait ten thousand deadlines for a server that is gone. Only `patient` ones wait.
     """
 
     def __init__(self, backoff: Backoff, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,28 +58,37 @@ class Retrier:
         self.clock = clock
         self.loop = BackgroundLoop()
         self.given_up = False
+        self.waiting: set[_Attempts[Any]] = set()
 
-    def run(self, attempt: Attempt[T], *, timeout_s: float) -> Future[T]:
+    def run(self, attempt: Attempt[T], *, timeout_s: float, patient: bool = False) -> Future[T]:
         """The future of the last attempt's outcome; cancelling it cancels the attempt under way."""
-        return _Attempts(attempt, self, timeout_s).outcome
+        return _Attempts(attempt, self, timeout_s, patient).outcome
 
     def close(self) -> None:
-        """Nothing is tried again."""
+        """Nothing is tried again: what waits for its next attempt fails with the reason of its last."""
         self.loop.close()
+        for attempts in list(self.waiting):
+            attempts.end()
 
 
 class _Attempts(Generic[T]):
-    def __init__(self, attempt: Attempt[T], retrier: Retrier, timeout_s: float) -> None:
+    def __init__(self, attempt: Attempt[T], retrier: Retrier, timeout_s: float, patient: bool) -> None:
         self._attempt = attempt
         self._retrier = retrier
+        self._patient = patient
         self._deadline = retrier.clock() + timeout_s
         self._failures = 0
         self.outcome: Future[T] = Future()
         self._try(timeout_s)
         self.outcome.add_done_callback(self._cancel_attempt)
 
+    def end(self) -> None:
+        """There will be no next attempt."""
+        self._settle(self._running.exception())
+
     def _try(self, left_s: float) -> None:
-        if self.outcome.cancelled():
+        self._retrier.waiting.discard(self)
+        if self.outcome.done():
             return
         try:
             self._running = self._attempt(left_s)
@@ -94,29 +104,35 @@ class _Attempts(Generic[T]):
             self.outcome.cancel()
             return
         error = attempt.exception()
+        if not isinstance(error, Unreachable):
+            self._retrier.given_up = False
         if isinstance(error, RETRIED) and self._tries_again(error):
             return
-        if error is None:
-            self._retrier.given_up = False
-        elif isinstance(error, Unreachable):
+        if isinstance(error, Unreachable) and not self._patient:
             self._retrier.given_up = True
-        if not self.outcome.set_running_or_notify_cancel():
+        self._settle(error)
+
+    def _settle(self, error: BaseException | None) -> None:
+        if self.outcome.done() or not self.outcome.set_running_or_notify_cancel():
             return
         if error is None:
-            self.outcome.set_result(attempt.result())
+            self.outcome.set_result(self._running.result())
         else:
             self.outcome.set_exception(error)
 
     def _tries_again(self, error: ClientError) -> bool:
         """Arrange the next attempt, if there is time for one."""
         self._failures += 1
-        wait_s = self._retrier.backoff.wait_s(self._failures)
-        left_s = self._deadline - self._retrier.clock() - wait_s
-        if left_s <= 0 or self._retrier.given_up or self.outcome.cancelled():
+        left_s = self._deadline - self._retrier.clock()
+        hopeless = isinstance(error, Unreachable) and self._retrier.given_up and not self._patient
+        if left_s < LEAST_S or hopeless or self.outcome.cancelled():
             return False
+        wait_s = min(self._retrier.backoff.wait_s(self._failures), left_s / 2)
+        self._retrier.waiting.add(self)
         try:
-            self._retrier.loop.call_later(wait_s, lambda: self._try(left_s))
-        except RuntimeError:  # the client was closed
+            self._retrier.loop.call_later(wait_s, lambda: self._try(left_s - wait_s))
+        except Exception:  # the client was closed, or there is no room for another thread or socket
+            self._retrier.waiting.discard(self)
             return False
         return True
 

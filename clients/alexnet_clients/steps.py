@@ -25,14 +25,15 @@ def result_of(future: Future[T]) -> Steps[T]:
     return future.result()
 
 
-def done(future: Future[Any]) -> Steps[None]:
-    """Wait for a future, whatever comes of it."""
+def done(future: Future[Any], *, shared: bool = False) -> Steps[None]:
+    """Wait for a future, whatever comes of it. One that is shared is others' too, and is never cancelled."""
     if future.done():
         return
     try:
         yield future
     except GeneratorExit:
-        future.cancel()
+        if not shared:
+            future.cancel()
         raise
 
 

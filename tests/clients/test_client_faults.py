@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -228,6 +229,9 @@ def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
         pytest.raises(KeyError, match="the caller's own"),
     ):
         client.classify(pictures())
+    deadline = time.monotonic() + 10
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
+        time.sleep(0.001)
     started = set(threading.enumerate()) - before
     assert [request.cancelled() for request in open_requests] == [True]
     assert [thread.name for thread in started if "prepare" in thread.name] == []

@@ -176,3 +176,36 @@ def test_connecting_is_tried_once_unless_waiting_was_asked_for(fake: FakeTranspo
         waiting.connect(wait_s=0.05)
     client.close()
     waiting.close()
+
+
+def test_waiting_for_a_server_is_not_given_up_with_the_others(fake: FakeTransport) -> None:
+    gone = [Unreachable("server", got="connection refused") for _ in range(100_000)]
+    client = client_of(fake, timeout_s=0.1)
+    client.model("alexnet_fp32")
+    fake.failures.extend(gone)
+    client.classify(IMAGE)  # a whole deadline: given up
+    fake.failures.clear()
+    fake.failures.extend(NotReady("server", got="loading") for _ in range(3))
+    assert client.classify(IMAGE)[0].best.label == "0"  # somebody answered, so it is waited for
+    waiting = client_of(FakeTransport())
+    waiting.transport.failures.extend(gone[:5])  # type: ignore[attr-defined]
+    waiting._core._retrier.given_up = True
+    waiting.connect(wait_s=10)
+    waiting.close()
+    client.close()
+
+
+def test_the_last_wait_leaves_time_for_an_attempt() -> None:
+    attempts = count()
+
+    def attempt(left_s: float) -> Future[int]:
+        future: Future[int] = Future()
+        if next(attempts) < 1:
+            future.set_exception(NotReady("server"))
+        else:
+            future.set_result(7)
+        return future
+
+    retrier = Retrier(Backoff(first_s=1000, longest_s=1000))
+    assert retrier.run(attempt, timeout_s=0.1).result(10) == 7
+    retrier.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -28,6 +29,7 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._process = os.getpid()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine; cancelling the future cancels it.
@@ -69,8 +71,8 @@ class BackgroundLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         import asyncio
 
-        if self._closed:
-            raise RuntimeError("the client is closed")
+        if self._closed or self._process != os.getpid():  # a fork has no threads: nothing would ever be done
+            raise RuntimeError("the client is closed, or was made before a fork")
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(

@@ -82,6 +82,7 @@ class FakeTransport:
         self._lock = threading.Lock()
         self._loop = BackgroundLoop()
         self._held: list[Callable[[], None]] | None = None
+        self._pending: set[Future[Any]] = set()
 
     def hold(self) -> None:
         """Answer no picture until `release`, or until its deadline."""
@@ -142,6 +143,9 @@ class FakeTransport:
     def close(self) -> None:
         self.closed = True
         self._loop.close()
+        for future in list(self._pending):
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_closed())
 
     def brightness_as_class(self, request: InferRequest) -> FloatArray:
         """Probabilities that favour a class by the picture's mean: 0 is the first class, 255 the last."""
@@ -177,16 +181,21 @@ class FakeTransport:
                 future.set_exception(late)
 
         if self.closed:
-            closed = ClientError("fake server", got="a closed transport", expected="an open one")
-            future.set_exception(closed)
+            future.set_exception(_closed())
         elif self._held is not None and timeout_s < math.inf:
+            self._wait_with(future)
             self._held.append(finish)
             self._loop.call_later(timeout_s, expire)
         elif takes_s > 0:
+            self._wait_with(future)
             self._loop.call_later(min(takes_s, timeout_s), finish if takes_s <= timeout_s else expire)
         else:
             finish()
         return future
+
+    def _wait_with(self, future: Future[Any]) -> None:
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
 
     def _config(self, model: str) -> ModelConfig:
         self.configs_read += 1
@@ -249,3 +258,7 @@ class FakeTransport:
             for values, best in zip(probabilities, order, strict=True)
         ]
         return np.array(rows, dtype=np.object_)  # (N, top)
+
+
+def _closed() -> ClientError:
+    return ClientError("fake server", got="a closed transport", expected="an open one")

@@ -1,0 +1,265 @@
+"""What callers do with their own pictures while they are asked about, and what they close too early."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from alexnet_clients import AsyncClient, Backoff, Client, FakeTransport
+from alexnet_model.contract import Uint8Array
+from alexnet_model.errors import BadResponse, ClientError, NotReady, PictureError, Unreachable
+
+URL = "grpc://127.0.0.1:8001"
+LEVELS = [round(255 * digit / 9) for digit in range(10)]  # each looks like its own digit to the fake
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def grey(level: int) -> Image.Image:
+    return Image.new("RGB", (300, 300), (level, level, level))
+
+
+def encoded(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def labels(client: Client, pictures: object) -> list[str]:
+    return [prediction.best.label for prediction in client.classify(pictures)]  # type: ignore[arg-type]
+
+
+def test_an_array_that_is_filled_anew_for_each_picture(client: Client) -> None:
+    frame = np.empty((224, 224, 3), np.uint8)
+
+    def camera() -> Iterator[Uint8Array]:
+        for level in LEVELS:
+            frame[:] = level
+            yield frame
+
+    assert labels(client, camera()) == DIGITS
+
+
+def test_the_frames_of_a_gif_are_one_object(client: Client) -> None:
+    content = io.BytesIO()
+    first, *others = [grey(level) for level in LEVELS]
+    first.save(content, "GIF", save_all=True, append_images=others)
+    with Image.open(io.BytesIO(content.getvalue())) as gif:
+        assert labels(client, ImageSequence.Iterator(gif)) == DIGITS
+
+
+def test_one_image_that_was_opened_and_not_read_again_and_again(client: Client) -> None:
+    with Image.open(io.BytesIO(encoded(grey(255)))) as image:
+        assert labels(client, [image] * 40) == ["9"] * 40
+
+
+def test_files_that_are_closed_as_soon_as_they_were_given(client: Client, tmp_path: Path) -> None:
+    for digit, level in enumerate(LEVELS):
+        (tmp_path / f"{digit}.png").write_bytes(encoded(grey(level)))
+
+    def opened() -> Iterator[object]:
+        for path in sorted(tmp_path.iterdir()):
+            with path.open("rb") as file:
+                yield file
+
+    assert labels(client, opened()) == DIGITS
+
+
+def test_a_file_that_fails_in_its_own_way_costs_only_itself(client: Client) -> None:
+    class Fails:
+        name = "mine"
+
+        def read(self, size: int) -> bytes:
+            raise RuntimeError("lens cap on")
+
+    first, second, third = client.classify([grey(0), Fails(), grey(255)])
+    assert (first.best.label, third.best.label) == ("0", "9")
+    assert "lens cap on" in str(second.error)
+
+
+def test_none_among_the_pictures_is_the_callers_mistake_and_no_end(client: Client) -> None:
+    with pytest.raises(PictureError, match=r"pictures\[2\]: got NoneType"):
+        client.classify([grey(0), grey(0), None, grey(0)])  # type: ignore[list-item]
+
+
+def test_a_slow_source_is_answered_before_it_has_filled_a_batch(client: Client) -> None:
+    taken = 0
+
+    def camera() -> Iterator[Image.Image]:
+        nonlocal taken
+        for _ in range(40):
+            time.sleep(0.03)
+            taken += 1
+            yield grey(255)
+
+    each = client.classify_each(camera())
+    assert next(each).best.label == "9"
+    assert taken < 20
+    each.close()
+
+
+def test_only_so_many_requests_are_open_whoever_asks(fake: FakeTransport) -> None:
+    fake.delay_s = 0.001
+    images = np.zeros((64, 224, 224, 3), np.uint8)
+    fake.max_batch = 4
+
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake, most_in_flight=3) as client:
+            streams = [client.classify(images) for _ in range(20)]
+            calls = [client.probabilities(images) for _ in range(20)]
+            await asyncio.gather(*streams, *calls)
+
+    asyncio.run(asked())
+    assert fake.most_in_flight == 3
+    assert len(fake.requests) == 40 * 16
+
+
+def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> None:
+    readies = 0
+    plain = fake.ready
+
+    def ready(*, timeout_s: float) -> object:
+        nonlocal readies
+        readies += 1
+        return plain(timeout_s=timeout_s)
+
+    fake.ready = ready  # type: ignore[assignment,method-assign]
+
+    class Slow(FakeTransport):
+        pass
+
+    async def asked() -> None:
+        async with AsyncClient(URL, transport=fake) as client:
+            client._core._connected = False
+            image = np.zeros((1, 224, 224, 3), np.uint8)
+            config = fake.model_config
+            held: list[Callable[[], None]] = []
+
+            def slowly(model: str, *, timeout_s: float) -> object:
+                from concurrent.futures import Future
+
+                outcome: Future[object] = Future()
+                held.append(lambda: outcome.set_result(config(model, timeout_s=timeout_s).result()))
+                return outcome
+
+            fake.model_config = slowly  # type: ignore[assignment,method-assign]
+            tasks = [asyncio.ensure_future(client.probabilities(image)) for _ in range(500)]
+            while not held:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+            tasks[0].cancel()  # the one that asked first: the others still get the answer
+            assert len(held) == 1
+            held[0]()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(answer, np.ndarray) for answer in answers) == 499
+
+    asyncio.run(asked())
+    assert readies <= 2
+
+
+@pytest.mark.parametrize("kind", [NotReady, Unreachable])
+def test_closing_ends_what_waits_to_be_asked_again(kind: type[ClientError], fake: FakeTransport) -> None:
+    client = Client(URL, transport=fake, backoff=Backoff(first_s=5, longest_s=5), timeout_s=60)
+    client.model("alexnet_fp32")
+    fake.failures.extend(kind("server", got="still") for _ in range(100))
+    errors: list[object] = []
+    thread = threading.Thread(
+        target=lambda: errors.append(client.classify(np.zeros((1, 224, 224, 3), np.uint8))[0].error)
+    )
+    thread.start()
+    while not client._core._retrier.waiting:
+        time.sleep(0.001)
+    client.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(errors[0], kind)
+
+
+def test_closing_ends_what_the_server_has_not_answered(fake: FakeTransport) -> None:
+    client = Client(URL, transport=fake, timeout_s=60)
+    client.model("alexnet_fp32")
+    fake.hold()
+    errors: list[object] = []
+    thread = threading.Thread(
+        target=lambda: errors.append(client.classify(np.zeros((1, 224, 224, 3), np.uint8))[0].error)
+    )
+    thread.start()
+    while not fake.in_flight:
+        time.sleep(0.001)
+    client.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(errors[0], ClientError)
+
+
+def test_a_closed_client_says_so(fake: FakeTransport) -> None:
+    client = Client(URL, transport=fake)
+    client.connect()
+    client.close()
+    for ask in (client.connect, lambda: client.classify([grey(0)]), lambda: client.model("alexnet_fp32")):
+        with pytest.raises(ClientError, match="closed"):
+            ask()
+
+
+def test_a_client_that_is_closed_in_the_middle_of_a_stream_says_so(fake: FakeTransport) -> None:
+    fake.max_batch = 2
+    client = Client(URL, transport=fake)
+    outcomes: list[object] = []
+
+    def pictures() -> Iterator[bytes]:
+        content = encoded(grey(9))
+        for number in itertools.count():
+            if number == 50:
+                client.close()
+            yield content
+
+    with pytest.raises(ClientError, match="clos"):
+        outcomes.extend(client.classify_each(pictures()))
+    assert len(outcomes) < 100
+
+
+def test_an_asynchronous_client_in_one_event_loop_after_another(fake: FakeTransport) -> None:
+    client = AsyncClient(URL, transport=fake)
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    fake.delay_s = 0.001
+    for _ in range(2):
+        assert asyncio.run(client.probabilities(image)).shape == (1, 10)
+    client._core.close()
+
+
+def test_a_configuration_of_another_model_is_not_believed(fake: FakeTransport, client: Client) -> None:
+    config = fake.model_config
+    fake.model_config = lambda model, *, timeout_s: config("alexnet_fp32", timeout_s=timeout_s)  # type: ignore[method-assign]
+    with pytest.raises(BadResponse, match="alexnet_fp32"):
+        client.model("alexnet_int8")
+
+
+def test_outputs_may_be_a_list(client: Client) -> None:
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    assert set(client.infer(image, outputs=["logits"])) == {"logits"}  # type: ignore[arg-type]
+
+
+def test_a_forked_child_is_told_to_make_its_own(fake: FakeTransport) -> None:
+    fake.delay_s = 0.001
+    client = Client(URL, transport=fake, timeout_s=5)
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    client.probabilities(image)
+    child = os.fork()
+    if child == 0:
+        try:
+            client.probabilities(image)
+            os._exit(1)
+        except Exception:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    client.close()
