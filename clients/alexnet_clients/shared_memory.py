@@ -11,9 +11,12 @@ batch and the machine: docs/decisions/shared-memory.md has figures.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Self
@@ -60,18 +63,24 @@ class SharedPictures:
         Raises:
             BadRequest: the server was not started for shared memory.
             ClientError: no answer.
-            OSError: there is no room for it.
+            UsageError: there is no room for it.
         """
         self._client.connect()
         remove_orphans(self._client)
         contract = self._client.contract
         name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
-        self._memory = SharedMemory(name, create=True, size=self._capacity * contract.picture_bytes)
+        size_bytes = self._capacity * contract.picture_bytes
+        self.region = Region(name=name, key=f"/{name}", size_bytes=size_bytes)
+        self._file: int | None = None
         try:
+            self._memory = SharedMemory(name, create=True, size=size_bytes)
+        except OSError as error:
+            raise self._no_room(error) from error
+        try:
+            self._reserve()
             self.images: Uint8Array = np.ndarray(
                 (self._capacity, *contract.picture_shape), np.uint8, self._memory.buf
             )
-            self.region = Region(name=name, key=f"/{name}", size_bytes=self.images.nbytes)
             self._register()
         except BaseException:
             self._release()
@@ -111,12 +120,10 @@ class SharedPictures:
         """
         if not 1 <= count <= self._capacity:
             raise UsageError("count", got=f"{count}", expected=f"1 to {self._capacity} pictures")
-        connections = self._core.transport.connections
-        steps = self._core.infer_in_region(self.region, self.images[:count], model, outputs)
         try:
-            return blocking(steps)
+            return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
         except BadRequest:
-            if self._core.transport.connections == connections:
+            if self.region.name in {region.name for region in _regions(self._client)}:
                 raise
             self._register()  # a server that was started again knows nothing of it
             return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
@@ -129,7 +136,30 @@ class SharedPictures:
         self.images = np.empty((0, 0, 0, 3), np.uint8)  # a view of the memory would hinder its closing
         with contextlib.suppress(BufferError):  # a caller kept one: the memory goes with the last of them
             self._memory.close()
-        self._memory.unlink()
+        try:
+            self._memory.unlink()
+        except FileNotFoundError:  # somebody has tidied up; the tracker would complain of it at the end
+            resource_tracker.unregister(self.region.key, "shared_memory")
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _reserve(self) -> None:
+        """Lock the memory's file, so that no other takes it for an orphan's, and take the room for it."""
+        self._file = os.open(_SHM / self.region.name, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            os.posix_fallocate(self._file, 0, self.region.size_bytes)  # else a write without room would kill
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def _no_room(self, cause: OSError) -> UsageError:
+        return UsageError(
+            f"capacity of {self._capacity} pictures",
+            got=f"{cause.strerror} for {self.region.size_bytes / 2**20:.0f} MiB in {_SHM}",
+            expected="room for them",
+            next_step="Use a smaller capacity, or give it more room (docker run --shm-size).",
+        )
 
 
 def remove_orphans(client: Client) -> tuple[str, ...]:
@@ -139,17 +169,53 @@ def remove_orphans(client: Client) -> tuple[str, ...]:
         ClientError: the server does not answer, or was not started for shared memory.
     """
     transport, timeout_s = client._core.transport, client._core.options.timeout_s
-    registered = {region.name for region in transport.regions(timeout_s=timeout_s).result()}
+    registered = {region.name for region in _regions(client)}
     here = {path.name for path in _SHM.glob(f"{_PREFIX}*")}
-    orphans = sorted(name for name in registered | here if _is_orphan(name))
-    for name in orphans:
-        if name in registered:
-            transport.unregister(name, timeout_s=timeout_s).result()
-        (_SHM / name).unlink(missing_ok=True)
+    orphans = []
+    for name in sorted(registered | here):
+        with _locked_orphan(name) as is_orphan:
+            if not is_orphan:
+                continue
+            if name in registered:
+                transport.unregister(name, timeout_s=timeout_s).result()
+            with contextlib.suppress(PermissionError):  # another user's
+                (_SHM / name).unlink(missing_ok=True)
+            orphans.append(name)
     return tuple(orphans)
 
 
-def _is_orphan(name: str) -> bool:
+def _regions(client: Client) -> tuple[Region, ...]:
+    return client._core.transport.regions(timeout_s=client._core.options.timeout_s).result()
+
+
+@contextlib.contextmanager
+def _locked_orphan(name: str) -> Iterator[bool]:
+    """Whether memory is an orphan. Its file is locked meanwhile: that of the living is already.
+
+    A process's number alone does not say: it means another one, or none, in a container of its own.
+    """
+    if not _is_of_the_dead(name):
+        yield False
+        return
+    try:
+        lock = os.open(_SHM / name, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed by the tracker, and still known to the server
+        yield True
+        return
+    except PermissionError:  # another user's
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(lock)
+
+
+def _is_of_the_dead(name: str) -> bool:
     found = _OURS.fullmatch(name)
     if found is None:
         return False

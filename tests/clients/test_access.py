@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
-from alexnet_clients import Client, ClientTls, Headers
-from alexnet_model.errors import ClientError, Unreachable, Untrusted, UsageError
+from alexnet_clients import Client, ClientTls, Headers, ServerUrl, Transport, transport_from_url
+from alexnet_clients.access import Access
+from alexnet_model.errors import BadRequest, ClientError, Unreachable, Untrusted, UsageError
 
 from ..certificates import Certificates, Pair, make_certificates
 from .wire_server import WireServer, config, infer, ready
@@ -43,6 +45,10 @@ def served(pair: Pair | None, *, client_ca: Path | None = None) -> Iterator[tupl
         yield wire, f"127.0.0.1:{wire.port}"
     finally:
         running.stop(grace=None).wait()
+
+
+def opened(url: str, headers: Any) -> Transport:
+    return transport_from_url(ServerUrl.parse(url), Access(headers=headers))
 
 
 def own(pair: Pair, ca: Path) -> ClientTls:
@@ -154,13 +160,42 @@ def test_a_function_is_asked_for_headers_each_time() -> None:
     assert [sent["x-number"] for sent in wire.metadata] == ["0", "1", "2"]
 
 
-def test_an_error_of_the_function_is_the_callers_own() -> None:
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_an_error_of_the_function_is_the_futures(scheme: str) -> None:
     def fails() -> dict[str, str]:
         raise KeyError("no token")
 
-    with (
-        served(None) as (_, address),
-        pytest.raises(KeyError, match="no token"),
-        Client(f"grpc://{address}", headers=fails),
-    ):
-        pytest.fail("entered")
+    with closing(opened(f"{scheme}://127.0.0.1:1", fails)) as transport:
+        error = transport.ready(timeout_s=10).exception(10)
+    assert type(error) is ClientError
+    assert "KeyError from the function that gives the headers: 'no token'" in str(error)
+    assert isinstance(error.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"x-token": "s\u00e9cret"}, "the header x-token with more than printable ASCII"),
+        ({"x-token": "one\r\nx-other: s\u00e9cret"}, "the header x-token with more"),
+        ({"x-token": 1}, "the header x-token as int"),
+        ({"x-token": b"s\xe9cret"}, "the header x-token as bytes"),
+        ({"x-bin": "eA=="}, "a header of the name 'x-bin'"),
+        ({"X-Bin": "eA=="}, "a header of the name 'X-Bin'"),
+        ({"x token": "x"}, "a header of the name 'x token'"),
+        ({"x-\u00e9\n": "x"}, "a header of the name"),
+        ({"": "x"}, "a header of the name ''"),
+        ({1: "x"}, "a header of the name 1"),
+    ],
+)
+def test_headers_that_cannot_be_carried(
+    scheme: str, headers: Any, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for given in (headers, lambda: headers):
+        with closing(opened(f"{scheme}://127.0.0.1:1", given)) as transport:
+            error = transport.ready(timeout_s=10).exception(10)
+        assert type(error) is BadRequest
+        assert words in str(error)
+        assert "\n" not in str(error)
+        assert "cret" not in str(error)  # it may be a secret
+    assert capfd.readouterr().err == ""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import grpc
 import pytest
 
 from alexnet_clients.transports.grpc_errors import MEANING_OF_STATUS, error_from_status
+from alexnet_clients.transports.meanings import MEANING_OF_WORDS
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
@@ -20,6 +23,15 @@ from alexnet_model.errors import (
 
 def test_every_status_of_grpc_has_a_meaning() -> None:
     assert set(MEANING_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
+
+
+def test_tritons_words_come_with_statuses_of_both_protocols() -> None:
+    of_grpc, of_http = set(MEANING_OF_STATUS), {status.value for status in HTTPStatus}
+    for part, statuses, _ in MEANING_OF_WORDS:
+        assert part == part.lower()
+        assert statuses <= of_grpc | of_http
+        assert statuses & of_grpc
+        assert statuses & of_http
 
 
 CONNECTING = "failed to connect to all addresses; last error: "
@@ -47,6 +59,15 @@ TLS_FAILED = (
         ),
         ("UNAVAILABLE", f"{CONNECTING}Handshake read failed (Socket closed)", Untrusted),
         ("UNAVAILABLE", "Socket closed", ConnectionLost),
+        (
+            "UNAVAILABLE",
+            "errors resolving nosuch.invalid:8001: [field:hostname lookup error:"
+            "address lookup failed for nosuch.invalid:8001: Domain name not found]",
+            Unreachable,
+        ),
+        ("NOT_FOUND", "Unable to find shared memory region: 'alexnet_pictures_1_0123abcd'", BadRequest),
+        ("NOT_FOUND", "Unable to find system shared memory region: 'alexnet_pictures_1'", BadRequest),
+        ("UNAVAILABLE", "Server not ready", NotReady),
         ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
         ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
         ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", BadRequest),
@@ -54,6 +75,10 @@ TLS_FAILED = (
         ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", NotReady),
         ("UNAVAILABLE", "Trying to connect an http1.x server", ForeignServer),
         ("INTERNAL", "Failed to process the request(s) for model instance", ClientError),
+        # A backend's words, which only resemble Triton's.
+        ("INTERNAL", "CUDA device 0 is not available", ClientError),
+        ("INVALID_ARGUMENT", "input 'image': the decoder is not ready", BadRequest),
+        ("INTERNAL", "the cache exceeds maximum queue size", ClientError),
     ],
 )
 def test_statuses_become_this_projects_errors(status: str, details: str, kind: type[ClientError]) -> None:

@@ -18,6 +18,7 @@ from alexnet_model.errors import (
     BadRequest,
     BadResponse,
     ClientError,
+    ConnectionLost,
     DeadlineExceeded,
     ForeignServer,
     ModelNotFound,
@@ -190,6 +191,24 @@ def test_nobody_there() -> None:
     with pytest.raises(Unreachable, match="alexnet serve") as caught, Client("grpc://127.0.0.1:1"):
         pytest.fail("entered")
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_nobody_knows() -> None:
+    with pytest.raises(Unreachable, match="check the URL"), Client("grpc://nosuch.invalid:8001"):
+        pytest.fail("entered")
+
+
+def test_a_request_that_fails_with_its_connection_is_counted_before_that_is_told(
+    wire_server: WireServer, transport: GrpcTransport
+) -> None:
+    assert transport.ready(timeout_s=10).result(10)
+    wire_server.handlers["ModelInfer"] = _refuse(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    before = transport.connections
+    seen: list[int] = []
+    future = sent(transport, request(1), timeout_s=10)
+    future.add_done_callback(lambda future: seen.append(transport.connections))
+    assert isinstance(future.exception(10), ConnectionLost)
+    assert seen == [before + 1]
 
 
 def test_the_deadline_ends_a_request(wire_server: WireServer, transport: GrpcTransport) -> None:

@@ -87,6 +87,9 @@ def test_every_exception_in_the_table_exists() -> None:
         (503, "Server is stopping, scheduler for model has stopped", NotReady),
         (403, "This API is restricted, expecting header 'alexnet'", BadRequest),
         (500, "failed to parse the request JSON buffer: Invalid value. at 0", ClientError),
+        (404, "Unable to find shared memory region: 'alexnet_pictures_1_0123abcd'", BadRequest),
+        (500, "CUDA device 0 is not available", ClientError),
+        (400, "input 'image': the decoder is not ready", BadRequest),
         (404, "Not Found", ForeignServer),
         (405, "Method Not Allowed", ForeignServer),
     ],
@@ -109,7 +112,7 @@ def test_tritons_words_go_first(status: int, words: str, kind: type[ClientError]
         (413, BadRequest, "smaller batches"),
         (429, Overloaded, "fewer requests"),
         (500, ClientError, "log"),
-        (502, Unreachable, "behind the proxy"),
+        (502, ConnectionLost, "behind the proxy"),
         (503, Unreachable, "behind the proxy"),
         (504, DeadlineExceeded, "timeout_s"),
         (499, BadRequest, "HTTP 499"),  # of nginx and Cloudflare, and in no standard
@@ -190,6 +193,12 @@ def test_what_is_no_http_is_cut() -> None:
     assert type(error) is ForeignServer
     assert "an answer that is not HTTP" in str(error)
     assert len(str(error)) < 400
+
+
+def test_a_tunnel_that_was_not_opened_carried_nothing() -> None:
+    request: Any = SimpleNamespace(real_url="http://host:8000")
+    error = of_exception(aiohttp.ClientHttpProxyError(request, (), status=502, message="no"))
+    assert type(error) is Unreachable
 
 
 @pytest.mark.parametrize("status", [407, 503])

@@ -446,7 +446,9 @@ def test_headers_that_cannot_be_had_or_sent_are_the_futures_error(wire_server: W
     assert type(error) is ClientError
     assert "OSError from the function that gives the headers: the vault is closed" in str(error)
     with opened(wire_server.url, headers={"x-token": "one\r\nx-other: two"}) as transport:
-        assert type(transport.ready(timeout_s=10).exception(10)) is BadRequest
+        error = transport.ready(timeout_s=10).exception(10)
+    assert type(error) is BadRequest
+    assert "two" not in str(error)  # it may be a secret
     assert wire_server.received == []
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -100,7 +102,6 @@ def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Clie
 
         def answer(request: object) -> object:
             if shared.region.name not in fake.known_regions:
-                fake.connections += 1
                 raise BadRequest("server", got="Unable to find shared memory region")
             return answered(request)  # type: ignore[arg-type]
 
@@ -117,6 +118,80 @@ def test_a_refusal_of_the_same_server_is_told(fake: FakeTransport, client: Clien
         fake.answer = refuse  # type: ignore[assignment]
         with pytest.raises(BadRequest, match="batch-size"):
             shared.probabilities(2)
+
+
+def test_the_living_of_another_pid_namespace_are_let_be(
+    fake: FakeTransport, client: Client, dead_process: int
+) -> None:
+    """Their number is nobody's here, but they hold the lock."""
+    name = f"alexnet_pictures_{dead_process}_0123abcd"
+    fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
+    try:
+        with (SHM / name).open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert remove_orphans(client) == ()
+            assert (SHM / name).exists()
+            assert name in fake.known_regions
+        assert remove_orphans(client) == (name,)
+    finally:
+        (SHM / name).unlink(missing_ok=True)
+
+
+def test_memory_in_use_is_locked(client: Client) -> None:
+    with (
+        SharedPictures(client, capacity=1) as shared,
+        (SHM / shared.region.name).open() as found,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("forbidden", ["open", "unlink"])
+def test_an_orphan_of_another_user_hinders_nobody(
+    client: Client, dead_process: int, monkeypatch: pytest.MonkeyPatch, forbidden: str
+) -> None:
+    name = f"alexnet_pictures_{dead_process}_0123abcd"
+    (SHM / name).touch()
+    allowed = getattr(os, forbidden)
+
+    def refuse(path: object, *rest: object, **more: object) -> object:
+        if name in str(path):
+            raise PermissionError
+        return allowed(path, *rest, **more)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, forbidden, refuse)
+            with SharedPictures(client, capacity=1) as shared:
+                assert shared.probabilities(1).shape == (1, 10)
+        assert (SHM / name).exists()
+    finally:
+        (SHM / name).unlink()
+
+
+def test_memory_that_somebody_removed_is_let_go_in_peace() -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from alexnet_clients import Client, FakeTransport\n"
+        "from alexnet_clients.shared_memory import SharedPictures\n"
+        "with Client('grpc://127.0.0.1', transport=FakeTransport()) as client:\n"
+        "    with SharedPictures(client, capacity=1) as shared:\n"
+        "        (Path('/dev/shm') / shared.region.name).unlink()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_more_pictures_than_there_is_memory_for(client: Client) -> None:
+    before = ours()
+    room = os.statvfs(SHM)
+    capacity = room.f_blocks * room.f_frsize // IMAGES[0].nbytes + 1
+    with (
+        pytest.raises(UsageError, match=r"No space left on device.*smaller capacity"),
+        SharedPictures(client, capacity=capacity),
+    ):
+        pytest.fail("entered")
+    assert ours() == before
 
 
 @pytest.mark.parametrize("count", [0, 3])

@@ -18,6 +18,7 @@ from alexnet_model.errors import BadRequest
 from alexnet_serving import EmbeddedServer
 
 from .conftest import Exported
+from .test_server_restarted import port_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
 
@@ -77,3 +78,24 @@ def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client:
     assert remove_orphans(client) == (name,)
     assert not (Path("/dev/shm") / name).exists()
     assert client._core.transport.regions(timeout_s=10).result() == ()
+
+
+@pytest.mark.parametrize("protocol", ["grpc_url", "http_url"])
+def test_a_server_that_was_started_again_is_told_again(
+    exported: Exported, tmp_path: Path, protocol: str
+) -> None:
+    repository = exported.repository(tmp_path / "model_repository")
+    with EmbeddedServer(repository, shared_memory=True) as first:
+        client = Client(getattr(first, protocol), timeout_s=60)
+        shared = SharedPictures(client, capacity=2).__enter__()
+        shared.images[:] = IMAGES[:2]
+        before = shared.probabilities(2)
+    grpc_port, http_port = port_of(first.grpc_url), port_of(first.http_url)
+    with EmbeddedServer(repository, shared_memory=True, grpc_port=grpc_port, http_port=http_port):
+        try:
+            for _ in range(2):
+                assert np.array_equal(shared.probabilities(2), before)
+        finally:
+            shared.__exit__(None, None, None)
+        assert client._core.transport.regions(timeout_s=10).result() == ()
+        client.close()

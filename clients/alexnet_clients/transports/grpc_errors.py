@@ -69,6 +69,8 @@ _OF_CONNECTING: tuple[tuple[str, Meaning], ...] = (
     ("connection refused", NOBODY),
     ("dns resolution failed", NOBODY),
     ("address resolution failed", NOBODY),
+    ("address lookup failed", NOBODY),
+    ("errors resolving", NOBODY),
     ("message larger than max", REFUSED),
     ("http status code", FOREIGN),
     ("content-type", FOREIGN),
@@ -78,7 +80,7 @@ _MAY_BE_CONNECTING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"
 
 def error_from_status(status: str, details: str, *, subject: str, is_encrypted: bool = False) -> ClientError:
     """Translate a status (`grpc.StatusCode`'s name) with the words that came with it."""
-    meaning = meaning_of_words(details) or MEANING_OF_STATUS[status]
+    meaning = meaning_of_words(details, status) or MEANING_OF_STATUS[status]
     text = details.lower()
     if status in _MAY_BE_CONNECTING:
         meaning = next((found for part, found in _OF_CONNECTING if part in text), meaning)

@@ -8,12 +8,13 @@ message once: a benchmark's client runs on the cores that its server computes on
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
-from alexnet_model.errors import BadResponse, ClientError
+from alexnet_model.errors import BadResponse, ClientError, ConnectionLost
 
 from ..access import ANONYMOUS, Access, ClientTls
 from ..url import ServerUrl
@@ -66,7 +67,7 @@ class GrpcTransport:
         else:
             self._channel = grpc.insecure_channel(url.address, options)
         self._connected = grpc.ChannelConnectivity.READY
-        self._is_connected, self._losses = False, 0
+        self._is_connected, self._losses, self._counting = False, 0, threading.Lock()
         self._channel.subscribe(self._note_state)
         self._head = functools.lru_cache(maxsize=256)(self._head_of)
         number = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
@@ -86,7 +87,12 @@ class GrpcTransport:
 
     @property
     def connections(self) -> int:
-        """Counts losses: a server needs far longer to come up again than a channel to notice that it went."""
+        """Counts losses, some twice: a request's that fails with the connection, and the channel's state.
+
+        gRPC tells its state some milliseconds late, from a thread of its own, and a loss between requests by
+        nothing else. A server needs far longer to come up again; a proxy that passes on to another server at
+        once may be faster, and the first answer after that be believed.
+        """
         return self._losses
 
     def ready(self, *, timeout_s: float) -> Future[bool]:
@@ -142,8 +148,12 @@ class GrpcTransport:
 
     def _note_state(self, state: Any) -> None:
         if self._is_connected and state is not self._connected:
-            self._losses += 1
+            self._count_loss()
         self._is_connected = state is self._connected
+
+    def _count_loss(self) -> None:
+        with self._counting:
+            self._losses += 1
 
     def _method(self, name: str, response: str, *, serialise: Any = None) -> Any:
         return self._channel.unary_unary(
@@ -157,9 +167,12 @@ class GrpcTransport:
     ) -> Future[T]:
         """Call, and give the answer or the translated error to a standard future."""
         future: Future[T] = Future()
-        metadata = tuple(self._access.headers_now().items())
         try:
+            metadata = tuple(self._access.headers_now(self._subject_of(model)).items())
             call = method.future(request, timeout=timeout_s, metadata=metadata)
+        except ClientError as error:
+            future.set_exception(error)
+            return future
         except ValueError as error:  # "Cannot invoke RPC on closed channel!"
             future.set_exception(self._error(model, "CANCELLED", str(error), error))
             return future
@@ -170,7 +183,10 @@ class GrpcTransport:
             try:
                 answer = answer_from(call.result())
             except self._rpc_error as error:
-                future.set_exception(self._error(model, call.code().name, call.details() or "", error))
+                translated = self._error(model, call.code().name, call.details() or "", error)
+                if isinstance(translated, ConnectionLost):
+                    self._count_loss()  # the channel's state may be told later
+                future.set_exception(translated)
             except Exception as error:  # a future that is never set would hang its caller
                 future.set_exception(error)
             else:
@@ -184,11 +200,14 @@ class GrpcTransport:
         call.add_done_callback(finish)
         return future
 
+    def _subject_of(self, model: str) -> str:
+        return f"{self._url} {model}".rstrip()
+
     def _error(self, model: str, status: str, details: str, cause: Exception) -> ClientError:
         error = error_from_status(
             status,
             details,
-            subject=f"{self._url} {model}".rstrip(),
+            subject=self._subject_of(model),
             is_encrypted=self._url.is_encrypted,
         )
         error.__cause__ = cause

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
+    ConnectionLost,
     DeadlineExceeded,
     ForeignServer,
     InvalidUrl,
@@ -55,6 +56,12 @@ REDIRECT = Meaning(ForeignServer, "the server itself", "Give the final URL.")
 TOO_LARGE = Meaning(BadRequest, "a smaller request", "Send smaller batches, or raise the server's limit.")
 NO_WAY = Meaning(
     Unreachable, "a proxy that reaches the server", "See whether the server behind the proxy runs."
+)
+# Proxies say 502 also where the server died with the request, which may have been computed.
+LOST_BEHIND = Meaning(
+    ConnectionLost,
+    "a proxy that reaches the server",
+    "See whether the server behind the proxy runs, and ask again.",
 )
 NO_PROXY = Meaning(
     Unreachable,
@@ -108,7 +115,7 @@ MEANING_OF_STATUS: dict[int, Meaning] = {
     HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS: FOREIGN,
     HTTPStatus.INTERNAL_SERVER_ERROR: FAILED,
     HTTPStatus.NOT_IMPLEMENTED: FOREIGN,
-    HTTPStatus.BAD_GATEWAY: NO_WAY,
+    HTTPStatus.BAD_GATEWAY: LOST_BEHIND,
     HTTPStatus.SERVICE_UNAVAILABLE: NO_WAY,
     HTTPStatus.GATEWAY_TIMEOUT: LATE,
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: FOREIGN,
@@ -177,7 +184,9 @@ def error_from_answer(answer: Answer, *, subject: str) -> ClientError:
     """Translate an answer that is not what was asked for, by Triton's own words where it has some."""
     status, words = answer.status, tritons_words(answer.body)
     if words is not None:
-        meaning = meaning_of_words(words) or _OF_TRITONS_STATUS.get(status) or _meaning_of_status(status)
+        meaning = (
+            meaning_of_words(words, status) or _OF_TRITONS_STATUS.get(status) or _meaning_of_status(status)
+        )
         if words.lower().rstrip(".") in _WRONG_PATH:
             meaning = FOREIGN
         return meaning.error(subject, _cut(words, _LONGEST_WORDS))
@@ -196,7 +205,9 @@ def error_from_exception(error: Exception, *, subject: str, timeout_s: float) ->
     kind, tls = type(error).__name__, _tls_words(error, connecting=connecting)
     if kind == "ClientHttpProxyError":  # to the request for a tunnel
         status = getattr(error, "status", 0)
-        meaning, got = _meaning_of_status(status), f"HTTP {status} {_phrase(status)} from the proxy"
+        meaning = _meaning_of_status(status)
+        meaning = NO_WAY if meaning is LOST_BEHIND else meaning  # no tunnel: nothing was sent to the server
+        got = f"HTTP {status} {_phrase(status)} from the proxy"
     elif tls is not None and meaning is not NO_PROXY:
         meaning, got = _meaning_of_tls(tls, connecting=connecting), tls
     elif meaning is FOREIGN:

@@ -5,7 +5,9 @@ Triton says UNAVAILABLE (503 in HTTP) for very different things, and what may be
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from alexnet_model.errors import (
     BadRequest,
@@ -59,27 +61,43 @@ NOT_ENCRYPTED = Meaning(
     Untrusted, "a server that speaks TLS", "Check the port, or write the URL without the s."
 )
 
-# By a part of the server's text, in lower case; the first match counts.
-MEANING_OF_WORDS: tuple[tuple[str, Meaning], ...] = (
-    ("exceeds maximum queue size", FULL),
+# The statuses that a sentence comes with, gRPC's names and HTTP's codes: the same words beside another one
+# are somebody else's, a backend's say.
+Statuses: TypeAlias = frozenset[str | int]
+_UNAVAILABLE: Statuses = frozenset({"UNAVAILABLE", 503})
+_UNAVAILABLE_MODEL = _UNAVAILABLE | {400}  # over HTTP where its configuration is asked for
+_NOT_FOUND: Statuses = frozenset({"NOT_FOUND", 404, 400})
+
+# By a part of the server's text, a pattern in lower case; the first match counts.
+MEANING_OF_WORDS: tuple[tuple[str, Statuses, Meaning], ...] = (
+    ("exceeds maximum queue size", _UNAVAILABLE, FULL),
     (
         "request timeout expired",
+        _UNAVAILABLE,
         Meaning(DeadlineExceeded, "a turn before the queue's own timeout", "Send fewer requests at a time."),
     ),
-    ("is restricted, expecting header", REFUSED),
-    ("unable to open shared memory region", REFUSED),
-    ("server is stopping", STOPPING),
-    ("server is exiting", STOPPING),
-    ("server is not ready", STOPPING),
-    ("has no available versions", NOT_LOADED),
-    ("is not at ready state", NOT_LOADED),
-    ("unknown model", NO_MODEL),
-    ("is not available", NO_MODEL),  # of statistics
-    ("not ready", NOT_LOADED),
+    ("is restricted, expecting header", frozenset({"UNAVAILABLE", 403}), REFUSED),
+    ("unable to open shared memory region", frozenset({"INTERNAL", 500}), REFUSED),
+    ("unable to find (system )?shared memory region", _NOT_FOUND, REFUSED),
+    ("server is (stopping|exiting)", _UNAVAILABLE, STOPPING),
+    ("server (is )?not ready", _UNAVAILABLE, STOPPING),
+    ("has no available versions", _UNAVAILABLE_MODEL, NOT_LOADED),
+    ("is not at ready state", _UNAVAILABLE_MODEL, NOT_LOADED),
+    ("unknown model", _NOT_FOUND | _UNAVAILABLE, NO_MODEL),
+    # Of statistics.
+    ("requested model '.*' is not available", _NOT_FOUND | {"INVALID_ARGUMENT"}, NO_MODEL),
+    ("not ready", _UNAVAILABLE, NOT_LOADED),
 )
 
 
-def meaning_of_words(text: str) -> Meaning | None:
-    """The meaning of what Triton says, where it is one of the known sentences."""
+def meaning_of_words(text: str, status: str | int) -> Meaning | None:
+    """The meaning of what Triton says with a status, where it is one of the known sentences."""
     lower = text.lower()
-    return next((meaning for part, meaning in MEANING_OF_WORDS if part in lower), None)
+    return next(
+        (
+            meaning
+            for part, statuses, meaning in MEANING_OF_WORDS
+            if status in statuses and re.search(part, lower)
+        ),
+        None,
+    )
