@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -72,40 +74,49 @@ def classify_command(
     Example: alexnet classify pictures/ --recursive --precision int8 --output answers.jsonl
     """
     from alexnet_clients.results import LineFormat, ResultFile
-    from alexnet_clients.sources import name_of_source, sources_from_words
+    from alexnet_clients.sources import sources_from_words
 
     from .classified import print_prediction
-    from .screen import Rate, note
+    from .screen import Rate, harmless, note, out
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", got="both", expected="one of them")
     if resume and output is None:
         raise UsageError("--resume", got="no output to go on with", expected="--output FILE too")
     served = model_from_options(model, precision)
-    lines = LineFormat("csv" if as_csv else "json", top)
+    given_up = threading.Event()
     find = partial(
-        sources_from_words, pictures, recursive=recursive, stdin=sys.stdin.buffer, timeout_s=timeout_s
+        sources_from_words,
+        pictures,
+        recursive=recursive,
+        stdin=getattr(sys.stdin, "buffer", None),  # there is no stdin where it was closed
+        timeout_s=timeout_s,
+        given_up=given_up,
     )
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
-        client.model(served)
-        done: set[str] = set()
-        show: Callable[[Prediction], None]
-        if output is not None:
-            file = opened.enter_context(ResultFile(output, lines, served, resume))
-            done, show = file.done, file.write
-            if done:
-                note(f"{output} holds {len(done)} answers; going on.")
+        opened.callback(given_up.set)  # before the client waits for what it prepares
+        lines = LineFormat("csv" if as_csv else "json", min(top, client.model(served).classes))
+        done: Counter[str] = Counter()
+        failed = 0
+        show: Callable[[Prediction], object]
+        file = ResultFile(output, lines, served, resume) if output is not None else None
+        if file is not None:
+            done, failed, show = file.done, file.failed, file.write
         elif as_json or as_csv:
-            typer.echo(lines.header, nl=False)
             show = lambda prediction: typer.echo(lines.line(prediction, served), nl=False)  # noqa: E731
         else:
             show = print_prediction
-        total = sum(name_of_source(source) not in done for source in find())
-        rate = opened.enter_context(Rate("classifying", total))
-        wanted = (_loaded(source) for source in find() if name_of_source(source) not in done)
-        failed = 0
+        total = sum(1 for _ in _not_done(find(), done))
+        if file is not None:
+            opened.enter_context(file)  # not before the pictures were found
+            if done:
+                note(harmless(f"{output} holds {done.total()} answers; going on."))
+        elif as_json or as_csv:
+            typer.echo(lines.header, nl=False)
+        rate = opened.enter_context(Rate("classifying", total, hidden=file is None and out.is_terminal))
+        wanted = (_loaded(source) for source in _not_done(find(), done))
         for prediction in client.classify_each(wanted, model=served, top=top, in_flight=concurrency):
             if isinstance(prediction.error, Unreachable):
                 raise prediction.error  # no other picture would fare better
@@ -114,6 +125,19 @@ def classify_command(
             rate.advance()
     if failed:
         raise typer.Exit(1)
+
+
+def _not_done(sources: Iterable[Source], done: Counter[str]) -> Iterator[Source]:
+    """A picture that was named twice is done when it was answered twice."""
+    from alexnet_clients.sources import name_of_source
+
+    left = done.copy()
+    for source in sources:
+        name = name_of_source(source)
+        if left[name]:
+            left[name] -= 1
+        else:
+            yield source
 
 
 def _loaded(source: Source) -> Source:

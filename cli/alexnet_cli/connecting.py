@@ -12,6 +12,7 @@ from alexnet_model.errors import UsageError
 
 if TYPE_CHECKING:
     from alexnet_clients import Client
+    from alexnet_clients.access import Access
 
 UrlOption = Annotated[
     str, typer.Option(help="Where the server listens: grpc://, grpcs://, http:// or https://.")
@@ -28,9 +29,7 @@ CertOption = Annotated[
 KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of its key.")]
 HeaderOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--header", help="'Name: value' for every request; may be repeated.", metavar="HEADER"
-    ),
+    typer.Option("--header", help="'Name: value' for every request; may be repeated.", metavar="HEADER"),
 ]
 DEFAULT_URL = "grpc://127.0.0.1:8001"
 
@@ -53,12 +52,23 @@ class Connection:
             UsageError: the options do not fit together.
             InvalidUrl: the URL does not parse.
         """
-        from alexnet_clients import Client, ClientTls
+        from alexnet_clients import Client
+
+        access = self.access()
+        return Client(self.url, timeout_s=self.timeout_s, tls=access.tls, headers=access.headers)
+
+    def access(self) -> Access:
+        """How this client presents itself.
+
+        Raises:
+            UsageError: the options do not fit together.
+        """
+        from alexnet_clients import ClientTls
+        from alexnet_clients.access import Access
 
         given = self.ca or self.cert or self.key
         tls = ClientTls(ca=self.ca, certificate=self.cert, key=self.key) if given else None
-        headers = headers_from_lines(self.headers or [])
-        return Client(self.url, timeout_s=self.timeout_s, tls=tls, headers=headers)
+        return Access(tls=tls, headers=headers_from_lines(self.headers or []))
 
 
 def headers_from_lines(lines: list[str]) -> dict[str, str]:

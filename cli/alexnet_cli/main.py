@@ -17,7 +17,7 @@ import typer
 
 from alexnet_model.errors import AlexnetError
 
-from . import classify, demo, doctor, export, lint, serve, train, ui
+from . import bench, classify, compare, demo, doctor, export, lint, serve, train, ui
 
 INTERRUPTED = 130  # as shells say it of SIGINT
 
@@ -37,6 +37,8 @@ app.command("classify")(classify.classify_command)
 app.command("ui")(ui.ui_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("demo")(demo.demo_command)
+app.add_typer(bench.app)
+app.command("compare")(compare.compare_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,7 +97,9 @@ def _line_of(error: Exception) -> str:
 
 def _failed(line: str, code: int) -> int:
     try:
-        typer.echo(line, err=True)
+        from .screen import harmless
+
+        typer.echo("\n".join(map(harmless, line.splitlines())), err=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code

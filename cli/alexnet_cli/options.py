@@ -39,14 +39,19 @@ def model_from_options(model: str | None, precision: str | None) -> str:
     """The model that is asked, by its name or by its precision; the default where neither is given.
 
     Raises:
-        UsageError: both are given, or the precision is none.
+        UsageError: both are given, the model has no name, or the precision is none.
     """
     from alexnet_clients import DEFAULT_MODEL
 
+    if precision is None and model is None:
+        return DEFAULT_MODEL
     if precision is None:
-        return model or DEFAULT_MODEL
+        if not model:
+            raise UsageError("--model", got="no name", expected=f"one such as {DEFAULT_MODEL}")
+        return model
     if model is not None:
         raise UsageError("--model and --precision", got="both", expected="one of them")
-    if precision not in PRECISIONS:
+    word = precision.strip().lower()
+    if word not in PRECISIONS:
         raise UsageError("--precision", got=repr(precision), expected=" or ".join(PRECISIONS))
-    return f"alexnet_{precision}"
+    return f"alexnet_{word}"

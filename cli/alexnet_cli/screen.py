@@ -18,8 +18,8 @@ from rich.progress import (
 
 from alexnet_model.progress import Progress as Reports
 
-out = Console(soft_wrap=False, highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(soft_wrap=False, highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
@@ -30,6 +30,16 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A line to the person at the terminal, on standard error."""
     err.print(text, markup=False, soft_wrap=True)
+
+
+def harmless(text: str) -> str:
+    """For what others have named: nothing in it moves the cursor, colours the screen or cannot be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1]  # as Python writes it
+        for letter in text
+    )
 
 
 class Bars:
@@ -70,12 +80,13 @@ class Bars:
 class Rate:
     """How many of how many, and how many a second, on standard error.
 
-    Not where the results themselves scroll by on a terminal, nor for what is done at once.
+    Not where the results themselves scroll by on a terminal (`hidden`), nor for what is done at once.
     """
 
     _AT_ONCE_S = 1.0
 
-    def __init__(self, stage: str, total: int) -> None:
+    def __init__(self, stage: str, total: int, *, hidden: bool) -> None:
+        self._hidden = hidden
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -83,6 +94,7 @@ class Rate:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=err,
+            redirect_stdout=False,  # results go where they were sent
         )
         self._task = self._bars.add_task(stage, total=total, rate="")
         self._started_s = time.monotonic()
@@ -93,7 +105,7 @@ class Rate:
         """One more."""
         self._done += 1
         seconds = time.monotonic() - self._started_s
-        if not self._is_shown and seconds > self._AT_ONCE_S:
+        if not self._hidden and not self._is_shown and seconds > self._AT_ONCE_S:
             self._is_shown = True
             self._bars.start()
         if self._is_shown:

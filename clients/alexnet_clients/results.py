@@ -1,7 +1,8 @@
 """Predictions as lines: one JSON object, or one row of CSV, a picture; and a file of them to go on with.
 
 A line is written by one system call, so that a file holds whole lines whenever it is looked at. Should a
-machine have died in the middle of one, going on cuts it off.
+machine have died in the middle of one, going on cuts it off. A picture's name need not be UTF-8: JSON holds
+such a byte as an escape, CSV as it is.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import csv
 import io
 import json
 import os
+import stat
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from alexnet_model.errors import PictureError, UsageError
-from alexnet_model.files import write_text_atomically
 
 from .predictions import Prediction
 
 Format = Literal["json", "csv"]
 _COLUMNS = ("picture", "model", "latency_ms", "request_bytes", "error_type", "error")
 _OF_A_CLASS = ("label", "index", "probability")
-# An error that the picture would have again; any other was the server's or the network's.
+# An error that the picture would have again; any other was the server's, the network's or the disk's.
 _FINAL_ERRORS = ("", PictureError.__name__)
 
 
@@ -35,18 +38,19 @@ class LineFormat:
     top: int
 
     @property
-    def header(self) -> str:
+    def header(self) -> bytes:
         """The first line of a file, if it has one."""
         if self.kind == "json":
-            return ""
+            return b""
         of_classes = (f"{name}_{rank}" for rank in range(1, self.top + 1) for name in _OF_A_CLASS)
         return _csv_line([*_COLUMNS, *of_classes])
 
-    def line(self, prediction: Prediction, model: str) -> str:
-        """One line with its end."""
+    def line(self, prediction: Prediction, model: str) -> bytes:
+        """One line with its end, in UTF-8."""
         row = row_from_prediction(prediction, model)
         if self.kind == "json":
-            return json.dumps(row, ensure_ascii=False) + "\n"
+            # What this replaces is JSON's own escape of the same.
+            return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         of_classes = [found[name] for found in row["classes"] for name in _OF_A_CLASS]
         of_classes += [""] * (self.top * len(_OF_A_CLASS) - len(of_classes))
         return _csv_line([*("" if row[name] is None else row[name] for name in _COLUMNS), *of_classes])
@@ -68,37 +72,72 @@ def row_from_prediction(prediction: Prediction, model: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Row:
+    picture: str
+    model: str
+    error_type: str
+    line: bytes
+
+
 @dataclass
 class ResultFile:
-    """A file of predictions, one line each, in a `with`.
+    """A file of predictions, one line each. It is read at once, and written to in a `with` only.
+
+    A symbolic link is written through. A name may be there several times: `done` counts.
 
     Raises, on construction:
-        UsageError: the file is there and `resume` was not asked for, or it was written otherwise.
-        OSError: it cannot be read or written.
+        UsageError: the file is there and `resume` was not asked for, it was written otherwise, or it is a
+            folder or a device.
+        OSError: it cannot be read.
     """
 
     path: Path
     lines: LineFormat
     model: str
     resume: bool = False
-    done: set[str] = field(default_factory=set, init=False)  # names of pictures that it holds an answer for
+    done: Counter[str] = field(default_factory=Counter, init=False)  # pictures that need not be asked again
+    failed: int = field(default=0, init=False)  # those of them that have an error
 
     def __post_init__(self) -> None:
-        if self.path.exists() and not self.resume:
+        self._mode: int | None = None
+        self._is_as_kept = False
+        if not self.path.exists():
+            return
+        status = self.path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            got = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+            raise UsageError(str(self.path), got=got, expected="a file")
+        if not self.resume:
             raise UsageError(
                 str(self.path),
                 got="a file that is there already",
                 expected="a new one",
                 next_step="Go on with it: --resume. Or name another.",
             )
-        kept = self._kept_lines() if self.path.exists() else ""
-        if not kept:
-            write_text_atomically(self.path, self.lines.header)
-        elif kept.encode() != self.path.read_bytes():
-            write_text_atomically(self.path, kept)
+        self._mode = stat.S_IMODE(status.st_mode)
+        kept_bytes = len(self.lines.header)
+        for row in self._kept_rows():
+            self.done[row.picture] += 1
+            self.failed += bool(row.error_type)
+            kept_bytes += len(row.line)
+        self._is_as_kept = kept_bytes == status.st_size
 
     def __enter__(self) -> Self:
-        self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        """Make or tidy the file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        target = self.path.resolve()
+        if self._mode is None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
+            self._append(self.lines.header)
+            return self
+        if not self._is_as_kept:
+            self._tidy(target, self._mode)
+        self._handle = os.open(target, os.O_WRONLY | os.O_APPEND)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,40 +149,58 @@ class ResultFile:
         Raises:
             OSError: the disk is full.
         """
-        line = self.lines.line(prediction, self.model).encode()
+        self._append(self.lines.line(prediction, self.model))
+
+    def _append(self, line: bytes) -> None:
         while line:
             line = line[os.write(self._handle, line) :]
 
-    def _kept_lines(self) -> str:
-        """What stays of the file: whole lines, of pictures that need not be asked again."""
-        text = self.path.read_bytes().decode("utf-8", "replace")
-        whole = text[: text.rfind("\n") + 1]
-        if not whole:
-            return ""
-        if not whole.startswith(self.lines.header):
-            raise self._otherwise(f"the columns {whole.splitlines()[0][:60]!r}")
-        kept = [self.lines.header]
-        for picture, model, error_type, line in self._rows(whole.removeprefix(self.lines.header)):
-            if model != self.model:
-                raise self._otherwise(f"answers of {model}")
-            if error_type in _FINAL_ERRORS:
-                self.done.add(picture)
-                kept.append(line)
-        return "".join(kept)
-
-    def _rows(self, text: str) -> Iterator[tuple[str, str, str, str]]:
-        """Picture, model, kind of error, and the line itself."""
+    def _tidy(self, target: Path, mode: int) -> None:
+        """Leave out what is torn or asked again; the old file stays whole until the new one is."""
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        part = Path(name)
         try:
-            if self.lines.kind == "json":
-                for line in text.splitlines(keepends=True):
-                    row = json.loads(line)
-                    yield row["picture"], row["model"], row["error_type"] or "", line
-                return
-            for values in csv.reader(io.StringIO(text), strict=True):
-                row = dict(zip(_COLUMNS, values, strict=False))
-                yield row["picture"], row["model"], row["error_type"], _csv_line(values)
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.lines.header)
+                file.writelines(row.line for row in self._kept_rows())
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _kept_rows(self) -> Iterator[_Row]:
+        """Whole lines, of pictures that need not be asked again; one in memory at a time."""
+        with self.path.open("rb") as file:
+            lines = _csv_records(file) if self.lines.kind == "csv" else _whole_lines(file)
+            if self.lines.header and (header := next(lines, None)) not in (None, self.lines.header):
+                raise self._otherwise(f"the columns {header.decode('utf-8', 'replace').rstrip()[:60]!r}")
+            for line in lines:
+                row = self._row(line)
+                if row.model != self.model:
+                    raise self._otherwise(f"answers of {row.model}")
+                if row.error_type in _FINAL_ERRORS:
+                    yield row
+
+    def _row(self, line: bytes) -> _Row:
+        try:
+            if self.lines.kind == "csv":
+                (values,) = csv.reader([line.decode("utf-8", "surrogateescape")], strict=True)
+                if len(values) != len(_COLUMNS) + self.lines.top * len(_OF_A_CLASS):
+                    raise ValueError("another number of columns")
+                row: dict[str, Any] = dict(zip(_COLUMNS, values, strict=False))
+            else:
+                row = json.loads(line)
+            found = _Row(row["picture"], row["model"], row["error_type"] or "", line)
+            if not all(isinstance(word, str) for word in (found.picture, found.model, found.error_type)):
+                raise TypeError("a name that is no word")
+            classes = None if self.lines.kind == "csv" or found.error_type else len(row["classes"])
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise self._otherwise(f"lines that are no {self.lines.kind.upper()} of predictions") from error
+        if classes not in (None, self.lines.top):
+            raise self._otherwise(f"{classes} classes a picture")
+        return found
 
     def _otherwise(self, got: str) -> UsageError:
         return UsageError(
@@ -154,7 +211,22 @@ class ResultFile:
         )
 
 
-def _csv_line(values: list[Any]) -> str:
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Only a line feed ends one: text knows other ends of lines, which a picture's name may hold."""
+    return (line for line in file if line.endswith(b"\n"))
+
+
+def _csv_records(file: BinaryIO) -> Iterator[bytes]:
+    """Lines, joined where one ends inside quotes; a last one that is not whole is left out."""
+    record = b""
+    for line in _whole_lines(file):
+        record += line
+        if record.count(b'"') % 2 == 0:
+            yield record
+            record = b""
+
+
+def _csv_line(values: list[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # what is in the terminator is quoted in values
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")

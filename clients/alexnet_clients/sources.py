@@ -5,10 +5,14 @@ from __future__ import annotations
 import glob
 import io
 import itertools
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -20,21 +24,48 @@ from .folders import pictures_in_folder
 STDIN = "-"
 _WEB = ("http://", "https://")
 _CHUNK_BYTES = 1 << 16
+_LOOK_UP_S = 0.05
 
 
 class WebPicture:
     """A picture on the web: a file that is fetched when it is read, so in the threads that prepare pictures.
 
-    `read` raises OSError, as files do: no such host, an error's status, or more than `timeout_s` in all.
+    `read` raises OSError, as files do: no such host, an error's status, or more than `timeout_s` in all. Once
+    `given_up` is set nobody waits any more.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    read_later = True  # not when it is taken from the iterator, but in the thread that prepares it
+
+    def __init__(self, url: str, *, timeout_s: float, given_up: threading.Event | None = None) -> None:
         self.name = url
         self._timeout_s = timeout_s
+        self._given_up = given_up or threading.Event()
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes of it."""
+        # A socket's timeout is of each piece that arrives, and nothing interrupts it: what counts is here.
         deadline = time.monotonic() + self._timeout_s
+        fetched: Future[bytes] = Future()
+        threading.Thread(target=self._fetch, args=(size, deadline, fetched), daemon=True).start()
+        while not fetched.done():
+            left_s = deadline - time.monotonic()
+            if self._given_up.is_set():
+                raise InterruptedError("given up")
+            if left_s <= 0:
+                raise self._too_slow()
+            wait([fetched], timeout=min(left_s, _LOOK_UP_S))
+        try:
+            return fetched.result()
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._in_words(error) from error
+
+    def _fetch(self, size: int, deadline: float, fetched: Future[bytes]) -> None:
+        try:
+            fetched.set_result(self._content(size, deadline))
+        except Exception as error:
+            fetched.set_exception(error)
+
+    def _content(self, size: int, deadline: float) -> bytes:
         request = urllib.request.Request(self.name, headers={"User-Agent": "alexnet-serving"})  # noqa: S310
         chunks: list[bytes] = []
         try:
@@ -47,8 +78,32 @@ class WebPicture:
                 chunks.append(chunk)
                 size -= len(chunk)
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"no whole picture in {self._timeout_s:g} s")
+                    raise self._too_slow()
+            missing = getattr(answer, "length", None)  # http.client only counts them
+            if size > 0 and missing:
+                raise OSError(f"{missing:,} bytes less than was said")
         return b"".join(chunks)
+
+    def _too_slow(self) -> TimeoutError:
+        return TimeoutError(f"no whole picture in {self._timeout_s:g} s")
+
+    def _in_words(self, error: Exception) -> OSError:
+        """The reason on one line."""
+        if isinstance(error, urllib.error.HTTPError):
+            redirects = "a redirect that leads nowhere, " if 300 <= error.code < 400 else ""
+            return OSError(f"{redirects}HTTP status {error.code}")
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, TimeoutError):
+            return self._too_slow()
+        if isinstance(reason, socket.gaierror):
+            return OSError("no such host")
+        if isinstance(reason, OSError):  # first: some are of the other kinds too
+            return OSError(" ".join((reason.strerror or str(reason)).split()))
+        if isinstance(reason, InvalidURL | ValueError):
+            return OSError("no web address that can be asked for")
+        if isinstance(reason, HTTPException):
+            return OSError("an answer that is broken, or no HTTP")
+        return OSError(str(reason))
 
 
 class StdinPicture:
@@ -81,26 +136,33 @@ def name_of_source(source: Source) -> str:
 
 
 def sources_from_words(
-    words: Iterable[str], *, recursive: bool, stdin: BinaryIO, timeout_s: float
+    words: Iterable[str],
+    *,
+    recursive: bool,
+    stdin: BinaryIO | None,
+    timeout_s: float,
+    given_up: threading.Event | None = None,
 ) -> Iterator[Source]:
     """Every picture that is meant, in order, found as it is wanted.
 
     A folder means the pictures in it, a pattern what it matches (`**` goes deeper). A file that is not there
-    is given all the same: it gets its error in its place.
+    is given all the same: it gets its error in its place. `given_up` ends what is being fetched.
 
     Raises:
         PictureSetError: a folder without a picture, or a pattern that matches nothing.
-        UsageError: `-` twice.
+        UsageError: `-` twice, or where standard input is closed.
     """
     stdin_is_read = False
     for word in words:
         if word == STDIN:
             if stdin_is_read:
                 raise UsageError("pictures", got="'-' twice", expected="one picture on standard input")
+            if stdin is None:
+                raise UsageError("standard input", got="a closed one", expected="one picture on it")
             stdin_is_read = True
             yield StdinPicture(stdin)
         elif word.lower().startswith(_WEB):
-            yield WebPicture(word, timeout_s=timeout_s)
+            yield WebPicture(word, timeout_s=timeout_s, given_up=given_up)
         else:
             yield from _from_disk(word, recursive=recursive)
 

@@ -14,6 +14,7 @@ from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
 from alexnet_model.manifest import Runtime
 
+from .engines.cuda import CudaDevice
 from .runners import Outputs
 
 with needs("export"):
@@ -25,54 +26,109 @@ HEAVY_OPERATORS = frozenset(
     | {"QLinearConv", "QLinearMatMul", "DynamicQuantizeMatMul"}
 )
 SHORT_NAMES = {"float": "f32", "float16": "f16", "uint8": "i8", "int8": "i8"}
+CUDA = "CUDAExecutionProvider"
+OUTPUTS = ["probabilities", "logits"]
 
 
 class OnnxRunner:
-    """An ONNX file on ONNX Runtime's CPU provider.
+    """An ONNX file on ONNX Runtime's CPU provider, or on its CUDA provider where a GPU is given.
 
     Raises (on entering):
-        ExportError: the file cannot be loaded.
+        ExportError: the file cannot be loaded, or the GPU cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: CudaDevice | None = None) -> None:
         self._path = path
+        self._device = device
         self._session: Any = None
         self._computes_in = ""
 
     def __enter__(self) -> Self:
-        with tempfile.TemporaryDirectory() as folder:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            # A profile of the first run tells in which types the layers really ran.
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            try:
-                self._session = onnxruntime.InferenceSession(
-                    str(self._path), options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:  # ONNX Runtime's errors share no base but Exception
-                raise ExportError(
-                    str(self._path),
-                    got=str(error).strip().splitlines()[-1],
-                    expected="a file ONNX Runtime can load",
-                ) from error
-            shape = self._session.get_inputs()[0].shape[1:]
-            self.infer(np.zeros((1, *shape), np.uint8))
-            self._computes_in = _computes_in(Path(self._session.end_profiling()))
+        self._session = self._loaded(_options())
+        if self._device is not None:
+            self._binding = self._session.io_binding()
+            for name in OUTPUTS:
+                self._binding.bind_output(name, "cuda", self._device.index)
+            self._run_options = onnxruntime.RunOptions()
+            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session = None
+        self._session = self._binding = None
 
     @property
     def runtime(self) -> Runtime:
-        return Runtime(name="onnxruntime", device="CPU", computes_in=self._computes_in)
+        """Asked for the first time, this loads the file once more, to look at its layers at work."""
+        self._computes_in = self._computes_in or self._types_of_layers()
+        name = "CPU" if self._device is None else self._device.name
+        return Runtime(name="onnxruntime", device=name, computes_in=self._computes_in)
 
     def infer(self, images: Uint8Array) -> Outputs:
-        return Outputs(*self._session.run(["probabilities", "logits"], {"image": images}))
+        return Outputs(*self._session.run(OUTPUTS, {"image": images}))
+
+    def place(self, images: Uint8Array) -> Any:
+        assert self._device is not None
+        return onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", self._device.index)
+
+    def take(self, placed: Any) -> None:
+        self._binding.bind_ortvalue_input("image", placed)
+
+    def launch(self) -> None:
+        self._session.run_with_iobinding(self._binding, self._run_options)
+
+    def _loaded(self, options: Any) -> Any:
+        try:
+            session = onnxruntime.InferenceSession(str(self._path), options, providers=self._providers())
+        except Exception as error:  # ONNX Runtime's errors share no base but Exception
+            raise ExportError(
+                str(self._path),
+                got=str(error).strip().splitlines()[-1],
+                expected="a file ONNX Runtime can load",
+            ) from error
+        # Where CUDA or cuDNN does not load, ONNX Runtime says so in its log and takes the CPU.
+        if self._device is not None and CUDA not in session.get_providers():
+            raise ExportError(
+                str(self._path),
+                got=f"ONNX Runtime {onnxruntime.__version__} without CUDA",
+                expected=f"it to use {self._device.name}",
+                next_step="Install onnxruntime-gpu for this machine's CUDA in its place.",
+            )
+        return session
+
+    def _providers(self) -> list[Any]:
+        if self._device is None:
+            return ["CPUExecutionProvider"]
+        options = {
+            "device_id": str(self._device.index),
+            "user_compute_stream": str(self._device.stream),
+            "use_tf32": "0",  # on by default, and not FP32
+        }
+        return [(CUDA, options), "CPUExecutionProvider"]
+
+    def _types_of_layers(self) -> str:
+        """In which types the layers really run, from the profile of a run."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._loaded(options)
+            shape = session.get_inputs()[0].shape[1:]
+            session.run(OUTPUTS, {"image": np.zeros((1, *shape), np.uint8)})
+            return _types_from_profile(Path(session.end_profiling()))
 
 
-def _computes_in(profile: Path) -> str:
+def has_cuda() -> bool:
+    """Whether this ONNX Runtime was built for CUDA; whether it loads is known when a session has."""
+    return CUDA in onnxruntime.get_available_providers()
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def _types_from_profile(profile: Path) -> str:
     types = set()
     for event in json.loads(profile.read_text(encoding="utf-8")):
         arguments = event.get("args", {})

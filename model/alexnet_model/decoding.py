@@ -9,6 +9,7 @@ EXIF-rotated, progressive); every broken or hostile one is one `PictureError`.
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -16,7 +17,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import PictureError
+from .errors import PictureError, UnreadablePicture
 
 
 class BinaryFile(Protocol):
@@ -123,7 +124,8 @@ def encoded_bytes(source: EncodedPicture) -> bytes:
     """A picture's file as it is: at least one byte, and at most `MAX_ENCODED_BYTES`.
 
     Raises:
-        PictureError: it cannot be read, is empty or too large, or is nothing that could be a file.
+        UnreadablePicture: it cannot be read.
+        PictureError: it is empty or too large, or is nothing that could be a file.
     """
     name = name_of(source)
     encoded: object
@@ -132,15 +134,14 @@ def encoded_bytes(source: EncodedPicture) -> bytes:
     else:
         try:
             if isinstance(source, str | Path):
-                with Path(source).open("rb") as file:
-                    encoded = file.read(MAX_ENCODED_BYTES + 1)
+                encoded = _content_of_file(Path(source))
             else:
                 encoded = source.read(MAX_ENCODED_BYTES + 1)
         except AttributeError:
             encoded = source  # refused below
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise PictureError(
+            raise UnreadablePicture(
                 name, got=reason.lower(), expected="a readable file", next_step="Check the path."
             ) from error
     if not isinstance(encoded, bytes):
@@ -159,6 +160,14 @@ def encoded_bytes(source: EncodedPicture) -> bytes:
     if not encoded:
         raise PictureError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
     return encoded
+
+
+def _content_of_file(path: Path) -> bytes:
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError("a pipe or device")  # which could keep its reader for ever
+    with path.open("rb") as file:
+        return file.read(MAX_ENCODED_BYTES + 1)
 
 
 def _broken(name: str, error: Exception) -> PictureError:

@@ -3,7 +3,8 @@
     AlexnetError
     ├── UsageError               an option or argument that cannot be (exit code 2)
     ├── MissingExtra             a heavy dependency that is not installed
-    ├── PictureError             a picture that cannot be read, or an array of the wrong shape or dtype
+    ├── PictureError             bytes that are no picture, or an array of the wrong shape or dtype
+    │   └── UnreadablePicture    a file that cannot be read now: it is missing, or its web server is
     ├── PictureSetError          a folder or named set that cannot be used
     ├── CheckpointError          weights that are missing, broken, foreign or altered
     ├── ManifestError            an export record that is missing, broken or does not match its files
@@ -68,6 +69,10 @@ class MissingExtra(AlexnetError):
 
 
 class PictureError(AlexnetError):
+    pass
+
+
+class UnreadablePicture(PictureError):
     pass
 
 

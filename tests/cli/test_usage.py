@@ -68,6 +68,7 @@ WRONG_USE = [
     (["classify", "x.png", "--resume"], ["--resume", "--output FILE"]),
     (["classify", "x.png", "--precision", "fp8"], ["--precision", "'fp8'", "fp32 or fp16 or int8"]),
     (["classify", "x.png", "--precision", "int8", "--model", "m"], ["--model and --precision"]),
+    (["classify", "x.png", "--model", ""], ["--model", "no name"]),
     (["classify", "x.png", "--header", "Bearer secret"], ["--header", "'Name: value'"]),
     (["classify", "x.png", "--ca", "ca.pem"], ["CA ca.pem", "no such file"]),
     (["classify", "x.png", "--cert", "c.pem"], ["a certificate without its key"]),

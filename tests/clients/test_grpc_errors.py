@@ -72,6 +72,7 @@ TLS_FAILED = (
         ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
         ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", BadRequest),
         ("UNAVAILABLE", "Request for unknown model: 'x' has no available versions", NotReady),
+        ("NOT_FOUND", "Request for unknown model: 'x' has no available versions", NotReady),
         ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", NotReady),
         ("UNAVAILABLE", "Trying to connect an http1.x server", ForeignServer),
         ("INTERNAL", "Failed to process the request(s) for model instance", ClientError),

@@ -3,13 +3,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from alexnet_clients import Classification, Prediction
 from alexnet_clients.results import Format, LineFormat, ResultFile
-from alexnet_model.errors import AlexnetError, DeadlineExceeded, PictureError, UsageError
+from alexnet_model.errors import AlexnetError, DeadlineExceeded, PictureError, UnreadablePicture, UsageError
 
 MODEL = "alexnet_int8"
 
@@ -57,15 +59,17 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, kind: Format) 
 def test_going_on_knows_what_is_done_and_appends(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     with opened(path, kind, resume=True) as file:
-        assert file.done == set()
+        assert not file.done
         file.write(answered("one"))
         file.write(failed("torn", PictureError))
         file.write(failed("late", DeadlineExceeded))
+        file.write(failed("missing", UnreadablePicture))
     with opened(path, kind, resume=True) as file:
-        assert file.done == {"one", "torn"}  # the server's failure is asked again, the picture's not
+        assert set(file.done) == {"one", "torn"}  # the server's failure is asked again, the picture's not
+        assert file.failed == 1
         file.write(answered("late"))
     with opened(path, kind, resume=True) as file:
-        assert file.done == {"one", "torn", "late"}
+        assert set(file.done) == {"one", "torn", "late"}
     assert len(path.read_text().splitlines()) == (3 if kind == "json" else 4)
 
 
@@ -78,7 +82,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, kind: Format, torn_bytes: i
         file.write(answered("two"))
     path.write_bytes(path.read_bytes()[: len(whole) + torn_bytes])
     with opened(path, kind, resume=True) as file:
-        assert file.done == {"one"}
+        assert set(file.done) == {"one"}
     assert path.read_bytes() == whole
 
 
@@ -87,8 +91,8 @@ def test_a_file_that_was_hardly_begun(tmp_path: Path, kind: Format, content: byt
     path = tmp_path / "out"
     path.write_bytes(content)
     with opened(path, kind, resume=True) as file:
-        assert file.done == set()
-    assert path.read_text() == LineFormat(kind, 2).header
+        assert not file.done
+    assert path.read_bytes() == LineFormat(kind, 2).header
 
 
 def test_what_was_begun_otherwise_is_not_gone_on_with(tmp_path: Path, kind: Format) -> None:
@@ -103,18 +107,138 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(tmp_path: Path, kind: Form
     assert path.read_bytes() == before
 
 
-def test_another_number_of_columns_is_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("top", [1, 3])
+def test_another_number_of_classes_is_not_gone_on_with(tmp_path: Path, kind: Format, top: int) -> None:
     path = tmp_path / "out"
-    with opened(path, "csv") as file:
+    with opened(path, kind) as file:
         file.write(answered("one"))
-    with pytest.raises(UsageError, match="3 classes a picture"):
-        opened(path, "csv", resume=True, top=3)
+    with pytest.raises(UsageError, match=f"{top} classes a picture"):
+        opened(path, kind, resume=True, top=top)
 
 
-@pytest.mark.parametrize("content", ["[]\n", "{}\n", "no json\n", '{"picture": 1}\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]\n",
+        "{}\n",
+        "no json\n",
+        '{"picture": 1}\n',
+        '{"picture": ["x"], "model": "alexnet_int8", "error_type": null, "classes": [1, 2]}\n',
+        '{"picture": "x", "model": "alexnet_int8", "error_type": null, "classes": 2}\n',
+    ],
+)
 def test_a_foreign_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "out"
     path.write_text(content)
     with pytest.raises(UsageError, match="no JSON of predictions"):
         opened(path, "json", resume=True)
     assert path.read_text() == content
+
+
+AWKWARD_NAMES = [
+    os.fsdecode(b"caf\xe9.png"),
+    "line\u2028separator\x85.png",
+    "carriage\rreturn.png",
+    "line\nfeed.png",
+    '"quoted", and "more".png',
+    "\x1b[31m.png",
+    " ",
+]
+
+
+def test_any_name_can_be_gone_on_with(tmp_path: Path, kind: Format) -> None:
+    path = tmp_path / "out"
+    with opened(path, kind) as file:
+        for name in AWKWARD_NAMES:
+            file.write(answered(name))
+    before = path.read_bytes()
+    with opened(path, kind, resume=True) as file:
+        assert list(file.done) == AWKWARD_NAMES
+    assert path.read_bytes() == before
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
+        rows = map(json.loads, text) if kind == "json" else csv.DictReader(text, strict=True)
+        assert [row["picture"] for row in rows] == AWKWARD_NAMES
+
+
+def test_json_is_utf_8_whatever_a_name_is(tmp_path: Path) -> None:
+    line = LineFormat("json", 2).line(answered(AWKWARD_NAMES[0]), MODEL)
+    assert json.loads(line.decode())["picture"] == AWKWARD_NAMES[0]
+
+
+def test_csv_that_is_torn_anywhere_can_be_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with opened(path, "csv") as file:
+        file.write(answered("one"))
+        whole = path.read_bytes()
+        file.write(answered('a "b"\n\nc\r\nd'))
+    second = path.read_bytes().removeprefix(whole)
+    for size in range(len(second)):
+        path.write_bytes(whole + second[:size])
+        with opened(path, "csv", resume=True) as file:
+            assert set(file.done) == {"one"}, second[:size]
+        assert path.read_bytes() == whole
+
+
+def test_a_name_counts_as_often_as_it_is_there(tmp_path: Path, kind: Format) -> None:
+    path = tmp_path / "out"
+    with opened(path, kind) as file:
+        file.write(answered("one"))
+        file.write(answered("one"))
+    assert opened(path, kind, resume=True).done == {"one": 2}
+
+
+def test_nothing_is_written_before_it_is_entered(tmp_path: Path, kind: Format) -> None:
+    opened(tmp_path / "new", kind)
+    (tmp_path / "torn").write_bytes(b"pict")
+    opened(tmp_path / "torn", kind, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["torn"]
+    assert (tmp_path / "torn").read_bytes() == b"pict"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: Format, resume: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path, "a folder"),
+        (tmp_path / "pipe", "a pipe or device"),
+        (Path("/dev/full"), "a pipe or device"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            opened(path, kind, resume=resume)
+
+
+def test_a_link_is_written_through_and_modes_are_kept(tmp_path: Path, kind: Format) -> None:
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "target", tmp_path / "link"
+    link.symlink_to(target)
+    before = os.umask(0o027)
+    try:
+        with opened(link, kind) as file:
+            file.write(answered("one"))
+            whole = target.read_bytes()
+            file.write(failed("late", DeadlineExceeded))
+        assert target.stat().st_mode & 0o777 == 0o640
+        target.chmod(0o606)
+        with opened(link, kind, resume=True):
+            pass
+    finally:
+        os.umask(before)
+    assert link.is_symlink()
+    assert target.read_bytes() == whole
+    assert target.stat().st_mode & 0o777 == 0o606
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_long_file_is_read_a_line_at_a_time(tmp_path: Path, kind: Format) -> None:
+    path = tmp_path / "out"
+    with opened(path, kind) as file:
+        for _ in range(3000):
+            file.write(answered("the same"))
+        file.write(failed("late", DeadlineExceeded))
+    tracemalloc.start()
+    try:
+        with opened(path, kind, resume=True) as file:
+            assert file.done.total() == 3000
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size
+    finally:
+        tracemalloc.stop()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from alexnet_clients.sources import (
     sources_from_words,
 )
 from alexnet_model.contract import Contract
-from alexnet_model.errors import PictureError, PictureSetError, UsageError
+from alexnet_model.errors import PictureError, PictureSetError, UnreadablePicture, UsageError
 
 
 def png() -> bytes:
@@ -98,23 +100,48 @@ def test_standard_input_is_one_picture() -> None:
         found("-", "-")
 
 
+def test_standard_input_that_is_closed_matters_only_to_who_reads_it() -> None:
+    def sources(word: str) -> list[Source]:
+        return list(sources_from_words([word], recursive=False, stdin=None, timeout_s=5))
+
+    assert sources("a.png") == [Path("a.png")]
+    with pytest.raises(UsageError, match="standard input: got a closed one"):
+        sources("-")
+
+
 class Web(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/missing.png":
             self.send_error(404)
             return
+        if self.path == "/round.png":
+            self.send_response(302)
+            self.send_header("Location", "/round.png")
+            self.end_headers()
+            return
+        if self.path == "/nonsense.png":
+            self.wfile.write(b"nonsense\r\n\r\n")
+            return
+        if self.path == "/trickle.png":
+            self.trickle(b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 20)
+            return
         self.send_response(200)
+        if self.path == "/torn.png":
+            self.send_header("Content-Length", "1000")
         self.end_headers()
         if self.path == "/slow.png":
-            for _ in range(100):
-                self.wfile.write(b".")
-                self.wfile.flush()
-                time.sleep(0.02)
+            self.trickle(b"." * 100)
         elif self.path == "/endless.png":
             while True:
                 self.wfile.write(b"." * 65536)
         else:
             self.wfile.write(png())
+
+    def trickle(self, content: bytes) -> None:
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(0.02)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -141,17 +168,49 @@ def test_a_picture_on_the_web(web: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "words"),
-    [("missing.png", "404"), ("slow.png", "no whole picture in 0.2 s"), ("endless.png", "more than")],
+    [
+        ("missing.png", "got http status 404,"),
+        ("slow.png", "no whole picture in 0.2 s"),
+        ("trickle.png", "no whole picture in 0.2 s"),
+        ("endless.png", "more than"),
+        ("round.png", "a redirect that leads nowhere, http status 302"),
+        ("nonsense.png", "an answer that is broken, or no http"),
+        ("torn.png", "bytes less than was said"),
+        ("with a space.png", "no web address"),
+        ("naïve.png", "no web address"),
+    ],
 )
 def test_a_picture_on_the_web_that_cannot_be_had(
     web: str, page: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alexnet_model.decoding.MAX_ENCODED_BYTES", 200_000)
+    started_s = time.monotonic()
     with pytest.raises(PictureError, match=words) as caught:
         Contract().prepared(WebPicture(f"{web}/{page}", timeout_s=0.2))
-    assert f"{web}/{page}" in str(caught.value)
+    assert time.monotonic() - started_s < 1.5
+    assert str(caught.value).startswith(f"{web}/{page}: got ")
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, UnreadablePicture) == (page != "endless.png")
+
+
+def test_a_picture_on_the_web_that_is_given_up() -> None:
+    given_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = WebPicture(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=60, given_up=given_up)
+        threading.Timer(0.2, given_up.set).start()
+        started_s = time.monotonic()
+        with pytest.raises(InterruptedError):
+            source.read(1)
+        assert time.monotonic() - started_s < 5
+
+
+def test_a_pipe_or_device_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(UnreadablePicture, match="a pipe or device"):
+            Contract().prepared(path)
 
 
 def test_no_such_host() -> None:
-    with pytest.raises(PictureError, match=r"http://nowhere\.invalid"):
+    with pytest.raises(UnreadablePicture, match=r"http://nowhere\.invalid/a\.png: got no such host,"):
         Contract().prepared(WebPicture("http://nowhere.invalid/a.png", timeout_s=5))

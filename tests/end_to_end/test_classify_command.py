@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from alexnet_cli import screen
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_serving import EmbeddedServer
@@ -65,7 +68,7 @@ def test_a_broken_picture_costs_only_itself(
     torn.write_bytes((folder / "3.jpg").read_bytes()[:500])
     arguments = [folder / "0.jpg", torn, tmp_path / "missing.png", folder / "1.jpg"]
     printed = rows(classify(capsys, server, *arguments, "--json", "--model", model, code=1))
-    assert [row["error_type"] for row in printed] == [None, "PictureError", "PictureError", None]
+    assert [row["error_type"] for row in printed] == [None, "PictureError", "UnreadablePicture", None]
     assert str(printed[1]["error"]).startswith(f"{torn}: got a broken picture")
     assert run(["classify", *map(str, arguments), "--url", server.grpc_url, "--model", model]) == 1
     captured = capsys.readouterr()
@@ -107,6 +110,101 @@ def test_a_picture_on_standard_input(
     (from_file,) = rows(classify(capsys, server, folder / "2.jpg", "--json"))
     assert from_stdin["picture"] == "-"
     assert from_stdin["classes"] == from_file["classes"]
+
+
+def test_a_closed_standard_input_is_not_missed(
+    capsys: pytest.CaptureFixture[str],
+    server: EmbeddedServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    classify(capsys, server, folder / "2.jpg", "--json")
+    assert run(["classify", "-", "--url", server.grpc_url]) == 2
+    assert "standard input: got a closed one" in capsys.readouterr().err
+
+
+def test_any_name_is_written_and_printed_harmlessly(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
+) -> None:
+    names = [os.fsdecode(b"caf\xe9.jpg"), "\x1b[31m\r.jpg", ":cat:.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes((folder / "0.jpg").read_bytes())
+    paths = [tmp_path / name for name in names]
+    for kind in ("--json", "--csv"):
+        output = tmp_path / f"answers{kind}"
+        classify(capsys, server, *paths, kind, "--output", output)
+        classify(capsys, server, *paths, kind, "--output", output, "--resume")
+        assert output.read_bytes().count(b"\n") == len(names) + (kind == "--csv")
+    printed = rows(classify(capsys, server, *paths, "--json"))
+    assert [row["picture"] for row in printed] == [str(path) for path in paths]
+    screenful = classify(capsys, server, *paths)
+    missing = tmp_path / "\x1b7.jpg"
+    assert run(["classify", str(missing), "--url", server.grpc_url]) == 1
+    for text, shown in (
+        (screenful, ["caf\\udce9.jpg", "\\x1b[31m\\r.jpg", ":cat:.jpg"]),
+        (capsys.readouterr().err, ["\\x1b7.jpg"]),
+    ):
+        assert "\x1b" not in text
+        for name in shown:
+            assert name in text
+
+
+def test_what_is_held_is_counted(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
+) -> None:
+    torn, late, output = tmp_path / "torn.jpg", tmp_path / "late.jpg", tmp_path / "answers.jsonl"
+    torn.write_bytes(b"no picture")
+    twice = folder / "0.jpg"
+    classify(capsys, server, twice, "--output", output)
+    arguments = [twice, twice, torn, late, "--output", output, "--resume"]
+    classify(capsys, server, *arguments, code=1)
+    late.write_bytes(twice.read_bytes())
+    classify(capsys, server, *arguments, code=1)  # what is no picture stays an error
+    assert [(row["picture"], row["error_type"]) for row in rows(output.read_text())] == [
+        (str(twice), None),
+        (str(twice), None),
+        (str(torn), "PictureError"),
+        (str(late), None),
+    ]
+    assert run(["classify", str(twice), "--url", server.grpc_url, "--output", str(output), "--resume"]) == 1
+
+
+def test_another_top_is_refused_but_not_more_than_there_are(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    arguments = [folder, "--output", output, "--resume", "--precision", " INT8 "]
+    classify(capsys, server, *arguments, "--top", 500)
+    classify(capsys, server, *arguments, "--top", 1000)
+    assert len(rows(output.read_text())) == 6
+    assert run(["classify", *map(str, arguments), "--url", server.grpc_url, "--top", "2"]) == 2
+    assert "2 classes a picture" in capsys.readouterr().err
+
+
+def test_a_mistyped_pattern_leaves_no_output(
+    capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    classify(capsys, server, folder / "0.jpg", folder / "*.jgp", "--output", output, code=1)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_stands_beside_results_and_never_in_them(
+    capsys: pytest.CaptureFixture[str],
+    server: EmbeddedServer,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+) -> None:
+    errors = io.StringIO()
+    monkeypatch.setattr(screen.Rate, "_AT_ONCE_S", -1.0)
+    monkeypatch.setattr(screen, "err", Console(file=errors, force_terminal=True))
+    monkeypatch.setattr(screen.out, "_force_terminal", is_terminal)
+    assert len(rows(classify(capsys, server, folder, "--json"))) == 6
+    assert classify(capsys, server, folder).count(".jpg") == 6
+    assert ("classifying" in errors.getvalue()) == (not is_terminal)
 
 
 def interrupted(server: EmbeddedServer, arguments: Sequence[object], when: Path) -> tuple[int, str]:
@@ -157,6 +255,18 @@ def test_ctrl_c_leaves_whole_lines_and_resume_goes_on(
     after = rows(path.read_text())
     assert after[: len(before)] == before
     assert [row["picture"] for row in after] == [str(many / f"{number:03d}.jpg") for number in range(600)]
+
+
+def test_ctrl_c_does_not_wait_for_the_web(server: EmbeddedServer, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}/cat.jpg"
+        arguments = [silent_url, "--csv", "--output", output, "--timeout", 50]
+        started_s = time.monotonic()
+        code, errors = interrupted(server, arguments, when=output)
+        assert time.monotonic() - started_s < 25
+    assert code == 130, errors
+    assert errors.splitlines()[-1] == "Interrupted."
 
 
 def test_a_server_that_is_gone_ends_it_with_what_was_answered(

@@ -285,6 +285,9 @@ class HostDevice:
     def upload(self, images: npt.NDArray[Any], buffer: npt.NDArray[Any]) -> None:
         buffer[: len(images)] = images
 
+    def move(self, source: npt.NDArray[Any], buffer: npt.NDArray[Any]) -> None:
+        buffer[: len(source)] = source
+
     def download(self, buffer: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
         return buffer[:rows].copy()
 

@@ -104,6 +104,24 @@ def test_a_graph_is_captured_once_a_batch_in_a_context_of_its_own(built: Built, 
     assert built.trt.recorder.contexts == 1 + 2
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_pictures_that_lie_on_the_gpu_are_answered_there(
+    built: Built, reference: Reference, graphs: bool
+) -> None:
+    """What a benchmark times: `launch` alone, of whatever was taken last."""
+    with built.runner(cuda_graphs=graphs) as runner:
+        placed = [runner.place(reference.images[start : start + 3]) for start in (0, 3)]
+        for index in (0, 1, 0):
+            runner.take(placed[index])
+            runner.launch()
+            logits = runner._buffers["logits"][:3]
+            np.testing.assert_allclose(logits, reference.logits[3 * index : 3 * index + 3], atol=1e-3)
+        with pytest.raises(EngineError, match="a batch of 9, expected at most 8"):
+            runner.take(runner.place(reference.images[:9]))
+    assert built.trt.recorder.executions == [3, 3, 3]
+    assert built.device.captures == (1 if graphs else 0)
+
+
 def test_it_says_what_it_is(built: Built) -> None:
     runtime = built.runner().runtime
     assert (runtime.name, runtime.device, runtime.computes_in) == ("tensorrt", "host memory", "i8")

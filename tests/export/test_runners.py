@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
+from alexnet_export.engines.cuda import CudaDevice
 from alexnet_export.gate import Reference
 from alexnet_export.onnxruntime_runner import OnnxRunner
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
+from alexnet_export.runners import CompiledTorchRunner
 from alexnet_export.statistics import signal_to_noise_db
+from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.errors import ExportError
 from alexnet_model.manifest import PRECISIONS, Precision
 
@@ -38,6 +44,52 @@ def test_a_runner_says_what_it_really_computes_in(files: dict[str, Path]) -> Non
     # ONNX Runtime's CPU provider computes TensorRT's placement in float: that is why it does not serve it.
     with OnnxRunner(files["int8"]) as onnx_runner:
         assert onnx_runner.runtime.computes_in == "f32"
+
+
+def test_onnxruntime_without_cuda_is_not_taken_for_one_with_it(files: dict[str, Path]) -> None:
+    """It says so in its log alone, and computes on the CPU."""
+
+    class Device:
+        name, index, stream = "NVIDIA H200", 0, 1
+
+    class OnCpu(OnnxRunner):
+        def _providers(self) -> list[Any]:
+            return ["CPUExecutionProvider"]
+
+    with pytest.raises(ExportError, match=r"without CUDA, expected it to use NVIDIA H200.*onnxruntime-gpu"):
+        OnCpu(files["fp32"], cast("CudaDevice", Device())).__enter__()
+
+
+def test_compiled_pytorch_answers_like_pytorch_whatever_the_batch(
+    checkpoint: Checkpoint, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and specialised as for a real compiler, which takes half a minute, and then run as it is."""
+    graphs: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(str(graph))
+        return graph.forward
+
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+    with CompiledTorchRunner(checkpoint, max_batch=8) as runner:
+        compiled = len(graphs)
+        for batch in (1, 2, 5, 8):
+            logits = runner.infer(reference.images[:batch]).logits
+            np.testing.assert_allclose(logits, reference.logits[:batch], atol=1e-4)
+        assert runner.runtime.name == "pytorch"
+    assert len(graphs) == compiled  # entering compiled for all of them
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no working C++ compiler\nand a page about it")
+
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=broken))
+    with pytest.raises(ExportError, match=r"torch\.compile: got .*no working C\+\+ compiler") as caught:
+        CompiledTorchRunner(checkpoint, max_batch=2).__enter__()
+    assert "\n" not in str(caught.value)
 
 
 def test_results_stay_valid_after_the_next_request(files: dict[str, Path], reference: Reference) -> None:

@@ -109,3 +109,14 @@ def control_reason(before: float, after: float, unit: str) -> Reason | None:
         found=f"the control measurement went from {before:.4g} to {after:.4g} {unit}, {change:.0%}",
         advice="End what else runs on this machine, and measure again.",
     )
+
+
+def interrupted_reason(was_interrupted: bool) -> Reason | None:
+    """Of a run that Ctrl-C has ended: a part of what was to be measured."""
+    if not was_interrupted:
+        return None
+    return Reason(
+        rule="interrupted",
+        found="the run was ended before its end",
+        advice="What there is of it is whole, but there was more to measure: run it again.",
+    )

@@ -6,7 +6,9 @@ second, sizes bytes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from alexnet_model.records import Precision, Record
 
@@ -66,7 +68,11 @@ class EngineRow(Record):
 
 
 class LoadRow(Record):
-    """One model on a server under one load."""
+    """One model on a server under one load.
+
+    In JSON its headline figures are there once more under plain names with their units (`throughput_per_s`,
+    `latency_p50_ms`, ...), for whoever reads it with a line of script.
+    """
 
     model: str
     engine: Engine
@@ -80,6 +86,7 @@ class LoadRow(Record):
     histogram: str  # HdrHistogram's compressed form, of latencies in microseconds
     requests: int
     failed: int
+    failed_by_kind: dict[str, int] = Field(default_factory=dict)  # by the error's name
     late_p99_ms: float | None  # how late an open loop sent
     client_cpu_share: float  # of one core, the busiest process
     request_bytes: int
@@ -87,12 +94,60 @@ class LoadRow(Record):
     batching: str  # in words: whether batching happened, and if not why
     verdict: Verdict
 
+    @property
+    def plain_figures(self) -> dict[str, float | None]:
+        """Pictures a second and milliseconds, None where a percentile was refused."""
+        latencies = self.latencies.model_dump(exclude={"samples"})
+        named = {f"latency_{name}": value for name, value in latencies.items()}
+        return {"throughput_per_s": self.throughput.value, **named}
+
+    @model_serializer(mode="wrap")
+    def _with_plain_figures(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**write(self), **self.plain_figures}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_plain_figures(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        plain = {"throughput_per_s", *(f"latency_{name}" for name in Latencies.model_fields)}
+        return {name: value for name, value in values.items() if name not in plain}
+
+
+class RateProbe(Record):
+    """One rate that was tried in a search."""
+
+    rate_per_s: float  # requests
+    p99_ms: float | None
+    held: bool
+    note: str = ""  # why not, where the percentile alone does not say it
+
+
+class HeldRate(Record):
+    """The highest rate of an open loop whose p99 stays within a limit."""
+
+    model: str
+    engine: Engine
+    url_scheme: str
+    batch: int
+    limit_p99_ms: float
+    rate_per_s: float | None  # requests a second; None where no rate held
+    throughput: Figure | None  # pictures/s
+    p99_ms: float | None  # at that rate; where none held, the best that was seen
+    probes: tuple[RateProbe, ...]
+    words: str  # what was found, and what was not
+
 
 class Rung(Record):
-    """One step from the engine to the encoded picture: milliseconds that it adds, and bytes a request."""
+    """One step from the engine to the encoded picture: milliseconds that it adds, and bytes a request.
+
+    The rungs of one `of` are in the order in which each stands on the one before; where several stand on the
+    same one, as gRPC and HTTP do, their `total_ms - added_ms` says on which.
+    """
 
     name: str
     of: str  # model, batch and load
+    engine: Engine
     total_ms: float  # median up to here
     added_ms: float
     request_bytes: int
@@ -112,6 +167,7 @@ class TuningStep(Record):
 
 
 class Tuning(Record):
+    device: str
     limit_p99_ms: float
     steps: tuple[TuningStep, ...]
     winner: int | None  # an index of steps
@@ -129,6 +185,13 @@ class ColdStart(Record):
     second_ms: dict[int, float]  # and of the one after it
 
 
+class LeftOut(Record):
+    """What a run has no figure of, and why."""
+
+    what: str
+    why: str
+
+
 class Report(Record):
     """Everything of one run."""
 
@@ -142,9 +205,11 @@ class Report(Record):
     roofs: tuple[Roof, ...] = ()
     engines: tuple[EngineRow, ...] = ()
     loads: tuple[LoadRow, ...] = ()
+    held_rates: tuple[HeldRate, ...] = ()
     rungs: tuple[Rung, ...] = ()
     tuning: Tuning | None = None
     cold_starts: tuple[ColdStart, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     reasons: tuple[Reason, ...] = ()  # against the whole run
 
     @property

@@ -81,7 +81,8 @@ MEANING_OF_WORDS: tuple[tuple[str, Statuses, Meaning], ...] = (
     ("unable to find (system )?shared memory region", _NOT_FOUND, REFUSED),
     ("server is (stopping|exiting)", _UNAVAILABLE, STOPPING),
     ("server (is )?not ready", _UNAVAILABLE, STOPPING),
-    ("has no available versions", _UNAVAILABLE_MODEL, NOT_LOADED),
+    # As NOT_FOUND too, from a server that is stopping.
+    ("has no available versions", _UNAVAILABLE_MODEL | _NOT_FOUND, NOT_LOADED),
     ("is not at ready state", _UNAVAILABLE_MODEL, NOT_LOADED),
     ("unknown model", _NOT_FOUND | _UNAVAILABLE, NO_MODEL),
     # Of statistics.

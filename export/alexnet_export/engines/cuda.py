@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,9 @@ class Device(Protocol):
     def upload(self, images: AnyArray, buffer: Any) -> None:
         """Copy into the buffer's first rows."""
 
+    def move(self, source: Any, buffer: Any) -> None:
+        """Put a copy on the stream, from one buffer to another's first rows, without waiting for it."""
+
     def download(self, buffer: Any, rows: int) -> AnyArray:
         """Wait for the stream, and copy the buffer's first rows out."""
 
@@ -52,7 +56,8 @@ class CudaDevice:
         if not torch.cuda.is_available():
             raise _no_cuda(gpu, torch)
         self._torch = torch
-        self._device = torch.device("cuda", _index_of(gpu, torch))
+        self.index = _index_of(gpu, torch)  # CUDA's own number of it
+        self._device = torch.device("cuda", self.index)
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self.name = gpu.name
         self.stream = int(self._stream.cuda_stream)
@@ -67,8 +72,27 @@ class CudaDevice:
         return int(buffer.data_ptr())
 
     def upload(self, images: AnyArray, buffer: Any) -> None:
-        with self._torch.cuda.stream(self._stream):
+        with self.working():
             buffer[: len(images)].copy_(self._torch.from_numpy(images))
+
+    def move(self, source: Any, buffer: Any) -> None:
+        with self.working():
+            buffer[: len(source)].copy_(source)
+
+    def working(self) -> AbstractContextManager[None]:
+        """What PyTorch is asked to do inside goes on this device's stream."""
+        stream: AbstractContextManager[None] = self._torch.cuda.stream(self._stream)
+        return stream
+
+    def event(self) -> Any:
+        """A mark on the stream, which knows its time once the stream has come to it."""
+        event: Any = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return event
+
+    def free_bytes(self) -> int:
+        """Of the GPU's memory, as its driver counts it, whoever holds the rest."""
+        return int(self._torch.cuda.mem_get_info(self._device)[0])
 
     def download(self, buffer: Any, rows: int) -> AnyArray:
         self._stream.synchronize()
@@ -84,7 +108,7 @@ class CudaDevice:
             launch()
 
         def replay() -> None:
-            with self._torch.cuda.stream(self._stream):
+            with self.working():
                 graph.replay()
 
         return replay

@@ -83,7 +83,32 @@ class EngineRunner:
         )
 
     def infer(self, images: Uint8Array) -> Outputs:
-        batch = len(images)
+        batch = self._within_profile(len(images))
+        self._device.upload(contiguous(images), self._buffers[self._contract.input_name])
+        self._launched(batch)
+        return Outputs(
+            self._device.download(self._buffers[self._contract.probabilities_name], batch),
+            self._device.download(self._buffers[self._contract.logits_name], batch),
+        )
+
+    def place(self, images: Uint8Array) -> Any:
+        buffer = self._device.buffer(images.shape, "uint8")
+        self._device.upload(contiguous(images), buffer)
+        return buffer
+
+    def take(self, placed: Any) -> None:
+        self._batch = self._within_profile(len(placed))
+        self._device.move(placed, self._buffers[self._contract.input_name])
+
+    def launch(self) -> None:
+        self._launched(self._batch)
+
+    def _launched(self, batch: int) -> None:
+        if batch not in self._launches:
+            self._launches[batch] = self._launch_of(batch)
+        self._launches[batch]()
+
+    def _within_profile(self, batch: int) -> int:
         if batch > self._passport.profile.max:
             raise EngineError(
                 str(self._path),
@@ -91,14 +116,7 @@ class EngineRunner:
                 expected=f"at most {self._passport.profile.max}, which it was built for",
                 next_step="Build it for larger batches: --profile",
             )
-        self._device.upload(contiguous(images), self._buffers[self._contract.input_name])
-        if batch not in self._launches:
-            self._launches[batch] = self._launch_of(batch)
-        self._launches[batch]()
-        return Outputs(
-            self._device.download(self._buffers[self._contract.probabilities_name], batch),
-            self._device.download(self._buffers[self._contract.logits_name], batch),
-        )
+        return batch
 
     def _launch_of(self, batch: int) -> Callable[[], None]:
         context = self._new_context() if self._cuda_graphs else self._context

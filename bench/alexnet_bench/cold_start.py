@@ -1,0 +1,220 @@
+"""Cold start: from nothing to a server that is ready, and to its first answers, with warm-up and without.
+
+    report = bench_cold_start(Path("model_repository"))
+
+Each model is alone on an embedded server of its own, so that its time to be ready is its own; an ensemble has
+the models that it is made of. What readiness waits for by warming up, first requests do not wait for later.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_clients import Message, ModelConfig, ServerUrl, Transport, transport_from_url
+from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
+from alexnet_model.gpus import gpus_here
+from alexnet_model.progress import Progress, silent
+from alexnet_serving import EmbeddedServer, Server, models_of_repository
+from alexnet_serving.repositories.layout import CONFIG_FILE, DECODING_MODEL
+
+from .control import CONTROL_UNIT, control_rate
+from .environment import environment_here
+from .figures.verdicts import control_reason, interrupted_reason
+from .loads.inputs import asked_from_config
+from .loads.rows import Subject
+from .reports.schema import ColdStart, LeftOut, Report
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
+
+BATCHES = (1, 8)  # and the largest
+REQUEST_TIMEOUT_S = 120.0
+STAGE = "starting servers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruments:
+    """What starts servers and asks them; tests bring their own."""
+
+    server: Callable[[Path], Server] = EmbeddedServer
+    transport: Callable[[ServerUrl], Transport] = transport_from_url
+    now: Callable[[], float] = time.perf_counter
+    control: Callable[[], float] = control_rate
+
+
+@dataclass
+class _Log:
+    cold_starts: list[ColdStart] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    was_interrupted: bool = False
+
+
+def bench_cold_start(
+    repository: Path,
+    models: Sequence[str] | None = None,
+    *,
+    command: str = "",
+    progress: Progress = silent,
+    instruments: Instruments | None = None,
+) -> Report:
+    """Start every model of a repository twice: as it is configured, and without its warm-up.
+
+    A model that fails costs only its rows. Ctrl-C ends it early; what is measured stays.
+
+    Raises:
+        RepositoryError: the repository is missing, or holds no model.
+        UsageError: one of `models` is not in it.
+    """
+    started = time.perf_counter()
+    use = instruments or Instruments()
+    runs = _runs(repository.absolute(), models)
+    environment = environment_here()
+    before = use.control()
+    log = _Log()
+    try:
+        for index, (model, is_warm) in enumerate(runs):
+            progress(STAGE, index, len(runs), f"{model}, {_words(is_warm)}")
+            try:
+                log.cold_starts.append(_cold_start(repository.absolute(), model, is_warm, use))
+            except (AlexnetError, OSError) as error:
+                log.left_out.append(LeftOut(what=f"{model}, {_words(is_warm)}", why=str(error)))
+        progress(STAGE, len(runs), len(runs))
+    except KeyboardInterrupt:
+        log.was_interrupted = True
+    after = use.control()
+    reasons = (interrupted_reason(log.was_interrupted), control_reason(before, after, CONTROL_UNIT))
+    return Report(
+        title="Cold start",
+        command=command,
+        environment=environment,
+        seconds=time.perf_counter() - started,
+        control_before=before,
+        control_after=after,
+        cold_starts=tuple(log.cold_starts),
+        left_out=tuple(log.left_out),
+        reasons=tuple(reason for reason in reasons if reason is not None),
+    )
+
+
+@contextmanager
+def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterator[Path]:
+    """One model of a repository, with those that it is made of, in a repository of links and configurations.
+
+    Raises:
+        RepositoryError: a configuration cannot be read.
+    """
+    from alexnet_serving.repositories.model_config import text_from_config  # tritonclient is slow to import
+
+    with tempfile.TemporaryDirectory(prefix="alexnet-cold-start-") as folder:
+        for name in (model, *_parts_of(_config_of(repository, model))):
+            config = _config_of(repository, name)
+            if not warm_up:
+                config.ClearField("model_warmup")
+            copy = Path(folder) / name
+            copy.mkdir()
+            (copy / CONFIG_FILE).write_text(text_from_config(config), encoding="utf-8")
+            for path in (repository / name).iterdir():
+                if path.name != CONFIG_FILE:
+                    (copy / path.name).symlink_to(path)
+        yield Path(folder)
+
+
+def _runs(repository: Path, models: Sequence[str] | None) -> list[tuple[str, bool]]:
+    """Each model with its warm-up, where it has one, and without."""
+    here = [model for model in models_of_repository(repository) if model != DECODING_MODEL]
+    for model in models or ():
+        if model not in here:
+            raise UsageError(
+                f"{repository}: {model}", got="no such model", expected=f"some of {', '.join(here)}"
+            )
+    chosen = here if models is None else list(dict.fromkeys(models))
+    return [
+        (model, is_warm)
+        for model in chosen
+        for is_warm in (True, False)
+        if not is_warm or _warms(repository, model)
+    ]
+
+
+def _warms(repository: Path, model: str) -> bool:
+    config = _config_of(repository, model)
+    return any(_config_of(repository, name).model_warmup for name in (model, *_parts_of(config)))
+
+
+def _parts_of(config: TritonConfig) -> Collection[str]:
+    return dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step)
+
+
+def _config_of(repository: Path, model: str) -> TritonConfig:
+    from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
+
+    from alexnet_serving.repositories.model_config import config_from_text
+
+    path = repository / model / CONFIG_FILE
+    try:
+        return config_from_text(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ParseError) as error:
+        raise RepositoryError(
+            str(path),
+            got=next(iter(str(error).splitlines()), type(error).__name__),
+            expected="a model's configuration",
+            next_step=f"See what is wrong: alexnet lint {repository}",
+        ) from error
+
+
+def _cold_start(repository: Path, model: str, is_warm: bool, use: Instruments) -> ColdStart:
+    with ExitStack() as opened:
+        alone = opened.enter_context(repository_of_one(repository, model, warm_up=is_warm))
+        server = use.server(alone)
+        started = use.now()
+        opened.enter_context(server)
+        ready_ms = 1e3 * (use.now() - started)
+        url = ServerUrl.parse(server.grpc_url)
+        transport = use.transport(url)
+        opened.callback(transport.close)
+        config = _asked(transport, model)  # over the connection that the first request finds
+        network = _asked(transport, config.steps[-1]) if config.steps else config
+        subject = Subject(url=url, config=config, network=network, device=_device_of(network))
+        first_ms: dict[int, float] = {}
+        second_ms: dict[int, float] = {}
+        for batch in sorted({*(b for b in BATCHES if b <= config.max_batch), max(config.max_batch, 1)}):
+            requests = asked_from_config(config, batch).requests()
+            first, second = transport.prepare(requests[0]), transport.prepare(requests[-1])
+            first_ms[batch] = _answered_ms(transport, first)
+            second_ms[batch] = _answered_ms(transport, second)
+        return ColdStart(
+            model=model,
+            engine=subject.engine,
+            warmed_up=is_warm,
+            ready_ms=ready_ms,
+            first_ms=first_ms,
+            second_ms=second_ms,
+        )
+
+
+def _asked(transport: Transport, model: str) -> ModelConfig:
+    return transport.model_config(model, timeout_s=REQUEST_TIMEOUT_S).result()
+
+
+def _answered_ms(transport: Transport, message: Message) -> float:
+    return transport.submit(message, timeout_s=REQUEST_TIMEOUT_S).result().latency_ms
+
+
+def _device_of(network: ModelConfig) -> str:
+    """The embedded server is here. Instances that leave it to Triton take a GPU only where there is one."""
+    if network.device == "CPU":
+        return "CPU"
+    gpus = dict.fromkeys(gpu.name for gpu in gpus_here().gpus)
+    if network.device == "GPU":
+        return " + ".join(gpus) or "GPU"
+    return "unknown" if gpus else "CPU"
+
+
+def _words(is_warm: bool) -> str:
+    return "with warm-up" if is_warm else "without warm-up"

@@ -1,0 +1,26 @@
+"""The control measurement: the same work before and after a run, to see what else the machine did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+CONTROL_S = 0.3
+CONTROL_UNIT = "operations/s"
+_SIZE = 512
+
+
+def control_rate(seconds: float = CONTROL_S, *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Operations a second of a fixed matrix product, two a multiply-add, on as many cores as NumPy takes."""
+    matrix = np.random.default_rng(0).random((_SIZE, _SIZE), dtype=np.float32)
+    product = np.empty_like(matrix)
+    np.matmul(matrix, matrix, out=product)  # the first one starts NumPy's threads
+    products = 0
+    started = now = clock()
+    while not products or now - started < seconds:
+        np.matmul(matrix, matrix, out=product)
+        products += 1
+        now = clock()
+    return products * 2 * _SIZE**3 / (now - started)

@@ -1,0 +1,190 @@
+"""Every engine at every batch, in turn: a shared machine's noise meets all engines of one batch alike.
+
+At each batch all engines are warmed up and then run one slice each a repeat, every other repeat backwards: a
+machine that slows down steadily favours none. An engine that fails costs itself alone, and keeps the batches
+that it has done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from alexnet_model.errors import AlexnetError, UsageError
+from alexnet_model.manifest import Runtime
+from alexnet_model.progress import Progress, silent
+
+from ..figures.percentiles import NEEDED
+from ..reports.schema import LeftOut
+from .specs import EngineSlice, EngineSpec
+
+
+class OpenEngine(Protocol):
+    """As much of an `EngineProcess` as the ladder asks."""
+
+    def load(self) -> float: ...
+
+    def warm(self, batch: int, seconds: float) -> float: ...
+
+    def slice(self, batch: int, seconds: float, at_least: int) -> EngineSlice: ...
+
+    def describe(self) -> Runtime: ...
+
+
+Open = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]  # the int is the largest batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderPlan:
+    """Seconds are those of one slice; a slice is longer where fewer calls than a median needs would fit."""
+
+    batches: tuple[int, ...]
+    seconds: float = 0.5
+    repeats: int = 5
+    burn_in_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.batches or min(self.batches) < 1 or len(set(self.batches)) < len(self.batches):
+            got = ",".join(map(str, self.batches)) or "none"
+            raise UsageError("batches", got=got, expected="at least one, each of 1 or more and named once")
+        if self.repeats < 1:
+            raise UsageError("repeats", got=str(self.repeats), expected="at least 1")
+        if not (0 < self.seconds < math.inf and 0 <= self.burn_in_s < math.inf):
+            raise UsageError(
+                "seconds",
+                got=f"{self.seconds:g}, after a burn-in of {self.burn_in_s:g}",
+                expected="a positive length, and a burn-in of 0 or more",
+            )
+
+    @property
+    def calls(self) -> int:
+        """In each slice at least: so many that all repeats together know a median."""
+        return math.ceil(NEEDED["p50"] / self.repeats)
+
+
+def doubling_batches(largest: int) -> tuple[int, ...]:
+    """1, 2, 4 ... and the largest."""
+    return (*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest)
+
+
+@dataclass
+class BatchRun:
+    """One engine at one batch: a slice a repeat."""
+
+    batch: int
+    first_call_ms: float
+    slices: list[EngineSlice] = field(default_factory=list)
+
+
+@dataclass
+class Climber:
+    """One engine, and how far it came. `runtime` is what it says of itself; None where it died before."""
+
+    spec: EngineSpec
+    engine: OpenEngine
+    load_ms: float
+    is_up: bool = True
+    runs: list[BatchRun] = field(default_factory=list)
+    runtime: Runtime | None = None
+
+
+@dataclass
+class Ladder:
+    """What was measured, also of a run that was interrupted."""
+
+    climbers: list[Climber] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    is_interrupted: bool = False
+
+
+def climb(
+    specs: Sequence[EngineSpec], plan: LadderPlan, open_engine: Open, progress: Progress = silent
+) -> Ladder:
+    """Load every engine, and measure all of them at each batch that they take. Ctrl-C ends it early."""
+    ladder = Ladder()
+    with ExitStack() as opened:
+        try:
+            _load(specs, plan, ladder, open_engine, opened, progress)
+            steps = _Steps(ladder.climbers, plan, progress)
+            for batch in sorted(plan.batches):
+                _measure(batch, plan, ladder, steps)
+        except KeyboardInterrupt:
+            ladder.is_interrupted = True
+        for climber in ladder.climbers:
+            if climber.runs:
+                with contextlib.suppress(AlexnetError, OSError):
+                    climber.runtime = climber.engine.describe()
+    return ladder
+
+
+def _load(
+    specs: Sequence[EngineSpec],
+    plan: LadderPlan,
+    ladder: Ladder,
+    open_engine: Open,
+    opened: ExitStack,
+    progress: Progress,
+) -> None:
+    for index, spec in enumerate(specs):
+        progress("loading engines", index, len(specs), str(spec))
+        largest = max((batch for batch in plan.batches if batch <= spec.max_batch), default=0)
+        if not largest:
+            ladder.left_out.append(LeftOut(what=str(spec), why=f"it takes batches to {spec.max_batch}"))
+            continue
+        try:
+            engine = opened.enter_context(open_engine(spec, largest))
+            ladder.climbers.append(Climber(spec, engine, engine.load()))
+        except (AlexnetError, OSError) as error:
+            ladder.left_out.append(LeftOut(what=str(spec), why=str(error)))
+    progress("loading engines", len(specs), len(specs))
+
+
+def _measure(batch: int, plan: LadderPlan, ladder: Ladder, steps: _Steps) -> None:
+    """A run of every engine that takes this batch and does not fail at it."""
+    runs: list[tuple[Climber, BatchRun]] = []
+    try:
+        for climber in [c for c in ladder.climbers if c.is_up and batch <= c.spec.max_batch]:
+            with _failing_alone(climber, batch, ladder):
+                steps.next(climber, batch)
+                runs.append((climber, BatchRun(batch, climber.engine.warm(batch, plan.burn_in_s))))
+        for repeat in range(plan.repeats):
+            for climber, run in runs if repeat % 2 == 0 else reversed(runs):
+                if climber.is_up:
+                    with _failing_alone(climber, batch, ladder):
+                        steps.next(climber, batch)
+                        run.slices.append(climber.engine.slice(batch, plan.seconds, plan.calls))
+    finally:  # an interrupt keeps what there is
+        for climber, run in runs:
+            if climber.is_up and run.slices:
+                climber.runs.append(run)
+    steps.done()
+
+
+@contextmanager
+def _failing_alone(climber: Climber, batch: int, ladder: Ladder) -> Iterator[None]:
+    try:
+        yield
+    except (AlexnetError, OSError) as error:
+        climber.is_up = False
+        ladder.left_out.append(LeftOut(what=f"{climber.spec} from batch {batch} on", why=str(error)))
+
+
+class _Steps:
+    """How far the measuring is."""
+
+    def __init__(self, climbers: Sequence[Climber], plan: LadderPlan, progress: Progress) -> None:
+        runs = sum(batch <= climber.spec.max_batch for climber in climbers for batch in plan.batches)
+        self._total = runs * (1 + plan.repeats)
+        self._taken = 0
+        self._progress = progress
+
+    def next(self, climber: Climber, batch: int) -> None:
+        self._progress("measuring", self._taken, self._total, f"batch {batch}: {climber.spec}")
+        self._taken += 1
+
+    def done(self) -> None:
+        self._progress("measuring", self._taken, self._total)

@@ -1,0 +1,64 @@
+"""From what the ladder measured to the rows of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from alexnet_model.manifest import Runtime
+from alexnet_model.records import Precision
+
+from ..figures.intervals import figure_from_repeats
+from ..figures.percentiles import LatencyHistogram
+from ..reports.schema import Engine, EngineRow, Roof
+from .counting import Layer
+from .ladder import BatchRun, Climber, Ladder
+from .roofline import limit_at, roof_over
+from .specs import EngineSpec
+
+UNKNOWN = "unknown"
+
+
+def rows_from_ladder(
+    ladder: Ladder, layers: Mapping[Precision, Sequence[Layer]], roofs: Sequence[Roof]
+) -> tuple[EngineRow, ...]:
+    """A row an engine and batch, in the order of the engines, each with its limit where one is known."""
+    return tuple(
+        _row(climber, run, layers[climber.spec.precision], roofs)
+        for climber in ladder.climbers
+        for run in climber.runs
+    )
+
+
+def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequence[Roof]) -> EngineRow:
+    engine = _engine(climber.spec, climber.runtime)
+    roof = roof_over(engine, roofs)
+    limit = None if roof is None else limit_at(layers, climber.spec.precision, run.batch, roof)
+    histogram = LatencyHistogram()
+    for part in run.slices:
+        histogram.add(part.histogram.encode("ascii"))
+    peaks = [part.peak_memory_bytes for part in run.slices if part.peak_memory_bytes is not None]
+    return EngineRow(
+        engine=engine,
+        batch=run.batch,
+        throughput=figure_from_repeats([part.throughput_per_s for part in run.slices], "pictures/s"),
+        latencies=histogram.latencies(),
+        first_call_ms=run.first_call_ms,
+        load_ms=climber.load_ms,
+        size_bytes=climber.spec.size_bytes,
+        peak_memory_bytes=max(peaks, default=None),
+        limit_ms=None if limit is None else limit.ms,
+        bound_by="unknown" if limit is None else limit.bound_by,
+    )
+
+
+def _engine(spec: EngineSpec, runtime: Runtime | None) -> Engine:
+    """As the engine described itself; one that died cannot say what it computed in."""
+    if runtime is not None:
+        return spec.engine(runtime)
+    return Engine(
+        runtime="pytorch" if spec.runtime == "torch.compile" else spec.runtime,
+        device="CPU" if spec.gpu is None else spec.gpu.name,
+        computes_in=UNKNOWN,
+        precision=spec.precision,
+        options=spec.options_in_words,
+    )

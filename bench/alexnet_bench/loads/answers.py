@@ -1,0 +1,63 @@
+"""Answers under load, held against the answers to the same requests one at a time, before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_clients import InferReply
+
+from .inputs import Asked
+
+# Batched with others, a picture's probabilities may differ by the order of additions, and by no more.
+MOST_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """By request: the shape of every output, and the probabilities where the model is one of this project."""
+
+    shapes: tuple[Mapping[str, tuple[int, ...]], ...]
+    probabilities: tuple[npt.NDArray[Any], ...] = ()
+    output: str = ""  # whose numbers the probabilities are
+
+    def fault(self, index: int, reply: InferReply) -> str:
+        """What is wrong with an answer, empty where nothing is."""
+        shapes = {name: array.shape for name, array in reply.outputs.items()}
+        if shapes != self.shapes[index]:
+            return f"outputs {_words(shapes)} instead of {_words(self.shapes[index])}"
+        for name, array in reply.outputs.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                return f"{name} with NaN or infinity"
+        if not self.output:
+            return ""
+        found, wanted = reply.outputs[self.output], self.probabilities[index]
+        if found.shape != wanted.shape:
+            return f"{self.output} {found.shape} instead of {wanted.shape}"
+        apart = float(np.abs(found - wanted).max(initial=0.0))
+        return "" if apart <= MOST_DIFFERENCE else f"{self.output} {apart:.2g} away from what they should be"
+
+
+def expected_from_replies(
+    asked: Asked, replies: Sequence[InferReply], truth: Sequence[npt.NDArray[Any]] | None = None
+) -> Expected:
+    """What the load is held to: one reply a distinct request, in order.
+
+    `truth` are probabilities from elsewhere, such as the export in process: they show a server that answers
+    wrongly from the start.
+    """
+    output = asked.probabilities
+    numbers = [reply.outputs[output] for reply in replies] if truth is None and output else truth
+    return Expected(
+        shapes=tuple({name: array.shape for name, array in reply.outputs.items()} for reply in replies),
+        probabilities=tuple(np.array(of_request) for of_request in numbers or ()),
+        output=output,
+    )
+
+
+def _words(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"

@@ -1,0 +1,242 @@
+"""One load at a time on one server: what is asked, who generates it, and the row that comes of it.
+
+with Workers(url, 1) as workers:
+    bench = ServerBench(transport, ServerUrl.parse(url), workers)
+    measured = bench.measure("alexnet_int8", ClosedLoop(concurrency=16), batch=1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from alexnet_clients import InferReply, ServerUrl, Transport
+from alexnet_model.errors import BadResponse, ClientError, Unreachable, UsageError
+from alexnet_model.gpus import gpus_here
+from alexnet_model.progress import Progress, silent
+
+from ..figures.percentiles import NEEDED
+from ..reports.schema import HeldRate, LoadRow, RateProbe
+from .answers import Expected, expected_from_replies
+from .generators import Generator, Tick, no_tick
+from .inputs import Asked, Shapes, asked_from_config
+from .orders import Target
+from .outcomes import Outcome
+from .plans import Loop, OpenLoop, Part, Timing
+from .rows import Measured, Subject, load_row
+from .searching import SearchOptions, search
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a search found, the load at that rate, and the load at which it was cut short."""
+
+    record: HeldRate
+    kept: Measured | None
+    over: Measured | None
+
+
+@dataclass(frozen=True)
+class _Aimed:
+    """What the generator asks at the moment."""
+
+    asked: Asked
+    expected: Expected
+    request_bytes: int
+
+
+class ServerBench:
+    """Holds what was read of each model, so that a sweep reads it once.
+
+    `answers` may give a model's true probabilities by the index of a request, from another place than the
+    server; without them what the server answers before the load is what it is held to.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: ServerUrl,
+        generator: Generator,
+        *,
+        timing: Timing | None = None,
+        timeout_s: float = 30.0,
+        shapes: Shapes | None = None,
+        answers: Mapping[tuple[str, int], tuple[npt.NDArray[Any], ...]] | None = None,
+    ) -> None:
+        """`answers` are by model and batch."""
+        self.timing = timing or Timing()
+        self._transport = transport
+        self._url = url
+        self._generator = generator
+        self._timeout_s = timeout_s
+        self._shapes = shapes or {}
+        self._answers = answers or {}
+        self._subjects: dict[str, Subject] = {}
+        self._aimed: _Aimed | None = None
+
+    def subject(self, model: str) -> Subject:
+        """Read the configuration of a model, and of what computes it.
+
+        Raises:
+            ClientError: the server cannot be reached, or has no such model.
+        """
+        if model not in self._subjects:
+            config = self._transport.model_config(model, timeout_s=self._timeout_s).result()
+            network = config
+            if config.steps:
+                network = self._transport.model_config(config.steps[-1], timeout_s=self._timeout_s).result()
+            device = _device(network.device, self._url)
+            self._subjects[model] = Subject(url=self._url, config=config, network=network, device=device)
+        return self._subjects[model]
+
+    def check(self, model: str, batch: int) -> None:
+        """Whether the model can be asked in this batch.
+
+        Raises:
+            ClientError: as of `subject`.
+            UsageError: it takes no such batch, or has an input that cannot be made up.
+        """
+        self._asked(model, batch)
+
+    def check_shapes(self, models: Iterable[str]) -> None:
+        """Whether every shape that was given is of an input of one of these models.
+
+        Raises:
+            ClientError: as of `subject`.
+            UsageError: there is no such input.
+        """
+        inputs = dict.fromkeys(name for model in models for name in self.subject(model).config.inputs)
+        for name in self._shapes:
+            if name not in inputs:
+                raise UsageError(f"shape of {name}", got="no such input", expected=" or ".join(inputs))
+
+    def measure(
+        self, model: str, loop: Loop, batch: int = 1, *, timing: Timing | None = None, tick: Tick = no_tick
+    ) -> Measured:
+        """Burn in, measure, and judge.
+
+        Raises:
+            ClientError: the server did not answer before the load, or no request under it.
+            KeyboardInterrupt: it was interrupted before anything was measured.
+            UsageError: as of `check`.
+        """
+        aimed = self._aim(model, batch)
+        subject = self.subject(model)
+        part = Part(loop=loop, timing=timing or self.timing, statistics_of=subject.counted)
+        try:
+            outcome = self._generator.run(part, tick)
+        except ClientError:
+            self._aimed = None  # the generator has to start anew
+            raise
+        row = load_row(subject, loop, batch=batch, request_bytes=aimed.request_bytes, outcome=outcome)
+        if row is None:
+            if outcome.interrupted:
+                raise KeyboardInterrupt
+            raise _nothing_answered(f"{self._url} {model}, {loop}, batch {batch}", outcome)
+        return Measured(row=row, outcome=outcome, statistics=outcome.statistics)
+
+    def held_rate(
+        self,
+        model: str,
+        batch: int,
+        options: SearchOptions,
+        *,
+        estimate_per_s: float,
+        progress: Progress = silent,
+    ) -> Held:
+        """The highest rate whose p99 holds the limit.
+
+        `estimate_per_s` is what a closed loop reached, in requests a second.
+
+        Raises:
+            ClientError: the server did not answer before the first load, or no request of one.
+            UsageError: as of `check`.
+        """
+        subject = self.subject(model)
+        tried: list[Measured] = []
+        stage = f"rates of {model} within {options.limit_p99_ms:g} ms"
+
+        def probing(rate_per_s: float) -> RateProbe | None:
+            loop, timing = OpenLoop(rate_per_s=rate_per_s), options.timing_at(rate_per_s, self.timing)
+            progress(stage, len(tried), options.most_probes, str(loop))
+            tried.append(self.measure(model, loop, batch, timing=timing))
+            return None if tried[-1].is_over else _probe(tried[-1].row, options)
+
+        found = search(probing, estimate_per_s, options)
+        progress(stage, options.most_probes, options.most_probes)
+        held, best = found.held, found.held or found.best
+        kept = next((m for m in tried if held and m.row.rate_per_s == held.rate_per_s), None)
+        over = tried[-1] if tried and tried[-1].is_over else None
+        words = found.words(options.limit_p99_ms)
+        record = HeldRate(
+            model=model,
+            engine=subject.engine,
+            url_scheme=self._url.scheme,
+            batch=batch,
+            limit_p99_ms=options.limit_p99_ms,
+            rate_per_s=held.rate_per_s if held else None,
+            throughput=kept.row.throughput if kept else None,
+            p99_ms=best.p99_ms if best else None,
+            probes=found.probes,
+            words=f"{words}; the search was cut short" if over else words,
+        )
+        return Held(record, kept, over)
+
+    def _asked(self, model: str, batch: int) -> Asked:
+        return asked_from_config(self.subject(model).config, batch, self._shapes)
+
+    def _aim(self, model: str, batch: int) -> _Aimed:
+        """Let the generator ask this, and know what it must be answered with."""
+        asked = self._asked(model, batch)
+        if self._aimed is None or self._aimed.asked != asked:
+            self._aimed = None
+            replies = self._answers_alone(asked)
+            expected = expected_from_replies(asked, replies, self._answers.get((model, batch)))
+            self._generator.aim(Target(asked=asked, expected=expected, timeout_s=self._timeout_s))
+            self._aimed = _Aimed(asked, expected, max(reply.request_bytes for reply in replies))
+        return self._aimed
+
+    def _answers_alone(self, asked: Asked) -> list[InferReply]:
+        """Every distinct request, one at a time."""
+        replies = [
+            self._transport.submit(self._transport.prepare(request), timeout_s=self._timeout_s).result()
+            for request in asked.requests()
+        ]
+        missing = set(asked.outputs) - set(replies[0].outputs)
+        if missing:
+            subject = f"{self._url} {asked.model}"
+            raise BadResponse(subject, got="no " + ", ".join(sorted(missing)), expected="what was asked for")
+        return replies
+
+
+def _probe(row: LoadRow, options: SearchOptions) -> RateProbe:
+    assert row.rate_per_s is not None
+    p99_ms = row.latencies.p99_ms
+    notes: list[str] = [reason.rule for reason in row.verdict.reasons]
+    if p99_ms is None:
+        notes.append(f"{row.latencies.samples} answers, where p99 needs {NEEDED['p99']}")
+    held = row.verdict.is_valid and p99_ms is not None and p99_ms <= options.limit_p99_ms
+    return RateProbe(rate_per_s=row.rate_per_s, p99_ms=p99_ms, held=held, note=", ".join(notes))
+
+
+def _nothing_answered(subject: str, outcome: Outcome) -> ClientError:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.failed.items())
+    kind = Unreachable if outcome.server_gone else ClientError
+    return kind(
+        subject,
+        got=f"no answer to any of {outcome.requests:,} requests ({kinds or 'none was counted'})",
+        expected="at least one",
+        next_step=outcome.failure or "Measure for longer.",
+    )
+
+
+def _device(device: str, url: ServerUrl) -> str:
+    """A GPU's name where the server is on this machine, which is all that a client can know."""
+    where = "" if url.is_loopback else f" at {url.host}"
+    if device == "GPU" and not where:
+        names = dict.fromkeys(gpu.name for gpu in gpus_here().gpus)
+        return " + ".join(names) or device
+    return f"{device or 'unknown'}{where}"

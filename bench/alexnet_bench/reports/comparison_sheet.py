@@ -1,0 +1,48 @@
+"""A comparison as a table's cells."""
+
+from __future__ import annotations
+
+from .comparing import Compared, Comparison
+from .names import in_short
+from .sheets import Cell, Column, Group, Kind, Line, Sheet
+
+_KINDS: dict[str, Kind] = {"slower": "bad", "faster": "good", "not judged": "refused"}
+
+
+def comparison_sheet(comparison: Comparison) -> Sheet:
+    """A group an engine or sweep, a row a batch or load. Open loops are in ms, all else in pictures/s."""
+    columns = (
+        Column("", brief=True, left=True),
+        Column("before", brief=True),
+        Column("after", brief=True),
+        Column("", brief=True, left=True),
+        Column("ratio", brief=True),
+        Column("p99", "ms", brief=True),
+        Column("found", brief=True, left=True),
+    )
+    groups: dict[str, list[Line]] = {}
+    for row in comparison.rows:
+        groups.setdefault(row.group, []).append(_line(row))
+    return Sheet(
+        "After against before", columns, tuple(Group(name, tuple(lines)) for name, lines in groups.items())
+    )
+
+
+def _line(row: Compared) -> Line:
+    interval = "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}"
+    cells = (
+        Cell(row.row),
+        Cell(in_short(row.before)),
+        Cell(in_short(row.after)),
+        Cell("ms" if row.unit == "ms" else "/s"),
+        Cell("-" if row.ratio is None else f"{row.ratio:.2f}", interval),
+        Cell(f"{_ms(row.p99_before_ms)} -> {_ms(row.p99_after_ms)}"),
+        Cell("INVALID", kind="bad")
+        if row.invalid_before or row.invalid_after
+        else Cell(row.found, kind=_KINDS.get(row.found, "plain")),
+    )
+    return Line(cells, row.why_not)
+
+
+def _ms(latency_ms: float | None) -> str:
+    return "?" if latency_ms is None else in_short(latency_ms)

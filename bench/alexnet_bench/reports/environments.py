@@ -1,0 +1,77 @@
+"""Environments and runs as rows of words: for the page, and to see where two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..environment import Environment
+from .names import in_short
+from .schema import Report
+
+Fact = tuple[str, str]
+
+
+def facts_of(environment: Environment) -> dict[str, str]:
+    """Name by name what a figure may depend on, in words."""
+    facts = {
+        "machine": environment.machine,
+        "memory": f"{environment.memory_gb:g} GB",
+        "kernel": environment.kernel,
+    }
+    for index, gpu in enumerate(environment.gpus):
+        facts[f"GPU {index}"] = f"{gpu.name}, compute capability {gpu.compute_capability}"
+        facts[f"GPU {index} driver"] = gpu.driver
+        facts |= {f"GPU {index} {name}": reading for name, reading in gpu.readings.items()}
+    facts |= {"load before": f"{environment.load_1_min:g} (1 min)", "commit": environment.commit or "none"}
+    return facts | dict(environment.versions)
+
+
+def environment_rows(reports: Sequence[Report]) -> tuple[Fact, ...]:
+    """Every fact once; where the reports differ, each one's."""
+    return tuple(_fact(name, reports, _environments(reports)) for name in _names(_environments(reports)))
+
+
+def run_rows(reports: Sequence[Report]) -> tuple[Fact, ...]:
+    """What was run when and for how long, and what the control measurement said of the machine."""
+    rows = []
+    for report in reports:
+        rows += [
+            ("command", report.command),
+            ("date", report.environment.date),
+            ("took", f"{in_short(report.seconds)} s"),
+            ("control work", control_in_words(report)),
+            ("verdict of the run", report.verdict.word),
+        ]
+    return tuple(rows)
+
+
+def control_in_words(report: Report) -> str:
+    """The same fixed work before and after: what else the machine did in between."""
+    before, after = report.control_before, report.control_after
+    change = f" ({after / before - 1:+.1%})" if before else ""
+    return f"{before / 1e9:.4g} x 10^9 operations/s before, {after / 1e9:.4g} x 10^9 after{change}"
+
+
+def differences_of(before: Environment, after: Environment) -> tuple[tuple[str, str, str], ...]:
+    """What is not the same, with both; `none` where one has no such thing."""
+    facts = facts_of(before), facts_of(after)
+    return tuple(
+        (name, facts[0].get(name, "none"), facts[1].get(name, "none"))
+        for name in _names(facts)
+        if facts[0].get(name) != facts[1].get(name)
+    )
+
+
+def _environments(reports: Sequence[Report]) -> list[dict[str, str]]:
+    return [facts_of(report.environment) for report in reports]
+
+
+def _fact(name: str, reports: Sequence[Report], facts: Sequence[dict[str, str]]) -> Fact:
+    values = [found.get(name, "none") for found in facts]
+    if len(set(values)) == 1:
+        return name, values[0]
+    return name, "; ".join(f"{report.title}: {value}" for report, value in zip(reports, values, strict=True))
+
+
+def _names(facts: Sequence[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for found in facts for name in found))

@@ -1,0 +1,103 @@
+"""Reports on disk: written whole or not at all, and read only where their schema is this one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from alexnet_model.errors import ReportError, UsageError
+from alexnet_model.files import write_text_atomically
+
+from .names import name_of_engine_row, name_of_load
+from .schema import SCHEMA_VERSION, Report
+
+_WHAT = "a report of alexnet bench"
+_MAKE = "Measure again: alexnet bench ... --json FILE."
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Replace the file at `path`, or leave it as it was.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    write_text_atomically(path, report.model_dump_json(indent=1) + "\n")
+
+
+def report_from_file(path: Path) -> Report:
+    """Read a report.
+
+    Raises:
+        ReportError: the file is missing, no JSON, or of another schema; the field and the versions are named.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
+        raise ReportError(str(path), got=got, expected=_WHAT, next_step=_MAKE) from error
+    except (ValueError, RecursionError) as error:
+        raise ReportError(str(path), got=f"no JSON ({error})", expected=_WHAT, next_step=_MAKE) from error
+    _check_version(path, content)
+    try:
+        return Report.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ReportError(
+            f"{path}: {where or 'root'}",
+            got=first["msg"].lower(),
+            expected=f"{_WHAT} of schema version {SCHEMA_VERSION}",
+            next_step=_MAKE,
+        ) from error
+
+
+def check_one_page(reports: Sequence[Report]) -> None:
+    """Whether reports are the parts of one run of recipes, and fit on one page.
+
+    Raises:
+        UsageError: there is none, they are of different machines, or a figure is in two of them.
+    """
+    if not reports:
+        raise UsageError("reports", got="none", expected="at least one")
+    machines = list(dict.fromkeys(" + ".join(report.environment.devices) for report in reports))
+    if len(machines) > 1:
+        raise UsageError(
+            "reports of one page",
+            got=f"{len(machines)} machines: {'; '.join(machines)}",
+            expected="one, since figures of different devices are not ranked together",
+            next_step="Write a page for each, or: alexnet compare A B --across-devices.",
+        )
+    seen: dict[str, str] = {}
+    for report in reports:
+        names = {name_of_engine_row(row) for row in report.engines}
+        names |= {name_of_load(row) for row in report.loads}
+        for name in names:
+            if name in seen:
+                raise UsageError(
+                    "reports of one page",
+                    got=f"{name} in both {seen[name]!r} and {report.title!r}",
+                    expected="each figure in one of them",
+                    next_step="Hold two runs against each other: alexnet compare A B.",
+                )
+            seen[name] = report.title
+
+
+def _check_version(path: Path, content: Any) -> None:
+    if not isinstance(content, dict):
+        raise ReportError(f"{path}: root", got=type(content).__name__, expected=_WHAT, next_step=_MAKE)
+    version = content.get("schema_version")
+    if version == SCHEMA_VERSION and not isinstance(version, bool):
+        return
+    next_step = _MAKE
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        next_step = "A newer alexnet wrote it: read it with that one."
+    raise ReportError(
+        f"{path}: schema_version",
+        got="none" if version is None else json.dumps(version)[:40],
+        expected=str(SCHEMA_VERSION),
+        next_step=next_step,
+    )

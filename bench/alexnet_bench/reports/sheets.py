@@ -1,0 +1,329 @@
+"""The tables of a report as plain cells, which the terminal and the page both draw.
+
+The terminal leaves out the columns that are not `brief`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from ..figures.intervals import Figure
+from ..figures.percentiles import NEEDED, Latencies
+from ..figures.verdicts import Verdict
+from .names import in_megabytes, in_short, load_in_words, name_of_series
+from .schema import ColdStart, EngineRow, HeldRate, LoadRow, RateProbe, Roof, Rung, Tuning, TuningStep
+
+Kind = Literal["plain", "refused", "bad", "good"]
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Column:
+    """`unit` stands under the name."""
+
+    name: str
+    unit: str = ""
+    brief: bool = False
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`small` is what the text may be doubted by: an interval, or the samples that it needs."""
+
+    text: str
+    small: str = ""
+    kind: Kind = "plain"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row, and what is to be said of it."""
+
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one thing."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table."""
+
+    title: str
+    columns: tuple[Column, ...]
+    groups: tuple[Group, ...]
+
+
+_LATENCIES = (
+    Column("p50", "ms", brief=True),
+    Column("p90", "ms"),
+    Column("p95", "ms"),
+    Column("p99", "ms", brief=True),
+    Column("p99.9", "ms"),
+    Column("mean", "ms"),
+    Column("max", "ms"),
+    Column("samples"),
+)
+
+
+def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
+    """A group an engine, a row a batch."""
+    columns = (
+        Column("batch", brief=True),
+        Column("throughput", "pictures/s", brief=True),
+        *_LATENCIES,
+        Column("first call", "ms"),
+        Column("load", "ms"),
+        Column("file", "MB"),
+        Column("memory", "MB"),
+        Column("limit", "ms"),
+        Column("of limit", brief=True),
+        Column("bound by", brief=True, left=True),
+    )
+    return Sheet("Engines in process", columns, _groups(rows, lambda row: str(row.engine), _engine_line))
+
+
+def loads_sheet(rows: Sequence[LoadRow]) -> Sheet:
+    """A group a sweep, a row a load, each with its own verdict."""
+    columns = (
+        Column("load", brief=True, left=True),
+        Column("verdict", brief=True, left=True),
+        Column("throughput", "pictures/s", brief=True),
+        *_LATENCIES,
+        Column("requests"),
+        Column("failed"),
+        Column("sent late", "ms, p99"),
+        Column("client", "of a core"),
+        Column("sent", "bytes/request"),
+        Column("batch", "mean", brief=True),
+    )
+    return Sheet(
+        "Server under load",
+        columns,
+        _groups(rows, lambda row: f"{name_of_series(row)}: {row.engine}", _load_line),
+    )
+
+
+def held_rates_sheet(rows: Sequence[HeldRate]) -> Sheet:
+    """A group a search, a row a rate that was tried."""
+    columns = (
+        Column("rate", "requests/s", brief=True),
+        Column("p99", "ms", brief=True),
+        Column("held", brief=True, left=True),
+        Column("note", brief=True, left=True),
+    )
+    groups = (
+        Group(
+            f"{row.model} over {row.url_scheme}, batch {row.batch}: {row.engine}. "
+            f"p99 within {in_short(row.limit_p99_ms)} ms: {row.words}",
+            tuple(map(_probe_line, row.probes)),
+        )
+        for row in rows
+    )
+    return Sheet("Highest rate within a limit", columns, tuple(groups))
+
+
+def rungs_sheet(rungs: Sequence[Rung]) -> Sheet:
+    """A group for what was asked, a row a step on the way to it."""
+    columns = (
+        Column("step", brief=True, left=True),
+        Column("adds", "ms", brief=True),
+        Column("up to here", "ms, median", brief=True),
+        Column("sent", "bytes/request", brief=True),
+        Column("known from", brief=True, left=True),
+    )
+    return Sheet(
+        "From the engine to the picture", columns, _groups(rungs, lambda r: f"{r.of}: {r.engine}", _rung_line)
+    )
+
+
+def tuning_sheet(tuning: Tuning) -> Sheet:
+    """A row a configuration; the winner's is marked."""
+    columns = (
+        Column("", brief=True, left=True),
+        Column("precision", brief=True, left=True),
+        Column("instances", brief=True),
+        Column("delay", "us", brief=True),
+        Column("max batch", brief=True),
+        Column("held", "pictures/s", brief=True),
+        Column("p99", "ms", brief=True),
+        Column("note", left=True),
+    )
+    lines = tuple(_step_line(step, index == tuning.winner) for index, step in enumerate(tuning.steps))
+    limit = f"within a p99 of {in_short(tuning.limit_p99_ms)} ms on {tuning.device}"
+    return Sheet("Tuning", columns, (Group(limit, lines),))
+
+
+def cold_starts_sheet(rows: Sequence[ColdStart]) -> Sheet:
+    """A column a batch: its first request, and the one after it."""
+    batches = sorted({batch for row in rows for batch in row.first_ms})
+    columns = (
+        Column("warm-up", brief=True, left=True),
+        Column("ready", "ms", brief=True),
+        *(Column(f"first at {batch}", "ms", brief=batch in batches[:4]) for batch in batches),
+    )
+    return Sheet(
+        "Cold start",
+        columns,
+        _groups(rows, lambda row: f"{row.model}: {row.engine}", lambda row: _cold_line(row, batches)),
+    )
+
+
+def roofs_sheet(roofs: Sequence[Roof]) -> Sheet:
+    """The ceilings that shares of the limit are shares of."""
+    columns = (
+        Column("computes in", brief=True, left=True),
+        Column("operations", "10^9/s", brief=True),
+        Column("copying", "GB/s", brief=True),
+    )
+    return Sheet("Ceilings, measured in this run", columns, _groups(roofs, lambda r: r.device, _roof_line))
+
+
+def _engine_line(row: EngineRow) -> Line:
+    share = row.share_of_limit
+    cells = (
+        Cell(str(row.batch)),
+        figure_cell(row.throughput),
+        *latency_cells(row.latencies),
+        Cell(in_short(row.first_call_ms)),
+        Cell(in_short(row.load_ms)),
+        Cell(in_megabytes(row.size_bytes)),
+        Cell(in_megabytes(row.peak_memory_bytes)),
+        Cell("-" if row.limit_ms is None else in_short(row.limit_ms)),
+        Cell("-" if share is None else f"{share:.0%}"),
+        Cell(row.bound_by),
+    )
+    return Line(cells)
+
+
+def _load_line(row: LoadRow) -> Line:
+    mean = mean_batch(row.executions_by_batch)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in row.failed_by_kind.items())
+    cells = (
+        Cell(load_in_words(row)),
+        verdict_cell(row.verdict),
+        figure_cell(row.throughput),
+        *latency_cells(row.latencies),
+        Cell(f"{row.requests:,}"),
+        Cell(f"{row.failed:,}", kinds, "bad" if row.failed else "plain"),
+        Cell("-" if row.late_p99_ms is None else in_short(row.late_p99_ms)),
+        Cell(f"{row.client_cpu_share:.0%}"),
+        Cell(f"{row.request_bytes:,}"),
+        Cell("-" if mean is None else in_short(mean)),
+    )
+    return Line(cells, tuple(map(str, row.verdict.reasons)))
+
+
+def _probe_line(probe: RateProbe) -> Line:
+    cells = (
+        Cell(in_short(probe.rate_per_s)),
+        Cell("-" if probe.p99_ms is None else in_short(probe.p99_ms)),
+        Cell("yes", kind="good") if probe.held else Cell("no"),
+        Cell(probe.note),
+    )
+    return Line(cells)
+
+
+def _rung_line(rung: Rung) -> Line:
+    cells = (
+        Cell(rung.name),
+        Cell(in_short(rung.added_ms)),
+        Cell(in_short(rung.total_ms)),
+        Cell(f"{rung.request_bytes:,}"),
+        Cell(rung.source),
+    )
+    return Line(cells)
+
+
+def _step_line(step: TuningStep, is_winner: bool) -> Line:
+    held = step.held_rate_per_s
+    kind: Kind = "good" if is_winner else "plain"
+    cells = (
+        Cell("winner" if is_winner else "", kind=kind),
+        Cell(step.precision),
+        Cell(str(step.instances)),
+        Cell(f"{step.queue_delay_us:,}"),
+        Cell(str(step.max_batch)),
+        Cell("none", kind="refused") if held is None else Cell(in_short(held), kind=kind),
+        Cell("-" if step.p99_ms is None else in_short(step.p99_ms)),
+        Cell(step.note),
+    )
+    return Line(cells)
+
+
+def _cold_line(row: ColdStart, batches: Sequence[int]) -> Line:
+    first = [
+        Cell(
+            in_short(row.first_ms[batch]),
+            f"then {in_short(row.second_ms[batch])}" if batch in row.second_ms else "",
+        )
+        if batch in row.first_ms
+        else Cell("-")
+        for batch in batches
+    ]
+    return Line((Cell("yes" if row.warmed_up else "no"), Cell(in_short(row.ready_ms)), *first))
+
+
+def _roof_line(roof: Roof) -> Line:
+    cells = (
+        Cell(roof.computes_in),
+        Cell(in_short(roof.operations_per_s / 1e9)),
+        Cell(in_short(roof.bytes_per_s / 1e9)),
+    )
+    return Line(cells)
+
+
+def figure_cell(figure: Figure) -> Cell:
+    """The figure, with its interval where it has one."""
+    if len(figure.repeats) < 2:
+        return Cell(in_short(figure.value), "1 repeat")
+    return Cell(in_short(figure.value), f"{in_short(figure.low)} to {in_short(figure.high)}")
+
+
+def latency_cells(latencies: Latencies) -> tuple[Cell, ...]:
+    """One for each of the columns that every kind of row has; a refused percentile says what it needs."""
+    percentiles = zip(
+        NEEDED.values(),
+        (latencies.p50_ms, latencies.p90_ms, latencies.p95_ms, latencies.p99_ms, latencies.p99_9_ms),
+        strict=True,
+    )
+    return (
+        *(
+            Cell(f"needs {needed:,}", "samples", "refused") if value is None else Cell(in_short(value))
+            for needed, value in percentiles
+        ),
+        Cell(in_short(latencies.mean_ms)),
+        Cell(in_short(latencies.max_ms)),
+        Cell(f"{latencies.samples:,}"),
+    )
+
+
+def verdict_cell(verdict: Verdict) -> Cell:
+    """VALID or INVALID."""
+    return Cell(verdict.word, kind="good" if verdict.is_valid else "bad")
+
+
+def mean_batch(executions_by_batch: dict[int, int]) -> float | None:
+    """Pictures an execution; None where the server counted none."""
+    executions = sum(executions_by_batch.values())
+    if not executions:
+        return None
+    return sum(batch * count for batch, count in executions_by_batch.items()) / executions
+
+
+def _groups(
+    rows: Iterable[Row], name: Callable[[Row], str], line: Callable[[Row], Line]
+) -> tuple[Group, ...]:
+    found: dict[str, list[Line]] = {}
+    for row in rows:
+        found.setdefault(name(row), []).append(line(row))
+    return tuple(Group(group, tuple(lines)) for group, lines in found.items())

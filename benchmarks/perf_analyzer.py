@@ -1,0 +1,175 @@
+"""Our closed loop against NVIDIA's perf_analyzer: `python benchmarks/perf_analyzer.py demo/model_repository`.
+
+Both drive the same embedded server in turn, several rounds, forwards and backwards. The binary is the one
+that came inside the wheel of tritonclient 2.50.0; without `--binary` that wheel is downloaded by pip into a
+temporary folder, with the CUDA runtime that it is linked to. Prints the ratios; exits 1 where a median is
+further than 10% from 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from alexnet_bench.loads.generators import Workers
+from alexnet_bench.loads.measuring import ServerBench
+from alexnet_bench.loads.plans import ClosedLoop, Timing
+from alexnet_cli.screen import Bars, say
+from alexnet_clients import ServerUrl, transport_from_url
+from alexnet_model.environment import machine_name
+from alexnet_model.files import write_text_atomically
+from alexnet_serving import EmbeddedServer
+
+WHEELS = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12")
+TOLERANCE = 0.1
+WINDOWS = 3  # perf_analyzer averages over so many
+
+
+@dataclass(frozen=True)
+class Measurement:
+    throughput_per_s: float
+    p50_ms: float
+
+
+@dataclass(frozen=True)
+class PerfAnalyzer:
+    """NVIDIA's binary, with the folders of the libraries that it needs."""
+
+    binary: Path
+    libraries: tuple[Path, ...]
+
+    def measure(self, url: ServerUrl, model: str, concurrency: int, seconds: float) -> Measurement:
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "table.csv"
+            window_ms = round(1e3 * seconds / WINDOWS)
+            # Its own rule would go on until three windows agree; here both tools measure for as long.
+            command = [str(self.binary), "-m", model, "-u", url.address, "-i", "grpc", "-f", str(table)]
+            command += ["--concurrency-range", str(concurrency), "-p", str(window_ms)]
+            command += ["-s", "1000", "-r", str(WINDOWS)]
+            paths = os.pathsep.join(map(str, self.libraries))
+            environment = {**os.environ, "LD_LIBRARY_PATH": paths}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"{self.binary} failed:\n{done.stdout}{done.stderr}")
+            row = next(csv.DictReader(table.read_text().splitlines()))
+        return Measurement(float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e3)
+
+
+def perf_analyzer_in(folder: Path, binary: Path | None, beside: Sequence[Path]) -> PerfAnalyzer:
+    """The given binary, or the one in NVIDIA's wheel; libb64 is the system's or nvidia-pytriton's."""
+    libraries = folder / "lib"
+    libraries.mkdir()
+    for found in (Path(sysconfig.get_path("purelib")) / "nvidia_pytriton.libs").glob("libb64-*.so.0d"):
+        (libraries / "libb64.so.0d").symlink_to(found)
+    if binary is not None:
+        return PerfAnalyzer(binary.resolve(), (*beside, libraries))
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    download += ["--only-binary=:all:", "--platform", "manylinux1_x86_64", *WHEELS]
+    subprocess.run(download, check=True)
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                name = Path(member).name
+                if name == "perf_analyzer" or name.startswith("libcudart.so"):
+                    (libraries / name).write_bytes(archive.read(member))
+    extracted = libraries / "perf_analyzer"
+    extracted.chmod(0o755)
+    return PerfAnalyzer(extracted, (libraries,))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("--binary", type=Path, help="perf_analyzer, if it is at hand")
+    parser.add_argument(
+        "--libraries", type=Path, nargs="*", default=[], help="folders with what it needs, such as libcudart"
+    )
+    parser.add_argument("--model", default="alexnet_int8")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each tool, a round and concurrency")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    timing = Timing(burn_in_s=1.0, seconds=options.seconds, repeats=1)
+    ours: dict[int, list[Measurement]] = {concurrency: [] for concurrency in options.concurrency}
+    theirs: dict[int, list[Measurement]] = {concurrency: [] for concurrency in options.concurrency}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(options.repository) as server,
+        Workers(server.grpc_url, 1) as workers,
+        Bars() as progress,
+    ):
+        analyzer = perf_analyzer_in(Path(folder), options.binary, options.libraries)
+        url = ServerUrl.parse(server.grpc_url)
+        transport = transport_from_url(url)
+        bench = ServerBench(transport, url, workers, timing=timing)
+        for number in range(options.rounds + 1):  # the first one only warms up
+            progress("rounds", number, options.rounds + 1)
+            for concurrency in options.concurrency:
+                turns = ["ours", "theirs"][:: 1 if number % 2 else -1]
+                for turn in turns:
+                    if turn == "ours":
+                        row = bench.measure(options.model, ClosedLoop(concurrency=concurrency)).row
+                        assert row.latencies.p50_ms is not None
+                        measured = Measurement(row.throughput.value, row.latencies.p50_ms)
+                    else:
+                        measured = analyzer.measure(url, options.model, concurrency, options.seconds)
+                    if number:
+                        (ours if turn == "ours" else theirs)[concurrency].append(measured)
+        progress("rounds", options.rounds + 1, options.rounds + 1)
+        transport.close()
+    say(f"{machine_name()}; {options.model}, embedded server, batch 1; ours / perf_analyzer")
+    figures = [
+        figure
+        for concurrency in options.concurrency
+        for figure in figures_of(concurrency, ours[concurrency], theirs[concurrency])
+    ]
+    for figure in figures:
+        say(
+            f"  {figure['ratio']:5.3f} ({figure['low']:.3f} to {figure['high']:.3f})  {figure['name']}:"
+            f" {figure['ours']:,.4g} against {figure['theirs']:,.4g} {figure['unit']}"
+            f" ({'yes' if figure['holds'] else 'NO'})"
+        )
+    if options.json:
+        record = {"machine": machine_name(), "model": options.model, "figures": figures}
+        write_text_atomically(options.json, json.dumps(record, indent=1) + "\n")
+    return 0 if all(figure["holds"] for figure in figures) else 1
+
+
+def figures_of(
+    concurrency: int, ours: Sequence[Measurement], theirs: Sequence[Measurement]
+) -> list[dict[str, float | str | bool]]:
+    """Throughput and p50: the median of the rounds' ratios, with the lowest and the highest."""
+    figures = []
+    for name, unit in (("throughput_per_s", "requests/s"), ("p50_ms", "ms")):
+        a = [float(getattr(measured, name)) for measured in ours]
+        b = [float(getattr(measured, name)) for measured in theirs]
+        ratios = [x / y for x, y in zip(a, b, strict=True)]
+        figure: dict[str, float | str | bool] = {
+            "name": f"{name.partition('_')[0]} at concurrency {concurrency}",
+            "unit": unit,
+            "ratio": median(ratios),
+            "low": min(ratios),
+            "high": max(ratios),
+            "ours": median(a),
+            "theirs": median(b),
+            "rounds": len(ratios),
+            "holds": abs(median(ratios) - 1) <= TOLERANCE,
+        }
+        figures.append(figure)
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""`alexnet bench`: how fast, under which load, and whether the figures may be believed."""
+
+from __future__ import annotations
+
+import typer
+
+from .cold_start import cold_start_command
+from .engine import engine_command
+from .report import report_command
+from .server import server_command
+
+app = typer.Typer(
+    name="bench",
+    help="How fast it is, and whether the figures may be believed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("cold-start")(cold_start_command)
+app.command("engine")(engine_command)
+app.command("report")(report_command)
+app.command("server")(server_command)

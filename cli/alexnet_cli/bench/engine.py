@@ -1,0 +1,139 @@
+"""`alexnet bench engine`: every engine of this machine at every batch, against the limits of its device."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from alexnet_model.errors import UsageError
+
+from ..options import precisions_from
+from .server import check_writable
+
+if TYPE_CHECKING:
+    from alexnet_bench.engines.specs import RuntimeName
+    from alexnet_bench.reports.schema import Report
+
+_INTERRUPTED = 130
+
+
+def engine_command(
+    export: Annotated[Path, typer.Argument(help="An export's folder, with its export.json.")],
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures a call.", metavar="N,...", show_default="1, 2, 4 ... to the export's largest"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Some of fp32,fp16,int8.", show_default="all that were accepted")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of pytorch, torch.compile, onnxruntime, openvino, tensorrt, tensorrt-rtx.",
+            show_default="all that are here",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="What the export was made from, to measure PyTorch too.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of one slice.")] = 0.5,
+    repeats: Annotated[int, typer.Option(help="Slices of each engine and batch, in turn.")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report there.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Measure every engine that this machine has of an export: speed, memory, loading, share of the limit.
+
+    Each engine has a process of its own. What is not here is left out, with the reason. Ctrl-C keeps the rows
+    that are done.
+
+    Example: alexnet bench engine build/export --checkpoint build/checkpoint.safetensors --json engine.json
+    """
+    from alexnet_bench.engines.choosing import Wishes
+    from alexnet_bench.engines.running import EngineBench, bench_engines
+    from alexnet_bench.reports.files import write_report
+
+    from ..screen import Bars
+
+    bench = EngineBench(
+        wishes=Wishes(
+            precisions=precisions_from(precision),
+            runtimes=_runtimes_from(runtime),
+            checkpoint=checkpoint,
+        ),
+        batches=_batches_from(batch),
+        seconds=seconds,
+        repeats=repeats,
+    )
+    if json_file is not None:
+        check_writable(json_file)
+    words = [
+        "alexnet",
+        "bench",
+        "engine",
+        str(export),
+        "--seconds",
+        f"{seconds:g}",
+        "--repeats",
+        str(repeats),
+    ]
+    for option, value in (
+        ("--batch", batch),
+        ("--precision", precision),
+        ("--runtime", runtime),
+        ("--checkpoint", checkpoint),
+    ):
+        words += [] if value is None else [option, str(value)]
+    with Bars() as bars:
+        report = bench_engines(export, bench, command=shlex.join(words), progress=bars)
+    print_engines(report)
+    if json_file is not None:
+        write_report(json_file, report)
+    if any(reason.rule == "interrupted" for reason in report.reasons):
+        raise typer.Exit(_INTERRUPTED)
+    if not report.engines:
+        raise typer.Exit(1)
+
+
+def print_engines(report: Report) -> None:
+    """By device: side by side, and what each engine takes; then each engine's rows, and the verdict."""
+    from alexnet_bench.reports.tables import renderables_from_report
+
+    from ..screen import out, say
+    from .engine_tables import costs_table, limits_in_words, side_by_side_table
+
+    for device in dict.fromkeys(row.engine.device for row in report.engines):
+        rows = [row for row in report.engines if row.engine.device == device]
+        out.rule(f"Engines on {device}", align="left")
+        say("Pictures a second by batch:")
+        out.print(side_by_side_table(rows))
+        say("What each takes:")
+        out.print(costs_table(rows))
+    if report.engines:
+        out.print(limits_in_words(report.engines), markup=False)
+    for part in renderables_from_report(report):
+        out.print(part)
+
+
+def _batches_from(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise UsageError("--batch", got=repr(text), expected="whole numbers, such as 1,8,64") from error
+
+
+def _runtimes_from(text: str | None) -> tuple[RuntimeName, ...] | None:
+    """`Wishes` refuses unknown ones."""
+    if text is None:
+        return None
+    words = [word.strip().lower() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError("--runtime", got=repr(text), expected="at least one name")
+    return tuple(cast("RuntimeName", word) for word in dict.fromkeys(words))

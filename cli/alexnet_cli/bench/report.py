@@ -1,0 +1,40 @@
+"""`alexnet bench report`: reports in JSON as tables here and as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report_command(
+    reports: Annotated[
+        list[Path], typer.Argument(help="Reports of one run on one machine.", metavar="REPORT.json...")
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write one page that opens offline.")
+    ] = None,
+) -> None:
+    """Show reports that `alexnet bench` wrote: as tables, or with --html as one page with plots.
+
+    Example: alexnet bench report build/engine.json build/server.json --html build/report.html
+    """
+    from alexnet_bench.reports.files import check_one_page, report_from_file
+    from alexnet_bench.reports.tables import renderables_from_report
+
+    from ..screen import note, out
+
+    read = [report_from_file(path) for path in reports]
+    check_one_page(read)
+    if html is not None:
+        from alexnet_bench.reports.page import html_from_reports
+        from alexnet_model.files import write_text_atomically
+
+        write_text_atomically(html, html_from_reports(read))
+        note(f"Wrote {html}.")
+        return
+    for report in read:
+        out.rule(report.title, align="left")
+        for part in renderables_from_report(report):
+            out.print(part)

@@ -1,0 +1,199 @@
+"""`alexnet bench server`: what a server holds, and what a request costs under which load."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alexnet_model.errors import UsageError
+
+from ..connecting import (
+    DEFAULT_URL,
+    CaOption,
+    CertOption,
+    Connection,
+    HeaderOption,
+    KeyOption,
+    TimeoutOption,
+    UrlOption,
+)
+
+if TYPE_CHECKING:
+    from alexnet_bench.loads.plans import Loop
+    from alexnet_bench.reports.schema import Report
+
+_INTERRUPTED = 130
+_DEFAULT_CONCURRENCY = "1,16"
+
+
+def server_command(
+    model: Annotated[
+        list[str], typer.Option("--model", help="A model of the server; may be repeated.", metavar="NAME")
+    ],
+    url: UrlOption = DEFAULT_URL,
+    concurrency: Annotated[
+        str | None,
+        typer.Option(
+            help="Closed loops: so many requests open at any time.",
+            metavar="N,...",
+            show_default=f"{_DEFAULT_CONCURRENCY} unless --rate or --limit-p99-ms is given",
+        ),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Pictures a request.", metavar="N,...")] = "1",
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            help="Open loops: so many requests a second, as they come by chance (Poisson).", metavar="R,..."
+        ),
+    ] = None,
+    limit_p99_ms: Annotated[
+        float | None,
+        typer.Option("--limit-p99-ms", help="Find the highest rate whose p99 stays within.", metavar="MS"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of one repeat.")] = 5.0,
+    repeats: Annotated[int, typer.Option(help="Of every load, without a break.")] = 3,
+    burn_in_s: Annotated[
+        float, typer.Option("--burn-in", help="Seconds of every load that are thrown away.")
+    ] = 1.0,
+    workers: Annotated[int, typer.Option(help="Processes that generate the load.")] = 1,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            help="For an input with open dimensions, without the batch; may be repeated.",
+            metavar="NAME:1,2,3",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report there.", metavar="FILE")
+    ] = None,
+    timeout_s: TimeoutOption = 30,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    header: HeaderOption = None,
+) -> None:
+    """Measure a server under load, with a verdict on each figure. Any model that speaks KServe v2.
+
+    A load whose verdict is INVALID says why, and what to do. Exits 1 if a load could not be measured at all.
+
+    Example: alexnet bench server --model alexnet_int8 --concurrency 1,16 --batch 1,8 --json load.json
+    """
+    from alexnet_bench.loads.campaign import Campaign, report_of_campaign
+    from alexnet_bench.loads.generators import Workers
+    from alexnet_bench.loads.measuring import ServerBench
+    from alexnet_bench.loads.plans import Timing
+    from alexnet_bench.loads.searching import SearchOptions
+    from alexnet_bench.reports.files import write_report
+    from alexnet_clients import ServerUrl, transport_from_url
+
+    from ..screen import Bars
+
+    campaign = Campaign(
+        models=tuple(dict.fromkeys(model)),
+        batches=_whole_numbers("--batch", batch),
+        loops=_loops(concurrency, rate, is_needed=limit_p99_ms is None),
+        limit=None if limit_p99_ms is None else SearchOptions(limit_p99_ms=limit_p99_ms),
+    )
+    timing = Timing(burn_in_s=burn_in_s, seconds=seconds, repeats=repeats)
+    shapes = dict(_shape(text) for text in shape or [])
+    access = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).access()
+    address = ServerUrl.parse(url)
+    if json_file is not None:
+        check_writable(json_file)
+    with ExitStack() as opened:
+        transport = transport_from_url(address, access)
+        opened.callback(transport.close)
+        generator = opened.enter_context(Workers(url, workers, access=access))
+        progress = opened.enter_context(Bars())
+        bench = ServerBench(transport, address, generator, timing=timing, timeout_s=timeout_s, shapes=shapes)
+        words = ["alexnet", "bench", "server", "--url", url]
+        words += [word for name in campaign.models for word in ("--model", name)]
+        words += ["--batch", batch, "--seconds", f"{seconds:g}", "--repeats", str(repeats)]
+        for option, value in (
+            ("--concurrency", concurrency),
+            ("--rate", rate),
+            ("--limit-p99-ms", limit_p99_ms),
+        ):
+            words += [] if value is None else [option, f"{value}"]
+        words += ["--workers", str(workers)]
+        report = report_of_campaign(
+            campaign,
+            bench,
+            title=f"{', '.join(campaign.models)} at {address}",
+            command=shlex.join(words),
+            progress=progress,
+        )
+    print_loads(report)
+    if json_file is not None:
+        write_report(json_file, report)
+    if any(reason.rule == "interrupted" for reason in report.reasons):
+        raise typer.Exit(_INTERRUPTED)
+    if report.left_out:
+        raise typer.Exit(1)
+
+
+def print_loads(report: Report) -> None:
+    """The tables with their verdicts, then whether batching happened."""
+    from alexnet_bench.reports.names import load_in_words, name_of_series
+    from alexnet_bench.reports.tables import renderables_from_report
+
+    from ..screen import out, say
+
+    for part in renderables_from_report(report):
+        out.print(part)
+    for row in report.loads:
+        say(f"batching: {name_of_series(row)}, {load_in_words(row)}: {row.batching}")
+
+
+def check_writable(path: Path) -> None:
+    """Minutes of measuring are not to end at a folder that cannot be written.
+
+    Raises:
+        UsageError: a folder has that name.
+        OSError: the folder that it is to stand in cannot be made or written.
+    """
+    if path.is_dir():
+        raise UsageError(f"--json {path}", got="a folder", expected="a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tuple[Loop, ...]:
+    from alexnet_bench.loads.plans import ClosedLoop, OpenLoop
+
+    if concurrency is None and rate is None and is_needed:
+        concurrency = _DEFAULT_CONCURRENCY
+    closed = () if concurrency is None else _whole_numbers("--concurrency", concurrency)
+    rates = () if rate is None else _numbers("--rate", rate)
+    return (
+        *(ClosedLoop(concurrency=at_a_time) for at_a_time in closed),
+        *(OpenLoop(rate_per_s=per_s) for per_s in rates),
+    )
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise UsageError(option, got=repr(text), expected="whole numbers, such as 1,16") from error
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise UsageError(option, got=repr(text), expected="numbers, such as 50,100") from error
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, colon, sizes = text.rpartition(":")
+    if not colon or not name:
+        raise UsageError("--shape", got=repr(text), expected="NAME:1,2,3")
+    return name, _whole_numbers("--shape", sizes)

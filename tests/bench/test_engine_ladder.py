@@ -1,0 +1,203 @@
+"""The ladder's order, its failures and its rows, on engines whose time only fakes move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from alexnet_bench.engines.counting import Layer
+from alexnet_bench.engines.ladder import Ladder, LadderPlan, climb, doubling_batches
+from alexnet_bench.engines.rows import rows_from_ladder
+from alexnet_bench.engines.specs import EngineSpec
+from alexnet_bench.figures.percentiles import NEEDED
+from alexnet_bench.reports.schema import EngineRow, Roof
+from alexnet_model.errors import ExportError, UsageError
+from alexnet_model.records import PRECISIONS
+
+from .ladder_fakes import FakeProcess, spec
+
+Failing = Callable[[str, int], Exception | None]
+LAYERS = dict.fromkeys(
+    PRECISIONS, (Layer(name="gemm", multiply_adds=10**6, weights=1000, weight_bytes=4000, activations=100),)
+)
+ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e9, bytes_per_s=1e9)
+
+
+class Climb:
+    """One run of the ladder over fakes, with the diary of what they were asked."""
+
+    def __init__(
+        self, *specs: EngineSpec, plan: LadderPlan, failing: dict[str, Failing] | None = None
+    ) -> None:
+        self.diary: list[str] = []
+        self.processes: list[FakeProcess] = []
+        self.progress: list[tuple[str, int, int]] = []
+        self._failing = failing or {}
+        self.ladder: Ladder = climb(specs, plan, self._open, self._report)
+
+    def rows(self, *roofs: Roof) -> tuple[EngineRow, ...]:
+        return rows_from_ladder(self.ladder, LAYERS, roofs)
+
+    def _open(self, spec: EngineSpec, largest: int) -> FakeProcess:
+        self.diary.append(f"open {spec.precision} to {largest}")
+        failing = self._failing.get(spec.precision, lambda verb, batch: None)
+        self.processes.append(FakeProcess(spec, self.diary, failing=failing))
+        return self.processes[-1]
+
+    def _report(self, stage: str, done: int, total: int, note: str = "") -> None:
+        self.progress.append((stage, done, total))
+
+
+def failing_at(verb: str, error: Exception, *, batch: int = 0) -> Failing:
+    return lambda asked, at: error if (asked, at) == (verb, batch) else None
+
+
+def plan(*batches: int, repeats: int = 2) -> LadderPlan:
+    return LadderPlan(batches=batches, repeats=repeats)
+
+
+def test_repeats_go_round_all_engines_of_a_batch_and_every_other_one_backwards() -> None:
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, repeats=3))
+    at_1 = ["slice fp32 1", "slice int8 1"]
+    at_4 = ["slice fp32 4", "slice int8 4"]
+    assert climbed.diary == [
+        *("open fp32 to 4", "load fp32", "open int8 to 4", "load int8"),
+        *("warm fp32 1", "warm int8 1", *at_1, *reversed(at_1), *at_1),
+        *("warm fp32 4", "warm int8 4", *at_4, *reversed(at_4), *at_4),
+        *("describe fp32", "describe int8"),
+    ]
+    assert not any(process.is_open for process in climbed.processes)
+    assert [step for step in climbed.progress if step[0] == "measuring"][-1] == ("measuring", 16, 16)
+
+
+def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
+    climbed = Climb(spec("fp32", max_batch=4), spec("int8"), plan=plan(8, 2))
+    assert climbed.diary[0] == "open fp32 to 2"
+    assert [(row.engine.precision, row.batch) for row in climbed.rows()] == [
+        ("fp32", 2),
+        ("int8", 2),
+        ("int8", 8),
+    ]
+
+
+def test_an_engine_that_takes_none_of_the_batches_is_left_out_unopened() -> None:
+    climbed = Climb(spec("fp32", max_batch=1), spec("int8"), plan=plan(2))
+    assert "open fp32 to 0" not in climbed.diary
+    (left_out,) = climbed.ladder.left_out
+    assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "it takes batches to 1")
+
+
+def test_an_engine_that_does_not_load_costs_itself_alone() -> None:
+    failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2), failing=failing)
+    (left_out,) = climbed.ladder.left_out
+    assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "a.onnx: got nonsense")
+    assert [row.engine.precision for row in climbed.rows()] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("verb", ["warm", "slice"])
+def test_an_engine_that_fails_keeps_the_batches_that_it_has_done(verb: str) -> None:
+    failing = {"fp32": failing_at(verb, ExportError("no memory"), batch=4)}
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing=failing)
+    rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
+    assert rows == [("fp32", 1, 2), ("int8", 1, 2), ("int8", 4, 2), ("int8", 8, 2)]
+    (left_out,) = climbed.ladder.left_out
+    assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU) from batch 4 on", "no memory")
+    assert climbed.diary.count(f"{verb} fp32 4") == 1
+    assert "describe fp32" in climbed.diary
+
+
+def test_a_batch_that_was_half_done_when_its_engine_failed_is_no_row() -> None:
+    asked: list[int] = []
+
+    def second_slice(verb: str, batch: int) -> Exception | None:
+        asked.extend([batch] * (verb == "slice"))
+        return ExportError("no memory") if asked == [1, 1, 4, 4] else None
+
+    climbed = Climb(spec("fp32"), plan=plan(1, 4), failing={"fp32": second_slice})
+    assert [row.batch for row in climbed.rows()] == [1]
+
+
+def test_what_died_cannot_say_what_it_computed_in() -> None:
+    failing = {"fp32": failing_at("describe", ExportError("gone"))}
+    climbed = Climb(spec("fp32"), plan=plan(1), failing=failing)
+    (row,) = climbed.rows(ROOF)
+    assert (row.engine.runtime, row.engine.device, row.engine.computes_in) == ("openvino", "CPU", "unknown")
+    assert (row.limit_ms, row.bound_by, row.share_of_limit) == (None, "unknown", None)
+
+
+def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
+    class Interrupting:
+        calls = 0
+
+        def __call__(self, verb: str, batch: int) -> Exception | None:
+            self.calls += (verb, batch) == ("slice", 2)
+            if self.calls == 2:
+                self.calls += 1
+                raise KeyboardInterrupt
+            return None
+
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2, 4), failing={"fp32": Interrupting()})
+    assert climbed.ladder.is_interrupted
+    rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
+    assert rows == [("fp32", 1, 2), ("fp32", 2, 1), ("int8", 1, 2), ("int8", 2, 2)]
+    assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
+    assert not any(process.is_open for process in climbed.processes)
+
+
+def test_an_interrupt_while_loading_leaves_no_rows_and_nothing_open() -> None:
+    def interrupted(verb: str, batch: int) -> None:
+        raise KeyboardInterrupt
+
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1), failing={"int8": interrupted})
+    assert climbed.ladder.is_interrupted
+    assert climbed.rows() == ()
+    assert not any(process.is_open for process in climbed.processes)
+
+
+def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
+    climbed = Climb(spec("fp32"), plan=plan(2, repeats=3))
+    (row,) = climbed.rows(ROOF)
+    assert row.throughput.repeats == (200, 200, 200)
+    assert row.throughput.unit == "pictures/s"
+    assert row.latencies.samples == 3 * 4
+    assert row.latencies.p50_ms == pytest.approx(10, rel=1e-3)
+    assert (row.load_ms, row.first_call_ms) == (100, 20)
+    assert (row.size_bytes, row.peak_memory_bytes) == (1000, 2 * 10**6)
+    assert row.limit_ms == pytest.approx(4)  # two pictures of a million multiply-adds
+    assert row.bound_by == "compute"
+    assert row.share_of_limit == pytest.approx(0.4, rel=1e-3)
+    assert EngineRow.model_validate_json(row.model_dump_json()) == row
+
+
+@pytest.mark.parametrize("repeats", range(1, 13))
+def test_all_repeats_together_know_a_median(repeats: int) -> None:
+    chosen = plan(1, repeats=repeats)
+    assert chosen.calls * repeats >= NEEDED["p50"] > (chosen.calls - 1) * repeats
+
+
+@pytest.mark.parametrize(
+    ("largest", "batches"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (64, (1, 2, 4, 8, 16, 32, 64))]
+)
+def test_batches_double_to_the_largest(largest: int, batches: tuple[int, ...]) -> None:
+    assert doubling_batches(largest) == batches
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batches": ()},
+        {"batches": (0,)},
+        {"batches": (1, 1)},
+        {"batches": (1,), "repeats": 0},
+        {"batches": (1,), "seconds": 0.0},
+        {"batches": (1,), "seconds": np.inf},
+        {"batches": (1,), "seconds": np.nan},
+        {"batches": (1,), "burn_in_s": -1.0},
+    ],
+)
+def test_plans_that_measure_nothing_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        LadderPlan(**values)  # type: ignore[arg-type]

@@ -1,0 +1,193 @@
+"""What is timed in an engine's own process: calls, clocks and memory. The GPU's clock is a fake's."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from alexnet_bench.engines.calls import Calls, EventClock, HostCalls, timed_calls
+from alexnet_bench.engines.hosting import HostedEngine
+from alexnet_bench.engines.memory import DeviceMemory, HostMemory
+from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_export.convert import onnx_from_checkpoint
+from alexnet_export.engines.api import TensorRt
+from alexnet_export.engines.building import engine_from_onnx
+from alexnet_export.engines.options import EngineOptions
+from alexnet_export.engines.runner import EngineRunner
+from alexnet_model.contract import Contract
+from alexnet_model.errors import EngineError
+from alexnet_model.gpus import Gpu
+from alexnet_model.passport import Profile
+
+from ..export.fake_tensorrt import HostDevice, fake_tensorrt
+from ..networks import random_checkpoint
+from .ladder_fakes import FakeClock, FakeRunner, FakeStream
+
+# Eight pictures, each filled with its own number.
+IMAGES = np.repeat(np.arange(8, dtype=np.uint8), 224 * 224 * 3).reshape(8, 224, 224, 3)
+H200 = Gpu(index=0, name="NVIDIA H200", compute_capability="9.0", driver="580.95.05", memory_mib=143_771)
+
+
+class ResidentFake:
+    """A runner on a GPU: launching takes this machine nothing, and the stream 5 ms; taking takes it 3 ms."""
+
+    def __init__(self, stream: FakeStream) -> None:
+        self._stream = stream
+        self.diary: list[str] = []
+
+    def place(self, images: Any) -> str:
+        return f"pictures {images.flat[0]}"
+
+    def take(self, placed: str) -> None:
+        self.diary.append(placed)
+        self._stream.ms += 3
+
+    def launch(self) -> None:
+        self._stream.ms += 5
+
+
+def latencies_of(histogram: str) -> LatencyHistogram:
+    found = LatencyHistogram()
+    found.add(histogram.encode("ascii"))
+    return found
+
+
+def test_calls_go_on_for_so_long_and_at_least_so_often() -> None:
+    clock = FakeClock()
+    calls = HostCalls(FakeRunner(clock, 0.1))
+    pictures = cycle([IMAGES[:1]])
+    timed = timed_calls(calls, pictures, clock.device_clock(), seconds=0.25, now=clock)
+    assert timed.latencies_ms == pytest.approx((100, 100, 100))
+    assert timed.seconds == pytest.approx(0.3)
+    timed = timed_calls(calls, pictures, clock.device_clock(), seconds=0.05, at_least=4, now=clock)
+    assert len(timed.latencies_ms) == 4
+    timed = timed_calls(calls, pictures, clock.device_clock(), seconds=0, now=clock)
+    assert len(timed.latencies_ms) == 1
+
+
+def test_a_gpus_calls_are_timed_by_its_events_and_waited_for() -> None:
+    """Placing and taking pictures is no part of the time, and this machine's clock does not move at all."""
+    stream, clock = FakeStream(), FakeClock()
+    calls = ResidentFake(stream)
+    timed = timed_calls(calls, cycle(["a", "b"]), EventClock(stream.event), seconds=-1, at_least=3, now=clock)
+    assert timed.latencies_ms == (5, 5, 5)
+    assert calls.diary == ["a", "b", "a"]
+
+
+def test_an_engine_is_loaded_warmed_up_and_measured() -> None:
+    clock = FakeClock()
+    runner = FakeRunner(clock, 0.5, load_s=2.0)
+    hosted = HostedEngine(
+        lambda: runner,
+        IMAGES,
+        calls_of=HostCalls,
+        clock=clock.device_clock(),
+        memory=HostMemory(),
+        now=clock,
+    )
+    assert hosted.load() == pytest.approx(2000)
+    assert hosted.warm(2, 2.5) == pytest.approx(1000)
+    assert runner.seen == [0, 2, 4, 6]  # the first call, then 2.5 s of burn-in
+    found = hosted.slice(2, 1.5, 1)
+    assert runner.seen[4:] == [0, 2]  # the pictures go on rotating
+    assert found.throughput_per_s == pytest.approx(2)
+    assert latencies_of(found.histogram).samples == 2
+    assert latencies_of(found.histogram).percentile_ms(50) == pytest.approx(1000, rel=1e-3)
+    assert hosted.slice(2, 0.1, 3).throughput_per_s == pytest.approx(2)
+    assert hosted.warm(8, 0) == pytest.approx(4000)
+    assert hosted.describe().name == "openvino"
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_an_engine_on_a_gpu_is_timed_from_its_own_memory(tmp_path: Path, graphs: bool) -> None:
+    """TensorRT's runner behind a stand-in of TensorRT, on a device in this machine's memory."""
+    onnx = tmp_path / "fp32.onnx"
+    onnx_from_checkpoint(random_checkpoint(width=0.05), onnx, max_batch=4)
+    trt, device, stream = fake_tensorrt("11.1.0.106"), HostDevice(), FakeStream()
+    api, engine = TensorRt(trt, "tensorrt"), tmp_path / "engine.plan"
+    passport = engine_from_onnx(
+        api,
+        onnx,
+        engine,
+        EngineOptions(kind="tensorrt", timing_caches=tmp_path),
+        precision="fp32",
+        profile=Profile(min=1, opt=2, max=4),
+        contract=Contract(),
+        gpu=H200,
+    )
+
+    executions, clock = trt.recorder.executions, FakeClock()
+
+    def event() -> Any:
+        stream.ms = 7.0 * len(executions)  # each takes the stream so long
+        clock.spend(0.01)  # and this machine longer
+        return stream.event()
+
+    hosted = HostedEngine(
+        lambda: EngineRunner(
+            engine,
+            passport,
+            api=api,
+            device=device,
+            classes=10,
+            contract=Contract(),
+            cuda_graphs=graphs,
+        ),
+        IMAGES,
+        calls_of=lambda runner: cast("Calls", runner),
+        clock=EventClock(event),
+        memory=DeviceMemory(lambda: 1000),
+        now=clock,
+    )
+    hosted.load()
+    hosted.warm(4, 0)
+    found = hosted.slice(4, 0, 3)
+    assert latencies_of(found.histogram).percentile_ms(100) == pytest.approx(7, rel=1e-3)
+    assert found.throughput_per_s == pytest.approx(4 / 0.02)
+    assert executions == [4] * 5  # the first call, one of burn-in, three that count
+    assert device.captures == (1 if graphs else 0)
+    with pytest.raises(EngineError, match="a batch of 8, expected at most 4"):
+        hosted.warm(8, 0)
+
+
+def test_a_process_growth_is_its_peak_less_what_it_was(tmp_path: Path) -> None:
+    def status(resident_kb: int, peak_kb: int) -> None:
+        lines = f"Name:\tpython\nVmHWM:\t{peak_kb:8} kB\nVmRSS:\t{resident_kb:8} kB\n"
+        (tmp_path / "status").write_text(lines)
+
+    status(1000, 5000)
+    memory = HostMemory(tmp_path)
+    assert (tmp_path / "clear_refs").read_text() == "5"
+    with memory.watched():
+        status(2500, 3000)
+    assert memory.peak_bytes() == 2000 * 1024
+    (tmp_path / "status").unlink()
+    assert memory.peak_bytes() is None
+    assert HostMemory(tmp_path / "nowhere").peak_bytes() is None
+
+
+def test_real_memory_is_seen() -> None:
+    memory = HostMemory()
+    block = np.ones(64 << 20, np.uint8)
+    del block
+    peak = memory.peak_bytes()
+    assert peak is not None
+    assert 60 << 20 < peak < 256 << 20
+
+
+def test_a_gpus_memory_is_what_is_no_longer_free_and_not_what_others_take_in_between() -> None:
+    free = [1000]
+    memory = DeviceMemory(lambda: free[0])
+    with memory.watched():
+        free[0] -= 300
+    free[0] -= 500  # another process, meanwhile
+    with memory.watched():
+        free[0] -= 100
+    assert memory.peak_bytes() == 400
+    with memory.watched():
+        free[0] += 200
+    assert memory.peak_bytes() == 400

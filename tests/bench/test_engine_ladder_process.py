@@ -1,0 +1,137 @@
+"""An engine in a process of its own: what it answers, how it dies, and what it leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_bench.engines.process import EngineProcess, Worker
+from alexnet_bench.engines.worker import Verbs, answer
+from alexnet_export.convert import onnx_from_checkpoint
+from alexnet_model.errors import ExportError
+
+from ..networks import random_checkpoint
+from .ladder_fakes import spec
+
+
+def program(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", f"import json, os, signal, sys\n{code}")
+
+
+ECHO = """
+for line in sys.stdin:
+    request = json.loads(line)
+    print(json.dumps({"number": request["number"], "value": request["verb"]}), flush=True)
+"""
+
+
+def test_it_answers_in_order_and_ends_with_its_input() -> None:
+    with Worker(program(ECHO)) as worker:
+        assert [worker.ask("load"), worker.ask("warm")] == ["load", "warm"]
+        process = worker._process
+    assert process.returncode == 0
+
+
+def test_a_reply_whose_waiting_was_interrupted_is_passed_over() -> None:
+    answering_twice = """
+for line in sys.stdin:
+    number = json.loads(line)["number"]
+    for one in (number - 1, number):
+        print(json.dumps({"number": one, "value": one}), flush=True)
+"""
+    with Worker(program(answering_twice)) as worker:
+        assert [worker.ask("load"), worker.ask("warm")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"its process ended \(killed by signal 9\)$"),
+        ("sys.exit('a.so: no such library')", r"ended \(exit code 1\): a\.so: no such library"),
+    ],
+)
+def test_a_death_is_noticed_and_said(code: str, said: str) -> None:
+    with Worker(program(f"sys.stdin.readline(); {code}")) as worker:
+        with pytest.raises(ExportError, match=said):
+            worker.ask("load")
+        with pytest.raises(ExportError, match="its process ended"):
+            worker.ask("warm")
+
+
+def test_no_answer_has_a_deadline_and_the_process_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_bench.engines.process.CLOSING_S", 0.1)
+    stuck = "import time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
+    with Worker(program(stuck), deadline_s=0.2) as worker:
+        with pytest.raises(ExportError, match=r"got no answer in 0\.2 s"):
+            worker.ask("load")
+        process = worker._process
+    assert process.returncode == -9
+
+
+def test_errors_are_replies_and_the_next_request_is_answered() -> None:
+    def refuse() -> None:
+        raise ExportError("a.onnx", got="nonsense", expected="a model")
+
+    def break_down() -> None:
+        raise ZeroDivisionError("by zero\nand more")
+
+    requests = [
+        json.dumps({"number": number, "verb": verb, **values}) + "\n"
+        for number, (verb, values) in enumerate(
+            [("refuse", {}), ("break_down", {}), ("unknown", {}), ("add", {"left": 1, "right": 2})]
+        )
+    ]
+    replies = io.StringIO()
+    verbs: Verbs = {"refuse": refuse, "break_down": break_down, "add": lambda left, right: left + right}
+    answer(requests, replies, verbs)
+    assert [json.loads(line) for line in replies.getvalue().splitlines()] == [
+        {"number": 0, "error": "a.onnx: got nonsense, expected a model"},
+        {"number": 1, "error": "ZeroDivisionError: by zero"},
+        {"number": 2, "error": "KeyError: 'unknown'"},
+        {"number": 3, "value": 3},
+    ]
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "fp32.onnx"
+    onnx_from_checkpoint(random_checkpoint(), path, max_batch=4)
+    return path
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_real_engine_is_measured_in_a_process_of_its_own(onnx: Path, runtime: str) -> None:
+    chosen = spec(runtime=runtime, file=onnx, size_bytes=onnx.stat().st_size, max_batch=4, classes=10)
+    with EngineProcess(chosen, 4) as process:
+        assert process.load() > 0
+        assert process.warm(4, 0.01) > 0
+        found = process.slice(4, 0.01, 3)
+        assert found.throughput_per_s > 0
+        assert found.peak_memory_bytes is not None
+        assert found.peak_memory_bytes > onnx.stat().st_size / 2
+        described = process.describe()
+        assert (described.name, described.device, described.computes_in) == (runtime, "CPU", "f32")
+
+
+def test_a_file_that_does_not_load_is_the_engines_own_words(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a model")
+    with EngineProcess(spec(file=path), 1) as process, pytest.raises(ExportError, match=r"broken\.onnx"):
+        process.load()
+
+
+def test_a_gpu_that_is_not_there_is_said(onnx: Path) -> None:
+    gpu = {
+        "index": 0,
+        "name": "NVIDIA Z1",
+        "compute_capability": "9.0",
+        "driver": "580.95.05",
+        "memory_mib": None,
+    }
+    said = r"PyTorch: got .*(without CUDA|no GPU|no NVIDIA Z1)"
+    with EngineProcess(spec(file=onnx, gpu=gpu), 1) as process, pytest.raises(ExportError, match=said):
+        process.load()

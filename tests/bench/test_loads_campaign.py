@@ -1,0 +1,271 @@
+"""All loads of a run, in virtual time: the report is there whatever happens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_bench.loads.campaign import Campaign, report_of_campaign
+from alexnet_bench.loads.generators import InProcess
+from alexnet_bench.loads.measuring import ServerBench
+from alexnet_bench.loads.plans import ClosedLoop, OpenLoop, Timing
+from alexnet_bench.loads.searching import SearchOptions
+from alexnet_bench.reports.schema import Report
+from alexnet_model.errors import BadRequest, ModelNotFound, UsageError
+
+from .load_fakes import MODEL, URL, VirtualServer, VirtualTime, bench_of
+
+TIMING = Timing(burn_in_s=1.0, seconds=2.0, repeats=2)
+SWEEP = Campaign(models=(MODEL,), loops=(ClosedLoop(concurrency=1), ClosedLoop(concurrency=8)))
+
+
+@pytest.fixture
+def server() -> VirtualServer:
+    return VirtualServer(VirtualTime(), together=8)
+
+
+def report_of(server: VirtualServer, campaign: Campaign = SWEEP, **options: Any) -> Report:
+    options = {"control": lambda: 1e9, **options}
+    return report_of_campaign(campaign, bench_of(server, TIMING), title="t", command="c", **options)
+
+
+def rules(report: Report) -> list[list[str]]:
+    return [[reason.rule for reason in row.verdict.reasons] for row in report.loads]
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_sweep_is_a_row_a_load(server: VirtualServer) -> None:
+    report = report_of(server)
+    one, eight = report.loads
+    assert (one.concurrency, eight.concurrency) == (1, 8)
+    assert one.throughput.value == pytest.approx(100, rel=0.01)
+    assert "synchronous client" in one.batching
+    # The first request is executed alone, so seven and one take turns.
+    assert eight.throughput.value == pytest.approx(400, rel=0.01)
+    assert eight.batching == "yes: 4.0 pictures an execution on average, 7 at most"
+    assert set(eight.executions_by_batch) == {1, 7}
+    assert rules(report) == [[], []]
+    assert (report.reasons, report.left_out) == ((), ())
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_models_batches_and_loops_are_all_crossed(server: VirtualServer) -> None:
+    campaign = Campaign(
+        models=(MODEL, "alexnet"),
+        batches=(1, 4),
+        loops=(ClosedLoop(concurrency=2), OpenLoop(rate_per_s=20)),
+    )
+    report = report_of(server, campaign)
+    assert len({(row.model, row.batch, row.loop) for row in report.loads}) == 8
+    fours = [row.throughput.value for row in report.loads if (row.batch, row.loop) == (4, "closed")]
+    assert fours == pytest.approx([4 * 100, 4 * 100], rel=0.02)
+
+
+def test_progress_ends_where_it_said(server: VirtualServer) -> None:
+    seen: list[tuple[int, int]] = []
+    report_of(server, progress=lambda stage, done, total, note="": seen.append((done, total)))
+    assert seen[0] == (0, 10)
+    assert seen[-1] == (10, 10)
+
+
+# What goes wrong
+
+
+def test_a_server_that_dies_in_the_middle_leaves_a_report(server: VirtualServer) -> None:
+    server.time.at(server_time_of_load(server, 2.5), server.die)
+    campaign = Campaign(models=(MODEL,), loops=tuple(ClosedLoop(concurrency=n) for n in (1, 2, 3)))
+    timing = Timing(burn_in_s=1, seconds=3, repeats=4)
+    bench = bench_of(server, timing)
+    report = report_of_campaign(campaign, bench, title="t", command="c", control=lambda: 1.0)
+    (row,) = report.loads
+    assert [reason.rule for reason in row.verdict.reasons] == ["server gone", "errors"]
+    assert row.throughput.value < 100
+    assert [reason.rule for reason in report.reasons] == ["server gone"]
+    assert [left.what.partition(", ")[2] for left in report.left_out] == [
+        "2 at a time, batch 1",
+        "3 at a time, batch 1",
+    ]
+    assert all("a reset" in left.why for left in report.left_out)
+
+
+def server_time_of_load(server: VirtualServer, into_s: float) -> float:
+    """The answers before the load take 64 requests of 10 ms."""
+    return server.time.now_s() + 64 * 0.01 + into_s
+
+
+def test_a_server_that_dies_between_two_loads_leaves_a_report(server: VirtualServer) -> None:
+    campaign = Campaign(models=(MODEL, "alexnet"), loops=(ClosedLoop(concurrency=1),))
+    server.time.at(server_time_of_load(server, 5.0), server.die)
+    report = report_of(server, campaign)
+    assert [row.model for row in report.loads] == [MODEL]
+    assert [reason.rule for reason in report.reasons] == ["server gone"]
+    assert report.left_out[0].what.startswith("alexnet,")
+
+
+def test_a_server_that_is_restarted_in_the_middle_makes_its_row_invalid(server: VirtualServer) -> None:
+    server.time.at(server_time_of_load(server, 4.0), server.die)
+    server.time.at(server_time_of_load(server, 4.5), server.come_back)
+    report = report_of(server)
+    assert rules(report) == [["server gone", "errors"], []]
+    assert "started again" in report.loads[0].verdict.reasons[0].found
+
+
+def test_ctrl_c_keeps_what_was_measured(server: VirtualServer) -> None:
+    server.time.at(server_time_of_load(server, 5.0 + 4.0), interrupt)
+    report = report_of(server)
+    assert rules(report) == [[], ["interrupted"]]
+    assert [reason.rule for reason in report.reasons] == ["interrupted"]
+
+
+def test_ctrl_c_before_anything_was_measured_is_a_report_too(server: VirtualServer) -> None:
+    server.time.at(0.05, interrupt)
+    report = report_of(server)
+    assert report.loads == ()
+    assert [reason.rule for reason in report.reasons] == ["interrupted"]
+
+
+def test_an_unknown_model_is_said_before_anything_is_measured(server: VirtualServer) -> None:
+    campaign = Campaign(models=(MODEL, "resnet"), loops=(ClosedLoop(concurrency=1),))
+    with pytest.raises(ModelNotFound, match="resnet"):
+        report_of(server, campaign)
+    assert server.submitted == 0
+
+
+def test_a_model_that_answers_nothing_is_left_out_and_the_others_are_measured(server: VirtualServer) -> None:
+    submit = server.submit
+
+    def refusing(message: Any, *, timeout_s: float) -> Any:
+        refused = BadRequest("alexnet", got="a broken model") if message.request.model == "alexnet" else None
+        server.refuses = lambda now_s: refused
+        return submit(message, timeout_s=timeout_s)
+
+    server.submit = refusing  # type: ignore[method-assign]
+    campaign = Campaign(models=("alexnet", MODEL), loops=(ClosedLoop(concurrency=1),))
+    report = report_of(server, campaign)
+    assert [row.model for row in report.loads] == [MODEL]
+    assert ["a broken model" in left.why for left in report.left_out] == [True]
+    assert report.reasons == ()
+
+
+def test_another_load_on_the_machine_is_said_of_the_whole_run(server: VirtualServer) -> None:
+    rates = iter([1e9, 0.8e9])
+    report = report_of(server, control=lambda: next(rates))
+    assert [reason.rule for reason in report.reasons] == ["machine busy"]
+    assert (report.control_before, report.control_after) == (1e9, 0.8e9)
+
+
+def test_wrong_answers_under_load_make_a_row_invalid(server: VirtualServer) -> None:
+    def go_wrong() -> None:
+        server.probabilities = np.roll(np.linspace(0, 0.2, 10, dtype=np.float32), 1)
+
+    server.time.at(server_time_of_load(server, 2.0), go_wrong)
+    assert rules(report_of(server))[0] == ["wrong answers"]
+
+
+def test_a_wrong_model_from_the_start_is_found_by_the_truth(server: VirtualServer) -> None:
+    truth = {(MODEL, 1): (np.full((1, 10), 0.2, np.float32),) * 64}
+    bench = ServerBench(
+        server, URL, InProcess(server, server.time), timing=TIMING, timeout_s=5.0, answers=truth
+    )
+    row = bench.measure(MODEL, ClosedLoop(concurrency=1)).row
+    assert [reason.rule for reason in row.verdict.reasons] == ["wrong answers"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (lambda time: setattr(time, "cpu_share", 0.95), "client saturated"),
+        (lambda time: setattr(time, "wakes_late_s", lambda now_s: 0.002), "generator late"),
+    ],
+)
+def test_a_starved_generator_makes_a_row_invalid(
+    server: VirtualServer, spoil: Callable[[VirtualTime], None], rule: str
+) -> None:
+    spoil(server.time)
+    report = report_of(server, Campaign(models=(MODEL,), loops=(OpenLoop(rate_per_s=50),)))
+    assert rules(report) == [[rule]]
+
+
+def test_a_slow_server_at_too_high_a_rate_fails_its_requests(server: VirtualServer) -> None:
+    server.takes_s = lambda now_s: 0.05
+    server.together = 1
+    bench = bench_of(server, Timing(seconds=10, repeats=2))
+    row = bench.measure(MODEL, OpenLoop(rate_per_s=40)).row
+    assert [reason.rule for reason in row.verdict.reasons] == ["errors"]
+    assert set(row.failed_by_kind) == {"DeadlineExceeded"}
+    assert row.throughput.value < 21
+
+
+# The highest rate within a limit
+
+
+def test_the_highest_rate_is_a_row_and_a_record(server: VirtualServer) -> None:
+    server.together = 1
+    campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
+    report = report_of(server, campaign)
+    (held,) = report.held_rates
+    assert held.rate_per_s is not None
+    assert 60 < held.rate_per_s < 95  # of the hundred that it can do
+    assert held.p99_ms is not None
+    assert held.p99_ms <= 100
+    closed, kept = report.loads
+    assert closed.loop == "closed"
+    assert (kept.loop, kept.rate_per_s, kept.throughput) == ("open", held.rate_per_s, held.throughput)
+    assert kept.latencies.p99_ms == held.p99_ms
+
+
+def test_a_limit_that_no_rate_meets_is_said_with_the_best(server: VirtualServer) -> None:
+    report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=5)))
+    (held,) = report.held_rates
+    assert (held.rate_per_s, held.throughput) == (None, None)
+    assert held.p99_ms is not None
+    assert held.p99_ms > 5
+    assert "no rate from" in held.words
+    assert "the best was" in held.words
+
+
+def test_with_rates_alone_the_search_still_knows_where_to_begin(server: VirtualServer) -> None:
+    campaign = Campaign(
+        models=(MODEL,), loops=(OpenLoop(rate_per_s=20),), limit=SearchOptions(limit_p99_ms=100)
+    )
+    report = report_of(server, campaign)
+    assert [row.loop for row in report.loads] == ["open", "closed", "open"]
+
+
+def test_ctrl_c_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
+    server.together = 1
+    server.time.at(server_time_of_load(server, 5.0 + 30), interrupt)
+    report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100)))
+    (held,) = report.held_rates
+    assert held.probes
+    assert "cut short" in held.words
+    assert rules(report)[-1][0] == "interrupted"
+    assert [reason.rule for reason in report.reasons] == ["interrupted"]
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Campaign(models=(), loops=(ClosedLoop(concurrency=1),)),
+        lambda: Campaign(models=(MODEL,), batches=(), loops=(ClosedLoop(concurrency=1),)),
+        lambda: Campaign(models=(MODEL,)),
+    ],
+)
+def test_a_campaign_of_nothing(make: Callable[[], Campaign]) -> None:
+    with pytest.raises(UsageError, match="got none"):
+        make()
+
+
+def test_a_shape_of_no_input(server: VirtualServer) -> None:
+    bench = ServerBench(server, URL, InProcess(server, server.time), shapes={"pixels": (1,)})
+    with pytest.raises(UsageError, match="shape of pixels: got no such input, expected image"):
+        report_of_campaign(SWEEP, bench, title="t", command="c")

@@ -1,0 +1,69 @@
+"""What a load is, and how processes share it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from alexnet_bench.loads.plans import ClosedLoop, OpenLoop, Part, Timing, arrivals, loops_for_workers
+from alexnet_model.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ClosedLoop(concurrency=0), "concurrency: got 0"),
+        (lambda: ClosedLoop(concurrency=-4), "concurrency: got -4"),
+        (lambda: OpenLoop(rate_per_s=0), "rate: got 0 requests/s"),
+        (lambda: OpenLoop(rate_per_s=-10), "rate: got -10"),
+        (lambda: OpenLoop(rate_per_s=float("inf")), "rate: got inf"),
+        (lambda: OpenLoop(rate_per_s=float("nan")), "rate: got nan"),
+        (lambda: Timing(seconds=0), "seconds: got 0"),
+        (lambda: Timing(seconds=-1), "seconds: got -1"),
+        (lambda: Timing(repeats=0), "repeats: got 0"),
+        (lambda: Timing(burn_in_s=-1), "burn-in: got -1"),
+    ],
+)
+def test_what_cannot_be_is_wrong_use(make: object, words: str) -> None:
+    assert callable(make)
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_workers_share_a_closed_loop_and_none_is_idle() -> None:
+    shares = loops_for_workers(ClosedLoop(concurrency=10), 4)
+    assert [share.concurrency for share in shares if isinstance(share, ClosedLoop)] == [3, 3, 2, 2]
+    assert loops_for_workers(ClosedLoop(concurrency=1), 4) == (ClosedLoop(concurrency=1),)
+
+
+def test_workers_share_an_open_loop_evenly() -> None:
+    assert loops_for_workers(OpenLoop(rate_per_s=100), 4) == (OpenLoop(rate_per_s=25),) * 4
+
+
+def test_arrivals_are_a_poisson_process_from_start_to_end() -> None:
+    part = Part(
+        loop=OpenLoop(rate_per_s=500), timing=Timing(burn_in_s=1, seconds=10, repeats=4), starts_s=100.0
+    )
+    times_s = arrivals(part, 500)
+    assert times_s[0] > 100
+    assert times_s[-1] < 141
+    assert times_s[-1] > 140.9
+    gaps_s = np.diff(times_s)
+    assert (gaps_s > 0).all()
+    assert len(times_s) == pytest.approx(41 * 500, abs=4 * np.sqrt(41 * 500))
+    assert gaps_s.mean() == pytest.approx(1 / 500, rel=0.05)
+    assert gaps_s.std() == pytest.approx(1 / 500, rel=0.05)  # an exponential's deviation is its mean
+
+
+def test_arrivals_of_a_seed_are_always_the_same_and_those_of_another_are_not() -> None:
+    timing = Timing(burn_in_s=0, seconds=1, repeats=1)
+    first, again, other = (
+        arrivals(Part(loop=OpenLoop(rate_per_s=50), timing=timing, seed=seed), 50) for seed in (1, 1, 2)
+    )
+    assert first.tolist() == again.tolist()
+    assert first[0] != other[0]
+
+
+def test_a_rate_so_low_that_nothing_is_sent_is_no_error() -> None:
+    part = Part(loop=OpenLoop(rate_per_s=1e-6), timing=Timing(burn_in_s=0, seconds=1, repeats=1))
+    assert arrivals(part, 1e-6).tolist() == []

@@ -1,0 +1,139 @@
+"""The page as a person opens it: from a file, in a real browser that cannot reach anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from alexnet_bench.reports.page import html_from_reports
+
+from .reports_for_tests import report, report_of_two_devices, rungs
+from .test_reports_page import evil_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+SIZES = [(1280, 900), (390, 844)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    arguments = ["--host-resolver-rules=MAP * ~NOTFOUND"]
+    arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page with everything that it asked for and complained of."""
+
+    def __init__(
+        self, browser: Browser, path: Path, width: int, height: int, *, is_dark: bool = False
+    ) -> None:
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if is_dark else "light",
+            offline=True,
+        )
+        self.page: Page = context.new_page()
+        self.asked_for: set[str] = set()
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.asked_for.add(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.goto(path.as_uri())
+
+    def computed(self, what: str, of: str) -> str:
+        found: str = self.page.evaluate(f"getComputedStyle(document.querySelector({of!r})).{what}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a name that no plot has room for."""
+    long = rungs()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html_from_reports([report(rungs=(*rungs(), long))]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_page_opens_offline_and_fits_its_window(
+    browser: Browser, file: Path, width: int, height: int
+) -> None:
+    opened = Opened(browser, file, width, height)
+    assert opened.asked_for - {"data:,"} == {file.as_uri()}
+    assert opened.complaints == []
+    page = opened.page
+    assert page.inner_text("h1") == "AlexNet on two cores"
+    assert page.locator("h2").first.inner_text() == "CPU: AMD EPYC 9B14, 2 cores"
+    assert page.locator("figure svg").count() == 17
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert "needs 6,636" in page.inner_text("[aria-label='Engines in process']")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_nothing_in_a_plot_lies_outside_it_or_is_too_small_to_read(
+    browser: Browser, file: Path, width: int, height: int
+) -> None:
+    page = Opened(browser, file, width, height).page
+    outside = page.evaluate("""() => [...document.querySelectorAll('figure svg')].flatMap(svg => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text')].filter(text => {
+            const box = text.getBoundingClientRect();
+            return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+        }).map(text => text.textContent);
+    })""")
+    assert outside == []
+    smallest = page.evaluate("""() => Math.min(...[...document.querySelectorAll('figure svg')].map(
+        svg => parseFloat(getComputedStyle(svg.querySelector('text')).fontSize)
+            * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width))""")
+    assert smallest >= 10.5
+
+
+def test_it_follows_the_persons_theme(browser: Browser, file: Path) -> None:
+    light, dark = (Opened(browser, file, 1280, 900, is_dark=is_dark) for is_dark in (False, True))
+    assert light.computed("backgroundColor", "body") == "rgb(255, 255, 255)"
+    assert dark.computed("backgroundColor", "body") == "rgb(20, 23, 28)"
+    for of in ("svg text", "svg .c0", "td"):
+        assert light.computed("color", of) != dark.computed("color", of)
+
+
+def test_a_long_table_is_reached_by_the_keyboard(browser: Browser, file: Path) -> None:
+    page = Opened(browser, file, 390, 844).page
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Engines in process"
+
+
+def test_names_that_attack_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "evil.html"
+    path.write_text(html_from_reports([evil_report()]), encoding="utf-8")
+    opened = Opened(browser, path, 1280, 900)
+    assert opened.complaints == []
+    assert opened.asked_for - {"data:,"} == {path.as_uri()}
+    assert "<script>alert('1')</script>" in opened.page.inner_text("h1")
+
+
+def test_a_script_would_be_refused_even_if_it_got_in(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "broken.html"
+    page = html_from_reports([report_of_two_devices()])
+    path.write_text(page.replace("</h1>", "</h1><script>document.title = 'ran'</script>"), encoding="utf-8")
+    opened = Opened(browser, path, 1280, 900)
+    assert opened.page.title() == "AlexNet on an H200"
+    assert "Content Security Policy" in opened.complaints[0]

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_bench.figures.verdicts import Reason, Verdict
+from alexnet_bench.reports.distributions import distribution_of
+from alexnet_bench.reports.drawing.scales import scale_for, tick_text
+from alexnet_bench.reports.glance import tiles_from_reports
+from alexnet_bench.reports.page import html_from_reports
+from alexnet_bench.reports.pictures import batch_pictures, percentile_pictures, rungs_picture
+from alexnet_bench.reports.schema import Report, TuningStep
+from alexnet_model.errors import ReportError, UsageError
+
+from .reports_for_tests import (
+    H200,
+    cold_starts,
+    engine,
+    engine_row,
+    environment,
+    histogram,
+    load_row,
+    report,
+    report_of_two_devices,
+    rungs,
+    tuning,
+)
+
+EVIL = "<script>alert('1')</script>\"'><img src=x onerror=alert(2)>&amp;"
+
+
+class Elements(HTMLParser):
+    """The tags with their attributes, and the text, as a browser would see them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return html_from_reports([report()])
+
+
+def test_the_page_has_every_plot_and_every_table(page: str) -> None:
+    found = Elements(page)
+    assert len([tag for tag, _ in found.tags if tag == "svg"]) == 2 + 2 + 6 + 6 + 1
+    for title in (
+        "Throughput by batch",
+        "Share of the limit",
+        "Latency against throughput",
+        "Where the time goes",
+    ):
+        assert title in found.text
+    labels = {attributes.get("aria-label") for tag, attributes in found.tags if tag == "div"}
+    assert {
+        "Engines in process",
+        "Server under load",
+        "Highest rate within a limit",
+        "From the engine to the picture",
+        "Tuning",
+        "Cold start",
+        "Environment",
+        "Runs",
+    } <= labels
+
+
+def test_every_plot_is_well_formed_and_within_its_frame(page: str) -> None:
+    for source in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        drawn = ET.fromstring(source)
+        _, _, width, height = map(float, drawn.attrib["viewBox"].split())
+        for element in drawn.iter():
+            for name, most in (("x", width), ("cx", width), ("x2", width), ("y", height), ("cy", height)):
+                assert 0 <= float(element.attrib.get(name, 0)) <= most
+            for point in element.attrib.get("points", "").split():
+                x, y = map(float, point.split(","))
+                assert 0 <= x <= width
+                assert 0 <= y <= height
+
+
+def test_the_page_says_where_the_figures_are_from(page: str) -> None:
+    text = Elements(page).text
+    for words in (
+        "AMD EPYC 9B14, 2 cores",
+        "alexnet bench server --model",
+        "0123456789ab",
+        "2026.4.1",
+        "102.1 x 10^9",
+    ):
+        assert words in text
+    assert "TensorRT: no NVIDIA GPU is here" in text
+
+
+def test_the_page_asks_for_nothing_and_holds_no_script(page: str) -> None:
+    found = Elements(page)
+    assert "script" not in {tag for tag, _ in found.tags}
+    for tag, attributes in found.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("href", "src"):
+                assert (value or "").startswith(("#", "data:")), tag
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def evil_report() -> Report:
+    """Every word of it is an attack."""
+    of = engine(None, EVIL, computes_in=EVIL, options=EVIL, device=EVIL)
+    invalid = Verdict(reasons=(Reason(rule="errors", found=EVIL, advice=EVIL),))
+    load = load_row(
+        model=EVIL,
+        engine=of,
+        url_scheme=EVIL,
+        batching=EVIL,
+        verdict=invalid,
+        failed_by_kind={EVIL: 1},
+        samples=90,
+    )
+    step = TuningStep.model_validate(tuning().steps[0].model_dump() | {"note": EVIL})
+    rung = rungs(of)[0].model_copy(update={"name": EVIL, "of": EVIL, "source": EVIL})
+    start = cold_starts()[0].model_copy(update={"model": EVIL, "engine": of})
+    return report(
+        title=EVIL,
+        command=EVIL,
+        environment=environment(machine=EVIL, kernel=EVIL, commit=EVIL, date=EVIL, versions={EVIL: EVIL}),
+        engines=(engine_row(of=of),),
+        loads=(load,),
+        rungs=(rung, rung.model_copy(update={"name": f"{EVIL}2"})),
+        tuning=tuning().model_copy(update={"steps": (step,), "winner": 0, "why": EVIL, "device": EVIL}),
+        cold_starts=(start,),
+        roofs=(report().roofs[0].model_copy(update={"device": EVIL, "computes_in": EVIL}),),
+        held_rates=(report().held_rates[0].model_copy(update={"model": EVIL, "words": EVIL, "engine": of}),),
+        left_out=(report().left_out[0].model_copy(update={"what": EVIL, "why": EVIL}),),
+        reasons=(Reason(rule="interrupted", found=EVIL, advice=EVIL),),
+    )
+
+
+def test_whatever_comes_from_a_report_is_text() -> None:
+    found = Elements(html_from_reports([evil_report()]))
+    assert not {"script", "img"} & {tag for tag, _ in found.tags}
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert found.text.count(EVIL) > 30
+
+
+def test_devices_share_neither_a_plot_nor_a_table() -> None:
+    page = html_from_reports([report_of_two_devices()])
+    parts = re.findall(r"<svg.*?</svg>|<table.*?</table>", page, re.DOTALL)
+    assert not [part for part in parts if f"({H200}" in part and "(CPU" in part]
+    assert len([part for part in parts if f"({H200}" in part]) > 3
+    headings = re.findall(r"<h2 id='device.*?>(.*?)</h2>", page)
+    assert headings == [H200, "CPU: AMD EPYC 9B14, 2 cores"]
+
+
+def test_an_invalid_run_has_no_headline_and_its_reason_is_on_top() -> None:
+    page = html_from_reports([report_of_two_devices()])
+    assert "<dl class='tiles'>" not in page
+    top = Elements(page[: page.index("<h2")]).text
+    assert "INVALID" in top
+    assert "machine busy: the control measurement went from 1e+11 to 8.2e+10" in top
+
+
+def test_an_invalid_load_is_in_no_headline() -> None:
+    best = load_row(9999, 1, samples=700, verdict=Verdict(reasons=report_of_two_devices().reasons))
+    tiles = tiles_from_reports([report(loads=(load_row(340, samples=700), best))])
+    assert [tile.figure for tile in tiles if tile.name == "Fastest served"] == ["340 pictures/s"]
+
+
+def test_headlines_name_the_device_where_there_are_two() -> None:
+    names = [
+        tile.name for tile in tiles_from_reports([report_of_two_devices().model_copy(update={"reasons": ()})])
+    ]
+    assert f"Fastest engine, {H200}" in names
+    assert "Fastest engine" in names
+
+
+def test_several_reports_make_one_page() -> None:
+    parts = [report(loads=(), title="engines"), report(engines=(), title="server", seconds=7.0)]
+    page = Elements(html_from_reports(parts)).text
+    assert "engines, server" in page
+    assert "7.00 s" in page
+    assert "412 s" in page
+    with pytest.raises(UsageError):
+        html_from_reports([parts[0], parts[0]])
+
+
+def test_a_page_of_nothing_still_opens() -> None:
+    empty = report(engines=(), loads=(), rungs=(), roofs=(), held_rates=(), cold_starts=(), tuning=None)
+    assert "<svg" not in html_from_reports([empty])
+
+
+def test_every_reason_is_counted_where_there_are_too_many_to_list() -> None:
+    invalid = Verdict(reasons=(Reason(rule="errors", found="none was answered", advice="Mend it."),))
+    loads = tuple(load_row(100, level, samples=20, verdict=invalid) for level in range(1, 10))
+    assert "and 3 more" in html_from_reports([report(loads=loads)])
+
+
+@pytest.mark.parametrize("broken", ["", "nonsense", "HISTFAAA", histogram(5, 50).encoded().decode()[:-40]])
+def test_a_broken_histogram_is_one_line_that_names_its_load(broken: str) -> None:
+    row = load_row(samples=50, histogram=broken)
+    with pytest.raises(
+        ReportError, match="histogram of alexnet_int8 over grpc, closed loop, batch 1, 16 at a time"
+    ):
+        html_from_reports([report(loads=(row,))])
+
+
+def test_a_distribution_is_the_histograms_own() -> None:
+    counted = histogram(12, 5000)
+    found = distribution_of(load_row(histogram=counted.encoded().decode(), samples=50))
+    assert found.samples == 5000
+    for share in (0.01, 0.5, 0.9, 0.99, 1.0):
+        assert found.at(share * found.values_ms[:1] ** 0)[0] == pytest.approx(
+            counted.percentile_ms(100 * share), rel=1e-3
+        )
+
+
+def test_resampled_medians_lie_around_the_median_as_those_of_real_resamples_do() -> None:
+    import numpy as np
+
+    counted = histogram(12, 400, spread=0.3)
+    found = distribution_of(load_row(histogram=counted.encoded().decode(), samples=50))
+    samples = np.repeat(found.values_ms, np.diff(found.counts, prepend=0))
+    random = np.random.default_rng(1)
+    drawn = np.median(random.choice(samples, (4000, 400)), axis=1)
+    quick = found.resampled_medians(4000, seed=2)
+    assert np.quantile(quick, [0.025, 0.5, 0.975]) == pytest.approx(
+        np.quantile(drawn, [0.025, 0.5, 0.975]), rel=0.01
+    )
+
+
+def test_a_tail_that_is_not_known_is_dotted() -> None:
+    def share_known(samples: int) -> float:
+        """Of an axis that ends at the slowest sample, so that p90 of a hundred is half of it."""
+        (picture,) = percentile_pictures([load_row(samples=samples)])
+        ends = [
+            re.findall(rf'<polyline points="[^"]* ([^",]*),[^"]*" class="{kind}"', picture.svg)
+            for kind in ("line", "line dotted")
+        ]
+        known, all_of_it = (float(end) - 50 for (end,) in ends)
+        return known / all_of_it
+
+    assert share_known(100) == pytest.approx(1 / 2, abs=0.02)
+    assert share_known(1000) == pytest.approx(2 / 3, abs=0.02)
+    assert share_known(7000) == pytest.approx(3 / 3.845, abs=0.02)
+
+
+def test_an_empty_histogram_has_no_curve() -> None:
+    empty = LatencyHistogram().encoded().decode()
+    assert percentile_pictures([load_row(samples=50, histogram=empty)]) == ()
+
+
+def test_executed_batches_are_drawn_as_shares_in_order_of_size() -> None:
+    row = load_row(samples=50, executions_by_batch={16: 50, 1: 25, 3: 25})
+    (picture,) = batch_pictures([row])
+    says = re.findall(r"<title>(.*?)</title>", picture.svg)
+    assert [words.partition(":")[0] for words in says] == ["batch 1", "batch 3 to 4", "batch 9 to 16"]
+    assert [words.rpartition(" ")[2] for words in says] == ["25%", "25%", "50%"]
+    assert "mean 9" in picture.svg
+    assert batch_pictures([load_row(samples=50, executions_by_batch={})]) == ()
+
+
+def test_ways_part_where_a_rung_stands_on_an_earlier_one() -> None:
+    picture = rungs_picture(rungs()[:8])
+    assert picture is not None
+    bars = re.findall(r'class="barname">([^<]*)<', picture.svg)
+    assert [name.partition("batch 1, ")[2] for name in bars] == [
+        "shared memory: 412 bytes sent",
+        "HTTP: 150,902 bytes sent",
+        "decode: 47,700 bytes sent",
+    ]
+    assert picture.svg.count("<title>") == 5 + 5 + 6
+    assert "decode: adds 3.90 ms (client&#x27;s clock)" in picture.svg
+    assert rungs_picture(()) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks", "is_log"),
+    [
+        ([50, 480], [0, 100, 200, 300, 400, 500], False),
+        ([0.3, 0.7], [0, 0.2, 0.4, 0.6, 0.8], False),
+        ([7, 300], [5, 10, 20, 50, 100, 200, 500], True),
+        ([0.02, 168_000], [0.1, 1, 10, 100, 1000, 10_000, 100_000], True),
+        ([0.0], [0, 0.2, 0.4, 0.6, 0.8, 1.0], False),
+    ],
+)
+def test_axes_end_on_round_figures(values: list[float], ticks: list[float], is_log: bool) -> None:
+    scale = scale_for(values)
+    assert list(scale.ticks) == pytest.approx(ticks)
+    assert scale.is_log == is_log
+    assert scale.low <= min(values)
+    assert max(values) <= scale.high
+
+
+def test_places_on_an_axis() -> None:
+    log = scale_for([1, 100])
+    assert [log.share(value) for value in (0.1, 1, 10, 100, 1000)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert scale_for([10]).share(5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.05, "0.05"), (1500, "1,500"), (15e3, "15k"), (2e6, "2M")])
+def test_ticks_are_short(value: Any, text: str) -> None:
+    assert tick_text(value) == text

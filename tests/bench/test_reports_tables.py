@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_bench.reports.names import in_short
+from alexnet_bench.reports.schema import Report
+from alexnet_bench.reports.sheets import latency_cells, mean_batch
+from alexnet_bench.reports.tables import renderables_from_report
+
+from .reports_for_tests import engine, engine_row, histogram, load_row, report, report_of_two_devices
+
+
+def shown(report: Report, width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    for part in renderables_from_report(report):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("make", [report, report_of_two_devices])
+def test_everything_fits_in_80_columns_uncut(make: Callable[[], Report]) -> None:
+    lines = shown(make())
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+
+
+def test_a_row_has_its_figure_interval_and_share() -> None:
+    rows = (engine_row(472, 32), engine_row(204, 1, latencies=histogram(4.9, 500).latencies()))
+    lines = shown(report(engines=rows, loads=(), rungs=()))
+    figure = rows[0].throughput
+    (line,) = [line for line in lines if line.split()[:1] == ["32"]]
+    assert f"{in_short(figure.value)} ({in_short(figure.low)} to {in_short(figure.high)})" in line
+    assert f"{rows[0].share_of_limit:.0%} compute" in line
+    assert any("needs 662" in line for line in lines)  # of the one with 500 samples
+
+
+def test_each_group_names_what_computes_and_columns_stand_below_one_another() -> None:
+    rows = (engine_row(), engine_row(of=engine("fp32", "torch", options="eager"), per_s=9.5))
+    lines = shown(report(engines=rows, loads=(), rungs=(), roofs=(), cold_starts=(), tuning=None))
+    assert "int8 on openvino (CPU, computes in i8)" in lines
+    assert "fp32 on torch (CPU, computes in f32, eager)" in lines
+    assert sum("pictures/s" in line for line in lines) == 1  # the heading
+    first, second = (line for line in lines if line.split()[:1] == ["32"])
+    assert first.index(" compute") == second.index(" compute")
+
+
+def test_an_invalid_load_says_why_and_what_to_do() -> None:
+    text = " ".join(" ".join(shown(report())).split())
+    assert "INVALID" in text
+    assert "client saturated: a process of the load generator used 97% of a core. Use more worker" in text
+    assert "VALID, 32 of 34 loads are VALID" in text
+
+
+def test_an_invalid_run_says_so_last() -> None:
+    lines = shown(report_of_two_devices())
+    assert any(line.startswith("INVALID, the whole run; AMD") for line in lines[-6:])
+    assert "machine busy" in " ".join(lines[-3:])
+
+
+def test_nothing_measured_is_still_a_verdict() -> None:
+    empty = report(
+        engines=(), loads=(), rungs=(), roofs=(), held_rates=(), cold_starts=(), tuning=None, left_out=()
+    )
+    assert shown(empty)[0].startswith("VALID; ")
+
+
+def test_markup_in_a_name_is_only_text() -> None:
+    row = load_row(model="[red]alexnet[/red]", samples=50)
+    assert any("[red]alexnet[/red] over grpc" in line for line in shown(report(loads=(row,))))
+
+
+def test_refused_percentiles_say_how_many_samples_they_need() -> None:
+    few = LatencyHistogram()
+    few.record_all([5.0] * 100)
+    cells = latency_cells(few.latencies())
+    assert [cell.kind for cell in cells[:5]] == ["plain", "plain", "refused", "refused", "refused"]
+    assert [f"{cell.text} {cell.small}" for cell in cells[2:5]] == [
+        "needs 130 samples",
+        "needs 662 samples",
+        "needs 6,636 samples",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (123456.7, "123,457"),
+        (472.4, "472"),
+        (47.24, "47.2"),
+        (4.724, "4.72"),
+        (0.4724, "0.472"),
+        (0, "0.000"),
+    ],
+)
+def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
+    assert in_short(value) == text
+
+
+def test_the_mean_batch_is_over_executions() -> None:
+    assert mean_batch({1: 3, 5: 1}) == 2
+    assert mean_batch({}) is None

@@ -1,0 +1,231 @@
+"""What a network asks of a device, against what ALEXNET's arithmetic says; and ceilings that are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_bench.engines.ceilings import CeilingBench, Sizes, products
+from alexnet_bench.engines.counting import Layer, layers_from_onnx, multiply_adds
+from alexnet_bench.engines.roofline import best_of, limit_at, roof_over
+from alexnet_bench.reports.schema import Roof
+from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint
+from alexnet_model.architectures import build, parameter_count
+from alexnet_model.architectures import multiply_adds as multiply_adds_of_network
+from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.contract import Contract
+from alexnet_model.errors import ExportError
+from alexnet_model.records import Precision
+
+from ..networks import random_checkpoint
+from .ladder_fakes import FakeClock, engine
+
+# Of the H200's data sheet: bytes/s, and operations/s by precision.
+H200_BYTES_PER_S = 4.8e12
+H200 = {"fp32": ("tf32", 494.7e12), "fp16": ("f16", 989.4e12), "int8": ("i8", 1978.9e12)}
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layer, ...]:
+    """torchvision's network at its full size; zeros would be optimised away."""
+    with torch.device("meta"):
+        network = build("alexnet", 1000)
+    checkpoint = Checkpoint(
+        architecture="alexnet",
+        width=1.0,
+        class_names=tuple(map(str, range(1000))),
+        contract=Contract(),
+        training={},
+        weights={name: torch.full(value.shape, 0.01) for name, value in network.state_dict().items()},
+    )
+    path = tmp_path_factory.mktemp("full") / "fp32.onnx"
+    onnx_from_checkpoint(checkpoint, path, max_batch=64)
+    return layers_from_onnx(path)
+
+
+def test_torchvisions_alexnet_is_counted_right(alexnet: tuple[Layer, ...]) -> None:
+    layers = alexnet
+    assert [layer.multiply_adds for layer in layers] == [
+        *(70_276_800, 223_948_800, 112_140_288, 149_520_384, 99_680_256),
+        *(37_748_736, 16_777_216, 4_096_000),
+    ]
+    assert multiply_adds(layers) == 714_188_480
+    assert sum(layer.weights for layer in layers) == 61_100_840
+    assert sum(layer.weight_bytes for layer in layers) == 4 * 61_100_840
+    # Three colours in, 64 channels of 55 x 55 out.
+    assert layers[0].activations == 3 * 224 * 224 + 64 * 55 * 55
+    assert layers[-1].activations == 4096 + 1000
+
+
+@pytest.mark.parametrize(
+    ("precision", "microseconds"),
+    [
+        ("fp32", {1: 52.5, 8: 73, 32: 147, 128: 441, 256: 839}),
+        ("fp16", {1: 26.3, 8: 37, 32: 73, 128: 220, 256: 420}),
+        ("int8", {1: 13.1, 8: 18, 32: 37, 128: 110, 256: 210}),
+    ],
+)
+def test_limits_are_those_of_the_arithmetic(
+    alexnet: tuple[Layer, ...], precision: Precision, microseconds: dict[int, float]
+) -> None:
+    """The published ones also count the activations of pooling and normalisation, up to a seventh more."""
+    width = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
+    layers = [replace(layer, weight_bytes=layer.weights * width) for layer in alexnet]
+    computes_in, operations_per_s = H200[precision]
+    roof = Roof(
+        device="NVIDIA H200",
+        computes_in=computes_in,
+        operations_per_s=operations_per_s,
+        bytes_per_s=H200_BYTES_PER_S,
+    )
+    for batch, expected in microseconds.items():
+        limit = limit_at(layers, precision, batch, roof)
+        assert 0.87 * expected < 1e3 * limit.ms <= expected
+        assert limit.bound_by == ("memory" if batch <= 8 else "compute" if batch >= 128 else limit.bound_by)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width"),
+    [("alexnet", 0.1), ("alexnet-2012", 0.1), ("alexnet-lecture", 0.1), ("lenet", 1.0)],
+)
+def test_every_architecture_is_counted_as_pytorch_runs_it(
+    tmp_path: Path, architecture: str, width: float
+) -> None:
+    checkpoint = random_checkpoint(architecture, width)
+    path = tmp_path / "fp32.onnx"
+    onnx_from_checkpoint(checkpoint, path, max_batch=4)
+    layers = layers_from_onnx(path)
+    assert multiply_adds(layers) == multiply_adds_of_network(checkpoint.network())
+    assert sum(layer.weights for layer in layers) == parameter_count(checkpoint.network())
+
+
+def test_weights_are_counted_in_the_files_own_types(tmp_path: Path) -> None:
+    fp32, fp16, int8 = (tmp_path / f"{name}.onnx" for name in ("fp32", "fp16", "int8"))
+    onnx_from_checkpoint(random_checkpoint(), fp32, max_batch=4)
+    fp16_from_onnx(fp32, fp16)
+    pictures = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
+    int8_from_onnx(fp32, int8, pictures)
+    plain, half, quantised = (layers_from_onnx(path) for path in (fp32, fp16, int8))
+    assert [layer.multiply_adds for layer in half] == [layer.multiply_adds for layer in plain]
+    assert [layer.multiply_adds for layer in quantised] == [layer.multiply_adds for layer in plain]
+    assert [layer.weights for layer in quantised] == [layer.weights for layer in plain]
+    for first, second, third in zip(plain, half, quantised, strict=True):
+        assert 2 * second.weight_bytes == first.weight_bytes == 4 * first.weights
+        # A byte a weight; a float bias, a float scale and a zero point an output.
+        outputs = (third.weight_bytes - third.weights) / (3 + 4 + 1)
+        assert outputs == int(outputs)
+        assert third.weight_bytes < first.weight_bytes / 2
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_a_file_that_cannot_be_counted_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"broken\.onnx") as caught:
+        layers_from_onnx(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_limit_is_the_longer_of_computing_and_moving_layer_by_layer() -> None:
+    roof = Roof(device="CPU", computes_in="f32", operations_per_s=1000, bytes_per_s=100)
+    computing = Layer(name="conv", multiply_adds=500, weights=5, weight_bytes=20, activations=5)
+    moving = Layer(name="gemm", multiply_adds=10, weights=10, weight_bytes=40, activations=5)
+    # 1 s of computing against 0.4 s of moving; 0.02 s against 0.6 s. Weights are read once for all pictures.
+    one = limit_at([computing, moving], "fp32", 1, roof)
+    assert one.ms == pytest.approx(1600)
+    assert one.bound_by == "compute"
+    three = limit_at([moving], "fp32", 3, roof)
+    assert three.ms == pytest.approx(1e3 * (40 + 3 * 5 * 4) / 100)
+    assert three.bound_by == "memory"
+    assert limit_at([moving], "int8", 3, roof).ms == pytest.approx(1e3 * (40 + 3 * 5) / 100)
+
+
+def roof(computes_in: str, operations_per_s: float, bytes_per_s: float = 1.0, device: str = "CPU") -> Roof:
+    return Roof(
+        device=device, computes_in=computes_in, operations_per_s=operations_per_s, bytes_per_s=bytes_per_s
+    )
+
+
+def test_the_roof_is_that_of_what_the_engine_computes_in_on_its_own_device() -> None:
+    roofs = [roof("f32", 1), roof("i8", 4), roof("f16", 9, device="NVIDIA H200")]
+    assert roof_over(engine(computes_in="i8"), roofs) == roofs[1]
+    assert roof_over(engine(computes_in="f32+i8"), roofs) == roofs[1]
+    assert roof_over(engine(computes_in="f16"), roofs) is None
+    assert roof_over(engine(computes_in="f32+f16"), roofs) is None
+    assert roof_over(engine(computes_in="unknown"), roofs) is None
+
+
+def test_of_several_times_the_highest_ceiling_counts() -> None:
+    found = best_of([roof("f32", 5, 7), roof("i8", 9, 7)], [roof("f32", 6, 3)])
+    assert found == (roof("f32", 6, 7), roof("i8", 9, 7))
+    assert best_of((), [roof("f32", 5)]) == (roof("f32", 5),)
+
+
+class Workshop:
+    """Products that take as long as they are told, in a time that nothing else moves."""
+
+    def __init__(self, operations_per_s: dict[str, float], bytes_per_s: float = 1e9) -> None:
+        self.clock = FakeClock()
+        self._operations_per_s = operations_per_s
+        self._bytes_per_s = bytes_per_s
+        self.sides: dict[str, list[int]] = {}
+
+    def bench(self) -> CeilingBench:
+        return CeilingBench(
+            "CPU",
+            "cpu",
+            Sizes(sides=(100, 200, 400), copied_bytes=10**6),
+            self.clock.device_clock(),
+            now=self.clock,
+            products_of=self._products,
+            copy_of=self._copy,
+        )
+
+    def _products(self, kind: str, side: int, place: str) -> Sequence[Callable[[], object]]:
+        if kind not in self._operations_per_s:
+            raise NotImplementedError(kind)
+        self.sides.setdefault(kind, []).append(side)
+        seconds = 2 * side**3 / self._operations_per_s[kind]
+        slower, faster = (lambda: self.clock.spend(2 * seconds)), (lambda: self.clock.spend(seconds))
+        return [slower, faster]
+
+    def _copy(self, size_bytes: int, place: str) -> Callable[[], object]:
+        return lambda: self.clock.spend(2 * size_bytes / self._bytes_per_s)
+
+
+def test_ceilings_are_of_the_fastest_product_and_a_copy_counts_both_ways() -> None:
+    workshop = Workshop({"f32": 1e9, "i8": 4e9}, bytes_per_s=3e9)
+    f32, i8 = workshop.bench().roofs(0.1)
+    assert (f32.computes_in, i8.computes_in) == ("f32", "i8")
+    assert f32.operations_per_s == pytest.approx(1e9)
+    assert i8.operations_per_s == pytest.approx(4e9)
+    assert f32.bytes_per_s == i8.bytes_per_s == pytest.approx(3e9)
+
+
+def test_a_type_without_a_fast_product_has_no_ceiling() -> None:
+    workshop = Workshop({"f32": 1e9, "f16": 0.8e9, "i8": 1e3})
+    assert [found.computes_in for found in workshop.bench().roofs(0.1)] == ["f32"]
+    assert workshop.sides["i8"] == [100]  # a trial, and no more of it
+
+
+def test_a_product_is_as_large_as_is_still_short() -> None:
+    # 200 x 200 takes 16 ms, 400 x 400 would take 128; eight times as fast it takes 16.
+    workshop = Workshop({"f32": 1e9, "bf16": 8e9})
+    workshop.bench().roofs(0.1)
+    assert workshop.sides == {"f32": [100, 200], "bf16": [100, 400]}
+
+
+@pytest.mark.parametrize("kind", ["f32", "i8"])
+def test_all_products_of_a_type_really_multiply(kind: str) -> None:
+    rows, columns, of_onnxruntime = (product() for product in products(kind, 64, "cpu"))
+    assert isinstance(rows, torch.Tensor)
+    assert isinstance(columns, torch.Tensor)
+    assert rows.shape == columns.shape == (64, 64)
+    if kind == "f32":  # ONNX Runtime takes the first factor unsigned, so only there are they the same
+        assert isinstance(of_onnxruntime, list)
+        np.testing.assert_allclose(of_onnxruntime[0], rows.numpy(), rtol=1e-5, atol=1e-2)
