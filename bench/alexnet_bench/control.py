@@ -1,4 +1,4 @@
-"""The control measurement: the same work before and after a run, to see what else the machine did."""
+"""The control measurement: the same work before and after a run, to see what else happened."""
 
 from __future__ import annotations
 
