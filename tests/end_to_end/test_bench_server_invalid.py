@@ -1,4 +1,4 @@
-"""Spoilt on purpose: a starved generator, a slow server and a wrong model are each INVALID for their reason."""
+"""Spoilt on purpose: a starved generator, a slow server, a wrong model: each INVALID for its reason."""
 
 from __future__ import annotations
 
