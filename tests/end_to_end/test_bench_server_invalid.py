@@ -1,4 +1,4 @@
-"""Spoilt on purpose: a starved generator, a slow server, a wrong model: each INVALID for its reason."""
+"""Spoilt on purpose: a starved generator, a slow server, a wrong model: INVALID, each for its reason."""
 
 from __future__ import annotations
 

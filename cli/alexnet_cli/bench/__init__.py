@@ -7,7 +7,9 @@ import typer
 from .cold_start import cold_start_command
 from .engine import engine_command
 from .report import report_command
+from .rungs import rungs_command
 from .server import server_command
+from .tune import tune_command
 
 app = typer.Typer(
     name="bench",
@@ -18,4 +20,6 @@ app = typer.Typer(
 app.command("cold-start")(cold_start_command)
 app.command("engine")(engine_command)
 app.command("report")(report_command)
+app.command("rungs")(rungs_command)
 app.command("server")(server_command)
+app.command("tune")(tune_command)

@@ -1,0 +1,239 @@
+"""A small, explained search for how to serve: instances, queue delay, largest batch and precision.
+
+One thing is changed at a time, from the smallest configuration on, and a change is kept only where the server
+then holds clearly more within the limit: a busier configuration that holds no more is a worse one. Every
+configuration is served for real, on an embedded server of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from alexnet_clients import ServerUrl, transport_from_url
+from alexnet_model.environment import machine_name
+from alexnet_model.errors import ClientError, UsageError
+from alexnet_model.manifest import Manifest
+from alexnet_model.progress import Progress, silent
+from alexnet_model.records import Precision
+from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, raise_if_findings, write_repository
+
+from .loads.generators import Workers
+from .loads.measuring import ServerBench
+from .loads.plans import ClosedLoop, Timing
+from .loads.searching import SearchOptions
+from .reports.schema import Tuning, TuningStep
+
+CLEARLY_MORE = 1.05  # times as much, or it is noise
+_ESTIMATE_AT = ClosedLoop(concurrency=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One configuration."""
+
+    precision: Precision
+    instances: int = 1
+    queue_delay_us: int = 0
+    max_batch: int = 64
+
+    def options(self, base: RepositoryOptions) -> RepositoryOptions:
+        """What a repository is written with for it."""
+        return replace(
+            base,
+            instances=self.instances,
+            queue_delay_us=self.queue_delay_us,
+            max_batch=self.max_batch,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision}, {self.instances} instance{'s' if self.instances > 1 else ''}, "
+            f"{self.queue_delay_us} us queue delay, batches to {self.max_batch}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """What is tried beside the smallest configuration; a rate is searched for each."""
+
+    limit_p99_ms: float
+    instances: tuple[int, ...] = (2,)
+    queue_delays_us: tuple[int, ...] = (500, 2000)
+    max_batches: tuple[int, ...] = (16,)
+    most_probes: int = 5
+    timing: Timing = field(default_factory=lambda: Timing(burn_in_s=0.5, seconds=2.0, repeats=1))
+
+    def __post_init__(self) -> None:
+        SearchOptions(limit_p99_ms=self.limit_p99_ms, most_probes=self.most_probes)  # refuses what cannot be
+        if min((1, *self.instances, *self.max_batches)) < 1 or min((0, *self.queue_delays_us)) < 0:
+            raise UsageError(
+                "what is tried",
+                got=f"instances {self.instances}, batches {self.max_batches}, delays {self.queue_delays_us}",
+                expected="instances and batches of 1 or more, and no negative delay",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """How much a configuration held: pictures a second within the limit, None where it held no rate."""
+
+    rate_per_s: float | None
+    p99_ms: float | None
+    words: str
+
+
+Try = Callable[[Candidate], Held]
+
+
+def tune(
+    manifest: Manifest,
+    folder: Path,
+    options: TuningOptions,
+    *,
+    base: RepositoryOptions | None = None,
+    progress: Progress = silent,
+) -> tuple[Tuning, RepositoryOptions | None]:
+    """Search, and say why the winner won; with it the options that a repository would be written with.
+
+    Raises:
+        RepositoryError: nothing can be packed.
+        ServerError: the smallest configuration does not start.
+    """
+    base = base or RepositoryOptions()
+    precisions = tuple(artifact.precision for artifact in manifest.accepted)
+
+    def tried(candidate: Candidate) -> Held:
+        return _held_by(candidate, manifest, folder, options, base)
+
+    steps, winner, why = search_candidates(precisions, manifest.max_batch, options, tried, progress=progress)
+    tuning = Tuning(
+        device=machine_name(),
+        limit_p99_ms=options.limit_p99_ms,
+        steps=tuple(_step(candidate, held) for candidate, held in steps),
+        winner=winner,
+        why=why,
+    )
+    return tuning, None if winner is None else steps[winner][0].options(base)
+
+
+def search_candidates(
+    precisions: Sequence[Precision],
+    max_batch: int,
+    options: TuningOptions,
+    tried: Try,
+    *,
+    progress: Progress = silent,
+) -> tuple[list[tuple[Candidate, Held]], int | None, str]:
+    """Every precision as small as can be; then, of the best, each other value of each thing in turn.
+
+    Gives what was tried, the index of the winner, and why it won.
+    """
+    changes = (
+        [("max_batch", value) for value in options.max_batches if value < max_batch]
+        + [("instances", value) for value in options.instances if value > 1]
+        + [("queue_delay_us", value) for value in options.queue_delays_us if value > 0]
+    )
+    total = len(precisions) + len(changes)
+    steps: list[tuple[Candidate, Held]] = []
+
+    def took(candidate: Candidate) -> Held:
+        progress("configurations", len(steps), total, str(candidate))
+        held = tried(candidate)
+        steps.append((candidate, held))
+        return held
+
+    reasons: list[str] = []
+    for precision in precisions:
+        took(Candidate(precision=precision, max_batch=max_batch))
+    best = max(range(len(steps)), key=lambda index: steps[index][1].rate_per_s or 0.0, default=None)
+    if best is None or steps[best][1].rate_per_s is None:
+        progress("configurations", total, total)
+        return steps, None, _none_held(steps, options.limit_p99_ms)
+    if len(precisions) > 1:
+        reasons.append(f"{steps[best][0].precision} holds the most of the precisions")
+    for name, value in changes:
+        candidate = replace(steps[best][0], **{name: value})  # type: ignore[arg-type]  # all are numbers
+        before, after = steps[best][1].rate_per_s or 0.0, took(candidate).rate_per_s
+        what = f"{name.replace('_us', '').replace('_', ' ')} {value}"
+        if after is not None and after > CLEARLY_MORE * before:
+            best = len(steps) - 1
+            reasons.append(f"{what} holds {after / before:.2f} times as much")
+        else:
+            reasons.append(f"{what} holds {_share(after, before)}")
+    progress("configurations", total, total)
+    if steps[best][0].instances == 1 and any(candidate.instances > 1 for candidate, _ in steps):
+        reasons.append("so one instance is best here")
+    return steps, best, "; ".join(reasons)
+
+
+def _held_by(
+    candidate: Candidate,
+    manifest: Manifest,
+    folder: Path,
+    options: TuningOptions,
+    base: RepositoryOptions,
+) -> Held:
+    model = f"alexnet_{candidate.precision}"
+    only = manifest.model_copy(
+        update={"artifacts": tuple(a for a in manifest.artifacts if a.precision == candidate.precision)}
+    )
+    search = SearchOptions(limit_p99_ms=options.limit_p99_ms, most_probes=options.most_probes)
+    with ExitStack() as opened:
+        place = Path(opened.enter_context(tempfile.TemporaryDirectory())) / "model_repository"
+        write_repository(only, folder, place, candidate.options(base))
+        server = opened.enter_context(EmbeddedServer(place))
+        url = ServerUrl.parse(server.grpc_url)
+        transport = transport_from_url(url)
+        opened.callback(transport.close)
+        bench = ServerBench(
+            transport, url, opened.enter_context(Workers(server.grpc_url, 1)), timing=options.timing
+        )
+        try:
+            estimate = bench.measure(model, _ESTIMATE_AT).row.throughput.value
+            found = bench.held_rate(model, 1, search, estimate_per_s=estimate).record
+        except ClientError as error:
+            return Held(rate_per_s=None, p99_ms=None, words=str(error))
+    return Held(rate_per_s=found.rate_per_s, p99_ms=found.p99_ms, words=found.words)
+
+
+def write_winner(manifest: Manifest, folder: Path, repository: Path, options: RepositoryOptions) -> None:
+    """Write the repository anew with the winner's options, after lint has passed what it would hold.
+
+    Raises:
+        RepositoryError: it cannot be written, or lint finds something; the old one stands then.
+    """
+    with tempfile.TemporaryDirectory(dir=repository.resolve().parent) as beside:
+        trial = Path(beside) / "model_repository"
+        write_repository(manifest, folder, trial, options)
+        raise_if_findings(trial, lint(trial))
+    write_repository(manifest, folder, repository, options)
+
+
+def _step(candidate: Candidate, held: Held) -> TuningStep:
+    return TuningStep(
+        precision=candidate.precision,
+        instances=candidate.instances,
+        queue_delay_us=candidate.queue_delay_us,
+        max_batch=candidate.max_batch,
+        held_rate_per_s=held.rate_per_s,
+        p99_ms=held.p99_ms,
+        note=held.words,
+    )
+
+
+def _share(after: float | None, before: float) -> str:
+    return (
+        "no rate within the limit" if after is None else f"{after / before:.2f} times as much: no clear gain"
+    )
+
+
+def _none_held(steps: Sequence[tuple[Candidate, Held]], limit_p99_ms: float) -> str:
+    seen = [(held.p99_ms, candidate) for candidate, held in steps if held.p99_ms is not None]
+    if not seen:
+        return f"no rate held {limit_p99_ms:g} ms, and none could be judged"
+    p99_ms, candidate = min(seen, key=lambda pair: pair[0])
+    return f"no rate held {limit_p99_ms:g} ms; the best p99 that was seen is {p99_ms:.4g} ms, of {candidate}"

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from alexnet_bench.tuning import Candidate, Held, TuningOptions, search_candidates
+from alexnet_model.errors import UsageError
+
+OPTIONS = TuningOptions(limit_p99_ms=50, instances=(2,), queue_delays_us=(500, 2000), max_batches=(16, 64))
+
+
+def holds(rates: dict[str, float | None], otherwise: float | None = 100.0) -> object:
+    """A server that holds so much for what a candidate's words hold; the first match counts."""
+
+    def tried(candidate: Candidate) -> Held:
+        words = str(candidate)
+        rate = next((rate for part, rate in rates.items() if part in words), otherwise)
+        return Held(rate_per_s=rate, p99_ms=None if rate is None else 40.0, words="")
+
+    return tried
+
+
+def search(
+    rates: dict[str, float | None], otherwise: float | None = 100.0
+) -> tuple[list[Candidate], int | None, str]:
+    steps, winner, why = search_candidates(
+        ("fp32", "int8"),
+        64,
+        OPTIONS,
+        holds(rates, otherwise),  # type: ignore[arg-type]
+    )
+    return [candidate for candidate, _ in steps], winner, why
+
+
+def test_the_smallest_configuration_wins_where_nothing_holds_clearly_more() -> None:
+    tried, winner, why = search({"fp32": 50.0, "2 instances": 104.0})
+    assert winner is not None
+    assert tried[winner] == Candidate(precision="int8")
+    assert "int8 holds the most of the precisions" in why
+    assert "instances 2 holds 1.04 times as much: no clear gain" in why
+    assert "one instance is best here" in why
+
+
+def test_one_thing_is_changed_at_a_time_and_kept_where_it_helps() -> None:
+    tried, winner, why = search({"2000 us": 200.0, "fp32": 50.0, "2 instances": 150.0})
+    assert winner is not None
+    assert tried[winner] == Candidate(precision="int8", instances=2, queue_delay_us=2000)
+    assert "instances 2 holds 1.50 times as much" in why
+    assert "one instance" not in why
+    assert len(tried) == 2 + 1 + 1 + 2  # precisions, the smaller batch, instances, delays
+
+
+def test_the_largest_batch_is_not_tried_twice() -> None:
+    tried, _, _ = search({})
+    assert [candidate.max_batch for candidate in tried].count(16) == 1
+
+
+def test_a_change_that_holds_no_rate_is_not_kept() -> None:
+    tried, winner, why = search({"2 instances": None})
+    assert winner is not None
+    assert tried[winner].instances == 1
+    assert "instances 2 holds no rate within the limit" in why
+
+
+def test_a_limit_that_no_rate_meets_is_said_with_the_best_that_was_seen() -> None:
+    def tried(candidate: Candidate) -> Held:
+        return Held(rate_per_s=None, p99_ms=80.0 if candidate.precision == "int8" else 200.0, words="")
+
+    steps, winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, tried)
+    assert winner is None
+    assert len(steps) == 2, "nothing else is tried where no precision holds the limit"
+    assert "no rate held 50 ms; the best p99 that was seen is 80 ms, of int8" in why
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"limit_p99_ms": 0.0}, {"instances": (0,)}, {"max_batches": (0,)}, {"queue_delays_us": (-1,)}],
+)
+def test_what_cannot_be_tried(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        TuningOptions(**{"limit_p99_ms": 50.0, **wrong})  # type: ignore[arg-type]
