@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +42,8 @@ def rungs_command(
     options = RungOptions(batches=_batches(batch), rounds=rounds, requests=requests)
     if output is not None:
         check_writable(output)
+    words = [str(export), "--repository", str(repository), "--batch", batch]
+    words += ["--rounds", str(rounds), "--requests", str(requests)]
     manifest = manifest_from_folder(export)
     server = EmbeddedServer(repository, shared_memory=True)
     started, before = time.perf_counter(), control_rate()
@@ -63,7 +65,7 @@ def rungs_command(
     reason = control_reason(before, after, CONTROL_UNIT)
     report = Report(
         title="From the engine to the encoded picture",
-        command=" ".join(["alexnet", *sys.argv[1:]]),
+        command=shlex.join(["alexnet", "bench", "rungs", *words]),
         environment=environment_here(),
         seconds=time.perf_counter() - started,
         control_before=before,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +47,8 @@ def tune_command(
     )
     if output is not None:
         check_writable(output)
+    words = [str(export), "--limit-p99-ms", f"{limit_p99_ms:g}"]
+    words += ["--probes", str(probes), "--seconds", f"{seconds:g}"]
     manifest = manifest_from_folder(export)
     started, before = time.perf_counter(), control_rate()
     with Bars() as bars:
@@ -55,7 +57,7 @@ def tune_command(
     reason = control_reason(before, after, CONTROL_UNIT)
     report = Report(
         title=f"Tuning within {limit_p99_ms:g} ms",
-        command=" ".join(["alexnet", *sys.argv[1:]]),
+        command=shlex.join(["alexnet", "bench", "tune", *words]),
         environment=environment_here(),
         seconds=time.perf_counter() - started,
         control_before=before,
