@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,11 @@ from alexnet_model.progress import Progress, silent
 from alexnet_serving import EmbeddedServer, Server, models_of_repository
 from alexnet_serving.repositories.layout import CONFIG_FILE, DECODING_MODEL
 
-from .control import CONTROL_UNIT, control_rate
-from .environment import environment_here
-from .figures.verdicts import control_reason, interrupted_reason
+from .control import control_rate
 from .loads.inputs import asked_from_config
 from .loads.rows import Subject
 from .reports.schema import ColdStart, LeftOut, Report
+from .runs import Log, report_of_run
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
@@ -48,13 +47,6 @@ class Instruments:
     control: Callable[[], float] = control_rate
 
 
-@dataclass
-class _Log:
-    cold_starts: list[ColdStart] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    was_interrupted: bool = False
-
-
 def bench_cold_start(
     repository: Path,
     models: Sequence[str] | None = None,
@@ -71,13 +63,10 @@ def bench_cold_start(
         RepositoryError: the repository is missing, or holds no model.
         UsageError: one of `models` is not in it.
     """
-    started = time.perf_counter()
     use = instruments or Instruments()
     runs = _runs(repository.absolute(), models)
-    environment = environment_here()
-    before = use.control()
-    log = _Log()
-    try:
+
+    def measure(log: Log) -> None:
         for index, (model, is_warm) in enumerate(runs):
             progress(STAGE, index, len(runs), f"{model}, {_words(is_warm)}")
             try:
@@ -85,21 +74,8 @@ def bench_cold_start(
             except (AlexnetError, OSError) as error:
                 log.left_out.append(LeftOut(what=f"{model}, {_words(is_warm)}", why=str(error)))
         progress(STAGE, len(runs), len(runs))
-    except KeyboardInterrupt:
-        log.was_interrupted = True
-    after = use.control()
-    reasons = (interrupted_reason(log.was_interrupted), control_reason(before, after, CONTROL_UNIT))
-    return Report(
-        title="Cold start",
-        command=command,
-        environment=environment,
-        seconds=time.perf_counter() - started,
-        control_before=before,
-        control_after=after,
-        cold_starts=tuple(log.cold_starts),
-        left_out=tuple(log.left_out),
-        reasons=tuple(reason for reason in reasons if reason is not None),
-    )
+
+    return report_of_run(measure, title="Cold start", command=command, control=use.control)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from alexnet_model.errors import BadRequest, ModelNotFound, UsageError
 from alexnet_model.manifest import Manifest
 from alexnet_model.progress import Progress, silent
 
-from .reports.schema import Engine, Rung
+from .reports.schema import Engine, LeftOut, Report, Rung
+from .runs import Log, report_of_run
 
 ENCODED_MODEL = "alexnet"
 PICTURE_SIZE = (500, 375)  # pixels; ImageNet's pictures are of about this size
@@ -71,24 +72,26 @@ class Way:
         return median(self.took_ms)
 
 
-def rungs(
+def bench_rungs(
     manifest: Manifest,
     folder: Path,
     *,
     grpc_url: str,
     http_url: str,
     options: RungOptions | None = None,
+    command: str = "",
     progress: Progress = silent,
-) -> tuple[Rung, ...]:
+) -> Report:
     """Measure every accepted precision at each batch, on a server that serves this export.
 
     It must be on this machine, and have nothing else to do. Shared memory is a rung where the server was
-    started for it, decoding on the server where it has the model for that.
+    started for it, decoding on the server where it has the model for that; what is left out is said.
 
     Raises:
         ManifestError: a file is missing or is not the one that was exported.
         ExportError: a file cannot be loaded in process.
         ClientError: the server cannot be reached, or did not answer.
+        UsageError: there is no room for shared memory.
     """
     options = options or RungOptions()
     cases = [
@@ -97,23 +100,28 @@ def rungs(
         for batch in options.batches
         if batch <= manifest.max_batch
     ]
-    found: list[Rung] = []
-    for number, (artifact, batch) in enumerate(cases):
-        progress("rungs", number, len(cases), f"{artifact.precision}, batch {batch}")
-        with ExitStack() as opened:
-            runner = opened.enter_context(runner_from_artifact(artifact, folder))
-            engine = Engine(
-                runtime=runner.runtime.name,
-                device=runner.runtime.device,
-                computes_in=runner.runtime.computes_in,
-                precision=artifact.precision,
-            )
-            ways = _ways_of(opened, runner, f"alexnet_{artifact.precision}", batch, grpc_url, http_url)
-            client = opened.enter_context(Client(grpc_url))
-            inside = _measured(ways, client, f"alexnet_{artifact.precision}", options)
-        found += rungs_from_ways(ways, inside, engine, of=f"{artifact.precision}, batch {batch}")
-    progress("rungs", len(cases), len(cases))
-    return tuple(found)
+
+    def measure(log: Log) -> None:
+        for number, (artifact, batch) in enumerate(cases):
+            of = f"{artifact.precision}, batch {batch}"
+            progress("rungs", number, len(cases), of)
+            with ExitStack() as opened:
+                runner = opened.enter_context(runner_from_artifact(artifact, folder))
+                engine = Engine(
+                    runtime=runner.runtime.name,
+                    device=runner.runtime.device,
+                    computes_in=runner.runtime.computes_in,
+                    precision=artifact.precision,
+                )
+                model = f"alexnet_{artifact.precision}"
+                ways, left_out = _ways_of(opened, runner, model, batch, grpc_url, http_url)
+                client = opened.enter_context(Client(grpc_url))
+                inside = _measured(ways, client, model, options)
+            log.rungs += rungs_from_ways(ways, inside, engine, of=of)
+            log.left_out += (found for found in left_out if found not in log.left_out)
+        progress("rungs", len(cases), len(cases))
+
+    return report_of_run(measure, title="From the engine to the encoded picture", command=command)
 
 
 def rungs_from_ways(
@@ -173,7 +181,8 @@ def encoded_pictures(count: int) -> list[bytes]:
 
 def _ways_of(
     opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
-) -> list[Way]:
+) -> tuple[list[Way], list[LeftOut]]:
+    """The ways that this server has, and what it has not."""
     contract = Contract()
     pictures = encoded_pictures(batch)
     images: Uint8Array = np.stack([contract.prepared(picture) for picture in pictures])  # (N, 224, 224, 3)
@@ -185,17 +194,23 @@ def _ways_of(
         Way("gRPC", _CLIENT, sizes[0], lambda: grpc.probabilities(images, model=model)),
         Way("HTTP", _CLIENT, sizes[1], lambda: http.probabilities(images, model=model)),
     ]
-    shared = _shared(opened, grpc, images)
-    if shared is not None:
+    left_out: list[LeftOut] = []
+    try:
+        shared = opened.enter_context(SharedPictures(grpc, capacity=batch))
         ways.append(Way("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
-    decoded_here = Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: grpc.classify(pictures, model=model))
-    ways.append(decoded_here)
+    except BadRequest as error:  # a server that was not started for it
+        left_out.append(LeftOut(what="shared memory", why=error.got))
+    ways.append(Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: grpc.classify(pictures, model=model)))
     if _decodes_to(grpc, grpc.model(model).precision):
         size = sum(map(len, pictures))
         ways.append(
             Way("JPEG, decoded there", _CLIENT, size, lambda: grpc.classify(pictures, model=ENCODED_MODEL))
         )
-    return ways
+    else:
+        left_out.append(
+            LeftOut(what=f"JPEG, decoded there, by {model}", why=f"{ENCODED_MODEL} is not made of it")
+        )
+    return ways, left_out
 
 
 def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOptions) -> list[ModelStatistics]:
@@ -217,13 +232,6 @@ def shared_probabilities(shared: SharedPictures, images: Uint8Array, model: str)
     """Write the pictures where the server sees them, as a client would have to, and ask."""
     shared.images[:] = images
     return shared.probabilities(len(images), model=model)
-
-
-def _shared(opened: ExitStack, client: Client, images: Uint8Array) -> SharedPictures | None:
-    try:
-        return opened.enter_context(SharedPictures(client, capacity=len(images)))
-    except (BadRequest, UsageError):  # a server that was not started for it, or is elsewhere
-        return None
 
 
 def _decodes_to(client: Client, precision: str) -> bool:

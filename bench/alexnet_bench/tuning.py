@@ -19,13 +19,22 @@ from alexnet_model.errors import ClientError, UsageError
 from alexnet_model.manifest import Manifest
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
-from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, raise_if_findings, write_repository
+from alexnet_serving import (
+    EmbeddedServer,
+    RepositoryOptions,
+    is_repository,
+    lint,
+    options_of_repository,
+    raise_if_findings,
+    write_repository,
+)
 
 from .loads.generators import Workers
 from .loads.measuring import ServerBench
 from .loads.plans import ClosedLoop, Timing
 from .loads.searching import SearchOptions
-from .reports.schema import Tuning, TuningStep
+from .reports.schema import Report, Tuning, TuningStep
+from .runs import Log, report_of_run
 
 CLEARLY_MORE = 1.05  # times as much, or it is noise
 _ESTIMATE_AT = ClosedLoop(concurrency=16)
@@ -89,35 +98,65 @@ class Held:
 Try = Callable[[Candidate], Held]
 
 
-def tune(
+def base_options(repository: Path | None) -> RepositoryOptions:
+    """What is not searched for: as the repository that will be replaced has it, or the defaults.
+
+    Raises:
+        RepositoryError: it is no repository of ours, or says nothing of its options.
+    """
+    if repository is None or not is_repository(repository):
+        return RepositoryOptions()
+    return options_of_repository(repository)
+
+
+def bench_tuning(
     manifest: Manifest,
     folder: Path,
     options: TuningOptions,
+    base: RepositoryOptions,
     *,
-    base: RepositoryOptions | None = None,
+    command: str = "",
     progress: Progress = silent,
-) -> tuple[Tuning, RepositoryOptions | None]:
-    """Search, and say why the winner won; with it the options that a repository would be written with.
+) -> Report:
+    """Search, and say why the winner won. After Ctrl-C there is no winner: the search was not done.
 
     Raises:
         RepositoryError: nothing can be packed.
-        ServerError: the smallest configuration does not start.
+        ServerError: a configuration does not start.
     """
-    base = base or RepositoryOptions()
     precisions = tuple(artifact.precision for artifact in manifest.accepted)
 
     def tried(candidate: Candidate) -> Held:
         return _held_by(candidate, manifest, folder, options, base)
 
-    steps, winner, why = search_candidates(precisions, manifest.max_batch, options, tried, progress=progress)
-    tuning = Tuning(
-        device=machine_name(),
-        limit_p99_ms=options.limit_p99_ms,
-        steps=tuple(_step(candidate, held) for candidate, held in steps),
-        winner=winner,
-        why=why,
-    )
-    return tuning, None if winner is None else steps[winner][0].options(base)
+    def measure(log: Log) -> None:
+        steps, winner, why = search_candidates(
+            precisions, manifest.max_batch, options, tried, progress=progress
+        )
+        log.tuning = Tuning(
+            device=machine_name(),
+            limit_p99_ms=options.limit_p99_ms,
+            steps=tuple(_step(candidate, held) for candidate, held in steps),
+            winner=winner,
+            why=why,
+        )
+
+    title = f"Tuning within {options.limit_p99_ms:g} ms"
+    return report_of_run(measure, title=title, command=command)
+
+
+def winner_of(report: Report, base: RepositoryOptions) -> RepositoryOptions | None:
+    """What a repository is written with for the winner; None where there is none."""
+    tuning = report.tuning
+    if tuning is None or tuning.winner is None:
+        return None
+    step = tuning.steps[tuning.winner]
+    return Candidate(
+        precision=step.precision,
+        instances=step.instances,
+        queue_delay_us=step.queue_delay_us,
+        max_batch=step.max_batch,
+    ).options(base)
 
 
 def search_candidates(
@@ -209,7 +248,7 @@ def write_winner(manifest: Manifest, folder: Path, repository: Path, options: Re
     with tempfile.TemporaryDirectory(dir=repository.resolve().parent) as beside:
         trial = Path(beside) / "model_repository"
         write_repository(manifest, folder, trial, options)
-        raise_if_findings(trial, lint(trial))
+        raise_if_findings(repository, lint(trial))
     write_repository(manifest, folder, repository, options)
 
 

@@ -107,7 +107,12 @@ class Core:
     def connect(self, wait_s: float = 0.0) -> Steps[None]:
         """Tried once, or for `wait_s` seconds, so that a wrong URL is told at once."""
         if self._closed:
-            raise ClientError(str(self.url), got="a client that was closed", expected="an open one")
+            raise ClientError(
+                str(self.url),
+                got="a client that was closed",
+                expected="an open one",
+                next_step="Make a new one.",
+            )
         if self._connected:
             return
         if wait_s > 0:
@@ -263,9 +268,11 @@ class Core:
         key = (what, self.transport.connections)
         with self._lock:
             future = self._shared.get(key)
+            is_mine = future is None
             if future is None:
                 future = self._shared[key] = ask()
-        future.add_done_callback(lambda _: self._shared.pop(key, None))
+        if is_mine:  # nobody else: by then another question may have this place
+            future.add_done_callback(lambda _: self._shared.pop(key, None))
         yield from done(future, shared=True)
         answer: T = future.result()
         return answer

@@ -206,7 +206,10 @@ def _slots_from_items(
 
 def _closed() -> ClientError:
     return ClientError(
-        "client", got="its closing while pictures were prepared", expected="it open until they are answered"
+        "client",
+        got="its closing while pictures were prepared",
+        expected="it open until they are answered",
+        next_step="Close it after the last prediction.",
     )
 
 

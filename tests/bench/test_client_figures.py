@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_bench import client_figures
+from alexnet_bench import client_figures, client_loops
 from alexnet_bench.client_figures import ClientFigure, write_jpegs
 from alexnet_bench.client_figures import client_figures as measure_clients
 from alexnet_model.contract import Contract
@@ -73,10 +73,9 @@ def test_every_figure_is_measured_on_a_real_server(server: EmbeddedServer, folde
     }
     assert min(found.rates_per_s.values()) > 0
     assert "12 JPEGs" in found.pictures
-    assert len(set(reports)) == 4
+    assert len(set(reports)) == 2 + 3 + 2
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_folder_that_was_not_all_answered_is_no_figure(
     server: EmbeddedServer, folder: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +83,9 @@ def test_a_folder_that_was_not_all_answered_is_no_figure(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "torn.jpg").write_bytes(b"torn")
     with pytest.raises(BadResponse, match="12 answers, expected 13"):
-        client_figures._classified_per_s(
-            server.grpc_url, "alexnet_int8", sorted(tmp_path.glob("*.jpg")), tmp_path
-        )
+        client_loops.classified_per_s(server.grpc_url, "alexnet_int8", tmp_path, 13)
+
+
+def test_a_raw_request_that_fails_is_no_figure(server: EmbeddedServer) -> None:
+    with pytest.raises(BadResponse, match=r"NOT_FOUND.*an answer to every request"):
+        client_loops.plain_grpc_per_s(server.grpc_url, "no_such_model", in_flight=2, seconds=0.1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_bench.reports.schema import Engine
-from alexnet_bench.rungs import RungOptions, Way, encoded_pictures, rungs, rungs_from_ways
+from alexnet_bench.rungs import RungOptions, Way, bench_rungs, encoded_pictures, rungs_from_ways
 from alexnet_clients import ModelStatistics
 from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
@@ -72,13 +72,14 @@ def test_the_pictures_are_jpegs_of_a_photographs_size() -> None:
 
 def test_on_a_real_server_every_way_is_measured(exported: Exported, tmp_path: Path) -> None:
     with EmbeddedServer(exported.repository, shared_memory=True) as server:
-        found = rungs(
+        report = bench_rungs(
             exported.manifest,
             exported.folder,
             grpc_url=server.grpc_url,
             http_url=server.http_url,
             options=RungOptions(batches=(2,), rounds=1, requests=2),
         )
+    found = report.rungs
     of_int8 = [rung for rung in found if rung.of == "int8, batch 2"]
     assert [rung.name for rung in of_int8] == [
         "engine",

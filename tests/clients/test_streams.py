@@ -134,12 +134,8 @@ def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> No
 
     fake.ready = ready  # type: ignore[assignment,method-assign]
 
-    class Slow(FakeTransport):
-        pass
-
     async def asked() -> None:
         async with AsyncClient(URL, transport=fake) as client:
-            client._core._connected = False
             image = np.zeros((1, 224, 224, 3), np.uint8)
             config = fake.model_config
             held: list[Callable[[], None]] = []

@@ -6,7 +6,6 @@ report = bench_engines(Path("export"), EngineBench(wishes=Wishes(checkpoint=Path
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +17,10 @@ from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
-from ..control import CONTROL_UNIT, control_rate
-from ..environment import environment_here
-from ..figures.verdicts import control_reason, interrupted_reason
+from ..control import control_rate
+from ..figures.verdicts import interrupted_reason
 from ..reports.schema import LeftOut, Report, Roof
+from ..runs import Log, report_of_run
 from .choosing import Machine, Wishes, engines_of_export
 from .counting import Layer, layers_from_onnx
 from .ladder import LadderPlan, Open, climb, doubling_batches
@@ -79,39 +78,29 @@ def bench_engines(
         ExportError: there is nothing to measure.
         UsageError: a precision, batch or length cannot be.
     """
-    started = time.perf_counter()
     manifest = manifest_from_folder(folder)
     plan = bench.plan(manifest)
     use = instruments or Instruments()
     choice = engines_of_export(manifest, folder, bench.wishes, use.machine)
     layers = _layers_by_precision(choice.specs, manifest, folder)
-    environment = environment_here()
-    before = use.control()
-    ceilings = _Ceilings(use.ceilings, choice.specs, progress)
-    ceilings.measure("ceilings")
-    with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch:
-        engines = use.engines or partial(EngineProcess, environment={COMPILED_CODE: scratch})
-        ladder = climb(choice.specs, plan, engines, progress)
-    was_interrupted = ladder.is_interrupted
-    try:
-        if not was_interrupted:
-            ceilings.measure("ceilings again")
-    except KeyboardInterrupt:
-        was_interrupted = True
-    after = use.control()
-    reasons = (interrupted_reason(was_interrupted), control_reason(before, after, CONTROL_UNIT))
-    return Report(
-        title="Engines in process",
-        command=command,
-        environment=environment,
-        seconds=time.perf_counter() - started,
-        control_before=before,
-        control_after=after,
-        roofs=ceilings.roofs,
-        engines=rows_from_ladder(ladder, layers, ceilings.roofs),
-        left_out=(*choice.left_out, *ladder.left_out, *ceilings.left_out),
-        reasons=tuple(reason for reason in reasons if reason is not None),
-    )
+
+    def measure(log: Log) -> None:
+        log.left_out += choice.left_out
+        ceilings = _Ceilings(use.ceilings, choice.specs, progress)
+        ceilings.measure("ceilings")
+        with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch:
+            engines = use.engines or partial(EngineProcess, environment={COMPILED_CODE: scratch})
+            ladder = climb(choice.specs, plan, engines, progress)
+        log.note(interrupted_reason(ladder.is_interrupted))
+        try:
+            if not ladder.is_interrupted:
+                ceilings.measure("ceilings again")
+        finally:  # the rows are there, whatever became of the second look
+            log.roofs += ceilings.roofs
+            log.engines += rows_from_ladder(ladder, layers, ceilings.roofs)
+            log.left_out += (*ladder.left_out, *ceilings.left_out)
+
+    return report_of_run(measure, title="Engines in process", command=command, control=use.control)
 
 
 def ceilings_of(gpu: Gpu | None) -> list[Roof]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
 from alexnet_model.errors import ClientError, UsageError
 from alexnet_model.progress import Progress, silent
 
-from ..control import CONTROL_UNIT, control_rate
-from ..environment import environment_here
-from ..figures.verdicts import Reason, control_reason, interrupted_reason
-from ..reports.schema import HeldRate, LeftOut, LoadRow, Report
+from ..control import control_rate
+from ..figures.verdicts import Reason, interrupted_reason
+from ..reports.schema import LeftOut, Report
+from ..runs import Log, report_of_run
 from .generators import Tick
 from .measuring import ServerBench
 from .outcomes import GONE, Outcome
@@ -47,29 +46,6 @@ class Campaign:
         return tuple((m, b, loop) for m in self.models for b in self.batches for loop in loops)
 
 
-@dataclass
-class _Log:
-    """What has been measured so far."""
-
-    rows: list[LoadRow] = field(default_factory=list)
-    held_rates: list[HeldRate] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self.reasons)
-
-    def note(self, reason: Reason | None) -> None:
-        if reason is not None:
-            self.reasons.append(reason)
-
-    def estimate_per_s(self, model: str, batch: int) -> float:
-        """Requests a second that a closed loop reached; of what failed, nothing is known."""
-        rows = [row for row in self.rows if (row.model, row.batch, row.loop) == (model, batch, "closed")]
-        return max((row.throughput.value / row.batch for row in rows), default=0.0)
-
-
 def report_of_campaign(
     campaign: Campaign,
     bench: ServerBench,
@@ -85,40 +61,25 @@ def report_of_campaign(
         ClientError: the server cannot be reached, or a model is unknown: nothing was measured.
         UsageError: a model cannot be asked in this way.
     """
-    started = time.perf_counter()
     bench.check_shapes(campaign.models)
     for model in campaign.models:
         for batch in campaign.batches:
             bench.check(model, batch)
-    environment, log = environment_here(), _Log()
-    before = control()
-    try:
-        _measure_all(campaign, bench, log, progress)
-    except KeyboardInterrupt:
-        log.note(interrupted_reason(True))
-    after = control()
-    log.note(control_reason(before, after, CONTROL_UNIT))
-    return Report(
+    return report_of_run(
+        lambda log: _measure_all(campaign, bench, log, progress),
         title=title,
         command=command,
-        environment=environment,
-        seconds=time.perf_counter() - started,
-        control_before=before,
-        control_after=after,
-        loads=tuple(log.rows),
-        held_rates=tuple(log.held_rates),
-        left_out=tuple(log.left_out),
-        reasons=tuple(log.reasons),
+        control=control,
     )
 
 
-def _measure_all(campaign: Campaign, bench: ServerBench, log: _Log, progress: Progress) -> None:
+def _measure_all(campaign: Campaign, bench: ServerBench, log: Log, progress: Progress) -> None:
     loads = campaign.loads
     one_s = bench.timing.total_s
     total_s = ceil(one_s * len(loads))
     for number, (model, batch, loop) in enumerate(loads):
         what = f"{model}, {loop}, batch {batch}"
-        if log.is_over:
+        if _is_over(log):
             log.left_out.append(LeftOut(what=what, why=log.reasons[0].found))
             continue
         tick = _tick(progress, number * one_s, total_s, what)
@@ -128,9 +89,9 @@ def _measure_all(campaign: Campaign, bench: ServerBench, log: _Log, progress: Pr
         except ClientError as error:
             _leave_out(log, what, error)
             continue
-        log.rows.append(measured.row)
+        log.loads.append(measured.row)
         _end_where(measured.outcome, log)
-    if not log.is_over:
+    if not _is_over(log):
         progress(_STAGE, total_s, total_s)
     if campaign.limit is not None:
         for model in campaign.models:
@@ -139,31 +100,42 @@ def _measure_all(campaign: Campaign, bench: ServerBench, log: _Log, progress: Pr
 
 
 def _search(
-    limit: SearchOptions, bench: ServerBench, log: _Log, model: str, batch: int, progress: Progress
+    limit: SearchOptions, bench: ServerBench, log: Log, model: str, batch: int, progress: Progress
 ) -> None:
     what = f"{model}, highest rate within {limit.limit_p99_ms:g} ms, batch {batch}"
     try:
-        if not log.is_over and not log.estimate_per_s(model, batch):  # only rates were asked for
+        if not _is_over(log) and not _estimate_per_s(log, model, batch):  # only rates were asked for
             measured = bench.measure(model, _ESTIMATE_AT, batch)
-            log.rows.append(measured.row)
+            log.loads.append(measured.row)
             _end_where(measured.outcome, log)
-        if log.is_over:
+        if _is_over(log):
             log.left_out.append(LeftOut(what=what, why=log.reasons[0].found))
             return
-        estimate_per_s = log.estimate_per_s(model, batch)
+        estimate_per_s = _estimate_per_s(log, model, batch)
         held = bench.held_rate(model, batch, limit, estimate_per_s=estimate_per_s, progress=progress)
     except ClientError as error:
         _leave_out(log, what, error)
         return
     log.held_rates.append(held.record)
     if held.kept is not None:
-        log.rows.append(held.kept.row)
+        log.loads.append(held.kept.row)
     if held.over is not None:
-        log.rows.append(held.over.row)
+        log.loads.append(held.over.row)
         _end_where(held.over.outcome, log)
 
 
-def _end_where(outcome: Outcome, log: _Log) -> None:
+def _is_over(log: Log) -> bool:
+    """Whatever speaks against the whole run ends it."""
+    return bool(log.reasons)
+
+
+def _estimate_per_s(log: Log, model: str, batch: int) -> float:
+    """Requests a second that a closed loop reached; of what failed, nothing is known."""
+    rows = [row for row in log.loads if (row.model, row.batch, row.loop) == (model, batch, "closed")]
+    return max((row.throughput.value / row.batch for row in rows), default=0.0)
+
+
+def _end_where(outcome: Outcome, log: Log) -> None:
     """Note why it makes no sense to go on."""
     if outcome.interrupted:
         log.note(interrupted_reason(True))
@@ -171,7 +143,7 @@ def _end_where(outcome: Outcome, log: _Log) -> None:
         log.reasons.append(_gone(outcome.failure))
 
 
-def _leave_out(log: _Log, what: str, error: ClientError) -> None:
+def _leave_out(log: Log, what: str, error: ClientError) -> None:
     log.left_out.append(LeftOut(what=what, why=str(error)))
     if isinstance(error, GONE):
         log.reasons.append(_gone(str(error)))

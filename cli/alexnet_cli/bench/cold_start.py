@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .server import check_writable
-
-_INTERRUPTED = 130
+from .reporting import ReportOption, check_writable, end_with, print_tables
 
 
 def cold_start_command(
@@ -21,9 +19,7 @@ def cold_start_command(
             "--model", help="One of its models; may be repeated.", metavar="NAME", show_default="all of them"
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report there.", metavar="FILE")
-    ] = None,
+    json_file: ReportOption = None,
 ) -> None:
     """Start a server for each model, with its warm-up and without, and time its first requests.
 
@@ -32,22 +28,13 @@ def cold_start_command(
     Example: alexnet bench cold-start build/model_repository --json cold_start.json
     """
     from alexnet_bench.cold_start import bench_cold_start
-    from alexnet_bench.reports.files import write_report
-    from alexnet_bench.reports.tables import renderables_from_report
 
-    from ..screen import Bars, out
+    from ..screen import Bars
 
-    if json_file is not None:
-        check_writable(json_file)
+    check_writable(json_file)
     words = ["alexnet", "bench", "cold-start", str(repository)]
     words += [word for name in model or () for word in ("--model", name)]
     with Bars() as bars:
         report = bench_cold_start(repository, model, command=shlex.join(words), progress=bars)
-    for part in renderables_from_report(report):
-        out.print(part)
-    if json_file is not None:
-        write_report(json_file, report)
-    if any(reason.rule == "interrupted" for reason in report.reasons):
-        raise typer.Exit(_INTERRUPTED)
-    if not report.cold_starts:
-        raise typer.Exit(1)
+    print_tables(report)
+    end_with(report, json_file, measured=bool(report.cold_starts))

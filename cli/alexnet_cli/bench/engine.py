@@ -11,13 +11,11 @@ import typer
 from alexnet_model.errors import UsageError
 
 from ..options import precisions_from
-from .server import check_writable
+from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
 
 if TYPE_CHECKING:
     from alexnet_bench.engines.specs import RuntimeName
     from alexnet_bench.reports.schema import Report
-
-_INTERRUPTED = 130
 
 
 def engine_command(
@@ -43,9 +41,7 @@ def engine_command(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of one slice.")] = 0.5,
     repeats: Annotated[int, typer.Option(help="Slices of each engine and batch, in turn.")] = 5,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report there.", metavar="FILE")
-    ] = None,
+    json_file: ReportOption = None,
 ) -> None:
     """Measure every engine that this machine has of an export: speed, memory, loading, share of the limit.
 
@@ -56,7 +52,6 @@ def engine_command(
     """
     from alexnet_bench.engines.choosing import Wishes
     from alexnet_bench.engines.running import EngineBench, bench_engines
-    from alexnet_bench.reports.files import write_report
 
     from ..screen import Bars
 
@@ -66,22 +61,13 @@ def engine_command(
             runtimes=_runtimes_from(runtime),
             checkpoint=checkpoint,
         ),
-        batches=_batches_from(batch),
+        batches=None if batch is None else whole_numbers("--batch", batch),
         seconds=seconds,
         repeats=repeats,
     )
-    if json_file is not None:
-        check_writable(json_file)
-    words = [
-        "alexnet",
-        "bench",
-        "engine",
-        str(export),
-        "--seconds",
-        f"{seconds:g}",
-        "--repeats",
-        str(repeats),
-    ]
+    check_writable(json_file)
+    words = ["alexnet", "bench", "engine", str(export)]
+    words += ["--seconds", f"{seconds:g}", "--repeats", str(repeats)]
     for option, value in (
         ("--batch", batch),
         ("--precision", precision),
@@ -92,18 +78,11 @@ def engine_command(
     with Bars() as bars:
         report = bench_engines(export, bench, command=shlex.join(words), progress=bars)
     print_engines(report)
-    if json_file is not None:
-        write_report(json_file, report)
-    if any(reason.rule == "interrupted" for reason in report.reasons):
-        raise typer.Exit(_INTERRUPTED)
-    if not report.engines:
-        raise typer.Exit(1)
+    end_with(report, json_file, measured=bool(report.engines))
 
 
 def print_engines(report: Report) -> None:
     """By device: side by side, and what each engine takes; then each engine's rows, and the verdict."""
-    from alexnet_bench.reports.tables import renderables_from_report
-
     from ..screen import out, say
     from .engine_tables import costs_table, limits_in_words, side_by_side_table
 
@@ -116,17 +95,7 @@ def print_engines(report: Report) -> None:
         out.print(costs_table(rows))
     if report.engines:
         out.print(limits_in_words(report.engines), markup=False)
-    for part in renderables_from_report(report):
-        out.print(part)
-
-
-def _batches_from(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError as error:
-        raise UsageError("--batch", got=repr(text), expected="whole numbers, such as 1,8,64") from error
+    print_tables(report)
 
 
 def _runtimes_from(text: str | None) -> tuple[RuntimeName, ...] | None:

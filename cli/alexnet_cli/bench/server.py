@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,12 +20,12 @@ from ..connecting import (
     TimeoutOption,
     UrlOption,
 )
+from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
 
 if TYPE_CHECKING:
     from alexnet_bench.loads.plans import Loop
     from alexnet_bench.reports.schema import Report
 
-_INTERRUPTED = 130
 _DEFAULT_CONCURRENCY = "1,16"
 
 
@@ -69,9 +67,7 @@ def server_command(
             metavar="NAME:1,2,3",
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report there.", metavar="FILE")
-    ] = None,
+    json_file: ReportOption = None,
     timeout_s: TimeoutOption = 30,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -89,14 +85,13 @@ def server_command(
     from alexnet_bench.loads.measuring import ServerBench
     from alexnet_bench.loads.plans import Timing
     from alexnet_bench.loads.searching import SearchOptions
-    from alexnet_bench.reports.files import write_report
     from alexnet_clients import ServerUrl, transport_from_url
 
     from ..screen import Bars
 
     campaign = Campaign(
         models=tuple(dict.fromkeys(model)),
-        batches=_whole_numbers("--batch", batch),
+        batches=whole_numbers("--batch", batch),
         loops=_loops(concurrency, rate, is_needed=limit_p99_ms is None),
         limit=None if limit_p99_ms is None else SearchOptions(limit_p99_ms=limit_p99_ms),
     )
@@ -104,8 +99,7 @@ def server_command(
     shapes = dict(_shape(text) for text in shape or [])
     access = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).access()
     address = ServerUrl.parse(url)
-    if json_file is not None:
-        check_writable(json_file)
+    check_writable(json_file)
     with ExitStack() as opened:
         transport = transport_from_url(address, access)
         opened.callback(transport.close)
@@ -130,39 +124,18 @@ def server_command(
             progress=progress,
         )
     print_loads(report)
-    if json_file is not None:
-        write_report(json_file, report)
-    if any(reason.rule == "interrupted" for reason in report.reasons):
-        raise typer.Exit(_INTERRUPTED)
-    if report.left_out:
-        raise typer.Exit(1)
+    end_with(report, json_file, measured=not report.left_out)
 
 
 def print_loads(report: Report) -> None:
     """The tables with their verdicts, then whether batching happened."""
     from alexnet_bench.reports.names import load_in_words, name_of_series
-    from alexnet_bench.reports.tables import renderables_from_report
 
-    from ..screen import out, say
+    from ..screen import say
 
-    for part in renderables_from_report(report):
-        out.print(part)
+    print_tables(report)
     for row in report.loads:
         say(f"batching: {name_of_series(row)}, {load_in_words(row)}: {row.batching}")
-
-
-def check_writable(path: Path) -> None:
-    """Minutes of measuring are not to end at a folder that cannot be written.
-
-    Raises:
-        UsageError: a folder has that name.
-        OSError: the folder that it is to stand in cannot be made or written.
-    """
-    if path.is_dir():
-        raise UsageError(f"--json {path}", got="a folder", expected="a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
 
 
 def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tuple[Loop, ...]:
@@ -170,19 +143,12 @@ def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tup
 
     if concurrency is None and rate is None and is_needed:
         concurrency = _DEFAULT_CONCURRENCY
-    closed = () if concurrency is None else _whole_numbers("--concurrency", concurrency)
+    closed = () if concurrency is None else whole_numbers("--concurrency", concurrency)
     rates = () if rate is None else _numbers("--rate", rate)
     return (
         *(ClosedLoop(concurrency=at_a_time) for at_a_time in closed),
         *(OpenLoop(rate_per_s=per_s) for per_s in rates),
     )
-
-
-def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError as error:
-        raise UsageError(option, got=repr(text), expected="whole numbers, such as 1,16") from error
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -196,4 +162,4 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, colon, sizes = text.rpartition(":")
     if not colon or not name:
         raise UsageError("--shape", got=repr(text), expected="NAME:1,2,3")
-    return name, _whole_numbers("--shape", sizes)
+    return name, whole_numbers("--shape", sizes)

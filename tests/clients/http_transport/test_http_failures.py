@@ -1,0 +1,132 @@
+"""Refusals and faults, as the errors of this project."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from alexnet_clients import (
+    Client,
+)
+from alexnet_clients.transports.http_transport import HttpTransport
+from alexnet_model.errors import (
+    BadRequest,
+    ConnectionLost,
+    DeadlineExceeded,
+    ForeignServer,
+    InvalidUrl,
+    ModelNotFound,
+    Unreachable,
+)
+
+from .playing import (
+    Asked,
+    Reply,
+    WireServer,
+    opened,
+    request,
+    sent,
+)
+
+
+def test_refusals_are_translated_with_the_servers_words(
+    wire_server: WireServer, transport: HttpTransport
+) -> None:
+    words = "inference request batch-size must be <= 8 for 'alexnet_int8'"
+    wire_server.answers("infer", json.dumps({"error": words}).encode(), 400)
+    with pytest.raises(BadRequest, match="batch-size must be <= 8"):
+        sent(transport, request()).result(10)
+    wire_server.answers("config", b'{"error":"Request for unknown model: \'x\' is not found"}', 404)
+    with pytest.raises(ModelNotFound, match=f"{wire_server.url} x: got"):
+        transport.model_config("x", timeout_s=10).result(10)
+
+
+def test_a_redirect_is_not_followed(wire_server: WireServer, transport: HttpTransport) -> None:
+    goal = f"{wire_server.url}/elsewhere"
+    wire_server.answers("infer", b"", 307, headers={"Location": goal})
+    with pytest.raises(ForeignServer, match=rf"a redirect to {goal}.*Give the final URL"):
+        sent(transport, request()).result(10)
+    assert len(wire_server.received) == 1
+
+
+def test_a_server_that_is_no_triton(wire_server: WireServer) -> None:
+    wire_server.handlers.clear()
+    with pytest.raises(ForeignServer, match="expected a Triton Inference Server"), Client(wire_server.url):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\0\0\x18\x04\0\0\0\0\0\0\x04\0@\0\0\0\x05\0@\0\0", id="HTTP/2, as gRPC has it"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", id="SSH"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", id="a broken header"),
+    ],
+)
+def test_what_is_no_http_is_foreign(wire_server: WireServer, transport: HttpTransport, raw: bytes) -> None:
+    wire_server.handlers["infer"] = lambda asked: Reply(raw=raw)
+    error = sent(transport, request()).exception(10)
+    assert type(error) is ForeignServer
+    assert error.__cause__ is not None
+    assert "not HTTP" in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"", id="no answer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", id="half a header"),
+        pytest.param(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"outputs"', id="half a body"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", id="half a chunk"),
+    ],
+)
+def test_a_server_that_goes_away_in_the_middle(
+    wire_server: WireServer, transport: HttpTransport, raw: bytes
+) -> None:
+    wire_server.handlers["infer"] = lambda asked: Reply(raw=raw)
+    error = sent(transport, request()).exception(10)
+    assert type(error) is ConnectionLost
+    assert error.__cause__ is not None
+    assert len(wire_server.received) == 1  # nobody asked again behind our back
+
+
+def test_nobody_there() -> None:
+    words = r"got connection refused, .*alexnet serve"
+    with pytest.raises(Unreachable, match=words) as caught, Client("http://127.0.0.1:1"):
+        pytest.fail("entered")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_host() -> None:
+    with opened("http://no-such-host.invalid:8000") as transport:
+        assert type(transport.ready(timeout_s=10).exception(10)) is Unreachable
+    with opened(f"http://{'x' * 64}.invalid:8000") as transport:  # longer than DNS can carry
+        assert type(transport.ready(timeout_s=10).exception(10)) in (Unreachable, InvalidUrl)
+    with pytest.raises(InvalidUrl), opened("http://ex\u2100mple.invalid"):
+        pytest.fail("opened")
+
+
+def test_the_deadline_ends_a_request(wire_server: WireServer, transport: HttpTransport) -> None:
+    release = threading.Event()
+
+    def never(asked: Asked) -> Reply:
+        release.wait(30)
+        return Reply()
+
+    def half(asked: Asked) -> Reply:
+        asked.socket.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"outputs": ')
+        return never(asked)
+
+    wire_server.handlers.update(infer=never, ready=never, config=never, stats=half)
+    for future in (
+        sent(transport, request(), timeout_s=0.05),
+        transport.ready(timeout_s=0.05),
+        transport.model_config("x", timeout_s=0.05),
+        transport.statistics("x", timeout_s=0.2),
+    ):
+        with pytest.raises(DeadlineExceeded, match=r"no answer in 0\.\d+ s.*timeout_s"):
+            future.result(10)
+    release.set()
