@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from alexnet_model.contract import Contract
 
-from .access import Access, ClientTls, Headers
-from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, ClientOptions, Core
+from .access import ClientTls, Headers
+from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, Core
 from .folders import pictures_in_folder
 from .items import PictureOrArray, Pictures, items_of
 from .predictions import Prediction
@@ -53,11 +53,16 @@ class AsyncClient:
         transport: Transport | None = None,
     ) -> None:
         """As `Client`."""
-        options = ClientOptions(
-            timeout_s=timeout_s, backoff=backoff or Backoff(), most_in_flight=most_in_flight
+        self._core = Core(
+            url,
+            timeout_s=timeout_s,
+            tls=tls,
+            headers=headers,
+            contract=contract,
+            backoff=backoff,
+            most_in_flight=most_in_flight,
+            transport=transport,
         )
-        access = Access(tls=tls, headers=headers)
-        self._core = Core(url, contract=contract, access=access, options=options, transport=transport)
         self.url = self._core.url
         self.contract = self._core.contract
         self.transport = self._core.transport

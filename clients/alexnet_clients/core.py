@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
 
-from .access import Access
+from .access import Access, ClientTls, Headers
 from .in_flight import InFlight, Send
 from .items import encoded_of, pixels_of
 from .predictions import Prediction, predictions_from_batch
@@ -53,21 +52,6 @@ CALLS_IN_FLIGHT = 64
 THREADS = min(8, os.cpu_count() or 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClientOptions:
-    """`timeout_s` is what a request has to be answered in, every attempt at it included."""
-
-    timeout_s: float = 30.0
-    backoff: Backoff = field(default_factory=Backoff)
-    most_in_flight: int = CALLS_IN_FLIGHT
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise UsageError("timeout_s", got=f"{self.timeout_s}", expected="a positive number of seconds")
-        if self.most_in_flight < 1:
-            raise UsageError("most_in_flight", got=f"{self.most_in_flight}", expected="at least 1")
-
-
 class Core:
     """What both clients are made of. Thread-safe, as far as each stream stays in one thread or task."""
 
@@ -75,17 +59,24 @@ class Core:
         self,
         url: str,
         *,
+        timeout_s: float,
+        tls: ClientTls | None,
+        headers: Headers | None,
         contract: Contract | None,
-        access: Access,
-        options: ClientOptions,
+        backoff: Backoff | None,
+        most_in_flight: int,
         transport: Transport | None,
     ) -> None:
+        if not (math.isfinite(timeout_s) and timeout_s > 0):
+            raise UsageError("timeout_s", got=f"{timeout_s}", expected="a positive number of seconds")
+        if most_in_flight < 1:
+            raise UsageError("most_in_flight", got=f"{most_in_flight}", expected="at least 1")
         self.url = ServerUrl.parse(url)
         self.contract = contract or Contract()
-        self.options = options
-        self.transport = transport or transport_from_url(self.url, access)
-        self._retrier = Retrier(options.backoff)
-        self._turns = Turns(options.most_in_flight)
+        self.timeout_s = timeout_s
+        self.transport = transport or transport_from_url(self.url, Access(tls=tls, headers=headers))
+        self._retrier = Retrier(backoff or Backoff())
+        self._turns = Turns(most_in_flight)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
         self._connected = self._closed = False
         # Each with the connections that there had been when it was read.
@@ -118,7 +109,7 @@ class Core:
         if wait_s > 0:
             yield from result_of(self._retrier.run(self._ready, timeout_s=wait_s, patient=True))
         else:
-            yield from self._asked_once("ready", lambda: self._ready(self.options.timeout_s))
+            yield from self._asked_once("ready", lambda: self._ready(self.timeout_s))
         self._connected = True
 
     def model(self, name: str) -> Steps[ServedModel]:
@@ -131,8 +122,7 @@ class Core:
 
     def statistics(self, name: str) -> Steps[ModelStatistics]:
         yield from self.connect()
-        timeout_s = self.options.timeout_s
-        return (yield from result_of(self.transport.statistics(name, timeout_s=timeout_s)))
+        return (yield from result_of(self.transport.statistics(name, timeout_s=self.timeout_s)))
 
     def infer(
         self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
@@ -217,7 +207,7 @@ class Core:
             message = self.transport.prepare(request)
             future = self._retrier.run(
                 lambda left_s: self.transport.submit(message, timeout_s=left_s),
-                timeout_s=self.options.timeout_s,
+                timeout_s=self.timeout_s,
             )
         except BaseException:
             self._turns.give()
@@ -255,7 +245,7 @@ class Core:
             return self.transport.model_config(name, timeout_s=left_s)
 
         config = yield from self._asked_once(
-            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.options.timeout_s)
+            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.timeout_s)
         )
         if config.name != name:
             raise BadResponse(self.subject_of(name), got=f"the model {config.name!r}", expected=repr(name))

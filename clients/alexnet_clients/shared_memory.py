@@ -88,10 +88,10 @@ class SharedPictures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        timeout_s = self._core.options.timeout_s
+        timeout_s = self._core.timeout_s
         try:
             with contextlib.suppress(ClientError):  # a server that is gone has forgotten it
-                self._core.transport.unregister(self.region.name, timeout_s=timeout_s).result()
+                self._client.transport.unregister(self.region.name, timeout_s=timeout_s).result()
         finally:
             self._release()
 
@@ -129,8 +129,8 @@ class SharedPictures:
             return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
 
     def _register(self) -> None:
-        timeout_s = self._core.options.timeout_s
-        self._core.transport.register(self.region, timeout_s=timeout_s).result()
+        timeout_s = self._core.timeout_s
+        self._client.transport.register(self.region, timeout_s=timeout_s).result()
 
     def _release(self) -> None:
         self.images = np.empty((0, 0, 0, 3), np.uint8)  # a view of the memory would hinder its closing
@@ -168,7 +168,7 @@ def remove_orphans(client: Client) -> tuple[str, ...]:
     Raises:
         ClientError: the server does not answer, or was not started for shared memory.
     """
-    transport, timeout_s = client._core.transport, client._core.options.timeout_s
+    transport, timeout_s = client.transport, client._core.timeout_s
     registered = {region.name for region in _regions(client)}
     here = {path.name for path in _SHM.glob(f"{_PREFIX}*")}
     orphans = []
@@ -185,7 +185,7 @@ def remove_orphans(client: Client) -> tuple[str, ...]:
 
 
 def _regions(client: Client) -> tuple[Region, ...]:
-    return client._core.transport.regions(timeout_s=client._core.options.timeout_s).result()
+    return client.transport.regions(timeout_s=client._core.timeout_s).result()
 
 
 @contextlib.contextmanager

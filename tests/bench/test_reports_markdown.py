@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from alexnet_bench.figures.verdicts import Reason
-from alexnet_bench.reports.markdown import markdown_from_reports, sheets_of
+from alexnet_bench.reports.markdown import markdown_from_reports
+from alexnet_bench.reports.sheets import sheets_of
 
 from .reports_for_tests import report
 

@@ -162,7 +162,7 @@ def test_pictures_in_shared_memory(exported: Any, tmp_path: Path) -> None:
                 shared.images[:3] = images
                 ours, theirs = shared.infer(3, model=MODEL), client.infer(images, model=MODEL)
                 assert (ours["logits"] == theirs["logits"]).all()
-                assert shared.region in client._core.transport.regions(timeout_s=30).result(60)
+                assert shared.region in client.transport.regions(timeout_s=30).result(60)
             with closing(transport_from_url(ServerUrl.parse(url))) as transport:
                 assert transport.regions(timeout_s=30).result(60) == ()
                 nowhere = Region(name="nowhere", key="/nowhere", size_bytes=1)

@@ -35,7 +35,7 @@ def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, pr
         url = server.grpc_url if protocol == "grpc" else server.http_url
         client = Client(url, timeout_s=60)
         before = client.probabilities(IMAGES)
-        connections = client._core.transport.connections
+        connections = client.transport.connections
         os.kill(server._process.pid, signal.SIGKILL)
         server._process.wait(10)
     again = EmbeddedServer(repository, grpc_port=port_of(server.grpc_url), http_port=port_of(server.http_url))
@@ -46,7 +46,7 @@ def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, pr
         after = client.probabilities(IMAGES)  # asked while nobody listens: it waits for the server
         assert time.monotonic() - started > 0.9
         assert np.array_equal(before, after)
-        assert client._core.transport.connections > connections
+        assert client.transport.connections > connections
         assert len(client.classify(IMAGES)) == len(IMAGES)
     finally:
         starting.join()
@@ -90,7 +90,7 @@ def test_a_full_queue_is_waited_out(exported: Exported, tmp_path: Path) -> None:
                 thread.join()
             assert len(answers) == 32
             assert all(np.array_equal(answer, expected) for answer in answers)
-        transport = Client(server.grpc_url)._core.transport
+        transport = Client(server.grpc_url).transport
         full = [transport.submit(_message(transport), timeout_s=60) for _ in range(64)]
         errors = [future.exception(60) for future in full]
         assert any(isinstance(error, Overloaded) for error in errors), "the queue was never full"

@@ -46,7 +46,7 @@ def test_the_same_answers_as_over_the_wire(client: Client) -> None:
             )
         shared.images[0] = IMAGES[7]  # what lies there now, not what lay there
         assert np.array_equal(shared.probabilities(1), client.probabilities(IMAGES[7:]))
-    assert client._core.transport.regions(timeout_s=10).result() == ()
+    assert client.transport.regions(timeout_s=10).result() == ()
 
 
 def test_a_server_that_does_not_share_says_so(server: EmbeddedServer) -> None:
@@ -72,12 +72,12 @@ def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         name = process.stdout.readline().strip()
-        assert name in {region.name for region in client._core.transport.regions(timeout_s=10).result()}
+        assert name in {region.name for region in client.transport.regions(timeout_s=10).result()}
         assert remove_orphans(client) == ()
         os.kill(process.pid, signal.SIGKILL)
     assert remove_orphans(client) == (name,)
     assert not (Path("/dev/shm") / name).exists()
-    assert client._core.transport.regions(timeout_s=10).result() == ()
+    assert client.transport.regions(timeout_s=10).result() == ()
 
 
 @pytest.mark.parametrize("protocol", ["grpc_url", "http_url"])
@@ -97,5 +97,5 @@ def test_a_server_that_was_started_again_is_told_again(
                 assert np.array_equal(shared.probabilities(2), before)
         finally:
             shared.__exit__(None, None, None)
-        assert client._core.transport.regions(timeout_s=10).result() == ()
+        assert client.transport.regions(timeout_s=10).result() == ()
         client.close()

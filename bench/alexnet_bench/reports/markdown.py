@@ -6,17 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from .environments import environment_rows
 from .schema import Report
-from .sheets import (
-    Cell,
-    Sheet,
-    cold_starts_sheet,
-    engines_sheet,
-    held_rates_sheet,
-    loads_sheet,
-    roofs_sheet,
-    rungs_sheet,
-    tuning_sheet,
-)
+from .sheets import Cell, Sheet, sheets_of
 
 
 def markdown_from_reports(reports: Sequence[Report]) -> str:
@@ -43,24 +33,6 @@ def markdown_from_reports(reports: Sequence[Report]) -> str:
     lines += ["## Where", "", "| | |", "|---|---|"]
     lines += [f"| {_escaped(name)} | {_escaped(value)} |" for name, value in environment_rows(reports)]
     return "\n".join(lines) + "\n"
-
-
-def sheets_of(report: Report) -> Iterator[Sheet]:
-    """The tables of what it measured."""
-    if report.engines:
-        yield engines_sheet(report.engines)
-    if report.roofs:
-        yield roofs_sheet(report.roofs)
-    if report.loads:
-        yield loads_sheet(report.loads)
-    if report.held_rates:
-        yield held_rates_sheet(report.held_rates)
-    if report.rungs:
-        yield rungs_sheet(report.rungs)
-    if report.tuning is not None:
-        yield tuning_sheet(report.tuning)
-    if report.cold_starts:
-        yield cold_starts_sheet(report.cold_starts)
 
 
 def _table(sheet: Sheet) -> Iterator[str]:

@@ -5,7 +5,7 @@ The terminal leaves out the columns that are not `brief`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -13,7 +13,18 @@ from ..figures.intervals import Figure
 from ..figures.percentiles import NEEDED, Latencies
 from ..figures.verdicts import Verdict
 from .names import in_megabytes, in_short, load_in_words, name_of_series
-from .schema import ColdStart, EngineRow, HeldRate, LoadRow, RateProbe, Roof, Rung, Tuning, TuningStep
+from .schema import (
+    ColdStart,
+    EngineRow,
+    HeldRate,
+    LoadRow,
+    RateProbe,
+    Report,
+    Roof,
+    Rung,
+    Tuning,
+    TuningStep,
+)
 
 Kind = Literal["plain", "refused", "bad", "good"]
 Row = TypeVar("Row")
@@ -73,6 +84,24 @@ _LATENCIES = (
     Column("max", "ms"),
     Column("samples"),
 )
+
+
+def sheets_of(report: Report) -> Iterator[Sheet]:
+    """The tables of what a run measured, tuning last: its reason is to stand below it."""
+    if report.engines:
+        yield engines_sheet(report.engines)
+    if report.roofs:
+        yield roofs_sheet(report.roofs)
+    if report.loads:
+        yield loads_sheet(report.loads)
+    if report.held_rates:
+        yield held_rates_sheet(report.held_rates)
+    if report.rungs:
+        yield rungs_sheet(report.rungs)
+    if report.cold_starts:
+        yield cold_starts_sheet(report.cold_starts)
+    if report.tuning is not None:
+        yield tuning_sheet(report.tuning)
 
 
 def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:

@@ -15,20 +15,7 @@ from rich.text import Text
 
 from .environments import control_in_words
 from .schema import Report
-from .sheets import (
-    Cell,
-    Column,
-    Group,
-    Kind,
-    Sheet,
-    cold_starts_sheet,
-    engines_sheet,
-    held_rates_sheet,
-    loads_sheet,
-    roofs_sheet,
-    rungs_sheet,
-    tuning_sheet,
-)
+from .sheets import Cell, Column, Group, Kind, Sheet, sheets_of
 
 _STYLES: dict[Kind, str] = {"plain": "", "refused": "dim italic", "bad": "red", "good": "green"}
 
@@ -36,20 +23,10 @@ _STYLES: dict[Kind, str] = {"plain": "", "refused": "dim italic", "bad": "red", 
 def renderables_from_report(report: Report) -> list[RenderableType]:
     """Everything of a run, for `console.print(*...)`, the verdict last."""
     parts: list[RenderableType] = []
-    if report.engines:
-        parts += renderables_from_sheet(engines_sheet(report.engines))
-    if report.roofs:
-        parts += renderables_from_sheet(roofs_sheet(report.roofs))
-    if report.loads:
-        parts += renderables_from_sheet(loads_sheet(report.loads))
-    if report.held_rates:
-        parts += renderables_from_sheet(held_rates_sheet(report.held_rates))
-    if report.rungs:
-        parts += renderables_from_sheet(rungs_sheet(report.rungs))
-    if report.cold_starts:
-        parts += renderables_from_sheet(cold_starts_sheet(report.cold_starts))
+    for sheet in sheets_of(report):
+        parts += renderables_from_sheet(sheet)
     if report.tuning is not None:
-        parts += [*renderables_from_sheet(tuning_sheet(report.tuning)), Text(report.tuning.why)]
+        parts.append(Text(report.tuning.why))
     return [*parts, *verdict_of_run(report)]
 
 
