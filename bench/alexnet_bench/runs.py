@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .control import CONTROL_UNIT, control_rate
+from .control import control_rate
 from .environment import environment_here
 from .figures.verdicts import Reason, control_reason, interrupted_reason
 from .reports.schema import (
@@ -15,6 +15,7 @@ from .reports.schema import (
     HeldRate,
     LeftOut,
     LoadRow,
+    Proof,
     Report,
     Roof,
     Rung,
@@ -28,6 +29,7 @@ class Log:
 
     roofs: list[Roof] = field(default_factory=list)
     engines: list[EngineRow] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
     loads: list[LoadRow] = field(default_factory=list)
     held_rates: list[HeldRate] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)
@@ -58,7 +60,7 @@ def report_of_run(
     except KeyboardInterrupt:
         log.note(interrupted_reason(True))
     after = control()
-    log.note(control_reason(before, after, CONTROL_UNIT))
+    log.note(control_reason(before, after))
     return Report(
         title=title,
         command=command,
@@ -68,6 +70,7 @@ def report_of_run(
         control_after=after,
         roofs=tuple(log.roofs),
         engines=tuple(log.engines),
+        proofs=tuple(log.proofs),
         loads=tuple(log.loads),
         held_rates=tuple(log.held_rates),
         rungs=tuple(log.rungs),

@@ -58,15 +58,26 @@ class Judging:
         stage: str = "proving",
     ) -> RunnerReport:
         """Measure a runner, up to its own largest batch where that is smaller."""
-        largest = min(self.max_batch, max_batch or self.max_batch)
         with runner:
-            return report_of(
-                _Counted(runner, progress, stage, self._requests(largest)),
-                self.reference,
-                self.probes[:largest],
-                self.probe_logits[:largest],
-                largest,
-            )
+            return self.report_of_loaded(runner, max_batch, progress=progress, stage=stage)
+
+    def report_of_loaded(
+        self,
+        runner: Runner,
+        max_batch: int | None = None,
+        *,
+        progress: Progress = silent,
+        stage: str = "proving",
+    ) -> RunnerReport:
+        """The same of a runner that was entered already, and stays so."""
+        largest = min(self.max_batch, max_batch or self.max_batch)
+        return report_of(
+            _Counted(runner, progress, stage, self._requests(largest)),
+            self.reference,
+            self.probes[:largest],
+            self.probe_logits[:largest],
+            largest,
+        )
 
     def _requests(self, largest: int) -> int:
         """How many a report takes: each probe alone, the parity matrix, and the evaluation pictures."""

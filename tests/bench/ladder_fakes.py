@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 
 from alexnet_bench.engines.calls import HostClock
-from alexnet_bench.engines.specs import EngineSlice, EngineSpec
+from alexnet_bench.engines.specs import EngineSlice, EngineSpec, Judged
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.reports.schema import Engine
 from alexnet_export.runners import Outputs
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import BatchParity, RunnerReport, Runtime
 
 
 class FakeClock:
@@ -91,11 +91,13 @@ class FakeProcess:
         *,
         latency_ms: float = 10.0,
         failing: Callable[[str, int], Exception | None] = lambda verb, batch: None,
+        is_the_model: bool = True,
     ) -> None:
         self._spec = spec
         self._diary = diary
         self._latency_ms = latency_ms
         self._failing = failing
+        self._is_the_model = is_the_model
         self.is_open = False
 
     def __enter__(self) -> Self:
@@ -123,6 +125,10 @@ class FakeProcess:
             peak_memory_bytes=10**6 * batch,
         )
 
+    def judge(self, export: Path) -> Judged:
+        self._do("judge", 0)
+        return judged(accepted=self._is_the_model)
+
     def describe(self) -> Runtime:
         self._do("describe", 0)
         return Runtime(name="openvino", device="CPU", computes_in="f32")
@@ -145,6 +151,30 @@ def spec(precision: str = "fp32", **changes: Any) -> EngineSpec:
         "classes": 2,
     }
     return EngineSpec.model_validate(values | changes)
+
+
+def judged(*, accepted: bool = True) -> Judged:
+    """As the gate says it of two classes and one batch."""
+    decibels = 120.0 if accepted else 12.0
+    row = BatchParity(
+        batch=1,
+        against_pytorch_db=decibels,
+        against_alone_db=200.0,
+        same_top1=True,
+        worst_slot=0,
+        finite=True,
+        probabilities_off=0.0,
+    )
+    report = RunnerReport(
+        runtime=Runtime(name="openvino", device="CPU", computes_in="f32"),
+        parity=(row,),
+        signal_to_noise_db=decibels,
+        agreement=1.0,
+        top1=0.975,
+        top1_drop=0.0,
+    )
+    reason = "same model" if accepted else "logits are 12.0 dB above their error, at least 30 needed"
+    return Judged(report=report, accepted=accepted, reason=reason, judged_on="360 pictures of digits (test)")
 
 
 def engine(**changes: Any) -> Engine:

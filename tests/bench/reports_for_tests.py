@@ -319,7 +319,7 @@ def report_of_two_devices() -> Report:
         for step, rate in enumerate((1400, 2600, 4300, 6100, 7200))
     ]
     on_gpu_engine = engine("fp16", "tensorrt", device=H200)
-    reason = control_reason(1.0e11, 0.82e11, "operations/s")
+    reason = control_reason(1.0e11, 0.82e11)
     assert reason is not None
     return report(
         title="AlexNet on an H200",

@@ -154,7 +154,7 @@ def test_where_nothing_can_be_judged_nothing_has_passed() -> None:
 
 
 def test_an_invalid_run_is_of_invalid_rows() -> None:
-    reason = control_reason(1e11, 8e10, "operations/s")
+    reason = control_reason(1e11, 8e10)
     assert reason is not None
     after = report(engines=(engine_row(200),), loads=(load_row(200),), held_rates=(), reasons=(reason,))
     before = report(engines=(engine_row(400),), loads=(load_row(400),), held_rates=())

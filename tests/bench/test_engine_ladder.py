@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet_bench.engines.counting import Layer
 from alexnet_bench.engines.ladder import Ladder, LadderPlan, climb, doubling_batches
-from alexnet_bench.engines.rows import rows_from_ladder
+from alexnet_bench.engines.rows import proofs_from_ladder, rows_from_ladder
 from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.figures.percentiles import NEEDED
 from alexnet_bench.reports.schema import EngineRow, Roof
@@ -29,12 +31,17 @@ class Climb:
     """One run of the ladder over fakes, with the diary of what they were asked."""
 
     def __init__(
-        self, *specs: EngineSpec, plan: LadderPlan, failing: dict[str, Failing] | None = None
+        self,
+        *specs: EngineSpec,
+        plan: LadderPlan,
+        failing: dict[str, Failing] | None = None,
+        other_models: tuple[str, ...] = (),
     ) -> None:
         self.diary: list[str] = []
         self.processes: list[FakeProcess] = []
         self.progress: list[tuple[str, int, int]] = []
         self._failing = failing or {}
+        self._other_models = other_models
         self.ladder: Ladder = climb(specs, plan, self._open, self._report)
 
     def rows(self, *roofs: Roof) -> tuple[EngineRow, ...]:
@@ -43,7 +50,8 @@ class Climb:
     def _open(self, spec: EngineSpec, largest: int) -> FakeProcess:
         self.diary.append(f"open {spec.precision} to {largest}")
         failing = self._failing.get(spec.precision, lambda verb, batch: None)
-        self.processes.append(FakeProcess(spec, self.diary, failing=failing))
+        is_the_model = spec.precision not in self._other_models
+        self.processes.append(FakeProcess(spec, self.diary, failing=failing, is_the_model=is_the_model))
         return self.processes[-1]
 
     def _report(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -118,6 +126,38 @@ def test_a_batch_that_was_half_done_when_its_engine_failed_is_no_row() -> None:
 
     climbed = Climb(spec("fp32"), plan=plan(1, 4), failing={"fp32": second_slice})
     assert [row.batch for row in climbed.rows()] == [1]
+
+
+def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_pictures_come() -> None:
+    judging = replace(plan(1), judged_by=Path("/export"))
+    climbed = Climb(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=judging)
+    after = [line for line in climbed.diary if not line.startswith("describe")][-2:]
+    assert after == ["judge fp32", "judge int8"]
+    proofs = proofs_from_ladder(climbed.ladder)
+    assert [(proof.engine.precision, proof.accepted) for proof in proofs] == [("fp32", True), ("int8", True)]
+    assert all(row.verdict.is_valid for row in climbed.rows())
+    assert ("judging answers", 3, 3) in climbed.progress
+
+
+def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> None:
+    judging = replace(plan(1, 2), judged_by=Path("/export"))
+    climbed = Climb(spec("fp32"), spec("int8"), plan=judging, other_models=("int8",))
+    found = {(row.engine.precision, row.batch): row.verdict for row in climbed.rows()}
+    assert {key for key, verdict in found.items() if verdict.is_valid} == {("fp32", 1), ("fp32", 2)}
+    (reason,) = found["int8", 2].reasons
+    assert reason.rule == "wrong answers"
+    assert "not the model any more: logits are 12.0 dB above their error" in reason.found
+
+
+def test_an_engine_that_cannot_be_judged_keeps_its_rows_and_that_is_said() -> None:
+    judging = replace(plan(1), judged_by=Path("/export"))
+    failing = {"fp32": failing_at("judge", ExportError("killed by signal 9"))}
+    climbed = Climb(spec("fp32"), plan=judging, failing=failing)
+    assert [row.batch for row in climbed.rows()] == [1]
+    assert proofs_from_ladder(climbed.ladder) == ()
+    (left,) = climbed.ladder.left_out
+    assert left.what.endswith("whether its answers are right")
+    assert left.why == "killed by signal 9"
 
 
 def test_what_died_cannot_say_what_it_computed_in() -> None:

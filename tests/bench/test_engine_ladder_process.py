@@ -14,6 +14,7 @@ from alexnet_bench.engines.worker import Verbs, answer
 from alexnet_export.convert import onnx_from_checkpoint
 from alexnet_model.errors import ExportError
 
+from ..conftest import Exported
 from ..networks import random_checkpoint
 from .ladder_fakes import spec
 
@@ -115,6 +116,28 @@ def test_a_real_engine_is_measured_in_a_process_of_its_own(onnx: Path, runtime: 
         assert found.peak_memory_bytes > onnx.stat().st_size / 2
         described = process.describe()
         assert (described.name, described.device, described.computes_in) == (runtime, "CPU", "f32")
+
+
+def test_a_real_engine_is_judged_where_it_was_measured(exported: Exported, tmp_path: Path) -> None:
+    export = exported.folder
+    (int8,) = (artifact for artifact in exported.manifest.accepted if artifact.precision == "int8")
+    contract = exported.manifest.the_contract().to_json()
+    chosen = spec("int8", file=export / int8.file, contract=contract, classes=10)
+    with EngineProcess(chosen, 4) as process:
+        process.load()
+        judged = process.judge(export)
+        assert judged.accepted
+        assert judged.judged_on == "360 pictures of digits (test)"
+        assert judged.report.signal_to_noise_db == pytest.approx(int8.reports[0].signal_to_noise_db, abs=1)
+        assert [row.batch for row in judged.report.parity] == [1, 2, 3, 4]
+
+    other = tmp_path / "other.onnx"
+    onnx_from_checkpoint(random_checkpoint(), other, max_batch=4)
+    with EngineProcess(spec(file=other, contract=contract, classes=10), 4) as process:
+        process.load()
+        judged = process.judge(export)
+        assert not judged.accepted
+        assert "dB above their error" in judged.reason
 
 
 def test_a_file_that_does_not_load_is_the_engines_own_words(tmp_path: Path) -> None:

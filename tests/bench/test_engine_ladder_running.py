@@ -77,6 +77,15 @@ def test_a_report_holds_rows_with_limits_ceilings_and_what_was_left_out(export: 
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
+def test_every_engine_is_judged_unless_that_is_not_wanted(export: Path) -> None:
+    fakes = Fakes()
+    assert [proof.engine.precision for proof in fakes.run(export).proofs] == ["fp32", "fp32", "int8", "int8"]
+    fakes = Fakes()
+    report = bench_engines(export, replace(ONCE, judge=False), instruments=fakes.instruments())
+    assert report.proofs == ()
+    assert not any(line.startswith("judge") for line in fakes.diary)
+
+
 def test_other_load_makes_it_invalid(export: Path) -> None:
     report = Fakes(100, 88).run(export)
     assert [reason.rule for reason in report.reasons] == ["machine busy"]
@@ -132,6 +141,9 @@ def test_the_command_measures_real_engines_and_writes_the_report(
         row.latencies.p50_ms and row.share_of_limit and row.peak_memory_bytes for row in report.engines
     )
     assert report.command.startswith(f"alexnet bench engine {export}")
+    # These files are of a record that keeps no answers to judge by.
+    assert report.proofs == ()
+    assert {left.what.rpartition(": ")[2] for left in report.left_out} >= {"whether its answers are right"}
 
 
 @pytest.mark.parametrize(
@@ -179,5 +191,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
 
 
 def test_the_batches_of_an_export_double_by_default(artifacts: Artifacts) -> None:
-    assert EngineBench().plan(artifacts.manifest).batches == (1, 2, 4, 8)
-    assert replace(ONCE, wishes=Wishes(precisions=("int8",))).plan(artifacts.manifest).batches == (1, 2)
+    assert EngineBench().plan(artifacts.manifest, artifacts.folder).batches == (1, 2, 4, 8)
+    assert replace(ONCE, wishes=Wishes(precisions=("int8",))).plan(
+        artifacts.manifest, artifacts.folder
+    ).batches == (1, 2)

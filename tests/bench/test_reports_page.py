@@ -169,7 +169,7 @@ def test_an_invalid_run_has_no_headline_and_its_reason_is_on_top() -> None:
     assert "<dl class='tiles'>" not in page
     top = Elements(page[: page.index("<h2")]).text
     assert "INVALID" in top
-    assert "machine busy: the control measurement went from 1e+11 to 8.2e+10" in top
+    assert "machine busy: the control work went from 100 to 82 x 10^9 operations/s, 18%" in top
 
 
 def test_an_invalid_load_is_in_no_headline() -> None:

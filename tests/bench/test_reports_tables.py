@@ -7,11 +7,13 @@ import pytest
 from rich.console import Console
 
 from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
 from alexnet_bench.reports.names import in_short
-from alexnet_bench.reports.schema import Report
+from alexnet_bench.reports.schema import Proof, Report
 from alexnet_bench.reports.sheets import latency_cells, mean_batch
 from alexnet_bench.reports.tables import renderables_from_report
 
+from .ladder_fakes import judged
 from .reports_for_tests import engine, engine_row, histogram, load_row, report, report_of_two_devices
 
 
@@ -54,7 +56,24 @@ def test_an_invalid_load_says_why_and_what_to_do() -> None:
     text = " ".join(" ".join(shown(report())).split())
     assert "INVALID" in text
     assert "client saturated: a process of the load generator used 97% of a core. Use more worker" in text
-    assert "VALID, 32 of 34 loads are VALID" in text
+    rows = len(report().loads) + len(report().engines)
+    assert f"VALID, {rows - 2} of {rows} rows are VALID" in text
+
+
+def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_rows_are_invalid() -> None:
+    right = Proof(engine=engine("fp32"), **dict(judged()))
+    wrong = Proof(engine=engine("int8"), **dict(judged(accepted=False)))
+    reason = wrong_model_reason(wrong.reason)
+    assert reason is not None
+    row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
+    lines = shown(report(engines=(row,), proofs=(right, wrong), loads=(), rungs=(), roofs=(), tuning=None))
+    assert "CPU, 360 pictures of digits (test)" in lines
+    words = [" ".join(line.split()) for line in lines]
+    assert "fp32 openvino yes 120.0 200.0 100.0% 97.5%" in words
+    assert "int8 openvino NO 12.0 200.0 100.0% 97.5%" in words
+    assert "int8 openvino: logits are 12.0 dB above their error, at least 30 needed" in " ".join(lines)
+    assert "wrong answers: it is not the model any more" in " ".join(lines)
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_an_invalid_run_says_so_last() -> None:

@@ -1,30 +1,31 @@
-"""What is done in the process of one engine: load it, warm it up at a batch, time a slice of calls."""
+"""What is done in the process of one engine: load it, warm it up, time slices of calls, judge its answers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
+from pathlib import Path
 from typing import Any, cast
 
 from alexnet_export.engines.cuda import CudaDevice
 from alexnet_export.runners import ResidentRunner, Runner
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import Runtime, manifest_from_folder
 
 from ..figures.percentiles import LatencyHistogram
 from ..lanes import batches_of, pool_of_images
 from .calls import Calls, DeviceClock, EventClock, HostCalls, HostClock, Seconds, timed_calls
 from .memory import DeviceMemory, HostMemory, Memory
 from .opening import Opening, opening_from_spec
-from .specs import EngineSlice, EngineSpec
+from .specs import EngineSlice, EngineSpec, Judged
 
 FEWEST_PICTURES = 64  # that rotate
 FEWEST_BATCHES = 2
 
 
 class HostedEngine:
-    """One engine: `load`, then at each batch `warm` and any number of slices; `describe` comes last.
+    """One engine: `load`; at each batch `warm` and any number of slices; last `judge` and `describe`.
 
     `images` rotate: `(N, 224, 224, 3)` uint8, N at least the largest batch.
     """
@@ -78,6 +79,19 @@ class HostedEngine:
             throughput_per_s=batch * len(timed.latencies_ms) / timed.seconds,
             histogram=histogram.encoded().decode("ascii"),
             peak_memory_bytes=self._memory.peak_bytes(),
+        )
+
+    def judge(self, export: str, max_batch: int) -> Judged:
+        """Ask what was measured whether it is still the model, by the gate of the export in that folder."""
+        from alexnet_export.reference import judging_from_folder
+
+        assert self._runner is not None
+        folder = Path(export)
+        judging = judging_from_folder(folder, manifest_from_folder(folder))
+        report = judging.report_of_loaded(self._runner, max_batch)
+        verdict = judging.verdict(report)
+        return Judged(
+            report=report, accepted=verdict.accepted, reason=verdict.reason, judged_on=judging.judged_on
         )
 
     def describe(self) -> Runtime:

@@ -1,5 +1,7 @@
 """Every engine at every batch, in turn: a shared machine's noise meets all engines of one batch alike.
 
+When all is measured, every engine is asked whether it is still the model: wrong answers may come quickly.
+
 At each batch all engines are warmed up and then run one slice each a repeat, every other repeat backwards: a
 machine that slows down steadily favours none. An engine that fails costs itself alone, and keeps the batches
 that it has done.
@@ -12,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from alexnet_model.errors import AlexnetError, UsageError
@@ -20,7 +23,7 @@ from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
 from ..reports.schema import LeftOut
-from .specs import EngineSlice, EngineSpec
+from .specs import EngineSlice, EngineSpec, Judged
 
 
 class OpenEngine(Protocol):
@@ -32,6 +35,8 @@ class OpenEngine(Protocol):
 
     def slice(self, batch: int, seconds: float, at_least: int) -> EngineSlice: ...
 
+    def judge(self, export: Path) -> Judged: ...
+
     def describe(self) -> Runtime: ...
 
 
@@ -40,12 +45,16 @@ Open = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]  # the in
 
 @dataclass(frozen=True, kw_only=True)
 class LadderPlan:
-    """Seconds are those of one slice; a slice is longer where fewer calls than a median needs would fit."""
+    """Seconds are those of one slice; a slice is longer where fewer calls than a median needs would fit.
+
+    `judged_by` is the folder of the export whose gate judges every engine after it was measured.
+    """
 
     batches: tuple[int, ...]
     seconds: float = 0.5
     repeats: int = 5
     burn_in_s: float = 0.2
+    judged_by: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1 or len(set(self.batches)) < len(self.batches):
@@ -90,6 +99,7 @@ class Climber:
     is_up: bool = True
     runs: list[BatchRun] = field(default_factory=list)
     runtime: Runtime | None = None
+    judged: Judged | None = None
 
 
 @dataclass
@@ -104,7 +114,10 @@ class Ladder:
 def climb(
     specs: Sequence[EngineSpec], plan: LadderPlan, open_engine: Open, progress: Progress = silent
 ) -> Ladder:
-    """Load every engine, and measure all of them at each batch that they take. Ctrl-C ends it early."""
+    """Load every engine, measure all of them at each batch that they take, and judge them.
+
+    Ctrl-C ends it early.
+    """
     ladder = Ladder()
     with ExitStack() as opened:
         try:
@@ -112,6 +125,8 @@ def climb(
             steps = _Steps(ladder.climbers, plan, progress)
             for batch in sorted(plan.batches):
                 _measure(batch, plan, ladder, steps)
+            if plan.judged_by is not None:
+                _judge(ladder, plan.judged_by, progress)
         except KeyboardInterrupt:
             ladder.is_interrupted = True
         for climber in ladder.climbers:
@@ -162,6 +177,22 @@ def _measure(batch: int, plan: LadderPlan, ladder: Ladder, steps: _Steps) -> Non
             if climber.is_up and run.slices:
                 climber.runs.append(run)
     steps.done()
+
+
+def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
+    """Each engine once, however its pictures come to it."""
+    measured = [climber for climber in ladder.climbers if climber.is_up and climber.runs]
+    judged: dict[str, Judged] = {}
+    for index, climber in enumerate(measured):
+        name = str(climber.spec.without_copies)
+        progress("judging answers", index, len(measured), name)
+        try:
+            climber.judged = judged.get(name) or climber.engine.judge(export)
+            judged[name] = climber.judged
+        except (AlexnetError, OSError) as error:
+            what = f"{climber.spec}: whether its answers are right"
+            ladder.left_out.append(LeftOut(what=what, why=str(error)))
+    progress("judging answers", len(measured), len(measured))
 
 
 @contextmanager

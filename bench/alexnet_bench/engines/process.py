@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from alexnet_model.errors import ExportError
 from alexnet_model.manifest import Runtime
 
-from .specs import EngineSlice, EngineSpec
+from .specs import EngineSlice, EngineSpec, Judged
 
 COMMAND = (sys.executable, "-P", "-m", "alexnet_bench.engines.worker")
 DEADLINE_S = 900.0  # of one request: compiling takes a minute, a slice at the largest batch some seconds
@@ -151,6 +152,12 @@ class EngineProcess(Worker):
 
     def slice(self, batch: int, seconds: float, at_least: int) -> EngineSlice:
         return EngineSlice.model_validate(self.ask("slice", batch=batch, seconds=seconds, at_least=at_least))
+
+    def judge(self, export: Path) -> Judged:
+        """By the gate of the export in that folder, to the largest batch that the engine was opened for."""
+        return Judged.model_validate(
+            self.ask("judge", export=str(export.absolute()), max_batch=self._largest)
+        )
 
     def describe(self) -> Runtime:
         return Runtime.model_validate(self.ask("describe"))

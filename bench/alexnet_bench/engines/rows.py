@@ -9,7 +9,8 @@ from alexnet_model.records import Precision
 
 from ..figures.intervals import figure_from_repeats
 from ..figures.percentiles import LatencyHistogram
-from ..reports.schema import Engine, EngineRow, Roof
+from ..figures.verdicts import verdict_from, wrong_model_reason
+from ..reports.schema import Engine, EngineRow, Proof, Roof
 from .counting import Layer
 from .ladder import BatchRun, Climber, Ladder
 from .roofline import limit_at, roof_over
@@ -29,6 +30,16 @@ def rows_from_ladder(
     )
 
 
+def proofs_from_ladder(ladder: Ladder) -> tuple[Proof, ...]:
+    """What the gate said of each engine that was measured."""
+    found: dict[str, Proof] = {}
+    for climber in ladder.climbers:
+        if climber.judged is not None:
+            spec = climber.spec.without_copies
+            found[str(spec)] = Proof(engine=_engine(spec, climber.runtime), **dict(climber.judged))
+    return tuple(found.values())
+
+
 def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequence[Roof]) -> EngineRow:
     engine = _engine(climber.spec, climber.runtime)
     roof = roof_over(engine, roofs)
@@ -36,6 +47,7 @@ def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequen
     histogram = LatencyHistogram()
     for part in run.slices:
         histogram.add(part.histogram.encode("ascii"))
+    judged = climber.judged
     peaks = [part.peak_memory_bytes for part in run.slices if part.peak_memory_bytes is not None]
     return EngineRow(
         engine=engine,
@@ -48,6 +60,7 @@ def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequen
         peak_memory_bytes=max(peaks, default=None),
         limit_ms=None if limit is None else limit.ms,
         bound_by="unknown" if limit is None else limit.bound_by,
+        verdict=verdict_from(wrong_model_reason("" if judged is None or judged.accepted else judged.reason)),
     )
 
 

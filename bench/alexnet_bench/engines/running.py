@@ -26,7 +26,7 @@ from .counting import Layer, layers_from_onnx
 from .ladder import LadderPlan, Open, climb, doubling_batches
 from .process import EngineProcess, Worker
 from .roofline import best_of
-from .rows import rows_from_ladder
+from .rows import proofs_from_ladder, rows_from_ladder
 from .specs import EngineSpec
 
 CEILING_S = 0.5  # for each type, and for the copy
@@ -41,15 +41,21 @@ class EngineBench:
     batches: tuple[int, ...] | None = None
     seconds: float = 0.5
     repeats: int = 5
+    judge: bool = True
 
-    def plan(self, manifest: Manifest) -> LadderPlan:
-        """What is measured of an export.
+    def plan(self, manifest: Manifest, folder: Path) -> LadderPlan:
+        """What is measured of the export in a folder.
 
         Raises:
             UsageError: the batches, the seconds or the repeats cannot be.
         """
         batches = doubling_batches(manifest.max_batch) if self.batches is None else self.batches
-        return LadderPlan(batches=batches, seconds=self.seconds, repeats=self.repeats)
+        return LadderPlan(
+            batches=batches,
+            seconds=self.seconds,
+            repeats=self.repeats,
+            judged_by=folder if self.judge else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,7 @@ def bench_engines(
         UsageError: a precision, batch or length cannot be.
     """
     manifest = manifest_from_folder(folder)
-    plan = bench.plan(manifest)
+    plan = bench.plan(manifest, folder)
     use = instruments or Instruments()
     choice = engines_of_export(manifest, folder, bench.wishes, use.machine)
     layers = _layers_by_precision(choice.specs, manifest, folder)
@@ -98,6 +104,7 @@ def bench_engines(
         finally:  # the rows are there, whatever became of the second look
             log.roofs += ceilings.roofs
             log.engines += rows_from_ladder(ladder, layers, ceilings.roofs)
+            log.proofs += proofs_from_ladder(ladder)
             log.left_out += (*ladder.left_out, *ceilings.left_out)
 
     return report_of_run(measure, title="Engines in process", command=command, control=use.control)

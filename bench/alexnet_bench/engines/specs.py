@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from alexnet_model.gpus import Gpu
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RunnerReport, Runtime
 from alexnet_model.records import Precision, Record
 
 from ..reports.schema import Engine
@@ -62,6 +62,20 @@ class EngineSpec(Record):
     def __str__(self) -> str:
         where = "CPU" if self.gpu is None else self.gpu.name
         return f"{self.precision} on {self.runtime} ({', '.join((where, *self.words))})"
+
+    @property
+    def without_copies(self) -> EngineSpec:
+        """The same engine: copying pictures to and fro does not change its answers."""
+        return self.model_copy(update={"copies": False})
+
+
+class Judged(Record):
+    """What the gate says of an engine, on which pictures."""
+
+    report: RunnerReport
+    accepted: bool
+    reason: str
+    judged_on: str
 
 
 class EngineSlice(Record):

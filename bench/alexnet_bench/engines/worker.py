@@ -46,7 +46,7 @@ def verbs_here() -> Verbs:
         from .specs import EngineSpec
 
         hosted = hosted_from_spec(EngineSpec.model_validate(spec), largest)
-        for verb in (hosted.load, hosted.warm, hosted.slice, hosted.describe):
+        for verb in (hosted.load, hosted.warm, hosted.slice, hosted.judge, hosted.describe):
             verbs[verb.__name__] = verb
 
     def ceilings(gpu: dict[str, Any] | None) -> None:

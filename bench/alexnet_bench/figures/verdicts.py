@@ -12,7 +12,7 @@ from alexnet_model.records import Record
 # Beyond these a result is INVALID.
 MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
 MOST_CLIENT_CPU = 0.9  # of one core, by any one process of the generator
-MOST_CONTROL_CHANGE = 0.1  # of the control measurement, from before to after
+MOST_CONTROL_CHANGE = 0.1  # of the control work, from before to after
 Rule = Literal[
     "errors",
     "generator late",
@@ -99,14 +99,26 @@ def answers_reason(wrong: int, checked: int, example: str) -> Reason | None:
     )
 
 
-def control_reason(before: float, after: float, unit: str) -> Reason | None:
-    """The same work, timed before and after: what else the machine did."""
+def wrong_model_reason(refusal: str) -> Reason | None:
+    """Of an engine that the gate refuses; empty where it does not."""
+    if not refusal:
+        return None
+    return Reason(
+        rule="wrong answers",
+        found=f"it is not the model any more: {refusal}",
+        advice="See its row among the proofs; its speed is of no use.",
+    )
+
+
+def control_reason(before: float, after: float) -> Reason | None:
+    """The same work, in operations a second before and after: what else the machine did."""
     change = abs(after / before - 1)
     if change <= MOST_CONTROL_CHANGE:
         return None
+    rates = f"{before / 1e9:.4g} to {after / 1e9:.4g} x 10^9 operations/s"
     return Reason(
         rule="machine busy",
-        found=f"the control measurement went from {before:.4g} to {after:.4g} {unit}, {change:.0%}",
+        found=f"the control work went from {rates}, {change:.0%}",
         advice="End what else runs on this machine, and measure again.",
     )
 

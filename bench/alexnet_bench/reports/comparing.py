@@ -191,7 +191,7 @@ def _rows_of(report: Report, across_devices: bool) -> dict[tuple[str, str, int],
 
 def _of_engine(row: EngineRow, whole: Verdict, across_devices: bool) -> _Row:
     group = f"in process: {_engine(row.engine, across_devices)}"
-    return _Row(group, f"batch {row.batch}", row.throughput, row.latencies.p99_ms, Verdict(), whole)
+    return _Row(group, f"batch {row.batch}", row.throughput, row.latencies.p99_ms, row.verdict, whole)
 
 
 def _of_load(row: LoadRow, whole: Verdict, across_devices: bool) -> _Row:

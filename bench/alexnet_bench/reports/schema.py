@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from alexnet_model.manifest import RunnerReport
 from alexnet_model.records import Precision, Record
 
 from ..environment import Environment
@@ -58,6 +59,7 @@ class EngineRow(Record):
     peak_memory_bytes: int | None
     limit_ms: float | None  # the roofline's: no call can be shorter
     bound_by: Literal["compute", "memory", "unknown"] = "unknown"
+    verdict: Verdict = Verdict()
 
     @property
     def share_of_limit(self) -> float | None:
@@ -65,6 +67,16 @@ class EngineRow(Record):
         if self.limit_ms is None or self.latencies.p50_ms is None:
             return None
         return self.limit_ms / self.latencies.p50_ms
+
+
+class Proof(Record):
+    """Whether an engine that was timed is still the model: the gate's figures of that same process."""
+
+    engine: Engine
+    report: RunnerReport  # the parity matrix, signal-to-noise, agreement and accuracy
+    accepted: bool
+    reason: str
+    judged_on: str  # which pictures
 
 
 class LoadRow(Record):
@@ -204,6 +216,7 @@ class Report(Record):
     control_after: float
     roofs: tuple[Roof, ...] = ()
     engines: tuple[EngineRow, ...] = ()
+    proofs: tuple[Proof, ...] = ()
     loads: tuple[LoadRow, ...] = ()
     held_rates: tuple[HeldRate, ...] = ()
     rungs: tuple[Rung, ...] = ()

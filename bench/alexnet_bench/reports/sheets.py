@@ -18,6 +18,7 @@ from .schema import (
     EngineRow,
     HeldRate,
     LoadRow,
+    Proof,
     RateProbe,
     Report,
     Roof,
@@ -90,6 +91,8 @@ def sheets_of(report: Report) -> Iterator[Sheet]:
     """The tables of what a run measured, tuning last: its reason is to stand below it."""
     if report.engines:
         yield engines_sheet(report.engines)
+    if report.proofs:
+        yield proofs_sheet(report.proofs)
     if report.roofs:
         yield roofs_sheet(report.roofs)
     if report.loads:
@@ -108,6 +111,7 @@ def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
     """A group an engine, a row a batch."""
     columns = (
         Column("batch", brief=True),
+        Column("verdict", left=True),
         Column("throughput", "pictures/s", brief=True),
         *_LATENCIES,
         Column("first call", "ms"),
@@ -119,6 +123,25 @@ def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
         Column("bound by", brief=True, left=True),
     )
     return Sheet("Engines in process", columns, _groups(rows, lambda row: str(row.engine), _engine_line))
+
+
+def proofs_sheet(proofs: Sequence[Proof]) -> Sheet:
+    """A group for the device and the pictures that were judged on, a row an engine."""
+    columns = (
+        Column("engine", brief=True, left=True),
+        Column("same model", brief=True, left=True),
+        Column("to PyTorch", "dB", brief=True),
+        Column("to itself", "dB, any slot", brief=True),
+        Column("at batches", left=True),
+        Column("agrees", "of top-1", brief=True),
+        Column("top-1", brief=True),
+        Column("falls by", "points"),
+    )
+    return Sheet(
+        "Is it still the model?",
+        columns,
+        _groups(proofs, lambda proof: f"{proof.engine.device}, {proof.judged_on}", _proof_line),
+    )
 
 
 def loads_sheet(rows: Sequence[LoadRow]) -> Sheet:
@@ -221,6 +244,7 @@ def _engine_line(row: EngineRow) -> Line:
     share = row.share_of_limit
     cells = (
         Cell(str(row.batch)),
+        verdict_cell(row.verdict),
         figure_cell(row.throughput),
         *latency_cells(row.latencies),
         Cell(in_short(row.first_call_ms)),
@@ -231,7 +255,25 @@ def _engine_line(row: EngineRow) -> Line:
         Cell("-" if share is None else f"{share:.0%}"),
         Cell(row.bound_by),
     )
-    return Line(cells)
+    return Line(cells, tuple(map(str, row.verdict.reasons)))
+
+
+def _proof_line(proof: Proof) -> Line:
+    """Signal to noise of logits, 200 dB if equal; of batches, slots and neighbours the worst counts."""
+    report, engine = proof.report, proof.engine
+    drop = report.top1_drop
+    options = f", {engine.options}" if engine.options else ""
+    cells = (
+        Cell(f"{engine.precision} {engine.runtime}{options}"),
+        Cell("yes", kind="good") if proof.accepted else Cell("NO", kind="bad"),
+        Cell(f"{report.signal_to_noise_db:.1f}"),
+        Cell(f"{min(row.against_alone_db for row in report.parity):.1f}"),
+        Cell(", ".join(str(row.batch) for row in report.parity)),
+        Cell(f"{report.agreement:.1%}"),
+        Cell("-" if report.top1 is None else f"{report.top1:.1%}"),
+        Cell("-" if drop is None else f"{100 * drop:.2f}"),
+    )
+    return Line(cells, () if proof.accepted else (proof.reason,))
 
 
 def _load_line(row: LoadRow) -> Line:

@@ -41,12 +41,12 @@ def renderables_from_sheet(sheet: Sheet) -> list[RenderableType]:
 
 
 def verdict_of_run(report: Report) -> list[RenderableType]:
-    """Whether the run may be believed, and which of its loads may not."""
-    loads = len(report.loads)
-    invalid = sum(not row.verdict.is_valid for row in report.loads)
+    """Whether the run may be believed, and which of its rows may not."""
+    verdicts = [*(row.verdict for row in report.engines), *(row.verdict for row in report.loads)]
+    valid = sum(verdict.is_valid for verdict in verdicts)
     of_what = ", the whole run" if report.reasons else ""
-    if loads and not report.reasons:
-        of_what = f", {loads - invalid} of {loads} loads are VALID"
+    if verdicts and not report.reasons:
+        of_what = f", {valid} of {len(verdicts)} rows are VALID"
     style = _STYLES["good" if report.verdict.is_valid else "bad"]
     first = Text.assemble((report.verdict.word, style), f"{of_what}; {report.environment.machine}")
     lines = [first, Text(f"control work: {control_in_words(report)}", style="dim")]

@@ -41,12 +41,16 @@ def engine_command(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of one slice.")] = 0.5,
     repeats: Annotated[int, typer.Option(help="Slices of each engine and batch, in turn.")] = 5,
+    judge: Annotated[
+        bool, typer.Option("--judge/--no-judge", help="Ask every engine whether it is still the model.")
+    ] = True,
     json_file: ReportOption = None,
 ) -> None:
     """Measure every engine that this machine has of an export: speed, memory, loading, share of the limit.
 
-    Each engine has a process of its own. What is not here is left out, with the reason. Ctrl-C keeps the rows
-    that are done.
+    Each engine has a process of its own and is judged by the export's gate in the end: one that answers
+    wrongly makes its rows INVALID. What is not here is left out, with the reason. Ctrl-C keeps the rows that
+    are done.
 
     Example: alexnet bench engine build/export --checkpoint build/checkpoint.safetensors --json engine.json
     """
@@ -64,6 +68,7 @@ def engine_command(
         batches=None if batch is None else whole_numbers("--batch", batch),
         seconds=seconds,
         repeats=repeats,
+        judge=judge,
     )
     check_writable(json_file)
     words = ["alexnet", "bench", "engine", str(export)]
@@ -75,6 +80,7 @@ def engine_command(
         ("--checkpoint", checkpoint),
     ):
         words += [] if value is None else [option, str(value)]
+    words += [] if judge else ["--no-judge"]
     with Bars() as bars:
         report = bench_engines(export, bench, command=shlex.join(words), progress=bars)
     print_engines(report)
