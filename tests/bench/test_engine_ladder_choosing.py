@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,20 @@ def test_a_gpu_brings_its_engines_with_graphs_and_without_and_with_copies(
     ]
     assert choice.specs[-1].max_batch == 4
     assert set(reasons(choice)) == {"tensorrt-rtx"}
+
+
+def test_one_device_alone(artifacts: Artifacts, tmp_path: Path) -> None:
+    export = with_engines(artifacts, tmp_path / "export", H200)
+    on_gpu = names(chosen(export, ON_H200, Wishes(device="gpu")))
+    assert on_gpu
+    assert all("NVIDIA H200" in name for name in on_gpu)
+    on_cpu = chosen(export, ON_H200, Wishes(device="cpu"))
+    assert names(on_cpu) == names(chosen(artifacts))
+    assert "everything on a GPU" not in reasons(chosen(artifacts, ON_CPU, Wishes(device="cpu")))
+    with pytest.raises(
+        ExportError, match=f"nothing to measure .*everything on a GPU: {re.escape(NO_DRIVER)}"
+    ):
+        chosen(artifacts, ON_CPU, Wishes(device="gpu"))
 
 
 def test_an_engine_that_cannot_be_measured_here_is_said_with_its_file(

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from alexnet_model.errors import CheckpointError, ExportError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
@@ -27,6 +28,7 @@ class Wishes:
     precisions: tuple[Precision, ...] | None = None
     runtimes: tuple[RuntimeName, ...] | None = None
     checkpoint: Path | None = None
+    device: Literal["cpu", "gpu"] | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.runtimes or () if name not in RUNTIMES]
@@ -80,15 +82,20 @@ def engines_of_export(manifest: Manifest, folder: Path, wishes: Wishes, machine:
         found += _built(artifact, manifest, folder, machine)
     wanted = [one for one in found if wishes.runtimes is None or _runtime_of(one) in wishes.runtimes]
     left_out = {one: None for one in wanted if isinstance(one, LeftOut)}
-    if machine.gpu is None and (wishes.runtimes is None or set(wishes.runtimes) - {"openvino"}):
+    could_use_gpu = wishes.runtimes is None or set(wishes.runtimes) - {"openvino"}
+    if machine.gpu is None and could_use_gpu and wishes.device != "cpu":
         left_out[LeftOut(what="everything on a GPU", why=machine.gpus.problem)] = None
-    specs = tuple(one for one in wanted if isinstance(one, EngineSpec))
+    specs = tuple(one for one in wanted if isinstance(one, EngineSpec) and _is_on(one, wishes.device))
     if not specs:
         reasons = "; ".join(f"{one.what}: {one.why}" for one in left_out)
         raise ExportError(
             str(folder), got=f"nothing to measure ({reasons})", expected="an engine that this machine can run"
         )
     return Choice(specs, tuple(left_out))
+
+
+def _is_on(spec: EngineSpec, device: Literal["cpu", "gpu"] | None) -> bool:
+    return device is None or (device == "gpu") == (spec.gpu is not None)
 
 
 def _runtime_of(found: Found) -> str:

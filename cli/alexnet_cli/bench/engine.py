@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -16,6 +17,11 @@ from .reporting import ReportOption, check_writable, end_with, print_tables, who
 if TYPE_CHECKING:
     from alexnet_bench.engines.specs import RuntimeName
     from alexnet_bench.reports.schema import Report
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
 
 
 def engine_command(
@@ -35,6 +41,9 @@ def engine_command(
             help="Some of pytorch, torch.compile, onnxruntime, openvino, tensorrt, tensorrt-rtx.",
             show_default="all that are here",
         ),
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Measure on this alone.", show_default="all that are here")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="What the export was made from, to measure PyTorch too.")
@@ -64,6 +73,7 @@ def engine_command(
             precisions=precisions_from(precision),
             runtimes=_runtimes_from(runtime),
             checkpoint=checkpoint,
+            device=None if device is None else device.value,
         ),
         batches=None if batch is None else whole_numbers("--batch", batch),
         seconds=seconds,
@@ -77,6 +87,7 @@ def engine_command(
         ("--batch", batch),
         ("--precision", precision),
         ("--runtime", runtime),
+        ("--device", device),
         ("--checkpoint", checkpoint),
     ):
         words += [] if value is None else [option, str(value)]
