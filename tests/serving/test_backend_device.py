@@ -33,52 +33,61 @@ def loaded(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-@pytest.mark.parametrize(
-    ("kind", "wanted"),
-    [
-        ("CPU", [("CPUExecutionProvider", {})]),
-        ("GPU", [("CUDAExecutionProvider", {"device_id": "1"}), ("CPUExecutionProvider", {})]),
-    ],
-)
-def test_cuda_first_where_triton_sees_a_gpu(
-    kind: str,
-    wanted: list[tuple[str, dict[str, str]]],
-    repository: Path,
-    pictures: Uint8Array,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(
         sys.modules, "triton_python_backend_utils", types.ModuleType("triton_python_backend_utils")
     )
     loaded(OUR_BACKENDS / "batching.py", "batching", monkeypatch)
-    backend = loaded(OUR_BACKENDS / "onnxruntime" / "model.py", "our_onnxruntime", monkeypatch)
-    asked: list[Any] = []
+    return loaded(OUR_BACKENDS / "onnxruntime" / "model.py", "our_onnxruntime", monkeypatch)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The providers that a session was asked for, of a build without CUDA."""
+    found: list[Any] = []
     real = onnxruntime.InferenceSession
 
     def session(path: str, options: Any, providers: Any) -> Any:
-        asked.extend(providers)
+        found.extend(providers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a CPU build has no CUDA
             return real(path, options, providers=providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return found
+
+
+def arguments(repository: Path, kind: str) -> dict[str, str]:
     config = config_of(repository, "alexnet_fp32")
     parameters = {name: {"string_value": value.string_value} for name, value in config.parameters.items()}
+    return {
+        "model_config": json.dumps(
+            {
+                "input": [{"name": "image", "dims": ["224", "224", "3"]}],
+                "max_batch_size": 8,
+                "parameters": parameters,
+            }
+        ),
+        "model_repository": str(repository / "alexnet_fp32"),
+        "model_version": "1",
+        "model_instance_kind": kind,
+        "model_instance_device_id": "1",
+    }
+
+
+def test_the_cpu_where_triton_gave_it_the_cpu(
+    backend: Any, asked: list[Any], repository: Path, pictures: Uint8Array
+) -> None:
     model = backend.TritonPythonModel()
-    model.initialize(
-        {
-            "model_config": json.dumps(
-                {
-                    "input": [{"name": "image", "dims": ["224", "224", "3"]}],
-                    "max_batch_size": 8,
-                    "parameters": parameters,
-                }
-            ),
-            "model_repository": str(repository / "alexnet_fp32"),
-            "model_version": "1",
-            "model_instance_kind": kind,
-            "model_instance_device_id": "1",
-        }
-    )
-    assert asked == wanted
-    assert model.infer(pictures[:3])["logits"].shape == (3, 10), "a CPU build answers all the same"
+    model.initialize(arguments(repository, "CPU"))
+    assert asked == [("CPUExecutionProvider", {})]
+    assert model.infer(pictures[:3])["logits"].shape == (3, 10)
+
+
+def test_cuda_where_triton_gave_it_a_gpu_and_never_the_cpu_under_its_name(
+    backend: Any, asked: list[Any], repository: Path
+) -> None:
+    with pytest.raises(RuntimeError, match=r"no CUDAExecutionProvider that loads.*onnxruntime-gpu"):
+        backend.TritonPythonModel().initialize(arguments(repository, "GPU"))
+    assert asked == [("CUDAExecutionProvider", {"device_id": "1"}), ("CPUExecutionProvider", {})]
