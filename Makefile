@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test bench bench-clients check format clean
+.PHONY: setup demo test bench bench-gpu bench-clients check format clean
 
 setup: .venv/installed
 
@@ -21,6 +21,10 @@ test: setup
 # Everything that `alexnet bench` measures, on the demo's export: docs/performance.md and a page with plots.
 bench: setup
 	$(BIN)/python benchmarks/report.py
+
+# The same on an NVIDIA GPU, with TensorRT's engines and batches to 1,024.
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 # The clients' figures, on the demo's export; a few minutes on a quiet machine.
 bench-clients: setup

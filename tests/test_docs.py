@@ -106,12 +106,41 @@ def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureF
     commands = re.findall(
         r"^    (?:\.venv/bin/)?alexnet (\w+)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    assert {name for name, _ in commands} == {"train", "export", "lint", "serve", "classify", "ui", "doctor"}
+    assert {name for name, _ in commands} == {
+        *("train", "export", "lint", "serve", "classify", "ui", "bench", "tune", "compare", "doctor"),
+    }
     for name, rest in commands:
-        assert run([name, "--help"]) == 0
+        assert run([name, *re.findall(r"^ *([a-z]+)", rest if name == "bench" else ""), "--help"]) == 0
         shown = capsys.readouterr().out
         for option in re.findall(r"--[\w-]+", rest):
             assert option in shown, f"alexnet {name} has no {option}"
+
+
+def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    lines = re.findall(r"(?:^    |`)alexnet ((?:bench )?[a-z-]+)([^`\n]*)", page, re.MULTILINE)
+    assert {name for name, _ in lines} == {
+        *(
+            "bench engine",
+            "bench server",
+            "bench rungs",
+            "bench cold-start",
+            "bench report",
+            "tune",
+            "compare",
+        )
+    }
+    for name, rest in lines:
+        assert run([*name.split(), "--help"]) == 0
+        shown = capsys.readouterr().out
+        for option in re.findall(r"(?<!\S)--[\w-]+", rest):
+            assert option in shown, f"alexnet {name} has no {option}"
+
+
+def test_recipes_of_the_benchmarks_page_exist() -> None:
+    recipes = re.findall(r"python (benchmarks/\w+\.py)", (ROOT / "docs" / "benchmarks.md").read_text())
+    assert recipes
+    assert all((ROOT / recipe).is_file() for recipe in recipes)
 
 
 def test_make_targets_in_the_pages_exist() -> None:

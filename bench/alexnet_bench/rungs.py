@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet_clients import Client, ModelStatistics
+from alexnet_clients import Client, ModelConfig, ModelStatistics
 from alexnet_clients.shared_memory import SharedPictures
 from alexnet_export.artifacts import runner_from_artifact
+from alexnet_export.engines.cuda import CudaDevice
 from alexnet_export.runners import Runner
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import BadRequest, ModelNotFound, UsageError
+from alexnet_model.errors import BadRequest, EngineError, ModelNotFound, UsageError
+from alexnet_model.gpus import gpus_here
 from alexnet_model.manifest import Manifest
 from alexnet_model.progress import Progress, silent
 
@@ -35,6 +37,7 @@ ENCODED_MODEL = "alexnet"
 PICTURE_SIZE = (500, 375)  # pixels; ImageNet's pictures are of about this size
 _CLIENT, _SERVER, _HERE = "client's clock", "server's statistics", "engine in process"
 _WARM_UP = 3
+_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +88,12 @@ def bench_rungs(
     """Measure every accepted precision at each batch, on a server that serves this export.
 
     It must be on this machine, and have nothing else to do. Shared memory is a rung where the server was
-    started for it, decoding on the server where it has the model for that; what is left out is said.
+    started for it, decoding on the server where it has the model for that; what is left out is said. The
+    engine in process is on the device that the server computes on.
 
     Raises:
         ManifestError: a file is missing or is not the one that was exported.
-        ExportError: a file cannot be loaded in process.
+        ExportError: a file cannot be loaded in process, or not on the server's GPU.
         ClientError: the server cannot be reached, or did not answer.
         UsageError: there is no room for shared memory.
     """
@@ -106,22 +110,43 @@ def bench_rungs(
             of = f"{artifact.precision}, batch {batch}"
             progress("rungs", number, len(cases), of)
             with ExitStack() as opened:
-                runner = opened.enter_context(runner_from_artifact(artifact, folder))
+                model = f"alexnet_{artifact.precision}"
+                client = opened.enter_context(Client(grpc_url))
+                device = device_of_server(client.transport.model_config(model, timeout_s=_TIMEOUT_S).result())
+                runner = opened.enter_context(runner_from_artifact(artifact, folder, device))
                 engine = Engine(
                     runtime=runner.runtime.name,
                     device=runner.runtime.device,
                     computes_in=runner.runtime.computes_in,
                     precision=artifact.precision,
                 )
-                model = f"alexnet_{artifact.precision}"
                 ways, left_out = _ways_of(opened, runner, model, batch, grpc_url, http_url)
-                client = opened.enter_context(Client(grpc_url))
                 inside = _measured(ways, client, model, options)
             log.rungs += rungs_from_ways(ways, inside, engine, of=of)
             log.left_out += (found for found in left_out if found not in log.left_out)
         progress("rungs", len(cases), len(cases))
 
     return report_of_run(measure, title="From the engine to the encoded picture", command=command)
+
+
+def device_of_server(config: ModelConfig) -> CudaDevice | None:
+    """What a served model computes on, for a runner in process; None for the CPU. Of several GPUs the first.
+
+    Raises:
+        MissingExtra: PyTorch is not installed.
+        EngineError: it computes on a GPU, and there is none here, or none that PyTorch can use.
+    """
+    if config.device != "GPU":
+        return None
+    survey = gpus_here()
+    if not survey.gpus:
+        raise EngineError(
+            config.name,
+            got=f"no GPU here: {survey.problem}",
+            expected="the one that the server computes on",
+            next_step="Measure on the server's own machine.",
+        )
+    return CudaDevice(survey.gpus[0])
 
 
 def rungs_from_ways(

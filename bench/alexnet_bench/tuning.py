@@ -15,16 +15,14 @@ from pathlib import Path
 
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.environment import machine_name
-from alexnet_model.errors import ClientError, UsageError
-from alexnet_model.manifest import Manifest
+from alexnet_model.errors import ClientError, RepositoryError, UsageError
+from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 from alexnet_serving import (
     EmbeddedServer,
     RepositoryOptions,
-    is_repository,
     lint,
-    options_of_repository,
     raise_if_findings,
     write_repository,
 )
@@ -32,6 +30,7 @@ from alexnet_serving import (
 from .loads.generators import Workers
 from .loads.measuring import ServerBench
 from .loads.plans import ClosedLoop, Timing
+from .loads.rows import Measured
 from .loads.searching import SearchOptions
 from .reports.schema import Report, Tuning, TuningStep
 from .runs import Log, report_of_run
@@ -98,17 +97,6 @@ class Held:
 Try = Callable[[Candidate], Held]
 
 
-def base_options(repository: Path | None) -> RepositoryOptions:
-    """What is not searched for: as the repository that will be replaced has it, or the defaults.
-
-    Raises:
-        RepositoryError: it is no repository of ours, or says nothing of its options.
-    """
-    if repository is None or not is_repository(repository):
-        return RepositoryOptions()
-    return options_of_repository(repository)
-
-
 def bench_tuning(
     manifest: Manifest,
     folder: Path,
@@ -118,7 +106,10 @@ def bench_tuning(
     command: str = "",
     progress: Progress = silent,
 ) -> Report:
-    """Search, and say why the winner won. After Ctrl-C there is no winner: the search was not done.
+    """Search, and say why the winner won. After Ctrl-C there is what was tried, and no winner.
+
+    `base` is what is not searched for. Each configuration is packed beside the export's `folder`, where large
+    files are linked, and is gone after.
 
     Raises:
         RepositoryError: nothing can be packed.
@@ -126,20 +117,25 @@ def bench_tuning(
     """
     precisions = tuple(artifact.precision for artifact in manifest.accepted)
 
+    steps: list[TuningStep] = []
+
     def tried(candidate: Candidate) -> Held:
-        return _held_by(candidate, manifest, folder, options, base)
+        held = _held_by(candidate, manifest, folder, options, base)
+        steps.append(_step(candidate, held))
+        return held
 
     def measure(log: Log) -> None:
-        steps, winner, why = search_candidates(
-            precisions, manifest.max_batch, options, tried, progress=progress
-        )
-        log.tuning = Tuning(
-            device=machine_name(),
-            limit_p99_ms=options.limit_p99_ms,
-            steps=tuple(_step(candidate, held) for candidate, held in steps),
-            winner=winner,
-            why=why,
-        )
+        winner, why = None, "the search was ended before its end"
+        try:
+            winner, why = search_candidates(precisions, manifest.max_batch, options, tried, progress=progress)
+        finally:
+            log.tuning = Tuning(
+                device=machine_name(),
+                limit_p99_ms=options.limit_p99_ms,
+                steps=tuple(steps),
+                winner=winner,
+                why=why,
+            )
 
     title = f"Tuning within {options.limit_p99_ms:g} ms"
     return report_of_run(measure, title=title, command=command)
@@ -166,10 +162,10 @@ def search_candidates(
     tried: Try,
     *,
     progress: Progress = silent,
-) -> tuple[list[tuple[Candidate, Held]], int | None, str]:
+) -> tuple[int | None, str]:
     """Every precision as small as can be; then, of the best, each other value of each thing in turn.
 
-    Gives what was tried, the index of the winner, and why it won.
+    Gives the index of the winner among what was tried, and why it won.
     """
     changes = (
         [("max_batch", value) for value in options.max_batches if value < max_batch]
@@ -191,7 +187,7 @@ def search_candidates(
     best = max(range(len(steps)), key=lambda index: steps[index][1].rate_per_s or 0.0, default=None)
     if best is None or steps[best][1].rate_per_s is None:
         progress("configurations", total, total)
-        return steps, None, _none_held(steps, options.limit_p99_ms)
+        return None, _none_held(steps, options.limit_p99_ms)
     if len(precisions) > 1:
         reasons.append(f"{steps[best][0].precision} holds the most of the precisions")
     for name, value in changes:
@@ -206,7 +202,7 @@ def search_candidates(
     progress("configurations", total, total)
     if steps[best][0].instances == 1 and any(candidate.instances > 1 for candidate, _ in steps):
         reasons.append("so one instance is best here")
-    return steps, best, "; ".join(reasons)
+    return best, "; ".join(reasons)
 
 
 def _held_by(
@@ -222,7 +218,8 @@ def _held_by(
     )
     search = SearchOptions(limit_p99_ms=options.limit_p99_ms, most_probes=options.most_probes)
     with ExitStack() as opened:
-        place = Path(opened.enter_context(tempfile.TemporaryDirectory())) / "model_repository"
+        beside = opened.enter_context(tempfile.TemporaryDirectory(dir=folder.parent))
+        place = Path(beside) / "model_repository"
         write_repository(only, folder, place, candidate.options(base))
         server = opened.enter_context(EmbeddedServer(place))
         url = ServerUrl.parse(server.grpc_url)
@@ -232,20 +229,41 @@ def _held_by(
             transport, url, opened.enter_context(Workers(server.grpc_url, 1)), timing=options.timing
         )
         try:
-            estimate = bench.measure(model, _ESTIMATE_AT).row.throughput.value
-            found = bench.held_rate(model, 1, search, estimate_per_s=estimate).record
+            estimate = _whole(bench.measure(model, _ESTIMATE_AT)).row.throughput.value
+            held = bench.held_rate(model, 1, search, estimate_per_s=estimate)
         except ClientError as error:
             return Held(rate_per_s=None, p99_ms=None, words=str(error))
+        if held.over is not None:
+            _whole(held.over)
+    found = held.record
     return Held(rate_per_s=found.rate_per_s, p99_ms=found.p99_ms, words=found.words)
+
+
+def _whole(measured: Measured) -> Measured:
+    """A load that Ctrl-C cut short has a row all the same; here it ends the search."""
+    if measured.outcome.interrupted:
+        raise KeyboardInterrupt
+    return measured
 
 
 def write_winner(manifest: Manifest, folder: Path, repository: Path, options: RepositoryOptions) -> None:
     """Write the repository anew with the winner's options, after lint has passed what it would hold.
 
+    `manifest` is the repository's own record, which tells of refused precisions too.
+
     Raises:
-        RepositoryError: it cannot be written, or lint finds something; the old one stands then.
+        ManifestError: the repository has no record any more.
+        RepositoryError: by now it is of another export, or it cannot be written, or lint finds something; the
+            old one stands then.
     """
-    with tempfile.TemporaryDirectory(dir=repository.resolve().parent) as beside:
+    if manifest_from_folder(repository) != manifest:
+        raise RepositoryError(
+            str(repository),
+            got="another export by now",
+            expected="the one that was measured",
+            next_step="Tune it again; it was not touched.",
+        )
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         trial = Path(beside) / "model_repository"
         write_repository(manifest, folder, trial, options)
         raise_if_findings(repository, lint(trial))

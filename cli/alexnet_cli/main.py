@@ -17,7 +17,7 @@ import typer
 
 from alexnet_model.errors import AlexnetError
 
-from . import bench, classify, compare, demo, doctor, export, lint, serve, train, ui
+from . import bench, classify, compare, demo, doctor, export, lint, serve, train, tune, ui
 
 INTERRUPTED = 130  # as shells say it of SIGINT
 
@@ -37,6 +37,7 @@ app.command("classify")(classify.classify_command)
 app.command("ui")(ui.ui_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("demo")(demo.demo_command)
+app.command("tune")(tune.tune_command)
 app.add_typer(bench.app)
 app.command("compare")(compare.compare_command)
 

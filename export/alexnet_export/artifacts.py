@@ -6,13 +6,16 @@ from pathlib import Path
 
 from alexnet_model.manifest import Artifact, verify_artifact
 
+from .engines.cuda import CudaDevice
 from .onnxruntime_runner import OnnxRunner
 from .openvino_runner import OpenVinoRunner
 from .runners import Runner
 
 
-def runner_from_artifact(artifact: Artifact, folder: Path) -> Runner:
+def runner_from_artifact(artifact: Artifact, folder: Path, device: CudaDevice | None = None) -> Runner:
     """The runtime that serves an artifact, with the options that it is served with.
+
+    On a GPU where `device` is one; OpenVINO is always on the CPU.
 
     Raises:
         ManifestError: the file is missing or is not the one that was exported.
@@ -20,4 +23,4 @@ def runner_from_artifact(artifact: Artifact, folder: Path) -> Runner:
     path = verify_artifact(artifact, folder)
     if artifact.served_by.name == "openvino":
         return OpenVinoRunner(path, artifact.served_by.options)
-    return OnnxRunner(path)
+    return OnnxRunner(path, device)

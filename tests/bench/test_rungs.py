@@ -1,18 +1,35 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from alexnet_bench import rungs
 from alexnet_bench.reports.schema import Engine
-from alexnet_bench.rungs import RungOptions, Way, bench_rungs, encoded_pictures, rungs_from_ways
-from alexnet_clients import ModelStatistics
+from alexnet_bench.rungs import (
+    RungOptions,
+    Way,
+    bench_rungs,
+    device_of_server,
+    encoded_pictures,
+    rungs_from_ways,
+)
+from alexnet_clients import Client, FakeTransport, ModelConfig, ModelStatistics
+from alexnet_export import artifacts as export_artifacts
+from alexnet_export.runners import Runner
 from alexnet_model.contract import Contract
-from alexnet_model.errors import UsageError
+from alexnet_model.errors import EngineError, UsageError
+from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_serving import EmbeddedServer
 
 from ..conftest import Exported
+from ..serving.conftest import Artifacts
 
+L4, T4 = (
+    Gpu(index=index, name=name, compute_capability="8.9", driver="580.95.05", memory_mib=23034)
+    for index, name in enumerate(("NVIDIA L4", "NVIDIA T4"))
+)
 ENGINE = Engine(runtime="openvino", device="CPU", computes_in="i8", precision="int8")
 
 
@@ -68,6 +85,56 @@ def test_the_pictures_are_jpegs_of_a_photographs_size() -> None:
     assert len({*pictures}) == 2
     assert all(20_000 < len(picture) < 200_000 for picture in pictures)
     assert Contract().prepared(pictures[0]).shape == (224, 224, 3)
+
+
+class FakeCuda:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+
+class OnDevice(FakeTransport):
+    """Says of every model that it is computed there."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def _config(self, model: str) -> ModelConfig:
+        return replace(super()._config(model), device=self.device)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("GPU", L4), ("CPU", None)])
+def test_the_engine_in_process_is_where_the_server_computes(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, device: str, expected: Gpu | None
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def runner(_: Path, on: FakeCuda | None = None) -> Runner:
+        raise Asked(on and on.gpu)
+
+    monkeypatch.setattr(rungs, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
+    monkeypatch.setattr(rungs, "CudaDevice", FakeCuda)
+    monkeypatch.setattr(export_artifacts, "OnnxRunner", runner)
+    monkeypatch.setattr(rungs, "Client", lambda url: Client(url, transport=OnDevice(device)))
+    with pytest.raises(Asked) as asked:
+        bench_rungs(artifacts.manifest, artifacts.folder, grpc_url="grpc://fake:1", http_url="http://fake:1")
+    assert asked.value.args == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("survey", "words"),
+    [
+        (GpuSurvey(problem="no NVIDIA driver"), "no NVIDIA driver"),
+        (GpuSurvey(gpus=(replace(L4, name="NVIDIA Nothing"),)), "PyTorch"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_not_the_cpu_in_silence(
+    monkeypatch: pytest.MonkeyPatch, survey: GpuSurvey, words: str
+) -> None:
+    monkeypatch.setattr(rungs, "gpus_here", lambda: survey)
+    with pytest.raises(EngineError, match=words):
+        device_of_server(OnDevice("GPU").model_config("alexnet_fp32", timeout_s=1).result())
 
 
 def test_on_a_real_server_every_way_is_measured(exported: Exported, tmp_path: Path) -> None:

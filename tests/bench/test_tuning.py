@@ -8,27 +8,19 @@ from alexnet_model.errors import UsageError
 OPTIONS = TuningOptions(limit_p99_ms=50, instances=(2,), queue_delays_us=(500, 2000), max_batches=(16, 64))
 
 
-def holds(rates: dict[str, float | None], otherwise: float | None = 100.0) -> object:
-    """A server that holds so much for what a candidate's words hold; the first match counts."""
-
-    def tried(candidate: Candidate) -> Held:
-        words = str(candidate)
-        rate = next((rate for part, rate in rates.items() if part in words), otherwise)
-        return Held(rate_per_s=rate, p99_ms=None if rate is None else 40.0, words="")
-
-    return tried
-
-
 def search(
     rates: dict[str, float | None], otherwise: float | None = 100.0
 ) -> tuple[list[Candidate], int | None, str]:
-    steps, winner, why = search_candidates(
-        ("fp32", "int8"),
-        64,
-        OPTIONS,
-        holds(rates, otherwise),  # type: ignore[arg-type]
-    )
-    return [candidate for candidate, _ in steps], winner, why
+    """On a server that holds so much for what a candidate's words hold; the first match counts."""
+    tried: list[Candidate] = []
+
+    def holds(candidate: Candidate) -> Held:
+        tried.append(candidate)
+        rate = next((rate for part, rate in rates.items() if part in str(candidate)), otherwise)
+        return Held(rate_per_s=rate, p99_ms=None if rate is None else 40.0, words="")
+
+    winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, holds)
+    return tried, winner, why
 
 
 def test_the_smallest_configuration_wins_where_nothing_holds_clearly_more() -> None:
@@ -62,12 +54,15 @@ def test_a_change_that_holds_no_rate_is_not_kept() -> None:
 
 
 def test_a_limit_that_no_rate_meets_is_said_with_the_best_that_was_seen() -> None:
-    def tried(candidate: Candidate) -> Held:
+    tried: list[Candidate] = []
+
+    def holds_none(candidate: Candidate) -> Held:
+        tried.append(candidate)
         return Held(rate_per_s=None, p99_ms=80.0 if candidate.precision == "int8" else 200.0, words="")
 
-    steps, winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, tried)
+    winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, holds_none)
     assert winner is None
-    assert len(steps) == 2, "nothing else is tried where no precision holds the limit"
+    assert len(tried) == 2, "nothing else is tried where no precision holds the limit"
     assert "no rate held 50 ms; the best p99 that was seen is 80 ms, of int8" in why
 
 

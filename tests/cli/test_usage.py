@@ -10,7 +10,10 @@ import pytest
 
 from alexnet_cli.main import run
 
-COMMANDS = ("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor")
+COMMANDS = (
+    *("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor", "tune", "compare"),
+    *("bench cold-start", "bench engine", "bench report", "bench rungs", "bench server"),
+)
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -87,6 +90,16 @@ WRONG_USE = [
         ["--tls-certificate: got nothing beside --tls-key", "Add --tls-certificate FILE."],
     ),
     (["lint", "models", "others"], ["others"]),
+    (["tune"], ["--limit-p99-ms"]),
+    (["tune", "--limit-p99-ms", "0"], ["limit of p99", "more than 0 ms"]),
+    (["tune", "--limit-p99-ms", "nan"], ["limit of p99", "nan"]),
+    (["tune", "model_repository", "--limit-p99-ms", "50"], ["model_repository"]),
+    (["tune", "--limit-p99-ms", "50", "--probes", "1"], ["--probes"]),
+    (["tune", "--limit-p99-ms", "50", "--json", "."], ["--json .", "a file"]),
+    (["bench", "tune"], ["'tune'"]),
+    (["bench", "rungs", "model_repository"], ["model_repository"]),
+    (["bench", "rungs", "--batch", "one"], ["--batch", "'one'", "such as 1,16"]),
+    (["bench", "rungs", "--batch", "0"], ["rungs", "1 or more"]),
     (["fly"], ["fly"]),
     (["train", "--fly"], ["--fly"]),
 ]
@@ -100,6 +113,10 @@ NOT_THERE = [
     (["serve", "--repository", "."], ["no model"]),
     (["lint"], ["model_repository", "no such folder", "alexnet export"]),
     (["lint", "."], ["no model"]),
+    (["tune", "--limit-p99-ms", "50"], ["model_repository", "no such folder", "alexnet export"]),
+    (["tune", "--limit-p99-ms", "50", "--repository", "."], ["no model"]),
+    (["bench", "rungs"], ["model_repository", "no such folder", "alexnet export"]),
+    (["bench", "rungs", "--repository", "."], ["no model"]),
     (["ui", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
     (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
 ]
@@ -178,7 +195,7 @@ def test_a_bug_is_called_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_commands_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert run([command, "--help"]) == 0
+    assert run([*command.split(), "--help"]) == 0
     assert f"Example: alexnet {command}" in " ".join(capsys.readouterr().out.split())
 
 

@@ -1,88 +1,286 @@
-"""`alexnet bench rungs` and `alexnet bench tune` as commands; how fast anything is, nobody asks here."""
+"""`alexnet bench rungs` and `alexnet tune` as commands; how fast anything is, nobody asks here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alexnet_bench import tuning
+from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import Timing
+from alexnet_bench.loads.rows import Measured
 from alexnet_bench.reports.files import report_from_file
+from alexnet_bench.runs import report_of_run
 from alexnet_bench.tuning import Candidate, Held, TuningOptions, bench_tuning, winner_of
 from alexnet_cli.main import run
-from alexnet_serving import RepositoryOptions, lint, options_of_repository, write_repository
+from alexnet_model.errors import ServerError
+from alexnet_model.manifest import manifest_from_folder, write_manifest
+from alexnet_serving import Finding, RepositoryOptions, lint, options_of_repository, write_repository
 
 from .conftest import Exported
+
+TUNE = ["tune", "--limit-p99-ms", "50", "--repository"]
+Files = dict[str, tuple[int, int]]
+
+
+@pytest.fixture
+def repository(exported: Exported, tmp_path: Path) -> Path:
+    """With options of its own, alone in a folder, and of an export of which a precision was refused."""
+    refused = exported.manifest.model_copy(
+        update={
+            "artifacts": tuple(
+                artifact.model_copy(
+                    update={"verdict": artifact.verdict.model_copy(update={"accepted": False})}
+                )
+                if artifact.precision == "fp16"
+                else artifact
+                for artifact in exported.manifest.artifacts
+            )
+        }
+    )
+    path = tmp_path / "alone" / "model_repository"
+    path.parent.mkdir()
+    write_repository(refused, exported.folder, path, RepositoryOptions(queue_size=7, encoded=False))
+    return path
+
+
+@pytest.fixture
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Configurations hold what they are said to, on a machine that does the control work so fast."""
+
+    def play(rates: dict[str, float | None], *, control: tuple[float, float] = (100.0, 100.0)) -> None:
+        def held_by(candidate: Candidate, *_: object) -> Held:
+            rate = next((rate for words, rate in rates.items() if words in str(candidate)), 100.0)
+            return Held(rate_per_s=rate, p99_ms=30.0, words="")
+
+        steady = partial(report_of_run, control=iter(control).__next__)
+        monkeypatch.setattr(tuning, "report_of_run", steady)
+        monkeypatch.setattr(tuning, "_held_by", held_by)
+
+    return play
+
+
+def files_beside(repository: Path) -> Files:
+    """What is in the repository's parent folder, hidden or not: a file that was written anew is another."""
+    return {
+        str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in repository.parent.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_rungs_are_measured_shown_and_kept(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository, file = exported.repository(tmp_path / "model_repository"), tmp_path / "rungs.json"
-    words = ["bench", "rungs", str(exported.folder), "--repository", str(repository)]
+    repository, file = exported.repository(tmp_path / "alone" / "model_repository"), tmp_path / "rungs.json"
+    before = files_beside(repository)
+    words = ["bench", "rungs", "--repository", str(repository)]
     assert run([*words, "--batch", "1", "--rounds", "1", "--requests", "2", "--json", str(file)]) == 0
     shown = capsys.readouterr().out
     report = report_from_file(file)
     assert {rung.of for rung in report.rungs} == {f"{p}, batch 1" for p in ("fp32", "fp16", "int8")}
     assert "shared memory" in shown
-    assert report.command.startswith(f"alexnet bench rungs {exported.folder}")
+    assert report.command.startswith(f"alexnet bench rungs --repository {repository}")
     # The encoded model is made of one precision; of the others that is said.
     assert len(report.left_out) == 2
-
-
-def played(rates: dict[str, float | None]) -> object:
-    def held_by(candidate: Candidate, *_: object) -> Held:
-        rate = next((rate for words, rate in rates.items() if words in str(candidate)), 100.0)
-        return Held(rate_per_s=rate, p99_ms=30.0, words="")
-
-    return held_by
+    assert files_beside(repository) == before
 
 
 def test_the_winner_is_written_and_the_rest_stays_as_the_repository_had_it(
-    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    repository: Path, tmp_path: Path, no_measuring: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository, file = tmp_path / "model_repository", tmp_path / "tune.json"
-    write_repository(
-        exported.manifest, exported.folder, repository, RepositoryOptions(queue_size=7, encoded=False)
-    )
-    monkeypatch.setattr(tuning, "_held_by", played({"500 us": 150.0, "fp": 20.0}))
-    words = ["bench", "tune", str(exported.folder), "--limit-p99-ms", "50", "--repository", str(repository)]
-    assert run([*words, "--json", str(file)]) == 0
+    file, before = tmp_path / "tune.json", manifest_from_folder(repository)
+    no_measuring({"500 us": 150.0, "fp": 20.0})
+    assert run([*TUNE, str(repository), "--json", str(file)]) == 0
     assert options_of_repository(repository) == RepositoryOptions(
         queue_size=7, encoded=False, queue_delay_us=500, instances=1, max_batch=16
     )
+    assert manifest_from_folder(repository) == before, "with the refused precision's record"
     assert lint(repository) == ()
+    assert list(repository.parent.iterdir()) == [repository]
     report = report_from_file(file)
+    assert report.command.startswith(f"alexnet tune --limit-p99-ms 50 --repository {repository}")
     assert report.tuning is not None
     assert "queue delay 500 holds 1.50 times as much" in report.tuning.why
     assert "Next: alexnet serve" in capsys.readouterr().err
 
 
-def test_a_limit_that_nothing_holds_writes_nothing_and_exits_1(
-    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_keeps_what_was_tried_and_touches_nothing(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = exported.repository(tmp_path / "model_repository")
-    before = options_of_repository(repository)
-    monkeypatch.setattr(tuning, "_held_by", played({"": None}))
-    words = ["bench", "tune", str(exported.folder), "--limit-p99-ms", "1", "--repository", str(repository)]
-    assert run(words) == 1
-    assert "no rate held 1 ms" in " ".join(capsys.readouterr().out.split())
-    assert options_of_repository(repository) == before
+    file, before = tmp_path / "tune.json", files_beside(repository)
+
+    def held_by(candidate: Candidate, *_: object) -> Held:
+        if candidate.precision == "int8":
+            raise KeyboardInterrupt
+        return Held(rate_per_s=20.0, p99_ms=30.0, words="")
+
+    monkeypatch.setattr(tuning, "_held_by", held_by)
+    assert run([*TUNE, str(repository), "--json", str(file)]) == 130
+    assert files_beside(repository) == before
+    found = report_from_file(file).tuning
+    assert found is not None
+    assert [step.precision for step in found.steps] == ["fp32"]
+    assert (found.winner, found.why) == (None, "the search was ended before its end")
 
 
-def test_ctrl_c_keeps_the_report_and_writes_no_repository(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_in_the_middle_of_a_load_ends_the_search(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> Held:
-        raise KeyboardInterrupt
+    """A load that was cut short has its row: one that was not looked at twice would go on to the next."""
+    loads: list[str] = []
+    real = ServerBench.measure
 
-    repository, file = tmp_path / "model_repository", tmp_path / "tune.json"
+    def interrupted(self: ServerBench, model: str, *rest: Any, **options: Any) -> Measured:
+        loads.append(model)
+        found = real(self, model, *rest, **options)
+        return replace(found, outcome=replace(found.outcome, interrupted=True))
+
+    monkeypatch.setattr(ServerBench, "measure", interrupted)
+    assert run([*TUNE, str(repository), "--seconds", "0.2", "--json", str(tmp_path / "tune.json")]) == 130
+    assert loads == ["alexnet_fp32"]
+
+
+def test_the_default_repository_is_the_one_that_export_writes(
+    repository: Path, no_measuring: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository.parent)
+    no_measuring({"500 us": 150.0})
+    assert run(["tune", "--limit-p99-ms", "50"]) == 0
+    assert options_of_repository(repository).queue_delay_us == 500
+
+
+@pytest.mark.parametrize(
+    ("rates", "control", "options", "code", "said"),
+    [
+        ({"500 us": 150.0}, (100.0, 100.0), ["--dry-run"], 0, "is as it was."),
+        ({"500 us": 150.0}, (100.0, 50.0), ["--dry-run"], 0, "INVALID (machine busy)"),
+        ({"500 us": 150.0}, (100.0, 50.0), [], 1, "INVALID (machine busy). Next: measure again."),
+        ({"": None}, (100.0, 100.0), [], 1, "nothing holds the limit. Next: a higher --limit-p99-ms."),
+        ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "nothing holds the limit"),
+    ],
+)
+def test_what_writes_nothing_says_so(
+    repository: Path,
+    tmp_path: Path,
+    no_measuring: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    rates: dict[str, float | None],
+    control: tuple[float, float],
+    options: list[str],
+    code: int,
+    said: str,
+) -> None:
+    file, before = tmp_path / "tune.json", files_beside(repository)
+    no_measuring(rates, control=control)
+    assert run([*TUNE, str(repository), *options, "--json", str(file)]) == code
+    assert files_beside(repository) == before
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(repository))]
+    assert said in line
+    assert report_from_file(file).tuning is not None
+
+
+def interrupted(*_: object) -> Held:
+    raise KeyboardInterrupt
+
+
+def died(*_: object) -> Held:
+    raise ServerError("server", got="an end", expected="a beginning")
+
+
+def wrong(repository: Path) -> tuple[Finding, ...]:
+    return (Finding("config.pbtxt", "instances", "3", "2"),)
+
+
+@pytest.mark.parametrize(
+    ("what", "fails", "code", "said"),
+    [
+        ("_held_by", interrupted, 130, "Interrupted."),
+        ("_held_by", died, 1, "Error: server: got an end"),
+        ("lint", wrong, 1, "got 1 finding"),
+        ("write_repository", interrupted, 130, "Interrupted."),
+    ],
+)
+def test_a_run_that_does_not_end_well_leaves_the_repository(
+    repository: Path,
+    no_measuring: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    fails: Callable[..., object],
+    code: int,
+    said: str,
+) -> None:
+    before = files_beside(repository)
+    no_measuring({"500 us": 150.0})
+    monkeypatch.setattr(tuning, what, fails)
+    assert run([*TUNE, str(repository)]) == code
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert files_beside(repository) == before
+
+
+def test_ctrl_c_keeps_the_report(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tune.json"
     monkeypatch.setattr(tuning, "_held_by", interrupted)
-    words = ["bench", "tune", str(exported.folder), "--limit-p99-ms", "50", "--repository", str(repository)]
-    assert run([*words, "--json", str(file)]) == 130
-    assert not repository.exists()
+    assert run([*TUNE, str(repository), "--json", str(file)]) == 130
     assert "interrupted" in [reason.rule for reason in report_from_file(file).reasons]
+
+
+def test_another_export_that_came_meanwhile_is_not_replaced(
+    repository: Path,
+    no_measuring: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    no_measuring({"500 us": 150.0})
+    held_by, manifest = tuning._held_by, manifest_from_folder(repository)
+    others = tuple(artifact.model_copy(update={"sha256": "0" * 64}) for artifact in manifest.artifacts)
+
+    def meanwhile(*arguments: Any) -> Held:
+        write_manifest(manifest.model_copy(update={"artifacts": others}), repository)
+        return held_by(*arguments)
+
+    monkeypatch.setattr(tuning, "_held_by", meanwhile)
+    assert run([*TUNE, str(repository)]) == 1
+    assert (
+        "got another export by now, expected the one that was measured. Tune it again"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert manifest_from_folder(repository).artifacts == others
+    assert options_of_repository(repository).queue_delay_us == 0
+
+
+def test_what_was_changed_by_hand_is_not_lost(
+    repository: Path, no_measuring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_measuring({"500 us": 150.0})
+    config = repository / "alexnet_int8" / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 3"))
+    before = files_beside(repository)
+    assert run([*TUNE, str(repository)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "", "it is said before anything is measured"
+    assert "instance_group[0].count: got 3, expected 1" in captured.err.splitlines()[-1]
+    assert files_beside(repository) == before
+
+
+@pytest.mark.parametrize("words", [TUNE, ["bench", "rungs", "--repository"]])
+def test_engines_are_refused_in_one_line(
+    repository: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = repository / "alexnet_fp32" / "config.pbtxt"
+    config.write_text(config.read_text().replace('backend: "openvino_dynamic"', 'backend: "tensorrt"'))
+    assert run([*words, str(repository)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert "alexnet_fp32: got a TensorRT engine, expected a model that the embedded server can run" in line
+    assert "alexnet serve --with docker" in line
 
 
 def test_a_configuration_is_served_for_real(exported: Exported) -> None:
@@ -104,22 +302,3 @@ def test_a_configuration_is_served_for_real(exported: Exported) -> None:
     assert step.note, "what the search found, in words"
     if step.held_rate_per_s is not None:  # on a busy machine no probe may be sent in time
         assert winner_of(report, RepositoryOptions()) == RepositoryOptions(max_batch=16)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["rungs", "nowhere"],
-        ["rungs", "nowhere", "--batch", "one"],
-        ["rungs", "nowhere", "--batch", "0"],
-        ["tune", "nowhere", "--limit-p99-ms", "50"],
-        ["tune", "nowhere", "--limit-p99-ms", "0"],
-        ["tune", "nowhere"],
-    ],
-)
-def test_wrong_use_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", *arguments]) in (1, 2)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert len(captured.err.splitlines()) == 1
-    assert captured.err.startswith("Error: ")

@@ -90,4 +90,5 @@ def test_cuda_where_triton_gave_it_a_gpu_and_never_the_cpu_under_its_name(
 ) -> None:
     with pytest.raises(RuntimeError, match=r"no CUDAExecutionProvider that loads.*onnxruntime-gpu"):
         backend.TritonPythonModel().initialize(arguments(repository, "GPU"))
-    assert asked == [("CUDAExecutionProvider", {"device_id": "1"}), ("CPUExecutionProvider", {})]
+    cuda = {"device_id": "1", "use_tf32": "0"}
+    assert asked == [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]

@@ -9,7 +9,6 @@ from .engine import engine_command
 from .report import report_command
 from .rungs import rungs_command
 from .server import server_command
-from .tune import tune_command
 
 app = typer.Typer(
     name="bench",
@@ -22,4 +21,3 @@ app.command("engine")(engine_command)
 app.command("report")(report_command)
 app.command("rungs")(rungs_command)
 app.command("server")(server_command)
-app.command("tune")(tune_command)

@@ -14,7 +14,6 @@ from .reporting import ReportOption, check_writable, end_with, print_tables, who
 
 
 def rungs_command(
-    export: Annotated[Path, typer.Argument(help="The folder of an export.", metavar="EXPORT")],
     repository: RepositoryOption = Path("model_repository"),
     batch: Annotated[str, typer.Option(help="Pictures a request.", metavar="N,...")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Of each way of asking, in turn.")] = 5,
@@ -23,11 +22,10 @@ def rungs_command(
 ) -> None:
     """Measure engine, Triton, queue, gRPC, HTTP, shared memory and JPEG on an embedded server, one at a time.
 
-    The repository must be the export's own.
-
-    Example: alexnet bench rungs demo/export --repository demo/model_repository --batch 1,8
+    Example: alexnet bench rungs --repository demo/model_repository --batch 1,8
     """
     from alexnet_bench.rungs import RungOptions, bench_rungs
+    from alexnet_bench.unpacking import unpacked_export
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_serving import EmbeddedServer
 
@@ -35,17 +33,17 @@ def rungs_command(
 
     options = RungOptions(batches=whole_numbers("--batch", batch), rounds=rounds, requests=requests)
     check_writable(json_file)
-    manifest = manifest_from_folder(export)
     server = EmbeddedServer(repository, shared_memory=True)
-    words = ["alexnet", "bench", "rungs", str(export), "--repository", str(repository)]
+    words = ["alexnet", "bench", "rungs", "--repository", str(repository)]
     words += ["--batch", batch, "--rounds", str(rounds), "--requests", str(requests)]
     with ExitStack() as opened:
+        folder = opened.enter_context(unpacked_export(repository))
         with err.status("Starting Triton ..."):
             opened.enter_context(server)
         bars = opened.enter_context(Bars())
         report = bench_rungs(
-            manifest,
-            export,
+            manifest_from_folder(folder),
+            folder,
             grpc_url=server.grpc_url,
             http_url=server.http_url,
             options=options,

@@ -64,7 +64,7 @@ class RepositoryOptions:
     `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
 
     `instances` of each model run side by side, on every GPU or on the CPU; `max_batch` pictures at most are
-    computed together, None for as many as were proved. `alexnet bench tune` measures which serve best.
+    computed together, None for as many as were proved. `alexnet tune` measures which serve best.
 
     `encoded`: whether `alexnet` is there too, which takes encoded pictures. Decoding needs the image that has
     our backends, so None means: where a model needs that image anyway (docs/decisions/encoded-pictures.md).

@@ -24,7 +24,8 @@ class TritonPythonModel(BatchingModel):
     def initialize(self, args: Mapping[str, str]) -> None:
         self._providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
         if args["model_instance_kind"] == "GPU":  # Triton has seen one
-            device = {"device_id": args["model_instance_device_id"]}
+            # TF32 is on by default, and is not the FP32 that was judged.
+            device = {"device_id": args["model_instance_device_id"], "use_tf32": "0"}
             self._providers.insert(0, ("CUDAExecutionProvider", device))
         super().initialize(args)
 

@@ -1,0 +1,78 @@
+"""`alexnet tune`: the options that serve a repository's models best within a limit of latency."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .bench.reporting import ReportOption, check_writable, end_with, print_tables
+from .options import RepositoryOption
+
+if TYPE_CHECKING:
+    from alexnet_bench.reports.schema import Report
+
+
+def tune_command(
+    limit_p99_ms: Annotated[
+        float, typer.Option("--limit-p99-ms", help="The latency that 99% of requests must keep.")
+    ],
+    repository: RepositoryOption = Path("model_repository"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure, and leave the repository as it is.")
+    ] = False,
+    probes: Annotated[int, typer.Option(min=2, max=20, help="Rates that are tried a configuration.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load, where p99 does not need more.")] = 2,
+    json_file: ReportOption = None,
+) -> None:
+    """Find how the repository holds the most requests within a limit, and write it anew like that.
+
+    Each configuration is served on an embedded server, one change at a time.
+    Exits 1 and writes nothing where no rate holds the limit, or where the run
+    is INVALID.
+
+    Example: alexnet tune --limit-p99-ms 50 --repository model_repository
+    """
+    from alexnet_bench.loads.plans import Timing
+    from alexnet_bench.tuning import TuningOptions, bench_tuning, winner_of, write_winner
+    from alexnet_bench.unpacking import unpacked_export
+    from alexnet_model.manifest import manifest_from_folder
+    from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings
+
+    from .screen import Bars, in_megabytes, note
+
+    timing = Timing(burn_in_s=0.5, seconds=seconds, repeats=1)
+    options = TuningOptions(limit_p99_ms=limit_p99_ms, most_probes=probes, timing=timing)
+    check_writable(json_file)
+    EmbeddedServer(repository)  # refuses what it cannot serve
+    with Bars() as bars:  # what was changed by hand would be lost
+        raise_if_findings(repository, lint(repository, progress=in_megabytes(bars)))
+    manifest, base = manifest_from_folder(repository), options_of_repository(repository)
+    words = ["alexnet", "tune", "--limit-p99-ms", f"{limit_p99_ms:g}", "--repository", str(repository)]
+    words += ["--probes", str(probes), "--seconds", f"{seconds:g}", *(["--dry-run"] if dry_run else [])]
+    with ExitStack() as opened:
+        folder = opened.enter_context(unpacked_export(repository))
+        with Bars() as bars:
+            report = bench_tuning(manifest, folder, options, base, command=shlex.join(words), progress=bars)
+        print_tables(report)
+        winner = winner_of(report, base)
+        against = _against_writing(report)
+        if dry_run or against:
+            note(f"{repository} is as it was{against}.")
+        end_with(report, json_file, measured=winner is not None and (dry_run or not against))
+        if winner is not None and not dry_run:
+            write_winner(manifest, folder, repository, winner)
+            note(f"Written: {repository}. Next: alexnet serve --repository {shlex.quote(str(repository))}")
+
+
+def _against_writing(report: Report) -> str:
+    """Why no repository is written by these figures; empty where one may be."""
+    if not report.verdict.is_valid:
+        rules = ", ".join(reason.rule for reason in report.reasons)
+        return f": the run is INVALID ({rules}). Next: measure again"
+    if report.tuning is None or report.tuning.winner is None:
+        return ": nothing holds the limit. Next: a higher --limit-p99-ms"
+    return ""
