@@ -76,6 +76,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, typer.TyperException) and not error.format_message():
+            return error.exit_code  # nothing was asked for: the help was shown, and there is no more to say
         return _failed(_line_of(error), getattr(error, "exit_code", 1))
     if code == INTERRUPTED:
         return _failed("Interrupted.", INTERRUPTED)  # typer has taken the exception for itself

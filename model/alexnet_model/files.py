@@ -43,13 +43,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in UTF-8, or leave it as it was.
+    """Replace the file at `path` by `text` in UTF-8, or leave it as it was; a pipe or a device is written to.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
+    if is_stream(path):
+        path.write_text(text, encoding="utf-8")
+        return
     with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a pipe or a device, such as /dev/stdout, has that name: nothing is to take its place."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager

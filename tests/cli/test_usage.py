@@ -216,3 +216,13 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "Usage: alexnet" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["bench"]])
+def test_nothing_asked_for_shows_the_help_and_no_error(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    shown = capsys.readouterr()
+    assert "Usage: alexnet" in shown.out + shown.err
+    assert "Error" not in shown.err

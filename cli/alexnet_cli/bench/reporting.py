@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alexnet_model.errors import UsageError
+from alexnet_model.files import is_stream
 
 if TYPE_CHECKING:
     from alexnet_bench.reports.schema import Report
@@ -24,7 +25,7 @@ def check_writable(path: Path | None) -> None:
         UsageError: a folder has that name.
         OSError: the folder that it is to stand in cannot be made or written.
     """
-    if path is None:
+    if path is None or is_stream(path):
         return
     if path.is_dir():
         raise UsageError(f"--json {path}", got="a folder", expected="a file")
