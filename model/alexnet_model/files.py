@@ -48,11 +48,15 @@ def write_text_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    if is_stream(path):
-        path.write_text(text, encoding="utf-8")
-        return
-    with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    try:
+        if is_stream(path):
+            path.write_text(text, encoding="utf-8")
+        else:
+            with atomic_file(path) as part:
+                part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say of which file
+        raise
 
 
 def is_stream(path: Path) -> bool:
