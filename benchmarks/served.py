@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images
 from alexnet_bench.measuring import LoadedModel, check_same_answers
 from alexnet_bench.records import Case, Ratio
 from alexnet_bench.side_by_side import Plan, SideBySide, side_by_side
+from alexnet_bench.unpacking import unpacked_export
 from alexnet_cli.screen import Bars, say
 from alexnet_clients import Client, ServerUrl, transport_from_url
 from alexnet_export.artifacts import runner_from_artifact
 from alexnet_model.environment import machine_name
-from alexnet_serving import EmbeddedServer, unpack_repository
+from alexnet_serving import EmbeddedServer
 
 ENOUGH = 0.9
 IN_PROCESS = (8, 16, 32, 64)
@@ -40,10 +40,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each side, a round")
     options = parser.parse_args()
     with ExitStack() as opened:
-        folder = Path(opened.enter_context(TemporaryDirectory(dir=options.repository.resolve().parent)))
-        manifest = unpack_repository(options.repository, folder / "export")
+        manifest, folder = opened.enter_context(unpacked_export(options.repository))
         (artifact,) = (artifact for artifact in manifest.accepted if artifact.precision == "int8")
-        runner = opened.enter_context(runner_from_artifact(artifact, folder / "export"))
+        runner = opened.enter_context(runner_from_artifact(artifact, folder))
         server = opened.enter_context(EmbeddedServer(options.repository))
         bars = opened.enter_context(Bars())
         contract = manifest.the_contract()
@@ -132,8 +131,8 @@ def print_found(ratio: Ratio, found: SideBySide, costs: Sequence[Cost]) -> None:
     served, alone = costs
     say("Processor time a picture, in ms:")
     say(f"  {alone.total:.3f} in process")
-    say(f"  {served.total:.3f} served: backend {served.backend:.3f}, Triton {served.triton:.3f}, ")
-    say(f"        client {served.client:.3f}")
+    parts = f"backend {served.backend:.3f}, Triton {served.triton:.3f}, client {served.client:.3f}"
+    say(f"  {served.total:.3f} served: {parts}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ _GPU_FIELDS = (
 )
 
 
+# What decides how fast a CPU multiplies, as Linux names it.
+_VECTORS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
+)
+_CPUINFO = Path("/proc/cpuinfo")
+
+
 class GpuState(Record):
     """One GPU. The readings are nvidia-smi's own words, such as `1980 MHz`."""
 
@@ -50,6 +57,7 @@ class Environment(Record):
     """As it was when the run began. Two runs whose `machine` or `gpus` differ are not ranked together."""
 
     machine: str
+    cpu: dict[str, str]  # its clock when the run began, and its vector instructions, in Linux's words
     memory_gb: float
     kernel: str
     gpus: tuple[GpuState, ...]
@@ -68,6 +76,7 @@ def environment_here() -> Environment:
     """Look around; nothing is changed, and what cannot be read is left out."""
     return Environment(
         machine=machine_name(),
+        cpu=cpu_facts(),
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         kernel=platform.release(),
         gpus=tuple(
@@ -84,6 +93,25 @@ def environment_here() -> Environment:
         commit=commit_of(Path(__file__).parent),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def cpu_facts(cpuinfo: Path = _CPUINFO) -> dict[str, str]:
+    """What Linux says of the first core; other systems say nothing."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    facts = {}
+    if "cpu MHz" in fields:
+        facts["CPU clock"] = f"{float(fields['cpu MHz']):.0f} MHz"
+    if "flags" in fields:
+        flags = fields["flags"].split()
+        facts["CPU vectors"] = ", ".join(flag for flag in _VECTORS if flag in flags) or "older than AVX2"
+    return facts
 
 
 def commit_of(folder: Path) -> str:

@@ -1,8 +1,9 @@
 """From the engine to the encoded picture: what each step adds to one request, and the bytes that it sends.
 
 One request at a time, every way of asking in turn, so that a shared machine's noise meets all alike. What a
-client sees is from its own clock, as medians. What happens inside the server is from its statistics while it
-was asked over gRPC, as medians of the rounds' means, so the steps need not add up to the last digit.
+client sees is from its own clock: the median over rounds of each round's median. What happens inside the
+server is from its statistics while it was asked over gRPC, as medians of the rounds' means, so the steps need
+not add up to the last digit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.manifest import Manifest
 from alexnet_model.progress import Progress, silent
 
+from .figures.intervals import figure_from_repeats
 from .reports.schema import Engine, LeftOut, Report, Rung
 from .runs import Log, report_of_run
 
@@ -55,24 +57,22 @@ class RungOptions:
 
 @dataclass
 class Way:
-    """One way of asking for a batch, and how long each request took."""
+    """One way of asking for a batch, and how long a request took: the median of each round."""
 
     name: str
     source: str
     request_bytes: int
     ask: Callable[[], object]
-    took_ms: list[float] = field(default_factory=list)
+    medians_ms: list[float] = field(default_factory=list)
 
     def run(self, requests: int) -> None:
-        """Ask so often, one after the other."""
+        """One round: ask so often, one after the other."""
+        took_ms = []
         for _ in range(requests):
             started = time.perf_counter()
             self.ask()
-            self.took_ms.append(1e3 * (time.perf_counter() - started))
-
-    @property
-    def p50_ms(self) -> float:
-        return median(self.took_ms)
+            took_ms.append(1e3 * (time.perf_counter() - started))
+        self.medians_ms.append(median(took_ms))
 
 
 def bench_rungs(
@@ -156,38 +156,35 @@ def rungs_from_ways(
 
     HTTP and shared memory are held against the server's own time, as gRPC is; encoded pictures against gRPC.
     """
-    by_name = {way.name: way for way in ways}
-    compute_ms = median(_a_request_ms(counted.compute_infer_ns, counted) for counted in inside)
-    copies_ms = median(
-        _a_request_ms(counted.compute_input_ns + counted.compute_output_ns, counted) for counted in inside
-    )
-    queue_ms = median(_a_request_ms(counted.queue_ns, counted) for counted in inside)
-    in_server_ms = compute_ms + copies_ms + queue_ms
-    found: list[Rung] = []
+    computed_ms, copied_ms, queued_ms = [], [], []  # a round: each with what lies below it
+    for counted in inside:
+        computed_ms.append(_a_request_ms(counted.compute_infer_ns, counted))
+        copies_ns = counted.compute_input_ns + counted.compute_output_ns
+        copied_ms.append(computed_ms[-1] + _a_request_ms(copies_ns, counted))
+        queued_ms.append(copied_ms[-1] + _a_request_ms(counted.queue_ns, counted))
+    found: dict[str, Rung] = {}
 
-    def rung(name: str, total_ms: float, base_ms: float, source: str, request_bytes: int = 0) -> None:
-        found.append(
-            Rung(
-                name=name,
-                of=of,
-                engine=engine,
-                total_ms=total_ms,
-                added_ms=total_ms - base_ms,
-                request_bytes=request_bytes,
-                source=source,
-            )
+    def rung(name: str, rounds_ms: Sequence[float], base: str, source: str, request_bytes: int = 0) -> None:
+        total = figure_from_repeats(rounds_ms, "ms")
+        found[name] = Rung(
+            name=name,
+            of=of,
+            engine=engine,
+            total=total,
+            added_ms=total.value - (found[base].total_ms if base else 0.0),
+            request_bytes=request_bytes,
+            source=source,
         )
 
-    engine_ms = by_name["engine"].p50_ms
-    rung("engine", engine_ms, 0.0, _HERE)
-    rung("Triton's compute", compute_ms, engine_ms, _SERVER)
-    rung("+ copies in Triton", compute_ms + copies_ms, compute_ms, _SERVER)
-    rung("+ queue", in_server_ms, compute_ms + copies_ms, _SERVER)
+    by_name = {way.name: way for way in ways}
+    rung("engine", by_name.pop("engine").medians_ms, "", _HERE)
+    rung("Triton's compute", computed_ms, "engine", _SERVER)
+    rung("+ copies in Triton", copied_ms, "Triton's compute", _SERVER)
+    rung("+ queue", queued_ms, "+ copies in Triton", _SERVER)
     for name, way in by_name.items():
-        if name != "engine":
-            base_ms = by_name["gRPC"].p50_ms if name.startswith("JPEG") else in_server_ms
-            rung(name, way.p50_ms, base_ms, way.source, way.request_bytes)
-    return found
+        base = "gRPC" if name.startswith("JPEG") else "+ queue"
+        rung(name, way.medians_ms, base, way.source, way.request_bytes)
+    return list(found.values())
 
 
 def encoded_pictures(count: int) -> list[bytes]:
@@ -242,7 +239,7 @@ def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOpti
     """Run every way in turn; gives what the server counted in each round of the gRPC way."""
     for way in ways:
         way.run(_WARM_UP)
-        way.took_ms.clear()
+        way.medians_ms.clear()
     inside: list[ModelStatistics] = []
     for number in range(options.rounds):
         for way in ways if number % 2 == 0 else reversed(ways):

@@ -35,6 +35,7 @@ MACHINE = "AMD EPYC 9B14, 2 cores"
 def environment(**changes: Any) -> Environment:
     values: dict[str, Any] = {
         "machine": MACHINE,
+        "cpu": {"CPU clock": "2600 MHz", "CPU vectors": "avx2, avx512f, avx512_vnni"},
         "memory_gb": 16.4,
         "kernel": "6.1.0-18",
         "gpus": (),
@@ -214,7 +215,7 @@ def rungs(of_engine: Engine | None = None) -> tuple[Rung, ...]:
             name=name,
             of=of,
             engine=of_engine or engine("fp32" if precision == "fp32" else "int8"),
-            total_ms=total_ms,
+            total=figure_from_repeats([total_ms], "ms"),
             added_ms=added_ms,
             request_bytes=sent,
             source=source,

@@ -35,7 +35,7 @@ ENGINE = Engine(runtime="openvino", device="CPU", computes_in="i8", precision="i
 
 def way(name: str, *took_ms: float, request_bytes: int = 0) -> Way:
     made = Way(name, "client's clock", request_bytes, lambda: None)
-    made.took_ms.extend(took_ms)
+    made.medians_ms.extend(took_ms)
     return made
 
 
@@ -72,6 +72,7 @@ def test_each_rung_stands_on_the_one_below() -> None:
         ("JPEG, decoded here", 9.0, pytest.approx(2.5)),
     ]
     assert found[4].request_bytes == 150_609
+    assert (found[4].total.low, found[4].total.high) == (6.0, 7.0)
 
 
 @pytest.mark.parametrize("options", [{"batches": ()}, {"batches": (0,)}, {"rounds": 0}, {"requests": 0}])

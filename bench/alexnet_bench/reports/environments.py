@@ -15,6 +15,7 @@ def facts_of(environment: Environment) -> dict[str, str]:
     """Name by name what a figure may depend on, in words."""
     facts = {
         "machine": environment.machine,
+        **environment.cpu,
         "memory": f"{environment.memory_gb:g} GB",
         "kernel": environment.kernel,
     }

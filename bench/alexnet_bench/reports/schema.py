@@ -160,10 +160,14 @@ class Rung(Record):
     name: str
     of: str  # model, batch and load
     engine: Engine
-    total_ms: float  # median up to here
+    total: Figure  # ms up to here
     added_ms: float
     request_bytes: int
     source: str  # "engine in process", "server's statistics", "client's clock"
+
+    @property
+    def total_ms(self) -> float:
+        return self.total.value
 
 
 class TuningStep(Record):
