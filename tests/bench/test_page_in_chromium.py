@@ -1,4 +1,4 @@
-"""The page as a person opens it: from a file, in a real browser that cannot reach anything."""
+"""The page and pictures as a person opens them: from files, in a real browser that cannot reach anything."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from alexnet_bench.reports.markdown import document_from_reports, write_document
 from alexnet_bench.reports.page import html_from_reports
 
-from .reports_for_tests import report, report_of_two_devices, rungs
+from .reports_for_tests import engine_row, load_row, report, report_of_two_devices, rungs
 from .test_reports_page import evil_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -105,6 +106,23 @@ def test_nothing_in_a_plot_lies_outside_it_or_is_too_small_to_read(
     assert smallest >= 10.5
 
 
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_names_of_ticks_have_room_beside_one_another(
+    browser: Browser, tmp_path: Path, width: int, height: int
+) -> None:
+    """With every batch that is measured on a GPU."""
+    path = tmp_path / "batches.html"
+    rows = tuple(engine_row(1000 + batch, batch) for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024))
+    path.write_text(html_from_reports([report(engines=rows, loads=(), rungs=())]), encoding="utf-8")
+    gaps = Opened(browser, path, width, height).page.evaluate("""() => {
+        const boxes = [...document.querySelectorAll('figure:first-child text.tick[text-anchor=middle]')]
+            .map(text => text.getBoundingClientRect());
+        return boxes.slice(1).map((box, index) => box.left - boxes[index].right);
+    }""")
+    assert len(gaps) == 10
+    assert min(gaps) > 2
+
+
 def test_it_follows_the_persons_theme(browser: Browser, file: Path) -> None:
     light, dark = (Opened(browser, file, 1280, 900, is_dark=is_dark) for is_dark in (False, True))
     assert light.computed("backgroundColor", "body") == "rgb(255, 255, 255)"
@@ -137,3 +155,53 @@ def test_a_script_would_be_refused_even_if_it_got_in(browser: Browser, tmp_path:
     opened = Opened(browser, path, 1280, 900)
     assert opened.page.title() == "AlexNet on an H200"
     assert "Content Security Policy" in opened.complaints[0]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One of each kind, and one with names for which there is no room."""
+    long = rungs()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
+    rows = [load_row(), load_row(7000, 4000, model="a long name " * 9, samples=20_000)]
+    made = document_from_reports(
+        [report(loads=rows, rungs=(*rungs(), long))], introduction="# Performance", folder="pictures"
+    )
+    page = tmp_path_factory.mktemp("markdown") / "page.md"
+    write_document(made, page)
+    return [page.with_name("pictures") / name for name in made.pictures]
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_a_picture_alone_asks_for_nothing_and_has_room_for_all_of_it(
+    browser: Browser, pictures: list[Path], is_dark: bool
+) -> None:
+    assert len(pictures) == 8
+    for path in pictures:
+        opened = Opened(browser, path, 460, 400, is_dark=is_dark)
+        assert opened.asked_for == {path.as_uri()}
+        assert opened.complaints == []
+        outside = opened.page.evaluate("""() => {
+            const frame = document.querySelector('rect.card').getBoundingClientRect();
+            return [...document.querySelectorAll('text')].filter(text => {
+                const box = text.getBoundingClientRect();
+                return box.left < frame.left || box.right > frame.right
+                    || box.top < frame.top || box.bottom > frame.bottom;
+            }).map(text => text.textContent);
+        }""")
+        assert outside == [], path.name
+        smallest = opened.page.evaluate("""() => Math.min(...[...document.querySelectorAll('text')].map(
+            text => parseFloat(getComputedStyle(text).fontSize)))""")
+        assert smallest * 460 / 488 >= 10.5
+        card, words = (opened.computed("fill", of) for of in ("rect.card", "text.title"))
+        assert card == ("rgb(28, 33, 40)" if is_dark else "rgb(246, 247, 249)")
+        assert words == ("rgb(230, 233, 237)" if is_dark else "rgb(27, 31, 36)")
+
+
+def test_a_picture_in_a_page_follows_the_persons_theme(
+    browser: Browser, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Where it is an image, with no style but its own."""
+    page = tmp_path / "shown.html"
+    page.write_text(f"<!doctype html><body style='margin: 0'><img src='{pictures[0].as_uri()}'>")
+    light, dark = (Opened(browser, page, 600, 500, is_dark=is_dark).page for is_dark in (False, True))
+    assert light.evaluate("document.images[0].naturalWidth") == 460
+    assert light.screenshot() != dark.screenshot()

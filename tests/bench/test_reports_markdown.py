@@ -1,35 +1,228 @@
 from __future__ import annotations
 
-from alexnet_bench.figures.verdicts import Reason
-from alexnet_bench.reports.markdown import markdown_from_reports
+import re
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from alexnet_bench.figures.verdicts import Reason, Verdict
+from alexnet_bench.reports.markdown import Document, document_from_reports, write_document
+from alexnet_bench.reports.schema import Proof, Report
+from alexnet_bench.reports.sections import devices_of, sections_of
 from alexnet_bench.reports.sheets import sheets_of
+from alexnet_model.errors import UsageError
 
-from .reports_for_tests import report
+from .ladder_fakes import judged
+from .reports_for_tests import (
+    H200,
+    engine,
+    engine_row,
+    environment,
+    gpu,
+    load_row,
+    report,
+    report_of_two_devices,
+    rungs,
+)
+from .test_reports_page import EVIL, Elements, evil_report
+
+WRONG = Reason(rule="wrong answers", found="it is another model", advice="Export it again.")
 
 
-def test_every_table_of_a_report_is_there_with_its_rows() -> None:
+def document(*reports: Report) -> Document:
+    return document_from_reports(reports, introduction="# Performance", folder="performance")
+
+
+@pytest.fixture(scope="module")
+def made() -> Document:
+    return document(report())
+
+
+def rendered(text: str) -> Elements:
+    return Elements(MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(text))
+
+
+def table_of(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without what stands small under them."""
+    table = text[text.index(f"# {heading}") :].partition("<table>")[2].partition("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.strip().splitlines()]
+    return [[cell.partition("<br>")[0] for cell in row] for row in rows]
+
+
+def test_every_table_of_a_report_is_there_with_its_rows(made: Document) -> None:
     whole = report()
-    text = markdown_from_reports([whole])
+    text = rendered(made.text).text
     sheets = list(sheets_of(whole))
     assert len(sheets) >= 5
-    for sheet in sheets:
-        assert f"### {sheet.title}" in text
-        for line in (line for group in sheet.groups for line in group.lines):
-            assert line.cells[0].text.replace("|", "\\|").replace("<", "&lt;") in text
+    for group in (group for sheet in sheets for group in sheet.groups):
+        assert group.name in text
+        for line in group.lines:
+            assert line.cells[0].text in text
     assert whole.environment.machine in text
-    assert "**VALID**" in text
+    assert whole.command in text
+    assert "VALID, 2026-11-23 10:00 UTC" in text
+
+
+def test_sections_hold_every_table_but_tunings() -> None:
+    whole = report(proofs=(Proof(engine=engine(), **dict(judged())),))
+    sections = [section for device in devices_of([whole]) for section in sections_of([whole], device)]
+    titles = [sheet.title for section in sections for sheet in section.sheets]
+    assert titles == [sheet.title for sheet in sheets_of(whole)][:-1]
+
+
+def test_the_figures_that_a_run_is_remembered_by_come_first(made: Document) -> None:
+    text = made.text
+    glance = text[text.index("## At a glance") : text.index("### ")]
+    assert "| Fastest engine | **480&nbsp;pictures/s** |" in glance
+    assert "| Tuned to a p99 within 25.0 ms | **312&nbsp;pictures/s** |" in glance
+    reason = Reason(rule="machine busy", found="it went down", advice="End what else runs")
+    assert "nothing, for no run of it is VALID" in document(report(reasons=(reason,))).text
+
+
+def test_pictures_are_beside_the_page_and_say_what_they_are(made: Document) -> None:
+    shown = re.findall(r"!\[(.*?)\]\(performance/(.*?)\)", made.text)
+    assert [file for _, file in shown] == list(made.pictures)
+    assert len(shown) == 2 + 2 + 6 + 6 + 1
+    assert shown[0] == (
+        "Throughput by batch. Higher is better. Whiskers are 95% intervals.",
+        "engine-ladder.svg",
+    )
+    assert {"engine-roof.svg", "latency-open-loop-batch-1.svg", "rungs.svg"} <= set(made.pictures)
+
+
+def test_pictures_of_one_name_do_not_replace_one_another() -> None:
+    """Loads of one server in two runs, on two machines that have the same names for everything."""
+    row, other = load_row(), load_row(100)
+    here = report(engines=(), rungs=(), loads=(row,))
+    there = report(engines=(), rungs=(), loads=(other,), environment=environment(machine="another"))
+    made = document(here, there)
+    assert f"16 at a time: {row.throughput}" in made.pictures["latency-closed-loop-batch-1.svg"]
+    assert f"16 at a time: {other.throughput}" in made.pictures["latency-closed-loop-batch-1-2.svg"]
+    assert made.text.count("latency-closed-loop-batch-1-2.svg") == 1
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    text = document(report(loads=(load_row(samples=300),))).text
+    assert table_of(text, "Engines in process")[0] == [
+        *("batch", "throughput", "p50", "p99", "first call", "load", "file", "memory", "limit", "of limit"),
+        "bound by",
+    ]
+    # Nobody knows a p99 of 300 requests, and a closed loop is never late.
+    assert table_of(text, "Server under load")[0] == [
+        *("load", "verdict", "throughput", "p50", "p90", "requests", "client", "sent", "batch"),
+    ]
+
+
+def test_a_refused_percentile_says_what_it_needs_and_a_figure_its_interval(made: Document) -> None:
+    text = made.text
+    assert '<td align="right">needs 662</td>' in text
+    assert "needs 662<br>" not in text
+    assert re.search(r'<td align="right">480<br><sub>47\d to 48\d</sub></td>', text)
+    assert text.index("takes that many samples") < text.index("## At a glance")
+
+
+def test_a_detail_is_shown_where_it_is_bad() -> None:
+    verdict = Verdict(reasons=(WRONG,))
+    rows = (engine_row(batch=1), engine_row(batch=8, verdict=verdict))
+    failed = load_row(failed=3, failed_by_kind={"Timeout": 3})
+    text = document(report(engines=rows, loads=(failed,))).text
+    assert table_of(text, "Engines in process")[0][1] == "verdict"
+    assert "failed" in table_of(text, "Server under load")[0]
+    assert f"- {rows[1].engine}, batch 8: wrong answers: it is another model. Export it again." in text
+
+
+def test_a_note_on_every_row_of_an_engine_is_said_once() -> None:
+    rows = tuple(engine_row(batch=batch, verdict=Verdict(reasons=(WRONG,))) for batch in (1, 2, 4))
+    text = document(report(engines=rows)).text
+    assert text.count("it is another model") == 1
+    assert f"- {rows[0].engine}: wrong answers" in text
+
+
+def test_a_long_table_is_folded() -> None:
+    def folded(count: int) -> int:
+        rows = tuple(engine_row(batch=batch) for batch in range(1, count + 1))
+        return document(report(engines=rows, loads=(), rungs=())).text.count("<details>")
+
+    assert (folded(30), folded(31)) == (0, 1)
+
+
+def test_devices_share_neither_a_picture_nor_a_table() -> None:
+    made = document(report_of_two_devices())
+    parts = [*made.pictures.values(), *re.findall(r"<table>.*?</table>", made.text, re.DOTALL)]
+    assert not [part for part in parts if f"({H200}" in part and "(CPU" in part]
+    assert len([part for part in parts if f"({H200}" in part]) > 3
+    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= set(made.pictures)
+    assert f"#### Engines in process, {H200}\n" in made.text
+    assert "#### Engines in process, CPU\n" in made.text
+
+
+def test_machines_have_chapters_of_their_own() -> None:
+    on_gpu = engine_row(9000, of=engine("fp16", "tensorrt", device=H200))
+    there = report(
+        title="Engines of a GPU",
+        engines=(on_gpu,),
+        loads=(),
+        rungs=(),
+        environment=environment(machine="EPYC, 16 cores", gpus=(gpu(),)),
+    )
+    text = document(report(), there).text
+    chapters = re.findall("^## (.*)", text, re.MULTILINE)
+    assert chapters == ["At a glance", "AMD EPYC 9B14, 2 cores", f"EPYC, 16 cores + {H200}"]
+    assert f"| EPYC, 16 cores + {H200} | | |" in text
+    assert text.count("### Where it was measured") == 2
+    with pytest.raises(UsageError):
+        document(there, there)
+
+
+def test_a_run_of_one_part_needs_no_heading_below_its_title() -> None:
+    empty = report(loads=(), rungs=(), held_rates=(), cold_starts=(), tuning=None, title="Engines")
+    headings = re.findall("^####? (.*)", document(empty).text, re.MULTILINE)
+    assert headings == ["Engines", "Ceilings, measured in this run", "Where it was measured"]
 
 
 def test_a_run_that_is_not_to_be_believed_says_why() -> None:
     reason = Reason(rule="machine busy", found="it went down", advice="End what else runs")
-    text = markdown_from_reports([report(reasons=(reason,))])
+    text = document(report(reasons=(reason,))).text
     assert "**INVALID**" in text
     assert "- machine busy: it went down. End what else runs" in text
 
 
-def test_no_name_can_break_the_page() -> None:
-    reason = Reason(rule="errors", found="a|b<script>\nc", advice="none")
-    text = markdown_from_reports([report(title="x<script>\n# y", reasons=(reason,))])
-    assert "<script" not in text
-    assert "\n# y" not in text
-    assert "a\\|b&lt;script> c" in text
+@pytest.mark.parametrize(
+    "name",
+    [
+        EVIL,
+        "a|b *c* `d` [e](f) ~~g~~ $h$ _i_ \\j",
+        "more `` x ` than one",
+        "# x\n# y\n\n- z: of it",
+        "1. of a long list",
+    ],
+)
+def test_whatever_comes_from_a_report_is_text(name: str) -> None:
+    made = document(evil_report(name))
+    found = rendered(made.text)
+    tags = {tag for tag, _ in found.tags}
+    assert tags <= {
+        *("h1", "h2", "h3", "h4", "p", "strong", "code", "img", "ul", "li", "br", "sub"),
+        *("table", "thead", "tbody", "tr", "th", "td"),
+    }
+    assert [tag for tag, _ in found.tags].count("h1") == 1
+    pictures = [attributes.get("src") for tag, attributes in found.tags if tag == "img"]
+    assert pictures == [f"performance/{file}" for file in made.pictures]
+    assert all(re.fullmatch(r"[a-z0-9-]+\.svg", file) for file in made.pictures)
+    harmless = "a name of no harm"  # a date is cut after 16 letters
+    words = rendered(document(evil_report(harmless)).text).text
+    assert found.text.count(" ".join(name.split())) == words.count(harmless)
+
+
+def test_a_picture_that_is_no_longer_shown_is_removed(made: Document, tmp_path: Path) -> None:
+    page, folder = tmp_path / "docs" / "performance.md", tmp_path / "docs" / "performance"
+    write_document(made, page)
+    (folder / "notes.txt").touch()
+    (tmp_path / "docs" / "drawing.svg").touch()
+    written = document(report(loads=(), rungs=rungs()[:3]))
+    write_document(written, page)
+    assert page.read_text(encoding="utf-8") == written.text
+    assert {file.name for file in folder.iterdir()} == {*written.pictures, "notes.txt"}
+    assert {file.name: file.read_text("utf-8") for file in folder.glob("*.svg")} == dict(written.pictures)
+    assert (tmp_path / "docs" / "drawing.svg").exists()

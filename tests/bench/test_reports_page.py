@@ -13,10 +13,12 @@ from alexnet_bench.reports.distributions import distribution_of
 from alexnet_bench.reports.drawing.scales import scale_for, tick_text
 from alexnet_bench.reports.glance import tiles_from_reports
 from alexnet_bench.reports.page import html_from_reports
-from alexnet_bench.reports.pictures import batch_pictures, percentile_pictures, rungs_picture
-from alexnet_bench.reports.schema import Report, TuningStep
+from alexnet_bench.reports.pictures import batch_pictures, ladder_picture, percentile_pictures, rungs_picture
+from alexnet_bench.reports.schema import Proof, Report, TuningStep
+from alexnet_bench.reports.sheets import sheets_of
 from alexnet_model.errors import ReportError, UsageError
 
+from .ladder_fakes import judged
 from .reports_for_tests import (
     H200,
     cold_starts,
@@ -78,6 +80,12 @@ def test_the_page_has_every_plot_and_every_table(page: str) -> None:
     } <= labels
 
 
+def test_the_page_has_every_column_of_every_table() -> None:
+    whole = report(proofs=(Proof(engine=engine(), **dict(judged())),))
+    names = re.findall(r"<th scope='col'[^>]*>(.*?)(?:<small>.*?</small>)?</th>", html_from_reports([whole]))
+    assert names == [column.name for sheet in sheets_of(whole) for column in sheet.columns]
+
+
 def test_every_plot_is_well_formed_and_within_its_frame(page: str) -> None:
     for source in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         drawn = ET.fromstring(source)
@@ -116,35 +124,35 @@ def test_the_page_asks_for_nothing_and_holds_no_script(page: str) -> None:
     assert "@import" not in page
 
 
-def evil_report() -> Report:
+def evil_report(evil: str = EVIL) -> Report:
     """Every word of it is an attack."""
-    of = engine(None, EVIL, computes_in=EVIL, options=EVIL, device=EVIL)
-    invalid = Verdict(reasons=(Reason(rule="errors", found=EVIL, advice=EVIL),))
+    of = engine(None, evil, computes_in=evil, options=evil, device=evil)
+    invalid = Verdict(reasons=(Reason(rule="errors", found=evil, advice=evil),))
     load = load_row(
-        model=EVIL,
+        model=evil,
         engine=of,
-        url_scheme=EVIL,
-        batching=EVIL,
+        url_scheme=evil,
+        batching=evil,
         verdict=invalid,
-        failed_by_kind={EVIL: 1},
+        failed_by_kind={evil: 1},
         samples=90,
     )
-    step = TuningStep.model_validate(tuning().steps[0].model_dump() | {"note": EVIL})
-    rung = rungs(of)[0].model_copy(update={"name": EVIL, "of": EVIL, "source": EVIL})
-    start = cold_starts()[0].model_copy(update={"model": EVIL, "engine": of})
+    step = TuningStep.model_validate(tuning().steps[0].model_dump() | {"note": evil})
+    rung = rungs(of)[0].model_copy(update={"name": evil, "of": evil, "source": evil})
+    start = cold_starts()[0].model_copy(update={"model": evil, "engine": of})
     return report(
-        title=EVIL,
-        command=EVIL,
-        environment=environment(machine=EVIL, kernel=EVIL, commit=EVIL, date=EVIL, versions={EVIL: EVIL}),
+        title=evil,
+        command=evil,
+        environment=environment(machine=evil, kernel=evil, commit=evil, date=evil, versions={evil: evil}),
         engines=(engine_row(of=of),),
         loads=(load,),
-        rungs=(rung, rung.model_copy(update={"name": f"{EVIL}2"})),
-        tuning=tuning().model_copy(update={"steps": (step,), "winner": 0, "why": EVIL, "device": EVIL}),
+        rungs=(rung, rung.model_copy(update={"name": f"{evil}2"})),
+        tuning=tuning().model_copy(update={"steps": (step,), "winner": 0, "why": evil, "device": evil}),
         cold_starts=(start,),
-        roofs=(report().roofs[0].model_copy(update={"device": EVIL, "computes_in": EVIL}),),
-        held_rates=(report().held_rates[0].model_copy(update={"model": EVIL, "words": EVIL, "engine": of}),),
-        left_out=(report().left_out[0].model_copy(update={"what": EVIL, "why": EVIL}),),
-        reasons=(Reason(rule="interrupted", found=EVIL, advice=EVIL),),
+        roofs=(report().roofs[0].model_copy(update={"device": evil, "computes_in": evil}),),
+        held_rates=(report().held_rates[0].model_copy(update={"model": evil, "words": evil, "engine": of}),),
+        left_out=(report().left_out[0].model_copy(update={"what": evil, "why": evil}),),
+        reasons=(Reason(rule="interrupted", found=evil, advice=evil),),
     )
 
 
@@ -176,6 +184,38 @@ def test_an_invalid_load_is_in_no_headline() -> None:
     best = load_row(9999, 1, samples=700, verdict=Verdict(reasons=report_of_two_devices().reasons))
     tiles = tiles_from_reports([report(loads=(load_row(340, samples=700), best))])
     assert [tile.figure for tile in tiles if tile.name == "Fastest served"] == ["340 pictures/s"]
+
+
+def test_an_engine_that_is_not_the_model_is_in_no_headline_and_hollow_in_the_plot() -> None:
+    invalid = Verdict(reasons=(Reason(rule="wrong answers", found="it is another model", advice="Stop."),))
+    wrong = [
+        engine_row(rate, batch, of=engine("fp16"), verdict=invalid) for rate, batch in ((9999, 32), (50, 1))
+    ]
+    rows = (engine_row(340), *wrong)
+    whole = report(engines=rows, loads=())
+    tiles = tiles_from_reports([whole])
+    assert [tile.figure for tile in tiles if tile.name == "Fastest engine"] == ["342 pictures/s"]
+    picture = ladder_picture(rows)
+    assert picture.svg.count('class="hollow"') == 2
+    assert picture.note.endswith("Hollow is INVALID.")
+    text = Elements(html_from_reports([whole])).text
+    assert "1 of 3 rows are VALID" in text
+    assert text.count(f"INVALID {rows[1].engine}: wrong answers: it is another model") == 1
+
+
+def test_a_long_devices_name_is_left_out_where_engines_names_have_no_room() -> None:
+    def keys(device: str) -> list[str]:
+        rows = (engine_row(of=engine(device=device)), engine_row(of=engine("fp16", device=device)))
+        return re.findall(r'class="key">([^<]*)<', ladder_picture(rows).svg)
+
+    assert keys("CPU")[0] == "int8 on openvino (CPU, computes in i8)"
+    assert keys("NVIDIA H100 80GB HBM3 with a long name")[0] == "int8 on openvino (computes in i8)"
+
+
+def test_of_several_runs_it_is_said_how_many_are_invalid() -> None:
+    bad = report(title="busy", engines=(), loads=(), reasons=report_of_two_devices().reasons)
+    assert "1 of 2 runs, for the reasons below" in html_from_reports([report(), bad])
+    assert "the whole run, for the reasons below" in html_from_reports([bad])
 
 
 def test_headlines_name_the_device_where_there_are_two() -> None:
@@ -276,9 +316,9 @@ def test_ways_part_where_a_rung_stands_on_an_earlier_one() -> None:
     assert picture is not None
     bars = re.findall(r'class="barname">([^<]*)<', picture.svg)
     assert [name.partition("batch 1, ")[2] for name in bars] == [
-        "shared memory: 412 bytes sent",
-        "HTTP: 150,902 bytes sent",
-        "decode: 47,700 bytes sent",
+        "shared memory: 412 bytes",
+        "HTTP: 150,902 bytes",
+        "decode: 47,700 bytes",
     ]
     assert picture.svg.count("<title>") == 5 + 5 + 6
     assert "decode: adds 3.90 ms (client&#x27;s clock)" in picture.svg

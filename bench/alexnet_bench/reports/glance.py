@@ -22,7 +22,7 @@ class Tile:
 def tiles_from_reports(reports: Sequence[Report]) -> tuple[Tile, ...]:
     """The best of each device, in process and served, and what tuning held."""
     valid = [report for report in reports if report.verdict.is_valid]
-    engines = [row for report in valid for row in report.engines]
+    engines = [row for report in valid for row in report.engines if row.verdict.is_valid]
     loads = [row for report in valid for row in report.loads if row.verdict.is_valid]
     tiles: list[Tile | None] = []
     devices = [row.engine.device for row in engines] + [row.engine.device for row in loads]

@@ -5,7 +5,7 @@ Whatever comes from a report is escaped; and the page forbids scripts, in case t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,29 +13,10 @@ from .environments import environment_rows, run_rows
 from .files import check_one_page
 from .glance import Tile, tiles_from_reports
 from .names import in_short, name_of_load
-from .pictures import (
-    Picture,
-    batch_pictures,
-    ladder_picture,
-    latency_pictures,
-    percentile_pictures,
-    roof_picture,
-    rungs_picture,
-)
-from .schema import ColdStart, EngineRow, HeldRate, LoadRow, Report, Roof, Rung
-from .sheets import (
-    Cell,
-    Column,
-    Line,
-    Sheet,
-    cold_starts_sheet,
-    engines_sheet,
-    held_rates_sheet,
-    loads_sheet,
-    roofs_sheet,
-    rungs_sheet,
-    tuning_sheet,
-)
+from .pictures import Picture, style_of_plots
+from .schema import Report
+from .sections import Section, day_in_words, devices_of, sections_of
+from .sheets import Cell, Column, Line, Sheet, tuning_sheet
 
 _MOST_ROWS_OPEN = 16  # a longer table is opened by who wants it; the plots say the same
 _MOST_REASONS_ON_TOP = 6
@@ -50,7 +31,7 @@ def html_from_reports(reports: Sequence[Report]) -> str:
         ReportError: a histogram is broken.
     """
     check_one_page(reports)
-    devices = _devices(reports)
+    devices = devices_of(reports)
     body = [
         _head(reports),
         _reasons(reports),
@@ -62,7 +43,7 @@ def html_from_reports(reports: Sequence[Report]) -> str:
         _facts("Runs", run_rows(reports)),
         _HOW_TO_READ,
     ]
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    style = style_of_plots() + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -86,18 +67,20 @@ def _title(reports: Sequence[Report]) -> str:
 def _head(reports: Sequence[Report]) -> str:
     first = reports[0].environment
     places = [("environment", "environment")]
-    places = [(f"device{index}", device) for index, device in enumerate(_devices(reports))] + places
+    places = [(f"device{index}", device) for index, device in enumerate(devices_of(reports))] + places
     links = " ".join(f"<a href='#{place}'>{escape(name)}</a>" for place, name in places)
     against = sum(not report.verdict.is_valid for report in reports)
-    invalid = sum(not row.verdict.is_valid for report in reports for row in report.loads)
-    loads = sum(len(report.loads) for report in reports)
+    verdicts = [row.verdict for report in reports for row in report.engines]
+    verdicts += [row.verdict for report in reports for row in report.loads]
     badge = _badge(against == 0)
     if against:
-        badge += " <span class='soft'>the whole run, for the reasons below</span>"
-    elif loads:
-        badge += f" <span class='soft'>{loads - invalid} of {loads} loads are VALID</span>"
+        of_what = "the whole run" if against == len(reports) else f"{against} of {len(reports)} runs"
+        badge += f" <span class='soft'>{of_what}, for the reasons below</span>"
+    elif verdicts:
+        valid = sum(verdict.is_valid for verdict in verdicts)
+        badge += f" <span class='soft'>{valid} of {len(verdicts)} rows are VALID</span>"
     commits = ", ".join(dict.fromkeys(r.environment.commit or "no commit" for r in reports))
-    where = " · ".join((" + ".join(first.devices), _day(first.date), commits))
+    where = " · ".join((" + ".join(first.devices), day_in_words(first.date), commits))
     return (
         f"<header><h1>{escape(_title(reports))}</h1><p>{badge}</p><p class='soft'>{escape(where)}</p>"
         f"<nav>{links}</nav></header>\n" + _tiles(tiles_from_reports(reports))
@@ -116,12 +99,10 @@ def _tiles(tiles: Sequence[Tile]) -> str:
 
 def _reasons(reports: Sequence[Report]) -> str:
     whole = [f"{report.title}: {reason}" for report in reports for reason in report.reasons]
-    rows = [
-        f"{name_of_load(row)}: {reason}"
-        for report in reports
-        for row in report.loads
-        for reason in row.verdict.reasons
-    ]
+    engines = [(str(row.engine), row.verdict) for report in reports for row in report.engines]
+    loads = [(name_of_load(row), row.verdict) for report in reports for row in report.loads]
+    found = (f"{name}: {reason}" for name, verdict in engines + loads for reason in verdict.reasons)
+    rows = list(dict.fromkeys(found))  # what is said of an engine is mostly said of each of its batches
     if not whole and not rows:
         return ""
     items = "".join(
@@ -134,62 +115,19 @@ def _reasons(reports: Sequence[Report]) -> str:
 
 def _device(device: str, index: int, reports: Sequence[Report]) -> str:
     """Everything that was measured on one device."""
-    engines = [row for report in reports for row in report.engines if row.engine.device == device]
-    loads = [row for report in reports for row in report.loads if row.engine.device == device]
-    held = [row for report in reports for row in report.held_rates if row.engine.device == device]
-    rungs = [rung for report in reports for rung in report.rungs if rung.engine.device == device]
-    starts = [row for report in reports for row in report.cold_starts if row.engine.device == device]
-    roofs = [roof for report in reports for roof in report.roofs if roof.device == device]
     name = f"CPU: {reports[0].environment.machine}" if device == "CPU" else device
+    sections = map(_section, sections_of(reports, device))
+    return "\n".join((f"<h2 id='device{index}'>{escape(name)}</h2>", *sections))
+
+
+def _section(section: Section) -> str:
     parts = [
-        f"<h2 id='device{index}'>{escape(name)}</h2>",
-        *_engines(engines, roofs),
-        *_loads(loads),
-        *_held_rates(held),
-        *_rungs(rungs),
-        *_cold_starts(starts),
+        f"<h3>{escape(section.title)}</h3>",
+        f"<p class='soft'>{escape(section.note)}</p>" if section.note else "",
+        _plots(section.pictures, "wide" if section.is_wide else ""),
+        *map(_table, section.sheets),
     ]
-    return "\n".join(parts)
-
-
-def _engines(rows: Sequence[EngineRow], roofs: Sequence[Roof]) -> Iterable[str]:
-    if rows:
-        yield "<h3>Engines in process</h3>"
-        yield _plots((ladder_picture(rows), roof_picture(rows)), "wide")
-        yield _table(engines_sheet(rows))
-    if roofs:
-        yield _table(roofs_sheet(roofs))
-
-
-def _loads(rows: Sequence[LoadRow]) -> Iterable[str]:
-    if rows:
-        yield "<h3>Server under load</h3>"
-        yield _plots(latency_pictures(rows), "wide")
-        yield _table(loads_sheet(rows))
-        yield "<h3>The tail of the latencies</h3>"
-        yield _plots(percentile_pictures(rows))
-        yield "<h3>Did batching happen?</h3>"
-        yield _plots(batch_pictures(rows))
-
-
-def _held_rates(rows: Sequence[HeldRate]) -> Iterable[str]:
-    if rows:
-        yield "<h3>What load is held within a limit?</h3>"
-        yield _table(held_rates_sheet(rows))
-
-
-def _rungs(rungs: Sequence[Rung]) -> Iterable[str]:
-    if rungs:
-        yield "<h3>From the engine to the picture</h3>"
-        yield _plots((rungs_picture(rungs),), "wide")
-        yield _table(rungs_sheet(rungs))
-
-
-def _cold_starts(rows: Sequence[ColdStart]) -> Iterable[str]:
-    if rows:
-        yield "<h3>Cold start</h3>"
-        yield "<p class='soft'>The first request of each batch, and under it the one after.</p>"
-        yield _table(cold_starts_sheet(rows))
+    return "\n".join(filter(None, parts))
 
 
 def _tuning(report: Report) -> str:
@@ -208,32 +146,15 @@ def _left_out(reports: Sequence[Report]) -> str:
     return f"<h2>What was not measured</h2><ul>{items}</ul>" if items else ""
 
 
-def _devices(reports: Sequence[Report]) -> list[str]:
-    found: list[str] = []
-    for report in reports:
-        found += [row.engine.device for row in report.engines]
-        found += [row.engine.device for row in report.loads]
-        found += [row.engine.device for row in report.held_rates]
-        found += [rung.engine.device for rung in report.rungs]
-        found += [row.engine.device for row in report.cold_starts]
-        found += [roof.device for roof in report.roofs]
-    return list(dict.fromkeys(found))
-
-
-def _day(date: str) -> str:
-    return f"{date[:16].replace('T', ' ')} UTC"
-
-
 def _badge(is_valid: bool) -> str:
     return f"<span class='badge {'good' if is_valid else 'bad'}'>{'VALID' if is_valid else 'INVALID'}</span>"
 
 
-def _plots(pictures: Iterable[Picture | None], width: str = "") -> str:
+def _plots(pictures: Sequence[Picture], width: str) -> str:
     shown = "".join(
         f"<figure><figcaption>{escape(picture.title)}<span>{escape(picture.note)}</span></figcaption>"
         f"{picture.svg}</figure>"
         for picture in pictures
-        if picture is not None
     )
     return f"<div class='plots {width}'>{shown}</div>" if shown else ""
 
@@ -250,8 +171,9 @@ def _table(sheet: Sheet) -> str:
     rows = sum(len(group.lines) for group in sheet.groups)
     is_open = " open" if rows <= _MOST_ROWS_OPEN else ""
     counted = f"({rows} row{'' if rows == 1 else 's'})"
+    name = escape(sheet.title) + ("" if sheet.title.endswith("?") else ":")
     return (
-        f"<details{is_open}><summary>{escape(sheet.title)}: every figure <span>{counted}</span></summary>"
+        f"<details{is_open}><summary>{name} every figure <span>{counted}</span></summary>"
         f"<div class='sheet' role='region' tabindex='0' aria-label='{escape(sheet.title)}'>"
         f"<table><thead><tr>{names}</tr></thead>{groups}</table></div></details>"
     )

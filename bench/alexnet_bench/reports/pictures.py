@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,9 +14,10 @@ from alexnet_model.records import Precision
 
 from ..figures.percentiles import NEEDED
 from .distributions import distribution_of
-from .drawing.bars import Bar, Bars, Segment, ramp, svg_from_bars
-from .drawing.canvas import COLOURS, Key
-from .drawing.lines import Lines, Point, Series, svg_from_lines
+from .drawing.alone import svg_alone
+from .drawing.bars import Bar, Bars, Segment, drawing_from_bars, ramp
+from .drawing.canvas import COLOURS, Drawing, Key, svg_from_drawing
+from .drawing.lines import LONGEST_NAME, Lines, Point, Series, drawing_from_lines
 from .names import in_short, load_in_words, name_of_series
 from .schema import EngineRow, LoadRow, Rung
 from .sheets import mean_batch
@@ -33,11 +35,27 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot, with what it is and how to read it."""
+    """A plot, with what it is and how to read it. Its name tells it from the others of its report."""
 
+    name: str
     title: str
     note: str
-    svg: str
+    drawing: Drawing
+
+    @property
+    def svg(self) -> str:
+        """For a page that has the style of plots."""
+        return svg_from_drawing(self.drawing)
+
+    @property
+    def svg_alone(self) -> str:
+        """For a file of its own."""
+        return svg_alone(self.title, self.note, self.drawing, style_of_plots())
+
+
+def style_of_plots() -> str:
+    """The CSS that every plot needs, with its colours in light and dark."""
+    return Path(__file__).with_name("plots.css").read_text(encoding="utf-8")
 
 
 def ladder_picture(rows: Sequence[EngineRow]) -> Picture:
@@ -49,11 +67,13 @@ def ladder_picture(rows: Sequence[EngineRow]) -> Picture:
             row.throughput.value,
             row.throughput.low,
             row.throughput.high,
-            says=f"{row.engine}, batch {row.batch}: {row.throughput}",
+            is_doubtful=not row.verdict.is_valid,
+            says=f"{row.engine}, batch {row.batch}: {row.throughput}" + _if_invalid(row),
         ),
     )
     plot = Lines("Throughput by batch", "batch", "pictures/s", series, x_ticks=_batch_ticks(rows))
-    return Picture(plot.title, "Higher is better. Whiskers are 95% intervals.", svg_from_lines(plot))
+    note = f"Higher is better. Whiskers are 95% intervals.{_of_invalid(rows)}"
+    return Picture("engine-ladder", plot.title, note, drawing_from_lines(plot))
 
 
 def roof_picture(rows: Sequence[EngineRow]) -> Picture | None:
@@ -66,7 +86,9 @@ def roof_picture(rows: Sequence[EngineRow]) -> Picture | None:
         lambda row: Point(
             math.log2(row.batch),
             row.share_of_limit or 0.0,
-            says=f"{row.engine}, batch {row.batch}: {row.share_of_limit:.0%}, bound by {row.bound_by}",
+            is_doubtful=not row.verdict.is_valid,
+            says=f"{row.engine}, batch {row.batch}: {row.share_of_limit:.0%}, bound by {row.bound_by}"
+            + _if_invalid(row),
         ),
     )
     plot = Lines(
@@ -78,11 +100,8 @@ def roof_picture(rows: Sequence[EngineRow]) -> Picture | None:
         roof=(1.0, "the limit: no call can be shorter"),
         y_percent=True,
     )
-    return Picture(
-        plot.title,
-        "The limit is the larger of compute and memory time, at ceilings measured in this run.",
-        svg_from_lines(plot),
-    )
+    note = "The limit is the larger of compute and memory time in this run."
+    return Picture("engine-roof", plot.title, note + _of_invalid(limited), drawing_from_lines(plot))
 
 
 def latency_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
@@ -100,7 +119,8 @@ def latency_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
             title = f"Latency against throughput: {loop} loop, batch {batch}"
             plot = Lines(title, "pictures/s", "ms, median and up to p99", tuple(series))
             note = "Right and down is better. Whiskers reach p99 where it is known; hollow is INVALID."
-            pictures.append(Picture(title, note, svg_from_lines(plot)))
+            name = f"latency {loop} loop batch {batch}"
+            pictures.append(Picture(name, title, note, drawing_from_lines(plot)))
     return tuple(pictures)
 
 
@@ -121,7 +141,7 @@ def percentile_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
             ticks += [(float(nines), _share(nines)) for nines in range(1, 7) if nines <= furthest]
             plot = Lines(name, "share of requests", "ms", series, x_ticks=tuple(ticks))
             note = "Dotted where there are too few samples to know it."
-            pictures.append(Picture(name, note, svg_from_lines(plot)))
+            pictures.append(Picture(f"tail {name}", name, note, drawing_from_lines(plot)))
     return tuple(pictures)
 
 
@@ -137,7 +157,7 @@ def batch_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
         ends = dict.fromkeys(
             f"{load_in_words(row)}: {row.batching.rstrip('.')}." for row in (sweep[0], sweep[-1])
         )
-        pictures.append(Picture(name, " ".join(ends), svg_from_bars(plot)))
+        pictures.append(Picture(f"batches {name}", name, " ".join(ends), drawing_from_bars(plot)))
     return tuple(pictures)
 
 
@@ -162,7 +182,7 @@ def rungs_picture(rungs: Sequence[Rung]) -> Picture | None:
                 for rung in way
             )
             name = f"{of}, {top.name}" if len(ways) > 1 else of
-            name += f": {top.request_bytes:,} bytes sent"
+            name += f": {top.request_bytes:,} bytes"
             bars.append(Bar(name, segments, f"{in_short(top.total_ms)} ms"))
     plot = Bars(
         "Where the time goes",
@@ -170,8 +190,8 @@ def rungs_picture(rungs: Sequence[Rung]) -> Picture | None:
         tuple(bars),
         tuple(Key(name, colour) for name, colour in colours.items()),
     )
-    note = "From the engine alone to a picture over the wire, one request at a time."
-    return Picture(plot.title, note, svg_from_bars(plot))
+    note = "From the engine alone to a picture over the wire, one request at a time, with the bytes it sends."
+    return Picture("rungs", plot.title, note, drawing_from_bars(plot))
 
 
 class _Styles:
@@ -193,11 +213,23 @@ class _Styles:
 def _engine_series(rows: Sequence[EngineRow], point: Callable[[EngineRow], Point]) -> tuple[Series, ...]:
     styles = _Styles()
     series = []
+    has_room = all(len(str(row.engine)) <= LONGEST_NAME for row in rows)
     for name, group in _grouped(rows, lambda row: str(row.engine)).items():
         ordered = sorted(group, key=lambda row: row.batch)
-        colour, marker = styles.next_for(group[0].engine.precision)
-        series.append(Series(name, tuple(point(row) for row in ordered), colour, marker))
+        engine = group[0].engine
+        colour, marker = styles.next_for(engine.precision)
+        # All of a plot are on one device.
+        short = name if has_room else name.replace(f"({engine.device}, ", "(", 1)
+        series.append(Series(short, tuple(point(row) for row in ordered), colour, marker))
     return tuple(sorted(series, key=lambda line: -max(point.y for point in line.points)))
+
+
+def _if_invalid(row: EngineRow) -> str:
+    return "" if row.verdict.is_valid else f", {row.verdict.word}"
+
+
+def _of_invalid(rows: Sequence[EngineRow]) -> str:
+    return "" if all(row.verdict.is_valid for row in rows) else " Hollow is INVALID."
 
 
 def _batch_ticks(rows: Sequence[EngineRow]) -> tuple[tuple[float, str], ...]:

@@ -1,6 +1,6 @@
 """The tables of a report as plain cells, which the terminal and the page both draw.
 
-The terminal leaves out the columns that are not `brief`.
+The terminal leaves out the columns that are not `brief`, Markdown a `detail` that is well. The page has all.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Column:
     unit: str = ""
     brief: bool = False
     left: bool = False
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,6 @@ class Sheet:
     groups: tuple[Group, ...]
 
 
-_LATENCIES = (
-    Column("p50", "ms", brief=True),
-    Column("p90", "ms"),
-    Column("p95", "ms"),
-    Column("p99", "ms", brief=True),
-    Column("p99.9", "ms"),
-    Column("mean", "ms"),
-    Column("max", "ms"),
-    Column("samples"),
-)
-
-
 def sheets_of(report: Report) -> Iterator[Sheet]:
     """The tables of what a run measured, tuning last: its reason is to stand below it."""
     if report.engines:
@@ -111,9 +100,9 @@ def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
     """A group an engine, a row a batch."""
     columns = (
         Column("batch", brief=True),
-        Column("verdict", left=True),
+        Column("verdict", left=True, detail=True),
         Column("throughput", "pictures/s", brief=True),
-        *_LATENCIES,
+        *_latencies(of_calls=True),
         Column("first call", "ms"),
         Column("load", "ms"),
         Column("file", "MB"),
@@ -150,10 +139,10 @@ def loads_sheet(rows: Sequence[LoadRow]) -> Sheet:
         Column("load", brief=True, left=True),
         Column("verdict", brief=True, left=True),
         Column("throughput", "pictures/s", brief=True),
-        *_LATENCIES,
+        *_latencies(),
         Column("requests"),
-        Column("failed"),
-        Column("sent late", "ms, p99"),
+        Column("failed", detail=True),
+        Column("sent late", "ms, p99", detail=True),
         Column("client", "of a core"),
         Column("sent", "bytes/request"),
         Column("batch", "mean", brief=True),
@@ -208,7 +197,7 @@ def tuning_sheet(tuning: Tuning) -> Sheet:
         Column("max batch", brief=True),
         Column("held", "pictures/s", brief=True),
         Column("p99", "ms", brief=True),
-        Column("note", left=True),
+        Column("note", left=True, detail=True),
     )
     lines = tuple(_step_line(step, index == tuning.winner) for index, step in enumerate(tuning.steps))
     limit = f"within a p99 of {in_short(tuning.limit_p99_ms)} ms on {tuning.device}"
@@ -351,6 +340,20 @@ def _roof_line(roof: Roof) -> Line:
         Cell(in_short(roof.bytes_per_s / 1e9)),
     )
     return Line(cells)
+
+
+def _latencies(*, of_calls: bool = False) -> tuple[Column, ...]:
+    """A column for each of `latency_cells`. Calls in process are few: their p90 is a detail."""
+    return (
+        Column("p50", "ms", brief=True),
+        Column("p90", "ms", detail=of_calls),
+        Column("p95", "ms", detail=True),
+        Column("p99", "ms", brief=True),
+        Column("p99.9", "ms", detail=True),
+        Column("mean", "ms", detail=True),
+        Column("max", "ms", detail=True),
+        Column("samples", detail=True),
+    )
 
 
 def figure_cell(figure: Figure) -> Cell:

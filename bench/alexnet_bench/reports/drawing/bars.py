@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from .canvas import WIDTH, Key, cut, key_rows, rule, svg, text
+from .canvas import WIDTH, Drawing, Key, cut, key_rows, rule, text
 from .scales import Scale, linear_scale, tick_text
 
 _LEFT, _RIGHT = 8.0, WIDTH - 100.0  # beyond it stands each bar's figure
@@ -45,7 +45,7 @@ class Bars:
     x_percent: bool = False
 
 
-def svg_from_bars(plot: Bars) -> str:
+def drawing_from_bars(plot: Bars) -> Drawing:
     """The picture, with its key above, where it is read first."""
     parts, top = key_rows(plot.key, 12)
     longest = max((segment.end for bar in plot.bars for segment in bar.segments), default=0.0)
@@ -55,7 +55,8 @@ def svg_from_bars(plot: Bars) -> str:
     for index, bar in enumerate(plot.bars):
         parts += _drawn(bar, scale, top + index * _ROW)
     explained = "; ".join(f"{bar.name}: {bar.figure}" for bar in plot.bars)
-    return svg(plot.title, f"{explained}. The figures are in the table.", parts, bottom + 42)
+    words = f"{plot.title}. {explained}. The figures are in the table."
+    return Drawing(words, tuple(parts), bottom + 42)
 
 
 def _frame(plot: Bars, scale: Scale, top: float, bottom: float) -> list[str]:

@@ -20,11 +20,20 @@ class Key:
     marker: int | None = None
 
 
-def svg(title: str, explained: str, parts: Sequence[str], height: float) -> str:
-    """The whole picture, scaled by its width. `explained` is for those who do not see it."""
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn on a canvas, `WIDTH` wide; `words` say it to those who do not see it."""
+
+    words: str
+    parts: tuple[str, ...]
+    height: float
+
+
+def svg_from_drawing(drawing: Drawing) -> str:
+    """A picture within a page, whose style it takes; it is scaled to the width that it is given."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg" '
-        f'aria-label="{escape(title)}. {escape(explained)}">' + "".join(parts) + "</svg>"
+        f'<svg viewBox="0 0 {WIDTH} {drawing.height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'aria-label="{escape(drawing.words)}">' + "".join(drawing.parts) + "</svg>"
     )
 
 

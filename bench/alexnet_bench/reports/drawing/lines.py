@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .canvas import WIDTH, Key, cut, key_rows, marker, rule, svg, text
+from .canvas import WIDTH, Drawing, Key, cut, key_rows, marker, rule, text
 from .scales import Scale, scale_for, tick_text
 
-_LEFT, _RIGHT, _TOP, _HEIGHT = 50.0, WIDTH - 14.0, 28.0, 230.0
+_LEFT, _RIGHT, _TOP, _HEIGHT = 50.0, WIDTH - 20.0, 28.0, 230.0
 _BELOW = 44.0  # the names of the ticks and of the axis
-_LONGEST_NAME = 54
+LONGEST_NAME = 54  # letters, in the key
+_HALF_LETTER = 4.8  # of the largest text that the page sets
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Lines:
     y_percent: bool = False
 
 
-def svg_from_lines(plot: Lines) -> str:
+def drawing_from_lines(plot: Lines) -> Drawing:
     """The picture, with its key below."""
     x_scale, x_names = _x_axis(plot)
     heights = [
@@ -60,10 +61,11 @@ def svg_from_lines(plot: Lines) -> str:
     parts = _frame(plot, place, x_names)
     for series in plot.series:
         parts.append(f'<g class="{series.colour}">{_drawn(series, place)}</g>')
-    entries = [Key(cut(series.name, _LONGEST_NAME), series.colour, series.marker) for series in plot.series]
+    entries = [Key(cut(series.name, LONGEST_NAME), series.colour, series.marker) for series in plot.series]
     key, end = key_rows(entries, _TOP + _HEIGHT + _BELOW + 14)
     explained = f"{plot.y_name} by {plot.x_name}: {'; '.join(series.name for series in plot.series)}."
-    return svg(plot.title, f"{explained} The figures are in the table.", [*parts, *key], end)
+    words = f"{plot.title}. {explained} The figures are in the table."
+    return Drawing(words, (*parts, *key), end)
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,11 @@ def _frame(plot: Lines, place: _Place, x_names: Sequence[tuple[float, str]]) -> 
         parts += [rule(_LEFT, y, _RIGHT, y, "grid"), text(_LEFT - 7, y + 4, name, anchor="end", kind="tick")]
     for tick, name in x_names:
         x = place.x(tick)
+        # Half of a long name has no room beyond the last tick.
+        anchor, at = ("end", WIDTH) if x + _HALF_LETTER * len(name) > WIDTH else ("middle", x)
         parts += [
             rule(x, bottom, x, bottom + 5, "ink"),
-            text(x, bottom + 18, name, anchor="middle", kind="tick"),
+            text(at, bottom + 18, name, anchor=anchor, kind="tick"),
         ]
     parts.append(rule(_LEFT, bottom, _RIGHT, bottom, "ink"))
     x_name = plot.x_name + ("" if plot.x_ticks else _of_scale(place.x_scale))

@@ -1,0 +1,119 @@
+"""What was measured on one device, part by part: the same in the page and in Markdown.
+
+Figures of different devices are never in one plot or table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from .pictures import (
+    Picture,
+    batch_pictures,
+    ladder_picture,
+    latency_pictures,
+    percentile_pictures,
+    roof_picture,
+    rungs_picture,
+)
+from .schema import Engine, EngineRow, Proof, Report, Roof
+from .sheets import (
+    Sheet,
+    cold_starts_sheet,
+    engines_sheet,
+    held_rates_sheet,
+    loads_sheet,
+    proofs_sheet,
+    roofs_sheet,
+    rungs_sheet,
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures, then tables. Wide ones have many words beside them."""
+
+    title: str
+    note: str = ""
+    pictures: tuple[Picture, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    is_wide: bool = False
+
+
+class _OfAnEngine(Protocol):
+    @property
+    def engine(self) -> Engine: ...
+
+
+_Row = TypeVar("_Row", bound=_OfAnEngine)
+
+
+def devices_of(reports: Sequence[Report]) -> list[str]:
+    """In the order in which they were measured."""
+    found: list[str] = []
+    for report in reports:
+        found += [row.engine.device for row in report.engines]
+        found += [row.engine.device for row in report.loads]
+        found += [row.engine.device for row in report.held_rates]
+        found += [rung.engine.device for rung in report.rungs]
+        found += [row.engine.device for row in report.cold_starts]
+        found += [roof.device for roof in report.roofs]
+    return list(dict.fromkeys(found))
+
+
+def sections_of(reports: Sequence[Report], device: str) -> Iterator[Section]:
+    """What the reports have of the device, in the order in which it is read.
+
+    Raises:
+        ReportError: a histogram is broken.
+    """
+
+    def here(rows_of: Callable[[Report], Sequence[_Row]]) -> list[_Row]:
+        return [row for report in reports for row in rows_of(report) if row.engine.device == device]
+
+    engines, proofs = here(lambda report: report.engines), here(lambda report: report.proofs)
+    roofs = [roof for report in reports for roof in report.roofs if roof.device == device]
+    if engines or proofs or roofs:
+        yield _engines(engines, proofs, roofs)
+    if loads := here(lambda report: report.loads):
+        yield Section(
+            "Server under load",
+            pictures=latency_pictures(loads),
+            sheets=(loads_sheet(loads),),
+            is_wide=True,
+        )
+        yield Section("The tail of the latencies", pictures=percentile_pictures(loads))
+        yield Section("Did batching happen?", pictures=batch_pictures(loads))
+    if held_rates := here(lambda report: report.held_rates):
+        yield Section("What load is held within a limit?", sheets=(held_rates_sheet(held_rates),))
+    if rungs := here(lambda report: report.rungs):
+        pictures = _drawn(rungs_picture(rungs))
+        yield Section(
+            "From the engine to the picture", pictures=pictures, sheets=(rungs_sheet(rungs),), is_wide=True
+        )
+    if cold_starts := here(lambda report: report.cold_starts):
+        note = "The first request of each batch, and under it the one after."
+        yield Section("Cold start", note, sheets=(cold_starts_sheet(cold_starts),))
+
+
+def _engines(engines: Sequence[EngineRow], proofs: Sequence[Proof], roofs: Sequence[Roof]) -> Section:
+    pictures = _drawn(ladder_picture(engines), roof_picture(engines)) if engines else ()
+    sheets = []
+    if engines:
+        sheets.append(engines_sheet(engines))
+    if proofs:
+        sheets.append(proofs_sheet(proofs))
+    if roofs:
+        sheets.append(roofs_sheet(roofs))
+    return Section("Engines in process", pictures=pictures, sheets=tuple(sheets), is_wide=True)
+
+
+def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:
+    return tuple(picture for picture in pictures if picture is not None)
+
+
+def day_in_words(date: str) -> str:
+    """A run's date to the minute."""
+    return f"{date[:16].replace('T', ' ')} UTC"

@@ -1,0 +1,110 @@
+"""This project's figures on an NVIDIA GPU: `make bench-gpu`, after `make demo`, on a machine that has one.
+
+The demo's checkpoint is exported anew for large batches, and engines are built by every TensorRT that is
+installed here and by the image, where Docker is. Every engine on the GPU is measured, judged by the gate
+(parity matrix, accuracy) and held against the limits of the GPU. Then the models are served, in Docker or
+embedded, and asked. What is not here is left out and said; no figure of a CPU comes into these.
+
+ONNX Runtime takes the GPU where `onnxruntime-gpu` for this machine's CUDA is installed in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from commands import Measuring, alexnet
+from composing import compose
+
+from alexnet_cli.screen import note
+from alexnet_clients import ServerUrl, transport_from_url
+from alexnet_model.errors import AlexnetError
+from alexnet_model.gpus import gpus_here
+from alexnet_serving import DockerServer, EmbeddedServer, Server, choice_of_server
+
+TENSORRTS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # by `--engine`, what is imported
+SECONDS = 30 * 60.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, default=Path("demo"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--largest", type=int, default=1024, help="batch")
+    options = parser.parse_args()
+    survey = gpus_here()
+    if not survey.gpus:
+        sys.exit(f"Error: NVIDIA GPU: got {survey.problem}, expected one. Next: make bench, for the CPU.")
+    note(f"{survey.gpus[0].name}, driver {survey.gpus[0].driver}")
+    measuring = Measuring(options.results / "gpu", within_s=SECONDS)
+    work = options.demo / "gpu"
+    served = exported(options.demo / "checkpoint.safetensors", work, options.largest)
+    if served is None:
+        return 1
+    ladder = ["--checkpoint", options.demo / "checkpoint.safetensors", "--device", "gpu"]
+    ladder += ["--batch", ",".join(map(str, doubled(options.largest)))]
+    code = measuring("engine", "bench", "engine", work / "export", *ladder)
+    measure_served(served, measuring)
+    compose(options.results, options.docs)
+    return code
+
+
+def exported(checkpoint: Path, work: Path, largest: int) -> Path | None:
+    """The repository to serve: of engines where Docker runs them, else of ONNX files for ONNX Runtime."""
+    export, onnx, engines = work / "export", work / "onnx_repository", work / "engine_repository"
+    anew = ["--engine", "onnx", "--max-batch", largest, "--out", export, "--repository", onnx]
+    if alexnet("export", checkpoint, *anew):
+        return None
+    for engine, module in TENSORRTS.items():
+        if find_spec(module) is None:
+            note(f"No {engine} engines: {engine} is not installed.")
+        elif alexnet("export", export, "--engine", engine, "--repository", work / f"{engine}_repository"):
+            note(f"No {engine} engines: see above.")
+    if alexnet("export", export, "--engine", "docker", "--repository", engines):
+        note("Nothing is served by Docker: see above.")
+        return onnx
+    return engines
+
+
+def measure_served(repository: Path, measuring: Measuring) -> None:
+    """A server under load, and what lies around it; only where it computes on the GPU."""
+    try:
+        with server_of(repository) as server:
+            models = [name for name in server.models if device_of(server, name) == "GPU"]
+            if not models:
+                note(f"No server on the GPU: Triton computes {', '.join(server.models)} on the CPU.")
+                return
+            named = [word for name in models for word in ("--model", name)]
+            loads = ["--concurrency", "1,16,64", "--batch", "1,32", "--workers", "4"]
+            measuring("server", "bench", "server", "--url", server.grpc_url, *named, *loads)
+    except AlexnetError as error:
+        note(f"Nothing is served: {error}")
+        return
+    if isinstance(server, EmbeddedServer):
+        measuring("rungs", "bench", "rungs", "--repository", repository, "--batch", "1,32")
+        measuring("tune", "tune", "--limit-p99-ms", "20", "--repository", repository, "--dry-run")
+        measuring("cold-start", "bench", "cold-start", repository)
+
+
+def device_of(server: Server, model: str) -> str:
+    transport = transport_from_url(ServerUrl.parse(server.grpc_url))
+    try:
+        return transport.model_config(model, timeout_s=30).result().device
+    finally:
+        transport.close()
+
+
+def server_of(repository: Path) -> Server:
+    kind = choice_of_server(repository).kind
+    return DockerServer(repository) if kind == "docker" else EmbeddedServer(repository)
+
+
+def doubled(largest: int) -> list[int]:
+    return [2**n for n in range(largest.bit_length())]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

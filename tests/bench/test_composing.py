@@ -1,0 +1,84 @@
+"""`benchmarks/report.py --no-run`: the pages of what was measured before, as the recipes write them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_bench.reports.files import write_report
+from alexnet_bench.reports.schema import Report
+
+from .reports_for_tests import H200, engine, engine_row, environment, gpu, report
+
+RECIPE = Path(__file__).parents[2] / "benchmarks" / "report.py"
+EMPTY = {
+    "roofs": (),
+    "engines": (),
+    "loads": (),
+    "held_rates": (),
+    "rungs": (),
+    "cold_starts": (),
+    "tuning": None,
+}
+
+
+def part(title: str, **changes: object) -> Report:
+    return report(**(EMPTY | {"title": title} | changes))
+
+
+def composed(folder: Path) -> subprocess.CompletedProcess[str]:
+    words = ["--no-run", "--results", str(folder / "results"), "--docs", str(folder / "docs" / "figures.md")]
+    return subprocess.run(
+        [sys.executable, str(RECIPE), *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """Two parts on a CPU, and one that is not of the order; they are not in the order of their names."""
+    cpu = tmp_path / "results" / "cpu"
+    write_report(cpu / "an-other.json", part("The other"))
+    write_report(cpu / "cold-start.json", part("Cold start", cold_starts=report().cold_starts))
+    write_report(cpu / "engine.json", part("Engines", engines=(engine_row(),)))
+    return tmp_path
+
+
+def test_pages_are_of_the_parts_that_are_there_in_their_order(measured: Path) -> None:
+    assert composed(measured).returncode == 0
+    text = (measured / "docs" / "figures.md").read_text(encoding="utf-8")
+    titles = ["Engines", "Cold start", "The other", "Where it was measured"]
+    assert re.findall("^### (.*)", text, re.MULTILINE) == titles
+    page = (measured / "results" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Engines, Cold start, The other</h1>" in page
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert (measured / "docs" / target).exists(), target
+    assert "report-gpu.html" not in text
+
+
+def test_another_machines_figures_have_a_page_and_a_chapter_of_their_own(measured: Path) -> None:
+    on_gpu = engine_row(9000, of=engine("fp16", "tensorrt", device=H200))
+    there = environment(machine="EPYC, 16 cores", gpus=(gpu(),))
+    write_report(
+        measured / "results" / "gpu" / "engine.json", part("On a GPU", engines=(on_gpu,), environment=there)
+    )
+    assert composed(measured).returncode == 0
+    text = (measured / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert text.index("## AMD EPYC 9B14, 2 cores") < text.index(f"## EPYC, 16 cores + {H200}")
+    assert "../results/report-gpu.html" in text
+    page = (measured / "results" / "report-gpu.html").read_text(encoding="utf-8")
+    assert "<h1>On a GPU</h1>" in page
+    assert "AMD EPYC" not in page
+    pictures = {file.name for file in (measured / "docs" / "figures").iterdir()}
+    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= pictures
+
+
+def test_nothing_measured_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    found = composed(tmp_path)
+    assert found.returncode == 1
+    assert f"{tmp_path / 'results'}: got no reports, expected cpu/*.json or gpu/*.json" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "docs").exists()

@@ -1,0 +1,113 @@
+"""A plot as a file of its own, which Markdown shows."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from alexnet_bench import reports
+from alexnet_bench.reports.drawing.alone import svg_alone
+from alexnet_bench.reports.drawing.canvas import Drawing
+from alexnet_bench.reports.drawing.lines import Lines, Point, Series, drawing_from_lines
+from alexnet_bench.reports.pictures import (
+    Picture,
+    batch_pictures,
+    ladder_picture,
+    latency_pictures,
+    percentile_pictures,
+    rungs_picture,
+    style_of_plots,
+)
+
+from .reports_for_tests import engine_rows, load_row, rungs
+from .test_reports_page import EVIL
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    """One of each kind."""
+    row, whole = load_row(samples=300), rungs_picture(rungs())
+    assert whole is not None
+    found = [*latency_pictures([row]), *percentile_pictures([row]), *batch_pictures([row])]
+    return [ladder_picture(engine_rows()), *found, whole]
+
+
+def test_it_asks_for_nothing_and_holds_no_script(pictures: list[Picture]) -> None:
+    for picture in pictures:
+        names = {element.tag.removeprefix(SVG) for element in ET.fromstring(picture.svg_alone).iter()}
+        assert names <= {
+            "svg",
+            "style",
+            "rect",
+            "g",
+            "text",
+            "line",
+            "circle",
+            "polygon",
+            "polyline",
+            "title",
+        }
+        assert picture.svg_alone.replace(SVG[1:-1], "").count("http") == 0
+        assert not re.search(r"url\(|@import|href", picture.svg_alone)
+
+
+def test_it_shows_its_title_and_its_note_and_the_plot_of_the_page(pictures: list[Picture]) -> None:
+    for picture in pictures:
+        texts = [element.text or "" for element in ET.fromstring(picture.svg_alone).iter(f"{SVG}text")]
+        assert " ".join(texts).startswith(f"{picture.title} {picture.note} ")
+        assert len(texts[0]) <= 48
+        drawn = ET.fromstring(picture.svg)
+        assert texts[-len(list(drawn.iter(f"{SVG}text"))) :] == [
+            element.text for element in drawn.iter(f"{SVG}text")
+        ]
+
+
+def test_it_is_as_high_as_its_title_note_and_plot() -> None:
+    plot = Drawing("words", ("<line/>",), 100)
+
+    def height(note: str) -> float:
+        drawn = ET.fromstring(svg_alone("title", note, plot, ""))
+        _, _, width, height = map(float, drawn.attrib["viewBox"].split())
+        assert float(drawn.attrib["height"]) == pytest.approx(
+            height * float(drawn.attrib["width"]) / width, abs=1
+        )
+        return height
+
+    assert height("") > 100 + 2 * 14
+    assert height("a " * 60) == height("") + 2 * 17
+
+
+def test_its_style_is_all_that_plots_need_and_the_pages_too(pictures: list[Picture]) -> None:
+    style = style_of_plots()
+    assert "prefers-color-scheme: dark" in style
+    known = set(re.findall(r"\.(\w+)", style))
+    for picture in pictures:
+        drawn = ET.fromstring(picture.svg_alone)
+        assert (drawn.findtext(f"{SVG}style") or "").strip() == style.strip()
+        used = {name for element in drawn.iter() for name in element.attrib.get("class", "").split()}
+        assert used - known <= {"sure", "key", "barname"}  # names that tell, and are as they would be without
+    page = Path(reports.__file__).with_name("page.css").read_text(encoding="utf-8")
+    assert not set(re.findall(r"--\w+:", page)) & set(re.findall(r"--\w+:", style))
+    for variable in re.findall(r"var\((--\w+)\)", style):
+        assert style.count(f"{variable}:") == (1 if variable == "--font" else 2), variable
+
+
+def test_words_that_attack_are_words() -> None:
+    drawn = ET.fromstring(svg_alone(EVIL, EVIL, Drawing(EVIL, (), 10), "a > b {}"))
+    assert {element.tag for element in drawn.iter()} == {
+        f"{SVG}{name}" for name in ("svg", "style", "rect", "g", "text")
+    }
+    assert drawn.attrib["aria-label"] == EVIL
+
+
+@pytest.mark.parametrize(("name", "anchor"), [("99.99%", "end"), ("x", "middle")])
+def test_the_last_ticks_name_stays_within_the_picture(name: str, anchor: str) -> None:
+    series = Series("a", (Point(0, 1), Point(4, 2)), "c0")
+    drawn = drawing_from_lines(Lines("a", "across", "up", (series,), x_ticks=((0, "0"), (4, name))))
+    (text,) = [part for part in drawn.parts if part.endswith(f">{name}</text>") and 'class="tick"' in part]
+    assert f'text-anchor="{anchor}"' in text
