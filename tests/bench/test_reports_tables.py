@@ -6,12 +6,15 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
 from alexnet_bench.reports.names import in_short
-from alexnet_bench.reports.schema import Proof, Report
+from alexnet_bench.reports.rungs_in_words import rungs_in_words
+from alexnet_bench.reports.schema import Proof, Report, Rung
 from alexnet_bench.reports.sheets import latency_cells, mean_batch
 from alexnet_bench.reports.tables import renderables_from_report
+from alexnet_model.records import Precision
 
 from .ladder_fakes import judged
 from .reports_for_tests import engine, engine_row, histogram, load_row, report, report_of_two_devices
@@ -74,6 +77,33 @@ def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_ro
     assert "int8 openvino: logits are 12.0 dB above their error, at least 30 needed" in " ".join(lines)
     assert "wrong answers: it is not the model any more" in " ".join(lines)
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> None:
+    def rung(precision: Precision, name: str, ms: float, source: str) -> Rung:
+        total = figure_from_repeats([ms], "ms")
+        of = f"{precision}, batch 1"
+        return Rung(
+            name=name,
+            of=of,
+            engine=engine(precision),
+            total=total,
+            added_ms=ms,
+            request_bytes=0,
+            source=source,
+        )
+
+    rungs = (
+        rung("fp32", "engine", 6.0, "engine in process"),
+        rung("fp32", "gRPC", 8.0, "client's clock"),
+        rung("int8", "engine", 2.0, "engine in process"),
+        rung("int8", "+ queue", 3.0, "server's statistics"),
+        rung("int8", "gRPC", 4.0, "client's clock"),
+    )
+    words = " ".join(" ".join(shown(report(rungs=rungs, loads=(), engines=(), tuning=None))).split())
+    assert "At batch 1 INT8 computes 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words
+    assert "what a client sees is 2.00 (gRPC) times as fast" in words
+    assert rungs_in_words(rungs[:2]) == rungs_in_words(rungs[2:]) == ()
 
 
 def test_an_invalid_run_says_so_last() -> None:

@@ -18,6 +18,7 @@ from .pictures import (
     roof_picture,
     rungs_picture,
 )
+from .rungs_in_words import rungs_in_words
 from .schema import Engine, EngineRow, Proof, Report, Roof
 from .sheets import (
     Sheet,
@@ -91,7 +92,11 @@ def sections_of(reports: Sequence[Report], device: str) -> Iterator[Section]:
     if rungs := here(lambda report: report.rungs):
         pictures = _drawn(rungs_picture(rungs))
         yield Section(
-            "From the engine to the picture", pictures=pictures, sheets=(rungs_sheet(rungs),), is_wide=True
+            "From the engine to the picture",
+            " ".join(rungs_in_words(rungs)),
+            pictures,
+            (rungs_sheet(rungs),),
+            is_wide=True,
         )
     if cold_starts := here(lambda report: report.cold_starts):
         note = "The first request of each batch, and under it the one after."

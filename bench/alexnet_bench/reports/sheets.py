@@ -297,7 +297,7 @@ def _rung_line(rung: Rung) -> Line:
     cells = (
         Cell(rung.name),
         Cell(in_short(rung.added_ms)),
-        Cell(in_short(rung.total_ms)),
+        figure_cell(rung.total),
         Cell(f"{rung.request_bytes:,}"),
         Cell(rung.source),
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .environments import control_in_words
+from .rungs_in_words import rungs_in_words
 from .schema import Report
 from .sheets import Cell, Column, Group, Kind, Sheet, sheets_of
 
@@ -25,6 +26,7 @@ def renderables_from_report(report: Report) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for sheet in sheets_of(report):
         parts += renderables_from_sheet(sheet)
+    parts += [Text(words) for words in rungs_in_words(report.rungs)]
     if report.tuning is not None:
         parts.append(Text(report.tuning.why))
     return [*parts, *verdict_of_run(report)]

@@ -119,7 +119,7 @@ def server_command(
         report = report_of_campaign(
             campaign,
             bench,
-            title=f"{', '.join(campaign.models)} at {address}",
+            title=f"Under load: {', '.join(campaign.models)}",
             command=shlex.join(words),
             progress=progress,
         )
