@@ -37,7 +37,7 @@ from .runs import Log, report_of_run
 
 ENCODED_MODEL = "alexnet"
 PICTURE_SIZE = (500, 375)  # pixels; ImageNet's pictures are of about this size
-_CLIENT, _SERVER, _HERE = "client's clock", "server's statistics", "engine in process"
+_CLIENT, _SERVER, _HERE = "client", "server", "in process"
 _WARM_UP = 3
 _TIMEOUT_S = 30.0
 

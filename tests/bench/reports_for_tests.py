@@ -194,10 +194,10 @@ def load_rows() -> tuple[LoadRow, ...]:
 def rungs(of_engine: Engine | None = None) -> tuple[Rung, ...]:
     """Two models, each by three ways over the network."""
     steps = (
-        ("engine", 1.0, 0, "engine in process"),
-        ("copies", 0.15, 0, "server's statistics"),
-        ("Triton", 0.35, 0, "server's statistics"),
-        ("queue", 0.2, 0, "server's statistics"),
+        ("engine", 1.0, 0, "in process"),
+        ("copies", 0.15, 0, "server"),
+        ("Triton", 0.35, 0, "server"),
+        ("queue", 0.2, 0, "server"),
     )
     wires = (("shared memory", 0.3, 412), ("gRPC", 1.1, 150_741), ("HTTP", 1.6, 150_902))
     found = []
@@ -208,8 +208,8 @@ def rungs(of_engine: Engine | None = None) -> tuple[Rung, ...]:
             added = engine_ms * share_or_ms if name == "engine" else share_or_ms
             total += added
             found.append((name, of, precision, total, added, sent, source))
-        found += [(name, of, precision, total + ms, ms, sent, "client's clock") for name, ms, sent in wires]
-        found.append(("decode", of, precision, total + 1.1 + 3.9, 3.9, 47_700, "client's clock"))
+        found += [(name, of, precision, total + ms, ms, sent, "client") for name, ms, sent in wires]
+        found.append(("decode", of, precision, total + 1.1 + 3.9, 3.9, 47_700, "client"))
     return tuple(
         Rung(
             name=name,

@@ -94,11 +94,11 @@ def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> No
         )
 
     rungs = (
-        rung("fp32", "engine", 6.0, "engine in process"),
-        rung("fp32", "gRPC", 8.0, "client's clock"),
-        rung("int8", "engine", 2.0, "engine in process"),
-        rung("int8", "+ queue", 3.0, "server's statistics"),
-        rung("int8", "gRPC", 4.0, "client's clock"),
+        rung("fp32", "engine", 6.0, "in process"),
+        rung("fp32", "gRPC", 8.0, "client"),
+        rung("int8", "engine", 2.0, "in process"),
+        rung("int8", "+ queue", 3.0, "server"),
+        rung("int8", "gRPC", 4.0, "client"),
     )
     words = " ".join(" ".join(shown(report(rungs=rungs, loads=(), engines=(), tuning=None))).split())
     assert "At batch 1 INT8 computes 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words

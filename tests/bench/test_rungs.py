@@ -34,7 +34,7 @@ ENGINE = Engine(runtime="openvino", device="CPU", computes_in="i8", precision="i
 
 
 def way(name: str, *took_ms: float, request_bytes: int = 0) -> Way:
-    made = Way(name, "client's clock", request_bytes, lambda: None)
+    made = Way(name, "client", request_bytes, lambda: None)
     made.medians_ms.extend(took_ms)
     return made
 

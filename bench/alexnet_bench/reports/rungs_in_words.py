@@ -33,7 +33,7 @@ def _sentence(load: str, slow: dict[str, Rung] | None, fast: dict[str, Rung] | N
     gains = {
         name: slow[name].total_ms / fast[name].total_ms
         for name in fast
-        if name in slow and fast[name].source == "client's clock"
+        if name in slow and fast[name].source == "client"
     }
     if not gains:
         return ""

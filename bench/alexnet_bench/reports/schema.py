@@ -163,7 +163,7 @@ class Rung(Record):
     total: Figure  # ms up to here
     added_ms: float
     request_bytes: int
-    source: str  # "engine in process", "server's statistics", "client's clock"
+    source: str  # whose clock: "in process", "server" (Triton's statistics), "client"
 
     @property
     def total_ms(self) -> float:
