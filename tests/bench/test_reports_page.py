@@ -321,7 +321,7 @@ def test_ways_part_where_a_rung_stands_on_an_earlier_one() -> None:
         "decode: 47,700 bytes",
     ]
     assert picture.svg.count("<title>") == 5 + 5 + 6
-    assert "decode: adds 3.90 ms (client&#x27;s clock)" in picture.svg
+    assert "decode: adds 3.90 ms (client)" in picture.svg
     assert rungs_picture(()) is None
 
 
