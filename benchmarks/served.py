@@ -24,6 +24,7 @@ from alexnet_cli.screen import Bars, say
 from alexnet_clients import Client, ServerUrl, transport_from_url
 from alexnet_export.artifacts import runner_from_artifact
 from alexnet_model.environment import machine_name
+from alexnet_model.manifest import manifest_from_folder
 from alexnet_serving import EmbeddedServer
 
 ENOUGH = 0.9
@@ -40,7 +41,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each side, a round")
     options = parser.parse_args()
     with ExitStack() as opened:
-        manifest, folder = opened.enter_context(unpacked_export(options.repository))
+        folder = opened.enter_context(unpacked_export(options.repository))
+        manifest = manifest_from_folder(folder)
         (artifact,) = (artifact for artifact in manifest.accepted if artifact.precision == "int8")
         runner = opened.enter_context(runner_from_artifact(artifact, folder))
         server = opened.enter_context(EmbeddedServer(options.repository))

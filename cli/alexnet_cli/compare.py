@@ -18,7 +18,7 @@ def compare_command(
     after: Annotated[Path, typer.Argument(help="The report that is judged.", metavar="AFTER.json")],
     tolerance: Annotated[
         float, typer.Option(help="A change of up to this share is none: runs differ by more than repeats.")
-    ] = 0.05,
+    ] = 0.1,
     across_devices: Annotated[
         bool, typer.Option("--across-devices", help="Compare figures of different machines all the same.")
     ] = False,

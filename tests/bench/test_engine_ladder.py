@@ -66,18 +66,25 @@ def plan(*batches: int, repeats: int = 2) -> LadderPlan:
     return LadderPlan(batches=batches, repeats=repeats)
 
 
-def test_repeats_go_round_all_engines_of_a_batch_and_every_other_one_backwards() -> None:
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, repeats=3))
-    at_1 = ["slice fp32 1", "slice int8 1"]
-    at_4 = ["slice fp32 4", "slice int8 4"]
-    assert climbed.diary == [
-        *("open fp32 to 4", "load fp32", "open int8 to 4", "load int8"),
-        *("warm fp32 1", "warm int8 1", *at_1, *reversed(at_1), *at_1),
-        *("warm fp32 4", "warm int8 4", *at_4, *reversed(at_4), *at_4),
-        *("describe fp32", "describe int8"),
+def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards() -> None:
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(4, 1, repeats=3))
+    order = ["fp32 1", "int8 1", "fp32 4", "int8 4"]
+    assert climbed.diary[:4] == ["open fp32 to 4", "load fp32", "open int8 to 4", "load int8"]
+    assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
+    assert climbed.diary[4:-2] == [
+        f"{verb} {what}" for what in (*order, *reversed(order), *order) for verb in ("warm", "slice")
     ]
     assert not any(process.is_open for process in climbed.processes)
-    assert [step for step in climbed.progress if step[0] == "measuring"][-1] == ("measuring", 16, 16)
+    assert [step for step in climbed.progress if step[0] == "measuring"][-1] == ("measuring", 12, 12)
+
+
+def test_memory_is_that_of_the_first_repeat_which_has_seen_no_larger_batch() -> None:
+    climbed = Climb(spec("fp32"), plan=plan(1, 4, repeats=2))
+    for number, part in enumerate(climbed.ladder.climbers[0].runs[1].slices):
+        climbed.ladder.climbers[0].runs[1].slices[number] = part.model_copy(
+            update={"peak_memory_bytes": 7 if number == 0 else 9_000}
+        )
+    assert climbed.rows()[0].peak_memory_bytes == 7
 
 
 def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
@@ -122,10 +129,26 @@ def test_a_batch_that_was_half_done_when_its_engine_failed_is_no_row() -> None:
 
     def second_slice(verb: str, batch: int) -> Exception | None:
         asked.extend([batch] * (verb == "slice"))
-        return ExportError("no memory") if asked == [1, 1, 4, 4] else None
+        return ExportError("no memory") if verb == "slice" and asked == [1, 4, 4] else None
 
     climbed = Climb(spec("fp32"), plan=plan(1, 4), failing={"fp32": second_slice})
-    assert [row.batch for row in climbed.rows()] == [1]
+    assert [(row.batch, len(row.throughput.repeats)) for row in climbed.rows()] == [(1, 2)]
+
+
+def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() -> None:
+    died: list[str] = []
+
+    def dead_from_4_on(verb: str, batch: int) -> Exception | None:
+        died.extend([verb] * (batch == 4))
+        return ExportError("its process ended") if died else None
+
+    climbed = Climb(spec("fp32"), plan=plan(1, 2, 4, repeats=5), failing={"fp32": dead_from_4_on})
+    assert [(row.batch, len(row.throughput.repeats)) for row in climbed.rows()] == [(1, 1), (2, 1)]
+    assert [left.what for left in climbed.ladder.left_out] == [
+        "fp32 on openvino (CPU) from batch 4 on",
+        "fp32 on openvino (CPU): the rest of its repeats",
+    ]
+    assert len(died) == 1
 
 
 def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_pictures_come() -> None:
@@ -182,7 +205,10 @@ def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
     climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2, 4), failing={"fp32": Interrupting()})
     assert climbed.ladder.is_interrupted
     rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
-    assert rows == [("fp32", 1, 2), ("fp32", 2, 1), ("int8", 1, 2), ("int8", 2, 2)]
+    assert rows == [
+        *(("fp32", 1, 1), ("fp32", 2, 1), ("fp32", 4, 2)),
+        *(("int8", 1, 1), ("int8", 2, 2), ("int8", 4, 2)),
+    ]
     assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
     assert not any(process.is_open for process in climbed.processes)
 

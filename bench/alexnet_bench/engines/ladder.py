@@ -2,9 +2,9 @@
 
 When all is measured, every engine is asked whether it is still the model: wrong answers may come quickly.
 
-At each batch all engines are warmed up and then run one slice each a repeat, every other repeat backwards: a
-machine that slows down steadily favours none. An engine that fails costs itself alone, and keeps the batches
-that it has done.
+In every repeat each engine runs one slice at each batch, every other repeat backwards: a machine that slows
+down steadily favours none, and the repeats of a row lie all over the run, so that its interval knows of the
+machine's changes. An engine that fails costs itself alone, and keeps the batches that it has done.
 """
 
 from __future__ import annotations
@@ -91,15 +91,24 @@ class BatchRun:
 
 @dataclass
 class Climber:
-    """One engine, and how far it came. `runtime` is what it says of itself; None where it died before."""
+    """One engine, and how far it came, by batch. `runtime` is what it says of itself; None if it died before.
+
+    An engine that fails at a batch is not asked for that batch or a larger one again: what was short may be
+    memory. When it fails once more, it is gone.
+    """
 
     spec: EngineSpec
     engine: OpenEngine
     load_ms: float
     is_up: bool = True
-    runs: list[BatchRun] = field(default_factory=list)
+    fails_from: int | None = None
+    runs: dict[int, BatchRun] = field(default_factory=dict)
     runtime: Runtime | None = None
     judged: Judged | None = None
+
+    def takes(self, batch: int) -> bool:
+        largest = self.spec.max_batch if self.fails_from is None else self.fails_from - 1
+        return self.is_up and batch <= largest
 
 
 @dataclass
@@ -123,8 +132,7 @@ def climb(
         try:
             _load(specs, plan, ladder, open_engine, opened, progress)
             steps = _Steps(ladder.climbers, plan, progress)
-            for batch in sorted(plan.batches):
-                _measure(batch, plan, ladder, steps)
+            _measure(plan, ladder, steps)
             if plan.judged_by is not None:
                 _judge(ladder, plan.judged_by, progress)
         except KeyboardInterrupt:
@@ -158,25 +166,23 @@ def _load(
     progress("loading engines", len(specs), len(specs))
 
 
-def _measure(batch: int, plan: LadderPlan, ladder: Ladder, steps: _Steps) -> None:
-    """A run of every engine that takes this batch and does not fail at it."""
-    runs: list[tuple[Climber, BatchRun]] = []
-    try:
-        for climber in [c for c in ladder.climbers if c.is_up and batch <= c.spec.max_batch]:
-            with _failing_alone(climber, batch, ladder):
-                steps.next(climber, batch)
-                runs.append((climber, BatchRun(batch, climber.engine.warm(batch, plan.burn_in_s))))
-        for repeat in range(plan.repeats):
-            for climber, run in runs if repeat % 2 == 0 else reversed(runs):
-                if climber.is_up:
+def _measure(plan: LadderPlan, ladder: Ladder, steps: _Steps) -> None:
+    """A slice of every engine at every batch a repeat; the first repeat goes up, as memory does."""
+    for repeat in range(plan.repeats):
+        turn = 1 if repeat % 2 == 0 else -1
+        for batch in sorted(plan.batches)[::turn]:
+            for climber in ladder.climbers[::turn]:
+                if climber.takes(batch):
+                    steps.next(climber, batch)
                     with _failing_alone(climber, batch, ladder):
-                        steps.next(climber, batch)
-                        run.slices.append(climber.engine.slice(batch, plan.seconds, plan.calls))
-    finally:  # an interrupt keeps what there is
-        for climber, run in runs:
-            if climber.is_up and run.slices:
-                climber.runs.append(run)
+                        _slice(climber, batch, plan)
     steps.done()
+
+
+def _slice(climber: Climber, batch: int, plan: LadderPlan) -> None:
+    first_call_ms = climber.engine.warm(batch, plan.burn_in_s)
+    found = climber.engine.slice(batch, plan.seconds, plan.calls)
+    climber.runs.setdefault(batch, BatchRun(batch, first_call_ms)).slices.append(found)
 
 
 def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
@@ -200,8 +206,14 @@ def _failing_alone(climber: Climber, batch: int, ladder: Ladder) -> Iterator[Non
     try:
         yield
     except (AlexnetError, OSError) as error:
-        climber.is_up = False
-        ladder.left_out.append(LeftOut(what=f"{climber.spec} from batch {batch} on", why=str(error)))
+        if climber.fails_from is None:
+            climber.fails_from = batch
+            climber.runs.pop(batch, None)  # it cannot be relied on
+            what = f"{climber.spec} from batch {batch} on"
+        else:
+            climber.is_up = False
+            what = f"{climber.spec}: the rest of its repeats"
+        ladder.left_out.append(LeftOut(what=what, why=str(error)))
 
 
 class _Steps:
@@ -209,7 +221,7 @@ class _Steps:
 
     def __init__(self, climbers: Sequence[Climber], plan: LadderPlan, progress: Progress) -> None:
         runs = sum(batch <= climber.spec.max_batch for climber in climbers for batch in plan.batches)
-        self._total = runs * (1 + plan.repeats)
+        self._total = runs * plan.repeats
         self._taken = 0
         self._progress = progress
 

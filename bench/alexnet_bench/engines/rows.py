@@ -26,7 +26,7 @@ def rows_from_ladder(
     return tuple(
         _row(climber, run, layers[climber.spec.precision], roofs)
         for climber in ladder.climbers
-        for run in climber.runs
+        for run in climber.runs.values()
     )
 
 
@@ -48,7 +48,6 @@ def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequen
     for part in run.slices:
         histogram.add(part.histogram.encode("ascii"))
     judged = climber.judged
-    peaks = [part.peak_memory_bytes for part in run.slices if part.peak_memory_bytes is not None]
     return EngineRow(
         engine=engine,
         batch=run.batch,
@@ -57,7 +56,7 @@ def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequen
         first_call_ms=run.first_call_ms,
         load_ms=climber.load_ms,
         size_bytes=climber.spec.size_bytes,
-        peak_memory_bytes=max(peaks, default=None),
+        peak_memory_bytes=run.slices[0].peak_memory_bytes,  # later ones have seen larger batches
         limit_ms=None if limit is None else limit.ms,
         bound_by="unknown" if limit is None else limit.bound_by,
         verdict=verdict_from(wrong_model_reason("" if judged is None or judged.accepted else judged.reason)),
