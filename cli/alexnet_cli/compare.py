@@ -29,7 +29,7 @@ def compare_command(
     Exits 0 where nothing got slower, 1 where something did by more than the tolerance and its 95% interval,
     2 where nothing could be judged. INVALID rows are shown and count neither way.
 
-    Example: alexnet compare main.json mine.json --tolerance 0.1
+    Example: alexnet compare main.json mine.json --tolerance 0.05
     """
     from alexnet_bench.reports.comparing import comparison_of
     from alexnet_bench.reports.files import report_from_file
