@@ -66,7 +66,7 @@ def test_two_runs_that_differ_by_their_noise_are_no_different() -> None:
     )
     comparison = compared(before, report(engines=again))
     assert comparison.exit_code == 0
-    assert comparison.verdict.startswith("no difference beyond 10% in 81 rows (median ratio 1.0")
+    assert comparison.verdict.startswith("no difference beyond 5% in 81 rows (median ratio 1.0")
     assert comparison.verdict.endswith(" Not judged: 3.")  # two INVALID loads, and a rate that was searched
     assert len(comparison.rows) == 49 + 34 + 1
     assert (comparison.only_before, comparison.only_after) == ((), ())
