@@ -27,8 +27,10 @@ from alexnet_serving import (
     write_repository,
 )
 
+from .figures.verdicts import Reason
 from .loads.generators import Workers
 from .loads.measuring import ServerBench
+from .loads.outcomes import GONE
 from .loads.plans import ClosedLoop, Timing
 from .loads.rows import Measured
 from .loads.searching import SearchOptions
@@ -92,6 +94,7 @@ class Held:
     rate_per_s: float | None
     p99_ms: float | None
     words: str
+    is_gone: bool = False  # the server: that says nothing of its configuration
 
 
 Try = Callable[[Candidate], Held]
@@ -119,12 +122,14 @@ def bench_tuning(
 
     steps: list[TuningStep] = []
 
-    def tried(candidate: Candidate) -> Held:
-        held = _held_by(candidate, manifest, folder, options, base)
-        steps.append(_step(candidate, held))
-        return held
-
     def measure(log: Log) -> None:
+        def tried(candidate: Candidate) -> Held:
+            held = _held_by(candidate, manifest, folder, options, base)
+            steps.append(_step(candidate, held))
+            if held.is_gone:
+                log.note(_gone_reason(candidate, held))
+            return held
+
         winner, why = None, "the search was ended before its end"
         try:
             winner, why = search_candidates(precisions, manifest.max_batch, options, tried, progress=progress)
@@ -232,11 +237,20 @@ def _held_by(
             estimate = _whole(bench.measure(model, _ESTIMATE_AT)).row.throughput.value
             held = bench.held_rate(model, 1, search, estimate_per_s=estimate)
         except ClientError as error:
-            return Held(rate_per_s=None, p99_ms=None, words=str(error))
+            gone = isinstance(error, GONE)
+            return Held(rate_per_s=None, p99_ms=None, words=str(error), is_gone=gone)
         if held.over is not None:
             _whole(held.over)
-    found = held.record
-    return Held(rate_per_s=found.rate_per_s, p99_ms=found.p99_ms, words=found.words)
+    found, gone = held.record, held.over is not None
+    return Held(rate_per_s=found.rate_per_s, p99_ms=found.p99_ms, words=found.words, is_gone=gone)
+
+
+def _gone_reason(candidate: Candidate, held: Held) -> Reason:
+    return Reason(
+        rule="server gone",
+        found=f"{candidate}: {held.words}".rstrip("."),
+        advice="See why its server ended; what won without it may not be the best.",
+    )
 
 
 def _whole(measured: Measured) -> Measured:

@@ -60,7 +60,12 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a pipe or a device, such as /dev/stdout, has that name: nothing is to take its place."""
+    """Whether a pipe or a device, such as /dev/stdout, has that name: nothing is to take its place.
+
+    /dev/stdout stays the system's link where the shell has put a file behind it.
+    """
+    if path.is_symlink() and path.absolute().parts[1] in ("dev", "proc"):
+        return True
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -72,6 +72,16 @@ def test_a_row_says_what_it_is_of() -> None:
     assert opened.late_p99_ms == pytest.approx(0.1)
 
 
+def test_an_open_loop_that_is_answered_slower_than_it_sends_is_invalid() -> None:
+    late = encoded(0.1)
+    (reason,) = row(outcome(late=late), OpenLoop(rate_per_s=150)).verdict.reasons
+    assert reason.rule == "server overloaded"
+    assert "100 requests/s were answered of 150 that were sent" in reason.found
+    # 1,560 are sent of which 1,500 were answered: by chance that many fewer may come.
+    assert row(outcome(late=late), OpenLoop(rate_per_s=104)).verdict.is_valid
+    assert row(outcome(), ClosedLoop(concurrency=1000)).verdict.is_valid
+
+
 def test_json_names_its_figures_with_units_and_is_read_again() -> None:
     made = row(outcome())
     content = json.loads(made.model_dump_json())

@@ -154,3 +154,10 @@ def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
 def test_the_mean_batch_is_over_executions() -> None:
     assert mean_batch({1: 3, 5: 1}) == 2
     assert mean_batch({}) is None
+
+
+def test_a_run_without_a_valid_row_is_not_called_valid() -> None:
+    reason = wrong_model_reason("another model")
+    row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
+    lines = shown(report(engines=(row,), loads=(), rungs=(), roofs=(), tuning=None))
+    assert any(line.startswith("INVALID, 0 of 1 rows are VALID") for line in lines)

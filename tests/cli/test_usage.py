@@ -226,3 +226,11 @@ def test_nothing_asked_for_shows_the_help_and_no_error(
     shown = capsys.readouterr()
     assert "Usage: alexnet" in shown.out + shown.err
     assert "Error" not in shown.err
+
+
+def test_a_page_does_not_take_its_reports_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("{}")
+    assert run(["bench", "report", str(report), "--html", str(report)]) == 2
+    assert "got a report that is read" in capsys.readouterr().err
+    assert report.read_text() == "{}"

@@ -129,6 +129,22 @@ def test_ctrl_c_keeps_what_was_tried_and_touches_nothing(
     assert (found.winner, found.why) == (None, "the search was ended before its end")
 
 
+def test_a_server_that_went_away_makes_the_run_invalid_and_nothing_is_written(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, before = tmp_path / "tune.json", files_beside(repository)
+
+    def held_by(candidate: Candidate, *_: object) -> Held:
+        if candidate.precision == "int8":
+            return Held(rate_per_s=None, p99_ms=None, words="connection refused", is_gone=True)
+        return Held(rate_per_s=20.0, p99_ms=30.0, words="")
+
+    monkeypatch.setattr(tuning, "_held_by", held_by)
+    assert run([*TUNE, str(repository), "--json", str(file)]) == 1
+    assert files_beside(repository) == before
+    assert "server gone" in [reason.rule for reason in report_from_file(file).reasons]
+
+
 def test_ctrl_c_in_the_middle_of_a_load_ends_the_search(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

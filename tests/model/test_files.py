@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -225,3 +227,12 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_with_the_file() -> None:
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
         write_text_atomically(Path("/dev/full"), "text")
+
+
+def test_standard_output_stays_the_systems_link_where_a_file_is_behind_it(tmp_path: Path) -> None:
+    """A shell's `> file` makes /dev/stdout lead to a regular file."""
+    script = "from pathlib import Path\nfrom alexnet_model.files import write_text_atomically\n"
+    script += "write_text_atomically(Path('/proc/self/fd/1'), 'text')"
+    with (tmp_path / "out.txt").open("w") as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
+    assert (tmp_path / "out.txt").read_text() == "text"

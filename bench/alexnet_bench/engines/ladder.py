@@ -190,8 +190,8 @@ def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
     measured = [climber for climber in ladder.climbers if climber.is_up and climber.runs]
     judged: dict[str, Judged] = {}
     for index, climber in enumerate(measured):
-        name = str(climber.spec.without_copies)
-        progress("judging answers", index, len(measured), name)
+        name = f"{climber.spec.without_copies} {climber.spec.file}"
+        progress("judging answers", index, len(measured), str(climber.spec.without_copies))
         try:
             climber.judged = judged.get(name) or climber.engine.judge(export)
             judged[name] = climber.judged

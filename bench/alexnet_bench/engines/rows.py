@@ -36,7 +36,9 @@ def proofs_from_ladder(ladder: Ladder) -> tuple[Proof, ...]:
     for climber in ladder.climbers:
         if climber.judged is not None:
             spec = climber.spec.without_copies
-            found[str(spec)] = Proof(engine=_engine(spec, climber.runtime), **dict(climber.judged))
+            found[f"{spec} {spec.file}"] = Proof(
+                engine=_engine(spec, climber.runtime), **dict(climber.judged)
+            )
     return tuple(found.values())
 
 

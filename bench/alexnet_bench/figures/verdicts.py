@@ -11,10 +11,12 @@ from alexnet_model.records import Record
 
 # Beyond these a result is INVALID.
 MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
+MOST_UNANSWERED = 0.05  # of the rate of an open loop
 MOST_CLIENT_CPU = 0.9  # of one core, by any one process of the generator
 MOST_CONTROL_CHANGE = 0.1  # of the control work, from before to after
 Rule = Literal[
     "errors",
+    "server overloaded",
     "generator late",
     "client saturated",
     "wrong answers",

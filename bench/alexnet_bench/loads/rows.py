@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 
 from alexnet_clients import ModelConfig, ModelStatistics, ServerUrl
 from alexnet_model.records import PRECISIONS
@@ -11,6 +12,7 @@ from alexnet_model.records import PRECISIONS
 from ..figures.intervals import figure_from_repeats
 from ..figures.percentiles import NEEDED, LatencyHistogram
 from ..figures.verdicts import (
+    MOST_UNANSWERED,
     Reason,
     Verdict,
     answers_reason,
@@ -98,11 +100,11 @@ def load_row(
         batching=batching_words(
             executed, batch=batch, batcher=batcher, loop=loop, execution_ms=_execution_ms(before, after)
         ),
-        verdict=verdict_of(outcome, was_restarted=was_restarted(before, after)),
+        verdict=verdict_of(outcome, loop, was_restarted=was_restarted(before, after)),
     )
 
 
-def verdict_of(outcome: Outcome, *, was_restarted: bool = False) -> Verdict:
+def verdict_of(outcome: Outcome, loop: Loop | None = None, *, was_restarted: bool = False) -> Verdict:
     """Everything that speaks against a load, the worst first."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.failed.items())
     failed = errors_reason(outcome.failures, outcome.requests, f"{outcome.failure} ({kinds})")
@@ -110,6 +112,7 @@ def verdict_of(outcome: Outcome, *, was_restarted: bool = False) -> Verdict:
         _gone_reason(outcome, was_restarted=was_restarted),
         failed,
         answers_reason(outcome.wrong, outcome.checked, outcome.fault),
+        _overload_reason(outcome, loop),
         _held_back_reason(outcome),
         late_reason(_late_p99_ms(outcome)),
         saturation_reason(outcome.cpu_share),
@@ -126,6 +129,24 @@ def _gone_reason(outcome: Outcome, *, was_restarted: bool) -> Reason | None:
     else:
         return None
     return Reason(rule="server gone", found=found, advice="See the server's log, and measure again.")
+
+
+def _overload_reason(outcome: Outcome, loop: Loop | None) -> Reason | None:
+    """Where the queue grows as long as the run lasts, a latency says how long that was, and nothing else."""
+    rates_per_s = outcome.rates_per_s()
+    if not isinstance(loop, OpenLoop) or outcome.failures or outcome.interrupted or not rates_per_s:
+        return None
+    answered_per_s = sum(rates_per_s) / len(rates_per_s)
+    by_chance = 3 / sqrt(
+        loop.rate_per_s * outcome.measured_s
+    )  # of Poisson arrivals, three in a thousand runs
+    if answered_per_s >= (1 - max(MOST_UNANSWERED, by_chance)) * loop.rate_per_s:
+        return None
+    return Reason(
+        rule="server overloaded",
+        found=f"{answered_per_s:.4g} requests/s were answered of {loop.rate_per_s:.4g} that were sent",
+        advice="Ask for a lower rate: the queue grows, and latencies with it, as long as the run lasts.",
+    )
 
 
 def _held_back_reason(outcome: Outcome) -> Reason | None:

@@ -49,8 +49,9 @@ def verdict_of_run(report: Report) -> list[RenderableType]:
     of_what = ", the whole run" if report.reasons else ""
     if verdicts and not report.reasons:
         of_what = f", {valid} of {len(verdicts)} rows are VALID"
-    style = _STYLES["good" if report.verdict.is_valid else "bad"]
-    first = Text.assemble((report.verdict.word, style), f"{of_what}; {report.environment.machine}")
+    is_valid = report.verdict.is_valid and (valid > 0 or not verdicts)
+    word = ("VALID", _STYLES["good"]) if is_valid else ("INVALID", _STYLES["bad"])
+    first = Text.assemble(word, f"{of_what}; {report.environment.machine}")
     lines = [first, Text(f"control work: {control_in_words(report)}", style="dim")]
     lines += [Text(f"left out: {left.what}: {left.why}", style="dim") for left in report.left_out]
     return [*lines, *(Text(str(reason), style=_STYLES["bad"]) for reason in report.reasons)]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from alexnet_model.errors import UsageError
+
 
 def report_command(
     reports: Annotated[
@@ -25,6 +27,8 @@ def report_command(
 
     from ..screen import note, out
 
+    if html is not None and html.resolve() in [path.resolve() for path in reports]:
+        raise UsageError(f"--html {html}", got="a report that is read", expected="a file for the page")
     read = [report_from_file(path) for path in reports]
     check_one_page(read)
     if html is not None:
