@@ -18,6 +18,7 @@ from pathlib import Path
 from commands import Measuring, alexnet
 from composing import compose
 
+from alexnet_bench.engines.ladder import doubling_batches
 from alexnet_cli.screen import note
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError
@@ -45,7 +46,7 @@ def main() -> int:
     if served is None:
         return 1
     ladder = ["--checkpoint", options.demo / "checkpoint.safetensors", "--device", "gpu"]
-    ladder += ["--batch", ",".join(map(str, doubled(options.largest)))]
+    ladder += ["--batch", ",".join(map(str, doubling_batches(options.largest)))]
     code = measuring("engine", "bench", "engine", work / "export", *ladder)
     measure_served(served, measuring)
     compose(options.results, options.docs)
@@ -100,10 +101,6 @@ def device_of(server: Server, model: str) -> str:
 def server_of(repository: Path) -> Server:
     kind = choice_of_server(repository).kind
     return DockerServer(repository) if kind == "docker" else EmbeddedServer(repository)
-
-
-def doubled(largest: int) -> list[int]:
-    return [2**n for n in range(largest.bit_length())]
 
 
 if __name__ == "__main__":
