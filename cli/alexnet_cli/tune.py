@@ -28,7 +28,7 @@ def tune_command(
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each load, where p99 does not need more.")] = 2,
     json_file: ReportOption = None,
 ) -> None:
-    """Find how the repository holds the most requests within a limit, and write it anew like that.
+    """Find how the repository holds the most within a limit, and write it so.
 
     Each configuration is served on an embedded server, one change at a time.
     Exits 1 and writes nothing where no rate holds the limit, or where the run
@@ -74,5 +74,5 @@ def _against_writing(report: Report) -> str:
         rules = ", ".join(reason.rule for reason in report.reasons)
         return f": the run is INVALID ({rules}). Next: measure again"
     if report.tuning is None or report.tuning.winner is None:
-        return ": nothing holds the limit. Next: a higher --limit-p99-ms"
+        return ": nothing held the limit. Next: a higher --limit-p99-ms, or mend what the steps say"
     return ""

@@ -19,7 +19,7 @@ from alexnet_bench.loads.inputs import asked_from_config
 from alexnet_bench.loads.loops import Asking
 from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import Timing
-from alexnet_bench.loads.waiting import Answer, Answers
+from alexnet_bench.loads.waiting import Answer, Answers, Watch
 from alexnet_clients import (
     FakeTransport,
     InferReply,
@@ -36,12 +36,24 @@ URL = ServerUrl.parse("grpc://127.0.0.1:8001")
 Event = Callable[[], object]
 
 
+class VirtualWatch:
+    """Away for the share of the time that the clock says."""
+
+    def __init__(self, time: VirtualTime, since_s: float) -> None:
+        self._time, self._since_s = time, since_s
+
+    @property
+    def away_s(self) -> float:
+        return self._time.away_share * (self._time.now_s() - self._since_s)
+
+
 class VirtualTime:
     """A load's clock. `wakes_late_s` is how late a wait ends; `cpu_share` what the process is said to use."""
 
     def __init__(self) -> None:
         self.wakes_late_s: Callable[[float], float] = lambda now_s: 0.0
         self.cpu_share = 0.1
+        self.away_share = 0.0
         self._now_s = 0.0
         self._events: list[tuple[float, int, Event]] = []
         self._numbers = count()
@@ -51,6 +63,9 @@ class VirtualTime:
 
     def cpu_s(self) -> float:
         return self.cpu_share * self._now_s
+
+    def watched(self) -> AbstractContextManager[Watch]:
+        return nullcontext(VirtualWatch(self, self._now_s))
 
     def first_in_line(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_bench.environment import Environment, GpuState
-from alexnet_bench.figures.intervals import figure_from_repeats
+from alexnet_bench.figures.intervals import Figure, figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import control_reason, late_reason, saturation_reason, verdict_from
 from alexnet_bench.reports.schema import (
@@ -121,6 +121,7 @@ def load_row(
         "failed": 0,
         "late_p99_ms": None if concurrency else 0.21,
         "client_cpu_share": 0.31,
+        "client_away_share": 0.004,
         "request_bytes": 150_741 * batch,
         "executions_by_batch": {
             1: samples // 10,
@@ -268,14 +269,20 @@ def tuning() -> Tuning:
 
 
 def cold_starts() -> tuple[ColdStart, ...]:
+    def of_batches(*values_ms: float) -> dict[int, Figure]:
+        return {batch: milliseconds(value) for batch, value in zip((1, 8, 32), values_ms, strict=True)}
+
+    def milliseconds(value: float) -> Figure:
+        return figure_from_repeats(repeats(value, count=3), "ms")
+
     return tuple(
         ColdStart(
             model="alexnet_int8",
             engine=engine(),
             warmed_up=warmed_up,
-            ready_ms=2900.0 if warmed_up else 2100.0,
-            first_ms={1: 8.1, 8: 27.0, 32: 81.0} if warmed_up else {1: 96.0, 8: 131.0, 32: 240.0},
-            second_ms={1: 7.4, 8: 25.0, 32: 79.0},
+            ready_ms=milliseconds(2900.0 if warmed_up else 2100.0),
+            first_ms=of_batches(8.1, 27.0, 81.0) if warmed_up else of_batches(96.0, 131.0, 240.0),
+            second_ms=of_batches(7.4, 25.0, 79.0),
         )
         for warmed_up in (False, True)
     )

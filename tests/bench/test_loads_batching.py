@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_bench.loads.batching import Batcher, batching_words, executions_between, was_restarted
+from alexnet_bench.loads.batching import Batcher, batching_words
 from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop
-from alexnet_clients import ModelStatistics
 
 BATCHER = Batcher(max_batch=64, queue_delay_us=0)
 SIXTEEN = ClosedLoop(concurrency=16)
@@ -80,22 +79,3 @@ def test_hardly() -> None:
 
 def test_a_server_that_counts_nothing() -> None:
     assert words({}) == "unknown: the server counted no execution"
-
-
-def statistics(requests: int, executions: dict[int, int]) -> ModelStatistics:
-    return ModelStatistics(requests=requests, executions_by_batch=executions)
-
-
-def test_executions_are_those_between_two_readings() -> None:
-    before, after = statistics(10, {1: 4, 2: 3}), statistics(31, {1: 4, 2: 8, 11: 1})
-    assert executions_between(before, after) == {2: 5, 11: 1}
-    assert not was_restarted(before, after)
-
-
-@pytest.mark.parametrize(
-    "after", [statistics(3, {1: 3}), statistics(500, {1: 500}), statistics(90, {1: 1, 2: 44})]
-)
-def test_a_server_that_was_started_again_counts_anew(after: ModelStatistics) -> None:
-    before = statistics(10, {1: 4, 2: 3})
-    assert was_restarted(before, after)
-    assert executions_between(before, after) == {}

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_bench.loads.answers import TrueAnswers
 from alexnet_bench.loads.campaign import Campaign, report_of_campaign
 from alexnet_bench.loads.generators import InProcess
 from alexnet_bench.loads.measuring import ServerBench
-from alexnet_bench.loads.plans import ClosedLoop, OpenLoop, Timing
+from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop, Timing
 from alexnet_bench.loads.searching import SearchOptions
 from alexnet_bench.reports.schema import Report
-from alexnet_model.errors import BadRequest, ModelNotFound, UsageError
+from alexnet_model.errors import BadRequest, ModelNotFound, Unreachable, UsageError
 
 from .load_fakes import MODEL, URL, VirtualServer, VirtualTime, bench_of
 
@@ -67,11 +68,28 @@ def test_models_batches_and_loops_are_all_crossed(server: VirtualServer) -> None
     assert fours == pytest.approx([4 * 100, 4 * 100], rel=0.02)
 
 
+def test_the_repeats_of_a_load_lie_all_over_the_run(server: VirtualServer) -> None:
+    """One, eight, eight, one: a machine that slows down steadily favours none, and intervals know of it."""
+    server.takes_s = lambda now_s: 0.01 * (1 + now_s / 12)
+    one, eight = report_of(server).loads
+    first, last = one.throughput.repeats
+    earlier, later = eight.throughput.repeats
+    assert last < 0.65 * first
+    assert 0.7 * earlier < later < 0.9 * earlier
+    assert one.throughput.low == pytest.approx(last)
+
+
+def test_an_open_loop_sends_at_other_times_in_each_round(server: VirtualServer) -> None:
+    (row,) = report_of(server, Campaign(models=(MODEL,), loops=(OpenLoop(rate_per_s=50),))).loads
+    first, second = row.throughput.repeats
+    assert first != second
+
+
 def test_progress_ends_where_it_said(server: VirtualServer) -> None:
     seen: list[tuple[int, int]] = []
     report_of(server, progress=lambda stage, done, total, note="": seen.append((done, total)))
-    assert seen[0] == (0, 10)
-    assert seen[-1] == (10, 10)
+    assert seen[0] == (0, 12)
+    assert seen[-1] == (12, 12)
 
 
 # What goes wrong
@@ -101,25 +119,73 @@ def server_time_of_load(server: VirtualServer, into_s: float) -> float:
 
 def test_a_server_that_dies_between_two_loads_leaves_a_report(server: VirtualServer) -> None:
     campaign = Campaign(models=(MODEL, "alexnet"), loops=(ClosedLoop(concurrency=1),))
-    server.time.at(server_time_of_load(server, 5.0), server.die)
+    server.time.at(server_time_of_load(server, 3.0), server.die)
     report = report_of(server, campaign)
     assert [row.model for row in report.loads] == [MODEL]
     assert [reason.rule for reason in report.reasons] == ["server gone"]
     assert report.left_out[0].what.startswith("alexnet,")
 
 
+def test_a_server_that_is_replaced_between_two_loads_ends_the_run(server: VirtualServer) -> None:
+    def replace() -> None:
+        server.die()
+        server.come_back()
+
+    bench = bench_of(server, TIMING)
+    run = bench.run
+
+    def replacing(*args: Any, **options: Any) -> Any:
+        outcome = run(*args, **options)
+        replace()
+        return outcome
+
+    bench.run = replacing  # type: ignore[method-assign]
+    report = report_of_campaign(SWEEP, bench, title="t", command="c", control=lambda: 1.0)
+    assert [row.concurrency for row in report.loads] == [1]
+    (reason,) = report.reasons
+    assert reason.rule == "server gone"
+    assert "statistics that began anew" in reason.found
+    assert [left.what for left in report.left_out] == ["alexnet_int8, 8 at a time, batch 1"]
+
+
+def test_a_model_that_is_replaced_between_two_loads_ends_the_run(server: VirtualServer) -> None:
+    bench = bench_of(server, TIMING)
+    run = bench.run
+
+    def replacing(*args: Any, **options: Any) -> Any:
+        outcome = run(*args, **options)
+        server.queue_delay_us = 500
+        return outcome
+
+    bench.run = replacing  # type: ignore[method-assign]
+    report = report_of_campaign(SWEEP, bench, title="t", command="c", control=lambda: 1.0)
+    (reason,) = report.reasons
+    assert "another configuration of it than before" in reason.found
+
+
 def test_a_server_that_is_restarted_in_the_middle_makes_its_row_invalid(server: VirtualServer) -> None:
-    server.time.at(server_time_of_load(server, 4.0), server.die)
-    server.time.at(server_time_of_load(server, 4.5), server.come_back)
+    server.time.at(server_time_of_load(server, 4.5), server.die)
+    server.time.at(server_time_of_load(server, 5.0), server.come_back)
     report = report_of(server)
-    assert rules(report) == [["server gone", "errors"], []]
-    assert "started again" in report.loads[0].verdict.reasons[0].found
+    one, eight = report.loads
+    assert rules(report) == [[], ["server gone", "errors"]]
+    assert "started again" in eight.verdict.reasons[0].found
+    assert len(one.throughput.repeats) == 1, "what came after would be another server's"
+    assert [reason.rule for reason in report.reasons] == ["server gone"]
 
 
 def test_ctrl_c_keeps_what_was_measured(server: VirtualServer) -> None:
-    server.time.at(server_time_of_load(server, 5.0 + 4.0), interrupt)
+    server.time.at(server_time_of_load(server, 3.0 + 2.0), interrupt)
     report = report_of(server)
     assert rules(report) == [[], ["interrupted"]]
+    assert [reason.rule for reason in report.reasons] == ["interrupted"]
+
+
+def test_ctrl_c_in_a_later_round_keeps_the_whole_ones(server: VirtualServer) -> None:
+    server.time.at(server_time_of_load(server, 2 * 3.0 + 2.0), interrupt)
+    report = report_of(server)
+    assert rules(report) == [[], []]
+    assert [len(row.throughput.repeats) for row in report.loads] == [1, 1]
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
@@ -169,9 +235,14 @@ def test_wrong_answers_under_load_make_a_row_invalid(server: VirtualServer) -> N
 
 
 def test_a_wrong_model_from_the_start_is_found_by_the_truth(server: VirtualServer) -> None:
-    truth = {(MODEL, 1): (np.full((1, 10), 0.2, np.float32),) * 64}
+    truth = TrueAnswers((np.full((1, 10), 0.2, np.float32),) * 64)
     bench = ServerBench(
-        server, URL, InProcess(server, server.time), timing=TIMING, timeout_s=5.0, answers=truth
+        server,
+        URL,
+        InProcess(server, server.time),
+        timing=TIMING,
+        timeout_s=5.0,
+        truth=lambda subject, asked: truth,
     )
     row = bench.measure(MODEL, ClosedLoop(concurrency=1)).row
     assert [reason.rule for reason in row.verdict.reasons] == ["wrong answers"]
@@ -181,6 +252,7 @@ def test_a_wrong_model_from_the_start_is_found_by_the_truth(server: VirtualServe
     ("spoil", "rule"),
     [
         (lambda time: setattr(time, "cpu_share", 0.95), "client saturated"),
+        (lambda time: setattr(time, "away_share", 0.5), "generator starved"),
         (lambda time: setattr(time, "wakes_late_s", lambda now_s: 0.002), "generator late"),
     ],
 )
@@ -220,12 +292,19 @@ def test_the_highest_rate_is_a_row_and_a_record(server: VirtualServer) -> None:
     assert kept.latencies.p99_ms == held.p99_ms
 
 
-def test_a_limit_that_no_rate_meets_is_said_with_the_best(server: VirtualServer) -> None:
+def test_a_limit_below_what_a_request_takes_alone_is_said_without_a_search(server: VirtualServer) -> None:
     report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=5)))
+    (held,) = report.held_rates
+    assert (held.rate_per_s, held.throughput, held.probes) == (None, None, ())
+    assert held.words == "no rate holds 5 ms: a request alone takes 10 ms (median)"
+
+
+def test_a_limit_that_no_rate_meets_is_said_with_the_best(server: VirtualServer) -> None:
+    report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=10.5)))
     (held,) = report.held_rates
     assert (held.rate_per_s, held.throughput) == (None, None)
     assert held.p99_ms is not None
-    assert held.p99_ms > 5
+    assert held.p99_ms > 10.5
     assert "no rate from" in held.words
     assert "the best was" in held.words
 
@@ -249,7 +328,57 @@ def test_ctrl_c_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
+def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_search_too(server: VirtualServer) -> None:
+    server.together = 1
+    campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
+    whole = report_of(server, campaign)
+    again = VirtualServer(VirtualTime())
+    bench = bench_of(again, TIMING)
+    measure, rates = bench.measure, 0
+
+    def measuring(model: str, loop: Loop, *args: Any, **options: Any) -> Any:
+        nonlocal rates
+        rates += isinstance(loop, OpenLoop)
+        if rates == 3:
+            raise KeyboardInterrupt
+        return measure(model, loop, *args, **options)
+
+    bench.measure = measuring  # type: ignore[method-assign]
+    report = report_of_campaign(campaign, bench, title="t", command="c", control=lambda: 1.0)
+    assert len(report.held_rates[0].probes) == 2 < len(whole.held_rates[0].probes)
+    assert "cut short" in report.held_rates[0].words
+    assert [reason.rule for reason in report.reasons] == ["interrupted"]
+
+
+def test_an_error_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
+    server.together = 1
+    bench = bench_of(server, TIMING)
+    measure, rates = bench.measure, 0
+
+    def measuring(model: str, loop: Loop, *args: Any, **options: Any) -> Any:
+        nonlocal rates
+        rates += isinstance(loop, OpenLoop)
+        if rates == 3:
+            raise Unreachable("grpc://127.0.0.1:8001", got="nobody")
+        return measure(model, loop, *args, **options)
+
+    bench.measure = measuring  # type: ignore[method-assign]
+    campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
+    report = report_of_campaign(campaign, bench, title="t", command="c", control=lambda: 1.0)
+    assert len(report.held_rates[0].probes) == 2
+    assert report.left_out[0].what.endswith("the rest of the search")
+    assert [reason.rule for reason in report.reasons] == ["server gone"]
+
+
 # What cannot be
+
+
+def test_more_requests_than_there_is_room_for(server: VirtualServer) -> None:
+    bench = bench_of(server, Timing(seconds=1000, repeats=10))
+    campaign = Campaign(models=(MODEL,), loops=(OpenLoop(rate_per_s=10_000),))
+    with pytest.raises(UsageError, match="got 100,010,000 requests, expected at most 10,000,000"):
+        report_of_campaign(campaign, bench, title="t", command="c")
+    assert server.submitted == 0
 
 
 @pytest.mark.parametrize(

@@ -252,9 +252,19 @@ def test_answers_that_change_under_load_are_found(server: VirtualServer) -> None
 
 def test_statistics_are_those_of_what_was_measured(time: VirtualTime) -> None:
     server = VirtualServer(time, together=4)
-    before, after = run(server, ClosedLoop(concurrency=8)).statistics[MODEL]
+    ((before, after),) = run(server, ClosedLoop(concurrency=8)).statistics[MODEL]
     assert before.executions_by_batch[4] == pytest.approx(100, abs=3)
     assert after.executions_by_batch[4] == pytest.approx(700, abs=3)
+
+
+def test_the_share_that_it_was_kept_from_running_is_that_of_the_measured_time(server: VirtualServer) -> None:
+    server.time.away_share = 0.2
+    assert run(server, ClosedLoop(concurrency=1)).away_share == pytest.approx(0.2)
+
+
+def test_a_server_that_is_gone_at_the_end_is_noticed_however_late_it_went(server: VirtualServer) -> None:
+    server.time.at(6.5, server.die)
+    assert run(server, ClosedLoop(concurrency=1)).server_gone
 
 
 def test_the_cpu_share_is_that_of_the_measured_time(server: VirtualServer) -> None:

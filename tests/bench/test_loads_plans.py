@@ -14,6 +14,9 @@ from alexnet_model.errors import UsageError
     [
         (lambda: ClosedLoop(concurrency=0), "concurrency: got 0"),
         (lambda: ClosedLoop(concurrency=-4), "concurrency: got -4"),
+        (lambda: ClosedLoop(concurrency=10_001), "concurrency: got 10,001, expected 1 to 10,000"),
+        (lambda: OpenLoop(rate_per_s=1e7), "rate: got 1e\\+07 requests/s, expected more than 0, to 100,000"),
+        (lambda: Timing(seconds=float("inf")), "seconds: got inf, expected a finite number above 0"),
         (lambda: OpenLoop(rate_per_s=0), "rate: got 0 requests/s"),
         (lambda: OpenLoop(rate_per_s=-10), "rate: got -10"),
         (lambda: OpenLoop(rate_per_s=float("inf")), "rate: got inf"),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.loads.answers import Expected, expected_from_replies
+from alexnet_bench.loads.answers import Expected, TrueAnswers, expected_from_replies
 from alexnet_bench.loads.inputs import asked_from_config
-from alexnet_bench.loads.outcomes import Outcome, merged
+from alexnet_bench.loads.outcomes import Outcome, in_turn, merged
 from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop
 from alexnet_bench.loads.rows import Subject, load_row, verdict_of
 from alexnet_bench.reports.schema import LoadRow
@@ -39,6 +39,7 @@ def outcome(**changes: Any) -> Outcome:
         wrong=0,
         fault="",
         cpu_share=0.2,
+        away_share=0.001,
         held_back=0,
         measured_s=15.0,
         repeat_s=5.0,
@@ -108,7 +109,7 @@ def test_executions_of_an_ensemble_are_those_of_its_network() -> None:
         device="CPU",
     )
     assert measured.counted == ("alexnet", "alexnet_decode", "alexnet_int8")
-    found = outcome(statistics={"alexnet_int8": (before, after)})
+    found = outcome(requests=50, statistics={"alexnet_int8": ((before, after),)})
     made = load_row(measured, ClosedLoop(concurrency=16), batch=1, request_bytes=48_000, outcome=found)
     assert made is not None
     assert (made.model, made.executions_by_batch) == ("alexnet", {16: 50})
@@ -132,6 +133,7 @@ def test_nothing_answered_is_no_row() -> None:
         ({"late": encoded(0.1, 3.0)}, "generator late", "3.00 ms late"),
         ({"held_back": 7}, "generator late", "7 requests waited because too many were open"),
         ({"cpu_share": 0.97}, "client saturated", "97% of a core"),
+        ({"away_share": 0.3}, "generator starved", "could not run for 30% of the time"),
         ({"wrong": 2, "fault": "NaN"}, "wrong answers", "2 of 20 checked answers were wrong, such as: NaN"),
         ({"server_gone": True, "failure": "nobody"}, "server gone", "after 15.0 s, such as: nobody"),
         ({"interrupted": True}, "interrupted", "stopped after 15.0 s"),
@@ -147,10 +149,22 @@ def test_each_reason_makes_a_row_invalid(changes: dict[str, Any], rule: str, fou
 
 def test_a_server_that_was_started_again_is_found_by_its_statistics() -> None:
     before, after = (ModelStatistics(requests=n, executions_by_batch={1: n}) for n in (900, 100))
-    made = row(outcome(statistics={"alexnet_int8": (before, after)}))
+    made = row(outcome(statistics={"alexnet_int8": ((before, after),)}))
     assert [reason.rule for reason in made.verdict.reasons] == ["server gone"]
     assert made.executions_by_batch == {}
     assert made.batching.startswith("unknown")
+
+
+def test_a_server_that_was_started_again_and_has_caught_up_counts_too_little() -> None:
+    before, after = (ModelStatistics(requests=n, executions_by_batch={1: n}) for n in (20, 720))
+    (reason,) = row(outcome(statistics={"alexnet_int8": ((before, after),)})).verdict.reasons
+    assert reason.rule == "server gone"
+    assert "do not hold all that it answered" in reason.found
+
+
+def test_a_server_that_counts_nothing_was_not_started_again() -> None:
+    nothing = ModelStatistics(), ModelStatistics()
+    assert row(outcome(statistics={"alexnet_int8": (nothing,)})).verdict.is_valid
 
 
 def test_processes_add_up() -> None:
@@ -177,6 +191,31 @@ def test_processes_add_up() -> None:
     assert total.percentile_ms(60) == pytest.approx(10, rel=2e-3)
     assert total.percentile_ms(70) == pytest.approx(30, rel=2e-3)
     assert both.late is not None
+
+
+def test_repeats_at_several_times_are_one_load() -> None:
+    """Shares are means over the time that was measured; whatever lay between the repeats is not in them."""
+    spans = tuple(
+        (ModelStatistics(requests=at, executions_by_batch={1: at}), ModelStatistics(requests=at + 500))
+        for at in (100, 900)
+    )
+    one, two = (
+        outcome(
+            answered=(count,),
+            measured_s=5.0,
+            cpu_share=share,
+            away_share=share / 2,
+            failed=failed,
+            statistics={"alexnet_int8": (span,)},
+        )
+        for count, share, failed, span in zip((500, 400), (0.2, 0.4), ({}, {"A": 2}), spans, strict=True)
+    )
+    both = in_turn([one, two])
+    assert both.rates_per_s() == (100, 80)
+    assert (both.requests, both.failures, both.measured_s) == (2000, 2, 10.0)
+    assert both.cpu_share == pytest.approx(0.3)
+    assert both.away_share == pytest.approx(0.15)
+    assert both.statistics == {"alexnet_int8": spans}
 
 
 @pytest.mark.parametrize(
@@ -209,9 +248,11 @@ def test_our_probabilities_are_held_to_a_thousandth() -> None:
 
 
 def test_the_truth_from_elsewhere_shows_a_server_that_was_wrong_from_the_start() -> None:
-    held = expected(CONFIG, reply(probabilities=[[0.8, 0.2]]), truth=[np.array([[0.2, 0.8]])])
+    held = expected(CONFIG, reply(probabilities=[[0.8, 0.2]]), truth=TrueAnswers((np.array([[0.2, 0.8]]),)))
     assert "0.6 away" in held.fault(0, reply(probabilities=[[0.8, 0.2]]))
-    other = expected(CONFIG, reply(probabilities=[[0.8, 0.2]]), truth=[np.array([[0.2, 0.8, 0.0]])])
+    other = expected(
+        CONFIG, reply(probabilities=[[0.8, 0.2]]), truth=TrueAnswers((np.array([[0.2, 0.8, 0.0]]),))
+    )
     assert "(1, 2) instead of (1, 3)" in other.fault(0, reply(probabilities=[[0.8, 0.2]]))
 
 

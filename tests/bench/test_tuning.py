@@ -38,7 +38,22 @@ def test_one_thing_is_changed_at_a_time_and_kept_where_it_helps() -> None:
     assert tried[winner] == Candidate(precision="int8", instances=2, queue_delay_us=2000)
     assert "instances 2 holds 1.50 times as much" in why
     assert "one instance" not in why
-    assert len(tried) == 2 + 1 + 1 + 2  # precisions, the smaller batch, instances, delays
+    # Precisions, the smaller batch, instances, delays: and a gain once more, with what it was held against.
+    assert len(tried) == 2 + 1 + 3 + 1 + 3
+
+
+def test_a_gain_that_is_not_found_again_is_not_kept() -> None:
+    rates = iter([50.0, 100.0, 100.0, 120.0, 119.0, 120.0, 100.0, 100.0])  # both instances do as much then
+    tried: list[Candidate] = []
+
+    def holds(candidate: Candidate) -> Held:
+        tried.append(candidate)
+        return Held(rate_per_s=next(rates), p99_ms=40.0, words="")
+
+    winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, holds)
+    assert winner is not None
+    assert tried[winner] == Candidate(precision="int8")
+    assert "instances 2 held 1.20 times as much, but not when it was tried again" in why
 
 
 def test_the_largest_batch_is_not_tried_twice() -> None:

@@ -13,17 +13,20 @@ from alexnet_model.records import Record
 MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
 MOST_UNANSWERED = 0.05  # of the rate of an open loop
 MOST_CLIENT_CPU = 0.9  # of one core, by any one process of the generator
+MOST_AWAY = 0.1  # of the time, that any one process of the generator was kept from running
 MOST_CONTROL_CHANGE = 0.1  # of the control work, from before to after
 Rule = Literal[
     "errors",
     "server overloaded",
     "generator late",
+    "generator starved",
     "client saturated",
     "wrong answers",
     "machine busy",
     "server gone",
     "interrupted",
     "too few samples",
+    "not judged",
 ]
 
 
@@ -76,6 +79,17 @@ def late_reason(late_p99_ms: float | None) -> Reason | None:
         rule="generator late",
         found=f"requests were sent up to {late_p99_ms:.2f} ms late (p99), more than {MOST_LATE_MS:g} ms",
         advice="Use more worker processes, a lower rate, or a client machine of its own.",
+    )
+
+
+def starved_reason(client_away_share: float) -> Reason | None:
+    """A client that is kept from running sends less, and its latencies are its own."""
+    if client_away_share <= MOST_AWAY:
+        return None
+    return Reason(
+        rule="generator starved",
+        found=f"a process of the load generator could not run for {client_away_share:.0%} of the time",
+        advice="Give it a core of its own, a higher limit of processor time, or a client machine of its own.",
     )
 
 
@@ -133,4 +147,15 @@ def interrupted_reason(was_interrupted: bool) -> Reason | None:
         rule="interrupted",
         found="the run was ended before its end",
         advice="What there is of it is whole, but there was more to measure: run it again.",
+    )
+
+
+def not_judged_reason(why: str) -> Reason | None:
+    """Of an engine that the gate was to judge, and did not; empty where it did, or was not to."""
+    if not why:
+        return None
+    return Reason(
+        rule="not judged",
+        found=f"whether it is still the model is not known: {why}",
+        advice="Mend that and measure again, or measure with --no-judge where answers do not matter.",
     )

@@ -1,4 +1,4 @@
-"""Answers under load, held against the answers to the same requests one at a time, before it."""
+"""Answers under load, held against the truth, or else against what the same requests were answered alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ from .inputs import Asked
 MOST_DIFFERENCE = 1e-3
 
 
+@dataclass(frozen=True)
+class TrueAnswers:
+    """Probabilities by request, `(N, classes)` each, and how far an answer may be from them."""
+
+    probabilities: tuple[npt.NDArray[Any], ...]
+    within: float = MOST_DIFFERENCE
+
+
 @dataclass(frozen=True, kw_only=True)
 class Expected:
     """By request: the shape of every output, and the probabilities where the model is one of this project."""
@@ -24,6 +32,7 @@ class Expected:
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
     probabilities: tuple[npt.NDArray[Any], ...] = ()
     output: str = ""  # whose numbers the probabilities are
+    within: float = MOST_DIFFERENCE
 
     def fault(self, index: int, reply: InferReply) -> str:
         """What is wrong with an answer, empty where nothing is."""
@@ -39,23 +48,21 @@ class Expected:
         if found.shape != wanted.shape:
             return f"{self.output} {found.shape} instead of {wanted.shape}"
         apart = float(np.abs(found - wanted).max(initial=0.0))
-        return "" if apart <= MOST_DIFFERENCE else f"{self.output} {apart:.2g} away from what they should be"
+        return "" if apart <= self.within else f"{self.output} {apart:.2g} away from what they should be"
 
 
 def expected_from_replies(
-    asked: Asked, replies: Sequence[InferReply], truth: Sequence[npt.NDArray[Any]] | None = None
+    asked: Asked, replies: Sequence[InferReply], truth: TrueAnswers | None = None
 ) -> Expected:
-    """What the load is held to: one reply a distinct request, in order.
-
-    `truth` are probabilities from elsewhere, such as the export in process: they show a server that answers
-    wrongly from the start.
-    """
+    """What the load is held to: one reply a distinct request, in order, and the truth where it is known."""
     output = asked.probabilities
-    numbers = [reply.outputs[output] for reply in replies] if truth is None and output else truth
+    if truth is None:
+        truth = TrueAnswers(tuple(reply.outputs[output] for reply in replies) if output else ())
     return Expected(
         shapes=tuple({name: array.shape for name, array in reply.outputs.items()} for reply in replies),
-        probabilities=tuple(np.array(of_request) for of_request in numbers or ()),
+        probabilities=tuple(np.array(of_request) for of_request in truth.probabilities),
         output=output,
+        within=truth.within,
     )
 
 

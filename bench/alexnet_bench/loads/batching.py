@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from alexnet_clients import ModelStatistics
-
 from .plans import ClosedLoop, Loop
 
 # Where a smaller share of the pictures than this met another request's, there is a cause to name.
@@ -21,23 +19,6 @@ class Batcher:
 
     max_batch: int
     queue_delay_us: int | None  # None: it has no dynamic batcher
-
-
-def executions_between(before: ModelStatistics, after: ModelStatistics) -> dict[int, int]:
-    """Executions by batch between two readings; empty where the server was started again in between."""
-    counts = {
-        batch: count - before.executions_by_batch.get(batch, 0)
-        for batch, count in sorted(after.executions_by_batch.items())
-    }
-    if was_restarted(before, after):
-        return {}
-    return {batch: count for batch, count in counts.items() if count}
-
-
-def was_restarted(before: ModelStatistics, after: ModelStatistics) -> bool:
-    """A server counts from when it loaded a model, so that less than before is another server's count."""
-    fewer = (after.executions_by_batch.get(b, 0) < n for b, n in before.executions_by_batch.items())
-    return after.requests < before.requests or any(fewer)
 
 
 def batching_words(

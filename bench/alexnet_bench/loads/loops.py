@@ -21,14 +21,14 @@ from alexnet_clients import InferReply, Message, ModelStatistics, Transport
 from alexnet_model.errors import ClientError
 
 from .answers import Expected
-from .outcomes import Outcome, Tally
-from .plans import ClosedLoop, OpenLoop, Part, arrivals
+from .outcomes import GONE, Outcome, Tally
+from .plans import MOST_OPEN, ClosedLoop, OpenLoop, Part, arrivals
+from .server_counts import Span
 from .waiting import Answer, Answers, Clock, SystemClock
 
 # Who failed waits so long for its next turn: a dead server is not asked a hundred thousand times.
 PAUSE_S = 0.05
-MOST_OPEN = 10_000
-CHECK_EVERY = 50
+CHECK_EVERY = 49  # odd, so that it meets every one of 64 requests that come round again
 _STATISTICS_TIMEOUT_S = 5.0
 _NAP_S = 0.01  # a closed loop goes on by itself: to be woken by each answer would cost the server its cores
 
@@ -73,7 +73,7 @@ class LoadRun:
         self._paused_until_s: deque[float] = deque()
         self._stopped = False
         self._interrupted = False
-        self._cpu_share = 0.0
+        self._cpu_share = self._away_share = 0.0
         self._before: dict[str, Future[ModelStatistics]] = {}
 
     def stop(self) -> None:
@@ -98,9 +98,12 @@ class LoadRun:
             for future in list(self._open):
                 future.cancel()
         outcome = self._tally.outcome(
-            measured_until_s=until_s, cpu_share=self._cpu_share, interrupted=self._interrupted
+            measured_until_s=until_s,
+            cpu_share=self._cpu_share,
+            away_share=self._away_share,
+            interrupted=self._interrupted,
         )
-        return replace(outcome, statistics=self._statistics())
+        return self._with_statistics(outcome)
 
     def _send_all(self) -> None:
         part, loop = self._part, self._part.loop
@@ -111,11 +114,13 @@ class LoadRun:
         # Asked for without waiting: whatever is sent next is in time.
         self._before = self._ask_statistics()
         cpu_s, started_s = self._clock.cpu_s(), self._clock.now_s()
-        try:
-            self._send_until(part.ends_s, times_s[burning_in:])
-        finally:
-            taken_s = self._clock.now_s() - started_s
-            self._cpu_share = (self._clock.cpu_s() - cpu_s) / taken_s if taken_s > 0 else 0.0
+        with self._clock.watched() as watch:
+            try:
+                self._send_until(part.ends_s, times_s[burning_in:])
+            finally:
+                if (taken_s := self._clock.now_s() - started_s) > 0:
+                    self._cpu_share = (self._clock.cpu_s() - cpu_s) / taken_s
+                    self._away_share = watch.away_s / taken_s
 
     def _send_until(self, until_s: float, times_s: Sequence[float]) -> None:
         if isinstance(self._part.loop, ClosedLoop):
@@ -211,13 +216,16 @@ class LoadRun:
         timeout_s = min(self._asking.timeout_s, _STATISTICS_TIMEOUT_S)
         return {model: ask(model, timeout_s=timeout_s) for model in self._part.statistics_of}
 
-    def _statistics(self) -> dict[str, tuple[ModelStatistics, ModelStatistics]]:
-        """Before and after, of the models of which the server told both."""
-        found = {}
+    def _with_statistics(self, outcome: Outcome) -> Outcome:
+        """Those of the models of which the server told them before and after; one that is gone tells none."""
+        found: dict[str, tuple[Span, ...]] = {}
+        server_gone = outcome.server_gone
         for model, after in self._ask_statistics().items():
             if model in self._before:
                 try:
-                    found[model] = (self._before[model].result(), after.result())
+                    found[model] = ((self._before[model].result(), after.result()),)
+                except GONE:
+                    server_gone = True
                 except ClientError:
-                    continue  # it has gone, or it keeps its statistics to itself
-        return found
+                    continue  # it keeps its statistics to itself
+        return replace(outcome, statistics=found, server_gone=server_gone)

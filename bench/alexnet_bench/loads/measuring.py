@@ -3,40 +3,48 @@
 with Workers(url, 1) as workers:
     bench = ServerBench(transport, ServerUrl.parse(url), workers)
     measured = bench.measure("alexnet_int8", ClosedLoop(concurrency=16), batch=1)
+
+A load may also be run several times and its outcomes be measured together: `run` and `measured`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
-
-from alexnet_clients import InferReply, ServerUrl, Transport
+from alexnet_clients import InferReply, ModelStatistics, ServerUrl, Transport
 from alexnet_model.errors import BadResponse, ClientError, Unreachable, UsageError
 from alexnet_model.gpus import gpus_here
 from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
 from ..reports.schema import HeldRate, LoadRow, RateProbe
-from .answers import Expected, expected_from_replies
+from .answers import Expected, TrueAnswers, expected_from_replies
 from .generators import Generator, Tick, no_tick
 from .inputs import Asked, Shapes, asked_from_config
 from .orders import Target
-from .outcomes import Outcome
-from .plans import Loop, OpenLoop, Part, Timing
-from .rows import Measured, Subject, load_row
-from .searching import SearchOptions, search
+from .outcomes import Outcome, in_turn
+from .plans import ClosedLoop, Loop, OpenLoop, Part, Timing, check_bounds
+from .rows import Measured, Subject, load_row, was_restarted
+from .searching import Found, SearchOptions, search
+from .server_counts import began_anew
+
+Truth = Callable[[Subject, Asked], TrueAnswers]
+_ALONE = Timing(burn_in_s=0.2, seconds=1.0, repeats=1)
+
+
+class ServerReplaced(ClientError):
+    """Between two loads the server was started again, or another took its place."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a search found, the load at that rate, and the load at which it was cut short."""
+    """What a search found, the load at that rate, and what cut it short: a load, Ctrl-C or an error."""
 
     record: HeldRate
     kept: Measured | None
     over: Measured | None
+    cut_by: KeyboardInterrupt | ClientError | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ class _Aimed:
 class ServerBench:
     """Holds what was read of each model, so that a sweep reads it once.
 
-    `answers` may give a model's true probabilities by the index of a request, from another place than the
-    server; without them what the server answers before the load is what it is held to.
+    `truth` gives the true answers from another place than the server, such as the export in process; without
+    it what the server answers before the first load is what it is held to.
     """
 
     def __init__(
@@ -64,18 +72,19 @@ class ServerBench:
         timing: Timing | None = None,
         timeout_s: float = 30.0,
         shapes: Shapes | None = None,
-        answers: Mapping[tuple[str, int], tuple[npt.NDArray[Any], ...]] | None = None,
+        truth: Truth | None = None,
     ) -> None:
-        """`answers` are by model and batch."""
         self.timing = timing or Timing()
         self._transport = transport
         self._url = url
         self._generator = generator
         self._timeout_s = timeout_s
         self._shapes = shapes or {}
-        self._answers = answers or {}
+        self._truth = truth
         self._subjects: dict[str, Subject] = {}
-        self._aimed: _Aimed | None = None
+        self._known: dict[tuple[str, int], _Aimed] = {}
+        self._aimed: _Aimed | None = None  # at the moment
+        self._counted: dict[str, ModelStatistics] = {}  # after the latest load
 
     def subject(self, model: str) -> Subject:
         """Read the configuration of a model, and of what computes it.
@@ -84,12 +93,7 @@ class ServerBench:
             ClientError: the server cannot be reached, or has no such model.
         """
         if model not in self._subjects:
-            config = self._transport.model_config(model, timeout_s=self._timeout_s).result()
-            network = config
-            if config.steps:
-                network = self._transport.model_config(config.steps[-1], timeout_s=self._timeout_s).result()
-            device = _device(network.device, self._url)
-            self._subjects[model] = Subject(url=self._url, config=config, network=network, device=device)
+            self._subjects[model] = self._read(model)
         return self._subjects[model]
 
     def check(self, model: str, batch: int) -> None:
@@ -100,6 +104,15 @@ class ServerBench:
             UsageError: it takes no such batch, or has an input that cannot be made up.
         """
         self._asked(model, batch)
+
+    def check_loops(self, loops: Iterable[Loop]) -> None:
+        """Whether the generator can send them for as long as they are to last.
+
+        Raises:
+            UsageError: one has too many requests.
+        """
+        for loop in loops:
+            check_bounds(loop, self.timing)
 
     def check_shapes(self, models: Iterable[str]) -> None:
         """Whether every shape that was given is of an input of one of these models.
@@ -116,27 +129,64 @@ class ServerBench:
     def measure(
         self, model: str, loop: Loop, batch: int = 1, *, timing: Timing | None = None, tick: Tick = no_tick
     ) -> Measured:
-        """Burn in, measure, and judge.
+        """Burn in, measure, and judge: a load that is run once.
 
         Raises:
-            ClientError: the server did not answer before the load, or no request under it.
+            ClientError: as of `run` and of `measured`.
             KeyboardInterrupt: it was interrupted before anything was measured.
-            UsageError: as of `check`.
+            UsageError: as of `check` and of `check_loops`.
         """
-        aimed = self._aim(model, batch)
+        outcome = self.run(model, loop, batch, timing=timing, tick=tick)
+        return self.measured(model, loop, batch, [outcome])
+
+    def run(
+        self,
+        model: str,
+        loop: Loop,
+        batch: int = 1,
+        *,
+        timing: Timing | None = None,
+        seed: int = 0,
+        tick: Tick = no_tick,
+    ) -> Outcome:
+        """Burn in and measure. An open loop sends at other times with another `seed`.
+
+        Raises:
+            ServerReplaced: since the load before, it was started again, or its model is another.
+            ClientError: the server did not answer before the load.
+            UsageError: as of `check` and of `check_loops`.
+        """
+        timing = timing or self.timing
+        check_bounds(loop, timing)
+        self._aim(model, batch)
         subject = self.subject(model)
-        part = Part(loop=loop, timing=timing or self.timing, statistics_of=subject.counted)
+        self._check_same_server(subject)
+        part = Part(loop=loop, timing=timing, seed=seed, statistics_of=subject.counted)
         try:
             outcome = self._generator.run(part, tick)
         except ClientError:
             self._aimed = None  # the generator has to start anew
             raise
+        for name, spans in outcome.statistics.items():
+            self._counted[name] = spans[-1][1]
+        return outcome
+
+    def measured(self, model: str, loop: Loop, batch: int, outcomes: Sequence[Outcome]) -> Measured:
+        """The row of one load that was run so often, and its verdict.
+
+        Raises:
+            ClientError: no request was answered.
+            KeyboardInterrupt: it was interrupted before anything was measured.
+        """
+        subject, aimed = self.subject(model), self._known[model, batch]
+        outcome = in_turn(outcomes)
         row = load_row(subject, loop, batch=batch, request_bytes=aimed.request_bytes, outcome=outcome)
         if row is None:
             if outcome.interrupted:
                 raise KeyboardInterrupt
             raise _nothing_answered(f"{self._url} {model}, {loop}, batch {batch}", outcome)
-        return Measured(row=row, outcome=outcome, statistics=outcome.statistics)
+        restarted = was_restarted(outcome, outcome.statistics.get(subject.network.name, ()))
+        return Measured(row=row, outcome=outcome, restarted=restarted)
 
     def held_rate(
         self,
@@ -147,25 +197,35 @@ class ServerBench:
         estimate_per_s: float,
         progress: Progress = silent,
     ) -> Held:
-        """The highest rate whose p99 holds the limit.
+        """The highest rate whose p99 holds the limit. Where a request alone takes longer, none is tried.
 
-        `estimate_per_s` is what a closed loop reached, in requests a second.
+        `estimate_per_s` is what a closed loop reached, in requests a second. Ctrl-C and errors cut it short.
 
         Raises:
-            ClientError: the server did not answer before the first load, or no request of one.
+            ClientError: the server did not answer a request alone.
+            KeyboardInterrupt: it came before a rate was tried.
             UsageError: as of `check`.
         """
         subject = self.subject(model)
         tried: list[Measured] = []
+        cut_by: list[KeyboardInterrupt | ClientError] = []
         stage = f"rates of {model} within {options.limit_p99_ms:g} ms"
 
         def probing(rate_per_s: float) -> RateProbe | None:
             loop, timing = OpenLoop(rate_per_s=rate_per_s), options.timing_at(rate_per_s, self.timing)
             progress(stage, len(tried), options.most_probes, str(loop))
-            tried.append(self.measure(model, loop, batch, timing=timing))
+            try:
+                tried.append(self.measure(model, loop, batch, timing=timing))
+            except (KeyboardInterrupt, ClientError) as error:
+                cut_by.append(error)
+                return None
             return None if tried[-1].is_over else _probe(tried[-1].row, options)
 
-        found = search(probing, estimate_per_s, options)
+        alone_ms = self.measure(model, ClosedLoop(concurrency=1), batch, timing=_ALONE).row.latencies.p50_ms
+        if alone_ms is not None and alone_ms > options.limit_p99_ms:
+            found = Found((), alone_ms=alone_ms)
+        else:
+            found = search(probing, estimate_per_s, options)
         progress(stage, options.most_probes, options.most_probes)
         held, best = found.held, found.held or found.best
         kept = next((m for m in tried if held and m.row.rate_per_s == held.rate_per_s), None)
@@ -181,23 +241,46 @@ class ServerBench:
             throughput=kept.row.throughput if kept else None,
             p99_ms=best.p99_ms if best else None,
             probes=found.probes,
-            words=f"{words}; the search was cut short" if over else words,
+            words=f"{words}; the search was cut short" if over or cut_by else words,
         )
-        return Held(record, kept, over)
+        return Held(record, kept, over, next(iter(cut_by), None))
+
+    def _read(self, model: str) -> Subject:
+        config = self._transport.model_config(model, timeout_s=self._timeout_s).result()
+        network = config
+        if config.steps:
+            network = self._transport.model_config(config.steps[-1], timeout_s=self._timeout_s).result()
+        return Subject(
+            url=self._url, config=config, network=network, device=_device(network.device, self._url)
+        )
+
+    def _check_same_server(self, subject: Subject) -> None:
+        """As far as its configuration and its statistics tell."""
+        name = subject.network.name
+        found = self._read(subject.config.name)
+        if (found.config, found.network) != (subject.config, subject.network):
+            raise _replaced(self._url, subject, "another configuration of it than before")
+        if name in self._counted:
+            now = self._transport.statistics(name, timeout_s=self._timeout_s).result()
+            if began_anew(self._counted[name], now):
+                raise _replaced(self._url, subject, "statistics that began anew since the load before")
 
     def _asked(self, model: str, batch: int) -> Asked:
         return asked_from_config(self.subject(model).config, batch, self._shapes)
 
-    def _aim(self, model: str, batch: int) -> _Aimed:
+    def _aim(self, model: str, batch: int) -> None:
         """Let the generator ask this, and know what it must be answered with."""
-        asked = self._asked(model, batch)
-        if self._aimed is None or self._aimed.asked != asked:
-            self._aimed = None
+        if (model, batch) not in self._known:
+            asked = self._asked(model, batch)
             replies = self._answers_alone(asked)
-            expected = expected_from_replies(asked, replies, self._answers.get((model, batch)))
-            self._generator.aim(Target(asked=asked, expected=expected, timeout_s=self._timeout_s))
-            self._aimed = _Aimed(asked, expected, max(reply.request_bytes for reply in replies))
-        return self._aimed
+            truth = None if self._truth is None else self._truth(self.subject(model), asked)
+            expected = expected_from_replies(asked, replies, truth)
+            self._known[model, batch] = _Aimed(asked, expected, max(reply.request_bytes for reply in replies))
+        aimed = self._known[model, batch]
+        if self._aimed is not aimed:
+            self._aimed = None
+            self._generator.aim(Target(asked=aimed.asked, expected=aimed.expected, timeout_s=self._timeout_s))
+            self._aimed = aimed
 
     def _answers_alone(self, asked: Asked) -> list[InferReply]:
         """Every distinct request, one at a time."""
@@ -220,6 +303,15 @@ def _probe(row: LoadRow, options: SearchOptions) -> RateProbe:
         notes.append(f"{row.latencies.samples} answers, where p99 needs {NEEDED['p99']}")
     held = row.verdict.is_valid and p99_ms is not None and p99_ms <= options.limit_p99_ms
     return RateProbe(rate_per_s=row.rate_per_s, p99_ms=p99_ms, held=held, note=", ".join(notes))
+
+
+def _replaced(url: ServerUrl, subject: Subject, got: str) -> ServerReplaced:
+    return ServerReplaced(
+        f"{url} {subject.config.name}",
+        got=got,
+        expected="the server that the loads before were on",
+        next_step="See the server's log, and measure again.",
+    )
 
 
 def _nothing_answered(subject: str, outcome: Outcome) -> ClientError:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from alexnet_clients import InferReply, ModelStatistics
+from alexnet_clients import InferReply
 from alexnet_model.errors import ConnectionLost, NotReady, Unreachable
 
 from ..figures.percentiles import LatencyHistogram
 from .answers import Expected
 from .plans import OpenLoop, Part
+from .server_counts import Span
 from .waiting import Answer
 
 # A server that answers nothing but these for so long is gone. One that is started again takes longer.
@@ -33,12 +34,13 @@ class Outcome:
     wrong: int
     fault: str  # an example
     cpu_share: float  # of one core, the busiest process
+    away_share: float  # of the time, the process that was kept from running the most
     held_back: int  # sends that waited because too many requests were open
     measured_s: float
     repeat_s: float
     server_gone: bool = False
     interrupted: bool = False
-    statistics: Mapping[str, tuple[ModelStatistics, ModelStatistics]] = field(default_factory=dict)
+    statistics: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)  # a model, a stretch of time
 
     @property
     def failures(self) -> int:
@@ -54,28 +56,54 @@ class Outcome:
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
     """One outcome of what several processes did at the same time."""
-    first = outcomes[0]
+    return replace(
+        _summed(outcomes),
+        answered=tuple(sum(counts) for counts in zip(*(o.answered for o in outcomes), strict=True)),
+        cpu_share=max(outcome.cpu_share for outcome in outcomes),
+        away_share=max(outcome.away_share for outcome in outcomes),
+        measured_s=min(outcome.measured_s for outcome in outcomes),
+    )
+
+
+def in_turn(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome of the same load at several times, with whatever lay between them left out."""
+    measured_s = sum(outcome.measured_s for outcome in outcomes)
+
+    def mean(share: Callable[[Outcome], float]) -> float:
+        return sum(share(o) * o.measured_s for o in outcomes) / measured_s if measured_s else 0.0
+
+    return replace(
+        _summed(outcomes),
+        answered=tuple(count for outcome in outcomes for count in outcome.answered),
+        cpu_share=mean(lambda outcome: outcome.cpu_share),
+        away_share=mean(lambda outcome: outcome.away_share),
+        measured_s=measured_s,
+    )
+
+
+def _summed(outcomes: Sequence[Outcome]) -> Outcome:
+    """What adds up the same way, at one time or in turn; the rest is the first's."""
     failed: Counter[str] = Counter()
+    statistics: dict[str, tuple[Span, ...]] = {}
     for outcome in outcomes:
         failed.update(outcome.failed)
+        for model, spans in outcome.statistics.items():
+            statistics[model] = (*statistics.get(model, ()), *spans)
     late = [outcome.late for outcome in outcomes if outcome.late is not None]
     return replace(
-        first,
+        outcomes[0],
         latencies=_added(outcome.latencies for outcome in outcomes),
         late=_added(late) if late else None,
-        answered=tuple(sum(counts) for counts in zip(*(o.answered for o in outcomes), strict=True)),
         requests=sum(outcome.requests for outcome in outcomes),
         failed=dict(failed),
         failure=next((outcome.failure for outcome in outcomes if outcome.failure), ""),
         checked=sum(outcome.checked for outcome in outcomes),
         wrong=sum(outcome.wrong for outcome in outcomes),
         fault=next((outcome.fault for outcome in outcomes if outcome.fault), ""),
-        cpu_share=max(outcome.cpu_share for outcome in outcomes),
         held_back=sum(outcome.held_back for outcome in outcomes),
-        measured_s=min(outcome.measured_s for outcome in outcomes),
         server_gone=any(outcome.server_gone for outcome in outcomes),
         interrupted=any(outcome.interrupted for outcome in outcomes),
-        statistics={model: pair for outcome in outcomes for model, pair in outcome.statistics.items()},
+        statistics=statistics,
     )
 
 
@@ -127,7 +155,9 @@ class Tally:
         if intended_s >= self._part.measured_from_s:
             self._late.record(1e3 * (sent_s - intended_s))
 
-    def outcome(self, *, measured_until_s: float, cpu_share: float, interrupted: bool) -> Outcome:
+    def outcome(
+        self, *, measured_until_s: float, cpu_share: float, away_share: float, interrupted: bool
+    ) -> Outcome:
         """All of it; statistics are the caller's to add."""
         is_open = isinstance(self._part.loop, OpenLoop)
         return Outcome(
@@ -141,6 +171,7 @@ class Tally:
             wrong=self._wrong,
             fault=self._fault,
             cpu_share=cpu_share,
+            away_share=away_share,
             held_back=self.held_back,
             measured_s=max(0.0, min(measured_until_s, self._part.ends_s) - self._part.measured_from_s),
             repeat_s=self._part.timing.seconds,

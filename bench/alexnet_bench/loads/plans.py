@@ -11,6 +11,10 @@ import numpy.typing as npt
 
 from alexnet_model.errors import UsageError
 
+MOST_OPEN = 10_000  # requests at any time
+MOST_PER_S = 100_000  # requests of an open loop: far more than one machine can send
+MOST_REQUESTS = 10_000_000  # of one open loop, whose times are all drawn beforehand
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
@@ -19,8 +23,8 @@ class ClosedLoop:
     concurrency: int
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise UsageError("concurrency", got=str(self.concurrency), expected="at least 1")
+        if not 1 <= self.concurrency <= MOST_OPEN:
+            raise UsageError("concurrency", got=f"{self.concurrency:,}", expected=f"1 to {MOST_OPEN:,}")
 
     def __str__(self) -> str:
         return f"{self.concurrency} at a time"
@@ -33,8 +37,9 @@ class OpenLoop:
     rate_per_s: float  # requests
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.rate_per_s) and self.rate_per_s > 0):
-            raise UsageError("rate", got=f"{self.rate_per_s:g} requests/s", expected="more than 0")
+        if not 0 < self.rate_per_s <= MOST_PER_S:
+            expected = f"more than 0, to {MOST_PER_S:,} requests/s"
+            raise UsageError("rate", got=f"{self.rate_per_s:g} requests/s", expected=expected)
 
     def __str__(self) -> str:
         return f"{self.rate_per_s:.4g} requests/s"
@@ -53,9 +58,9 @@ class Timing:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.seconds) and self.seconds > 0):
-            raise UsageError("seconds", got=f"{self.seconds:g}", expected="more than 0")
+            raise UsageError("seconds", got=f"{self.seconds:g}", expected="a finite number above 0")
         if not (isfinite(self.burn_in_s) and self.burn_in_s >= 0):
-            raise UsageError("burn-in", got=f"{self.burn_in_s:g} s", expected="0 s or more")
+            raise UsageError("burn-in", got=f"{self.burn_in_s:g} s", expected="a finite 0 s or more")
         if self.repeats < 1:
             raise UsageError("repeats", got=str(self.repeats), expected="at least 1")
 
@@ -85,6 +90,21 @@ class Part:
     @property
     def ends_s(self) -> float:
         return self.starts_s + self.timing.total_s
+
+
+def check_bounds(loop: Loop, timing: Timing) -> None:
+    """Whether an open loop's times of sending find room.
+
+    Raises:
+        UsageError: there are too many.
+    """
+    if isinstance(loop, OpenLoop) and (requests := loop.rate_per_s * timing.total_s) > MOST_REQUESTS:
+        raise UsageError(
+            f"{loop} for {timing.total_s:g} s",
+            got=f"{requests:,.0f} requests",
+            expected=f"at most {MOST_REQUESTS:,}",
+            next_step="Ask for a lower rate, or for less time.",
+        )
 
 
 def loops_for_workers(loop: Loop, workers: int) -> tuple[Loop, ...]:

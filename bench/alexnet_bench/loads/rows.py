@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -19,12 +19,14 @@ from ..figures.verdicts import (
     errors_reason,
     late_reason,
     saturation_reason,
+    starved_reason,
     verdict_from,
 )
 from ..reports.schema import Engine, LoadRow
-from .batching import Batcher, batching_words, executions_between, was_restarted
+from .batching import Batcher, batching_words
 from .outcomes import Outcome
 from .plans import ClosedLoop, Loop, OpenLoop
+from .server_counts import Span, began_anew, counted_in, forgot_some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +58,16 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One load with its row, and what the server counted meanwhile of each model that took part."""
+    """One load with its row."""
 
     row: LoadRow
     outcome: Outcome
-    statistics: Mapping[str, tuple[ModelStatistics, ModelStatistics]]
+    restarted: bool = False
 
     @property
     def is_over(self) -> bool:
         """Whether it makes no sense to go on to the next load."""
-        return self.outcome.interrupted or self.outcome.server_gone
+        return self.outcome.interrupted or self.outcome.server_gone or self.restarted
 
 
 def load_row(
@@ -76,8 +78,8 @@ def load_row(
     rates_per_s = outcome.rates_per_s()
     if not latencies.samples or not rates_per_s:
         return None
-    before, after = outcome.statistics.get(subject.network.name, (ModelStatistics(), ModelStatistics()))
-    executed = executions_between(before, after)
+    spans = outcome.statistics.get(subject.network.name, ())
+    counted = counted_in(spans)
     batcher = Batcher(max_batch=subject.network.max_batch, queue_delay_us=subject.network.queue_delay_us)
     return LoadRow(
         model=subject.config.name,
@@ -95,37 +97,49 @@ def load_row(
         failed_by_kind=dict(outcome.failed),
         late_p99_ms=_late_p99_ms(outcome),
         client_cpu_share=outcome.cpu_share,
+        client_away_share=outcome.away_share,
         request_bytes=request_bytes,
-        executions_by_batch=executed,
+        executions_by_batch=dict(counted.executions_by_batch),
         batching=batching_words(
-            executed, batch=batch, batcher=batcher, loop=loop, execution_ms=_execution_ms(before, after)
+            counted.executions_by_batch,
+            batch=batch,
+            batcher=batcher,
+            loop=loop,
+            execution_ms=_execution_ms(counted),
         ),
-        verdict=verdict_of(outcome, loop, was_restarted=was_restarted(before, after)),
+        verdict=verdict_of(outcome, loop, spans),
     )
 
 
-def verdict_of(outcome: Outcome, loop: Loop | None = None, *, was_restarted: bool = False) -> Verdict:
-    """Everything that speaks against a load, the worst first."""
+def verdict_of(outcome: Outcome, loop: Loop | None = None, spans: Sequence[Span] = ()) -> Verdict:
+    """Everything that speaks against a load, the worst first. `spans` are of the model that computes."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.failed.items())
     failed = errors_reason(outcome.failures, outcome.requests, f"{outcome.failure} ({kinds})")
     return verdict_from(
-        _gone_reason(outcome, was_restarted=was_restarted),
+        _gone_reason(outcome, was_restarted=was_restarted(outcome, spans)),
         failed,
         answers_reason(outcome.wrong, outcome.checked, outcome.fault),
         _overload_reason(outcome, loop),
         _held_back_reason(outcome),
         late_reason(_late_p99_ms(outcome)),
+        starved_reason(outcome.away_share),
         saturation_reason(outcome.cpu_share),
         _interrupted_reason(outcome),
         _samples_reason(outcome),
     )
 
 
+def was_restarted(outcome: Outcome, spans: Sequence[Span]) -> bool:
+    """Whether another server counted than the one that was asked at first."""
+    answered = outcome.requests - outcome.failures
+    return any(began_anew(before, after) for before, after in spans) or forgot_some(spans, answered)
+
+
 def _gone_reason(outcome: Outcome, *, was_restarted: bool) -> Reason | None:
     if outcome.server_gone:
         found = f"it answered nothing any more, after {outcome.measured_s:.1f} s, such as: {outcome.failure}"
     elif was_restarted:
-        found = "its statistics began anew: it was started again in the middle"
+        found = "its statistics do not hold all that it answered: it was started again in the middle"
     else:
         return None
     return Reason(rule="server gone", found=found, advice="See the server's log, and measure again.")
@@ -188,12 +202,9 @@ def _late_p99_ms(outcome: Outcome) -> float | None:
     return late.percentile_ms(99) if late.samples else None
 
 
-def _execution_ms(before: ModelStatistics, after: ModelStatistics) -> float | None:
+def _execution_ms(counted: ModelStatistics) -> float | None:
     """What a request was computed for, which is its execution where no other was batched with it."""
-    requests = after.requests - before.requests
-    if requests <= 0:
-        return None
-    return (after.compute_infer_ns - before.compute_infer_ns) / requests / 1e6
+    return counted.compute_infer_ns / counted.requests / 1e6 if counted.requests else None
 
 
 def _histogram(encoded: bytes) -> LatencyHistogram:

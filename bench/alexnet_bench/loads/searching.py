@@ -45,9 +45,10 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search tried, in order."""
+    """What a search tried, in order. `alone_ms`: a request alone takes longer than the limit (median)."""
 
     probes: tuple[RateProbe, ...]
+    alone_ms: float | None = None
 
     @property
     def held(self) -> RateProbe | None:
@@ -68,6 +69,8 @@ class Found:
             lowest = min(above, key=lambda probe: probe.rate_per_s, default=None)
             beyond = f"{_in_words(lowest)} did not" if lowest else "no higher rate was tried"
             return f"{_in_words(held)} held {limit_p99_ms:g} ms; {beyond}"
+        if self.alone_ms is not None:
+            return f"no rate holds {limit_p99_ms:g} ms: a request alone takes {self.alone_ms:.3g} ms (median)"
         if self.best is None:
             notes = dict.fromkeys(probe.note for probe in self.probes if probe.note)
             return f"no rate could be judged: {'; '.join(notes) or 'none was tried'}"

@@ -14,6 +14,8 @@ from typing import Protocol, TypeAlias
 
 from alexnet_clients import InferReply
 
+from .heartbeat import Heartbeat
+
 # Sleeping ends about this much late, so the rest is waited for awake. It holds Python's lock for as long, and
 # what an answer's thread notes as its end may be late by that.
 _AWAKE_S = 0.0001
@@ -36,6 +38,13 @@ class Answer:
 Answers: TypeAlias = SimpleQueue[Answer | None]  # None wakes up whoever waits
 
 
+class Watch(Protocol):
+    """As much of a `Heartbeat` as a load reads."""
+
+    @property
+    def away_s(self) -> float: ...
+
+
 class Clock(Protocol):
     """Time as a load sees it: fakes move it in tests."""
 
@@ -43,6 +52,9 @@ class Clock(Protocol):
 
     def cpu_s(self) -> float:
         """Processor time of this process, all its threads together."""
+
+    def watched(self) -> AbstractContextManager[Watch]:
+        """Inside it, what time this process is kept from running is added up."""
 
     def first_in_line(self) -> AbstractContextManager[None]:
         """Inside it this process runs as soon as its time has come, where the system allows that."""
@@ -62,6 +74,9 @@ class SystemClock:
 
     def cpu_s(self) -> float:
         return time.process_time()
+
+    def watched(self) -> AbstractContextManager[Watch]:
+        return Heartbeat()
 
     @contextmanager
     def first_in_line(self) -> Iterator[None]:

@@ -101,6 +101,7 @@ class LoadRow(Record):
     failed_by_kind: dict[str, int] = Field(default_factory=dict)  # by the error's name
     late_p99_ms: float | None  # how late an open loop sent
     client_cpu_share: float  # of one core, the busiest process
+    client_away_share: float  # of the time, that the most starved process was kept from running
     request_bytes: int
     executions_by_batch: dict[int, int]  # from the server's statistics
     batching: str  # in words: whether batching happened, and if not why
@@ -191,14 +192,14 @@ class Tuning(Record):
 
 
 class ColdStart(Record):
-    """From nothing to the first answer."""
+    """From nothing to the first answer. Every start of the server is a repeat of each figure."""
 
     model: str
     engine: Engine
     warmed_up: bool
-    ready_ms: float  # from starting the server until it was ready
-    first_ms: dict[int, float]  # of the first request of each batch
-    second_ms: dict[int, float]  # and of the one after it
+    ready_ms: Figure  # from starting the server until it was ready
+    first_ms: dict[int, Figure]  # of the first request of each batch
+    second_ms: dict[int, Figure]  # and of the one after it
 
 
 class LeftOut(Record):

@@ -57,12 +57,12 @@ def end_with(report: Report, path: Path | None, *, measured: bool) -> None:
 
 
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """`1,16` to its numbers.
+    """`1,16` to its numbers, each once.
 
     Raises:
         UsageError: a word is none.
     """
     try:
-        return tuple(int(word) for word in text.split(","))
+        return tuple(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
         raise UsageError(option, got=repr(text), expected="whole numbers, such as 1,16") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +25,7 @@ from ..connecting import (
 from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
 
 if TYPE_CHECKING:
+    from alexnet_bench.loads.measuring import Truth
     from alexnet_bench.loads.plans import Loop
     from alexnet_bench.reports.schema import Report
 
@@ -53,11 +56,11 @@ def server_command(
         float | None,
         typer.Option("--limit-p99-ms", help="Find the highest rate whose p99 stays within.", metavar="MS"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of one repeat.")] = 5.0,
-    repeats: Annotated[int, typer.Option(help="Of every load, without a break.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Of one repeat.")] = 3.0,
+    repeats: Annotated[int, typer.Option(help="Of every load: all loads in turn, so often.")] = 5,
     burn_in_s: Annotated[
-        float, typer.Option("--burn-in", help="Seconds of every load that are thrown away.")
-    ] = 1.0,
+        float, typer.Option("--burn-in", help="Seconds before every repeat that are thrown away.")
+    ] = 0.5,
     workers: Annotated[int, typer.Option(help="Processes that generate the load.")] = 1,
     shape: Annotated[
         list[str] | None,
@@ -67,6 +70,14 @@ def server_command(
             metavar="NAME:1,2,3",
         ),
     ] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(
+            "--repository",
+            help="What the server serves: answers are held to what the export in it answers in process.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     json_file: ReportOption = None,
     timeout_s: TimeoutOption = 30,
     ca: CaOption = None,
@@ -74,11 +85,12 @@ def server_command(
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Measure a server under load, with a verdict on each figure. Any model that speaks KServe v2.
+    """Measure a server under load, with a verdict on each figure.
 
-    A load whose verdict is INVALID says why, and what to do. Exits 1 if a load could not be measured at all.
+    Any model that speaks KServe v2. A load whose verdict is INVALID says why,
+    and what to do. Exits 1 if a load could not be measured at all.
 
-    Example: alexnet bench server --model alexnet_int8 --concurrency 1,16 --batch 1,8 --json load.json
+    Example: alexnet bench server --model alexnet_int8 --concurrency 1,16
     """
     from alexnet_bench.loads.campaign import Campaign, report_of_campaign
     from alexnet_bench.loads.generators import Workers
@@ -104,15 +116,21 @@ def server_command(
         transport = transport_from_url(address, access)
         opened.callback(transport.close)
         generator = opened.enter_context(Workers(url, workers, access=access))
+        truth = None if repository is None else opened.enter_context(_truth_of(repository))
         progress = opened.enter_context(Bars())
-        bench = ServerBench(transport, address, generator, timing=timing, timeout_s=timeout_s, shapes=shapes)
+        bench = ServerBench(
+            transport, address, generator, timing=timing, timeout_s=timeout_s, shapes=shapes, truth=truth
+        )
         words = ["alexnet", "bench", "server", "--url", url]
         words += [word for name in campaign.models for word in ("--model", name)]
         words += ["--batch", batch, "--seconds", f"{seconds:g}", "--repeats", str(repeats)]
+        words += ["--burn-in", f"{burn_in_s:g}", "--timeout", f"{timeout_s:g}"]
+        words += [word for text in shape or () for word in ("--shape", text)]
         for option, value in (
             ("--concurrency", concurrency),
             ("--rate", rate),
             ("--limit-p99-ms", limit_p99_ms),
+            ("--repository", repository),
         ):
             words += [] if value is None else [option, f"{value}"]
         words += ["--workers", str(workers)]
@@ -138,6 +156,16 @@ def print_loads(report: Report) -> None:
         say(f"batching: {name_of_series(row)}, {load_in_words(row)}: {row.batching}")
 
 
+@contextmanager
+def _truth_of(repository: Path) -> Iterator[Truth]:
+    from alexnet_bench.truth import ExportTruth
+    from alexnet_bench.unpacking import unpacked_export
+    from alexnet_model.manifest import manifest_from_folder
+
+    with unpacked_export(repository) as folder:
+        yield ExportTruth(manifest_from_folder(folder), folder)
+
+
 def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tuple[Loop, ...]:
     from alexnet_bench.loads.plans import ClosedLoop, OpenLoop
 
@@ -153,7 +181,7 @@ def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tup
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in text.split(","))
+        return tuple(dict.fromkeys(float(word) for word in text.split(",")))
     except ValueError as error:
         raise UsageError(option, got=repr(text), expected="numbers, such as 50,100") from error
 
