@@ -18,7 +18,7 @@ from alexnet_cli.screen import note
 from alexnet_model.errors import AlexnetError, UsageError
 from alexnet_model.files import write_text_atomically
 
-PARTS = ("engine", "server", "rungs", "tune", "cold-start")  # the order in which they are read
+PARTS = ("engine", "server", "rates", "rungs", "tune", "cold-start")  # the order in which they are read
 PAGES = {"cpu": "report.html", "gpu": "report-gpu.html"}
 
 

@@ -80,7 +80,8 @@ def measure_served(repository: Path, measuring: Measuring) -> None:
                 return
             named = [word for name in models for word in ("--model", name)]
             loads = ["--concurrency", "1,16,64", "--batch", "1,32", "--workers", "4"]
-            measuring("server", "bench", "server", "--url", server.grpc_url, *named, *loads)
+            served = ["--url", server.grpc_url, "--repository", repository]
+            measuring("server", "bench", "server", *served, *named, *loads)
     except AlexnetError as error:
         note(f"Nothing is served: {error}")
         return

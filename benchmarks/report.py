@@ -40,12 +40,16 @@ def measure(demo: Path, measuring: Measuring) -> None:
     ladder += ["--batch", "1,8,32", "--seconds", "0.4", "--repeats", "5"]
     _done(measuring("engine", "bench", "engine", export, *ladder))
     with EmbeddedServer(repository) as server:
+        served = ["bench", "server", "--url", server.grpc_url, "--repository", repository]
         models = ["--model", "alexnet_fp32", "--model", "alexnet_int8", "--model", "alexnet"]
-        loads = ["--concurrency", "1,4,16,64", "--seconds", "4", "--repeats", "3"]
-        _done(measuring("server", "bench", "server", "--url", server.grpc_url, *models, *loads))
+        loads = ["--concurrency", "1,4,16,64", "--seconds", "2.5", "--repeats", "5"]
+        _done(measuring("server", *served, *models, *loads))
+        rates = ["--rate", "100,300", "--limit-p99-ms", "50", "--seconds", "2", "--repeats", "3"]
+        _done(measuring("rates", *served, "--model", "alexnet_int8", *rates))
     _done(measuring("rungs", "bench", "rungs", "--repository", repository))
     _done(measuring("tune", "tune", "--limit-p99-ms", "100", "--repository", repository, "--dry-run"))
-    _done(measuring("cold-start", "bench", "cold-start", repository))
+    models = ["--model", "alexnet_fp32", "--model", "alexnet_int8", "--model", "alexnet"]
+    _done(measuring("cold-start", "bench", "cold-start", repository, *models))
 
 
 def _done(code: int) -> None:

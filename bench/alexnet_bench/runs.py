@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .control import control_rate
@@ -51,12 +54,16 @@ def report_of_run(
     command: str,
     control: Callable[[], float] = control_rate,
 ) -> Report:
-    """Measure, and report what there is. Ctrl-C ends it early; what was logged by then is in the report."""
+    """Measure, and report what there is.
+
+    Ctrl-C and SIGTERM, as of a cancelled job, end it early; what was logged by then is in the report.
+    """
     started = time.perf_counter()
     environment = environment_here()
     before, log = control(), Log()
     try:
-        measure(log)
+        with _sigterm_as_ctrl_c():
+            measure(log)
     except KeyboardInterrupt:
         log.note(interrupted_reason(True))
     after = control()
@@ -79,3 +86,16 @@ def report_of_run(
         left_out=tuple(log.left_out),
         reasons=tuple(log.reasons),
     )
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Only the main thread hears signals; elsewhere nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)

@@ -242,10 +242,10 @@ def _held_by(
         place = Path(beside) / "model_repository"
         write_repository(manifest, folder, place, candidate.options(base))
         server = opened.enter_context(EmbeddedServer(place))
+        generator = opened.enter_context(Workers(server.grpc_url, 1))
         url = ServerUrl.parse(server.grpc_url)
         transport = transport_from_url(url)
         opened.callback(transport.close)
-        generator = opened.enter_context(Workers(server.grpc_url, 1))
         bench = ServerBench(transport, url, generator, timing=options.timing, truth=truth)
         try:
             estimate = _whole(bench.measure(model, _ESTIMATE_AT)).row.throughput.value

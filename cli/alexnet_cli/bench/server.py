@@ -88,7 +88,8 @@ def server_command(
     """Measure a server under load, with a verdict on each figure.
 
     Any model that speaks KServe v2. A load whose verdict is INVALID says why,
-    and what to do. Exits 1 if a load could not be measured at all.
+    and what to do. Exits 1 if a load could not be measured at all, or if the
+    server was gone before the end.
 
     Example: alexnet bench server --model alexnet_int8 --concurrency 1,16
     """
@@ -113,9 +114,9 @@ def server_command(
     address = ServerUrl.parse(url)
     check_writable(json_file)
     with ExitStack() as opened:
+        generator = opened.enter_context(Workers(url, workers, access=access))  # before gRPC has threads
         transport = transport_from_url(address, access)
         opened.callback(transport.close)
-        generator = opened.enter_context(Workers(url, workers, access=access))
         truth = None if repository is None else opened.enter_context(_truth_of(repository))
         progress = opened.enter_context(Bars())
         bench = ServerBench(
@@ -142,7 +143,8 @@ def server_command(
             progress=progress,
         )
     print_loads(report)
-    end_with(report, json_file, measured=not report.left_out)
+    gone = any(reason.rule == "server gone" for reason in report.reasons)
+    end_with(report, json_file, measured=not report.left_out and not gone)
 
 
 def print_loads(report: Report) -> None:
