@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test bench bench-gpu bench-clients check format clean
+.PHONY: setup demo test bench bench-gpu bench-tools bench-clients check format clean
 
 setup: .venv/installed
 
@@ -25,6 +25,15 @@ bench: setup
 # The same on an NVIDIA GPU, with TensorRT's engines and batches to 1,024.
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py
+
+# What the load generator and the server themselves are held to; a quarter of an hour on a quiet machine.
+TOOLS := benchmarks/results/tools
+bench-tools: setup
+	mkdir -p $(TOOLS)
+	taskset -c 0 $(BIN)/python benchmarks/open_loop.py --json $(TOOLS)/open_loop.json
+	$(BIN)/python benchmarks/perf_analyzer.py demo/model_repository --json $(TOOLS)/perf_analyzer.json
+	$(BIN)/python benchmarks/served.py demo/model_repository --json $(TOOLS)/served.json
+	$(BIN)/python benchmarks/report.py --no-run
 
 # The clients' figures, on the demo's export; a few minutes on a quiet machine.
 bench-clients: setup

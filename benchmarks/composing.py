@@ -1,14 +1,18 @@
 """The pages of what was measured: every recipe here ends in `compose(results, docs)`.
 
 `results/cpu` and `results/gpu` hold the reports, each of one machine. Of each there is a page in HTML, and of
-all of them one in Markdown with its pictures beside it.
+all of them one in Markdown with its pictures beside it, to which `results/tools` adds what these tools were
+held to.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+from tools import section_of
 
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.reports.markdown import document_from_reports, write_document
@@ -43,9 +47,10 @@ def written(results: Path, docs: Path) -> list[Path]:
         write_text_atomically(results / PAGES[name], html_from_reports(reports))
     pages = [results / PAGES[name] for name in measured]
     of_all = [report for reports in measured.values() for report in reports]
-    write_document(
-        document_from_reports(of_all, introduction=introduction(pages, docs), folder=docs.stem), docs
-    )
+    document = document_from_reports(of_all, introduction=introduction(pages, docs), folder=docs.stem)
+    if held_to := section_of(results / "tools"):
+        document = replace(document, text=f"{document.text}\n## The tools themselves\n\n{held_to}")
+    write_document(document, docs)
     return pages
 
 

@@ -8,23 +8,24 @@ machine's doing. Exits 1 where the median p99 of the rounds is 1 ms or more, or 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
 
 import numpy as np
+from tools import Line, end_with
 
+from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.figures.verdicts import MOST_CLIENT_CPU, MOST_LATE_MS
+from alexnet_bench.figures.verdicts import MOST_CLIENT_CPU, MOST_LATE_MS, MOST_UNANSWERED
 from alexnet_bench.loads.answers import expected_from_replies
 from alexnet_bench.loads.generators import InProcess
 from alexnet_bench.loads.inputs import asked_from_config
 from alexnet_bench.loads.orders import Target
 from alexnet_bench.loads.plans import OpenLoop, Part, Timing, arrivals
-from alexnet_cli.screen import say
 from alexnet_clients import FakeTransport
-from alexnet_model.environment import machine_name
 
 MODEL = "alexnet_int8"
 SERVICE_S = 0.005
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=2000.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     answer = np.full((1, 10), 0.1, np.float32)
     transport = FakeTransport(delay_s=SERVICE_S, answer=lambda request: answer)
@@ -56,15 +58,33 @@ def main() -> int:
     transport.close()
     late_ms = [found.late_p99_ms for found in rounds]
     bare_ms = [found.bare_late_p99_ms for found in rounds]
-    cpu_share = max(found.cpu_share for found in rounds)
-    say(f"{machine_name()}; {options.rate:,.0f} requests/s against a fake server, {len(rounds)} rounds")
-    say(f"  sent                {median(found.sent_per_s for found in rounds):,.0f} a second")
-    say(f"  late, p99           {median(late_ms):.3f} ms ({min(late_ms):.3f} to {max(late_ms):.3f})")
-    say(f"  a bare loop's, p99  {median(bare_ms):.3f} ms ({min(bare_ms):.3f} to {max(bare_ms):.3f})")
-    say(f"  processor           {cpu_share:.0%} of a core, the fake server included")
-    holds = median(late_ms) < MOST_LATE_MS and cpu_share < MOST_CLIENT_CPU
-    say(f"  under {MOST_LATE_MS:g} ms: {'yes' if holds else 'NO'}")
-    return 0 if holds else 1
+    sent = figure_from_repeats([found.sent_per_s for found in rounds], "requests/s")
+    late, bare = (figure_from_repeats(values, "ms") for values in (late_ms, bare_ms))
+    cpu = figure_from_repeats([100 * found.cpu_share for found in rounds], "% of a core")
+    lines = [
+        Line(
+            name="sent",
+            figure=sent,
+            asked=f"{options.rate:,.0f}",
+            holds=abs(sent.value / options.rate - 1) < MOST_UNANSWERED,
+        ),
+        Line(
+            name="late at p99",
+            figure=late,
+            asked=f"under {MOST_LATE_MS:g} ms",
+            holds=late.value < MOST_LATE_MS,
+        ),
+        Line(
+            name="processor, the played server included",
+            figure=cpu,
+            asked=f"under {MOST_CLIENT_CPU:.0%}",
+            holds=max(cpu.repeats) < 100 * MOST_CLIENT_CPU,
+        ),
+    ]
+    note = f"a bare loop that only sleeps until the same moments is late by {bare} at p99"
+    cores = len(os.sched_getaffinity(0))
+    title = f"The open loop against a server that is played, on {cores} core{'s' if cores > 1 else ''}"
+    return end_with(title, lines, [note], options.json)
 
 
 def one_round(generator: InProcess, rate_per_s: float, seconds: float, seed: int) -> Round:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -22,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tools import Line, end_with
+
+from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.loads.generators import Workers
 from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import ClosedLoop, Timing
-from alexnet_cli.screen import Bars, say
+from alexnet_cli.screen import Bars
 from alexnet_clients import ServerUrl, transport_from_url
-from alexnet_model.environment import machine_name
-from alexnet_model.files import write_text_atomically
 from alexnet_serving import EmbeddedServer
 
 WHEELS = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12")
@@ -129,46 +129,32 @@ def main() -> int:
                         (ours if turn == "ours" else theirs)[concurrency].append(measured)
         progress("rounds", options.rounds + 1, options.rounds + 1)
         transport.close()
-    say(f"{machine_name()}; {options.model}, embedded server, batch 1; ours / perf_analyzer")
-    figures = [
-        figure
+    lines = [
+        line
         for concurrency in options.concurrency
-        for figure in figures_of(concurrency, ours[concurrency], theirs[concurrency])
+        for line in lines_of(concurrency, ours[concurrency], theirs[concurrency])
     ]
-    for figure in figures:
-        say(
-            f"  {figure['ratio']:5.3f} ({figure['low']:.3f} to {figure['high']:.3f})  {figure['name']}:"
-            f" {figure['ours']:,.4g} against {figure['theirs']:,.4g} {figure['unit']}"
-            f" ({'yes' if figure['holds'] else 'NO'})"
-        )
-    if options.json:
-        record = {"machine": machine_name(), "model": options.model, "figures": figures}
-        write_text_atomically(options.json, json.dumps(record, indent=1) + "\n")
-    return 0 if all(figure["holds"] for figure in figures) else 1
+    title = f"Our closed loop / perf_analyzer, {options.model} on the embedded server, batch 1"
+    return end_with(title, lines, [], options.json)
 
 
-def figures_of(
-    concurrency: int, ours: Sequence[Measurement], theirs: Sequence[Measurement]
-) -> list[dict[str, float | str | bool]]:
-    """Throughput and p50: the median of the rounds' ratios, with the lowest and the highest."""
-    figures = []
+def lines_of(concurrency: int, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> list[Line]:
+    """Throughput and p50: the median of the rounds' ratios."""
+    lines = []
     for name, unit in (("throughput_per_s", "requests/s"), ("p50_ms", "ms")):
         a = [float(getattr(measured, name)) for measured in ours]
         b = [float(getattr(measured, name)) for measured in theirs]
-        ratios = [x / y for x, y in zip(a, b, strict=True)]
-        figure: dict[str, float | str | bool] = {
-            "name": f"{name.partition('_')[0]} at concurrency {concurrency}",
-            "unit": unit,
-            "ratio": median(ratios),
-            "low": min(ratios),
-            "high": max(ratios),
-            "ours": median(a),
-            "theirs": median(b),
-            "rounds": len(ratios),
-            "holds": abs(median(ratios) - 1) <= TOLERANCE,
-        }
-        figures.append(figure)
-    return figures
+        ratio = figure_from_repeats([x / y for x, y in zip(a, b, strict=True)], "times")
+        found = f"{median(a):,.4g} against {median(b):,.4g} {unit}"
+        lines.append(
+            Line(
+                name=f"{name.partition('_')[0]} at concurrency {concurrency}, {found}",
+                figure=ratio,
+                asked=f"within {TOLERANCE:.0%} of 1",
+                holds=abs(ratio.value - 1) <= TOLERANCE,
+            )
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -15,15 +15,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools import Line, end_with
+
+from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images
 from alexnet_bench.measuring import LoadedModel, check_same_answers
-from alexnet_bench.records import Case, Ratio
+from alexnet_bench.records import Case
 from alexnet_bench.side_by_side import Plan, SideBySide, side_by_side
 from alexnet_bench.unpacking import unpacked_export
-from alexnet_cli.screen import Bars, say
+from alexnet_cli.screen import Bars
 from alexnet_clients import Client, ServerUrl, transport_from_url
 from alexnet_export.artifacts import runner_from_artifact
-from alexnet_model.environment import machine_name
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_serving import EmbeddedServer
 
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("repository", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each side, a round")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(options.repository))
@@ -68,8 +71,8 @@ def main() -> int:
         plan = Plan(rounds=options.rounds, slice_s=options.seconds, burn_in_s=1.0)
         found = side_by_side([lane(case) for case in best], plan, progress=bars, stage="side by side")
         costs = [cost_of(lane(case), options.seconds) for case in best]
-    print_found(found.ratio(*best), found, costs)
-    return 0 if found.ratio(*best).ratio >= ENOUGH else 1
+    title = f"INT8 served at its best / in process at its best batch, on {best[0].runtime}"
+    return end_with(title, lines_of(found, *best), [cost_in_words(costs)], options.json)
 
 
 def best_of(found: SideBySide, cases: Sequence[Case]) -> Case:
@@ -120,21 +123,23 @@ def cpu_s_by_program() -> dict[str, float]:
     return spent
 
 
-def print_found(ratio: Ratio, found: SideBySide, costs: Sequence[Cost]) -> None:
+def lines_of(found: SideBySide, served: Case, alone: Case) -> list[Line]:
+    """The ratio of each round, in which one ran right after the other."""
     rates = {row.case: row.throughput_per_s for row in found.rows()}
-    say(f"{machine_name()}; INT8 on {ratio.against.runtime}, computing in {ratio.against.computes_in}")
-    for case in (ratio.of, ratio.against):
-        say(f"  {rates[case]:6,.0f} pictures/s  {case}")
-    enough = "yes" if ratio.ratio >= ENOUGH else "NO"
-    say(
-        f"  {ratio.ratio:6.2f} ({ratio.ratio_low:.2f} to {ratio.ratio_high:.2f} in {ratio.rounds} rounds), "
-        f"at least {ENOUGH:g}: {enough}"
+    pairs = zip(found.slices[served], found.slices[alone], strict=True)
+    ratio = figure_from_repeats(
+        [above.throughput_per_s / below.throughput_per_s for above, below in pairs], "times"
     )
+    sides = " against ".join(f"{rates[case]:,.0f} pictures/s ({case})" for case in (served, alone))
+    return [Line(name=sides, figure=ratio, asked=f"at least {ENOUGH:g}", holds=ratio.value >= ENOUGH)]
+
+
+def cost_in_words(costs: Sequence[Cost]) -> str:
     served, alone = costs
-    say("Processor time a picture, in ms:")
-    say(f"  {alone.total:.3f} in process")
     parts = f"backend {served.backend:.3f}, Triton {served.triton:.3f}, client {served.client:.3f}"
-    say(f"  {served.total:.3f} served: {parts}")
+    return (
+        f"processor time a picture: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +26,15 @@ def compare_command(
 ) -> None:
     """Say what got slower or faster between two reports, and what else is not the same.
 
-    Exits 0 where nothing got slower, 1 where something did by more than the tolerance and its 95% interval,
-    2 where nothing could be judged. INVALID rows are shown and count neither way.
+    Engines and closed loops are judged by throughput, open loops by their
+    median, loads by their p99 too, with twice the tolerance; rungs and cold
+    starts by their times; a searched rate beyond the step of a search.
+
+    Exit code 0: nothing got slower.
+    Exit code 1: a row got slower, by more than the tolerance and its 95%
+    interval; or one that was VALID is gone or INVALID now.
+    Exit code 2: nothing could be judged; or rows got slower on a machine
+    that itself ran at another speed; or the files or options are wrong.
 
     Example: alexnet compare main.json mine.json --tolerance 0.05
     """
@@ -54,18 +61,30 @@ def _print(comparison: Comparison) -> None:
 
     from .screen import out, say
 
-    say(f"before: {comparison.before}")
-    say(f"after:  {comparison.after}")
-    for fact in comparison.environment:
+    shown = type(comparison).model_validate(_harmless(comparison.model_dump()))
+    say(f"before: {shown.before}")
+    say(f"after:  {shown.after}")
+    for fact in shown.environment:
         say(f"  {fact.name}: {fact.before} -> {fact.after}")
-    if comparison.control_ratio is not None:
-        say(f"  control work: {comparison.control_ratio:.3f} times as fast")
-    for reason in comparison.against:
+    if shown.control_ratio is not None:
+        say(f"  control work: {shown.control_ratio:.3f} times as fast")
+    for reason in shown.against:
         say(reason)
-    if comparison.rows:
-        for part in renderables_from_sheet(comparison_sheet(comparison)):
+    if shown.rows:
+        for part in renderables_from_sheet(comparison_sheet(shown)):
             out.print(part)
-    for when, names in (("before", comparison.only_before), ("after", comparison.only_after)):
+    for when, names in (("before", shown.only_before), ("after", shown.only_after)):
         for name in names:
             say(f"only {when}: {name}")
-    say(f"Verdict: {comparison.verdict}")
+    say(f"Verdict: {shown.verdict}")
+
+
+def _harmless(value: Any) -> Any:
+    """Every text in it: a report is a file that others may have written."""
+    from .screen import harmless
+
+    if isinstance(value, str):
+        return harmless(value)
+    if isinstance(value, dict):
+        return {name: _harmless(part) for name, part in value.items()}
+    return tuple(map(_harmless, value)) if isinstance(value, tuple) else value

@@ -2,15 +2,14 @@
 
     comparison = comparison_of(report_from_file(before), report_from_file(after), tolerance=0.05)
 
-A row is judged by one figure: an engine and a closed loop by throughput, an open loop, whose throughput is
-what it was told to be, by the median latency. INVALID rows are shown, and count neither way.
+What a row is judged by is in `comparables`. INVALID rows are shown and not judged; one that was VALID before
+and is INVALID or gone now has failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, median
 from typing import Literal
 
 import numpy as np
@@ -18,24 +17,22 @@ import numpy as np
 from alexnet_model.errors import UsageError
 from alexnet_model.records import Record
 
-from ..figures.intervals import CONFIDENCE, RESAMPLES, Figure, difference
-from ..figures.verdicts import MOST_CONTROL_CHANGE, Verdict
-from .distributions import distribution_of
-from .environments import differences_of
-from .names import load_in_words, name_of_series
-from .schema import Engine, EngineRow, HeldRate, LoadRow, Report
+from ..figures.verdicts import MOST_CONTROL_CHANGE
+from .comparables import Ends, Key, Measure, Row, on_any_gpu, rows_of
+from .environments import devices_in_words, differences_of
+from .schema import Report
 
 Found = Literal["slower", "faster", "no difference", "not judged"]
-_FEWEST_REPEATS = 2
-_NOTHING_JUDGED = 2  # the exit code, as of wrong usage: CI has learnt nothing
-_SLOWER = 1
+_FAILED = 1
+_NOTHING_LEARNT = 2  # the exit code, as of wrong usage
+_NO_ROW = "no row is VALID in both and has an interval"
 
 
 class Compared(Record):
     """One figure in both. `ratio` is after / before, with its interval where there is one."""
 
-    group: str  # engine or sweep
-    row: str  # batch or load
+    group: str  # such as an engine or sweep
+    row: str  # such as a batch or load
     figure: str
     unit: str
     before: float
@@ -43,7 +40,7 @@ class Compared(Record):
     ratio: float | None
     low: float | None
     high: float | None
-    p99_before_ms: float | None
+    p99_before_ms: float | None  # of the row, judged or not
     p99_after_ms: float | None
     invalid_before: bool
     invalid_after: bool
@@ -60,13 +57,17 @@ class Changed(Record):
 
 
 class Comparison(Record):
-    """All of it. `exit_code`: 0 is no difference or faster, 1 slower, 2 that nothing could be judged."""
+    """All of it.
+
+    `exit_code` is 0 for no difference or faster; 1 for slower, or a row that was VALID and is gone or INVALID
+    now; 2 where nothing could be judged, or what is slower ran on a machine that itself had another speed.
+    """
 
     before: str
     after: str
     tolerance: float
     environment: tuple[Changed, ...]
-    control_ratio: float | None  # how fast the machine itself was
+    control_ratio: float | None  # how fast the machine itself was, by the mean of each run's two
     against: tuple[str, ...]  # why a whole run is INVALID
     rows: tuple[Compared, ...]
     only_before: tuple[str, ...]
@@ -82,11 +83,11 @@ def comparison_of(
 
     Raises:
         UsageError: the tolerance cannot be, or the devices differ and that was not asked for.
-        ReportError: a histogram is broken.
+        ReportError: a histogram is broken, or its row says otherwise.
     """
     if not 0 <= tolerance < 1:
         raise UsageError("tolerance", got=f"{tolerance:g}", expected="0 or more, below 1")
-    devices = [" + ".join(report.environment.devices) for report in (before, after)]
+    devices = devices_in_words(before.environment, after.environment)
     if devices[0] != devices[1] and not across_devices:
         raise UsageError(
             "reports",
@@ -94,12 +95,19 @@ def comparison_of(
             expected="one device",
             next_step="Measure both on one, or see the ratios all the same: --across-devices.",
         )
-    firsts, seconds = (_rows_of(report, across_devices) for report in (before, after))
-    rows = [
-        first.against(second, tolerance) for name, first in firsts.items() if (second := seconds.get(name))
-    ]
-    control = after.control_after / before.control_after if before.control_after else None
-    verdict, exit_code = _verdict(rows, tolerance, control)
+    reports = [on_any_gpu(report) if across_devices else report for report in (before, after)]
+    firsts, seconds = map(rows_of, reports)
+    pairs = [(first, seconds[key]) for key, first in firsts.items() if key in seconds]
+    rows = tuple(compared for pair in pairs for compared in _judged(*pair, tolerance))
+    control = _control(after) / _control(before) if _control(before) else None
+    verdict, exit_code = _verdict(
+        rows,
+        tolerance,
+        gone=sum(row.is_valid for key, row in firsts.items() if key not in seconds),
+        turned=sum(first.is_valid and not second.verdict.is_valid for first, second in pairs),
+        whole=[when for when, report in (("before", before), ("after", after)) if report.reasons],
+        control=control if devices[0] == devices[1] else None,  # another machine has another speed
+    )
     return Comparison(
         before=_title(before),
         after=_title(after),
@@ -114,7 +122,7 @@ def comparison_of(
             for when, report in (("before", before), ("after", after))
             for reason in report.reasons
         ),
-        rows=tuple(rows),
+        rows=rows,
         only_before=_only(firsts, seconds),
         only_after=_only(seconds, firsts),
         verdict=verdict,
@@ -122,134 +130,47 @@ def comparison_of(
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What is compared of one row. Only an open loop's has `load`, only a search's is never judged."""
-
-    group: str
-    row: str
-    throughput: Figure
-    p99_ms: float | None
-    verdict: Verdict  # its own
-    whole: Verdict  # and its run's
-    load: LoadRow | None = None
-    why_never: str = ""
-
-    @property
-    def is_valid(self) -> bool:
-        return self.verdict.is_valid and self.whole.is_valid
-
-    def against(self, other: _Row, tolerance: float) -> Compared:
-        why_not = [f"INVALID {when}: {reason}" for when, reason in _reasons(self, other)]
-        if self.why_never:
-            why_not.append(self.why_never)
-        if self.load is not None and other.load is not None:
-            name, unit = "median latency", "ms"
-            values, ends = _medians(self.load, other.load, why_not)
-        else:
-            name, unit = "throughput", self.throughput.unit
-            values, ends = _throughputs(self.throughput, other.throughput, why_not)
-        ratio = values[1] / values[0] if values[0] else None
-        if ratio is None:
-            why_not.append("nothing was answered before")
-        found: Found = "not judged"
-        is_valid = self.is_valid and other.is_valid
-        if is_valid and not why_not and ratio is not None and ends is not None:
-            found = _found(ratio, ends, tolerance, higher_is_better=self.load is None)
-        return Compared(
-            group=self.group,
-            row=self.row,
-            figure=name,
-            unit=unit,
-            before=values[0],
-            after=values[1],
-            ratio=ratio,
-            low=None if ends is None else ends[0],
-            high=None if ends is None else ends[1],
-            p99_before_ms=self.p99_ms,
-            p99_after_ms=other.p99_ms,
-            invalid_before=not self.is_valid,
-            invalid_after=not other.is_valid,
-            found=found,
-            why_not=tuple(why_not),
-        )
+def _judged(before: Row, after: Row, tolerance: float) -> Iterator[Compared]:
+    """By its measure, and by its tail where both have one and are VALID."""
+    yield _compared(before, after, before.measure, after.measure, tolerance)
+    if before.tail and after.tail and before.is_valid and after.is_valid:
+        yield _compared(before, after, before.tail, after.tail, tolerance)
 
 
-def _rows_of(report: Report, across_devices: bool) -> dict[tuple[str, str, int], _Row]:
-    """By name; rows of one name, such as a rate that was tried twice, by their turn too."""
-    found: dict[tuple[str, str, int], _Row] = {}
-    whole = report.verdict
-    for row in (
-        *(_of_engine(row, whole, across_devices) for row in report.engines),
-        *(_of_load(row, whole, across_devices) for row in report.loads),
-        *(_of_held_rate(row, whole, across_devices) for row in report.held_rates if row.throughput),
-    ):
-        turn = sum(key[:2] == (row.group, row.row) for key in found)
-        found[row.group, row.row, turn] = row
-    return found
+def _compared(before: Row, after: Row, first: Measure, second: Measure, tolerance: float) -> Compared:
+    why_not = [
+        f"INVALID {when}: {reason}"
+        for when, row in (("before", before), ("after", after))
+        for reason in row.verdict.reasons
+    ]
+    ratio = second.of.value / first.of.value if first.of.value else None
+    ends = second.ends_of_ratio_to(first)
+    found: Found = "not judged"
+    if isinstance(ends, str):
+        why_not.append(ends)
+    elif before.is_valid and after.is_valid and ratio is not None:
+        found = _found(ratio, ends, second.tolerances * tolerance, higher_is_better=second.higher_is_better)
+    low, high = (None, None) if isinstance(ends, str) else ends
+    return Compared(
+        group=before.group,
+        row=before.name,
+        figure=second.name,
+        unit=second.unit,
+        before=first.of.value,
+        after=second.of.value,
+        ratio=ratio,
+        low=low,
+        high=high,
+        p99_before_ms=before.p99_ms,
+        p99_after_ms=after.p99_ms,
+        invalid_before=not before.is_valid,
+        invalid_after=not after.is_valid,
+        found=found,
+        why_not=tuple(why_not),
+    )
 
 
-def _of_engine(row: EngineRow, whole: Verdict, across_devices: bool) -> _Row:
-    group = f"in process: {_engine(row.engine, across_devices)}"
-    return _Row(group, f"batch {row.batch}", row.throughput, row.latencies.p99_ms, row.verdict, whole)
-
-
-def _of_load(row: LoadRow, whole: Verdict, across_devices: bool) -> _Row:
-    group = f"{name_of_series(row)}: {_engine(row.engine, across_devices)}"
-    load = row if row.loop == "open" else None
-    return _Row(group, load_in_words(row), row.throughput, row.latencies.p99_ms, row.verdict, whole, load)
-
-
-def _of_held_rate(row: HeldRate, whole: Verdict, across_devices: bool) -> _Row:
-    assert row.throughput is not None
-    engine = _engine(row.engine, across_devices)
-    group = f"{row.model} over {row.url_scheme}, searched, batch {row.batch}: {engine}"
-    name = f"p99 within {row.limit_p99_ms:g} ms"
-    why = "a search goes in steps, which are coarser than its figure's interval"
-    return _Row(group, name, row.throughput, row.p99_ms, Verdict(), whole, why_never=why)
-
-
-def _engine(engine: Engine, across_devices: bool) -> Engine:
-    if not across_devices or engine.device == "CPU":
-        return engine
-    return engine.model_copy(update={"device": "GPU"})
-
-
-def _reasons(before: _Row, after: _Row) -> Iterable[tuple[str, str]]:
-    for when, row in (("before", before), ("after", after)):
-        yield from ((when, str(reason)) for reason in row.verdict.reasons)
-
-
-def _throughputs(
-    before: Figure, after: Figure, why_not: list[str]
-) -> tuple[tuple[float, float], tuple[float, float] | None]:
-    """The values and, where there are repeats enough, the ends of the ratio's interval."""
-    values = before.value, after.value
-    if min(len(before.repeats), len(after.repeats)) < _FEWEST_REPEATS:
-        why_not.append("one repeat has no interval")
-        return values, None
-    if min(*before.repeats, *after.repeats) <= 0:
-        why_not.append("a repeat answered nothing")
-        return values, None
-    found = difference(before, after, tolerance=0)
-    return values, (found.low, found.high)
-
-
-def _medians(
-    before: LoadRow, after: LoadRow, why_not: list[str]
-) -> tuple[tuple[float, float], tuple[float, float] | None]:
-    """Of all requests, bootstrapped as if none depended on another, which makes the interval narrow."""
-    distributions = distribution_of(before), distribution_of(after)
-    if not all(distribution.samples for distribution in distributions):
-        why_not.append("a histogram is empty")
-        return (before.latencies.mean_ms, after.latencies.mean_ms), None
-    resampled = [found.resampled_medians(RESAMPLES, seed) for seed, found in enumerate(distributions)]
-    ends = np.quantile(resampled[1] / resampled[0], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    values = [float(distribution.at(np.array([0.5]))[0]) for distribution in distributions]
-    return (values[0], values[1]), (float(ends[0]), float(ends[1]))
-
-
-def _found(ratio: float, ends: tuple[float, float], tolerance: float, *, higher_is_better: bool) -> Found:
+def _found(ratio: float, ends: Ends, tolerance: float, *, higher_is_better: bool) -> Found:
     """As `figures.intervals.difference`: out of the tolerance, and 1 out of the interval."""
     if ends[0] > 1 and ratio > 1 + tolerance:
         return "faster" if higher_is_better else "slower"
@@ -258,40 +179,67 @@ def _found(ratio: float, ends: tuple[float, float], tolerance: float, *, higher_
     return "no difference"
 
 
-def _verdict(rows: Sequence[Compared], tolerance: float, control: float | None) -> tuple[str, int]:
-    """The sentence, and the exit code."""
+def _verdict(
+    rows: Sequence[Compared],
+    tolerance: float,
+    *,
+    gone: int,
+    turned: int,
+    whole: Sequence[str],
+    control: float | None,
+) -> tuple[str, int]:
+    """The sentences, the worst first, and the exit code. `whole` says which runs are INVALID as such."""
     judged = [row for row in rows if row.found != "not judged"]
     slower, faster = ([row for row in judged if row.found == kind] for kind in ("slower", "faster"))
-    left = [row for row in rows if row.found == "not judged"]
-    turned = sum(row.invalid_after and not row.invalid_before for row in left)
-    unjudged = f" Not judged: {len(left)}" if left else ""
-    unjudged += f", of which {turned} became INVALID." if turned else "." if left else ""
-    machine = ""
-    if control is not None and abs(control - 1) > MOST_CONTROL_CHANGE:
-        machine = f" The machine itself ran {control:.2f} times as fast: measure again on a quiet one."
-    if not judged:
-        return f"nothing could be judged: no VALID row is in both.{unjudged}{machine}", _NOTHING_JUDGED
-    if not slower and not faster:
+    said = [_lost(count, now) for count, now in ((gone, "gone"), (turned, "INVALID")) if count]
+    is_other_speed = control is not None and abs(control - 1) > MOST_CONTROL_CHANGE
+    if said:
+        exit_code = _FAILED
+    elif not judged or (slower and is_other_speed):  # the machine is to blame as likely as the code
+        exit_code = _NOTHING_LEARNT
+    else:
+        exit_code = _FAILED if slower else 0
+    if is_other_speed:
+        said.append(f"the machine itself ran {control:.2f} times as fast: measure again")
+    if slower or faster:
+        changed = (("slower", slower), ("faster", faster))
+        said += [_furthest(kind, found, len(judged)) for kind, found in changed if found]
+    elif judged:
         middle = median(row.ratio for row in judged if row.ratio is not None)
-        said = f"no difference beyond {tolerance:.0%} in {len(judged)} rows (median ratio {middle:.3f})."
-        return said + unjudged + machine, 0
-    changed = (("slower", slower), ("faster", faster))
-    said = " ".join(_worst(kind, found, len(judged)) for kind, found in changed if found)
-    return said + unjudged + machine, _SLOWER if slower else 0
+        said.append(f"no difference beyond {tolerance:.0%} in {len(judged)} rows (median ratio {middle:.3f})")
+    else:
+        why = f"the whole run {' and the one '.join(whole)} is INVALID" if whole else _NO_ROW
+        said.append(f"nothing {'else ' if gone or turned else ''}could be judged: {why}")
+    if len(rows) > len(judged):
+        said.append(f"not judged: {len(rows) - len(judged)}")
+    first, *rest = said
+    return ". ".join([first, *(f"{words[0].upper()}{words[1:]}" for words in rest)]) + ".", exit_code
 
 
-def _worst(kind: str, rows: Sequence[Compared], judged: int) -> str:
-    furthest = max(rows, key=lambda row: abs(np.log(row.ratio or 1.0)))
+def _lost(count: int, now: str) -> str:
     return (
-        f"{kind} in {len(rows)} of {judged} rows, furthest {furthest.group}, {furthest.row}: "
-        f"{furthest.ratio:.2f} times the {furthest.figure}."
+        f"1 row that was VALID is {now} now" if count == 1 else f"{count} rows that were VALID are {now} now"
     )
 
 
-def _only(
-    these: dict[tuple[str, str, int], _Row], others: dict[tuple[str, str, int], _Row]
-) -> tuple[str, ...]:
-    return tuple(f"{group}, {row}" for group, row, turn in these if (group, row, turn) not in others)
+def _furthest(kind: str, rows: Sequence[Compared], judged: int) -> str:
+    furthest = max(rows, key=lambda row: abs(np.log(row.ratio or 1.0)))
+    return (
+        f"{kind} in {len(rows)} of {judged} rows, furthest {furthest.group}, {furthest.row}: "
+        f"{furthest.ratio:.2f} times the {furthest.figure}"
+    )
+
+
+def _control(report: Report) -> float:
+    return fmean((report.control_before, report.control_after))
+
+
+def _only(these: Mapping[Key, Row], others: Mapping[Key, Row]) -> tuple[str, ...]:
+    return tuple(
+        f"{row.group}, {row.name}{'' if row.is_valid else ' (INVALID)'}"
+        for key, row in these.items()
+        if key not in others
+    )
 
 
 def _title(report: Report) -> str:

@@ -10,14 +10,13 @@ _KINDS: dict[str, Kind] = {"slower": "bad", "faster": "good", "not judged": "ref
 
 
 def comparison_sheet(comparison: Comparison) -> Sheet:
-    """A group an engine or sweep, a row a batch or load. Open loops are in ms, all else in pictures/s."""
+    """A group such as an engine or sweep, a row such as a batch or load, and one more for a load's p99."""
     columns = (
         Column("", brief=True, left=True),
         Column("before", brief=True),
         Column("after", brief=True),
         Column("", brief=True, left=True),
         Column("ratio", brief=True),
-        Column("p99", "ms", brief=True),
         Column("found", brief=True, left=True),
     )
     groups: dict[str, list[Line]] = {}
@@ -34,9 +33,8 @@ def _line(row: Compared) -> Line:
         Cell(row.row),
         Cell(in_short(row.before)),
         Cell(in_short(row.after)),
-        Cell("ms" if row.unit == "ms" else "/s"),
+        Cell(_unit(row)),
         Cell("-" if row.ratio is None else f"{row.ratio:.2f}", interval),
-        Cell(f"{_ms(row.p99_before_ms)} -> {_ms(row.p99_after_ms)}"),
         Cell("INVALID", kind="bad")
         if row.invalid_before or row.invalid_after
         else Cell(row.found, kind=_KINDS.get(row.found, "plain")),
@@ -44,5 +42,7 @@ def _line(row: Compared) -> Line:
     return Line(cells, row.why_not)
 
 
-def _ms(latency_ms: float | None) -> str:
-    return "?" if latency_ms is None else in_short(latency_ms)
+def _unit(row: Compared) -> str:
+    """In short, with the percentile that it is of."""
+    percentiles = {"median latency": "ms p50", "p99 latency": "ms p99"}
+    return percentiles.get(row.figure, "ms" if row.unit == "ms" else "/s")

@@ -9,6 +9,7 @@ from .names import in_short
 from .schema import Report
 
 Fact = tuple[str, str]
+_CPU_VECTORS = "CPU vectors"  # as `environment.cpu_facts` calls them
 
 
 def facts_of(environment: Environment) -> dict[str, str]:
@@ -51,6 +52,19 @@ def control_in_words(report: Report) -> str:
     before, after = report.control_before, report.control_after
     change = f" ({after / before - 1:+.1%})" if before else ""
     return f"{before / 1e9:.4g} x 10^9 operations/s before, {after / 1e9:.4g} x 10^9 after{change}"
+
+
+def devices_in_words(before: Environment, after: Environment) -> tuple[str, str]:
+    """What each ran on, in the same words where figures of one may be held against the other's.
+
+    A name such as `Intel Xeon Processor`, which clouds give, is that of many CPUs: where one has vector
+    instructions that the other has not, it is another CPU.
+    """
+    first, second = (" + ".join(environment.devices) for environment in (before, after))
+    vectors = [environment.cpu.get(_CPU_VECTORS, "") for environment in (before, after)]
+    if all(vectors) and vectors[0] != vectors[1]:
+        return f"{first} (with {vectors[0]})", f"{second} (with {vectors[1]})"
+    return first, second
 
 
 def differences_of(before: Environment, after: Environment) -> tuple[tuple[str, str, str], ...]:
