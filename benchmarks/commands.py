@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from pathlib import Path
 
@@ -22,15 +23,27 @@ class Measuring:
     """Commands that write a report. One in which the machine was busy is run again while there is time.
 
     What a quieter moment gives takes its place: an INVALID run is no result, so none is chosen among.
+
+    The reports lie in a folder beside `results` until `keep`: what is committed is not changed while it is
+    measured, since then a report would say that its commit had changes.
     """
 
     def __init__(self, results: Path, *, within_s: float) -> None:
         self._results = results
+        self._new = results.with_name(f"{results.name}.new")
         self._ends_s = time.monotonic() + within_s
+        shutil.rmtree(self._new, ignore_errors=True)
+
+    def keep(self) -> None:
+        """Put what was measured where earlier results are."""
+        self._results.mkdir(parents=True, exist_ok=True)
+        for file in self._new.glob("*.json"):
+            file.replace(self._results / file.name)
+        shutil.rmtree(self._new, ignore_errors=True)
 
     def __call__(self, part: str, *words: object) -> int:
-        """Run it with `--json results/part.json` to the end; its last exit code."""
-        file = self._results / f"{part}.json"
+        """Run it with `--json` to the end; its last exit code."""
+        file = self._new / f"{part}.json"
         while True:
             started_s = time.monotonic()
             code = alexnet(*words, "--json", file)

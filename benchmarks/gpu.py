@@ -49,6 +49,7 @@ def main() -> int:
     ladder += ["--batch", ",".join(map(str, doubling_batches(options.largest)))]
     code = measuring("engine", "bench", "engine", work / "export", *ladder)
     measure_served(served, measuring)
+    measuring.keep()
     compose(options.results, options.docs)
     return code
 

@@ -29,7 +29,9 @@ def main() -> int:
     if options.no_run:
         compose(options.results, options.docs)
         return 0
-    measure(options.demo, Measuring(options.results / "cpu", within_s=SECONDS))
+    measuring = Measuring(options.results / "cpu", within_s=SECONDS)
+    measure(options.demo, measuring)
+    measuring.keep()
     compose(options.results, options.docs)
     return 0
 

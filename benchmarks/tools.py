@@ -75,7 +75,8 @@ def section_of(folder: Path) -> str:
 def _lines_of(result: ToolResult) -> Iterator[str]:
     day = day_in_words(result.environment.date)
     yield from (f"### {result.title}", "")
-    yield f"{result.environment.machine}, {day}, commit {result.environment.commit[:7]}: `{result.command}`"
+    commit = result.environment.commit or "no commit"
+    yield f"{result.environment.machine}, {day}, {commit}: `{result.command}`"
     yield from ("", "| | | asked | |", "|:--|:--|:--|:--|")
     for line in result.lines:
         yield f"| {line.name} | {line.figure} | {line.asked} | {'yes' if line.holds else '**no**'} |"

@@ -55,7 +55,8 @@ def write_text_atomically(path: Path, text: str) -> None:
             with atomic_file(path) as part:
                 part.write_text(text, encoding="utf-8")
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say of which file
+        if error.filename is None or str(error.filename).endswith(".part"):  # a full disk names none
+            error.filename = str(path)
         raise
 
 

@@ -236,3 +236,12 @@ def test_standard_output_stays_the_systems_link_where_a_file_is_behind_it(tmp_pa
     with (tmp_path / "out.txt").open("w") as out:
         subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
     assert (tmp_path / "out.txt").read_text() == "text"
+
+
+def test_an_error_is_of_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    """Nobody knows the one that is written beside it."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(OSError, match="folder") as caught:
+        write_text_atomically(folder, "text")  # a folder is not replaced by a file
+    assert caught.value.filename == str(folder)
