@@ -4,6 +4,8 @@
 
 Each model is alone on an embedded server of its own, so that its time to be ready is its own; an ensemble has
 the models that it is made of. What readiness waits for by warming up, first requests do not wait for later.
+Every start is a repeat, and all are started in turn, every other round backwards: a machine that drifts
+drifts for all of them.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from alexnet_serving import EmbeddedServer, Server, models_of_repository
 from alexnet_serving.repositories.layout import CONFIG_FILE, DECODING_MODEL
 
 from .control import control_rate
+from .figures.intervals import Figure, figure_from_repeats
 from .loads.inputs import asked_from_config
 from .loads.rows import Subject
-from .reports.schema import ColdStart, LeftOut, Report
+from .reports.schema import ColdStart, Engine, LeftOut, Report
 from .runs import Log, report_of_run
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 BATCHES = (1, 8)  # and the largest
 REQUEST_TIMEOUT_S = 120.0
 STAGE = "starting servers"
+_Run = tuple[str, bool]  # a model, and whether with its warm-up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,29 +55,31 @@ def bench_cold_start(
     repository: Path,
     models: Sequence[str] | None = None,
     *,
+    repeats: int = 3,
     command: str = "",
     progress: Progress = silent,
     instruments: Instruments | None = None,
 ) -> Report:
-    """Start every model of a repository twice: as it is configured, and without its warm-up.
+    """Start every model of a repository as it is configured, and without its warm-up, `repeats` times each.
 
-    A model that fails costs only its rows. Ctrl-C ends it early; what is measured stays.
+    What fails once is not started again; its earlier starts, and all else, stay. So does what is measured
+    when Ctrl-C ends it early.
 
     Raises:
         RepositoryError: the repository is missing, or holds no model.
-        UsageError: one of `models` is not in it.
+        UsageError: one of `models` is not in it, or there is no repeat.
     """
+    if repeats < 1:
+        raise UsageError("repeats", got=str(repeats), expected="at least 1")
     use = instruments or Instruments()
     runs = _runs(repository.absolute(), models)
 
     def measure(log: Log) -> None:
-        for index, (model, is_warm) in enumerate(runs):
-            progress(STAGE, index, len(runs), f"{model}, {_words(is_warm)}")
-            try:
-                log.cold_starts.append(_cold_start(repository.absolute(), model, is_warm, use))
-            except (AlexnetError, OSError) as error:
-                log.left_out.append(LeftOut(what=f"{model}, {_words(is_warm)}", why=str(error)))
-        progress(STAGE, len(runs), len(runs))
+        starts: dict[_Run, list[_Start]] = {run: [] for run in runs}
+        try:
+            _start_all(repository.absolute(), starts, repeats, log, progress, use)
+        finally:  # of Ctrl-C too: rows have the repeats that there are
+            log.cold_starts += [_row(run, found) for run, found in starts.items() if found]
 
     return report_of_run(measure, title="Cold start", command=command, control=use.control)
 
@@ -101,7 +107,42 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
         yield Path(folder)
 
 
-def _runs(repository: Path, models: Sequence[str] | None) -> list[tuple[str, bool]]:
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What one start took."""
+
+    engine: Engine
+    ready_ms: float
+    first_ms: dict[int, float]
+    second_ms: dict[int, float]
+
+
+def _start_all(
+    repository: Path,
+    starts: dict[_Run, list[_Start]],
+    repeats: int,
+    log: Log,
+    progress: Progress,
+    use: Instruments,
+) -> None:
+    total = repeats * len(starts)
+    failed: set[_Run] = set()
+    for number in range(repeats):
+        ordered = list(starts) if number % 2 == 0 else list(reversed(starts))
+        for index, run in enumerate(ordered):
+            if run in failed:
+                continue
+            progress(STAGE, number * len(starts) + index, total, _words(run))
+            try:
+                starts[run].append(_start(repository, run, use))
+            except (AlexnetError, OSError) as error:
+                failed.add(run)
+                which = f", from start {number + 1} on" if number else ""
+                log.left_out.append(LeftOut(what=f"{_words(run)}{which}", why=str(error)))
+    progress(STAGE, total, total)
+
+
+def _runs(repository: Path, models: Sequence[str] | None) -> list[_Run]:
     """Each model with its warm-up, where it has one, and without."""
     here = [model for model in models_of_repository(repository) if model != DECODING_MODEL]
     for model in models or ():
@@ -144,7 +185,8 @@ def _config_of(repository: Path, model: str) -> TritonConfig:
         ) from error
 
 
-def _cold_start(repository: Path, model: str, is_warm: bool, use: Instruments) -> ColdStart:
+def _start(repository: Path, run: _Run, use: Instruments) -> _Start:
+    model, is_warm = run
     with ExitStack() as opened:
         alone = opened.enter_context(repository_of_one(repository, model, warm_up=is_warm))
         server = use.server(alone)
@@ -164,14 +206,26 @@ def _cold_start(repository: Path, model: str, is_warm: bool, use: Instruments) -
             first, second = transport.prepare(requests[0]), transport.prepare(requests[-1])
             first_ms[batch] = _answered_ms(transport, first)
             second_ms[batch] = _answered_ms(transport, second)
-        return ColdStart(
-            model=model,
-            engine=subject.engine,
-            warmed_up=is_warm,
-            ready_ms=ready_ms,
-            first_ms=first_ms,
-            second_ms=second_ms,
-        )
+        return _Start(engine=subject.engine, ready_ms=ready_ms, first_ms=first_ms, second_ms=second_ms)
+
+
+def _row(run: _Run, starts: Sequence[_Start]) -> ColdStart:
+    model, is_warm = run
+    return ColdStart(
+        model=model,
+        engine=starts[0].engine,
+        warmed_up=is_warm,
+        ready_ms=figure_from_repeats([start.ready_ms for start in starts], "ms"),
+        first_ms=_by_batch([start.first_ms for start in starts]),
+        second_ms=_by_batch([start.second_ms for start in starts]),
+    )
+
+
+def _by_batch(repeats_ms: Sequence[dict[int, float]]) -> dict[int, Figure]:
+    return {
+        batch: figure_from_repeats([of_start[batch] for of_start in repeats_ms], "ms")
+        for batch in repeats_ms[0]
+    }
 
 
 def _asked(transport: Transport, model: str) -> ModelConfig:
@@ -192,5 +246,6 @@ def _device_of(network: ModelConfig) -> str:
     return "unknown" if gpus else "CPU"
 
 
-def _words(is_warm: bool) -> str:
-    return "with warm-up" if is_warm else "without warm-up"
+def _words(run: _Run) -> str:
+    model, is_warm = run
+    return f"{model}, {'with' if is_warm else 'without'} warm-up"

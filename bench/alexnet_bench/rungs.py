@@ -3,7 +3,7 @@
 One request at a time, every way of asking in turn, so that a shared machine's noise meets all alike. What a
 client sees is from its own clock: the median over rounds of each round's median. What happens inside the
 server is from its statistics while it was asked over gRPC, as medians of the rounds' means, so the steps need
-not add up to the last digit.
+not add up to the last digit. Before a way is timed, its answer is held to that of the engine in process.
 """
 
 from __future__ import annotations
@@ -15,23 +15,32 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from alexnet_clients import Client, ModelConfig, ModelStatistics
+from alexnet_clients import Backoff, Client, ModelConfig, ModelStatistics, Pictures, Prediction
 from alexnet_clients.shared_memory import SharedPictures
 from alexnet_export.artifacts import runner_from_artifact
 from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.runners import Runner
+from alexnet_export.runners import FloatArray, Runner
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import BadRequest, EngineError, ModelNotFound, UsageError
+from alexnet_model.errors import (
+    BadRequest,
+    ClientError,
+    EngineError,
+    ModelNotFound,
+    PictureError,
+    UsageError,
+)
 from alexnet_model.gpus import gpus_here
-from alexnet_model.manifest import Manifest
+from alexnet_model.manifest import Artifact, Manifest
 from alexnet_model.progress import Progress, silent
 
 from .figures.intervals import figure_from_repeats
+from .figures.verdicts import Reason
+from .loads.answers import MOST_DIFFERENCE
+from .loads.outcomes import GONE
 from .reports.schema import Engine, LeftOut, Report, Rung
 from .runs import Log, report_of_run
 
@@ -51,8 +60,28 @@ class RungOptions:
     requests: int = 20
 
     def __post_init__(self) -> None:
-        if not self.batches or min(*self.batches, self.rounds, self.requests) < 1:
-            raise UsageError("rungs", got=str(self), expected="batches, rounds and requests of 1 or more")
+        if not self.batches or min(self.batches) < 1:
+            got = ",".join(map(str, self.batches)) or "none"
+            raise UsageError("batches", got=got, expected="at least one, each of 1 or more")
+        for name, count in (("rounds", self.rounds), ("requests", self.requests)):
+            if count < 1:
+                raise UsageError(name, got=str(count), expected="at least 1")
+
+    def check_fits(self, manifest: Manifest) -> None:
+        """Whether the export has all of the batches.
+
+        Raises:
+            UsageError: one is too large for it.
+        """
+        if max(self.batches) > manifest.max_batch:
+            raise UsageError(
+                "batches",
+                got=str(max(self.batches)),
+                expected=f"at most {manifest.max_batch}, the largest batch of this export",
+            )
+
+
+Answer = FloatArray | list[Prediction]  # probabilities (N, classes), or the best classes of each picture
 
 
 @dataclass
@@ -62,7 +91,7 @@ class Way:
     name: str
     source: str
     request_bytes: int
-    ask: Callable[[], object]
+    ask: Callable[[], Answer]
     medians_ms: list[float] = field(default_factory=list)
 
     def run(self, requests: int) -> None:
@@ -89,42 +118,60 @@ def bench_rungs(
 
     It must be on this machine, and have nothing else to do. Shared memory is a rung where the server was
     started for it, decoding on the server where it has the model for that; what is left out is said. The
-    engine in process is on the device that the server computes on.
+    engine in process is on the device that the server computes on. What the server does not answer is left
+    out as a whole, and so is all that comes after it has gone; what was measured by then stays.
 
     Raises:
         ManifestError: a file is missing or is not the one that was exported.
         ExportError: a file cannot be loaded in process, or not on the server's GPU.
-        ClientError: the server cannot be reached, or did not answer.
-        UsageError: there is no room for shared memory.
+        UsageError: a batch is larger than the export's largest, or there is no room for shared memory.
     """
     options = options or RungOptions()
-    cases = [
-        (artifact, batch)
-        for artifact in manifest.accepted
-        for batch in options.batches
-        if batch <= manifest.max_batch
-    ]
+    options.check_fits(manifest)
+    batches = dict.fromkeys(options.batches)  # each once
+    cases = [(artifact, batch) for artifact in manifest.accepted for batch in batches]
+
+    def measure_case(artifact: Artifact, batch: int, of: str, log: Log) -> None:
+        with ExitStack() as opened:
+            model = f"alexnet_{artifact.precision}"
+            client = opened.enter_context(Client(grpc_url))
+            config = client.transport.model_config(model, timeout_s=_TIMEOUT_S).result()
+            if batch > config.max_batch:  # the client would send several requests
+                why = f"the server takes at most {config.max_batch} pictures a request"
+                log.left_out.append(LeftOut(what=of, why=why))
+                return
+            device = device_of_server(config)
+            runner = opened.enter_context(runner_from_artifact(artifact, folder, device))
+            engine = Engine(
+                runtime=runner.runtime.name,
+                device=runner.runtime.device,
+                computes_in=runner.runtime.computes_in,
+                precision=artifact.precision,
+            )
+            ways, left_out = _ways_of(opened, runner, model, batch, grpc_url, http_url)
+            wrong = _warmed_up(ways, of)
+            inside = _measured(ways, client, model, options)
+        log.rungs += rungs_from_ways(ways, inside, engine, of=of)
+        log.left_out += (found for found in left_out if found not in log.left_out)
+        log.reasons += wrong
 
     def measure(log: Log) -> None:
+        gone = ""
         for number, (artifact, batch) in enumerate(cases):
             of = f"{artifact.precision}, batch {batch}"
+            if gone:
+                log.left_out.append(LeftOut(what=of, why=gone))
+                continue
             progress("rungs", number, len(cases), of)
-            with ExitStack() as opened:
-                model = f"alexnet_{artifact.precision}"
-                client = opened.enter_context(Client(grpc_url))
-                device = device_of_server(client.transport.model_config(model, timeout_s=_TIMEOUT_S).result())
-                runner = opened.enter_context(runner_from_artifact(artifact, folder, device))
-                engine = Engine(
-                    runtime=runner.runtime.name,
-                    device=runner.runtime.device,
-                    computes_in=runner.runtime.computes_in,
-                    precision=artifact.precision,
-                )
-                ways, left_out = _ways_of(opened, runner, model, batch, grpc_url, http_url)
-                inside = _measured(ways, client, model, options)
-            log.rungs += rungs_from_ways(ways, inside, engine, of=of)
-            log.left_out += (found for found in left_out if found not in log.left_out)
-        progress("rungs", len(cases), len(cases))
+            try:
+                measure_case(artifact, batch, of, log)
+            except (ClientError, PictureError) as error:  # a picture's own: the server could not decode it
+                log.left_out.append(LeftOut(what=of, why=str(error)))
+                if isinstance(error, GONE):
+                    gone = str(error).rstrip(".")
+                    log.reasons.append(_gone_reason(gone))
+        if not gone:
+            progress("rungs", len(cases), len(cases))
 
     return report_of_run(measure, title="From the engine to the encoded picture", command=command)
 
@@ -208,11 +255,11 @@ def _ways_of(
     contract = Contract()
     pictures = encoded_pictures(batch)
     images: Uint8Array = np.stack([contract.prepared(picture) for picture in pictures])  # (N, 224, 224, 3)
-    grpc = opened.enter_context(Client(grpc_url))
-    http = opened.enter_context(Client(http_url))
+    once = Backoff(most_attempts=1)  # the wait for a second one would be timed as latency
+    grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
     sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
     ways = [
-        Way("engine", _HERE, 0, lambda: runner.infer(images)),
+        Way("engine", _HERE, 0, lambda: runner.infer(images).probabilities),
         Way("gRPC", _CLIENT, sizes[0], lambda: grpc.probabilities(images, model=model)),
         Way("HTTP", _CLIENT, sizes[1], lambda: http.probabilities(images, model=model)),
     ]
@@ -222,11 +269,11 @@ def _ways_of(
         ways.append(Way("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
     except BadRequest as error:  # a server that was not started for it
         left_out.append(LeftOut(what="shared memory", why=error.got))
-    ways.append(Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: grpc.classify(pictures, model=model)))
+    ways.append(Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, pictures, model)))
     if _decodes_to(grpc, grpc.model(model).precision):
         size = sum(map(len, pictures))
         ways.append(
-            Way("JPEG, decoded there", _CLIENT, size, lambda: grpc.classify(pictures, model=ENCODED_MODEL))
+            Way("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, pictures, ENCODED_MODEL))
         )
     else:
         left_out.append(
@@ -235,11 +282,60 @@ def _ways_of(
     return ways, left_out
 
 
+def _classified(client: Client, pictures: Pictures, model: str) -> list[Prediction]:
+    """As a caller asks, but a picture's error is raised: a request that failed is not one that was quick."""
+    predictions = client.classify(pictures, model=model)
+    for prediction in predictions:
+        if prediction.error is not None:
+            raise prediction.error
+    return predictions
+
+
+def _warmed_up(ways: Sequence[Way], of: str) -> list[Reason]:
+    """Ask in every way a few times; gives which of them do not answer what the engine, the first, does."""
+    wrong = []
+    expected = ways[0].ask()
+    assert not isinstance(expected, list)
+    for way in ways:
+        answers = [way.ask() for _ in range(_WARM_UP)]
+        faults = list(filter(None, (_fault(answer, expected) for answer in answers)))
+        if faults:
+            wrong.append(
+                Reason(
+                    rule="wrong answers",
+                    found=f"{of}, {way.name}: {faults[0]}",
+                    advice="Lint the repository and see which export is served.",
+                )
+            )
+    return wrong
+
+
+def _fault(answer: Answer, expected: FloatArray) -> str:
+    """What is wrong with an answer, empty where nothing is. Of classified pictures the best are checked."""
+    if isinstance(answer, list):
+        best = [
+            (row, found)  # row (classes,)
+            for prediction, row in zip(answer, expected, strict=True)
+            for found in prediction.classes
+        ]
+        if any(found.index >= len(row) for row, found in best):
+            return f"classes beyond the engine's {expected.shape[1]}"
+        apart = max(abs(found.probability - float(row[found.index])) for row, found in best)
+    elif answer.shape != expected.shape:
+        return f"probabilities {answer.shape} instead of {expected.shape}"
+    else:
+        apart = float(np.abs(answer - expected).max())
+    return "" if apart <= MOST_DIFFERENCE else f"probabilities up to {apart:.2g} away from the engine's"
+
+
+def _gone_reason(found: str) -> Reason:
+    return Reason(
+        rule="server gone", found=found, advice="See the server's log; what came after was not measured."
+    )
+
+
 def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOptions) -> list[ModelStatistics]:
     """Run every way in turn; gives what the server counted in each round of the gRPC way."""
-    for way in ways:
-        way.run(_WARM_UP)
-        way.medians_ms.clear()
     inside: list[ModelStatistics] = []
     for number in range(options.rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
@@ -250,7 +346,7 @@ def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOpti
     return inside
 
 
-def shared_probabilities(shared: SharedPictures, images: Uint8Array, model: str) -> Any:
+def shared_probabilities(shared: SharedPictures, images: Uint8Array, model: str) -> FloatArray:
     """Write the pictures where the server sees them, as a client would have to, and ask."""
     shared.images[:] = images
     return shared.probabilities(len(images), model=model)
@@ -264,7 +360,7 @@ def _decodes_to(client: Client, precision: str) -> bool:
 
 
 def _bytes_of(client: Client, images: Uint8Array, model: str) -> int:
-    (prediction, *_) = client.classify(images, model=model, top=1)
+    (prediction, *_) = _classified(client, images, model)
     return (prediction.request_bytes or 0) * len(images)
 
 

@@ -29,12 +29,18 @@ class Backoff:
 
     So many clients that were turned away together do not come back together. Source: Brooker, "Exponential
     backoff and jitter", AWS Architecture Blog, 2015.
+
+    `most_attempts` bounds how often a request is sent; with 1 it is never sent again, as whoever times it
+    wants. None: as often as its deadline allows.
     """
 
     first_s: float = 0.05
     longest_s: float = 2.0
+    most_attempts: int | None = None
 
     def __post_init__(self) -> None:
+        if self.most_attempts is not None and self.most_attempts < 1:
+            raise UsageError("attempts", got=str(self.most_attempts), expected="at least 1")
         if not 0 < self.first_s <= self.longest_s:
             raise UsageError(
                 "backoff", got=f"{self.first_s:g} to {self.longest_s:g} s", expected="0 < first <= longest"
@@ -125,7 +131,8 @@ class _Attempts(Generic[T]):
         self._failures += 1
         left_s = self._deadline - self._retrier.clock()
         hopeless = isinstance(error, Unreachable) and self._retrier.given_up and not self._patient
-        if left_s < LEAST_S or hopeless or self.outcome.cancelled():
+        was_last = self._failures == self._retrier.backoff.most_attempts
+        if left_s < LEAST_S or hopeless or was_last or self.outcome.cancelled():
             return False
         wait_s = min(self._retrier.backoff.wait_s(self._failures), left_s / 2)
         self._retrier.waiting.add(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..serving.conftest import MAX_BATCH, Artifacts
 from .ladder_fakes import FakeClock
 
 READY_S = {True: 3.0, False: 1.0}  # with warm-up and without
+FP32, INT8 = ("alexnet_fp32",), ("alexnet_int8",)
 
 
 @pytest.fixture
@@ -61,7 +63,8 @@ class FakeServer:
     def __enter__(self) -> Self:
         is_warm = any("model_warmup" in config_of(self._repository, model) for model in self.models)
         self._starts.seen.append((self.models, is_warm))
-        self._starts.clock.spend(READY_S[is_warm])
+        slower = 1 + 0.1 * (len(self._starts.seen) - 1)  # start by start: no two repeats are alike
+        self._starts.clock.spend(READY_S[is_warm] * slower)
         self._starts.failing(len(self._starts.seen))
         return self
 
@@ -111,14 +114,16 @@ class Starts:
         self.stopped = 0
         self.transports: list[SlowAtFirst] = []
 
-    def run(self, repository: Path, models: tuple[str, ...] | None = None) -> Report:
+    def run(self, repository: Path, models: tuple[str, ...] | None = None, repeats: int = 1) -> Report:
         instruments = Instruments(
             server=lambda path: FakeServer(path, self),
             transport=self._transport,
             now=self.clock,
             control=lambda: 100.0,
         )
-        return bench_cold_start(repository, models, command="alexnet bench", instruments=instruments)
+        return bench_cold_start(
+            repository, models, repeats=repeats, command="alexnet bench", instruments=instruments
+        )
 
     def _transport(self, url: ServerUrl) -> SlowAtFirst:
         self.transports.append(SlowAtFirst())
@@ -156,28 +161,43 @@ def test_every_model_is_started_alone_with_its_warm_up_and_without(repository: P
     parts = ("alexnet", "alexnet_decode", "alexnet_int8")
     assert starts.seen == [
         *((parts, True), (parts, False)),
-        *((("alexnet_fp32",), True), (("alexnet_fp32",), False)),
-        *((("alexnet_int8",), True), (("alexnet_int8",), False)),
+        *((FP32, True), (FP32, False)),
+        *((INT8, True), (INT8, False)),
     ]
     assert starts.stopped == 6
     assert [(row.model, row.warmed_up) for row in report.cold_starts[:2]] == [
         ("alexnet", True),
         ("alexnet", False),
     ]
-    assert [row.ready_ms for row in report.cold_starts[:2]] == pytest.approx([3000, 1000])
+    assert [row.ready_ms.value for row in report.cold_starts[:2]] == pytest.approx([3000, 1100])
     assert report.verdict.is_valid
+
+
+def test_all_are_started_in_turn_and_every_other_round_backwards(repository: Path) -> None:
+    starts = Starts()
+    report = starts.run(repository, ("alexnet_fp32", "alexnet_int8"), repeats=3)
+    forth = [(FP32, True), (FP32, False), (INT8, True), (INT8, False)]
+    assert starts.seen == [*forth, *reversed(forth), *forth]
+    assert [(row.model, row.warmed_up) for row in report.cold_starts] == [(of[0], warm) for of, warm in forth]
+    ready = report.cold_starts[0].ready_ms  # starts 1, 8 and 9
+    assert ready.repeats == pytest.approx([3000, 5100, 5400])
+    assert ready.value == pytest.approx(5100)
+    assert ready.unit == "ms"
+    assert 3000 <= ready.low < ready.value < ready.high
+    with pytest.raises(UsageError, match="repeats: got 0, expected at least 1"):
+        starts.run(repository, repeats=0)
 
 
 def test_requests_come_in_growing_batches_two_of_each(repository: Path) -> None:
     starts = Starts()
     (row,) = [row for row in starts.run(repository, ("alexnet_int8",)).cold_starts if row.warmed_up]
     assert starts.transports[0].batches == [1, 1, 8, 8, 16, 16]
-    assert row.first_ms == {1: 50.0, 8: 50.0, 16: 50.0}
-    assert row.second_ms == {1: 5.0, 8: 5.0, 16: 5.0}
+    assert {batch: figure.value for batch, figure in row.first_ms.items()} == {1: 50.0, 8: 50.0, 16: 50.0}
+    assert {batch: figure.value for batch, figure in row.second_ms.items()} == {1: 5.0, 8: 5.0, 16: 5.0}
     assert (row.engine.precision, row.engine.computes_in, row.engine.device) == ("int8", "i8", "CPU")
 
 
-def test_a_model_without_warm_up_is_started_once(repository: Path) -> None:
+def test_a_model_without_warm_up_is_started_without_alone(repository: Path) -> None:
     path = repository / "alexnet_int8" / "config.pbtxt"
     config = config_from_text(path.read_text())
     config.ClearField("model_warmup")
@@ -201,6 +221,29 @@ def test_a_server_that_does_not_start_costs_its_row_alone(repository: Path) -> N
     (left_out,) = report.left_out
     assert left_out.what == "alexnet_fp32, without warm-up"
     assert left_out.why == "embedded server: got not ready after 120 s"
+
+
+def test_what_failed_is_not_started_again_and_keeps_its_earlier_starts(repository: Path) -> None:
+    def fourth(number: int) -> None:
+        if number == 4:
+            raise ServerError("embedded server", got="not ready after 120 s")
+
+    starts = Starts(fourth)
+    report = starts.run(repository, ("alexnet_int8",), repeats=3)
+    assert starts.seen == [(INT8, True), (INT8, False), (INT8, False), (INT8, True), (INT8, False)]
+    assert [len(row.ready_ms.repeats) for row in report.cold_starts] == [1, 3]
+    assert [left_out.what for left_out in report.left_out] == ["alexnet_int8, with warm-up, from start 2 on"]
+
+
+def test_an_interrupt_keeps_the_repeats_so_far(repository: Path) -> None:
+    def fourth(number: int) -> None:
+        if number == 4:
+            raise KeyboardInterrupt
+
+    report = Starts(fourth).run(repository, ("alexnet_int8",), repeats=3)
+    assert [len(row.ready_ms.repeats) for row in report.cold_starts] == [1, 2]
+    assert [len(row.first_ms[16].repeats) for row in report.cold_starts] == [1, 2]
+    assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
 def test_an_interrupt_keeps_the_rows_so_far(repository: Path) -> None:
@@ -233,9 +276,11 @@ def test_the_command_starts_real_servers(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     path = tmp_path / "cold.json"
-    assert run(["bench", "cold-start", str(repository), "--model", "alexnet", "--json", str(path)]) == 0
+    command = ["bench", "cold-start", str(repository), "--model", "alexnet", "--repeats", "2"]
+    assert run([*command, "--json", str(path)]) == 0
     assert all(len(line.rstrip()) <= 80 for line in capsys.readouterr().out.splitlines())
     report = report_from_file(path)
+    assert report.command == shlex.join(["alexnet", *command])
     assert [(row.model, row.warmed_up) for row in report.cold_starts] == [
         ("alexnet", True),
         ("alexnet", False),
@@ -243,5 +288,6 @@ def test_the_command_starts_real_servers(
     for row in report.cold_starts:
         assert (row.engine.runtime, row.engine.computes_in) == ("openvino_dynamic", "i8")
         assert set(row.first_ms) == set(row.second_ms) == {1, MAX_BATCH}
-        assert min(row.ready_ms, *row.first_ms.values(), *row.second_ms.values()) > 0
+        figures = (row.ready_ms, *row.first_ms.values(), *row.second_ms.values())
+        assert all(figure.low > 0 and len(figure.repeats) == 2 for figure in figures)
     assert report.left_out == ()

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_bench.engines.counting import Layer
 from alexnet_bench.engines.ladder import Ladder, LadderPlan, climb, doubling_batches
-from alexnet_bench.engines.rows import proofs_from_ladder, rows_from_ladder
+from alexnet_bench.engines.rows import doubtful_limits, proofs_from_ladder, rows_from_ladder
 from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.figures.percentiles import NEEDED
 from alexnet_bench.reports.schema import EngineRow, Roof
@@ -42,7 +42,9 @@ class Climb:
         self.progress: list[tuple[str, int, int]] = []
         self._failing = failing or {}
         self._other_models = other_models
-        self.ladder: Ladder = climb(specs, plan, self._open, self._report)
+        self.ladder: Ladder = climb(
+            specs, plan, self._open, self._report, after_repeat=lambda: self.diary.append("look")
+        )
 
     def rows(self, *roofs: Roof) -> tuple[EngineRow, ...]:
         return rows_from_ladder(self.ladder, LAYERS, roofs)
@@ -71,9 +73,10 @@ def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards(
     order = ["fp32 1", "int8 1", "fp32 4", "int8 4"]
     assert climbed.diary[:4] == ["open fp32 to 4", "load fp32", "open int8 to 4", "load int8"]
     assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
-    assert climbed.diary[4:-2] == [
-        f"{verb} {what}" for what in (*order, *reversed(order), *order) for verb in ("warm", "slice")
-    ]
+    up, down = (
+        [f"{verb} {what}" for what in turn for verb in ("warm", "slice")] for turn in (order, order[::-1])
+    )
+    assert climbed.diary[4:-2] == [*up, "look", *down, "look", *up, "look"]
     assert not any(process.is_open for process in climbed.processes)
     assert [step for step in climbed.progress if step[0] == "measuring"][-1] == ("measuring", 12, 12)
 
@@ -110,6 +113,11 @@ def test_an_engine_that_does_not_load_costs_itself_alone() -> None:
     (left_out,) = climbed.ladder.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "a.onnx: got nonsense")
     assert [row.engine.precision for row in climbed.rows()] == ["int8", "int8"]
+
+
+def test_where_no_engine_loads_there_is_nothing_to_wait_for() -> None:
+    failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
+    assert "look" not in Climb(spec("fp32"), plan=plan(1), failing=failing).diary
 
 
 @pytest.mark.parametrize("verb", ["warm", "slice"])
@@ -149,6 +157,41 @@ def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() 
         "fp32 on openvino (CPU): the rest of its repeats",
     ]
     assert len(died) == 1
+    for row in climbed.rows():
+        failed, too_few = row.verdict.reasons
+        assert (failed.rule, too_few.rule) == ("errors", "too few samples")
+        assert failed.found == "its engine failed after 1 of 5 repeats: its process ended"
+        assert too_few.found == "3 calls, where a median needs 11"
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_only_rows_whose_repeats_a_failure_took_are_invalid(repeat: int) -> None:
+    """At batch 4 in one of two repeats: 8 had its turn before that in the second, and then no more."""
+    asked: list[str] = []
+
+    def at_4(verb: str, batch: int) -> Exception | None:
+        asked.extend([verb] * (batch == 4))
+        return ExportError("no memory") if batch == 4 and asked.count("warm") == repeat else None
+
+    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing={"fp32": at_4})
+    found = {(row.engine.precision, row.batch): row.verdict for row in climbed.rows()}
+    assert all(verdict.is_valid for verdict in found.values())
+    assert ("fp32", 8) in found if repeat == 2 else ("fp32", 8) not in found
+
+
+def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_one_is_invalid() -> None:
+    asked: list[str] = []
+
+    def second_at_4(verb: str, batch: int) -> Exception | None:
+        asked.extend([verb] * (batch == 4))
+        return ExportError("no memory") if asked == ["warm", "slice", "warm"] and batch == 4 else None
+
+    climbed = Climb(spec("fp32"), plan=plan(1, 4, 8, repeats=3), failing={"fp32": second_at_4})
+    found = {row.batch: row for row in climbed.rows()}
+    assert found[1].verdict.is_valid
+    (reason, too_few) = found[8].verdict.reasons
+    assert reason.found == "its engine failed after 2 of 3 repeats: no memory"
+    assert too_few.rule == "too few samples"
 
 
 def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_pictures_come() -> None:
@@ -172,15 +215,37 @@ def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> N
     assert "not the model any more: logits are 12.0 dB above their error" in reason.found
 
 
-def test_an_engine_that_cannot_be_judged_keeps_its_rows_and_that_is_said() -> None:
+def test_rows_of_an_engine_that_cannot_be_judged_are_invalid_and_no_others() -> None:
     judging = replace(plan(1), judged_by=Path("/export"))
     failing = {"fp32": failing_at("judge", ExportError("killed by signal 9"))}
-    climbed = Climb(spec("fp32"), plan=judging, failing=failing)
-    assert [row.batch for row in climbed.rows()] == [1]
-    assert proofs_from_ladder(climbed.ladder) == ()
-    (left,) = climbed.ladder.left_out
-    assert left.what.endswith("whether its answers are right")
-    assert left.why == "killed by signal 9"
+    climbed = Climb(spec("fp32"), spec("int8"), plan=judging, failing=failing)
+    unjudged, other = climbed.rows()
+    (reason,) = unjudged.verdict.reasons
+    assert reason.rule == "not judged"
+    assert reason.found == "whether it is still the model is not known: killed by signal 9"
+    assert other.verdict.is_valid
+    assert [proof.engine.precision for proof in proofs_from_ladder(climbed.ladder)] == ["int8"]
+
+
+def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
+    """In its last repeat, so that some of its rows have all of theirs."""
+    asked: list[str] = []
+
+    def at_last(verb: str, batch: int) -> Exception | None:
+        asked.extend([verb] * (batch == 1))
+        return ExportError("killed by signal 9") if len(asked) > 2 or batch == 4 else None
+
+    judging = replace(plan(1, 2, 4), judged_by=Path("/export"))
+    climbed = Climb(spec("fp32"), plan=judging, failing={"fp32": at_last})
+    assert not any(line.startswith("judge") for line in climbed.diary)
+    rules = {row.batch: [reason.rule for reason in row.verdict.reasons] for row in climbed.rows()}
+    assert rules == {1: ["errors", "not judged", "too few samples"], 2: ["not judged"]}
+    assert "it had failed before (killed by signal 9)" in str(climbed.rows()[1].verdict.reasons[0])
+
+
+def test_rows_that_were_not_to_be_judged_are_valid() -> None:
+    climbed = Climb(spec("fp32"), plan=plan(1))
+    assert [row.verdict.is_valid for row in climbed.rows()] == [True]
 
 
 def test_what_died_cannot_say_what_it_computed_in() -> None:
@@ -211,6 +276,20 @@ def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
     ]
     assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
     assert not any(process.is_open for process in climbed.processes)
+    # It is the run that was ended: no engine has failed.
+    rules = {reason.rule for row in climbed.rows() for reason in row.verdict.reasons}
+    assert rules == {"too few samples"}
+
+
+def test_an_interrupt_before_the_judging_leaves_rows_that_nobody_judged() -> None:
+    def interrupted(verb: str, batch: int) -> None:
+        if verb == "judge":
+            raise KeyboardInterrupt
+
+    judging = replace(plan(1), judged_by=Path("/export"))
+    (row,) = Climb(spec("fp32"), plan=judging, failing={"fp32": interrupted}).rows()
+    (reason,) = row.verdict.reasons
+    assert (reason.rule, reason.found.rpartition(": ")[2]) == ("not judged", "the run was ended before")
 
 
 def test_an_interrupt_while_loading_leaves_no_rows_and_nothing_open() -> None:
@@ -236,6 +315,19 @@ def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
     assert row.bound_by == "compute"
     assert row.share_of_limit == pytest.approx(0.4, rel=1e-3)
     assert EngineRow.model_validate_json(row.model_dump_json()) == row
+
+
+def test_a_row_that_comes_too_near_to_its_limit_stays_and_its_limit_is_in_doubt() -> None:
+    rows = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2, 4)).rows(ROOF)  # 20%, 40% and 80%
+    assert doubtful_limits(rows) == ()
+    lower = ROOF.model_copy(update={"operations_per_s": 4e8})  # 50%, 100% and 200%
+    rows = Climb(spec("fp32"), plan=plan(1, 2, 4)).rows(lower)
+    (doubtful,) = doubtful_limits(rows)
+    assert doubtful.what.endswith("a sure share of the limit at batch 2, 4")
+    assert "likely measured too low" in doubtful.why
+    assert all(row.verdict.is_valid for row in rows)
+    at_95 = ROOF.model_copy(update={"operations_per_s": 4e8 / 0.96})  # 96% at batch 2
+    assert doubtful_limits(Climb(spec("fp32"), plan=plan(2)).rows(at_95)) != ()
 
 
 @pytest.mark.parametrize("repeats", range(1, 13))
@@ -267,3 +359,9 @@ def test_batches_double_to_the_largest(largest: int, batches: tuple[int, ...]) -
 def test_plans_that_measure_nothing_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         LadderPlan(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, np.inf, np.nan])
+def test_lengths_are_finite_numbers_above_0(seconds: float) -> None:
+    with pytest.raises(UsageError, match=rf"seconds: got {seconds:g}, expected a finite number above 0"):
+        LadderPlan(batches=(1,), seconds=seconds)

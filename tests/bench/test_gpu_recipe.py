@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ..conftest import Demo
+from alexnet_bench.engines.process import Worker
+from alexnet_bench.engines.worker import Verbs, answer, verbs_here
+from alexnet_model.checkpoint import save_checkpoint
+from alexnet_model.errors import ExportError
+
+from ..networks import random_checkpoint
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
 
 RECIPE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
-def recipe(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RECIPE), "--demo", str(tmp_path / "demo"), "--largest", "2"]
-    command += ["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "performance.md"), *words]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300)
+def command(tmp_path: Path) -> list[str]:
+    words = [str(RECIPE), "--demo", str(tmp_path / "demo"), "--largest", "2"]
+    return [*words, "--results", str(tmp_path / "results"), "--docs", str(tmp_path / "performance.md")]
+
+
+def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines and ceilings in this process: each would import PyTorch anew, to find that it sees no GPU.
+
+    That a process of their own says so is seen in test_engine_ladder_process.py.
+    """
+    verbs: dict[Worker, Verbs] = {}
+
+    def enter(worker: Worker) -> Worker:
+        verbs[worker] = verbs_here()
+        return worker
+
+    def ask(worker: Worker, verb: str, **values: object) -> Any:
+        replies = io.StringIO()
+        answer([json.dumps({"number": 1, "verb": verb, **values})], replies, verbs[worker])
+        reply = json.loads(replies.getvalue())
+        if "error" in reply:
+            raise ExportError(reply["error"])
+        return reply["value"]
+
+    monkeypatch.setattr(Worker, "__enter__", enter)
+    monkeypatch.setattr(Worker, "__exit__", lambda *_: None)
+    monkeypatch.setattr(Worker, "ask", ask)
 
 
 def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
-    done = recipe(tmp_path)
+    done = subprocess.run(
+        [sys.executable, *command(tmp_path)],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "Error: NVIDIA GPU: got no NVIDIA driver (nvidia-smi is not there), expected one. "
@@ -36,21 +73,26 @@ def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
 
 
 def test_a_gpu_that_nothing_can_use_leaves_reasons_and_no_row(
-    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [H100])
+    without_processes(monkeypatch)
     (tmp_path / "demo").mkdir()
-    os.link(demo.folder / "checkpoint.safetensors", tmp_path / "demo" / "checkpoint.safetensors")
-    done = recipe(tmp_path)
-    assert done.returncode == 1, done.stderr
+    save_checkpoint(random_checkpoint(width=0.05), tmp_path / "demo" / "checkpoint.safetensors")
+    monkeypatch.syspath_prepend(RECIPE.parent)
+    monkeypatch.setattr(sys, "argv", command(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1, said
     report = json.loads((tmp_path / "results" / "gpu" / "engine.json").read_text())
     assert report["engines"] == report["roofs"] == report["proofs"] == []
     whys = {left["what"]: left["why"] for left in report["left_out"]}
-    for runtime in ("pytorch", "onnxruntime"):
-        assert "PyTorch: got" in whys[f"fp32 on {runtime} ({H100[1]})"]
+    for precision, runtime in (("fp32", "pytorch"), ("fp32", "onnxruntime"), ("fp16", "onnxruntime")):
+        assert "PyTorch: got" in whys[f"{precision} on {runtime} ({H100[1]})"]
     assert not any("(CPU" in what for what in whys)
     # Triton saw no GPU either: what it computes on the CPU is not measured under a GPU's name.
-    assert "No server on the GPU: Triton computes alexnet_fp16, alexnet_fp32" in done.stderr
+    assert "No server on the GPU: Triton computes alexnet_fp16, alexnet_fp32" in said
     assert [path.name for path in (tmp_path / "results" / "gpu").iterdir()] == ["engine.json"]
     page = (tmp_path / "performance.md").read_text()
     assert "PyTorch: got" in page

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_bench.reports.markdown import document_from_reports, write_document
 from alexnet_bench.reports.page import html_from_reports
@@ -137,6 +140,31 @@ def test_a_long_table_is_reached_by_the_keyboard(browser: Browser, file: Path) -
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Engines in process"
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_a_table_that_goes_on_to_the_right_has_a_shadow_there_until_its_end(
+    browser: Browser, file: Path, is_dark: bool
+) -> None:
+    def brightness(opened: Opened, label: str) -> float:
+        """Of most of the right edge, within the border."""
+        sheet = opened.page.locator(f"[aria-label='{label}']")
+        with Image.open(io.BytesIO(sheet.screenshot())) as shot:
+            return float(np.median(np.asarray(shot.convert("L"))[10:-10, -3]))
+
+    def scrolled(opened: Opened, label: str) -> None:
+        opened.page.evaluate(f"document.querySelector(\"[aria-label='{label}']\").scrollLeft = 1e6")
+
+    wide, narrow = "From the engine to the picture", "Cold start"
+    small = Opened(browser, file, 320, 800, is_dark=is_dark)
+    small.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    for label in (wide, narrow):
+        under_shadow = brightness(small, label)
+        scrolled(small, label)
+        at_the_end = brightness(small, label)
+        assert under_shadow < 0.8 * at_the_end, label
+    large = Opened(browser, file, 1280, 900, is_dark=is_dark)
+    assert brightness(large, narrow) == at_the_end
 
 
 def test_names_that_attack_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:

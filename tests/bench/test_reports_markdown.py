@@ -10,7 +10,7 @@ from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.markdown import Document, document_from_reports, write_document
 from alexnet_bench.reports.schema import Proof, Report
 from alexnet_bench.reports.sections import devices_of, sections_of
-from alexnet_bench.reports.sheets import sheets_of
+from alexnet_bench.reports.sheets import figure_cell, sheets_of
 from alexnet_model.errors import UsageError
 
 from .ladder_fakes import judged
@@ -186,6 +186,8 @@ def test_a_run_that_is_not_to_be_believed_says_why() -> None:
     text = document(report(reasons=(reason,))).text
     assert "**INVALID**" in text
     assert "- machine busy: it went down. End what else runs" in text
+    assert '<td align="left">VALID<br><sub>run INVALID</sub></td>' in text
+    assert '<td align="left">VALID</td>' not in text
 
 
 @pytest.mark.parametrize(
@@ -226,3 +228,11 @@ def test_a_picture_that_is_no_longer_shown_is_removed(made: Document, tmp_path: 
     assert {file.name for file in folder.iterdir()} == {*written.pictures, "notes.txt"}
     assert {file.name: file.read_text("utf-8") for file in folder.glob("*.svg")} == dict(written.pictures)
     assert (tmp_path / "docs" / "drawing.svg").exists()
+
+
+def test_cold_starts_have_their_intervals(made: Document) -> None:
+    rows = report().cold_starts
+    assert table_of(made.text, "Cold start")[0] == ["warm-up", "ready", "batch", "first", "second"]
+    for figure in (rows[0].ready_ms, *rows[0].first_ms.values(), *rows[1].second_ms.values()):
+        cell = figure_cell(figure)
+        assert f"{cell.text}<br><sub>{cell.small}</sub>" in made.text

@@ -180,6 +180,32 @@ def test_an_invalid_run_has_no_headline_and_its_reason_is_on_top() -> None:
     assert "machine busy: the control work went from 100 to 82 x 10^9 operations/s, 18%" in top
 
 
+def test_rows_of_an_invalid_run_are_not_shown_as_well(page: str) -> None:
+    good = "<td class='left good'>VALID</td>"
+    doubted = "<td class='left'>VALID<small>run INVALID</small></td>"
+    assert good in page
+    assert doubted not in page
+    invalid = html_from_reports([report_of_two_devices()])
+    rows = len(report_of_two_devices().engines) + len(report_of_two_devices().loads)
+    assert good not in invalid
+    assert invalid.count(doubted) == rows
+    hollow = [*re.findall('class="(hollow|mark)"><title>', invalid)]
+    assert set(hollow) == {"hollow"}
+
+
+def test_of_several_runs_only_the_invalid_ones_rows_are_doubted() -> None:
+    whole = report()
+    bad = report(title="busy", engines=whole.engines[:7], loads=(), reasons=report_of_two_devices().reasons)
+    page = html_from_reports([report(engines=whole.engines[7:]), bad])
+    assert page.count("VALID<small>run INVALID</small>") == 7
+    assert page.count("good'>VALID</td>") == len(whole.engines) - 7 + len(whole.loads) - 2
+
+
+def test_what_is_invalid_by_itself_says_so_in_an_invalid_run_too() -> None:
+    bad = report(reasons=report_of_two_devices().reasons)
+    assert html_from_reports([bad]).count("<td class='left bad'>INVALID</td>") == 2
+
+
 def test_an_invalid_load_is_in_no_headline() -> None:
     best = load_row(9999, 1, samples=700, verdict=Verdict(reasons=report_of_two_devices().reasons))
     tiles = tiles_from_reports([report(loads=(load_row(340, samples=700), best))])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_bench import reports
+from alexnet_bench.figures.verdicts import saturation_reason, verdict_from
 from alexnet_bench.reports.drawing.alone import svg_alone
 from alexnet_bench.reports.drawing.canvas import Drawing
 from alexnet_bench.reports.drawing.lines import Lines, Point, Series, drawing_from_lines
@@ -21,8 +22,9 @@ from alexnet_bench.reports.pictures import (
     rungs_picture,
     style_of_plots,
 )
+from alexnet_bench.reports.schema import LoadRow
 
-from .reports_for_tests import engine_rows, load_row, rungs
+from .reports_for_tests import engine_row, engine_rows, load_row, rungs
 from .test_reports_page import EVIL
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -111,3 +113,54 @@ def test_the_last_ticks_name_stays_within_the_picture(name: str, anchor: str) ->
     drawn = drawing_from_lines(Lines("a", "across", "up", (series,), x_ticks=((0, "0"), (4, name))))
     (text,) = [part for part in drawn.parts if part.endswith(f">{name}</text>") and 'class="tick"' in part]
     assert f'text-anchor="{anchor}"' in text
+
+
+def polylines(picture: Picture, kind: str) -> list[list[tuple[float, float]]]:
+    """The points of each line of a kind."""
+    return [
+        [(float(x), float(y)) for x, y in (point.split(",") for point in points.split())]
+        for points in re.findall(rf'<polyline points="([^"]*)" class="{kind}"', picture.svg)
+    ]
+
+
+INVALID = verdict_from(saturation_reason(0.99))
+
+
+@pytest.mark.parametrize("loop", ["closed", "open"])
+def test_loads_are_joined_from_the_least_on_whatever_the_order_of_the_file(loop: str) -> None:
+    def row(load: int) -> LoadRow:
+        if loop == "closed":
+            return load_row(100 + load, load, samples=300)
+        return load_row(load, None, rate_per_s=float(load), median_ms=5 + load, samples=300)
+
+    loads = [16, 1, 128, 2]
+    (curve,) = latency_pictures([row(load) for load in loads])
+    (line,) = polylines(curve, "line")
+    assert line == sorted(line)
+    assert curve.svg == latency_pictures([row(load) for load in sorted(loads)])[0].svg
+    (tail,) = percentile_pictures([row(load) for load in loads])
+    names = re.findall(r'class="key">(\d+)', tail.svg)
+    assert names == ["1", "2", "16", "128"]
+    (bars,) = batch_pictures([row(load) for load in loads])
+    assert re.findall(r'class="barname">(\d+)', bars.svg) == ["1", "2", "16", "128"]
+
+
+def test_what_is_invalid_is_hollow_and_joined_by_dots() -> None:
+    rows = [load_row(100 + 10 * n, n, samples=300) for n in (1, 2, 3, 4, 5)]
+    rows[2] = rows[2].model_copy(update={"verdict": INVALID})
+    (curve,) = latency_pictures(rows)
+    assert [len(line) for line in polylines(curve, "line")] == [2, 2]
+    assert [len(line) for line in polylines(curve, "line dotted")] == [3]
+    assert curve.svg.count('class="hollow"') == 1
+    assert "hollow and dotted is INVALID" in curve.note
+    ladder = ladder_picture([engine_row(100, 1), engine_row(200, 2, verdict=INVALID)])
+    assert [len(line) for line in polylines(ladder, "line dotted")] == [2]
+
+
+def test_the_tail_of_an_invalid_load_is_dotted_as_a_whole() -> None:
+    rows = [load_row(samples=7000), load_row(350, 32, samples=7000, verdict=INVALID)]
+    (tail,) = percentile_pictures(rows)
+    assert (len(polylines(tail, "line")), len(polylines(tail, "line dotted"))) == (1, 2)
+    assert tail.note.endswith("and where it is INVALID.")
+    (sure,) = percentile_pictures(rows[:1])
+    assert sure.note == "Dotted where there are too few samples to know it."

@@ -12,7 +12,7 @@ from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
 from alexnet_bench.reports.names import in_short
 from alexnet_bench.reports.rungs_in_words import rungs_in_words
 from alexnet_bench.reports.schema import Proof, Report, Rung
-from alexnet_bench.reports.sheets import latency_cells, mean_batch
+from alexnet_bench.reports.sheets import figure_cell, latency_cells, mean_batch
 from alexnet_bench.reports.tables import renderables_from_report
 from alexnet_model.records import Precision
 
@@ -110,6 +110,20 @@ def test_an_invalid_run_says_so_last() -> None:
     lines = shown(report_of_two_devices())
     assert any(line.startswith("INVALID, the whole run; AMD") for line in lines[-6:])
     assert "machine busy" in " ".join(lines[-3:])
+    assert not [line for line in lines if " VALID " in line and "VALID (run INVALID)" not in line]
+    loads = report_of_two_devices().loads
+    assert sum("VALID (run INVALID)" in line for line in lines) == len(loads)
+
+
+def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once() -> None:
+    lines = shown(report(engines=(), loads=(), rungs=(), tuning=None))
+    start = lines.index("Cold start")
+    rows = [" ".join(line.split()) for line in lines[start + 4 : start + 7]]
+    without = report().cold_starts[0]
+    ready, first = (figure_cell(figure) for figure in (without.ready_ms, without.first_ms[1]))
+    assert rows[0].startswith(f"no {ready.text} ({ready.small}) 1 {first.text} ({first.small}) ")
+    assert [row.partition(" (")[0] for row in rows[1:]] == ["no 8 131", "no 32 240"]
+    assert " to " in rows[1]
 
 
 def test_nothing_measured_is_still_a_verdict() -> None:

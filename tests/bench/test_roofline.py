@@ -12,7 +12,7 @@ import torch
 
 from alexnet_bench.engines.ceilings import CeilingBench, Sizes, products
 from alexnet_bench.engines.counting import Layer, layers_from_onnx, multiply_adds
-from alexnet_bench.engines.roofline import best_of, limit_at, roof_over
+from alexnet_bench.engines.roofline import limit_at, roof_over
 from alexnet_bench.reports.schema import Roof
 from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint
 from alexnet_model.architectures import build, parameter_count
@@ -160,19 +160,16 @@ def test_the_roof_is_that_of_what_the_engine_computes_in_on_its_own_device() -> 
     assert roof_over(engine(computes_in="unknown"), roofs) is None
 
 
-def test_of_several_times_the_highest_ceiling_counts() -> None:
-    found = best_of([roof("f32", 5, 7), roof("i8", 9, 7)], [roof("f32", 6, 3)])
-    assert found == (roof("f32", 6, 7), roof("i8", 9, 7))
-    assert best_of((), [roof("f32", 5)]) == (roof("f32", 5),)
-
-
 class Workshop:
     """Products that take as long as they are told, in a time that nothing else moves."""
 
     def __init__(self, operations_per_s: dict[str, float], bytes_per_s: float = 1e9) -> None:
         self.clock = FakeClock()
+        self.slowness = 1.0  # of the machine at this moment
+        self.slow_kinds: dict[str, float] = {}  # and of a type alone
         self._operations_per_s = operations_per_s
         self._bytes_per_s = bytes_per_s
+        self.copies = 0
         self.sides: dict[str, list[int]] = {}
 
     def bench(self) -> CeilingBench:
@@ -191,11 +188,14 @@ class Workshop:
             raise NotImplementedError(kind)
         self.sides.setdefault(kind, []).append(side)
         seconds = 2 * side**3 / self._operations_per_s[kind]
-        slower, faster = (lambda: self.clock.spend(2 * seconds)), (lambda: self.clock.spend(seconds))
-        return [slower, faster]
+        return [self._work(2 * seconds, kind), self._work(seconds, kind)]
 
     def _copy(self, size_bytes: int, place: str) -> Callable[[], object]:
-        return lambda: self.clock.spend(2 * size_bytes / self._bytes_per_s)
+        self.copies += 1
+        return self._work(2 * size_bytes / self._bytes_per_s, "copy")
+
+    def _work(self, seconds: float, kind: str) -> Callable[[], object]:
+        return lambda: self.clock.spend(self.slowness * self.slow_kinds.get(kind, 1.0) * seconds)
 
 
 def test_ceilings_are_of_the_fastest_product_and_a_copy_counts_both_ways() -> None:
@@ -207,10 +207,48 @@ def test_ceilings_are_of_the_fastest_product_and_a_copy_counts_both_ways() -> No
     assert f32.bytes_per_s == i8.bytes_per_s == pytest.approx(3e9)
 
 
+def test_of_several_looks_the_best_counts_whichever_it_was() -> None:
+    workshop = Workshop({"f32": 1e9, "i8": 4e9}, bytes_per_s=3e9)
+    bench = workshop.bench()
+    for slowness, expected in ((4, 0.25), (2, 0.5), (8, 0.5), (1, 1), (3, 1)):
+        workshop.slowness = slowness
+        f32, i8 = bench.roofs(0.1)
+        assert f32.operations_per_s == pytest.approx(1e9 * expected)
+        assert i8.operations_per_s == pytest.approx(4e9 * expected)
+        assert f32.bytes_per_s == i8.bytes_per_s == pytest.approx(3e9 * expected)
+    # A trial and the real one: later looks are at the same works.
+    assert [len(sides) for sides in workshop.sides.values()] == [2, 2]
+    assert workshop.copies == 1
+
+
+def test_a_type_whose_trial_met_a_busy_moment_has_another() -> None:
+    workshop = Workshop({"f32": 1e9, "bf16": 2e9, "i8": 4e9})
+    workshop.slow_kinds = {"bf16": 20}
+    bench = workshop.bench()
+    assert [found.computes_in for found in bench.roofs(0.1)] == ["f32", "i8"]
+    workshop.slow_kinds = {}
+    _, bf16, _ = bench.roofs(0.1)
+    assert bf16.computes_in == "bf16"
+    assert bf16.operations_per_s == pytest.approx(2e9)
+
+
+def test_another_look_is_as_long_as_it_is_asked_for() -> None:
+    workshop = Workshop({"f32": 1e9})
+    bench = workshop.bench()
+    bench.roofs(0.1)
+    before = workshop.clock()
+    bench.roofs(0.2)
+    assert 3 * 0.2 <= workshop.clock() - before < 3 * 0.3  # a copy and two products
+
+
 def test_a_type_without_a_fast_product_has_no_ceiling() -> None:
     workshop = Workshop({"f32": 1e9, "f16": 0.8e9, "i8": 1e3})
-    assert [found.computes_in for found in workshop.bench().roofs(0.1)] == ["f32"]
+    bench = workshop.bench()
+    assert [found.computes_in for found in bench.roofs(0.1)] == ["f32"]
     assert workshop.sides["i8"] == [100]  # a trial, and no more of it
+    before = workshop.clock()
+    assert [found.computes_in for found in bench.roofs(0.1)] == ["f32"]
+    assert workshop.clock() - before < 1  # a trial takes i8 more than an hour
 
 
 def test_a_product_is_as_large_as_is_still_short() -> None:

@@ -111,7 +111,20 @@ def test_waits_grow_and_are_random_up_to_a_limit() -> None:
 @pytest.mark.parametrize("backoff", [{"first_s": 0.0}, {"first_s": 3.0}, {"first_s": float("nan")}])
 def test_a_backoff_that_cannot_be(backoff: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="backoff"):
-        Backoff(**backoff)
+        Backoff(**backoff)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_attempts_may_be_bounded(most: int, fake: FakeTransport) -> None:
+    backoff = Backoff(first_s=0.001, longest_s=0.002, most_attempts=most)
+    with Client("grpc://host", transport=fake, backoff=backoff) as client:
+        client.model("alexnet_fp32")
+        fake.failures.extend(Overloaded("server", got="a full queue") for _ in range(10))
+        (prediction,) = client.classify(IMAGE)
+    assert type(prediction.error) is Overloaded
+    assert len(fake.requests) == most
+    with pytest.raises(UsageError, match="attempts: got 0, expected at least 1"):
+        Backoff(most_attempts=0)
 
 
 def test_cancelling_ends_the_waiting_and_the_attempts() -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from alexnet_export.engines.cuda import CudaDevice
 from alexnet_export.gate import Reference
-from alexnet_export.onnxruntime_runner import OnnxRunner
+from alexnet_export.onnxruntime_runner import CPU, CUDA, OUTPUTS, OnnxRunner, types_from_profile
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_export.runners import CompiledTorchRunner
 from alexnet_export.statistics import signal_to_noise_db
@@ -108,3 +109,17 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
         with pytest.raises(ExportError, match=r"broken\.onnx") as caught, runner:
             pass
         assert "\n" not in str(caught.value)
+
+
+def test_layers_that_ran_elsewhere_than_was_asked_for_are_said(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """A real profile, of the only provider that every machine has."""
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(files["fp32"], options, providers=[CPU])
+    session.run(OUTPUTS, {"image": np.zeros((1, 224, 224, 3), np.uint8)})
+    profile = Path(session.end_profiling())
+    assert types_from_profile(profile, on=CPU) == "f32"
+    assert types_from_profile(profile, on=CUDA) == "f32 on the CPU"

@@ -94,7 +94,12 @@ class Timed:
     """The calls of one stretch of time."""
 
     latencies_ms: tuple[float, ...]
-    seconds: float  # of this machine's clock, with what lies between the calls
+    seconds: float  # of this machine's clock, with taking pictures and what else lies between the calls
+
+    @property
+    def calls_per_s(self) -> float:
+        """One after another, with nothing between them: what the latencies are of, and no more."""
+        return 1e3 * len(self.latencies_ms) / sum(self.latencies_ms)
 
 
 def timed_calls(

@@ -1,5 +1,7 @@
 """The ceilings of a device, measured: a large matrix product in each type, and a large copy.
 
+A shared machine may be slow for minutes: the same works are looked at again and again, and the best counts.
+
 A type whose product is no faster than float32's has no fast one in these libraries, and gets no ceiling:
 engines bring their own kernels for it, so its limit is not known.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +49,25 @@ ON_CPU = Sizes(sides=(512, 1024, 2048, 4096), copied_bytes=256 << 20)
 ON_GPU = Sizes(sides=(2048, 4096, 8192), copied_bytes=1 << 30)
 # Of one product: long enough to fill the device, short enough that some of many meet a quiet moment.
 LONGEST_MS = 20.0
+HOPELESS = 50  # times slower than float32 in a trial: no busy moment, but no fast product
+NO_SUCH_PRODUCT = (AttributeError, NotImplementedError, RuntimeError)  # of a type, on a device
+
+
+@dataclass
+class Tried:
+    """Works that do the same amount, of operations or bytes, and the most that any did a second until now.
+
+    They stay, with their memory: making them anew takes longer than a look at them.
+    """
+
+    make: Callable[[], Sequence[Work]]
+    amount: float
+    works: Sequence[Work] = ()
+    most_per_s: float = 0.0
 
 
 class CeilingBench:
-    """One device. The best of several tries counts: what it can do, not what it mostly does."""
+    """One device. The best of all tries counts: what it can do, not what it mostly does."""
 
     def __init__(
         self,
@@ -72,29 +89,52 @@ class CeilingBench:
         self._now = now
         self._working = working
         self._products_of = products_of or products
-        self._copy_of = copy_of or large_copy
+        copy = copy_of or large_copy
+        self._copied = Tried(
+            lambda: [copy(sizes.copied_bytes, place)],
+            amount=2 * sizes.copied_bytes,  # read and written
+        )
+        self._trials = {kind: self._product(kind, sizes.sides[0]) for kind in TYPES}
+        self._multiplied: dict[str, Tried] = {}  # by type
 
     def roofs(self, seconds: float) -> list[Roof]:
-        """One a type that has a fast product; each is tried for about so long."""
+        """One a type that has a fast product, by this look and all before; each work is tried for so long."""
         with self._working():
-            copied_ms = self._best_ms(self._copy_of(self._sizes.copied_bytes, self._place), seconds)
-            rates = self._rates(seconds)
-        bytes_per_s = 2 * self._sizes.copied_bytes / (copied_ms / 1e3)  # read and written
+            self._look(self._copied, seconds)
+            self._choose(seconds / 10)
+            for tried in self._multiplied.values():
+                with suppress(*NO_SUCH_PRODUCT):
+                    self._look(tried, seconds)
+        rates = {kind: self._multiplied[kind].most_per_s for kind in TYPES if kind in self._multiplied}
         return [
-            Roof(device=self._name, computes_in=kind, operations_per_s=rate, bytes_per_s=bytes_per_s)
+            Roof(
+                device=self._name,
+                computes_in=kind,
+                operations_per_s=rate,
+                bytes_per_s=self._copied.most_per_s,
+            )
             for kind, rate in rates.items()
+            if kind == FLOAT32 or rate > rates[FLOAT32]
         ]
 
-    def _rates(self, seconds: float) -> dict[str, float]:
-        """By type. A trial is rough, so a type that comes near float32 in it may still be faster."""
-        trials = {kind: self._operations_per_s(kind, self._sizes.sides[0], seconds=0) for kind in TYPES}
-        rates: dict[str, float] = {}
-        for kind, trial in trials.items():
-            if trial >= trials[FLOAT32] / 2:
-                rate = self._operations_per_s(kind, self._side(trial), seconds)
-                if kind == FLOAT32 or rate > rates[FLOAT32]:
-                    rates[kind] = rate
-        return rates
+    def _choose(self, seconds: float) -> None:
+        """Types that are worth a look. A trial is rough: one that comes near float32 in it may be faster.
+
+        One that does not may have met a busy moment, and has another trial at the next look.
+        """
+        in_float32 = self._trials[FLOAT32]  # has its own trial first
+        for kind, trial in self._trials.items():
+            is_hopeless = trial.works and trial.most_per_s < in_float32.most_per_s / HOPELESS
+            if kind in self._multiplied or is_hopeless:
+                continue
+            with suppress(*NO_SUCH_PRODUCT):
+                self._look(trial, seconds)
+            if trial.most_per_s >= in_float32.most_per_s / 2:
+                self._multiplied[kind] = self._product(kind, self._side(trial.most_per_s))
+
+    def _product(self, kind: str, side: int) -> Tried:
+        """Two operations a multiply-add."""
+        return Tried(lambda: self._products_of(kind, side, self._place), amount=2 * side**3)
 
     def _side(self, operations_per_s: float) -> int:
         """The largest whose product is short enough."""
@@ -103,18 +143,13 @@ class CeilingBench:
             (side for side in sides if 1e3 * 2 * side**3 / operations_per_s <= LONGEST_MS), default=sides[0]
         )
 
-    def _operations_per_s(self, kind: str, side: int, seconds: float) -> float:
-        """Two a multiply-add; 0 where there is no such product here."""
-        try:
-            best_ms = min(
-                self._best_ms(product, seconds) for product in self._products_of(kind, side, self._place)
-            )
-        except (AttributeError, NotImplementedError, RuntimeError):
-            return 0.0
-        return 2 * side**3 / (best_ms / 1e3)
+    def _look(self, tried: Tried, seconds: float) -> None:
+        tried.works = tried.works or tried.make()
+        best_ms = min(self._best_ms(work, seconds) for work in tried.works)
+        tried.most_per_s = max(tried.most_per_s, tried.amount / (best_ms / 1e3))
 
     def _best_ms(self, work: Work, seconds: float) -> float:
-        work()  # memory touched, kernels chosen
+        work()  # memory touched, kernels chosen, and the device awake
         tries: list[float] = []
         started = self._now()
         while len(tries) < 3 or self._now() - started < seconds:

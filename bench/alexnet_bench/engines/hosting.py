@@ -76,7 +76,7 @@ class HostedEngine:
         histogram = LatencyHistogram()
         histogram.record_all(timed.latencies_ms)
         return EngineSlice(
-            throughput_per_s=batch * len(timed.latencies_ms) / timed.seconds,
+            throughput_per_s=batch * timed.calls_per_s,
             histogram=histogram.encoded().decode("ascii"),
             peak_memory_bytes=self._memory.peak_bytes(),
         )

@@ -4,7 +4,8 @@ When all is measured, every engine is asked whether it is still the model: wrong
 
 In every repeat each engine runs one slice at each batch, every other repeat backwards: a machine that slows
 down steadily favours none, and the repeats of a row lie all over the run, so that its interval knows of the
-machine's changes. An engine that fails costs itself alone, and keeps the batches that it has done.
+machine's changes. Between repeats there is time for what else is to be measured all over the run. An engine
+that fails costs itself alone, and keeps the batches that it has done.
 """
 
 from __future__ import annotations
@@ -62,12 +63,10 @@ class LadderPlan:
             raise UsageError("batches", got=got, expected="at least one, each of 1 or more and named once")
         if self.repeats < 1:
             raise UsageError("repeats", got=str(self.repeats), expected="at least 1")
-        if not (0 < self.seconds < math.inf and 0 <= self.burn_in_s < math.inf):
-            raise UsageError(
-                "seconds",
-                got=f"{self.seconds:g}, after a burn-in of {self.burn_in_s:g}",
-                expected="a positive length, and a burn-in of 0 or more",
-            )
+        if not 0 < self.seconds < math.inf:
+            raise UsageError("seconds", got=f"{self.seconds:g}", expected="a finite number above 0")
+        if not 0 <= self.burn_in_s < math.inf:
+            raise UsageError("burn-in", got=f"{self.burn_in_s:g}", expected="a finite number of 0 or more")
 
     @property
     def calls(self) -> int:
@@ -82,11 +81,12 @@ def doubling_batches(largest: int) -> tuple[int, ...]:
 
 @dataclass
 class BatchRun:
-    """One engine at one batch: a slice a repeat."""
+    """One engine at one batch: a slice a repeat. `failure` is why no more came, where its engine failed."""
 
     batch: int
     first_call_ms: float
     slices: list[EngineSlice] = field(default_factory=list)
+    failure: str = ""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Climber:
     """One engine, and how far it came, by batch. `runtime` is what it says of itself; None if it died before.
 
     An engine that fails at a batch is not asked for that batch or a larger one again: what was short may be
-    memory. When it fails once more, it is gone.
+    memory. When it fails once more, it is gone. `unjudged` is why it has no judgement, where it has none.
     """
 
     spec: EngineSpec
@@ -105,34 +105,53 @@ class Climber:
     runs: dict[int, BatchRun] = field(default_factory=dict)
     runtime: Runtime | None = None
     judged: Judged | None = None
+    unjudged: str = "the run was ended before"
 
     def takes(self, batch: int) -> bool:
         largest = self.spec.max_batch if self.fails_from is None else self.fails_from - 1
         return self.is_up and batch <= largest
 
+    def fail(self, batch: int, why: str) -> None:
+        """At a batch, for the first time or for the last."""
+        if self.fails_from is None:
+            self.fails_from = batch
+            self.runs.pop(batch, None)  # it cannot be relied on
+        else:
+            self.is_up = False
+            self.unjudged = f"it had failed before ({why})"
+        for run in self.runs.values():
+            if not self.takes(run.batch):
+                run.failure = run.failure or why
+
 
 @dataclass
 class Ladder:
-    """What was measured, also of a run that was interrupted."""
+    """What was measured by a plan, also of a run that was interrupted."""
 
+    plan: LadderPlan
     climbers: list[Climber] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     is_interrupted: bool = False
 
 
 def climb(
-    specs: Sequence[EngineSpec], plan: LadderPlan, open_engine: Open, progress: Progress = silent
+    specs: Sequence[EngineSpec],
+    plan: LadderPlan,
+    open_engine: Open,
+    progress: Progress = silent,
+    *,
+    after_repeat: Callable[[], None] = lambda: None,
 ) -> Ladder:
     """Load every engine, measure all of them at each batch that they take, and judge them.
 
-    Ctrl-C ends it early.
+    `after_repeat` is called while all engines wait. Ctrl-C ends it early.
     """
-    ladder = Ladder()
+    ladder = Ladder(plan)
     with ExitStack() as opened:
         try:
             _load(specs, plan, ladder, open_engine, opened, progress)
             steps = _Steps(ladder.climbers, plan, progress)
-            _measure(plan, ladder, steps)
+            _measure(plan, ladder, steps, after_repeat)
             if plan.judged_by is not None:
                 _judge(ladder, plan.judged_by, progress)
         except KeyboardInterrupt:
@@ -166,9 +185,11 @@ def _load(
     progress("loading engines", len(specs), len(specs))
 
 
-def _measure(plan: LadderPlan, ladder: Ladder, steps: _Steps) -> None:
+def _measure(plan: LadderPlan, ladder: Ladder, steps: _Steps, after_repeat: Callable[[], None]) -> None:
     """A slice of every engine at every batch a repeat; the first repeat goes up, as memory does."""
     for repeat in range(plan.repeats):
+        if not any(climber.is_up for climber in ladder.climbers):
+            break
         turn = 1 if repeat % 2 == 0 else -1
         for batch in sorted(plan.batches)[::turn]:
             for climber in ladder.climbers[::turn]:
@@ -176,6 +197,7 @@ def _measure(plan: LadderPlan, ladder: Ladder, steps: _Steps) -> None:
                     steps.next(climber, batch)
                     with _failing_alone(climber, batch, ladder):
                         _slice(climber, batch, plan)
+        after_repeat()
     steps.done()
 
 
@@ -196,8 +218,7 @@ def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
             climber.judged = judged.get(name) or climber.engine.judge(export)
             judged[name] = climber.judged
         except (AlexnetError, OSError) as error:
-            what = f"{climber.spec}: whether its answers are right"
-            ladder.left_out.append(LeftOut(what=what, why=str(error)))
+            climber.unjudged = str(error)
     progress("judging answers", len(measured), len(measured))
 
 
@@ -206,13 +227,9 @@ def _failing_alone(climber: Climber, batch: int, ladder: Ladder) -> Iterator[Non
     try:
         yield
     except (AlexnetError, OSError) as error:
-        if climber.fails_from is None:
-            climber.fails_from = batch
-            climber.runs.pop(batch, None)  # it cannot be relied on
-            what = f"{climber.spec} from batch {batch} on"
-        else:
-            climber.is_up = False
-            what = f"{climber.spec}: the rest of its repeats"
+        climber.fail(batch, str(error))
+        rest = f" from batch {batch} on" if climber.is_up else ": the rest of its repeats"
+        what = f"{climber.spec}{rest}"
         ladder.left_out.append(LeftOut(what=what, why=str(error)))
 
 

@@ -18,7 +18,7 @@ class Memory(Protocol):
     def watched(self) -> AbstractContextManager[None]: ...
 
     def peak_bytes(self) -> int | None:
-        """The most that was taken until now, by loading too; None where that cannot be known."""
+        """The most that was taken until now, by loading and earlier batches too; None where none can know."""
 
 
 class HostMemory:

@@ -49,18 +49,3 @@ def roof_over(engine: Engine, roofs: Sequence[Roof]) -> Roof | None:
     if not all(kind in here for kind in kinds):
         return None
     return max((here[kind] for kind in kinds), key=lambda roof: roof.operations_per_s)
-
-
-def best_of(*runs: Sequence[Roof]) -> tuple[Roof, ...]:
-    """Of the same device measured several times, the highest ceilings."""
-    found: dict[tuple[str, str], Roof] = {}
-    for roof in (roof for run in runs for roof in run):
-        name = (roof.device, roof.computes_in)
-        other = found.get(name, roof)
-        found[name] = roof.model_copy(
-            update={
-                "operations_per_s": max(roof.operations_per_s, other.operations_per_s),
-                "bytes_per_s": max(roof.bytes_per_s, other.bytes_per_s),
-            }
-        )
-    return tuple(found.values())

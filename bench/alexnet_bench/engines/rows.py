@@ -8,15 +8,16 @@ from alexnet_model.manifest import Runtime
 from alexnet_model.records import Precision
 
 from ..figures.intervals import figure_from_repeats
-from ..figures.percentiles import LatencyHistogram
-from ..figures.verdicts import verdict_from, wrong_model_reason
-from ..reports.schema import Engine, EngineRow, Proof, Roof
+from ..figures.percentiles import NEEDED, LatencyHistogram
+from ..figures.verdicts import Reason, not_judged_reason, verdict_from, wrong_model_reason
+from ..reports.schema import Engine, EngineRow, LeftOut, Proof, Roof
 from .counting import Layer
-from .ladder import BatchRun, Climber, Ladder
+from .ladder import BatchRun, Climber, Ladder, LadderPlan
 from .roofline import limit_at, roof_over
 from .specs import EngineSpec
 
 UNKNOWN = "unknown"
+MOST_OF_LIMIT = 0.95  # no engine is that good: a higher share is one of too low a limit
 
 
 def rows_from_ladder(
@@ -24,7 +25,7 @@ def rows_from_ladder(
 ) -> tuple[EngineRow, ...]:
     """A row an engine and batch, in the order of the engines, each with its limit where one is known."""
     return tuple(
-        _row(climber, run, layers[climber.spec.precision], roofs)
+        _row(climber, run, ladder.plan, layers[climber.spec.precision], roofs)
         for climber in ladder.climbers
         for run in climber.runs.values()
     )
@@ -42,14 +43,31 @@ def proofs_from_ladder(ladder: Ladder) -> tuple[Proof, ...]:
     return tuple(found.values())
 
 
-def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequence[Roof]) -> EngineRow:
+def doubtful_limits(rows: Sequence[EngineRow]) -> tuple[LeftOut, ...]:
+    """Of each engine the batches at which it came so near to its limit that the limit is in doubt."""
+    batches: dict[Engine, list[str]] = {}
+    for row in rows:
+        if (row.share_of_limit or 0) > MOST_OF_LIMIT:
+            batches.setdefault(row.engine, []).append(str(row.batch))
+    why = (
+        f"above {MOST_OF_LIMIT:.0%}: its ceilings were likely measured too low, or its weights stayed in a "
+        "cache from call to call"
+    )
+    return tuple(
+        LeftOut(what=f"{engine}: a sure share of the limit at batch {', '.join(found)}", why=why)
+        for engine, found in batches.items()
+    )
+
+
+def _row(
+    climber: Climber, run: BatchRun, plan: LadderPlan, layers: Sequence[Layer], roofs: Sequence[Roof]
+) -> EngineRow:
     engine = _engine(climber.spec, climber.runtime)
     roof = roof_over(engine, roofs)
     limit = None if roof is None else limit_at(layers, climber.spec.precision, run.batch, roof)
     histogram = LatencyHistogram()
     for part in run.slices:
         histogram.add(part.histogram.encode("ascii"))
-    judged = climber.judged
     return EngineRow(
         engine=engine,
         batch=run.batch,
@@ -61,7 +79,38 @@ def _row(climber: Climber, run: BatchRun, layers: Sequence[Layer], roofs: Sequen
         peak_memory_bytes=run.slices[0].peak_memory_bytes,  # later ones have seen larger batches
         limit_ms=None if limit is None else limit.ms,
         bound_by="unknown" if limit is None else limit.bound_by,
-        verdict=verdict_from(wrong_model_reason("" if judged is None or judged.accepted else judged.reason)),
+        verdict=verdict_from(
+            _failure_reason(run, plan.repeats),
+            _answers_reason(climber, plan),
+            _samples_reason(histogram.samples),
+        ),
+    )
+
+
+def _failure_reason(run: BatchRun, repeats: int) -> Reason | None:
+    """What an engine did before it failed is of a part of the run, and may be of one that was failing."""
+    if not run.failure or len(run.slices) == repeats:
+        return None
+    return Reason(
+        rule="errors",
+        found=f"its engine failed after {len(run.slices)} of {repeats} repeats: {run.failure}",
+        advice="Mend that, or leave out the batches at which it fails: --batch.",
+    )
+
+
+def _answers_reason(climber: Climber, plan: LadderPlan) -> Reason | None:
+    if climber.judged is not None:
+        return wrong_model_reason("" if climber.judged.accepted else climber.judged.reason)
+    return not_judged_reason("" if plan.judged_by is None else climber.unjudged)
+
+
+def _samples_reason(calls: int) -> Reason | None:
+    if calls >= NEEDED["p50"]:
+        return None
+    return Reason(
+        rule="too few samples",
+        found=f"{calls} calls, where a median needs {NEEDED['p50']}",
+        advice="Let the run come to its end.",
     )
 
 

@@ -6,12 +6,14 @@ report = bench_engines(Path("export"), EngineBench(wishes=Wishes(checkpoint=Path
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Self
 
-from alexnet_model.errors import AlexnetError
+from alexnet_model.errors import AlexnetError, UsageError
 from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
@@ -25,12 +27,14 @@ from .choosing import Machine, Wishes, engines_of_export
 from .counting import Layer, layers_from_onnx
 from .ladder import LadderPlan, Open, climb, doubling_batches
 from .process import EngineProcess, Worker
-from .roofline import best_of
-from .rows import proofs_from_ladder, rows_from_ladder
+from .rows import doubtful_limits, proofs_from_ladder, rows_from_ladder
 from .specs import EngineSpec
 
-CEILING_S = 0.5  # for each type, and for the copy
+# Of each matrix product and of the copy: once before the ladder, and after each of its repeats.
+FIRST_LOOK_S = 0.5
+LOOK_S = 0.2
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's: an earlier run's would make compiling look quick
+Look = Callable[[float], Sequence[Roof]]  # for so many seconds a work: the ceilings, by all looks until then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +53,33 @@ class EngineBench:
         Raises:
             UsageError: the batches, the seconds or the repeats cannot be.
         """
-        batches = doubling_batches(manifest.max_batch) if self.batches is None else self.batches
+        largest = manifest.max_batch  # no engine of an export is built for more
+        batches = doubling_batches(largest) if self.batches is None else self.batches
+        if max(batches, default=0) > largest:
+            raise UsageError(
+                "batches",
+                got=str(max(batches)),
+                expected=f"at most {largest}, the largest of {folder}",
+                next_step=f"Export for larger ones: alexnet export CHECKPOINT --max-batch {max(batches)}",
+            )
         return LadderPlan(
-            batches=batches,
+            batches=tuple(dict.fromkeys(batches)),
             seconds=self.seconds,
             repeats=self.repeats,
             judged_by=folder if self.judge else None,
         )
+
+
+@contextmanager
+def ceilings_of(gpu: Gpu | None) -> Iterator[Look]:
+    """Measured in a process of its own, as the engines are; it stays, for another look.
+
+    Raises:
+        ExportError: it failed.
+    """
+    with Worker() as worker:
+        worker.ask("ceilings", gpu=None if gpu is None else vars(gpu))
+        yield lambda seconds: [Roof.model_validate(roof) for roof in worker.ask("roofs", seconds=seconds)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +88,7 @@ class Instruments:
 
     machine: Machine = field(default_factory=Machine)
     engines: Open | None = None
-    ceilings: Callable[[Gpu | None], Sequence[Roof]] = field(default_factory=lambda: ceilings_of)
+    ceilings: Callable[[Gpu | None], AbstractContextManager[Look]] = ceilings_of
     control: Callable[[], float] = control_rate
 
 
@@ -92,60 +116,67 @@ def bench_engines(
 
     def measure(log: Log) -> None:
         log.left_out += choice.left_out
-        ceilings = _Ceilings(use.ceilings, choice.specs, progress)
-        ceilings.measure("ceilings")
-        with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch:
-            engines = use.engines or partial(EngineProcess, environment={COMPILED_CODE: scratch})
-            ladder = climb(choice.specs, plan, engines, progress)
-        log.note(interrupted_reason(ladder.is_interrupted))
-        try:
-            if not ladder.is_interrupted:
-                ceilings.measure("ceilings again")
-        finally:  # the rows are there, whatever became of the second look
+        with _Ceilings(use.ceilings, choice.specs, looks=1 + plan.repeats, progress=progress) as ceilings:
+            ceilings.look(FIRST_LOOK_S)
+            with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch:
+                engines = use.engines or partial(EngineProcess, environment={COMPILED_CODE: scratch})
+                look = partial(ceilings.look, LOOK_S)
+                ladder = climb(choice.specs, plan, engines, progress, after_repeat=look)
+            log.note(interrupted_reason(ladder.is_interrupted))
+            rows = rows_from_ladder(ladder, layers, ceilings.roofs)
             log.roofs += ceilings.roofs
-            log.engines += rows_from_ladder(ladder, layers, ceilings.roofs)
+            log.engines += rows
             log.proofs += proofs_from_ladder(ladder)
-            log.left_out += (*ladder.left_out, *ceilings.left_out)
+            log.left_out += (*ladder.left_out, *ceilings.left_out, *doubtful_limits(rows))
 
     return report_of_run(measure, title="Engines in process", command=command, control=use.control)
 
 
-def ceilings_of(gpu: Gpu | None) -> list[Roof]:
-    """Measured in a process of its own, as the engines are.
-
-    Raises:
-        ExportError: it failed.
-    """
-    with Worker() as worker:
-        worker.ask("ceilings", gpu=None if gpu is None else vars(gpu))
-        return [Roof.model_validate(roof) for roof in worker.ask("roofs", seconds=CEILING_S)]
-
-
 class _Ceilings:
-    """Of every device, the best of all times: a busy moment must not make a low ceiling."""
+    """Of every device. One that fails is not asked again; what it had found by then stays."""
 
     def __init__(
         self,
-        measure: Callable[[Gpu | None], Sequence[Roof]],
+        open_ceilings: Callable[[Gpu | None], AbstractContextManager[Look]],
         specs: Sequence[EngineSpec],
+        *,
+        looks: int,
         progress: Progress,
     ) -> None:
-        self._measure = measure
+        self._open = open_ceilings
         self._devices = list(dict.fromkeys(spec.gpu for spec in specs))
+        self._planned = looks
+        self._done = 0
         self._progress = progress
-        self.roofs: tuple[Roof, ...] = ()
-        self.left_out: tuple[LeftOut, ...] = ()
+        self._opened = ExitStack()
+        self._looks: dict[Gpu | None, Look] = {}
+        self._roofs: dict[Gpu | None, Sequence[Roof]] = {}
+        self.left_out: list[LeftOut] = []
 
-    def measure(self, stage: str) -> None:
-        for index, gpu in enumerate(self._devices):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    @property
+    def roofs(self) -> tuple[Roof, ...]:
+        return tuple(roof for roofs in self._roofs.values() for roof in roofs)
+
+    def look(self, seconds: float) -> None:
+        """At each device in turn."""
+        for gpu in tuple(self._devices):
             name = "CPU" if gpu is None else gpu.name
-            self._progress(stage, index, len(self._devices), f"{name}: matrix products and a copy")
+            self._progress("ceilings", self._done, self._planned, f"{name}: matrix products and a copy")
             try:
-                self.roofs = best_of(self.roofs, self._measure(gpu))
+                if gpu not in self._looks:
+                    self._looks[gpu] = self._opened.enter_context(self._open(gpu))
+                self._roofs[gpu] = self._looks[gpu](seconds)
             except (AlexnetError, OSError) as error:
-                found = LeftOut(what=f"ceilings of {name}", why=str(error))
-                self.left_out = tuple(dict.fromkeys((*self.left_out, found)))
-        self._progress(stage, len(self._devices), len(self._devices))
+                self._devices.remove(gpu)
+                self.left_out.append(LeftOut(what=f"ceilings of {name}", why=str(error)))
+        self._done += 1
+        self._progress("ceilings", self._done, self._planned)
 
 
 def _layers_by_precision(

@@ -79,7 +79,14 @@ class Judged(Record):
 
 
 class EngineSlice(Record):
-    """One stretch of calls, with what the process had taken at most by its end."""
+    """One stretch of calls, with what the process had taken at most by its end.
+
+    Throughput is of the same time as the latencies: of the calls alone, without what lies between them. On a
+    GPU that leaves out the copies of pictures and answers, unless the spec is one with copies.
+
+    Memory is of the engine as it came to this batch: with its loading, and with what it keeps of all smaller
+    batches that were measured before. With CUDA graphs it keeps a graph and an execution context of each.
+    """
 
     throughput_per_s: float  # pictures/s
     histogram: str  # HdrHistogram's compressed form, of the calls' latencies

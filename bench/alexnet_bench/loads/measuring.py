@@ -33,7 +33,7 @@ Truth = Callable[[Subject, Asked], TrueAnswers]
 _ALONE = Timing(burn_in_s=0.2, seconds=1.0, repeats=1)
 
 
-class ServerReplaced(ClientError):
+class ServerReplaced(BadResponse):
     """Between two loads the server was started again, or another took its place."""
 
 

@@ -137,7 +137,8 @@ def was_restarted(outcome: Outcome, spans: Sequence[Span]) -> bool:
 
 def _gone_reason(outcome: Outcome, *, was_restarted: bool) -> Reason | None:
     if outcome.server_gone:
-        found = f"it answered nothing any more, after {outcome.measured_s:.1f} s, such as: {outcome.failure}".rstrip(".")
+        found = f"it answered nothing any more, after {outcome.measured_s:.1f} s"
+        found += f", such as: {outcome.failure.rstrip('.')}" if outcome.failure else ""
     elif was_restarted:
         found = "its statistics do not hold all that it answered: it was started again in the middle"
     else:

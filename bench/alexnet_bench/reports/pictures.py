@@ -111,14 +111,14 @@ def latency_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
         styles = _Styles()
         series = []
         for name, sweep in _grouped(group, name_of_series).items():
-            points = tuple(point for row in sweep if (point := _load_point(row)) is not None)
+            points = tuple(point for row in _by_load(sweep) if (point := _load_point(row)) is not None)
             colour, marker = styles.next_for(sweep[0].engine.precision)
             if points:
                 series.append(Series(name.partition(f", {loop} loop")[0], points, colour, marker))
         if series:
             title = f"Latency against throughput: {loop} loop, batch {batch}"
             plot = Lines(title, "pictures/s", "ms, median and up to p99", tuple(series))
-            note = "Right and down is better. Whiskers reach p99 where it is known; hollow is INVALID."
+            note = "Right and down is better. Whiskers reach p99 where known; hollow and dotted is INVALID."
             name = f"latency {loop} loop batch {batch}"
             pictures.append(Picture(name, title, note, drawing_from_lines(plot)))
     return tuple(pictures)
@@ -132,7 +132,7 @@ def percentile_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
     """
     pictures = []
     for name, sweep in _grouped(rows, name_of_series).items():
-        chosen = _evenly(sweep, _MOST_CURVES)
+        chosen = _evenly(_by_load(sweep), _MOST_CURVES)
         curves = [_curve(row, ramp(index, len(chosen))) for index, row in enumerate(chosen)]
         series = tuple(curve for curve in curves if curve.points)
         if series:
@@ -140,7 +140,8 @@ def percentile_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
             furthest = max(curve.points[-1].x for curve in series)
             ticks += [(float(nines), _share(nines)) for nines in range(1, 7) if nines <= furthest]
             plot = Lines(name, "share of requests", "ms", series, x_ticks=tuple(ticks))
-            note = "Dotted where there are too few samples to know it."
+            note = "Dotted where there are too few samples to know it"
+            note += "." if all(row.verdict.is_valid for row in chosen) else ", and where it is INVALID."
             pictures.append(Picture(f"tail {name}", name, note, drawing_from_lines(plot)))
     return tuple(pictures)
 
@@ -149,7 +150,8 @@ def batch_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
     """Which batches the server executed, for each sweep a plot, a bar a load."""
     pictures = []
     counted = [row for row in rows if row.executions_by_batch]
-    for name, sweep in _grouped(counted, name_of_series).items():
+    for name, of_series in _grouped(counted, name_of_series).items():
+        sweep = _by_load(of_series)
         bars = tuple(_batch_bar(row) for row in sweep)
         last = max(_step_of(batch) for row in sweep for batch in row.executions_by_batch)
         key = tuple(Key(_step_name(step), f"r{step}") for step in range(last + 1))
@@ -236,6 +238,11 @@ def _batch_ticks(rows: Sequence[EngineRow]) -> tuple[tuple[float, str], ...]:
     return tuple((math.log2(batch), str(batch)) for batch in sorted({row.batch for row in rows}))
 
 
+def _by_load(sweep: Sequence[LoadRow]) -> list[LoadRow]:
+    """From the least on: a file has them in the order in which they were measured."""
+    return sorted(sweep, key=lambda row: (row.concurrency or 0, row.rate_per_s or 0.0))
+
+
 def _load_point(row: LoadRow) -> Point | None:
     latencies = row.latencies
     if latencies.p50_ms is None:
@@ -263,7 +270,10 @@ def _curve(row: LoadRow, colour: str) -> Series:
     known = [name for name, needed in NEEDED.items() if distribution.samples >= needed]
     last = float(known[-1][1:]) / 100 if known else 0.0
     believed = int(np.searchsorted(nines, -math.log10(1 - last) + 1e-9))
-    points = tuple(Point(float(x), float(y)) for x, y in zip(nines, latencies, strict=True))
+    is_doubtful = not row.verdict.is_valid
+    points = tuple(
+        Point(float(x), float(y), is_doubtful=is_doubtful) for x, y in zip(nines, latencies, strict=True)
+    )
     return Series(name, points, colour, None, believed=believed)
 
 

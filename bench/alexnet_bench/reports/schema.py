@@ -56,6 +56,7 @@ class EngineRow(Record):
     first_call_ms: float
     load_ms: float
     size_bytes: int  # of its file
+    # At this batch, with loading and what is kept of smaller ones (CUDA graphs: a graph and a context each).
     peak_memory_bytes: int | None
     limit_ms: float | None  # the roofline's: no call can be shorter
     bound_by: Literal["compute", "memory", "unknown"] = "unknown"

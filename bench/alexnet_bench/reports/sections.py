@@ -19,7 +19,7 @@ from .pictures import (
     rungs_picture,
 )
 from .rungs_in_words import rungs_in_words
-from .schema import Engine, EngineRow, Proof, Report, Roof
+from .schema import Engine, EngineRow, LoadRow, Report
 from .sheets import (
     Sheet,
     cold_starts_sheet,
@@ -49,6 +49,7 @@ class _OfAnEngine(Protocol):
 
 
 _Row = TypeVar("_Row", bound=_OfAnEngine)
+_Judged = TypeVar("_Judged", EngineRow, LoadRow)
 
 
 def devices_of(reports: Sequence[Report]) -> list[str]:
@@ -77,16 +78,24 @@ def sections_of(reports: Sequence[Report], device: str) -> Iterator[Section]:
     engines, proofs = here(lambda report: report.engines), here(lambda report: report.proofs)
     roofs = [roof for report in reports for roof in report.roofs if roof.device == device]
     if engines or proofs or roofs:
-        yield _engines(engines, proofs, roofs)
+        doubted = here(lambda report: report.engines if report.reasons else ())
+        drawn = here(lambda report: _as_its_run(report, report.engines))
+        sheets = [engines_sheet(engines, doubted)] if engines else []
+        sheets += [proofs_sheet(proofs)] if proofs else []
+        sheets += [roofs_sheet(roofs)] if roofs else []
+        pictures = _drawn(ladder_picture(drawn), roof_picture(drawn)) if engines else ()
+        yield Section("Engines in process", pictures=pictures, sheets=tuple(sheets), is_wide=True)
     if loads := here(lambda report: report.loads):
+        doubted_loads = here(lambda report: report.loads if report.reasons else ())
+        drawn_loads = here(lambda report: _as_its_run(report, report.loads))
         yield Section(
             "Server under load",
-            pictures=latency_pictures(loads),
-            sheets=(loads_sheet(loads),),
+            pictures=latency_pictures(drawn_loads),
+            sheets=(loads_sheet(loads, doubted_loads),),
             is_wide=True,
         )
-        yield Section("The tail of the latencies", pictures=percentile_pictures(loads))
-        yield Section("Did batching happen?", pictures=batch_pictures(loads))
+        yield Section("The tail of the latencies", pictures=percentile_pictures(drawn_loads))
+        yield Section("Did batching happen?", pictures=batch_pictures(drawn_loads))
     if held_rates := here(lambda report: report.held_rates):
         yield Section("What load is held within a limit?", sheets=(held_rates_sheet(held_rates),))
     if rungs := here(lambda report: report.rungs):
@@ -99,20 +108,15 @@ def sections_of(reports: Sequence[Report], device: str) -> Iterator[Section]:
             is_wide=True,
         )
     if cold_starts := here(lambda report: report.cold_starts):
-        note = "The first request of each batch, and under it the one after."
+        note = "The first request of each batch, and the one after it. Every start of a server is a repeat."
         yield Section("Cold start", note, sheets=(cold_starts_sheet(cold_starts),))
 
 
-def _engines(engines: Sequence[EngineRow], proofs: Sequence[Proof], roofs: Sequence[Roof]) -> Section:
-    pictures = _drawn(ladder_picture(engines), roof_picture(engines)) if engines else ()
-    sheets = []
-    if engines:
-        sheets.append(engines_sheet(engines))
-    if proofs:
-        sheets.append(proofs_sheet(proofs))
-    if roofs:
-        sheets.append(roofs_sheet(roofs))
-    return Section("Engines in process", pictures=pictures, sheets=tuple(sheets), is_wide=True)
+def _as_its_run(report: Report, rows: Sequence[_Judged]) -> Sequence[_Judged]:
+    """As they are drawn: of a run that is INVALID every one is."""
+    if report.verdict.is_valid:
+        return rows
+    return [row.model_copy(update={"verdict": report.verdict}) for row in rows]
 
 
 def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:

@@ -5,7 +5,7 @@ The terminal leaves out the columns that are not `brief`, Markdown a `detail` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -78,14 +78,15 @@ class Sheet:
 
 def sheets_of(report: Report) -> Iterator[Sheet]:
     """The tables of what a run measured, tuning last: its reason is to stand below it."""
+    is_valid = report.verdict.is_valid
     if report.engines:
-        yield engines_sheet(report.engines)
+        yield engines_sheet(report.engines, () if is_valid else report.engines)
     if report.proofs:
         yield proofs_sheet(report.proofs)
     if report.roofs:
         yield roofs_sheet(report.roofs)
     if report.loads:
-        yield loads_sheet(report.loads)
+        yield loads_sheet(report.loads, () if is_valid else report.loads)
     if report.held_rates:
         yield held_rates_sheet(report.held_rates)
     if report.rungs:
@@ -96,8 +97,8 @@ def sheets_of(report: Report) -> Iterator[Sheet]:
         yield tuning_sheet(report.tuning)
 
 
-def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
-    """A group an engine, a row a batch."""
+def engines_sheet(rows: Sequence[EngineRow], doubted: Container[EngineRow] = ()) -> Sheet:
+    """A group an engine, a row a batch. Those that are `doubted` are of a run that is INVALID as a whole."""
     columns = (
         Column("batch", brief=True),
         Column("verdict", left=True, detail=True),
@@ -111,7 +112,8 @@ def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
         Column("of limit", brief=True),
         Column("bound by", brief=True, left=True),
     )
-    return Sheet("Engines in process", columns, _groups(rows, lambda row: str(row.engine), _engine_line))
+    groups = _groups(rows, lambda row: str(row.engine), lambda row: _engine_line(row, row in doubted))
+    return Sheet("Engines in process", columns, groups)
 
 
 def proofs_sheet(proofs: Sequence[Proof]) -> Sheet:
@@ -133,8 +135,8 @@ def proofs_sheet(proofs: Sequence[Proof]) -> Sheet:
     )
 
 
-def loads_sheet(rows: Sequence[LoadRow]) -> Sheet:
-    """A group a sweep, a row a load, each with its own verdict."""
+def loads_sheet(rows: Sequence[LoadRow], doubted: Container[LoadRow] = ()) -> Sheet:
+    """A group a sweep, a row a load, each with its own verdict; `doubted` as of engines."""
     columns = (
         Column("load", brief=True, left=True),
         Column("verdict", brief=True, left=True),
@@ -147,11 +149,12 @@ def loads_sheet(rows: Sequence[LoadRow]) -> Sheet:
         Column("sent", "bytes/request"),
         Column("batch", "mean", brief=True),
     )
-    return Sheet(
-        "Server under load",
-        columns,
-        _groups(rows, lambda row: f"{name_of_series(row)}: {row.engine}", _load_line),
+    groups = _groups(
+        rows,
+        lambda row: f"{name_of_series(row)}: {row.engine}",
+        lambda row: _load_line(row, row in doubted),
     )
+    return Sheet("Server under load", columns, groups)
 
 
 def held_rates_sheet(rows: Sequence[HeldRate]) -> Sheet:
@@ -205,18 +208,17 @@ def tuning_sheet(tuning: Tuning) -> Sheet:
 
 
 def cold_starts_sheet(rows: Sequence[ColdStart]) -> Sheet:
-    """A column a batch: its first request, and the one after it."""
-    batches = sorted({batch for row in rows for batch in row.first_ms})
+    """A group a model, a row a batch: its first request, and the one after it."""
     columns = (
         Column("warm-up", brief=True, left=True),
         Column("ready", "ms", brief=True),
-        *(Column(f"first at {batch}", "ms", brief=batch in batches[:4]) for batch in batches),
+        Column("batch", brief=True),
+        Column("first", "ms", brief=True),
+        Column("second", "ms", brief=True),
     )
-    return Sheet(
-        "Cold start",
-        columns,
-        _groups(rows, lambda row: f"{row.model}: {row.engine}", lambda row: _cold_line(row, batches)),
-    )
+    of_batches = [(row, batch) for row in rows for batch in sorted(row.first_ms)]
+    groups = _groups(of_batches, lambda of: f"{of[0].model}: {of[0].engine}", lambda of: _cold_line(*of))
+    return Sheet("Cold start", columns, groups)
 
 
 def roofs_sheet(roofs: Sequence[Roof]) -> Sheet:
@@ -229,11 +231,11 @@ def roofs_sheet(roofs: Sequence[Roof]) -> Sheet:
     return Sheet("Ceilings, measured in this run", columns, _groups(roofs, lambda r: r.device, _roof_line))
 
 
-def _engine_line(row: EngineRow) -> Line:
+def _engine_line(row: EngineRow, is_doubted: bool) -> Line:
     share = row.share_of_limit
     cells = (
         Cell(str(row.batch)),
-        verdict_cell(row.verdict),
+        verdict_cell(row.verdict, is_doubted),
         figure_cell(row.throughput),
         *latency_cells(row.latencies),
         Cell(in_short(row.first_call_ms)),
@@ -265,12 +267,12 @@ def _proof_line(proof: Proof) -> Line:
     return Line(cells, () if proof.accepted else (proof.reason,))
 
 
-def _load_line(row: LoadRow) -> Line:
+def _load_line(row: LoadRow, is_doubted: bool) -> Line:
     mean = mean_batch(row.executions_by_batch)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in row.failed_by_kind.items())
     cells = (
         Cell(load_in_words(row)),
-        verdict_cell(row.verdict),
+        verdict_cell(row.verdict, is_doubted),
         figure_cell(row.throughput),
         *latency_cells(row.latencies),
         Cell(f"{row.requests:,}"),
@@ -320,17 +322,16 @@ def _step_line(step: TuningStep, is_winner: bool) -> Line:
     return Line(cells)
 
 
-def _cold_line(row: ColdStart, batches: Sequence[int]) -> Line:
-    first = [
-        Cell(
-            in_short(row.first_ms[batch]),
-            f"then {in_short(row.second_ms[batch])}" if batch in row.second_ms else "",
-        )
-        if batch in row.first_ms
-        else Cell("-")
-        for batch in batches
-    ]
-    return Line((Cell("yes" if row.warmed_up else "no"), Cell(in_short(row.ready_ms)), *first))
+def _cold_line(row: ColdStart, batch: int) -> Line:
+    """A server is ready once, however many batches it is asked for after."""
+    cells = (
+        Cell("yes" if row.warmed_up else "no"),
+        figure_cell(row.ready_ms) if batch == min(row.first_ms) else Cell(""),
+        Cell(str(batch)),
+        figure_cell(row.first_ms[batch]),
+        figure_cell(row.second_ms[batch]) if batch in row.second_ms else Cell("-"),
+    )
+    return Line(cells)
 
 
 def _roof_line(roof: Roof) -> Line:
@@ -381,8 +382,10 @@ def latency_cells(latencies: Latencies) -> tuple[Cell, ...]:
     )
 
 
-def verdict_cell(verdict: Verdict) -> Cell:
-    """VALID or INVALID."""
+def verdict_cell(verdict: Verdict, is_doubted: bool) -> Cell:
+    """VALID or INVALID. In a run that is INVALID no row is well, though nothing speak against it alone."""
+    if verdict.is_valid and is_doubted:
+        return Cell(verdict.word, "run INVALID")
     return Cell(verdict.word, kind="good" if verdict.is_valid else "bad")
 
 

@@ -55,13 +55,14 @@ def engine_command(
     ] = True,
     json_file: ReportOption = None,
 ) -> None:
-    """Measure every engine that this machine has of an export: speed, memory, loading, share of the limit.
+    """Measure every engine that this machine has of an export, against its limit.
 
-    Each engine has a process of its own and is judged by the export's gate in the end: one that answers
-    wrongly makes its rows INVALID. What is not here is left out, with the reason. Ctrl-C keeps the rows that
+    Each engine has a process of its own, and is judged by the export's gate in
+    the end: one that answers wrongly, or cannot be judged, has INVALID rows.
+    What is not here is left out, with the reason. Ctrl-C keeps the rows that
     are done.
 
-    Example: alexnet bench engine build/export --checkpoint build/checkpoint.safetensors --json engine.json
+    Example: alexnet bench engine build/export --checkpoint checkpoint.safetensors
     """
     from alexnet_bench.engines.choosing import Wishes
     from alexnet_bench.engines.running import EngineBench, bench_engines
@@ -89,6 +90,7 @@ def engine_command(
         ("--runtime", runtime),
         ("--device", device),
         ("--checkpoint", checkpoint),
+        ("--json", json_file),
     ):
         words += [] if value is None else [option, str(value)]
     words += [] if judge else ["--no-judge"]
@@ -101,7 +103,7 @@ def engine_command(
 def print_engines(report: Report) -> None:
     """By device: side by side, and what each engine takes; then each engine's rows, and the verdict."""
     from ..screen import out, say
-    from .engine_tables import costs_table, limits_in_words, side_by_side_table
+    from .engine_tables import LIMITS_IN_WORDS, costs_table, side_by_side_table
 
     for device in dict.fromkeys(row.engine.device for row in report.engines):
         rows = [row for row in report.engines if row.engine.device == device]
@@ -111,7 +113,7 @@ def print_engines(report: Report) -> None:
         say("What each takes:")
         out.print(costs_table(rows))
     if report.engines:
-        out.print(limits_in_words(report.engines), markup=False)
+        out.print(LIMITS_IN_WORDS, markup=False)
     print_tables(report)
 
 

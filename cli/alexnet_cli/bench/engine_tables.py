@@ -9,6 +9,11 @@ from rich.table import Table
 from alexnet_bench.reports.names import in_megabytes, in_short
 from alexnet_bench.reports.schema import Engine, EngineRow
 
+LIMITS_IN_WORDS = (
+    "The limit is the shortest call there can be: layer by layer the longer of computing its multiply-adds "
+    "and moving its weights and activations once, at the ceilings below. Normalisation, pooling and softmax "
+    "are left out of it."
+)
 _MOST_BATCHES = 5
 
 
@@ -23,7 +28,10 @@ def side_by_side_table(rows: Sequence[EngineRow]) -> Table:
 
 
 def costs_table(rows: Sequence[EngineRow]) -> Table:
-    """Once an engine: loading, the first call at the smallest batch, its file, and memory to its largest."""
+    """Once an engine: loading, the first call at the smallest batch, its file, and memory to its largest.
+
+    Memory is of all batches together: a runtime keeps what it took for smaller ones.
+    """
     table = _table("engine", "computes in", "load ms", "first ms", "file MB", "memory MB")
     for engine in dict.fromkeys(row.engine for row in rows):
         found = [row for row in rows if row.engine == engine]
@@ -36,21 +44,6 @@ def costs_table(rows: Sequence[EngineRow]) -> Table:
             in_megabytes(last.peak_memory_bytes),
         )
     return table
-
-
-def limits_in_words(rows: Sequence[EngineRow]) -> str:
-    """What a share of the limit is, and where one is above 100%, how that can be."""
-    words = (
-        "The limit is the shortest call there can be: layer by layer the longer of computing its "
-        "multiply-adds and moving its weights and activations once, at the ceilings below. Normalisation, "
-        "pooling and softmax are left out of it."
-    )
-    if any((row.share_of_limit or 0) > 1 for row in rows):
-        words += (
-            " A share above 100%: weights stayed in a cache from call to call, or other load kept the "
-            "ceilings low."
-        )
-    return words
 
 
 def _names(engine: Engine) -> tuple[str, str]:

@@ -38,11 +38,13 @@ def rungs_command(
     words += ["--batch", batch, "--rounds", str(rounds), "--requests", str(requests)]
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(repository))
+        manifest = manifest_from_folder(folder)
+        options.check_fits(manifest)  # before a server is started for it
         with err.status("Starting Triton ..."):
             opened.enter_context(server)
         bars = opened.enter_context(Bars())
         report = bench_rungs(
-            manifest_from_folder(folder),
+            manifest,
             folder,
             grpc_url=server.grpc_url,
             http_url=server.http_url,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 from .canvas import WIDTH, Drawing, Key, cut, key_rows, marker, rule, text
 from .scales import Scale, scale_for, tick_text
@@ -16,7 +17,7 @@ _HALF_LETTER = 4.8  # of the largest text that the page sets
 
 @dataclass(frozen=True)
 class Point:
-    """`low` and `high` are a whisker's ends. A doubtful one is hollow."""
+    """`low` and `high` are a whisker's ends. A doubtful one is hollow, and joined by dots."""
 
     x: float
     y: float
@@ -120,7 +121,11 @@ def _frame(plot: Lines, place: _Place, x_names: Sequence[tuple[float, str]]) -> 
 def _drawn(series: Series, place: _Place) -> str:
     at = [(place.x(point.x), place.y(point.y)) for point in series.points]
     believed = len(at) if series.believed is None else series.believed
-    parts = [_path(at[:believed], "line"), _path(at[max(believed - 1, 0) :], "line dotted")]
+    is_firm = [index < believed and not point.is_doubtful for index, point in enumerate(series.points)]
+    parts = []
+    for firm, steps in groupby(pairwise(range(len(at))), key=lambda step: all(is_firm[end] for end in step)):
+        ends = [end for step in steps for end in step]
+        parts.append(_path(at[ends[0] : ends[-1] + 1], "line" if firm else "line dotted"))
     for point, (x, y) in zip(series.points, at, strict=True):
         if point.low is not None and point.high is not None:
             parts.append(rule(x, place.y(point.low), x, place.y(point.high), "whisker"))
@@ -130,8 +135,6 @@ def _drawn(series: Series, place: _Place) -> str:
 
 
 def _path(at: Sequence[tuple[float, float]], kind: str) -> str:
-    if len(at) < 2:
-        return ""
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     return f'<polyline points="{points}" class="{kind}"/>'
 
