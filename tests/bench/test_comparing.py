@@ -321,6 +321,20 @@ def test_what_was_searched_is_known_to_a_step_of_the_search(
     assert (row.low, row.high) == (row.ratio / SEARCH_STEP, row.ratio * SEARCH_STEP)
 
 
+def test_the_load_at_which_a_search_ended_is_not_gone_where_another_ended_elsewhere() -> None:
+    before, after = (
+        with_only(
+            held_rates=(held_rate(per_s),),
+            loads=(load_row(per_s, None, rate_per_s=per_s), load_row(100.0, None, rate_per_s=100.0)),
+        )
+        for per_s in (268.0, 275.0)
+    )
+    comparison = compared(before, after)
+    assert comparison.exit_code == 0
+    assert [row.figure for row in comparison.rows] == ["median latency", "p99 latency", "held rate"]
+    assert comparison.only_before == comparison.only_after == ()
+
+
 def test_a_search_is_judged_by_the_tolerance_where_that_is_coarser() -> None:
     before, after = (with_only(held_rates=(held_rate(rate),)) for rate in (268.0, 200.0))
     assert compared(before, after, tolerance=0.3).exit_code == 0

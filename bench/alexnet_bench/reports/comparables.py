@@ -129,7 +129,11 @@ def _without_name(engine: Engine) -> Engine:
 def _all_rows(report: Report) -> Iterator[Row]:
     whole = report.verdict
     yield from (_of_engine(row, whole) for row in report.engines)
-    yield from (_of_load(row, whole) for row in report.loads)
+    found = {(held.model, held.url_scheme, held.batch, held.rate_per_s) for held in report.held_rates}
+    for load in report.loads:
+        # The load at which a search ended is at another rate each time: the search itself is the row.
+        if (load.model, load.url_scheme, load.batch, load.rate_per_s) not in found or load.loop == "closed":
+            yield _of_load(load, whole)
     for held in report.held_rates:
         if held.rate_per_s is not None:
             yield _of_held_rate(held, held.rate_per_s, whole)
