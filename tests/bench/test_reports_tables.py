@@ -17,7 +17,15 @@ from alexnet_bench.reports.tables import renderables_from_report
 from alexnet_model.records import Precision
 
 from .ladder_fakes import judged
-from .reports_for_tests import engine, engine_row, histogram, load_row, report, report_of_two_devices
+from .reports_for_tests import (
+    engine,
+    engine_row,
+    held_rate,
+    histogram,
+    load_row,
+    report,
+    report_of_two_devices,
+)
 
 
 def shown(report: Report, width: int = 80) -> list[str]:
@@ -175,3 +183,10 @@ def test_a_run_without_a_valid_row_is_not_called_valid() -> None:
     row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
     lines = shown(report(engines=(row,), loads=(), rungs=(), roofs=(), tuning=None))
     assert any(line.startswith("INVALID, 0 of 1 rows are VALID") for line in lines)
+
+
+def test_a_search_that_tried_nothing_says_why_and_shows_no_empty_table() -> None:
+    alone = held_rate(None, probes=(), words="no rate holds 1 ms: a request alone takes 5 ms (median)")
+    lines = shown(report(engines=(), loads=(), rungs=(), cold_starts=(), tuning=None, held_rates=(alone,)))
+    assert "a request alone takes 5 ms" in " ".join(lines)
+    assert not [line for line in lines if line.split()[:1] == ["rate"]]

@@ -99,7 +99,7 @@ WRONG_USE = [
     (["bench", "tune"], ["'tune'"]),
     (["bench", "rungs", "model_repository"], ["model_repository"]),
     (["bench", "rungs", "--batch", "one"], ["--batch", "'one'", "such as 1,16"]),
-    (["bench", "rungs", "--batch", "0"], ["rungs", "1 or more"]),
+    (["bench", "rungs", "--batch", "0"], ["batches: got 0", "1 or more"]),
     (["fly"], ["fly"]),
     (["train", "--fly"], ["--fly"]),
 ]

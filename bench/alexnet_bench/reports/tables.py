@@ -37,8 +37,10 @@ def renderables_from_sheet(sheet: Sheet) -> list[RenderableType]:
     shown = [index for index, column in enumerate(sheet.columns) if column.brief]
     parts: list[RenderableType] = [Text(sheet.title, style="bold")]
     for index, group in enumerate(sheet.groups):
-        table = _table(sheet, group, shown, is_first=index == 0)
-        parts += [Text(group.name, style="cyan"), table, *_notes(group)]
+        parts.append(Text(group.name, style="cyan"))
+        if group.lines:  # of a search that tried nothing there is only why
+            parts.append(_table(sheet, group, shown, is_first=index == 0))
+        parts += _notes(group)
     return parts
 
 
