@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from alexnet_bench.reports.files import report_from_file
@@ -20,9 +21,7 @@ def alexnet(*words: object) -> int:
 
 
 class Measuring:
-    """Commands that write a report. One in which the machine was busy is run again while there is time.
-
-    What a quieter moment gives takes its place: an INVALID run is no result, so none is chosen among.
+    """Commands that write a report, each a part of what is measured.
 
     The reports lie in a folder beside `results` until `keep`: what is committed is not changed while it is
     measured, since then a report would say that its commit had changes.
@@ -32,6 +31,7 @@ class Measuring:
         self._results = results
         self._new = results.with_name(f"{results.name}.new")
         self._ends_s = time.monotonic() + within_s
+        self._took_s: dict[str, float] = {}
         shutil.rmtree(self._new, ignore_errors=True)
 
     def keep(self) -> None:
@@ -42,16 +42,28 @@ class Measuring:
         shutil.rmtree(self._new, ignore_errors=True)
 
     def __call__(self, part: str, *words: object) -> int:
-        """Run it with `--json` to the end; its last exit code."""
-        file = self._new / f"{part}.json"
-        while True:
-            started_s = time.monotonic()
-            code = alexnet(*words, "--json", file)
-            took_s = time.monotonic() - started_s
-            if code or not _was_busy(file) or time.monotonic() + took_s > self._ends_s:
+        """Run it with `--json` to the end; its exit code."""
+        started_s = time.monotonic()
+        code = alexnet(*words, "--json", self._new / f"{part}.json")
+        self._took_s[part] = time.monotonic() - started_s
+        return code
+
+    def all_of(self, parts: Mapping[str, Callable[[], int]]) -> int:
+        """Every part once; then those in which the machine was busy once more, while there is time.
+
+        What a quieter moment gives takes its place: an INVALID run is no result, so none is chosen among. Gives
+        the first exit code that is not 0, at which it ends.
+        """
+        for part in parts.values():
+            if code := part():
                 return code
-            note(f"{part}: the machine was busy; once more.")
+        for name, part in parts.items():
+            if self._was_busy(name) and time.monotonic() + self._took_s[name] < self._ends_s:
+                note(f"{name}: the machine was busy; once more.")
+                if code := part():
+                    return code
+        return 0
 
-
-def _was_busy(file: Path) -> bool:
-    return any(reason.rule == "machine busy" for reason in report_from_file(file).reasons)
+    def _was_busy(self, part: str) -> bool:
+        report = report_from_file(self._new / f"{part}.json")
+        return any(reason.rule == "machine busy" for reason in report.reasons)
