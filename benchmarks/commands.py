@@ -51,8 +51,8 @@ class Measuring:
     def all_of(self, parts: Mapping[str, Callable[[], int]]) -> int:
         """Every part once; then those in which the machine was busy once more, while there is time.
 
-        What a quieter moment gives takes its place: an INVALID run is no result, so none is chosen among. Gives
-        the first exit code that is not 0, at which it ends.
+        What a quieter moment gives takes its place: an INVALID run is no result, so none is chosen among. It
+        ends at the first exit code that is not 0, and gives it.
         """
         for part in parts.values():
             if code := part():
