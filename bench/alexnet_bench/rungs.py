@@ -19,30 +19,29 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from alexnet_clients import Backoff, Client, ModelConfig, ModelStatistics, Pictures, Prediction
+from alexnet_clients import Backoff, Client, ModelStatistics, Pictures, Prediction
 from alexnet_clients.shared_memory import SharedPictures
 from alexnet_export.artifacts import runner_from_artifact
-from alexnet_export.engines.cuda import CudaDevice
 from alexnet_export.runners import FloatArray, Runner
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
-    EngineError,
     ModelNotFound,
     PictureError,
     UsageError,
 )
-from alexnet_model.gpus import gpus_here
 from alexnet_model.manifest import Artifact, Manifest
 from alexnet_model.progress import Progress, silent
 
 from .figures.intervals import figure_from_repeats
-from .figures.verdicts import Reason
+from .figures.verdicts import Reason, gone_reason
 from .loads.answers import MOST_DIFFERENCE
 from .loads.outcomes import GONE
+from .loads.server_counts import counted_in
 from .reports.schema import Engine, LeftOut, Report, Rung
 from .runs import Log, report_of_run
+from .truth import device_of_server
 
 ENCODED_MODEL = "alexnet"
 PICTURE_SIZE = (500, 375)  # pixels; ImageNet's pictures are of about this size
@@ -169,31 +168,11 @@ def bench_rungs(
                 log.left_out.append(LeftOut(what=of, why=str(error)))
                 if isinstance(error, GONE):
                     gone = str(error).rstrip(".")
-                    log.reasons.append(_gone_reason(gone))
+                    log.reasons.append(gone_reason(gone))
         if not gone:
             progress("rungs", len(cases), len(cases))
 
     return report_of_run(measure, title="From the engine to the encoded picture", command=command)
-
-
-def device_of_server(config: ModelConfig) -> CudaDevice | None:
-    """What a served model computes on, for a runner in process; None for the CPU. Of several GPUs the first.
-
-    Raises:
-        MissingExtra: PyTorch is not installed.
-        EngineError: it computes on a GPU, and there is none here, or none that PyTorch can use.
-    """
-    if config.device != "GPU":
-        return None
-    survey = gpus_here()
-    if not survey.gpus:
-        raise EngineError(
-            config.name,
-            got=f"no GPU here: {survey.problem}",
-            expected="the one that the server computes on",
-            next_step="Measure on the server's own machine.",
-        )
-    return CudaDevice(survey.gpus[0])
 
 
 def rungs_from_ways(
@@ -328,12 +307,6 @@ def _fault(answer: Answer, expected: FloatArray) -> str:
     return "" if apart <= MOST_DIFFERENCE else f"probabilities up to {apart:.2g} away from the engine's"
 
 
-def _gone_reason(found: str) -> Reason:
-    return Reason(
-        rule="server gone", found=found, advice="See the server's log; what came after was not measured."
-    )
-
-
 def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOptions) -> list[ModelStatistics]:
     """Run every way in turn; gives what the server counted in each round of the gRPC way."""
     inside: list[ModelStatistics] = []
@@ -342,7 +315,7 @@ def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOpti
             before = client.statistics(model)
             way.run(options.requests)
             if way.name == "gRPC":
-                inside.append(_since(before, client.statistics(model)))
+                inside.append(counted_in([(before, client.statistics(model))]))
     return inside
 
 
@@ -362,11 +335,6 @@ def _decodes_to(client: Client, precision: str) -> bool:
 def _bytes_of(client: Client, images: Uint8Array, model: str) -> int:
     (prediction, *_) = _classified(client, images, model)
     return (prediction.request_bytes or 0) * len(images)
-
-
-def _since(before: ModelStatistics, after: ModelStatistics) -> ModelStatistics:
-    names = ("requests", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns")
-    return ModelStatistics(**{name: getattr(after, name) - getattr(before, name) for name in names})
 
 
 def _a_request_ms(total_ns: int, counted: ModelStatistics) -> float:

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_clients import InferRequest
+from alexnet_clients import InferRequest, ModelConfig
 from alexnet_export.artifacts import runner_from_artifact
+from alexnet_export.engines.cuda import CudaDevice
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
-from alexnet_model.errors import UsageError
+from alexnet_model.errors import EngineError, UsageError
+from alexnet_model.gpus import gpus_here
 from alexnet_model.manifest import Artifact, Manifest
 
 from .loads.answers import MOST_DIFFERENCE, TrueAnswers
 from .loads.inputs import Asked
 from .loads.rows import Subject
-from .rungs import device_of_server
 
 # An engine that was built from the ONNX file rounds elsewhere than the file's own runtime does, most in INT8.
 _MOST_DIFFERENCE_OF_ENGINES = 0.05
@@ -75,6 +76,26 @@ class ExportTruth:
                 next_step="Name the repository that the server serves, or none.",
             )
         return found
+
+
+def device_of_server(config: ModelConfig) -> CudaDevice | None:
+    """What a served model computes on, for a runner in process; None for the CPU. Of several GPUs the first.
+
+    Raises:
+        MissingExtra: PyTorch is not installed.
+        EngineError: it computes on a GPU, and there is none here, or none that PyTorch can use.
+    """
+    if config.device != "GPU":
+        return None
+    survey = gpus_here()
+    if not survey.gpus:
+        raise EngineError(
+            config.name,
+            got=f"no GPU here: {survey.problem}",
+            expected="the one that the server computes on",
+            next_step="Measure on the server's own machine.",
+        )
+    return CudaDevice(survey.gpus[0])
 
 
 def images_of(request: InferRequest, contract: Contract) -> Uint8Array:

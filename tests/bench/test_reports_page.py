@@ -300,7 +300,7 @@ def test_resampled_medians_lie_around_the_median_as_those_of_real_resamples_do()
     samples = np.repeat(found.values_ms, np.diff(found.counts, prepend=0))
     random = np.random.default_rng(1)
     drawn = np.median(random.choice(samples, (4000, 400)), axis=1)
-    quick = found.resampled_medians(4000, seed=2)
+    quick = found.resampled(0.5, 4000, seed=2)
     assert np.quantile(quick, [0.025, 0.5, 0.975]) == pytest.approx(
         np.quantile(drawn, [0.025, 0.5, 0.975]), rel=0.01
     )

@@ -8,16 +8,16 @@ from typing import Self
 import numpy as np
 import pytest
 
-from alexnet_bench import rungs
+from alexnet_bench import rungs, truth
 from alexnet_bench.reports.schema import Engine, Report
 from alexnet_bench.rungs import (
     RungOptions,
     Way,
     bench_rungs,
-    device_of_server,
     encoded_pictures,
     rungs_from_ways,
 )
+from alexnet_bench.truth import device_of_server
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
 from alexnet_export import artifacts as export_artifacts
@@ -129,8 +129,8 @@ def test_the_engine_in_process_is_where_the_server_computes(
     def runner(_: Path, on: FakeCuda | None = None) -> Runner:
         raise Asked(on and on.gpu)
 
-    monkeypatch.setattr(rungs, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
-    monkeypatch.setattr(rungs, "CudaDevice", FakeCuda)
+    monkeypatch.setattr(truth, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
+    monkeypatch.setattr(truth, "CudaDevice", FakeCuda)
     monkeypatch.setattr(export_artifacts, "OnnxRunner", runner)
     monkeypatch.setattr(rungs, "Client", lambda url: Client(url, transport=OnDevice(device)))
     with pytest.raises(Asked) as asked:
@@ -148,7 +148,7 @@ def test_the_engine_in_process_is_where_the_server_computes(
 def test_a_gpu_that_cannot_be_used_is_not_the_cpu_in_silence(
     monkeypatch: pytest.MonkeyPatch, survey: GpuSurvey, words: str
 ) -> None:
-    monkeypatch.setattr(rungs, "gpus_here", lambda: survey)
+    monkeypatch.setattr(truth, "gpus_here", lambda: survey)
     with pytest.raises(EngineError, match=words):
         device_of_server(OnDevice("GPU").model_config("alexnet_fp32", timeout_s=1).result())
 

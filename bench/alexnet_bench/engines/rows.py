@@ -8,8 +8,8 @@ from alexnet_model.manifest import Runtime
 from alexnet_model.records import Precision
 
 from ..figures.intervals import figure_from_repeats
-from ..figures.percentiles import NEEDED, LatencyHistogram
-from ..figures.verdicts import Reason, not_judged_reason, verdict_from, wrong_model_reason
+from ..figures.percentiles import LatencyHistogram
+from ..figures.verdicts import Reason, not_judged_reason, samples_reason, verdict_from, wrong_model_reason
 from ..reports.schema import Engine, EngineRow, LeftOut, Proof, Roof
 from .counting import Layer
 from .ladder import BatchRun, Climber, Ladder, LadderPlan
@@ -82,7 +82,7 @@ def _row(
         verdict=verdict_from(
             _failure_reason(run, plan.repeats),
             _answers_reason(climber, plan),
-            _samples_reason(histogram.samples),
+            samples_reason(histogram.samples, "calls", "Let the run come to its end."),
         ),
     )
 
@@ -102,16 +102,6 @@ def _answers_reason(climber: Climber, plan: LadderPlan) -> Reason | None:
     if climber.judged is not None:
         return wrong_model_reason("" if climber.judged.accepted else climber.judged.reason)
     return not_judged_reason("" if plan.judged_by is None else climber.unjudged)
-
-
-def _samples_reason(calls: int) -> Reason | None:
-    if calls >= NEEDED["p50"]:
-        return None
-    return Reason(
-        rule="too few samples",
-        found=f"{calls} calls, where a median needs {NEEDED['p50']}",
-        advice="Let the run come to its end.",
-    )
 
 
 def _engine(spec: EngineSpec, runtime: Runtime | None) -> Engine:

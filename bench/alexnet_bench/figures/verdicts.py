@@ -9,6 +9,8 @@ from typing import Literal
 
 from alexnet_model.records import Record
 
+from .percentiles import NEEDED
+
 # Beyond these a result is INVALID.
 MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
 MOST_UNANSWERED = 0.05  # of the rate of an open loop
@@ -123,6 +125,26 @@ def wrong_model_reason(refusal: str) -> Reason | None:
         rule="wrong answers",
         found=f"it is not the model any more: {refusal}",
         advice="See its row among the proofs; its speed is of no use.",
+    )
+
+
+def gone_reason(found: str) -> Reason:
+    """Of a run whose server was not there to its end."""
+    return Reason(
+        rule="server gone",
+        found=found.rstrip("."),
+        advice="See the server's log; what came after was not measured.",
+    )
+
+
+def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
+    """Not even the median of so few of them (answers, calls) is known."""
+    if samples >= NEEDED["p50"]:
+        return None
+    return Reason(
+        rule="too few samples",
+        found=f"{samples} {of}, where a median needs {NEEDED['p50']}",
+        advice=advice,
     )
 
 

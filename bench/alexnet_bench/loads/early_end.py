@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alexnet_model.errors import ClientError
 
-from ..figures.verdicts import Reason, interrupted_reason
+from ..figures.verdicts import gone_reason, interrupted_reason
 from ..reports.schema import LeftOut
 from ..runs import Log
 from .measuring import ServerReplaced
@@ -35,11 +35,3 @@ def leave_out(log: Log, what: str, error: ClientError) -> None:
 def leave_out_after_end(log: Log, what: str) -> None:
     """What was not begun any more, for the reason that ended the run."""
     log.left_out.append(LeftOut(what=what, why=log.reasons[0].found))
-
-
-def gone_reason(found: str) -> Reason:
-    return Reason(
-        rule="server gone",
-        found=found.rstrip("."),
-        advice="See the server's log; what came after was not measured.",
-    )

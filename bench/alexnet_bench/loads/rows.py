@@ -10,7 +10,7 @@ from alexnet_clients import ModelConfig, ModelStatistics, ServerUrl
 from alexnet_model.records import PRECISIONS
 
 from ..figures.intervals import figure_from_repeats
-from ..figures.percentiles import NEEDED, LatencyHistogram
+from ..figures.percentiles import LatencyHistogram
 from ..figures.verdicts import (
     MOST_UNANSWERED,
     Reason,
@@ -18,6 +18,7 @@ from ..figures.verdicts import (
     answers_reason,
     errors_reason,
     late_reason,
+    samples_reason,
     saturation_reason,
     starved_reason,
     verdict_from,
@@ -125,7 +126,7 @@ def verdict_of(outcome: Outcome, loop: Loop | None = None, spans: Sequence[Span]
         starved_reason(outcome.away_share),
         saturation_reason(outcome.cpu_share),
         _interrupted_reason(outcome),
-        _samples_reason(outcome),
+        samples_reason(outcome.requests - outcome.failures, "answers", "Measure for longer: --seconds."),
     )
 
 
@@ -181,17 +182,6 @@ def _interrupted_reason(outcome: Outcome) -> Reason | None:
         rule="interrupted",
         found=f"stopped after {outcome.measured_s:.1f} s of measuring",
         advice="Let it run to the end.",
-    )
-
-
-def _samples_reason(outcome: Outcome) -> Reason | None:
-    samples = outcome.requests - outcome.failures
-    if samples >= NEEDED["p50"]:
-        return None
-    return Reason(
-        rule="too few samples",
-        found=f"{samples} answers, where a median needs {NEEDED['p50']}",
-        advice="Measure for longer: --seconds.",
     )
 
 

@@ -53,10 +53,6 @@ class Distribution:
         shares = np.random.default_rng(seed).beta(below + 0.5, above + 0.5, resamples)
         return self.at(shares)
 
-    def resampled_medians(self, resamples: int, seed: int) -> Floats:
-        """Medians of bootstrap resamples."""
-        return self.resampled(0.5, resamples, seed)
-
 
 def distribution_of(row: LoadRow) -> Distribution:
     """Decode a load's histogram.
