@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"ROUNDS": 1, "SLICE_S": 0.1, "CALLS": 20, "IMPORTS": 1}.items():
+    for name, value in {"ROUNDS": 1, "SLICE_S": 0.5, "CALLS": 20, "IMPORTS": 1}.items():
         monkeypatch.setattr(client_figures, name, value)
 
 

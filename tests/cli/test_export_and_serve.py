@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,13 +98,17 @@ def test_a_precision_asked_for_by_name_and_refused_exits_1(
     assert packed == [*models, "export.json", "reference.safetensors"]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, tmp_path: Path) -> None:
     """A file-size limit makes the kernel refuse the write, as a full disk does."""
-    repository = tmp_path / "models"
+    shutil.copytree(exported.folder, tmp_path / "out")
+    repository = Path(shutil.copytree(exported.repository, tmp_path / "models"))
+    before = contents(tmp_path)
     arguments = [*ALEXNET, "export", str(exported.checkpoint), "--max-batch", "1", "--precision", "fp32"]
     arguments += ["--out", str(tmp_path / "out"), "--repository", str(repository)]
-    subprocess.run(arguments, check=True, capture_output=True)
-    before = (repository / "alexnet_fp32" / "1" / "model.onnx").read_bytes()
     done = subprocess.run(
         arguments,
         capture_output=True,
@@ -115,8 +120,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, t
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert (repository / "alexnet_fp32" / "1" / "model.onnx").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out"]
+    assert contents(tmp_path) == before
 
 
 def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,10 +251,12 @@ def started(url: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_until_asked(url: str, requests: int) -> None:
+    """So often, and for longer than any burn-in here: a fast machine gets there within one."""
     transport = transport_from_url(ServerUrl.parse(url))
     while transport.statistics("alexnet_int8", timeout_s=10).result().requests < requests:
         time.sleep(0.05)
     transport.close()
+    time.sleep(1.0)
 
 
 def test_a_server_that_is_killed_in_the_middle_leaves_a_report(own_server: Any, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_a_server_that_was_started_again_is_told_again(
         shared = SharedPictures(client, capacity=2).__enter__()
         shared.images[:] = IMAGES[:2]
         before = shared.probabilities(2)
+        os.kill(first._process.pid, signal.SIGKILL)  # asked to end, it would wait for its HTTP connections
     grpc_port, http_port = port_of(first.grpc_url), port_of(first.http_url)
     with EmbeddedServer(repository, shared_memory=True, grpc_port=grpc_port, http_port=http_port):
         try:

@@ -152,6 +152,7 @@ def command_of(
         f"--metrics-address={address}",
         f"--metrics-port={ports['metrics']}",
         "--allow-gpu-metrics=false",
+        "--allow-cpu-metrics=false",  # whoever stops the server would wait for their thread's next look
     ]
 
 
