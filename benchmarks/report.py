@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from commands import Measuring
-from composing import compose
+from composing import PARTS, compose
 
 from alexnet_serving import EmbeddedServer
 
@@ -26,13 +26,15 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=Path("demo"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--docs", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="only these; the rest stays")
     parser.add_argument("--no-run", action="store_true", help="write the pages of what was measured before")
     options = parser.parse_args()
     if options.no_run:
         compose(options.results, options.docs)
         return 0
     measuring = Measuring(options.results / "cpu", within_s=SECONDS)
-    if code := measuring.all_of(parts_of(options.demo, measuring)):
+    parts = parts_of(options.demo, measuring)
+    if code := measuring.all_of({name: parts[name] for name in options.part}):
         return code
     measuring.keep()
     compose(options.results, options.docs)

@@ -90,7 +90,6 @@ def engine_command(
         ("--runtime", runtime),
         ("--device", device),
         ("--checkpoint", checkpoint),
-        ("--json", json_file),
     ):
         words += [] if value is None else [option, str(value)]
     words += [] if judge else ["--no-judge"]
