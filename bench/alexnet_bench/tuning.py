@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import ClientError, RepositoryError, ServerError, UsageError
@@ -180,7 +181,8 @@ def search_candidates(
 ) -> tuple[int | None, str]:
     """Every precision as small as can be; then, of the best, each other value of each thing in turn.
 
-    Gives the index of the winner among what was tried, and why it won.
+    A configuration is held to the median of what it held whenever it was tried. Gives the index of the winner
+    among what was tried, the middle one of its tries, and why it won.
     """
     changes = (
         [("max_batch", value) for value in options.max_batches if value < max_batch]
@@ -199,31 +201,43 @@ def search_candidates(
     reasons: list[str] = []
     for number, precision in enumerate(precisions):
         took(Candidate(precision=precision, max_batch=max_batch), number)
-    best = max(range(len(steps)), key=lambda index: steps[index][1].rate_per_s or 0.0, default=None)
-    if best is None or steps[best][1].rate_per_s is None:
+    best, held = max(steps, key=lambda step: step[1].rate_per_s or 0.0, default=(None, None))
+    if best is None or held is None or held.rate_per_s is None:
         progress("configurations", total, total)
         return None, _none_held(steps, options.limit_p99_ms)
     if len(precisions) > 1:
-        reasons.append(f"{steps[best][0].precision} holds the most of the precisions")
+        reasons.append(f"{best.precision} holds the most of the precisions")
     for number, (name, value) in enumerate(changes, start=len(precisions)):
-        candidate = replace(steps[best][0], **{name: value})  # type: ignore[arg-type]  # all are numbers
+        candidate = replace(best, **{name: value})  # type: ignore[arg-type]  # all are numbers
         what = f"{name.replace('_us', '').replace('_', ' ')} {value}"
-        before, after = steps[best][1].rate_per_s, took(candidate, number).rate_per_s
+        before, after = _median_of(best, steps), took(candidate, number).rate_per_s
         if not _is_clear(before, after):
             reasons.append(f"{what} holds {_share(before, after)}")
             continue
-        again_before = took(steps[best][0], number).rate_per_s
+        again_before = took(best, number).rate_per_s
         again_after = took(candidate, number).rate_per_s
         if _is_clear(again_before, again_after):
-            best = len(steps) - 1
+            best = candidate
             again = _times(again_before, again_after)
             reasons.append(f"{what} holds {_times(before, after)}, tried again {again}")
         else:
             reasons.append(f"{what} held {_times(before, after)}, but not when it was tried again")
     progress("configurations", total, total)
-    if steps[best][0].instances == 1 and any(candidate.instances > 1 for candidate, _ in steps):
+    if best.instances == 1 and any(candidate.instances > 1 for candidate, _ in steps):
         reasons.append("so one instance is best here")
-    return best, "; ".join(reasons)
+    tries = _tries_of(best, steps)
+    return tries[(len(tries) - 1) // 2], "; ".join(reasons)
+
+
+def _tries_of(candidate: Candidate, steps: Sequence[tuple[Candidate, Held]]) -> list[int]:
+    """Indices of its steps, from the one that held the least to the one that held the most."""
+    indices = [index for index, (tried, _) in enumerate(steps) if tried == candidate]
+    return sorted(indices, key=lambda index: steps[index][1].rate_per_s or 0.0)
+
+
+def _median_of(candidate: Candidate, steps: Sequence[tuple[Candidate, Held]]) -> float:
+    """Pictures a second within the limit, over its tries; one that held no rate counts as 0."""
+    return median(steps[index][1].rate_per_s or 0.0 for index in _tries_of(candidate, steps))
 
 
 def _held_by(

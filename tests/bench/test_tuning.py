@@ -56,6 +56,27 @@ def test_a_gain_that_is_not_found_again_is_not_kept() -> None:
     assert "instances 2 held 1.20 times as much, but not when it was tried again" in why
 
 
+def test_a_configuration_is_held_to_the_median_of_its_tries() -> None:
+    """A bad moment at the first try makes the one change after it look good, not every one."""
+    rates = iter([50.0, 80.0, 120.0, 122.0, 118.0, 130.0, 124.0, 126.0, 125.0, 121.0])
+    tried: list[Candidate] = []
+
+    def holds(candidate: Candidate) -> Held:
+        tried.append(candidate)
+        return Held(rate_per_s=next(rates), p99_ms=40.0, words="")
+
+    winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, holds)
+    # fp32, int8 (80), batch 16 and both again (122); instances against 101, and both again (124); delays.
+    assert [candidate == Candidate(precision="int8") for candidate in tried] == [
+        *(False, True),
+        *(False, True, False),
+        *(False, True, False),
+        *(False, False),
+    ]
+    assert winner == 3, "the middle one of 80, 122 and 124"
+    assert "queue delay 500 holds 1.02 times as much: no clear gain" in why
+
+
 def test_the_largest_batch_is_not_tried_twice() -> None:
     tried, _, _ = search({})
     assert [candidate.max_batch for candidate in tried].count(16) == 1
