@@ -70,7 +70,7 @@ def parts_of(demo: Path, measuring: Measuring) -> dict[str, Callable[[], int]]:
         "--seconds",
         "2",
         "--repeats",
-        "3",
+        "5",
     ]
     return {
         "engine": command("engine", "bench", "engine", export, *ladder),

@@ -27,12 +27,14 @@ def compare_command(
     """Say what got slower or faster between two reports, and what else is not the same.
 
     Engines and closed loops are judged by throughput, open loops by their
-    median, loads by their p99 too, with twice the tolerance; rungs and cold
-    starts by their times; a searched rate beyond the step of a search.
+    median, loads by their p99 too, both with twice the tolerance; rungs and
+    cold starts by their times; a searched rate beyond the step of a search.
+    A row is slower where its whole 95% interval is beyond the tolerance, and
+    perhaps slower where only its ratio is.
 
-    Exit code 0: nothing got slower.
-    Exit code 1: a row got slower, by more than the tolerance and its 95%
-    interval; or one that was VALID is gone or INVALID now.
+    Exit code 0: no row is slower.
+    Exit code 1: a row is slower; or one that was VALID is gone or INVALID
+    now.
     Exit code 2: nothing could be judged; or rows got slower on a machine
     that itself ran at another speed; or the files or options are wrong.
 

@@ -7,7 +7,6 @@ chapter 13), seeded, so that one set of repeats has one interval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from alexnet_model.records import Record
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-Change = Literal["higher", "lower", "no difference"]
 
 
 class Figure(Record):
@@ -29,15 +27,6 @@ class Figure(Record):
 
     def __str__(self) -> str:
         return f"{self.value:,.4g} {self.unit} ({self.low:,.4g} to {self.high:,.4g})"
-
-
-class Difference(Record):
-    """How many times `before` is `after`, and whether that is more than chance."""
-
-    ratio: float
-    low: float
-    high: float
-    change: Change
 
 
 def figure_from_repeats(repeats: Sequence[float], unit: str) -> Figure:
@@ -56,22 +45,11 @@ def figure_from_repeats(repeats: Sequence[float], unit: str) -> Figure:
     )
 
 
-def difference(before: Figure, after: Figure, *, tolerance: float) -> Difference:
-    """The ratio of two figures with its bootstrap interval.
-
-    A difference is one where the interval leaves out 1 and the ratio is further from 1 than `tolerance`: runs
-    apart in time differ by more than their repeats do.
-    """
-    medians = (_resampled_medians(figure.repeats, seed) for seed, figure in enumerate((before, after)))
-    below, above = medians
-    low, high = (float(end) for end in np.quantile(above / below, _ends()))
-    ratio = after.value / before.value
-    change: Change = "no difference"
-    if low > 1 and ratio > 1 + tolerance:
-        change = "higher"
-    elif high < 1 and ratio < 1 - tolerance:
-        change = "lower"
-    return Difference(ratio=ratio, low=low, high=high, change=change)
+def ends_of_ratio(before: Figure, after: Figure) -> tuple[float, float]:
+    """The ends of the bootstrap interval of how many times `before` is `after`."""
+    below, above = (_resampled_medians(figure.repeats, seed) for seed, figure in enumerate((before, after)))
+    low, high = np.quantile(above / below, _ends())
+    return float(low), float(high)
 
 
 def _resampled_medians(repeats: Sequence[float], seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..figures.intervals import CONFIDENCE, RESAMPLES, Figure, difference
+from ..figures.intervals import CONFIDENCE, RESAMPLES, Figure, ends_of_ratio
 from ..figures.verdicts import Verdict
 from .distributions import Distribution, checked_distribution_of
 from .names import load_in_words, name_of_cold_start, name_of_series
@@ -20,9 +20,9 @@ from .schema import ColdStart, Engine, EngineRow, HeldRate, LoadRow, Report, Run
 
 # A search goes from rate to rate in steps of up to this (loads/searching.py): what it found is known to one.
 SEARCH_STEP = 1.25
-# A p99 hangs on one request in a hundred, which whatever else the machine does decides; its interval, of
-# requests that are taken for independent, is narrower than runs lie apart. So it gets twice the tolerance.
-TAIL_TOLERANCES = 2
+# A queue grows faster than its server slows: at half load, in M/M/1, by twice as much. And the interval of a
+# percentile, of requests that are taken for independent, is narrower than runs lie apart.
+LATENCY_TOLERANCES = 2
 _FEWEST_REPEATS = 2
 _VALID = Verdict()
 
@@ -158,8 +158,9 @@ def _of_engine(row: EngineRow, whole: Verdict) -> Row:
 def _of_load(row: LoadRow, whole: Verdict) -> Row:
     distribution = checked_distribution_of(row)
 
-    def latency(name: str, share: float, tolerances: int = 1) -> Measure:
-        return Measure(name=name, unit="ms", of=Quantile(distribution, share), tolerances=tolerances)
+    def latency(name: str, share: float) -> Measure:
+        of = Quantile(distribution, share)
+        return Measure(name=name, unit="ms", of=of, tolerances=LATENCY_TOLERANCES)
 
     is_open = row.loop == "open"
     has_tail = row.latencies.p99_ms is not None
@@ -167,7 +168,7 @@ def _of_load(row: LoadRow, whole: Verdict) -> Row:
         group=f"{name_of_series(row)}: {row.engine}",
         name=load_in_words(row),
         measure=latency("median latency", 0.5) if is_open else _throughput(row.throughput),
-        tail=latency("p99 latency", 0.99, TAIL_TOLERANCES) if has_tail else None,
+        tail=latency("p99 latency", 0.99) if has_tail else None,
         p99_ms=row.latencies.p99_ms,
         verdict=row.verdict,
         whole=whole,
@@ -236,8 +237,7 @@ def _ends_of_figures(before: Figure, after: Figure) -> Ends | str:
         return "one repeat has no interval"
     if min(*before.repeats, *after.repeats) <= 0:
         return "a repeat of it is 0"
-    found = difference(before, after, tolerance=0)
-    return found.low, found.high
+    return ends_of_ratio(before, after)
 
 
 def _ends_of_quantiles(before: Quantile, after: Quantile) -> Ends | str:

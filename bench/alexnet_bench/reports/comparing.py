@@ -22,7 +22,7 @@ from .comparables import Ends, Key, Measure, Row, on_any_gpu, rows_of
 from .environments import devices_in_words, differences_of
 from .schema import Report
 
-Found = Literal["slower", "faster", "no difference", "not judged"]
+Found = Literal["slower", "faster", "perhaps slower", "perhaps faster", "no difference", "not judged"]
 _FAILED = 1
 _NOTHING_LEARNT = 2  # the exit code, as of wrong usage
 _NO_ROW = "no row is VALID in both and has an interval"
@@ -59,8 +59,8 @@ class Changed(Record):
 class Comparison(Record):
     """All of it.
 
-    `exit_code` is 0 for no difference or faster; 1 for slower, or a row that was VALID and is gone or INVALID
-    now; 2 where nothing could be judged, or what is slower ran on a machine that itself had another speed.
+    `exit_code` is 0 where no row is slower but perhaps; 1 for slower, or a row that was VALID and is gone or
+    INVALID now; 2 where nothing could be judged, or what is slower ran on a machine that had another speed.
     """
 
     before: str
@@ -171,11 +171,15 @@ def _compared(before: Row, after: Row, first: Measure, second: Measure, toleranc
 
 
 def _found(ratio: float, ends: Ends, tolerance: float, *, higher_is_better: bool) -> Found:
-    """As `figures.intervals.difference`: out of the tolerance, and 1 out of the interval."""
-    if ends[0] > 1 and ratio > 1 + tolerance:
+    """As the whole interval lies; perhaps, where it leaves out 1 and the ratio is beyond the tolerance."""
+    if ends[0] > 1 + tolerance:
         return "faster" if higher_is_better else "slower"
-    if ends[1] < 1 and ratio < 1 - tolerance:
+    if ends[1] < 1 - tolerance:
         return "slower" if higher_is_better else "faster"
+    if ends[0] > 1 and ratio > 1 + tolerance:
+        return "perhaps faster" if higher_is_better else "perhaps slower"
+    if ends[1] < 1 and ratio < 1 - tolerance:
+        return "perhaps slower" if higher_is_better else "perhaps faster"
     return "no difference"
 
 
@@ -210,6 +214,9 @@ def _verdict(
     else:
         why = f"the whole run {' and the one '.join(whole)} is INVALID" if whole else _NO_ROW
         said.append(f"nothing {'else ' if gone or turned else ''}could be judged: {why}")
+    for kind in ("perhaps slower", "perhaps faster"):
+        if count := sum(row.found == kind for row in judged):
+            said.append(f"{kind} in {count}, whose intervals reach into the tolerance")
     if len(rows) > len(judged):
         said.append(f"not judged: {len(rows) - len(judged)}")
     first, *rest = said
