@@ -26,13 +26,13 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py
 
-# What the load generator and the server themselves are held to; a quarter of an hour on a quiet machine.
+# What the load generator and the server themselves are held to, in ten minutes; what does not hold is said there.
 TOOLS := benchmarks/results/tools
 bench-tools: setup
 	mkdir -p $(TOOLS)
-	taskset -c 0 $(BIN)/python benchmarks/open_loop.py --json $(TOOLS)/open_loop.json
-	$(BIN)/python benchmarks/perf_analyzer.py demo/model_repository --json $(TOOLS)/perf_analyzer.json
-	$(BIN)/python benchmarks/served.py demo/model_repository --json $(TOOLS)/served.json
+	-taskset -c 0 $(BIN)/python benchmarks/open_loop.py --json $(TOOLS)/open_loop.json
+	-$(BIN)/python benchmarks/perf_analyzer.py demo/model_repository --json $(TOOLS)/perf_analyzer.json
+	-$(BIN)/python benchmarks/served.py demo/model_repository --json $(TOOLS)/served.json
 	$(BIN)/python benchmarks/report.py --no-run
 
 # The clients' figures, on the demo's export; a few minutes on a quiet machine.

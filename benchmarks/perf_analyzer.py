@@ -97,7 +97,7 @@ def main() -> int:
     )
     parser.add_argument("--model", default="alexnet_int8")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each tool, a round and concurrency")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
