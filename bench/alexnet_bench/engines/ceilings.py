@@ -1,6 +1,8 @@
-"""The ceilings of a device, measured: a large matrix product in each type, and a large copy.
+"""The ceilings of a device, measured: large matrix products in each type, a large copy and a large read.
 
-A shared machine may be slow for minutes: the same works are looked at again and again, and the best counts.
+A CPU reads weights faster than it copies: a copy fetches what it is about to overwrite, and that is not
+counted. A shared machine may be slow for minutes: the same works are looked at again and again, and the best
+counts.
 
 A type whose product is no faster than float32's has no fast one in these libraries, and gets no ceiling:
 engines bring their own kernels for it, so its limit is not known.
@@ -42,11 +44,11 @@ class Sizes:
     """Sides of square matrices, the smallest for a trial: a type without a fast product then costs little."""
 
     sides: tuple[int, ...]
-    copied_bytes: int
+    buffer_bytes: int
 
 
-ON_CPU = Sizes(sides=(512, 1024, 2048, 4096), copied_bytes=256 << 20)
-ON_GPU = Sizes(sides=(2048, 4096, 8192), copied_bytes=1 << 30)
+ON_CPU = Sizes(sides=(512, 1024, 2048, 4096), buffer_bytes=256 << 20)
+ON_GPU = Sizes(sides=(2048, 4096, 8192), buffer_bytes=1 << 30)
 # Of one product: long enough to fill the device, short enough that some of many meet a quiet moment.
 LONGEST_MS = 20.0
 HOPELESS = 50  # times slower than float32 in a trial: no busy moment, but no fast product
@@ -80,6 +82,7 @@ class CeilingBench:
         now: Seconds = time.perf_counter,
         products_of: Callable[[str, int, str], Sequence[Work]] | None = None,
         copy_of: Callable[[int, str], Work] | None = None,
+        read_of: Callable[[int, str], Work] | None = None,
     ) -> None:
         """`place` as PyTorch names the device; inside `working` it works on the stream of the clock."""
         self._name = name
@@ -89,10 +92,11 @@ class CeilingBench:
         self._now = now
         self._working = working
         self._products_of = products_of or products
-        copy = copy_of or large_copy
-        self._copied = Tried(
-            lambda: [copy(sizes.copied_bytes, place)],
-            amount=2 * sizes.copied_bytes,  # read and written
+        size_bytes = sizes.buffer_bytes
+        copy, read = copy_of or large_copy, read_of or large_read
+        self._moved = (
+            Tried(lambda: [copy(size_bytes, place)], amount=2 * size_bytes),  # read and written
+            Tried(lambda: [read(size_bytes, place)], amount=size_bytes),
         )
         self._trials = {kind: self._product(kind, sizes.sides[0]) for kind in TYPES}
         self._multiplied: dict[str, Tried] = {}  # by type
@@ -100,7 +104,8 @@ class CeilingBench:
     def roofs(self, seconds: float) -> list[Roof]:
         """One a type that has a fast product, by this look and all before; each work is tried for so long."""
         with self._working():
-            self._look(self._copied, seconds)
+            for tried in self._moved:
+                self._look(tried, seconds)
             self._choose(seconds / 10)
             for tried in self._multiplied.values():
                 with suppress(*NO_SUCH_PRODUCT):
@@ -111,7 +116,7 @@ class CeilingBench:
                 device=self._name,
                 computes_in=kind,
                 operations_per_s=rate,
-                bytes_per_s=self._copied.most_per_s,
+                bytes_per_s=max(tried.most_per_s for tried in self._moved),
             )
             for kind, rate in rates.items()
             if kind == FLOAT32 or rate > rates[FLOAT32]
@@ -199,6 +204,12 @@ def large_copy(size_bytes: int, place: str) -> Work:
     source = torch.ones(size_bytes // 4, dtype=torch.float32, device=place)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
+
+
+def large_read(size_bytes: int, place: str) -> Work:
+    """All of a buffer, of which next to nothing is kept."""
+    source = torch.ones(size_bytes // 4, dtype=torch.float32, device=place)
+    return lambda: source.sum()
 
 
 def bench_from_gpu(gpu: Gpu | None) -> CeilingBench:

@@ -167,7 +167,7 @@ class _Ceilings:
         """At each device in turn."""
         for gpu in tuple(self._devices):
             name = "CPU" if gpu is None else gpu.name
-            self._progress("ceilings", self._done, self._planned, f"{name}: matrix products and a copy")
+            self._progress("ceilings", self._done, self._planned, f"{name}: matrix products and memory")
             try:
                 if gpu not in self._looks:
                     self._looks[gpu] = self._opened.enter_context(self._open(gpu))

@@ -43,7 +43,7 @@ class Roof(Record):
     device: str
     computes_in: str
     operations_per_s: float  # two a multiply-add, of a large matrix product
-    bytes_per_s: float  # of a large copy, read and written
+    bytes_per_s: float  # of a large copy, read and written, or a large read
 
 
 class EngineRow(Record):

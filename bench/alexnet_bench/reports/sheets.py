@@ -226,7 +226,7 @@ def roofs_sheet(roofs: Sequence[Roof]) -> Sheet:
     columns = (
         Column("computes in", brief=True, left=True),
         Column("operations", "10^9/s", brief=True),
-        Column("copying", "GB/s", brief=True),
+        Column("memory", "GB/s", brief=True),
     )
     return Sheet("Ceilings, measured in this run", columns, _groups(roofs, lambda r: r.device, _roof_line))
 
