@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_bench.engines.ceilings import CeilingBench, Sizes, products
+from alexnet_bench.engines.ceilings import CeilingBench, Sizes, large_copy, large_read, products
 from alexnet_bench.engines.counting import Layer, layers_from_onnx, multiply_adds
 from alexnet_bench.engines.roofline import limit_at, roof_over
 from alexnet_bench.reports.schema import Roof
@@ -283,3 +283,11 @@ def test_all_products_of_a_type_really_multiply(kind: str) -> None:
     if kind == "f32":  # ONNX Runtime takes the first factor unsigned, so only there are they the same
         assert isinstance(of_onnxruntime, list)
         np.testing.assert_allclose(of_onnxruntime[0], rows.numpy(), rtol=1e-5, atol=1e-2)
+
+
+def test_a_copy_and_a_read_move_all_of_their_buffer() -> None:
+    copied, total = large_copy(4000, "cpu")(), large_read(4000, "cpu")()
+    assert isinstance(copied, torch.Tensor)
+    assert isinstance(total, torch.Tensor)
+    assert torch.equal(copied, torch.ones(1000))
+    assert float(total) == 1000.0
