@@ -36,8 +36,9 @@ def tune_command(
 
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
+    from alexnet_bench.candidates import TuningOptions
     from alexnet_bench.loads.plans import Timing
-    from alexnet_bench.tuning import TuningOptions, bench_tuning, winner_of, write_winner
+    from alexnet_bench.tuning import bench_tuning, winner_of, write_winner
     from alexnet_bench.unpacking import unpacked_export
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings

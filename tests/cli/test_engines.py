@@ -25,6 +25,7 @@ from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import lint
 
 from ..conftest import Exported
+from ..folders import contents_of
 from ..stand_ins.nvidia_smi import L4, GpuRow, fake_nvidia_smi, no_nvidia_smi
 from ..stand_ins.trtexec import FakeTrtexec, fake_trtexec
 
@@ -63,10 +64,6 @@ def repository(packed: Path, on_an_h200: FakeTrtexec, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / "models"))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_rtx_engines_of_the_demos_export(
     exported: Exported,
     folder: Path,
@@ -94,7 +91,7 @@ def test_rtx_engines_of_the_demos_export(
 
 
 def test_an_engine_from_docker_is_judged_packed_and_clean(repository: Path) -> None:
-    assert sorted(contents(repository)) == [
+    assert sorted(contents_of(repository)) == [
         "alexnet_int8/1/model.onnx",
         "alexnet_int8/1/model.passport.json",
         "alexnet_int8/1/model.plan",
@@ -192,12 +189,12 @@ def test_serving_rebuilds_only_where_it_is_needed_and_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What `serve` does before a server is started."""
-    before = contents(repository)
+    before = contents_of(repository)
     _check_repository(repository, None, rebuild_if_needed=True)
-    assert contents(repository) == before, "it loads here as it is"
+    assert contents_of(repository) == before, "it loads here as it is"
     fake_nvidia_smi(monkeypatch, tmp_path, [L4])
     _check_repository(repository, None, rebuild_if_needed=False)
-    assert contents(repository) == before, "the server will refuse it, with the command"
+    assert contents_of(repository) == before, "the server will refuse it, with the command"
     _check_repository(repository, None, rebuild_if_needed=True)
     assert "Rebuilding: " in capsys.readouterr().err
     assert refusal_of(repository, TRITON_IMAGE) is None
@@ -212,12 +209,12 @@ def test_serving_rebuilds_only_where_it_is_needed_and_asked(
 def test_a_new_engine_that_fails_the_gate_leaves_the_old_one(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = contents(repository)
+    before = contents_of(repository)
     fake_nvidia_smi(monkeypatch, tmp_path, [L4])
     fake_trtexec(monkeypatch, tmp_path, nan=True)
     with pytest.raises(PrecisionRefused, match="an output is not finite"):
         rebuild(repository, TRITON_IMAGE, progress=silent)
-    assert contents(repository) == before
+    assert contents_of(repository) == before
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
 
 

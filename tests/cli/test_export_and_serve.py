@@ -19,6 +19,7 @@ from alexnet_cli.held_out import write_held_out_pictures
 from alexnet_cli.main import run
 
 from ..conftest import Exported
+from ..folders import contents_of
 
 ALEXNET = [sys.executable, "-m", "alexnet_cli"]
 
@@ -98,15 +99,11 @@ def test_a_precision_asked_for_by_name_and_refused_exits_1(
     assert packed == [*models, "export.json", "reference.safetensors"]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, tmp_path: Path) -> None:
     """A file-size limit makes the kernel refuse the write, as a full disk does."""
     shutil.copytree(exported.folder, tmp_path / "out")
     repository = Path(shutil.copytree(exported.repository, tmp_path / "models"))
-    before = contents(tmp_path)
+    before = contents_of(tmp_path)
     arguments = [*ALEXNET, "export", str(exported.checkpoint), "--max-batch", "1", "--precision", "fp32"]
     arguments += ["--out", str(tmp_path / "out"), "--repository", str(repository)]
     done = subprocess.run(
@@ -120,7 +117,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, t
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert contents(tmp_path) == before
+    assert contents_of(tmp_path) == before
 
 
 def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from alexnet_bench import tuning
+from alexnet_bench.candidates import Candidate, Held, TuningOptions
 from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import Timing
 from alexnet_bench.loads.rows import Measured
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.runs import report_of_run
-from alexnet_bench.tuning import Candidate, Held, TuningOptions, bench_tuning, winner_of
+from alexnet_bench.tuning import bench_tuning, winner_of
 from alexnet_cli.main import run
 from alexnet_model.errors import ServerError
 from alexnet_model.manifest import manifest_from_folder, write_manifest

@@ -29,6 +29,7 @@ from alexnet_model.manifest import manifest_from_folder, verify_engine
 from alexnet_model.passport import Passport, Profile
 
 from ..conftest import Exported
+from ..folders import contents_of
 from ..stand_ins.nvidia_smi import L4 as LISTED_L4
 from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 from .fake_tensorrt import HostDevice, fake_tensorrt
@@ -53,10 +54,6 @@ def tensorrt(tmp_path: Path) -> EngineOptions:
 
 def on(gpu: Gpu, options: EngineOptions, version: str = "11.1.0.106") -> Workshop:
     return on_gpu(TensorRt(fake_tensorrt(version), "tensorrt"), HostDevice(), options, gpu, "13.0")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_rtx_builds_three_precisions_without_a_gpu(
@@ -93,12 +90,12 @@ def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptio
 
 def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: EngineOptions) -> None:
     compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(H200, tensorrt)])
-    first = contents(folder)
+    first = contents_of(folder)
     manifest = compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(L4, tensorrt)])
     fp32, _, int8 = manifest.artifacts
     assert [engine.file for engine in int8.engines] == ["alexnet_int8.sm90.plan", "alexnet_int8.sm89.plan"]
     assert fp32.engines == ()
-    assert {name: contents(folder)[name] for name in first if name != "export.json"} == {
+    assert {name: contents_of(folder)[name] for name in first if name != "export.json"} == {
         name: content for name, content in first.items() if name != "export.json"
     }
     # The same GPU again: its engine is replaced.
@@ -163,10 +160,10 @@ def test_an_interrupt_leaves_the_export_whole(faulty: str, folder: Path, tensorr
         if stage == faulty and done < total:
             raise Fault
 
-    before = contents(folder)
+    before = contents_of(folder)
     with pytest.raises(Fault):
         compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)], progress=interrupt)
-    assert contents(folder) == before
+    assert contents_of(folder) == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
@@ -194,10 +191,10 @@ def test_nothing_is_built_from_or_beside_altered_files(
 ) -> None:
     compile_engines(folder, RTX, precisions=("fp32",))
     alter(folder)
-    before = contents(folder)
+    before = contents_of(folder)
     with pytest.raises(ManifestError, match=word):
         compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)])
-    assert contents(folder) == before
+    assert contents_of(folder) == before
     if alter is not altered_onnx:  # what is built anew may be as broken as it likes
         (engine,) = compile_engines(folder, RTX, precisions=("fp32",)).artifacts[0].engines
         verify_engine(engine, folder / "alexnet_fp32.rtx-sm89.plan")

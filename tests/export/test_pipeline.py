@@ -17,15 +17,12 @@ from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import Manifest, manifest_from_folder
 
 from ..conftest import Exported
+from ..folders import contents_of
 
 
 @pytest.fixture(scope="module")
 def small(exported: Exported) -> Checkpoint:
     return load_checkpoint(exported.checkpoint)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
@@ -55,7 +52,11 @@ def test_int8_is_small_and_computes_in_integers(exported: Exported) -> None:
 
 def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> None:
     export(small, tmp_path / "out", ExportOptions(precisions=("fp16",), max_batch=2))
-    assert sorted(contents(tmp_path / "out")) == ["alexnet_fp16.onnx", "export.json", "reference.safetensors"]
+    assert sorted(contents_of(tmp_path / "out")) == [
+        "alexnet_fp16.onnx",
+        "export.json",
+        "reference.safetensors",
+    ]
 
 
 def test_without_pictures_int8_is_left_out_and_accuracy_not_claimed(
@@ -101,10 +102,10 @@ def test_an_interrupt_leaves_the_previous_export_whole(
 ) -> None:
     out = tmp_path / "out"
     export(small, out, ExportOptions(precisions=("fp32",), max_batch=1))
-    before = contents(out)
+    before = contents_of(out)
     with pytest.raises(type(error)):
         export(small, out, ExportOptions(max_batch=1), progress=Fault(stage, done, error))
-    assert contents(out) == before
+    assert contents_of(out) == before
     assert list(tmp_path.iterdir()) == [out], "nothing half-written is left beside it"
 
 

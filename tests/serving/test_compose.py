@@ -28,8 +28,8 @@ from alexnet_serving.servers.tritonserver import (
     wheel_of_this_python,
 )
 
+from ..folders import contents_of
 from ..stand_ins.programs import install
-from .test_repository import contents_of
 
 SERVING = Path(__file__).parents[2] / "serving"
 COMPOSE = SERVING / "compose.yaml"

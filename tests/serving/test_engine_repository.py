@@ -13,9 +13,10 @@ from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import Profile, passport_of, passport_path
 from alexnet_serving import RepositoryOptions, models_of_repository, write_repository
 
+from ..folders import contents_of
 from .conftest import Artifacts
 from .recorded_engines import H200, L4, TENSORRT, engine_of, with_engines, with_engines_of
-from .test_repository import config_of, contents_of
+from .test_repository import config_of
 
 ENGINES = RepositoryOptions(backend="tensorrt")
 PACKAGED = ("alexnet_fp32", "alexnet_int8")

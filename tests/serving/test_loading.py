@@ -13,9 +13,9 @@ from alexnet_model.gpus import Gpu
 from alexnet_serving import Place, RepositoryOptions, check_engines, write_repository
 from alexnet_serving.loading import engine_for, reason_to_refuse
 
+from ..folders import contents_of
 from .conftest import Artifacts
 from .recorded_engines import H200, L4, TENSORRT, engine_of, with_engines, with_engines_of
-from .test_repository import contents_of
 
 ENGINES = RepositoryOptions(backend="tensorrt")
 H100 = replace(H200, name="NVIDIA H100 80GB HBM3")

@@ -19,20 +19,14 @@ from alexnet_serving import RepositoryOptions, lint, models_of_repository, write
 from alexnet_serving.repositories import writing
 from alexnet_serving.repositories.model_config import config_from_text
 
+from ..folders import contents_of
+
 NETWORKS = ("alexnet_fp32", "alexnet_int8")
 PACKAGED = ("alexnet", "alexnet_decode", *NETWORKS)
 
 
 def config_of(repository: Path, model: str) -> Any:
     return text_format.Parse((repository / model / "config.pbtxt").read_text(), ModelConfig())
-
-
-def contents_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_one_model_an_accepted_precision_and_two_for_encoded_pictures(

@@ -12,9 +12,9 @@ from alexnet_model.errors import ManifestError, RepositoryError
 from alexnet_model.manifest import manifest_from_folder, verify_artifact, verify_engine, write_manifest
 from alexnet_serving import RepositoryOptions, is_repository, unpack_repository, write_repository
 
+from ..folders import contents_of
 from .conftest import Artifacts
 from .recorded_engines import H200, L4, engine_of, with_engines, with_engines_of
-from .test_repository import contents_of
 
 ENGINES = RepositoryOptions(backend="tensorrt")
 

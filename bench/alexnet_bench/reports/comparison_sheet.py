@@ -6,7 +6,7 @@ from .comparing import Compared, Comparison
 from .names import in_short
 from .sheets import Cell, Column, Group, Kind, Line, Sheet
 
-_KINDS: dict[str, Kind] = {"slower": "bad", "faster": "good", "not judged": "refused"}  # the others are plain
+_KINDS: dict[str, Kind] = {"slower": "bad", "faster": "good", "not judged": "refused"}
 
 
 def comparison_sheet(comparison: Comparison) -> Sheet:

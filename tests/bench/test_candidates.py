@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_bench.tuning import Candidate, Held, TuningOptions, search_candidates
+from alexnet_bench.candidates import Candidate, Held, TuningOptions, search_candidates
 from alexnet_model.errors import UsageError
 
 OPTIONS = TuningOptions(limit_p99_ms=50, instances=(2,), queue_delays_us=(500, 2000), max_batches=(16, 64))
