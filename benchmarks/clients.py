@@ -19,7 +19,7 @@ from alexnet_serving import EmbeddedServer
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", type=Path)
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with (
@@ -27,16 +27,16 @@ def main() -> int:
         EmbeddedServer(options.repository, shared_memory=True) as server,
         Bars() as progress,
     ):
-        write_jpegs(Path(folder), options.pictures)
+        write_jpegs(Path(folder), options.images)
         found = client_figures(server.grpc_url, "int8", Path(folder), progress=progress)
-    say(f"{found.machine}; {found.model} computing in {found.computes_in}, embedded server; {found.pictures}")
+    say(f"{found.machine}; {found.model} computing in {found.computes_in}, embedded server; {found.images}")
     for figure in found.figures:
         say(
             f"  {figure.value:7.3g} {figure.unit:2}  {figure.name}"
             f" ({figure.low:.3g} to {figure.high:.3g} in {figure.rounds} rounds"
             f"{_held(figure)})"
         )
-    say("  pictures/s: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in found.rates_per_s.items()))
+    say("  images/s: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in found.rates_per_s.items()))
     if options.json:
         write_text_atomically(options.json, found.model_dump_json(indent=2) + "\n")
     return 0 if all(figure.holds for figure in found.figures) else 1

@@ -1,7 +1,7 @@
 """The pages of what was measured: every recipe here ends in `compose(results, docs)`.
 
 `results/cpu` and `results/gpu` hold the reports, each of one machine. Of each there is a page in HTML, and of
-all of them one in Markdown with its pictures beside it, to which `results/tools` adds what these tools were
+all of them one in Markdown with its images beside it, to which `results/tools` adds what these tools were
 held to.
 """
 
@@ -27,7 +27,7 @@ PAGES = {"cpu": "report.html", "gpu": "report-gpu.html"}
 
 
 def compose(results: Path, docs: Path) -> None:
-    """Write the page of each machine, and `docs` with its pictures, from the reports that are there.
+    """Write the page of each machine, and `docs` with its images, from the reports that are there.
 
     Ends the program where there are none, or where they do not fit on their page.
     """

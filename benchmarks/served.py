@@ -1,7 +1,7 @@
 """How much of a runtime's speed its server keeps: `python benchmarks/served.py demo/model_repository`.
 
 INT8 at its best batch in process against the embedded server at its best batch and requests in flight, on the
-same cores, in turn. Then where the rest goes: processor time a picture, in process and in each part of the
+same cores, in turn. Then where the rest goes: processor time an image, in process and in each part of the
 served way. Exits 1 where the median ratio is below 0.9.
 """
 
@@ -82,7 +82,7 @@ def best_of(found: SideBySide, cases: Sequence[Case]) -> Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds of processor time a picture, by what spent it."""
+    """Milliseconds of processor time an image, by what spent it."""
 
     client: float  # or the runtime, in process
     triton: float
@@ -96,11 +96,11 @@ class Cost:
 def cost_of(lane: Lane, seconds: float) -> Cost:
     lane.run(0.5)
     before = cpu_s_by_program()
-    pictures = lane.run(seconds).pictures
+    images = lane.run(seconds).images
     spent = {name: 1e3 * (cpu_s - before.get(name, 0.0)) for name, cpu_s in cpu_s_by_program().items()}
     # Nobody else here works: what is not one of Triton's two programs is this process.
     triton, backend = (spent.get(name, 0.0) for name in ("tritonserver", "triton_python_b"))
-    return Cost(spent[""] / pictures, triton / pictures, backend / pictures)
+    return Cost(spent[""] / images, triton / images, backend / images)
 
 
 def cpu_s_by_program() -> dict[str, float]:
@@ -130,16 +130,14 @@ def lines_of(found: SideBySide, served: Case, alone: Case) -> list[Line]:
     ratio = figure_from_repeats(
         [above.throughput_per_s / below.throughput_per_s for above, below in pairs], "times"
     )
-    sides = " against ".join(f"{rates[case]:,.0f} pictures/s ({case})" for case in (served, alone))
+    sides = " against ".join(f"{rates[case]:,.0f} images/s ({case})" for case in (served, alone))
     return [Line(name=sides, figure=ratio, asked=f"at least {ENOUGH:g}", holds=ratio.value >= ENOUGH)]
 
 
 def cost_in_words(costs: Sequence[Cost]) -> str:
     served, alone = costs
     parts = f"backend {served.backend:.3f}, Triton {served.triton:.3f}, client {served.client:.3f}"
-    return (
-        f"processor time a picture: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
-    )
+    return f"processor time an image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from alexnet_model.contract import Contract
 
 
 def random_checkpoint(architecture: str = "alexnet", width: float = 0.1) -> Checkpoint:
-    """Random weights, always the same, large enough that every picture gets logits of its own."""
+    """Random weights, always the same, large enough that every image gets logits of its own."""
     torch.manual_seed(0)
     network = build(architecture, len(DIGITS), width)
     for module in network.modules():

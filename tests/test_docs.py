@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_cli.held_out import write_held_out_pictures
+from alexnet_cli.held_out import write_held_out_images
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_serving import EmbeddedServer
@@ -29,7 +29,7 @@ def test_readmes_python_runs_as_written(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (block,) = code_blocks(ROOT / "README.md", "python")
-    cat, dog = write_held_out_pictures(tmp_path / "pictures")[:2]
+    cat, dog = write_held_out_images(tmp_path / "images")[:2]
     (tmp_path / "cat.jpg").write_bytes(cat.path.read_bytes())
     (tmp_path / "dog.png").write_bytes(dog.path.read_bytes())
     (tmp_path / "model_repository").symlink_to(exported.repository)
@@ -47,9 +47,9 @@ def served(exported: Exported) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def clients_page(served: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The page with this server's ports in the place of the default ones, in a folder with its pictures."""
-    cat, dog = write_held_out_pictures(tmp_path / "pictures" / "deeper")[:2]
-    for held_out in (tmp_path / "pictures" / "deeper").iterdir():
+    """The page with this server's ports in the place of the default ones, in a folder with its images."""
+    cat, dog = write_held_out_images(tmp_path / "images" / "deeper")[:2]
+    for held_out in (tmp_path / "images" / "deeper").iterdir():
         if held_out not in (cat.path, dog.path):
             held_out.unlink()
     (tmp_path / "cat.jpg").write_bytes(cat.path.read_bytes())

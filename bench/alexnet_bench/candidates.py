@@ -70,7 +70,7 @@ class TuningOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """How much a configuration held: pictures a second within the limit, None where it held no rate."""
+    """How much a configuration held: images a second within the limit, None where it held no rate."""
 
     rate_per_s: float | None
     p99_ms: float | None
@@ -147,7 +147,7 @@ def _tries_of(candidate: Candidate, steps: Sequence[tuple[Candidate, Held]]) -> 
 
 
 def _median_of(candidate: Candidate, steps: Sequence[tuple[Candidate, Held]]) -> float:
-    """Pictures a second within the limit, over its tries; one that held no rate counts as 0."""
+    """Images a second within the limit, over its tries; one that held no rate counts as 0."""
     return median(steps[index][1].rate_per_s or 0.0 for index in _tries_of(candidate, steps))
 
 

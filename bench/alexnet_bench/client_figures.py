@@ -53,13 +53,13 @@ class ClientFigure(Record):
 
 
 class ClientFigures(Record):
-    """One run. `rates_per_s` are medians of pictures a second, what the ratios were made from."""
+    """One run. `rates_per_s` are medians of images a second, what the ratios were made from."""
 
     machine: str
     versions: dict[str, str]
     model: str
     computes_in: str
-    pictures: str
+    images: str
     figures: tuple[ClientFigure, ...]
     rates_per_s: dict[str, float]
     seconds: float
@@ -72,7 +72,7 @@ def client_figures(
 
     Raises:
         ClientError: the server cannot be reached, or did not answer.
-        BadResponse: a picture of the folder was not answered, so its rate would be of something else.
+        BadResponse: an image of the folder was not answered, so its rate would be of something else.
     """
     started = time.perf_counter()
     paths = sorted(folder.glob("*.jpg"))
@@ -124,7 +124,7 @@ def client_figures(
         versions=versions_of("aiohttp", "grpcio", "numpy", "openvino", "pillow", "tritonclient"),
         model=model,
         computes_in=served.computes_in,
-        pictures=f"{len(paths)} JPEGs, {sum(path.stat().st_size for path in paths) / 1e6:.1f} MB",
+        images=f"{len(paths)} JPEGs, {sum(path.stat().st_size for path in paths) / 1e6:.1f} MB",
         figures=(
             _at_least(0.9, "folder / the slower of decode alone and serve alone", of_slower),
             _at_least(0.9, "folder / decode and serve one after the other", of_both),
@@ -157,13 +157,13 @@ def write_jpegs(folder: Path, count: int) -> None:
     for index in range(count):
         if index < len(digits):
             grey = np.rint(digits[index] * (255 / 16)).astype(np.uint8)
-            picture = Image.fromarray(grey).resize((64, 64), Image.Resampling.BICUBIC)
+            image = Image.fromarray(grey).resize((64, 64), Image.Resampling.BICUBIC)
         else:
             photograph = photographs[index % len(photographs)]
             width, height = random.integers(256, 428, 2)
             left, top = random.integers(0, (photograph.width - width, photograph.height - height + 1))
-            picture = photograph.crop((left, top, left + width, top + height))
-        picture.save(folder / f"{index:05d}.jpg", quality=90)
+            image = photograph.crop((left, top, left + width, top + height))
+        image.save(folder / f"{index:05d}.jpg", quality=90)
 
 
 def in_turn(

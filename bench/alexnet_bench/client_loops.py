@@ -1,6 +1,6 @@
 """What the clients' figures are made of: each function does one thing for a while and says how fast it went.
 
-Rates are pictures a second. The server must be on this machine and have nothing else to do.
+Rates are images a second. The server must be on this machine and have nothing else to do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from alexnet_clients import AsyncClient, Client, FakeTransport, ServedModel, ServerUrl, transport_from_url
 from alexnet_clients.preparing import HANDFUL
-from alexnet_clients.shared_memory import SharedPictures
+from alexnet_clients.shared_memory import SharedImages
 from alexnet_model.contract import Contract
 from alexnet_model.environment import machine_name
 from alexnet_model.errors import BadResponse
@@ -80,20 +80,20 @@ def served_per_s(
         transport.close()
 
 
-def classified_per_s(url: str, model: str, folder: Path, pictures: int) -> float:
+def classified_per_s(url: str, model: str, folder: Path, images: int) -> float:
     """A folder through the blocking client.
 
     Raises:
-        BadResponse: not every picture was answered, so the rate would be of something else.
+        BadResponse: not every image was answered, so the rate would be of something else.
     """
     with Client(url) as client:
         client.model(model)
         started = time.perf_counter()
         answered = sum(prediction.error is None for prediction in client.classify_folder(folder, model=model))
         seconds = time.perf_counter() - started
-    if answered != pictures:
-        raise BadResponse(f"{url} {model}", got=f"{answered} answers", expected=f"{pictures}, one a picture")
-    return pictures / seconds
+    if answered != images:
+        raise BadResponse(f"{url} {model}", got=f"{answered} answers", expected=f"{images}, one an image")
+    return images / seconds
 
 
 def plain_grpc_per_s(url: str, model: str, *, in_flight: int, seconds: float) -> float:
@@ -140,7 +140,7 @@ def plain_grpc_per_s(url: str, model: str, *, in_flight: int, seconds: float) ->
 
 
 async def asked_per_s(url: str, model: str, *, in_flight: int, seconds: float) -> float:
-    """A closed loop of tasks, each of which asks for one picture again and again."""
+    """A closed loop of tasks, each of which asks for one image again and again."""
     images = pool_of_images(Contract(), in_flight)
     async with AsyncClient(url, most_in_flight=in_flight) as client:
         await client.model(model)
@@ -160,7 +160,7 @@ def shared_memory_ratio(url: str, model: str, *, batch: int, requests: int) -> f
     """Latency through shared memory over latency through gRPC: one request at a time, in turn; of medians."""
     images = pool_of_images(Contract(), batch)
     through_memory, through_grpc = [], []
-    with Client(url) as client, SharedPictures(client, capacity=batch) as shared:
+    with Client(url) as client, SharedImages(client, capacity=batch) as shared:
         for _ in range(requests):
             started = time.perf_counter()
             shared.images[:] = images

@@ -1,6 +1,6 @@
 """Things whose speed can be measured a slice of time at a time: a runner in process, a model on a server.
 
-The inputs rotate, so that no cache holds the same pictures ready. A served slice is measured while all its
+The inputs rotate, so that no cache holds the same images ready. A served slice is measured while all its
 requests are in flight: filling and draining the pipeline is neither for nor against the server.
 """
 
@@ -28,14 +28,14 @@ Clock = Callable[[], float]
 class Slice:
     """What happened in one stretch of time."""
 
-    pictures: int
+    images: int
     seconds: float
     latencies_ms: tuple[float, ...]
     client_cpu_share: float | None = None  # of one core
 
     @property
     def throughput_per_s(self) -> float:
-        return self.pictures / self.seconds
+        return self.images / self.seconds
 
 
 class Lane(Protocol):
@@ -155,12 +155,12 @@ def steady_part(
 
 
 def batches_of(images: Uint8Array, batch: int) -> list[Uint8Array]:
-    """At least four batches where there are so many pictures, and at most 64 pictures in small ones."""
-    pictures = images[: max(4 * batch, 64)]
-    return [pictures[start : start + batch] for start in range(0, len(pictures) - batch + 1, batch)]
+    """At least four batches where there are so many images, and at most 64 images in small ones."""
+    pool = images[: max(4 * batch, 64)]
+    return [pool[start : start + batch] for start in range(0, len(pool) - batch + 1, batch)]
 
 
 def pool_of_images(contract: Contract, count: int) -> Uint8Array:
-    """Noise of the contract's shape: speed does not depend on what a picture shows."""
-    shape = (count, *contract.picture_shape)
+    """Noise of the contract's shape: speed does not depend on what an image shows."""
+    shape = (count, *contract.image_shape)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

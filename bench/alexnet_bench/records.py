@@ -31,12 +31,12 @@ class Throughput(Record):
     """One case over several slices of time: medians, and the slowest and the fastest slice."""
 
     case: Case
-    throughput_per_s: float  # pictures
+    throughput_per_s: float  # images
     throughput_low_per_s: float
     throughput_high_per_s: float
     latency_p50_ms: float  # of one call or request
     slices: int
-    pictures: int
+    images: int
     client_cpu_share: float | None = None  # of one core, spent by this process on asking the server
 
 

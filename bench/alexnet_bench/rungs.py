@@ -1,4 +1,4 @@
-"""From the engine to the encoded picture: what each step adds to one request, and the bytes that it sends.
+"""From the engine to the encoded image: what each step adds to one request, and the bytes that it sends.
 
 One request at a time, every way of asking in turn, so that a shared machine's noise meets all alike. What a
 client sees is from its own clock: the median over rounds of each round's median. What happens inside the
@@ -19,16 +19,16 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from alexnet_clients import Backoff, Client, ModelStatistics, Pictures, Prediction
-from alexnet_clients.shared_memory import SharedPictures
+from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
+from alexnet_clients.shared_memory import SharedImages
 from alexnet_export.artifacts import runner_from_artifact
 from alexnet_export.runners import FloatArray, Runner
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
+    ImageError,
     ModelNotFound,
-    PictureError,
     UsageError,
 )
 from alexnet_model.manifest import Artifact, Manifest
@@ -44,7 +44,7 @@ from .runs import Log, report_of_run
 from .truth import device_of_server
 
 ENCODED_MODEL = "alexnet"
-PICTURE_SIZE = (500, 375)  # pixels; ImageNet's pictures are of about this size
+IMAGE_SIZE = (500, 375)  # pixels; ImageNet's images are of about this size
 _CLIENT, _SERVER, _HERE = "client", "server", "in process"
 _WARM_UP = 3
 _TIMEOUT_S = 30.0
@@ -80,7 +80,7 @@ class RungOptions:
             )
 
 
-Answer = FloatArray | list[Prediction]  # probabilities (N, classes), or the best classes of each picture
+Answer = FloatArray | list[Prediction]  # probabilities (N, classes), or the best classes of each image
 
 
 @dataclass
@@ -136,7 +136,7 @@ def bench_rungs(
             client = opened.enter_context(Client(grpc_url))
             config = client.transport.model_config(model, timeout_s=_TIMEOUT_S).result()
             if batch > config.max_batch:  # the client would send several requests
-                why = f"the server takes at most {config.max_batch} pictures a request"
+                why = f"the server takes at most {config.max_batch} images a request"
                 log.left_out.append(LeftOut(what=of, why=why))
                 return
             device = device_of_server(config)
@@ -164,7 +164,7 @@ def bench_rungs(
             progress("rungs", number, len(cases), of)
             try:
                 measure_case(artifact, batch, of, log)
-            except (ClientError, PictureError) as error:  # a picture's own: the server could not decode it
+            except (ClientError, ImageError) as error:  # an image's own: the server could not decode it
                 log.left_out.append(LeftOut(what=of, why=str(error)))
                 if isinstance(error, GONE):
                     gone = str(error).rstrip(".")
@@ -172,7 +172,7 @@ def bench_rungs(
         if not gone:
             progress("rungs", len(cases), len(cases))
 
-    return report_of_run(measure, title="From the engine to the encoded picture", command=command)
+    return report_of_run(measure, title="From the engine to the encoded image", command=command)
 
 
 def rungs_from_ways(
@@ -180,7 +180,7 @@ def rungs_from_ways(
 ) -> list[Rung]:
     """Up from the engine, through the server, to gRPC; then the other ways, each by what it adds to its base.
 
-    HTTP and shared memory are held against the server's own time, as gRPC is; encoded pictures against gRPC.
+    HTTP and shared memory are held against the server's own time, as gRPC is; encoded images against gRPC.
     """
     computed_ms, copied_ms, queued_ms = [], [], []  # a round: each with what lies below it
     for counted in inside:
@@ -213,16 +213,14 @@ def rungs_from_ways(
     return list(found.values())
 
 
-def encoded_pictures(count: int) -> list[bytes]:
+def encoded_images(count: int) -> list[bytes]:
     """JPEGs of smooth noise of a photograph's size: about as many bytes, and as much work to decode."""
     random = np.random.default_rng(0)
     encoded = []
     for _ in range(count):
-        coarse = random.integers(0, 256, (PICTURE_SIZE[1] // 6, PICTURE_SIZE[0] // 6, 3), dtype=np.uint8)
+        coarse = random.integers(0, 256, (IMAGE_SIZE[1] // 6, IMAGE_SIZE[0] // 6, 3), dtype=np.uint8)
         content = io.BytesIO()
-        Image.fromarray(coarse).resize(PICTURE_SIZE, Image.Resampling.BICUBIC).save(
-            content, "JPEG", quality=85
-        )
+        Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(content, "JPEG", quality=85)
         encoded.append(content.getvalue())
     return encoded
 
@@ -232,8 +230,8 @@ def _ways_of(
 ) -> tuple[list[Way], list[LeftOut]]:
     """The ways that this server has, and what it has not."""
     contract = Contract()
-    pictures = encoded_pictures(batch)
-    images: Uint8Array = np.stack([contract.prepared(picture) for picture in pictures])  # (N, 224, 224, 3)
+    encoded = encoded_images(batch)
+    images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
     once = Backoff(most_attempts=1)  # the wait for a second one would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
     sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
@@ -244,15 +242,15 @@ def _ways_of(
     ]
     left_out: list[LeftOut] = []
     try:
-        shared = opened.enter_context(SharedPictures(grpc, capacity=batch))
+        shared = opened.enter_context(SharedImages(grpc, capacity=batch))
         ways.append(Way("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
     except BadRequest as error:  # a server that was not started for it
         left_out.append(LeftOut(what="shared memory", why=error.got))
-    ways.append(Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, pictures, model)))
+    ways.append(Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, encoded, model)))
     if _decodes_to(grpc, grpc.model(model).precision):
-        size = sum(map(len, pictures))
+        size = sum(map(len, encoded))
         ways.append(
-            Way("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, pictures, ENCODED_MODEL))
+            Way("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, encoded, ENCODED_MODEL))
         )
     else:
         left_out.append(
@@ -261,9 +259,9 @@ def _ways_of(
     return ways, left_out
 
 
-def _classified(client: Client, pictures: Pictures, model: str) -> list[Prediction]:
-    """As a caller asks, but a picture's error is raised: a request that failed is not one that was quick."""
-    predictions = client.classify(pictures, model=model)
+def _classified(client: Client, images: Images, model: str) -> list[Prediction]:
+    """As a caller asks, but an image's error is raised: a request that failed is not one that was quick."""
+    predictions = client.classify(images, model=model)
     for prediction in predictions:
         if prediction.error is not None:
             raise prediction.error
@@ -290,7 +288,7 @@ def _warmed_up(ways: Sequence[Way], of: str) -> list[Reason]:
 
 
 def _fault(answer: Answer, expected: FloatArray) -> str:
-    """What is wrong with an answer, empty where nothing is. Of classified pictures the best are checked."""
+    """What is wrong with an answer, empty where nothing is. Of classified images the best are checked."""
     if isinstance(answer, list):
         best = [
             (row, found)  # row (classes,)
@@ -319,8 +317,8 @@ def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOpti
     return inside
 
 
-def shared_probabilities(shared: SharedPictures, images: Uint8Array, model: str) -> FloatArray:
-    """Write the pictures where the server sees them, as a client would have to, and ask."""
+def shared_probabilities(shared: SharedImages, images: Uint8Array, model: str) -> FloatArray:
+    """Write the images where the server sees them, as a client would have to, and ask."""
     shared.images[:] = images
     return shared.probabilities(len(images), model=model)
 

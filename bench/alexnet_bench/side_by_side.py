@@ -46,7 +46,7 @@ class SideBySide:
         return tuple(_row(case, slices) for case, slices in self.slices.items())
 
     def ratio(self, of: Case, against: Case) -> Ratio:
-        """How many times as many pictures a second `of` answered as `against`.
+        """How many times as many images a second `of` answered as `against`.
 
         Raises:
             KeyError: one of them was not measured here.
@@ -90,6 +90,6 @@ def _row(case: Case, slices: Sequence[Slice]) -> Throughput:
         throughput_high_per_s=max(rates),
         latency_p50_ms=median(latency for slice_ in slices for latency in slice_.latencies_ms),
         slices=len(slices),
-        pictures=sum(slice_.pictures for slice_ in slices),
+        images=sum(slice_.images for slice_ in slices),
         client_cpu_share=median(cpu_shares) if cpu_shares else None,
     )

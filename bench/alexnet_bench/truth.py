@@ -99,9 +99,9 @@ def device_of_server(config: ModelConfig) -> CudaDevice | None:
 
 
 def images_of(request: InferRequest, contract: Contract) -> Uint8Array:
-    """The pictures as the network takes them, `(N, 224, 224, 3)`; encoded ones are decoded and prepared."""
+    """The images as the network takes them, `(N, 224, 224, 3)`; encoded ones are decoded and prepared."""
     encoded: npt.NDArray[Any] | None = request.inputs.get(ENCODED_INPUT_NAME)
     if encoded is None:
         images: Uint8Array = request.inputs[contract.input_name]
         return images
-    return np.stack([contract.prepared(picture) for picture in encoded.ravel()])
+    return np.stack([contract.prepared(image) for image in encoded.ravel()])

@@ -1,4 +1,4 @@
-"""A prediction on the screen: its picture, and the classes with a bar for each probability."""
+"""A prediction on the screen: its image, and the classes with a bar for each probability."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def print_prediction(prediction: Prediction) -> None:
-    """A picture that could not be answered is one line on standard error."""
+    """An image that could not be answered is one line on standard error."""
     if prediction.error:
         note(harmless(f"Error: {prediction.error}"))
         return
-    say(harmless(prediction.picture))
+    say(harmless(prediction.image))
     for found in prediction.classes:
         bar = f"  {bar_of(found.probability)}" if _draws_bars() else ""
         say(f"  {found.probability:7.2%}{bar}  {harmless(found.label)}")

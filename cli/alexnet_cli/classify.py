@@ -1,4 +1,4 @@
-"""`alexnet classify`: pictures in, class names out."""
+"""`alexnet classify`: images in, class names out."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 def classify_command(
-    pictures: Annotated[
+    images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns ('pictures/**/*.jpg'), web addresses, or - for standard input.",
-            metavar="PICTURE...",
+            help="Files, folders, patterns ('images/**/*.jpg'), web addresses, or - for standard input.",
+            metavar="IMAGE...",
         ),
     ],
     url: UrlOption = DEFAULT_URL,
@@ -51,8 +51,8 @@ def classify_command(
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8: the model of that name.")] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders inside folders too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture, a line each.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One row a picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an image, a line each.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One row an image.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the lines there; JSON unless --csv.")
     ] = None,
@@ -69,9 +69,9 @@ def classify_command(
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Classify pictures. Exits 1 if any could not be answered; the others are answered all the same.
+    """Classify images. Exits 1 if any could not be answered; the others are answered all the same.
 
-    Example: alexnet classify pictures/ --recursive --precision int8 --output answers.jsonl
+    Example: alexnet classify images/ --recursive --precision int8 --output answers.jsonl
     """
     from alexnet_clients.results import LineFormat, ResultFile
     from alexnet_clients.sources import sources_from_words
@@ -87,7 +87,7 @@ def classify_command(
     given_up = threading.Event()
     find = partial(
         sources_from_words,
-        pictures,
+        images,
         recursive=recursive,
         stdin=getattr(sys.stdin, "buffer", None),  # there is no stdin where it was closed
         timeout_s=timeout_s,
@@ -110,7 +110,7 @@ def classify_command(
             show = print_prediction
         total = sum(1 for _ in _not_done(find(), done))
         if file is not None:
-            opened.enter_context(file)  # not before the pictures were found
+            opened.enter_context(file)  # not before the images were found
             if done:
                 note(harmless(f"{output} holds {done.total()} answers; going on."))
         elif as_json or as_csv:
@@ -119,7 +119,7 @@ def classify_command(
         wanted = (_loaded(source) for source in _not_done(find(), done))
         for prediction in client.classify_each(wanted, model=served, top=top, in_flight=concurrency):
             if isinstance(prediction.error, Unreachable):
-                raise prediction.error  # no other picture would fare better
+                raise prediction.error  # no other image would fare better
             show(prediction)
             failed += prediction.error is not None
             rate.advance()
@@ -128,7 +128,7 @@ def classify_command(
 
 
 def _not_done(sources: Iterable[Source], done: Counter[str]) -> Iterator[Source]:
-    """A picture that was named twice is done when it was answered twice."""
+    """An image that was named twice is done when it was answered twice."""
     from alexnet_clients.sources import name_of_source
 
     left = done.copy()
@@ -141,8 +141,8 @@ def _not_done(sources: Iterable[Source], done: Counter[str]) -> Iterator[Source]
 
 
 def _loaded(source: Source) -> Source:
-    from alexnet_clients.sources import StdinPicture
+    from alexnet_clients.sources import StdinImage
 
-    if isinstance(source, StdinPicture):
+    if isinstance(source, StdinImage):
         source.load()
     return source

@@ -31,7 +31,7 @@ def demo_command(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the summary as JSON.")
     ] = None,
 ) -> None:
-    """Train on digits, export, serve on a real Triton, classify held-out pictures, measure. A few minutes.
+    """Train on digits, export, serve on a real Triton, classify held-out images, measure. A few minutes.
 
     Example: alexnet demo --quick --out demo --json demo/summary.json
     """
@@ -45,7 +45,7 @@ def demo_command(
     from alexnet_serving.servers.tritonserver import wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
-    from .held_out import Answers, write_held_out_pictures
+    from .held_out import Answers, write_held_out_images
     from .screen import Bars, err, note, say
     from .screen import out as screen
     from .tables import print_answers, print_export, print_measurements, print_next_steps, print_training
@@ -80,13 +80,13 @@ def demo_command(
         say(f"{server.grpc_url} serves")
         say(f"  {', '.join(server.models)}")
 
-        screen.rule("4/5 classify: held-out pictures from PNG files over gRPC", align="left")
+        screen.rule("4/5 classify: held-out images from PNG files over gRPC", align="left")
         with clock("classify"):
-            pictures = write_held_out_pictures(out / "pictures")
+            images = write_held_out_images(out / "images")
             with Client(server.grpc_url) as client:
                 models = [f"alexnet_{artifact.precision}" for artifact in manifest.accepted]
                 answers = [
-                    Answers(model, client.classify([p.path for p in pictures], model=model, top=3), pictures)
+                    Answers(model, client.classify([p.path for p in images], model=model, top=3), images)
                     for model in models
                 ]
         print_answers(answers)
@@ -139,8 +139,8 @@ def _summary(
         "served_over_grpc": {
             answer.model: {
                 "right": answer.right,
-                "pictures": len(answer.pictures),
-                "request_bytes_a_picture": answer.request_bytes_a_picture,
+                "images": len(answer.images),
+                "request_bytes_per_image": answer.request_bytes_per_image,
             }
             for answer in answers
         },

@@ -41,19 +41,19 @@ def export_command(
     ],
     precision: Annotated[
         str | None,
-        typer.Option(help="Some of fp32,fp16,int8.", show_default="all; int8 only with pictures"),
+        typer.Option(help="Some of fp32,fp16,int8.", show_default="all; int8 only with images"),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="'digits' or a folder: pictures that choose the INT8 scales.",
+            help="'digits' or a folder: images that choose the INT8 scales.",
             show_default="the data the checkpoint was trained on",
         ),
     ] = None,
     evaluation: Annotated[
         str | None,
         typer.Option(
-            help="'digits' or a folder: held-out pictures.", show_default="the held-out part of --calibration"
+            help="'digits' or a folder: held-out images.", show_default="the held-out part of --calibration"
         ),
     ] = None,
     max_batch: Annotated[
@@ -102,7 +102,7 @@ def export_command(
         bool | None,
         typer.Option(
             "--encoded/--no-encoded",
-            help="Pack `alexnet` too, which takes encoded pictures; in Docker it needs our own image.",
+            help="Pack `alexnet` too, which takes encoded images; in Docker it needs our own image.",
             show_default="where OpenVINO, in that image too, serves",
         ),
     ] = None,

@@ -9,46 +9,46 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from alexnet_model.pictures import splits_from
+from alexnet_model.datasets import splits_from
 
 if TYPE_CHECKING:
     from alexnet_clients import Prediction
 
 
 @dataclass(frozen=True)
-class HeldOutPicture:
+class HeldOutImage:
     path: Path
     label: str
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one served model said of each picture, in their order."""
+    """What one served model said of each image, in their order."""
 
     model: str
     predictions: Sequence[Prediction]
-    pictures: Sequence[HeldOutPicture]
+    images: Sequence[HeldOutImage]
 
     @property
     def right(self) -> int:
         """How many are named rightly.
 
         Raises:
-            AlexnetError: a picture could not be answered.
+            AlexnetError: an image could not be answered.
         """
         return sum(
-            prediction.best.label == picture.label
-            for prediction, picture in zip(self.predictions, self.pictures, strict=True)
+            prediction.best.label == image.label
+            for prediction, image in zip(self.predictions, self.images, strict=True)
         )
 
     @property
-    def request_bytes_a_picture(self) -> int:
-        """The most that a picture took on the wire."""
+    def request_bytes_per_image(self) -> int:
+        """The most that an image took on the wire."""
         return max(prediction.request_bytes or 0 for prediction in self.predictions)
 
 
-def write_held_out_pictures(folder: Path) -> list[HeldOutPicture]:
-    """Write the digits' held-out part, one PNG a picture, named by number and class.
+def write_held_out_images(folder: Path) -> list[HeldOutImage]:
+    """Write the digits' held-out part, one PNG an image, named by number and class.
 
     Raises:
         OSError: the folder cannot be written.
@@ -56,10 +56,10 @@ def write_held_out_pictures(folder: Path) -> list[HeldOutPicture]:
     folder.mkdir(parents=True, exist_ok=True)
     part = splits_from("digits").test
     written = []
-    for picture in part.pictures:
-        label = part.class_names[picture.label]
-        path = folder / f"{picture.name}_is_{label}.png"
-        assert isinstance(picture.source, Image.Image)
-        picture.source.save(path)
-        written.append(HeldOutPicture(path, label))
+    for image in part.images:
+        label = part.class_names[image.label]
+        path = folder / f"{image.name}_is_{label}.png"
+        assert isinstance(image.source, Image.Image)
+        image.source.save(path)
+        written.append(HeldOutImage(path, label))
     return written

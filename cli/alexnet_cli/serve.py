@@ -60,7 +60,7 @@ def serve_command(
         bool,
         typer.Option(
             "--shared-memory",
-            help="Let clients on this machine pass pictures in shared memory; on loopback only.",
+            help="Let clients on this machine pass images in shared memory; on loopback only.",
         ),
     ] = False,
     image: Annotated[
@@ -167,7 +167,7 @@ def _say_how_to_ask(server: Server, tls: ServerTls | None) -> None:
             here = [name for name in names if name == "localhost" and host == "127.0.0.1"]
             others = [name for name in names if name != "localhost" and not {"*", ":"} & set(name)]
             url = url.replace(host, [*here, *others, host][0])
-    note(f"Next: alexnet classify PICTURE --url {url}{credentials} --model {server.models[0]}")
+    note(f"Next: alexnet classify IMAGE --url {url}{credentials} --model {server.models[0]}")
 
 
 def _kind_of_server(

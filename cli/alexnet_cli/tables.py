@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def print_training(report: TrainingReport) -> None:
-    """One line of result, and every picture that was left out."""
+    """One line of result, and every image that was left out."""
     held_out = report.held_out
     resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
     say(
-        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.pictures} pictures), "
+        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images), "
         f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
     if report.unreadable:
-        note(f"Left out {len(report.unreadable)} unreadable pictures:")
-        for picture in report.unreadable:
-            note(f"  {picture.reason}")
+        note(f"Left out {len(report.unreadable)} unreadable images:")
+        for image in report.unreadable:
+            note(f"  {image.reason}")
 
 
 def print_export(manifest: Manifest) -> None:
     """A row a precision, then why each was accepted or refused."""
     evaluation = manifest.evaluation
     say(
-        f"{manifest.model.architecture} on {evaluation.pictures} pictures of {evaluation.source} "
+        f"{manifest.model.architecture} on {evaluation.images} images of {evaluation.source} "
         f"({evaluation.part}), {manifest.machine}:"
     )
     table = _table(
@@ -48,7 +48,7 @@ def print_export(manifest: Manifest) -> None:
         table.add_row(*_export_row(artifact))
     out.print(table)
     out.print(
-        "[dim]parity: the worst slot of any batch against the picture alone;\n"
+        "[dim]parity: the worst slot of any batch against the image alone;\n"
         "signal: logits against PyTorch; flips: to wrong / to right.[/dim]"
     )
     for artifact in manifest.artifacts:
@@ -65,7 +65,7 @@ def print_export(manifest: Manifest) -> None:
         ("evaluation", evaluation.unreadable),
     ):
         if unreadable:
-            note(f"Left out {len(unreadable)} unreadable {what} pictures:")
+            note(f"Left out {len(unreadable)} unreadable {what} images:")
             for name in unreadable:
                 note(f"  {name}")
 
@@ -102,32 +102,32 @@ def print_engines(manifest: Manifest) -> None:
 
 
 def print_answers(answers: list[Answers]) -> None:
-    """How many held-out pictures each served model names rightly, and the first few with FP32's answers."""
-    for prediction, picture in list(zip(answers[0].predictions, answers[0].pictures, strict=True))[:5]:
+    """How many held-out images each served model names rightly, and the first few with FP32's answers."""
+    for prediction, image in list(zip(answers[0].predictions, answers[0].images, strict=True))[:5]:
         best = prediction.best
-        mark = "right" if best.label == picture.label else f"wrong, it is {picture.label}"
-        say(f"{picture.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
-    say(f"{len(answers[0].pictures)} pictures that training never saw, over gRPC:")
+        mark = "right" if best.label == image.label else f"wrong, it is {image.label}"
+        say(f"{image.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
+    say(f"{len(answers[0].images)} images that training never saw, over gRPC:")
     table = _table(
         left=("model",),
-        columns=("model", "right", "top-1", "bytes a picture"),
+        columns=("model", "right", "top-1", "bytes an image"),
     )
     for answer in answers:
-        total = len(answer.pictures)
+        total = len(answer.images)
         table.add_row(
             answer.model,
             str(answer.right),
             f"{answer.right / total:.1%}",
-            f"{answer.request_bytes_a_picture:,}",
+            f"{answer.request_bytes_per_image:,}",
         )
     out.print(table)
 
 
 def print_measurements(measurements: Measurements) -> None:
-    """Pictures a second by batch, then the ratios that were taken side by side."""
+    """Images a second by batch, then the ratios that were taken side by side."""
     rows = [row for row in measurements.rows if row.case.in_flight == 1]
     batches = sorted({row.case.batch for row in rows if row.case.through == "server"})
-    say(f"Pictures a second by batch, one request at a time; {measurements.machine}:")
+    say(f"Images a second by batch, one request at a time; {measurements.machine}:")
     table = _table(
         left=("precision", "computed by", "through"),
         columns=("precision", "computed by", "through", *map(str, batches), "ms at 1"),

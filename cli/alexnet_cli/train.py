@@ -1,4 +1,4 @@
-"""`alexnet train`: pictures to a checkpoint."""
+"""`alexnet train`: images to a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def train_command(
     ] = "digits",
     arch: Annotated[str, typer.Option(help="alexnet, alexnet-lecture, alexnet-2012 or lenet.")] = "alexnet",
     width: Annotated[float, typer.Option(help="Scales every hidden layer.")] = 1.0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training pictures.")] = 4,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of Adam, at its highest.", show_default="by width")
     ] = None,

@@ -31,7 +31,7 @@ def ui_command(
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Open a page that classifies the pictures dropped on it, until Ctrl-C; says where it is.
+    """Open a page that classifies the images dropped on it, until Ctrl-C; says where it is.
 
     Example: alexnet ui --url grpc://127.0.0.1:8001 --port 7860
     """

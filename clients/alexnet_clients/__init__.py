@@ -1,4 +1,4 @@
-"""Pictures in, classes out: `Client` and `AsyncClient` over one core and one `Transport` seam.
+"""Images in, classes out: `Client` and `AsyncClient` over one core and one `Transport` seam.
 
 Nothing of a protocol is imported before a client is made.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .access import ClientTls, Headers
 from .client import Client
 from .core import DEFAULT_MODEL
-from .items import Pictures
+from .items import Images
 from .predictions import Prediction
 from .replies import Classification
 from .retrying import Backoff
@@ -42,12 +42,12 @@ __all__ = [
     "ClientTls",
     "FakeTransport",
     "Headers",
+    "Images",
     "InferReply",
     "InferRequest",
     "Message",
     "ModelConfig",
     "ModelStatistics",
-    "Pictures",
     "Prediction",
     "Region",
     "ServedModel",

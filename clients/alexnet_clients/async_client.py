@@ -16,8 +16,8 @@ from alexnet_model.contract import Contract
 
 from .access import ClientTls, Headers
 from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, Core
-from .folders import pictures_in_folder
-from .items import PictureOrArray, Pictures, items_of
+from .folders import images_in_folder
+from .items import ImageOrArray, Images, items_of
 from .predictions import Prediction
 from .preparing import AsyncItemsInTurn, ItemsInTurn, Source
 from .retrying import Backoff
@@ -26,7 +26,7 @@ from .steps import Steps
 from .transports.transport import FloatArray, ModelStatistics, Transport
 
 T = TypeVar("T")
-AsyncPictures: TypeAlias = Pictures | AsyncIterable[PictureOrArray]
+AsyncImages: TypeAlias = Images | AsyncIterable[ImageOrArray]
 
 
 class AsyncClient:
@@ -34,9 +34,9 @@ class AsyncClient:
 
     >>> async with AsyncClient("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
     ...     async for prediction in client.classify_each(paths):
-    ...         print(prediction.picture, prediction.best.label)
+    ...         print(prediction.image, prediction.best.label)
 
-    Pictures are decoded in threads. An iterator that blocks would block the event loop: pass an asynchronous
+    Images are decoded in threads. An iterator that blocks would block the event loop: pass an asynchronous
     one. However many tasks ask, `most_in_flight` requests are open at a time.
     """
 
@@ -97,26 +97,26 @@ class AsyncClient:
 
     async def classify(
         self,
-        pictures: AsyncPictures,
+        images: AsyncImages,
         *,
         model: str = DEFAULT_MODEL,
         top: int = 5,
         in_flight: int | None = None,
     ) -> list[Prediction]:
         """As `Client.classify`; an asynchronous iterable will do too."""
-        each = self.classify_each(pictures, model=model, top=top, in_flight=in_flight)
+        each = self.classify_each(images, model=model, top=top, in_flight=in_flight)
         return [prediction async for prediction in each]
 
     def classify_each(
         self,
-        pictures: AsyncPictures,
+        images: AsyncImages,
         *,
         model: str = DEFAULT_MODEL,
         top: int = 5,
         in_flight: int | None = None,
     ) -> AsyncGenerator[Prediction]:
         """As `Client.classify_each`."""
-        stream = self._core.stream(self._source(pictures), model, top, in_flight)
+        stream = self._core.stream(self._source(images), model, top, in_flight)
 
         async def predictions() -> AsyncGenerator[Prediction]:
             try:
@@ -138,8 +138,8 @@ class AsyncClient:
         in_flight: int | None = None,
     ) -> AsyncGenerator[Prediction]:
         """As `Client.classify_folder`."""
-        pictures = pictures_in_folder(Path(folder), recursive=recursive)
-        return self.classify_each(pictures, model=model, top=top, in_flight=in_flight)
+        images = images_in_folder(Path(folder), recursive=recursive)
+        return self.classify_each(images, model=model, top=top, in_flight=in_flight)
 
     async def probabilities(self, images: npt.NDArray[Any], *, model: str = DEFAULT_MODEL) -> FloatArray:
         """As `Client.probabilities`."""
@@ -162,10 +162,10 @@ class AsyncClient:
             self._bell = Doorbell(loop)
         return await awaited(steps, self._bell)
 
-    def _source(self, pictures: AsyncPictures) -> Source:
-        if isinstance(pictures, AsyncIterable):
-            return AsyncItemsInTurn(aiter(pictures), _spawn)
-        return ItemsInTurn(iter(items_of(pictures, self.contract)))
+    def _source(self, images: AsyncImages) -> Source:
+        if isinstance(images, AsyncIterable):
+            return AsyncItemsInTurn(aiter(images), _spawn)
+        return ItemsInTurn(iter(items_of(images, self.contract)))
 
 
 class Doorbell:

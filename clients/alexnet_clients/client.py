@@ -1,4 +1,4 @@
-"""The blocking client: pictures in, classes out, and never a silently wrong answer."""
+"""The blocking client: images in, classes out, and never a silently wrong answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from alexnet_model.contract import Contract
 
 from .access import ClientTls, Headers
 from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, Core
-from .folders import pictures_in_folder
-from .items import Pictures, items_of
+from .folders import images_in_folder
+from .items import Images, items_of
 from .predictions import Prediction
 from .preparing import ItemsInTurn
 from .retrying import Backoff
@@ -24,11 +24,11 @@ from .transports.transport import FloatArray, ModelStatistics, Transport
 
 
 class Client:
-    """Ask a server for the classes of pictures.
+    """Ask a server for the classes of images.
 
     >>> with Client("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
     ...     for prediction in client.classify(["cat.jpg", "dog.jpg"]):
-    ...         print(prediction.picture, prediction.best.label)
+    ...         print(prediction.image, prediction.best.label)
 
     `with` connects at once; without it the first request does. A model's contract and labels are checked when
     it is first asked, and again whenever the connection was lost, before an answer is believed. Every request
@@ -108,7 +108,7 @@ class Client:
 
         Raises:
             ModelNotFound: the server has no such model.
-            ContractMismatch: the model expects other pictures, or is not one of this project's.
+            ContractMismatch: the model expects other images, or is not one of this project's.
             ClientError: no answer.
         """
         return blocking(self._core.model(name))
@@ -124,28 +124,28 @@ class Client:
 
     def classify(
         self,
-        pictures: Pictures,
+        images: Images,
         *,
         model: str = DEFAULT_MODEL,
         top: int = 5,
         in_flight: int | None = None,
     ) -> list[Prediction]:
-        """Classify one picture or many: paths, bytes, binary files, PIL images or prepared uint8 arrays.
+        """Classify one image or many: paths, bytes, binary files, PIL images or prepared uint8 arrays.
 
-        One prediction a picture, in order. A picture that cannot be read, or whose request fails once the
+        One prediction an image, in order. An image that cannot be read, or whose request fails once the
         model was found, has its error in its prediction and costs the others nothing. `in_flight` requests
-        are open at a time: two batches, or 32 pictures where the model decodes them itself.
+        are open at a time: two batches, or 32 images where the model decodes them itself.
 
         Raises:
             UsageError: `top` or `in_flight` is less than 1.
-            PictureError: an array has the wrong shape, layout or dtype, or an item can be no picture.
+            ImageError: an array has the wrong shape, layout or dtype, or an item can be no image.
             ClientError: the server or the model cannot be used at all.
         """
-        return list(self.classify_each(pictures, model=model, top=top, in_flight=in_flight))
+        return list(self.classify_each(images, model=model, top=top, in_flight=in_flight))
 
     def classify_each(
         self,
-        pictures: Pictures,
+        images: Images,
         *,
         model: str = DEFAULT_MODEL,
         top: int = 5,
@@ -153,9 +153,9 @@ class Client:
     ) -> Generator[Prediction]:
         """As `classify`, each prediction as it comes, in order; as little memory for a million as for one.
 
-        `pictures` may be an iterator without an end. Leaving the loop early leaves nothing running.
+        `images` may be an iterator without an end. Leaving the loop early leaves nothing running.
         """
-        items = items_of(pictures, self.contract)
+        items = items_of(images, self.contract)
         stream = self._core.stream(ItemsInTurn(iter(items)), model, top, in_flight)
 
         def predictions() -> Generator[Prediction]:
@@ -174,19 +174,19 @@ class Client:
         top: int = 5,
         in_flight: int | None = None,
     ) -> Generator[Prediction]:
-        """`classify_each` of the picture files in a folder, by their suffixes, sorted; with those below it.
+        """`classify_each` of the image files in a folder, by their suffixes, sorted; with those below it.
 
         Raises:
-            PictureSetError: there is no such folder.
+            DatasetError: there is no such folder.
         """
-        pictures = pictures_in_folder(Path(folder), recursive=recursive)
-        return self.classify_each(pictures, model=model, top=top, in_flight=in_flight)
+        images = images_in_folder(Path(folder), recursive=recursive)
+        return self.classify_each(images, model=model, top=top, in_flight=in_flight)
 
     def probabilities(self, images: npt.NDArray[Any], *, model: str = DEFAULT_MODEL) -> FloatArray:
-        """Class probabilities, float32 `(N, classes)`, of prepared pictures, uint8 `(N, 224, 224, 3)`.
+        """Class probabilities, float32 `(N, classes)`, of prepared images, uint8 `(N, 224, 224, 3)`.
 
         Raises:
-            PictureError: the array is not the contract's.
+            ImageError: the array is not the contract's.
             ClientError: the server, the model or a request failed.
         """
         name = self.contract.probabilities_name
@@ -199,11 +199,11 @@ class Client:
         model: str = DEFAULT_MODEL,
         outputs: tuple[str, ...] = ("probabilities", "logits"),
     ) -> dict[str, FloatArray]:
-        """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared pictures.
+        """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared images.
 
         Raises:
-            PictureError: the array is not the contract's.
-            UsageError: the model takes encoded pictures only.
+            ImageError: the array is not the contract's.
+            UsageError: the model takes encoded images only.
             ClientError: the server, the model or a request failed.
         """
         return blocking(self._core.infer(images, model, outputs))

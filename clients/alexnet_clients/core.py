@@ -45,7 +45,7 @@ T = TypeVar("T")
 DEFAULT_MODEL = "alexnet_fp32"
 # One request is computed while the next is prepared and sent; more would only wait in the server's queue.
 BATCHES_IN_FLIGHT = 2
-# Encoded pictures travel one a request, so that a broken one costs only itself: the server batches them.
+# Encoded images travel one a request, so that a broken one costs only itself: the server batches them.
 ENCODED_IN_FLIGHT = 32
 # What callers of their own threads or tasks may have open at once; the rest waits its turn here.
 CALLS_IN_FLIGHT = 64
@@ -86,7 +86,7 @@ class Core:
         self._shared: dict[tuple[str, int], Future[Any]] = {}
 
     def close(self) -> None:
-        """End what is in flight. Does not wait for a picture that is being read: that may take for ever."""
+        """End what is in flight. Does not wait for an image that is being read: that may take for ever."""
         self._closed = True
         self._retrier.close()
         self.transport.close()
@@ -133,7 +133,7 @@ class Core:
             raise UsageError(
                 f"model {model}",
                 got="prepared pixels",
-                expected="encoded pictures, which this model decodes itself",
+                expected="encoded images, which this model decodes itself",
                 next_step="Use classify, or a model that takes pixels.",
             )
         pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
@@ -142,7 +142,7 @@ class Core:
         with closing(asked):
             while (answered := (yield from asked.next())) is not None:
                 batch, future = answered
-                assert future is not None  # a slice of an array holds at least one picture
+                assert future is not None  # a slice of an array holds at least one image
                 assert batch.rows is not None
                 reply = future.result()
                 served = yield from self.still(served)
@@ -294,7 +294,7 @@ class Core:
 
 
 class PredictionStream:
-    """Predictions in the order of the pictures, some at a time. Nothing is asked before the first `next`."""
+    """Predictions in the order of the images, some at a time. Nothing is asked before the first `next`."""
 
     def __init__(self, core: Core, source: Source, *, model: str, top: int, in_flight: int | None) -> None:
         self._core = core

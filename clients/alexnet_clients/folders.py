@@ -1,29 +1,29 @@
-"""Pictures below a folder, found lazily and in a fixed order."""
+"""Images below a folder, found lazily and in a fixed order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_model.errors import PictureSetError
-from alexnet_model.pictures import SUFFIXES
+from alexnet_model.datasets import SUFFIXES
+from alexnet_model.errors import DatasetError
 
 
-def pictures_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
-    """Every picture file by its suffix, sorted within each folder; hidden ones are left out.
+def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
+    """Every image file by its suffix, sorted within each folder; hidden ones are left out.
 
     Only one folder's names are in memory at a time. A symbolic link to a folder is not followed.
 
     Raises:
-        PictureSetError: there is no such folder, or it cannot be read.
+        DatasetError: there is no such folder, or it cannot be read.
     """
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise PictureSetError(
+        raise DatasetError(
             str(folder),
             got=(error.strerror or str(error)).lower(),
-            expected="a folder of pictures",
+            expected="a folder of images",
             next_step="Check the path.",
         ) from error
     visible = [path for path in entries if not path.name.startswith(".")]
@@ -31,4 +31,4 @@ def pictures_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Pat
     if recursive:
         for path in visible:
             if path.is_dir() and not path.is_symlink():
-                yield from pictures_in_folder(path, recursive=True)
+                yield from images_in_folder(path, recursive=True)

@@ -36,7 +36,7 @@ class InFlight:
         return self._sent.popleft()
 
     def close(self) -> None:
-        """An error or an interrupt leaves no request running and no picture waiting."""
+        """An error or an interrupt leaves no request running and no image waiting."""
         self._batches.close()
         for _, future in self._sent:
             if future is not None:
@@ -45,7 +45,7 @@ class InFlight:
     def _fill(self) -> Steps[None]:
         while not self._exhausted and len(self._sent) < self._limit:
             if self._sent and _is_answered(self._sent[0]):
-                return  # hand it over before the next pictures are waited for
+                return  # hand it over before the next images are waited for
             batch = yield from self._batches.next()
             if batch is None:
                 self._exhausted = True

@@ -1,4 +1,4 @@
-"""What a caller gets back: one prediction a picture, in the caller's order, errors in their places."""
+"""What a caller gets back: one prediction an image, in the caller's order, errors in their places."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from alexnet_model.errors import AlexnetError, BadRequest, ClientError, PictureError
+from alexnet_model.errors import AlexnetError, BadRequest, ClientError, ImageError
 
 from .preparing import Batch
 from .replies import Classification, classifications_from_reply
 from .transports.transport import InferReply
 
-# How the server's decoder says what is wrong with a picture, inside what Triton adds.
-_PICTURE_ERROR = re.compile(r"PictureError: picture: (?P<text>.*)", re.DOTALL)
+# How the server's decoder says what is wrong with an image, inside what Triton adds.
+_IMAGE_ERROR = re.compile(r"ImageError: image: (?P<text>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the server says of one picture: `classes` best first, or `error` and no classes.
+    """What the server says of one image: `classes` best first, or `error` and no classes.
 
-    `latency_ms` is of the request that carried the picture, `request_bytes` the picture's share of it.
+    `latency_ms` is of the request that carried the image, `request_bytes` the image's share of it.
     """
 
-    picture: str
+    image: str
     classes: tuple[Classification, ...] = ()
     latency_ms: float | None = None
     request_bytes: int | None = None
@@ -35,7 +35,7 @@ class Prediction:
         """The most probable class.
 
         Raises:
-            AlexnetError: this picture's own error, where it has one.
+            AlexnetError: this image's own error, where it has one.
         """
         if self.error is not None:
             raise self.error
@@ -59,7 +59,7 @@ def predictions_from_batch(
         try:
             reply = future.result()
             rows = classifications_from_reply(
-                reply, output, pictures=len(names), top=top, labels=labels, subject=subject
+                reply, output, images=len(names), top=top, labels=labels, subject=subject
             )
         except ClientError as error:
             failure = error
@@ -67,20 +67,20 @@ def predictions_from_batch(
             share = -(-reply.request_bytes // len(names))  # rounded up
             answered = iter(
                 [
-                    Prediction(picture=name, classes=row, latency_ms=reply.latency_ms, request_bytes=share)
+                    Prediction(image=name, classes=row, latency_ms=reply.latency_ms, request_bytes=share)
                     for name, row in zip(names, rows, strict=True)
                 ]
             )
     for slot in batch.slots:
         error_here = slot.error or (failure and _own_error(failure, slot.name))
-        yield Prediction(picture=slot.name, error=error_here) if error_here else next(answered)
+        yield Prediction(image=slot.name, error=error_here) if error_here else next(answered)
 
 
 def _own_error(failure: ClientError, name: str) -> AlexnetError:
-    """What the server found wrong with this very picture reads as if it had been found here."""
-    found = _PICTURE_ERROR.search(failure.got) if isinstance(failure, BadRequest) else None
+    """What the server found wrong with this very image reads as if it had been found here."""
+    found = _IMAGE_ERROR.search(failure.got) if isinstance(failure, BadRequest) else None
     if found is None:
         return failure
-    error = PictureError(f"{name}: {found['text'].rstrip('.')}.")
+    error = ImageError(f"{name}: {found['text'].rstrip('.')}.")
     error.__cause__ = failure
     return error

@@ -1,7 +1,7 @@
 """From what a caller has (paths, bytes, files, images, arrays) to batches for the model, in order.
 
-Pictures are prepared in threads, a bounded number ahead of what is sent, so that a long list costs no more
-memory than a short one. A broken picture keeps its place with its error; a wrong array is the caller's bug.
+Images are prepared in threads, a bounded number ahead of what is sent, so that a long list costs no more
+memory than a short one. A broken image keeps its place with its error; a wrong array is the caller's bug.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_model.contract import Contract, Picture
-from alexnet_model.errors import ClientError, PictureError
+from alexnet_model.contract import Contract, ImageInput
+from alexnet_model.errors import ClientError, ImageError
 
-from .items import PictureOrArray, Slot, Taken, checked_item, name_of_item, slot_from_item, taken
+from .items import ImageOrArray, Slot, Taken, checked_item, name_of_item, slot_from_item, taken
 from .steps import Steps, done, result_of
 
 HANDFUL = 8
-LINGER_S = 0.1  # so long a batch waits for more pictures from a slow source
+LINGER_S = 0.1  # so long a batch waits for more images from a slow source
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ END = End.END
 class ItemsInTurn:
     """A caller's iterator, one item at a time."""
 
-    def __init__(self, items: Iterator[PictureOrArray]) -> None:
+    def __init__(self, items: Iterator[ImageOrArray]) -> None:
         self._items = items
 
-    def next(self) -> Steps[PictureOrArray | End]:
+    def next(self) -> Steps[ImageOrArray | End]:
         """The next item, END after the last; whatever the iterator raises."""
         yield from ()  # nothing to wait for
         return next(self._items, END)
@@ -61,16 +61,16 @@ class AsyncItemsInTurn:
 
     def __init__(
         self,
-        items: AsyncIterator[PictureOrArray],
-        spawn: Callable[[Coroutine[Any, Any, PictureOrArray | End]], Future[PictureOrArray | End]],
+        items: AsyncIterator[ImageOrArray],
+        spawn: Callable[[Coroutine[Any, Any, ImageOrArray | End]], Future[ImageOrArray | End]],
     ) -> None:
         self._items = items
         self._spawn = spawn
 
-    def next(self) -> Steps[PictureOrArray | End]:
+    def next(self) -> Steps[ImageOrArray | End]:
         return (yield from result_of(self._spawn(self._next())))
 
-    async def _next(self) -> PictureOrArray | End:
+    async def _next(self) -> ImageOrArray | End:
         return await anext(self._items, END)
 
 
@@ -83,7 +83,7 @@ class PreparedBatches:
     def __init__(
         self,
         source: Source,
-        row_from_picture: Callable[[Picture], npt.NDArray[Any]],
+        row_from_image: Callable[[ImageInput], npt.NDArray[Any]],
         *,
         contract: Contract,
         size: int,
@@ -92,12 +92,12 @@ class PreparedBatches:
         threads: int,
     ) -> None:
         self._source = source
-        self._row_from_picture = row_from_picture
+        self._row_from_image = row_from_image
         self._contract = contract
         self._size = size
         self._takes_arrays = takes_arrays
         self._pool = pool
-        # Handing one picture to a thread costs half as much as preparing a small one: they go by the handful.
+        # Handing one image to a thread costs half as much as preparing a small one: they go by the handful.
         self._handful = min(HANDFUL, size)
         # A whole batch is prepared while the one before it is computed.
         self._ahead = -(-size // self._handful) + threads
@@ -110,12 +110,12 @@ class PreparedBatches:
         """The next batch, None after the last.
 
         Raises:
-            PictureError: an array is not the contract's, or an item is nothing that can be a picture.
+            ImageError: an array is not the contract's, or an item is nothing that can be an image.
         """
         slots: list[Slot] = []
         rows: list[npt.NDArray[Any]] = []
         until_s = time.monotonic() + LINGER_S
-        # Pictures that cannot be read take no room on the wire, but must not pile up here either.
+        # Images that cannot be read take no room on the wire, but must not pile up here either.
         while len(rows) < self._size and len(slots) < 8 * self._size:
             if slots and time.monotonic() > until_s:
                 break
@@ -156,14 +156,14 @@ class PreparedBatches:
             if handful:
                 self._waiting.append(self._prepared(handful))
 
-    def _named(self, item: PictureOrArray) -> tuple[str, Taken]:
+    def _named(self, item: ImageOrArray) -> tuple[str, Taken]:
         name = name_of_item(item, self._count)
         self._count += 1
         if isinstance(item, np.ndarray) and not self._takes_arrays:
-            raise PictureError(
+            raise ImageError(
                 name,
                 got="an array of prepared pixels",
-                expected="an encoded picture: this model decodes on the server",
+                expected="an encoded image: this model decodes on the server",
                 next_step="Ask a model that takes pixels, such as alexnet_fp32.",
             )
         return name, taken(item)
@@ -171,16 +171,16 @@ class PreparedBatches:
     def _prepared(self, handful: list[tuple[str, Taken]]) -> Future[list[Slot]]:
         if not all(isinstance(item, np.ndarray) for _, item in handful):
             try:
-                return self._pool.submit(_slots_from_items, handful, self._row_from_picture)
+                return self._pool.submit(_slots_from_items, handful, self._row_from_image)
             except RuntimeError as error:  # "cannot schedule new futures after shutdown"
                 raise _closed() from error
         slots: Future[list[Slot]] = Future()  # nothing to prepare
-        slots.set_result(_slots_from_items(handful, self._row_from_picture))
+        slots.set_result(_slots_from_items(handful, self._row_from_image))
         return slots
 
 
 class SlicedBatches:
-    """An array of prepared pictures, cut into batches without a copy."""
+    """An array of prepared images, cut into batches without a copy."""
 
     def __init__(self, images: npt.NDArray[Any], *, size: int) -> None:
         self._slices = iter([images[start : start + size] for start in range(0, len(images), size)])
@@ -199,15 +199,15 @@ Batches: TypeAlias = PreparedBatches | SlicedBatches
 
 
 def _slots_from_items(
-    handful: list[tuple[str, Taken]], row_from_picture: Callable[[Picture], npt.NDArray[Any]]
+    handful: list[tuple[str, Taken]], row_from_image: Callable[[ImageInput], npt.NDArray[Any]]
 ) -> list[Slot]:
-    return [slot_from_item(name, item, row_from_picture) for name, item in handful]
+    return [slot_from_item(name, item, row_from_image) for name, item in handful]
 
 
 def _closed() -> ClientError:
     return ClientError(
         "client",
-        got="its closing while pictures were prepared",
+        got="its closing while images were prepared",
         expected="it open until they are answered",
         next_step="Close it after the last prediction.",
     )

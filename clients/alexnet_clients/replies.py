@@ -58,14 +58,14 @@ def probabilities_from_reply(
 
 
 def classifications_from_reply(
-    reply: InferReply, name: str, *, pictures: int, top: int, labels: tuple[str, ...], subject: str
+    reply: InferReply, name: str, *, images: int, top: int, labels: tuple[str, ...], subject: str
 ) -> list[tuple[Classification, ...]]:
-    """The best `top` classes of each picture, as Triton's classification extension writes them.
+    """The best `top` classes of each image, as Triton's classification extension writes them.
 
     Raises:
         BadResponse: they are missing, too few or many, unordered, or not probabilities of known classes.
     """
-    rows = _output(reply, name, (pictures, min(top, len(labels))), subject)
+    rows = _output(reply, name, (images, min(top, len(labels))), subject)
     return [_classifications_from_row(row, labels, f"{subject}: {name}") for row in rows]
 
 

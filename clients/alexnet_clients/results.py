@@ -1,7 +1,7 @@
-"""Predictions as lines: one JSON object, or one row of CSV, a picture; and a file of them to go on with.
+"""Predictions as lines: one JSON object, or one row of CSV, an image; and a file of them to go on with.
 
 A line is written by one system call, so that a file holds whole lines whenever it is looked at. Should a
-machine have died in the middle of one, going on cuts it off. A picture's name need not be UTF-8: JSON holds
+machine have died in the middle of one, going on cuts it off. An image's name need not be UTF-8: JSON holds
 such a byte as an escape, CSV as it is.
 """
 
@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-from alexnet_model.errors import PictureError, UsageError
+from alexnet_model.errors import ImageError, UsageError
 
 from .predictions import Prediction
 
 Format = Literal["json", "csv"]
-_COLUMNS = ("picture", "model", "latency_ms", "request_bytes", "error_type", "error")
+_COLUMNS = ("image", "model", "latency_ms", "request_bytes", "error_type", "error")
 _OF_A_CLASS = ("label", "index", "probability")
-# An error that the picture would have again; any other was the server's, the network's or the disk's.
-_FINAL_ERRORS = ("", PictureError.__name__)
+# An error that the image would have again; any other was the server's, the network's or the disk's.
+_FINAL_ERRORS = ("", ImageError.__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LineFormat:
 def row_from_prediction(prediction: Prediction, model: str) -> dict[str, Any]:
     """A prediction as plain values."""
     return {
-        "picture": prediction.picture,
+        "image": prediction.image,
         "model": model,
         "classes": [
             {"label": found.label, "index": found.index, "probability": found.probability}
@@ -74,7 +74,7 @@ def row_from_prediction(prediction: Prediction, model: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Row:
-    picture: str
+    image: str
     model: str
     error_type: str
     line: bytes
@@ -96,7 +96,7 @@ class ResultFile:
     lines: LineFormat
     model: str
     resume: bool = False
-    done: Counter[str] = field(default_factory=Counter, init=False)  # pictures that need not be asked again
+    done: Counter[str] = field(default_factory=Counter, init=False)  # images that need not be asked again
     failed: int = field(default=0, init=False)  # those of them that have an error
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class ResultFile:
         self._mode = stat.S_IMODE(status.st_mode)
         kept_bytes = len(self.lines.header)
         for row in self._kept_rows():
-            self.done[row.picture] += 1
+            self.done[row.image] += 1
             self.failed += bool(row.error_type)
             kept_bytes += len(row.line)
         self._is_as_kept = kept_bytes == status.st_size
@@ -171,7 +171,7 @@ class ResultFile:
             part.unlink(missing_ok=True)
 
     def _kept_rows(self) -> Iterator[_Row]:
-        """Whole lines, of pictures that need not be asked again; one in memory at a time."""
+        """Whole lines, of images that need not be asked again; one in memory at a time."""
         with self.path.open("rb") as file:
             lines = _csv_records(file) if self.lines.kind == "csv" else _whole_lines(file)
             if self.lines.header and (header := next(lines, None)) not in (None, self.lines.header):
@@ -192,27 +192,27 @@ class ResultFile:
                 row: dict[str, Any] = dict(zip(_COLUMNS, values, strict=False))
             else:
                 row = json.loads(line)
-            found = _Row(row["picture"], row["model"], row["error_type"] or "", line)
-            if not all(isinstance(word, str) for word in (found.picture, found.model, found.error_type)):
+            found = _Row(row["image"], row["model"], row["error_type"] or "", line)
+            if not all(isinstance(word, str) for word in (found.image, found.model, found.error_type)):
                 raise TypeError("a name that is no word")
             classes = None if self.lines.kind == "csv" or found.error_type else len(row["classes"])
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise self._otherwise(f"lines that are no {self.lines.kind.upper()} of predictions") from error
         if classes not in (None, self.lines.top):
-            raise self._otherwise(f"{classes} classes a picture")
+            raise self._otherwise(f"{classes} classes an image")
         return found
 
     def _otherwise(self, got: str) -> UsageError:
         return UsageError(
             str(self.path),
             got=got,
-            expected=f"{self.lines.kind.upper()} of {self.model} with {self.lines.top} classes a picture",
+            expected=f"{self.lines.kind.upper()} of {self.model} with {self.lines.top} classes an image",
             next_step="Go on with the options it was begun with, or name another file.",
         )
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Only a line feed ends one: text knows other ends of lines, which a picture's name may hold."""
+    """Only a line feed ends one: text knows other ends of lines, which an image's name may hold."""
     return (line for line in file if line.endswith(b"\n"))
 
 

@@ -56,7 +56,7 @@ class Retrier:
     """Runs attempts until one succeeds, fails for good, or the deadline passes.
 
     Once nobody could be reached for a whole deadline, the next requests try once, until somebody answers: ten
-    thousand pictures do not wait ten thousand deadlines for a server that is gone. Only `patient` ones wait.
+    thousand images do not wait ten thousand deadlines for a server that is gone. Only `patient` ones wait.
     """
 
     def __init__(self, backoff: Backoff, *, clock: Callable[[], float] = time.monotonic) -> None:

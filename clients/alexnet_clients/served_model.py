@@ -19,7 +19,7 @@ class ServedModel:
     computes_in: str  # what its Conv and Gemm layers really run in
     max_batch: int
     labels: tuple[str, ...]  # of the classes, in the order of the outputs
-    decodes: bool  # takes encoded pictures; the others take prepared pixels
+    decodes: bool  # takes encoded images; the others take prepared pixels
 
     @property
     def classes(self) -> int:
@@ -30,7 +30,7 @@ def served_model_from_config(config: ModelConfig, contract: Contract, *, subject
     """Accept a model that expects what this contract prepares.
 
     Raises:
-        ContractMismatch: it expects other pictures, or is not one of this project's models.
+        ContractMismatch: it expects other images, or is not one of this project's models.
     """
     digest = config.parameters.get("contract_digest")
     if digest is None:
@@ -48,13 +48,13 @@ def served_model_from_config(config: ModelConfig, contract: Contract, *, subject
             next_step="Give the client the contract that the model was exported with, or export again.",
         )
     labels = _labels(config.parameters.get("labels", ""))
-    pixels = TensorSpec(datatype="UINT8", shape=contract.picture_shape)
+    pixels = TensorSpec(datatype="UINT8", shape=contract.image_shape)
     encoded = TensorSpec(datatype="BYTES", shape=(1,))
     answers = TensorSpec(datatype="FP32", shape=(len(labels),))
     decodes = config.inputs == {ENCODED_INPUT_NAME: encoded}
     takes = decodes or config.inputs == {contract.input_name: pixels}
     if config.max_batch < 1 or not labels or not takes:
-        raise _not_ours(config, subject, "batches of pictures in, and labels")
+        raise _not_ours(config, subject, "batches of images in, and labels")
     if config.outputs.get(contract.probabilities_name) != answers:
         raise _not_ours(config, subject, f"{contract.probabilities_name} of {len(labels)} labelled classes")
     return ServedModel(

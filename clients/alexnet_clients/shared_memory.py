@@ -1,6 +1,6 @@
-"""Pictures in memory that a server on the same machine reads: no copy travels.
+"""Images in memory that a server on the same machine reads: no copy travels.
 
-    with SharedPictures(client, capacity=32) as shared:
+    with SharedImages(client, capacity=32) as shared:
         shared.images[:2] = prepared  # uint8 (2, 224, 224, 3)
         probabilities = shared.probabilities(2)
 
@@ -31,13 +31,13 @@ from .core import DEFAULT_MODEL
 from .steps import blocking
 from .transports.transport import FloatArray, Region
 
-_PREFIX = "alexnet_pictures_"
+_PREFIX = "alexnet_images_"
 _OURS = re.compile(rf"{_PREFIX}(?P<pid>\d+)_[0-9a-f]+")
 _SHM = Path("/dev/shm")  # noqa: S108 (where Linux keeps POSIX shared memory)
 
 
-class SharedPictures:
-    """Room for `capacity` pictures, in a `with`; gone from this machine and the server after it.
+class SharedImages:
+    """Room for `capacity` images, in a `with`; gone from this machine and the server after it.
 
     Python's resource tracker, a process of its own, removes the memory even where this process is killed.
     What the server still knows of it then, and what outlives the tracker, is removed by the next to enter.
@@ -48,7 +48,7 @@ class SharedPictures:
         UsageError: the capacity is less than 1, or the server is on another machine.
         """
         if capacity < 1:
-            raise UsageError("capacity", got=f"{capacity}", expected="at least 1 picture")
+            raise UsageError("capacity", got=f"{capacity}", expected="at least 1 image")
         if not client.url.is_loopback:
             raise UsageError(
                 f"shared memory with {client.url}", got="another machine", expected="a server on this one"
@@ -69,7 +69,7 @@ class SharedPictures:
         remove_orphans(self._client)
         contract = self._client.contract
         name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
-        size_bytes = self._capacity * contract.picture_bytes
+        size_bytes = self._capacity * contract.image_bytes
         self.region = Region(name=name, key=f"/{name}", size_bytes=size_bytes)
         self._file: int | None = None
         try:
@@ -79,7 +79,7 @@ class SharedPictures:
         try:
             self._reserve()
             self.images: Uint8Array = np.ndarray(
-                (self._capacity, *contract.picture_shape), np.uint8, self._memory.buf
+                (self._capacity, *contract.image_shape), np.uint8, self._memory.buf
             )
             self._register()
         except BaseException:
@@ -96,7 +96,7 @@ class SharedPictures:
             self._release()
 
     def probabilities(self, count: int, *, model: str = DEFAULT_MODEL) -> FloatArray:
-        """Class probabilities, float32 `(count, classes)`, of the first pictures in `images`.
+        """Class probabilities, float32 `(count, classes)`, of the first images in `images`.
 
         Raises:
             UsageError: there are not so many.
@@ -112,14 +112,14 @@ class SharedPictures:
         model: str = DEFAULT_MODEL,
         outputs: tuple[str, ...] = ("probabilities", "logits"),
     ) -> dict[str, FloatArray]:
-        """The model's raw outputs for the first pictures in `images`, at most a batch.
+        """The model's raw outputs for the first images in `images`, at most a batch.
 
         Raises:
             UsageError: there are not so many.
             ClientError: the server, the model or the request failed.
         """
         if not 1 <= count <= self._capacity:
-            raise UsageError("count", got=f"{count}", expected=f"1 to {self._capacity} pictures")
+            raise UsageError("count", got=f"{count}", expected=f"1 to {self._capacity} images")
         try:
             return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
         except BadRequest:
@@ -155,7 +155,7 @@ class SharedPictures:
 
     def _no_room(self, cause: OSError) -> UsageError:
         return UsageError(
-            f"capacity of {self._capacity} pictures",
+            f"capacity of {self._capacity} images",
             got=f"{cause.strerror} for {self.region.size_bytes / 2**20:.0f} MiB in {_SHM}",
             expected="room for them",
             next_step="Use a smaller capacity, or give it more room (docker run --shm-size).",

@@ -1,4 +1,4 @@
-"""What a person writes to name pictures on a command line: files, folders, patterns, `-`, web addresses."""
+"""What a person writes to name images on a command line: files, folders, patterns, `-`, web addresses."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import PictureSetError, UsageError
+from alexnet_model.errors import DatasetError, UsageError
 
-from .folders import pictures_in_folder
+from .folders import images_in_folder
 
 STDIN = "-"
 _WEB = ("http://", "https://")
@@ -27,8 +27,8 @@ _CHUNK_BYTES = 1 << 16
 _LOOK_UP_S = 0.05
 
 
-class WebPicture:
-    """A picture on the web: a file that is fetched when it is read, so in the threads that prepare pictures.
+class WebImage:
+    """An image on the web: a file that is fetched when it is read, so in the threads that prepare images.
 
     `read` raises OSError, as files do: no such host, an error's status, or more than `timeout_s` in all. Once
     `given_up` is set nobody waits any more.
@@ -85,7 +85,7 @@ class WebPicture:
         return b"".join(chunks)
 
     def _too_slow(self) -> TimeoutError:
-        return TimeoutError(f"no whole picture in {self._timeout_s:g} s")
+        return TimeoutError(f"no whole image in {self._timeout_s:g} s")
 
     def _in_words(self, error: Exception) -> OSError:
         """The reason on one line."""
@@ -106,8 +106,8 @@ class WebPicture:
         return OSError(str(reason))
 
 
-class StdinPicture:
-    """The one picture that stands on standard input.
+class StdinImage:
+    """The one image that stands on standard input.
 
     `load` it in the main thread: an interrupt does not end the reading of any other.
     """
@@ -119,7 +119,7 @@ class StdinPicture:
         self._content = io.BytesIO()
 
     def load(self) -> None:
-        """Read it to its end, or to just past what a picture may take."""
+        """Read it to its end, or to just past what an image may take."""
         self._content = io.BytesIO(self._stdin.read(MAX_ENCODED_BYTES + 1))
 
     def read(self, size: int) -> bytes:
@@ -127,7 +127,7 @@ class StdinPicture:
         return self._content.read(size)
 
 
-Source: TypeAlias = Path | WebPicture | StdinPicture
+Source: TypeAlias = Path | WebImage | StdinImage
 
 
 def name_of_source(source: Source) -> str:
@@ -143,26 +143,26 @@ def sources_from_words(
     timeout_s: float,
     given_up: threading.Event | None = None,
 ) -> Iterator[Source]:
-    """Every picture that is meant, in order, found as it is wanted.
+    """Every image that is meant, in order, found as it is wanted.
 
-    A folder means the pictures in it, a pattern what it matches (`**` goes deeper). A file that is not there
+    A folder means the images in it, a pattern what it matches (`**` goes deeper). A file that is not there
     is given all the same: it gets its error in its place. `given_up` ends what is being fetched.
 
     Raises:
-        PictureSetError: a folder without a picture, or a pattern that matches nothing.
+        DatasetError: a folder without an image, or a pattern that matches nothing.
         UsageError: `-` twice, or where standard input is closed.
     """
     stdin_is_read = False
     for word in words:
         if word == STDIN:
             if stdin_is_read:
-                raise UsageError("pictures", got="'-' twice", expected="one picture on standard input")
+                raise UsageError("images", got="'-' twice", expected="one image on standard input")
             if stdin is None:
-                raise UsageError("standard input", got="a closed one", expected="one picture on it")
+                raise UsageError("standard input", got="a closed one", expected="one image on it")
             stdin_is_read = True
-            yield StdinPicture(stdin)
+            yield StdinImage(stdin)
         elif word.lower().startswith(_WEB):
-            yield WebPicture(word, timeout_s=timeout_s, given_up=given_up)
+            yield WebImage(word, timeout_s=timeout_s, given_up=given_up)
         else:
             yield from _from_disk(word, recursive=recursive)
 
@@ -171,9 +171,9 @@ def _from_disk(word: str, *, recursive: bool) -> Iterator[Path]:
     path = Path(word)
     if path.is_dir():
         yield from _at_least_one(
-            pictures_in_folder(path, recursive=recursive),
+            images_in_folder(path, recursive=recursive),
             word,
-            "a folder of pictures",
+            "a folder of images",
             "Check the path." if recursive else "Look in its folders too: --recursive.",
         )
     elif glob.has_magic(word) and not path.exists():
@@ -191,6 +191,6 @@ def _from_disk(word: str, *, recursive: bool) -> Iterator[Path]:
 def _at_least_one(paths: Iterator[Path], word: str, expected: str, next_step: str) -> Iterator[Path]:
     first = next(paths, None)
     if first is None:
-        raise PictureSetError(word, got="no picture", expected=expected, next_step=next_step)
+        raise DatasetError(word, got="no image", expected=expected, next_step=next_step)
     yield first
     yield from paths

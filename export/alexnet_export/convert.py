@@ -39,8 +39,8 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
         ExportError: PyTorch cannot export the network.
     """
     classifier = Classifier(checkpoint.network(), checkpoint.contract).eval()
-    # Two pictures: an example batch of one would be taken for a constant.
-    example = torch.zeros(2, *checkpoint.contract.picture_shape, dtype=torch.uint8)
+    # Two images: an example batch of one would be taken for a constant.
+    example = torch.zeros(2, *checkpoint.contract.image_shape, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=max(2, max_batch))
     with _quiet():
         try:
@@ -90,7 +90,7 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
     """Write INT8 weights and Q/DQ pairs on the inputs of Conv and Gemm, with scales from `images`.
 
     Symmetric, per-channel weights, float biases, nothing quantised on outputs: the placement that TensorRT's
-    parser accepts. `images`: the calibration pictures, `(N, 224, 224, 3)` uint8.
+    parser accepts. `images`: the calibration images, `(N, 224, 224, 3)` uint8.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -100,7 +100,7 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
         quantize_static(
             source,
             quantised,
-            _Pictures(images),
+            _Images(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             weight_type=QuantType.QInt8,
@@ -125,7 +125,7 @@ def operator_counts(path: Path) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
 
 
-class _Pictures(CalibrationDataReader):  # type: ignore[misc]
+class _Images(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: Uint8Array) -> None:
         starts = range(0, len(images), CALIBRATION_BATCH)
         self._batches = iter([images[start : start + CALIBRATION_BATCH] for start in starts])

@@ -1,4 +1,4 @@
-"""The pictures an export reads: calibration chooses INT8 scales, evaluation judges, and they never mix."""
+"""The images an export reads: calibration chooses INT8 scales, evaluation judges, and they never mix."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import numpy.typing as npt
 
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import CalibrationError, PictureSetError
-from alexnet_model.manifest import CalibrationLedger
-from alexnet_model.pictures import (
-    PictureSet,
-    PreparedPictures,
+from alexnet_model.datasets import (
+    ImageDataset,
+    PreparedImages,
     digests_of_images,
     prepared_from_set,
     splits_from,
 )
+from alexnet_model.errors import CalibrationError, DatasetError
+from alexnet_model.manifest import CalibrationLedger
 from alexnet_model.progress import Progress
 
 from .convert import CALIBRATION_METHOD
 
-CALIBRATION_PICTURES = 128
-MINIMUM_CALIBRATION_PICTURES = 32
-EVALUATION_PICTURES = 1000
-SYNTHETIC_PICTURES = 256
+CALIBRATION_IMAGES = 128
+MINIMUM_CALIBRATION_IMAGES = 32
+EVALUATION_IMAGES = 1000
+SYNTHETIC_IMAGES = 256
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out pictures as the model sees them; synthetic ones have no labels."""
+    """Held-out images as the model sees them; synthetic ones have no labels."""
 
     source: str
     part: str
@@ -62,33 +62,33 @@ def evaluation_from(
     *,
     labels_needed: bool = True,
 ) -> Evaluation:
-    """The held-out part of a set, at most 1,000 pictures evenly over its classes; synthetic without a set.
+    """The held-out part of a set, at most 1,000 images evenly over its classes; synthetic without a set.
 
     Where labels are not needed, a set of other classes than the model's, or of none, still tells whether two
     runners agree; it has no labels then.
 
     Raises:
-        PictureSetError: the set cannot be read, or labels are needed and its classes are not the model's.
+        DatasetError: the set cannot be read, or labels are needed and its classes are not the model's.
     """
     if source is None:
         return synthetic_evaluation(contract)
-    pictures = splits_from(source).test
+    images = splits_from(source).test
     label_of = None
-    if labels_needed or _knows(pictures, class_names):
-        label_of = _labels_of(pictures, class_names)
-    prepared = prepared_from_set(pictures.sample(EVALUATION_PICTURES), contract, progress=progress)
+    if labels_needed or _knows(images, class_names):
+        label_of = _labels_of(images, class_names)
+    prepared = prepared_from_set(images.sample(EVALUATION_IMAGES), contract, progress=progress)
     return Evaluation(
         source=source,
-        part=pictures.part,
+        part=images.part,
         images=prepared.images,
         labels=None if label_of is None else label_of[prepared.labels],
         names=prepared.names,
-        unreadable=tuple(picture.name for picture in prepared.unreadable),
+        unreadable=tuple(image.name for image in prepared.unreadable),
     )
 
 
-def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_PICTURES) -> Evaluation:
-    """Random pictures from coarse blobs to fine noise, always the same: for parity, not for accuracy."""
+def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_IMAGES) -> Evaluation:
+    """Random images from coarse blobs to fine noise, always the same: for parity, not for accuracy."""
     generator = np.random.default_rng(0)
     size = contract.size
     images = np.empty((count, size, size, 3), np.uint8)
@@ -103,46 +103,46 @@ def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_PICTURES) ->
 
 def calibration_from(
     source: str, evaluation: Evaluation, contract: Contract, progress: Progress
-) -> tuple[PreparedPictures, CalibrationLedger]:
-    """At most 128 pictures of a set's training part, evenly over its classes, and their ledger.
+) -> tuple[PreparedImages, CalibrationLedger]:
+    """At most 128 images of a set's training part, evenly over its classes, and their ledger.
 
-    A picture that chose the scales cannot also judge them, under whatever name it is in both sets.
+    An image that chose the scales cannot also judge them, under whatever name it is in both sets.
 
     Raises:
-        PictureSetError: the set cannot be read.
-        CalibrationError: it has too few readable pictures, or one that is evaluated too.
+        DatasetError: the set cannot be read.
+        CalibrationError: it has too few readable images, or one that is evaluated too.
     """
-    pictures = splits_from(source).train
-    prepared = prepared_from_set(pictures.sample(CALIBRATION_PICTURES), contract, progress=progress)
-    if len(prepared.images) < MINIMUM_CALIBRATION_PICTURES:
+    images = splits_from(source).train
+    prepared = prepared_from_set(images.sample(CALIBRATION_IMAGES), contract, progress=progress)
+    if len(prepared.images) < MINIMUM_CALIBRATION_IMAGES:
         raise CalibrationError(
             f"calibration set {source}",
-            got=f"{len(prepared.images)} readable pictures in its training part",
-            expected=f"at least {MINIMUM_CALIBRATION_PICTURES}, {CALIBRATION_PICTURES} are better",
-            next_step="Add pictures like those that will be classified.",
+            got=f"{len(prepared.images)} readable images in its training part",
+            expected=f"at least {MINIMUM_CALIBRATION_IMAGES}, {CALIBRATION_IMAGES} are better",
+            next_step="Add images like those that will be classified.",
         )
-    shared = _shared_pictures(prepared, evaluation)
+    shared = _shared_images(prepared, evaluation)
     if shared:
         raise CalibrationError(
             "calibration and evaluation",
-            got=f"{len(shared)} shared pictures, such as {shared[0][0]} and {shared[0][1]}",
+            got=f"{len(shared)} shared images, such as {shared[0][0]} and {shared[0][1]}",
             expected="none",
             next_step="Remove them from one of the two.",
         )
     return prepared, CalibrationLedger(
         source=source,
-        part=pictures.part,
-        pictures=len(prepared.images),
-        pictures_sha256=sha256_of_digests(prepared.digests),
+        part=images.part,
+        images=len(prepared.images),
+        images_sha256=sha256_of_digests(prepared.digests),
         classes_covered=len(set(prepared.labels.tolist())),
         overlap_with_evaluation=len(shared),
         method=CALIBRATION_METHOD,
-        unreadable=tuple(picture.name for picture in prepared.unreadable),
+        unreadable=tuple(image.name for image in prepared.unreadable),
     )
 
 
-def _shared_pictures(calibration: PreparedPictures, evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Both names of every picture that is in both."""
+def _shared_images(calibration: PreparedImages, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Both names of every image that is in both."""
     evaluated = dict(zip(evaluation.digests, evaluation.names, strict=True))
     return [
         (name, evaluated[digest])
@@ -152,12 +152,12 @@ def _shared_pictures(calibration: PreparedPictures, evaluation: Evaluation) -> l
 
 
 def sha256_of_digests(digests: Sequence[str]) -> str:
-    """Hex SHA-256 of the sorted digests: the same for the same pictures in any order."""
+    """Hex SHA-256 of the sorted digests: the same for the same images in any order."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
-def _knows(pictures: PictureSet, class_names: tuple[str, ...]) -> bool:
-    names = pictures.class_names
+def _knows(images: ImageDataset, class_names: tuple[str, ...]) -> bool:
+    names = images.class_names
     return _are_imagenets_folders(names, class_names) or set(names) <= set(class_names)
 
 
@@ -165,16 +165,16 @@ def _are_imagenets_folders(names: tuple[str, ...], class_names: tuple[str, ...])
     return len(names) == len(class_names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
-def _labels_of(pictures: PictureSet, class_names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _labels_of(images: ImageDataset, class_names: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """For each class of the set, the model's output: by name, or ImageNet's folders in their order."""
-    names = pictures.class_names
+    names = images.class_names
     if _are_imagenets_folders(names, class_names):
         return np.arange(len(names))  # torchvision's outputs are the WordNet ids in sorted order
     outputs = {name: index for index, name in enumerate(class_names)}
     unknown = [name for name in names if name not in outputs]
     if unknown:
-        raise PictureSetError(
-            f"{pictures.source}: class {unknown[0]!r}",
+        raise DatasetError(
+            f"{images.source}: class {unknown[0]!r}",
             got=f"{len(unknown)} of {len(names)} classes that the model does not know",
             expected=f"names among the model's {len(class_names)}, such as {class_names[0]!r}",
             next_step="Rename the folders, or evaluate on the data the model was trained for.",

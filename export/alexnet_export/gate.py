@@ -35,7 +35,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's answers to the evaluation pictures. `labels` is None where nobody knows the classes."""
+    """PyTorch's answers to the evaluation images. `labels` is None where nobody knows the classes."""
 
     images: Uint8Array  # (N, 224, 224, 3)
     labels: npt.NDArray[np.int64] | None  # (N,)
@@ -73,7 +73,7 @@ def _first_failure(report: RunnerReport, tolerances: Tolerances) -> str:
             return f"batch {row.batch}: an output is not finite"
         if row.against_alone_db < tolerances.slot_db or not row.same_top1:
             return (
-                f"batch {row.batch}, slot {row.worst_slot}: a picture's answer depends on its batch "
+                f"batch {row.batch}, slot {row.worst_slot}: an image's answer depends on its batch "
                 f"({row.against_alone_db:.1f} dB to the answer alone, at least {tolerances.slot_db:g} needed)"
             )
         if row.probabilities_off > tolerances.probabilities_off:
@@ -87,9 +87,7 @@ def _first_failure(report: RunnerReport, tolerances: Tolerances) -> str:
             f"at least {tolerances.signal_to_noise_db:g} needed"
         )
     if report.agreement < tolerances.agreement:
-        return (
-            f"top-1 agrees on {report.agreement:.1%} of pictures, at least {tolerances.agreement:.1%} needed"
-        )
+        return f"top-1 agrees on {report.agreement:.1%} of images, at least {tolerances.agreement:.1%} needed"
     if report.top1_drop is not None and report.top1_drop > tolerances.top1_drop:
         return (
             f"top-1 falls by {100 * report.top1_drop:.2f} points, "

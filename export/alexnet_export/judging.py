@@ -1,4 +1,4 @@
-"""Everything a runner is judged by: pictures, PyTorch's answers, and what may be lost."""
+"""Everything a runner is judged by: images, PyTorch's answers, and what may be lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .runners import FloatArray, Outputs, Runner
 
 @dataclass(frozen=True)
 class Judging:
-    """`probes` are for the parity matrix: as many different pictures as the largest batch."""
+    """`probes` are for the parity matrix: as many different images as the largest batch."""
 
     reference: Reference
     probes: Uint8Array  # (P, 224, 224, 3)
@@ -38,7 +38,7 @@ class Judging:
         tolerances: Tolerances,
         judged_on: str,
     ) -> Self:
-        """Probes are real pictures first, then synthetic ones as far as those are too few."""
+        """Probes are real images first, then synthetic ones as far as those are too few."""
         missing = max(0, max_batch - len(reference.images))
         return cls(
             reference,
@@ -80,7 +80,7 @@ class Judging:
         )
 
     def _requests(self, largest: int) -> int:
-        """How many a report takes: each probe alone, the parity matrix, and the evaluation pictures."""
+        """How many a report takes: each probe alone, the parity matrix, and the evaluation images."""
         evaluation = math.ceil(len(self.reference.images) / min(EVALUATION_BATCH, largest))
         return largest + ARRANGEMENTS * len(parity_batches(largest)) + evaluation
 

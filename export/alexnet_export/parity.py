@@ -1,8 +1,8 @@
-"""The parity matrix: does a runner answer the same picture the same way, whatever shares its batch?
+"""The parity matrix: does a runner answer the same image the same way, whatever shares its batch?
 
-For each batch size the probes are sent in four arrangements: one picture in every slot, then different
-pictures forwards, backwards and shifted by one, so that every slot sees several pictures and every picture
-several slots and neighbours. Each answer is held against the runner's own answer to that picture alone, and
+For each batch size the probes are sent in four arrangements: one image in every slot, then different
+images forwards, backwards and shifted by one, so that every slot sees several images and every image
+several slots and neighbours. Each answer is held against the runner's own answer to that image alone, and
 against PyTorch's.
 """
 
@@ -17,7 +17,7 @@ from alexnet_model.manifest import BatchParity
 from .runners import FloatArray, Runner, infer_in_batches
 from .statistics import signal_to_noise_db, softmax
 
-ARRANGEMENTS = 4  # of pictures, at each batch size
+ARRANGEMENTS = 4  # of images, at each batch size
 
 
 def parity_batches(max_batch: int) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ def parity_matrix(
 ) -> tuple[BatchParity, ...]:
     """One row a batch size.
 
-    `probes`: different pictures, `(P, 224, 224, 3)` uint8, P at least the largest batch; `reference`:
+    `probes`: different images, `(P, 224, 224, 3)` uint8, P at least the largest batch; `reference`:
     PyTorch's logits for them, `(P, classes)`.
     """
     alone = infer_in_batches(runner, probes, 1).logits  # (P, classes)

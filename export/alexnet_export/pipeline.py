@@ -32,7 +32,7 @@ from alexnet_model.progress import Progress, silent
 
 from .convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
 from .datasets import (
-    SYNTHETIC_PICTURES,
+    SYNTHETIC_IMAGES,
     Evaluation,
     calibration_from,
     evaluation_from,
@@ -77,7 +77,7 @@ class ExportOptions:
 
     @property
     def to_make(self) -> tuple[Precision, ...]:
-        """In the order fp32, fp16, int8; without pictures INT8 is left out unless it is asked for."""
+        """In the order fp32, fp16, int8; without images INT8 is left out unless it is asked for."""
         wanted = self.precisions or (PRECISIONS if self.calibration else ("fp32", "fp16"))
         return tuple(precision for precision in PRECISIONS if precision in wanted)
 
@@ -91,8 +91,8 @@ def export(
     written and recorded, but no server is given them.
 
     Raises:
-        CalibrationError: INT8 was asked for without pictures, with too few, or with evaluation pictures.
-        PictureSetError: a picture set cannot be read, or its classes are not the model's.
+        CalibrationError: INT8 was asked for without images, with too few, or with evaluation images.
+        DatasetError: a image dataset cannot be read, or its classes are not the model's.
         ExportError: a conversion failed, or `out` holds something else.
         OSError: `out` cannot be written.
     """
@@ -100,8 +100,8 @@ def export(
     if "int8" in options.to_make and options.calibration is None:
         raise CalibrationError(
             "int8",
-            got="no calibration pictures",
-            expected="pictures like those that will be classified",
+            got="no calibration images",
+            expected="images like those that will be classified",
             next_step="Add --calibration DIR, or choose --precision fp32,fp16.",
         )
     contract = checkpoint.contract
@@ -116,7 +116,7 @@ def export(
     if "int8" in options.to_make and options.calibration:
         calibration, ledger = calibration_from(options.calibration, evaluation, contract, progress)
 
-    synthetic = synthetic_evaluation(contract, max(options.max_batch, SYNTHETIC_PICTURES))
+    synthetic = synthetic_evaluation(contract, max(options.max_batch, SYNTHETIC_IMAGES))
     progress("answering in PyTorch", 0, 1)
     with TorchRunner(checkpoint) as torch_runner:
         logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
@@ -127,7 +127,7 @@ def export(
         Reference(synthetic.images, None, synthetic_logits),
         max_batch=options.max_batch,
         tolerances=options.tolerances,
-        judged_on=f"{len(evaluation.images)} pictures of {evaluation.source} ({evaluation.part})",
+        judged_on=f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})",
     )
     answers = KeptAnswers(
         logits, sha256_of_pixels(evaluation.images), synthetic_logits, sha256_of_pixels(synthetic.images)
@@ -161,7 +161,7 @@ def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
                 artifact.precision,
                 got=artifact.verdict.reason,
                 expected="the same model",
-                next_step="Serve another precision, or calibrate on more or other pictures.",
+                next_step="Serve another precision, or calibrate on more or other images.",
             )
 
 
@@ -264,8 +264,8 @@ def _manifest(
         evaluation=EvaluationRecord(
             source=evaluation.source,
             part=evaluation.part,
-            pictures=len(evaluation.images),
-            pictures_sha256=sha256_of_digests(evaluation.digests),
+            images=len(evaluation.images),
+            images_sha256=sha256_of_digests(evaluation.digests),
             pytorch_top1=top1,
             pytorch_top1_interval=interval,
             unreadable=evaluation.unreadable,

@@ -1,7 +1,7 @@
 """PyTorch's answers, kept beside the exported files, so that what is built from them later is judged by them.
 
-An engine may be built on another machine and day than the ONNX file, without the checkpoint. Pictures are
-not kept: the evaluation set is read again where it can be, and the synthetic pictures are made anew; both
+An engine may be built on another machine and day than the ONNX file, without the checkpoint. Images are
+not kept: the evaluation set is read again where it can be, and the synthetic images are made anew; both
 are recognised by the hash of their pixels.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import ManifestError, PictureSetError
+from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.extras import needs
 from alexnet_model.files import atomic_file, sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME, Manifest, verify_reference
@@ -32,7 +32,7 @@ with needs("export"):
 
 @dataclass(frozen=True)
 class KeptAnswers:
-    """Logits to each set's pictures, in order, with the SHA-256 of their pixels."""
+    """Logits to each set's images, in order, with the SHA-256 of their pixels."""
 
     evaluation: FloatArray  # (N, classes)
     evaluation_pixels_sha256: str
@@ -85,7 +85,7 @@ def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
 def judging_from_folder(folder: Path, manifest: Manifest, *, progress: Progress = silent) -> Judging:
     """The gate as it judged the ONNX files of an export, for engines that are built from them.
 
-    On the evaluation pictures where they can be read here and are still the same; on the synthetic ones
+    On the evaluation images where they can be read here and are still the same; on the synthetic ones
     otherwise, which `Judging.judged_on` says.
 
     Raises:
@@ -95,15 +95,15 @@ def judging_from_folder(folder: Path, manifest: Manifest, *, progress: Progress 
     contract = manifest.the_contract()
     synthetic = synthetic_evaluation(contract, len(answers.synthetic))
     if sha256_of_pixels(synthetic.images) != answers.synthetic_pixels_sha256:
-        raise _unusable(folder / REFERENCE_NAME, "answers to other synthetic pictures")
+        raise _unusable(folder / REFERENCE_NAME, "answers to other synthetic images")
     tolerances = Tolerances(**manifest.tolerances)
     evaluation, why_not = _evaluation_again(manifest, answers, progress)
     if evaluation is None:
         reference = Reference(synthetic.images, None, answers.synthetic)
-        judged_on = f"{len(synthetic.images)} synthetic pictures{why_not}"
+        judged_on = f"{len(synthetic.images)} synthetic images{why_not}"
     else:
         reference = Reference(evaluation.images, evaluation.labels, answers.evaluation)
-        judged_on = f"{len(evaluation.images)} pictures of {evaluation.source} ({evaluation.part})"
+        judged_on = f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})"
     return Judging.of(
         reference,
         Reference(synthetic.images, None, answers.synthetic),
@@ -123,10 +123,10 @@ def _evaluation_again(
         evaluation = evaluation_from(
             source, manifest.model.class_names, manifest.the_contract(), progress, labels_needed=False
         )
-    except PictureSetError as error:
+    except DatasetError as error:
         return None, f" (not on {source}: {error.got or error})"
     if sha256_of_pixels(evaluation.images) != answers.evaluation_pixels_sha256:
-        return None, f" (not on {source}: it holds other pictures than at export)"
+        return None, f" (not on {source}: it holds other images than at export)"
     return evaluation, ""
 
 

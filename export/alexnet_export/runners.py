@@ -1,4 +1,4 @@
-"""The Runner seam: something that answers prepared pictures, and says what it really computes in.
+"""The Runner seam: something that answers prepared images, and says what it really computes in.
 
     with OpenVinoRunner(path) as runner:
         outputs = runner.infer(images)
@@ -33,7 +33,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Row i answers picture i."""
+    """Row i answers image i."""
 
     probabilities: FloatArray  # (N, classes)
     logits: FloatArray  # (N, classes)
@@ -57,7 +57,7 @@ class Runner(Protocol):
 
 
 class ResidentRunner(Runner, Protocol):
-    """A runner on a GPU whose computing can be told from its copies: pictures are placed there beforehand.
+    """A runner on a GPU whose computing can be told from its copies: images are placed there beforehand.
 
     `take` and `launch` put work on the runner's stream and return before it is done.
     """
@@ -88,15 +88,15 @@ class TorchRunner:
             return Outputs(probabilities.cpu().numpy(), logits.cpu().numpy())
 
     def place(self, images: Uint8Array) -> Any:
-        pictures = torch.from_numpy(images)
-        return pictures if self._device is None else pictures.to(f"cuda:{self._device.index}")
+        tensor = torch.from_numpy(images)
+        return tensor if self._device is None else tensor.to(f"cuda:{self._device.index}")
 
     def take(self, placed: Any) -> None:
-        self._pictures = placed
+        self._images = placed
 
     def launch(self) -> None:
         with self._working():
-            self._answers = self._answered(self._pictures)
+            self._answers = self._answered(self._images)
 
     def _answered(self, placed: Any) -> Any:
         with torch.inference_mode():
@@ -119,7 +119,7 @@ class TorchRunner:
 class CompiledTorchRunner(TorchRunner):
     """The same through `torch.compile`, which needs a C++ compiler, or on a GPU Triton, the language.
 
-    Entering compiles: for any batch, then for one picture and for the largest batch, which PyTorch may want
+    Entering compiles: for any batch, then for one image and for the largest batch, which PyTorch may want
     to compile anew.
 
     Raises (on entering):
@@ -133,13 +133,13 @@ class CompiledTorchRunner(TorchRunner):
     def __enter__(self) -> Self:
         super().__enter__()
         self._classifier = torch.compile(self._classifier)
-        shape = self._checkpoint.contract.picture_shape
+        shape = self._checkpoint.contract.image_shape
         try:
             for batch in self._batches:
-                pictures = self.place(np.zeros((batch, *shape), np.uint8))
+                images = self.place(np.zeros((batch, *shape), np.uint8))
                 if batch > 1:
-                    torch._dynamo.mark_dynamic(pictures, 0)
-                self.take(pictures)
+                    torch._dynamo.mark_dynamic(images, 0)
+                self.take(images)
                 self.launch()
         except Exception as error:  # PyTorch's compilers raise errors of every kind
             raise ExportError(
@@ -158,7 +158,7 @@ def _first_line(error: Exception) -> str:
 
 
 def infer_in_batches(runner: Runner, images: Uint8Array, batch: int) -> Outputs:
-    """Answer any number of pictures, `batch` at a time."""
+    """Answer any number of images, `batch` at a time."""
     parts = [runner.infer(images[start : start + batch]) for start in range(0, len(images), batch)]
     return Outputs(
         np.concatenate([part.probabilities for part in parts]),

@@ -41,10 +41,10 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
 
 
 def paired_drop_interval(to_wrong: int, to_right: int, total: int) -> tuple[float, float]:
-    """95% interval of a fall in accuracy on the same pictures, from the pictures that flipped.
+    """95% interval of a fall in accuracy on the same images, from the images that flipped.
 
-    Agresti and Min (2005): the Wald interval for matched pairs with half a picture added to each of the four
-    cells, which stays honest when few or no pictures flip.
+    Agresti and Min (2005): the Wald interval for matched pairs with half an image added to each of the four
+    cells, which stays honest when few or no images flip.
     """
     wrong, right, n = to_wrong + 0.5, to_right + 0.5, total + 2
     drop = (wrong - right) / n

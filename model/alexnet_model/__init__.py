@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .contract import Contract, Picture
+from .contract import Contract, ImageInput
+from .datasets import ImageDataset, Splits, splits_from
 from .errors import AlexnetError
-from .pictures import PictureSet, Splits, splits_from
 
 if TYPE_CHECKING:
     from .manifest import Manifest, Precision, manifest_from_folder
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AlexnetError",
     "Contract",
+    "ImageDataset",
+    "ImageInput",
     "Manifest",
-    "Picture",
-    "PictureSet",
     "Precision",
     "Splits",
     "manifest_from_folder",

@@ -1,4 +1,4 @@
-"""The architectures, by one `build(name, classes, width)`. Each maps normalised pictures to logits.
+"""The architectures, by one `build(name, classes, width)`. Each maps normalised images to logits.
 
     alexnet          torchvision's layout ("one weird trick", 2014); state dicts load either way
     alexnet-lecture  the lecture's: 96 and 256 channels, no groups, hidden layers of 4096
@@ -127,7 +127,7 @@ def paper_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
 
 
 def lenet(classes: int, width: float = 1.0) -> nn.Sequential:
-    """LeNet as in Dive into Deep Learning, section 7.6, on the contract's pictures averaged to 28x28 grey."""
+    """LeNet as in Dive into Deep Learning, section 7.6, on the contract's images averaged to 28x28 grey."""
     c1, c2 = scaled(6, width), scaled(16, width)
     f1, f2 = scaled(120, width), scaled(84, width)
     return nn.Sequential(
@@ -206,7 +206,7 @@ def parameter_count(network: nn.Module) -> int:
 
 
 def multiply_adds(network: nn.Module, size: int = 224) -> int:
-    """Multiply-adds of the convolutions and linear layers for one picture, counted on a real pass.
+    """Multiply-adds of the convolutions and linear layers for one image, counted on a real pass.
 
     A convolution does (weights / output channels) for each of its outputs, a linear layer its weights once.
     """

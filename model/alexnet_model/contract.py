@@ -1,10 +1,10 @@
-"""The input contract: how a picture becomes what the model sees, and what the model answers.
+"""The input contract: how an image becomes what the model sees, and what the model answers.
 
-Training, calibration, evaluation and the client all prepare pictures with
+Training, calibration, evaluation and the client all prepare images with
 `Contract.prepared` and nothing else, and a SHA-256 digest of the contract travels in the checkpoint, the
 ONNX metadata, the manifest and `config.pbtxt`, so that a client can refuse a server that expects otherwise.
 
-The wire carries uint8 `(N, 224, 224, 3)`, RGB, NHWC: 150,528 bytes a picture, a quarter of FP32. The cast,
+The wire carries uint8 `(N, 224, 224, 3)`, RGB, NHWC: 150,528 bytes an image, a quarter of FP32. The cast,
 the layout change and the mean/std normalisation are inside the exported graph (`classifier.py`).
 """
 
@@ -21,18 +21,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from .decoding import WHITE, BinaryFile, Colour, upright_from_encoded, upright_from_opened
-from .errors import PictureError
+from .errors import ImageError
 
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
-Picture: TypeAlias = str | Path | bytes | BinaryFile | Image.Image
+ImageInput: TypeAlias = str | Path | bytes | BinaryFile | Image.Image
 
-# The input of a model that decodes on the server by this contract: one encoded picture a row, BYTES `(N, 1)`.
+# The input of a model that decodes on the server by this contract: one encoded image a row, BYTES `(N, 1)`.
 ENCODED_INPUT_NAME = "encoded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """Everything a picture's preparation and the model's interface depend on; equal digests, equal pixels.
+    """Everything an image's preparation and the model's interface depend on; equal digests, equal pixels.
 
     The defaults are those of torchvision's ImageNet recipe: shorter side to 256 with an antialiased
     bilinear filter, centre crop 224, ImageNet's mean and standard deviation on pixels in 0..1.
@@ -53,11 +53,11 @@ class Contract:
     logits_name: str = "logits"
 
     @property
-    def picture_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, int, int]:
         return (self.size, self.size, 3)
 
     @property
-    def picture_bytes(self) -> int:
+    def image_bytes(self) -> int:
         return self.size * self.size * 3
 
     def to_json(self) -> str:
@@ -84,39 +84,41 @@ class Contract:
         as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**as_tuples)
 
-    def prepared(self, picture: Picture) -> Uint8Array:
-        """Decode, resize and crop one picture to uint8 `(224, 224, 3)`.
+    def prepared(self, image: ImageInput) -> Uint8Array:
+        """Decode, resize and crop one image to uint8 `(224, 224, 3)`.
 
-        Only the pixels under the crop are resampled, so a very thin picture costs no more than a square one.
-        The result equals resizing the whole picture and cropping it afterwards, to one level in 255.
+        Only the pixels under the crop are resampled, so a very thin image costs no more than a square one.
+        The result equals resizing the whole image and cropping it afterwards, to one level in 255.
 
         Raises:
-            PictureError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
-        if isinstance(picture, Image.Image):
-            image = upright_from_opened(picture, background=self.background)
+        if isinstance(image, Image.Image):
+            upright = upright_from_opened(image, background=self.background)
         else:
-            image = upright_from_encoded(picture, background=self.background)
-        resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=self._crop_box(image))
+            upright = upright_from_encoded(image, background=self.background)
+        resized = upright.resize(
+            (self.size, self.size), Image.Resampling.BILINEAR, box=self._crop_box(upright)
+        )
         return np.array(resized.convert("RGB"), dtype=np.uint8)  # (224, 224, 3)
 
     def checked(self, images: npt.NDArray[Any]) -> Uint8Array:
-        """Return prepared arrays as a C-contiguous batch `(N, 224, 224, 3)`; one picture gets its axis.
+        """Return prepared arrays as a C-contiguous batch `(N, 224, 224, 3)`; one image gets its axis.
 
         Raises:
-            PictureError: the shape, layout or dtype is not the contract's.
+            ImageError: the shape, layout or dtype is not the contract's.
         """
         if images.dtype != np.uint8:
             raise self._wrong(images, "Pass pixels 0..255 as uint8; the model normalises them itself.")
-        batch = images[None] if images.shape == self.picture_shape else images
-        if batch.ndim == 4 and batch.shape[1:] == self.picture_shape and len(batch) > 0:
+        batch = images[None] if images.shape == self.image_shape else images
+        if batch.ndim == 4 and batch.shape[1:] == self.image_shape and len(batch) > 0:
             return np.ascontiguousarray(batch)
         if batch.ndim in (3, 4) and batch.shape[-3] == 3:
             raise self._wrong(images, "Move the channels last: images.transpose(0, 2, 3, 1).")
-        raise self._wrong(images, "Prepare pictures with Contract().prepared(picture).")
+        raise self._wrong(images, "Prepare images with Contract().prepared(image).")
 
-    def _wrong(self, images: npt.NDArray[Any], next_step: str) -> PictureError:
-        return PictureError(
+    def _wrong(self, images: npt.NDArray[Any], next_step: str) -> ImageError:
+        return ImageError(
             "images",
             got=f"shape {images.shape} {images.dtype}",
             expected=f"(N, {self.size}, {self.size}, 3) uint8",
@@ -131,7 +133,7 @@ class Contract:
         ]
 
     def _crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """The centre crop in the picture's own pixels (left, top, right, bottom)."""
+        """The centre crop in the image's own pixels (left, top, right, bottom)."""
         width, height = image.size
         shorter = min(width, height)
         # The resized sides, rounded down as torchvision's Resize does; the crop's corner is rounded.

@@ -1,9 +1,9 @@
-"""From any picture to 8-bit pixels, RGB or grey, the right way up: the first half of the input contract.
+"""From any image to 8-bit pixels, RGB or grey, the right way up: the first half of the input contract.
 
 Grey stays grey, with one channel for three that would be equal: what follows is three times as fast on it.
 
-Every awkward but honest picture is answered (1x1, very thin, CMYK, greyscale, palette, alpha, 16-bit,
-EXIF-rotated, progressive); every broken or hostile one is one `PictureError`.
+Every awkward but honest image is answered (1x1, very thin, CMYK, greyscale, palette, alpha, 16-bit,
+EXIF-rotated, progressive); every broken or hostile one is one `ImageError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import PictureError, UnreadablePicture
+from .errors import ImageError, UnreadableImage
 
 
 class BinaryFile(Protocol):
@@ -26,7 +26,7 @@ class BinaryFile(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-EncodedPicture: TypeAlias = str | Path | bytes | BinaryFile
+EncodedImage: TypeAlias = str | Path | bytes | BinaryFile
 Colour: TypeAlias = tuple[int, int, int]
 
 MAX_ENCODED_BYTES = 64 * 1024 * 1024
@@ -40,11 +40,11 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, appen
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def upright_from_encoded(source: EncodedPicture, *, background: Colour = WHITE) -> Image.Image:
+def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) -> Image.Image:
     """Decode a file, its bytes, or an open binary file.
 
     Raises:
-        PictureError: it is missing, empty, truncated, not a picture, or larger than the limits.
+        ImageError: it is missing, empty, truncated, not an image, or larger than the limits.
     """
     name = name_of(source)
     encoded = encoded_bytes(source)
@@ -53,15 +53,15 @@ def upright_from_encoded(source: EncodedPicture, *, background: Colour = WHITE) 
             _check_pixels(image, name)
             return upright_from_image(image, name=name, background=background)
     except UnidentifiedImageError as error:
-        raise PictureError(
+        raise ImageError(
             name,
-            got=f"{len(encoded)} bytes that are no picture",
+            got=f"{len(encoded)} bytes that are no image",
             expected=_EXPECTED,
             next_step="Remove it or convert it.",
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, "more") from error
-    except (PictureError, MemoryError):
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise _broken(name, error) from error
@@ -71,33 +71,31 @@ def upright_from_opened(image: Image.Image, *, background: Colour = WHITE) -> Im
     """The same for an image that Pillow has opened; its data may not have been read yet.
 
     Raises:
-        PictureError: as `upright_from_encoded` and `upright_from_image`.
+        ImageError: as `upright_from_encoded` and `upright_from_image`.
     """
     name = name_of(image)
     try:
         return upright_from_image(image, name=name, background=background)
-    except (PictureError, MemoryError):
+    except (ImageError, MemoryError):
         raise
     except Exception as error:
         raise _broken(name, error) from error
 
 
-def upright_from_image(
-    image: Image.Image, *, name: str = "picture", background: Colour = WHITE
-) -> Image.Image:
+def upright_from_image(image: Image.Image, *, name: str = "image", background: Colour = WHITE) -> Image.Image:
     """Turn a Pillow image of any mode upright and into "RGB" or "L"; transparency shows the background.
 
     Raises:
-        PictureError: it has no pixels, too many, or a mode without a known range.
+        ImageError: it has no pixels, too many, or a mode without a known range.
     """
     if 0 in image.size:
-        raise PictureError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
+        raise ImageError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
     _check_pixels(image, name)
     upright = ImageOps.exif_transpose(image)
     if upright.mode in GREY_16_BIT or (upright.mode == "I" and image.format == "PNG"):
         upright = _grey_from_16_bit(upright)
     if upright.mode in ("I", "F"):
-        raise PictureError(
+        raise ImageError(
             name,
             got=f"mode {upright.mode} (32 bits a pixel of unknown range)",
             expected="8 or 16 bits a channel",
@@ -110,22 +108,22 @@ def upright_from_image(
 
 
 def name_of(source: object) -> str:
-    """What an error calls this picture: its path where it has one."""
+    """What an error calls this image: its path where it has one."""
     if isinstance(source, str | Path):
         return str(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
-    return str(name) if name else "picture"
+    return str(name) if name else "image"
 
 
-_EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM picture"
+_EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
 
 
-def encoded_bytes(source: EncodedPicture) -> bytes:
-    """A picture's file as it is: at least one byte, and at most `MAX_ENCODED_BYTES`.
+def encoded_bytes(source: EncodedImage) -> bytes:
+    """An image's file as it is: at least one byte, and at most `MAX_ENCODED_BYTES`.
 
     Raises:
-        UnreadablePicture: it cannot be read.
-        PictureError: it is empty or too large, or is nothing that could be a file.
+        UnreadableImage: it cannot be read.
+        ImageError: it is empty or too large, or is nothing that could be a file.
     """
     name = name_of(source)
     encoded: object
@@ -141,24 +139,24 @@ def encoded_bytes(source: EncodedPicture) -> bytes:
             encoded = source  # refused below
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise UnreadablePicture(
+            raise UnreadableImage(
                 name, got=reason.lower(), expected="a readable file", next_step="Check the path."
             ) from error
     if not isinstance(encoded, bytes):
-        raise PictureError(
+        raise ImageError(
             name,
             got=f"an object of type {type(source).__name__}",
             expected="a path, bytes, a file opened as binary, or a Pillow image",
         )
     if len(encoded) > MAX_ENCODED_BYTES:
-        raise PictureError(
+        raise ImageError(
             name,
             got=f"more than {MAX_ENCODED_BYTES:,} bytes",
             expected="a smaller file",
-            next_step="Save the picture smaller.",
+            next_step="Save the image smaller.",
         )
     if not encoded:
-        raise PictureError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
+        raise ImageError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
     return encoded
 
 
@@ -170,10 +168,10 @@ def _content_of_file(path: Path) -> bytes:
         return file.read(MAX_ENCODED_BYTES + 1)
 
 
-def _broken(name: str, error: Exception) -> PictureError:
-    return PictureError(
+def _broken(name: str, error: Exception) -> ImageError:
+    return ImageError(
         name,
-        got=f"a broken picture ({error})",
+        got=f"a broken image ({error})",
         expected=_EXPECTED,
         next_step="Remove it or save it again.",
     )
@@ -184,12 +182,12 @@ def _check_pixels(image: Image.Image, name: str) -> None:
         raise _too_many_pixels(name, f"{image.width:,}x{image.height:,}")
 
 
-def _too_many_pixels(name: str, got: str) -> PictureError:
-    return PictureError(
+def _too_many_pixels(name: str, got: str) -> ImageError:
+    return ImageError(
         name,
         got=f"{got} pixels",
         expected=f"at most {MAX_PIXELS:,} (a decompression bomb otherwise)",
-        next_step="Scale the picture down.",
+        next_step="Scale the image down.",
     )
 
 

@@ -3,9 +3,9 @@
     AlexnetError
     ├── UsageError               an option or argument that cannot be (exit code 2)
     ├── MissingExtra             a heavy dependency that is not installed
-    ├── PictureError             bytes that are no picture, or an array of the wrong shape or dtype
-    │   └── UnreadablePicture    a file that cannot be read now: it is missing, or its web server is
-    ├── PictureSetError          a folder or named set that cannot be used
+    ├── ImageError             bytes that are no image, or an array of the wrong shape or dtype
+    │   └── UnreadableImage    a file that cannot be read now: it is missing, or its web server is
+    ├── DatasetError          a folder or named set that cannot be used
     ├── CheckpointError          weights that are missing, broken, foreign or altered
     ├── ManifestError            an export record that is missing, broken or does not match its files
     ├── TrainingError            a training run that cannot start or go on
@@ -28,7 +28,7 @@
         ├── Untrusted            certificates: the server's, or the client's, does not prove who it is
         ├── NotReady             a server that is there, but not ready
         ├── ModelNotFound
-        ├── ContractMismatch     a server that expects pictures prepared differently
+        ├── ContractMismatch     a server that expects images prepared differently
         ├── BadRequest           a request that the server refused as wrong
         ├── Overloaded           a full queue
         ├── DeadlineExceeded     no answer in time, or no turn in the server's queue
@@ -68,15 +68,15 @@ class MissingExtra(AlexnetError):
     pass
 
 
-class PictureError(AlexnetError):
+class ImageError(AlexnetError):
     pass
 
 
-class UnreadablePicture(PictureError):
+class UnreadableImage(ImageError):
     pass
 
 
-class PictureSetError(AlexnetError):
+class DatasetError(AlexnetError):
     pass
 
 

@@ -37,12 +37,12 @@ class ModelRecord(Record):
 
 
 class CalibrationLedger(Record):
-    """Which pictures chose the INT8 scales, and that none of them is also evaluated on."""
+    """Which images chose the INT8 scales, and that none of them is also evaluated on."""
 
     source: str
     part: str
-    pictures: int
-    pictures_sha256: str = Field(description="of the sorted digests of the prepared pictures")
+    images: int
+    images_sha256: str = Field(description="of the sorted digests of the prepared images")
     classes_covered: int
     overlap_with_evaluation: int
     method: str
@@ -50,15 +50,15 @@ class CalibrationLedger(Record):
 
 
 class EvaluationRecord(Record):
-    """The held-out pictures that accuracy and agreement are measured on.
+    """The held-out images that accuracy and agreement are measured on.
 
-    Without a labelled set these are synthetic pictures, on which there is no accuracy to measure.
+    Without a labelled set these are synthetic images, on which there is no accuracy to measure.
     """
 
     source: str
     part: str
-    pictures: int
-    pictures_sha256: str
+    images: int
+    images_sha256: str
     pytorch_top1: float | None = Field(description="as a share 0..1")
     pytorch_top1_interval: tuple[float, float] | None = Field(description="95%, Wilson")
     unreadable: tuple[str, ...] = ()
@@ -74,24 +74,24 @@ class Runtime(Record):
 
 
 class BatchParity(Record):
-    """One row of the parity matrix. Signal-to-noise in decibels of logits, worst picture; 200 if equal."""
+    """One row of the parity matrix. Signal-to-noise in decibels of logits, worst image; 200 if equal."""
 
     batch: int
     against_pytorch_db: float
-    against_alone_db: float = Field(description="the same picture in every slot and beside other neighbours")
-    same_top1: bool = Field(description="as the same picture alone, in every slot")
+    against_alone_db: float = Field(description="the same image in every slot and beside other neighbours")
+    same_top1: bool = Field(description="as the same image alone, in every slot")
     worst_slot: int
     finite: bool = Field(description="logits and probabilities alike")
     probabilities_off: float = Field(description="most that a probability differs from softmax of its logits")
 
 
 class RunnerReport(Record):
-    """What one runtime makes of one ONNX file. Accuracy only where the pictures have labels."""
+    """What one runtime makes of one ONNX file. Accuracy only where the images have labels."""
 
     runtime: Runtime
     parity: tuple[BatchParity, ...]
-    signal_to_noise_db: float = Field(description="of logits against PyTorch, all evaluation pictures")
-    agreement: float = Field(description="share of evaluation pictures with PyTorch's top-1")
+    signal_to_noise_db: float = Field(description="of logits against PyTorch, all evaluation images")
+    agreement: float = Field(description="share of evaluation images with PyTorch's top-1")
     top1: float | None = None
     top1_interval: tuple[float, float] | None = Field(default=None, description="95%, Wilson")
     top1_drop: float | None = Field(default=None, description="PyTorch's top-1 less this one's")
@@ -113,7 +113,7 @@ class Engine(Record):
     passport_digest: str
     report: RunnerReport | None = None
     verdict: Verdict | None = None
-    judged_on: str = Field(default="", description="which pictures, such as '360 pictures of digits (test)'")
+    judged_on: str = Field(default="", description="which images, such as '360 images of digits (test)'")
 
     @property
     def accepted(self) -> bool:

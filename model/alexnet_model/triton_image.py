@@ -15,7 +15,7 @@ TENSORRT_VERSION = "11.1.0.106"
 # (https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
 MINIMUM_DRIVER = "580"
 # The same with our Python-based backends on top, for repositories that a CPU computes and for those that take
-# encoded pictures: serving/Dockerfile.
+# encoded images: serving/Dockerfile.
 CPU_IMAGE = "alexnet-serving/triton:26.07"
 BUILD_CPU_IMAGE = f"docker build --tag {CPU_IMAGE} --file serving/Dockerfile ."  # in the source tree
 

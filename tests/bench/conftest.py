@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 from ..serving.conftest import artifacts as artifacts
-from ..serving.conftest import pictures as pictures
+from ..serving.conftest import images as images

@@ -59,11 +59,11 @@ class FakeStream:
 
 
 class FakeRunner:
-    """Takes so many seconds a picture, and says which pictures it saw."""
+    """Takes so many seconds an image, and says which images it saw."""
 
-    def __init__(self, clock: FakeClock, seconds_a_picture: float, load_s: float = 0.0) -> None:
+    def __init__(self, clock: FakeClock, seconds_per_image: float, load_s: float = 0.0) -> None:
         self._clock = clock
-        self._seconds_a_picture = seconds_a_picture
+        self._seconds_per_image = seconds_per_image
         self._load_s = load_s
         self.runtime = Runtime(name="openvino", device="CPU", computes_in="f32")
         self.seen: list[int] = []
@@ -77,7 +77,7 @@ class FakeRunner:
 
     def infer(self, images: Uint8Array) -> Outputs:
         self.seen.append(int(images.flat[0]))
-        self._clock.spend(len(images) * self._seconds_a_picture)
+        self._clock.spend(len(images) * self._seconds_per_image)
         return Outputs(np.zeros((len(images), 2), np.float32), np.zeros((len(images), 2), np.float32))
 
 
@@ -174,7 +174,7 @@ def judged(*, accepted: bool = True) -> Judged:
         top1_drop=0.0,
     )
     reason = "same model" if accepted else "logits are 12.0 dB above their error, at least 30 needed"
-    return Judged(report=report, accepted=accepted, reason=reason, judged_on="360 pictures of digits (test)")
+    return Judged(report=report, accepted=accepted, reason=reason, judged_on="360 images of digits (test)")
 
 
 def engine(**changes: Any) -> Engine:

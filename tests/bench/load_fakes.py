@@ -163,12 +163,12 @@ class VirtualServer(FakeTransport):
         if self.is_down:
             raise Unreachable(MODEL, got="nobody")
         executions = sum(self._executions.values())
-        pictures = sum(size * times for size, times in self._executions.items())
+        images = sum(size * times for size, times in self._executions.items())
         return ModelStatistics(
-            requests=pictures,
-            pictures=pictures,
+            requests=images,
+            images=images,
             executions=executions,
-            compute_infer_ns=round(1e9 * pictures * self.takes_s(self.time.now_s())),
+            compute_infer_ns=round(1e9 * images * self.takes_s(self.time.now_s())),
             executions_by_batch=dict(self._executions),
         )
 

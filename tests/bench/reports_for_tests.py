@@ -79,7 +79,7 @@ def engine_row(
     values: dict[str, Any] = {
         "engine": of or engine(),
         "batch": batch,
-        "throughput": figure_from_repeats(repeats(per_s, seed=batch), "pictures/s"),
+        "throughput": figure_from_repeats(repeats(per_s, seed=batch), "images/s"),
         "latencies": histogram(1e3 * batch / per_s, 800, spread=0.02, seed=batch).latencies(),
         "first_call_ms": 2.2e3 * batch / per_s,
         "load_ms": 310.0,
@@ -114,7 +114,7 @@ def load_row(
         "batch": batch,
         "concurrency": concurrency,
         "rate_per_s": None,
-        "throughput": figure_from_repeats(repeats(per_s, seed=seed), "pictures/s"),
+        "throughput": figure_from_repeats(repeats(per_s, seed=seed), "images/s"),
         "latencies": latencies.latencies(),
         "histogram": latencies.encoded().decode(),
         "requests": samples,
@@ -138,7 +138,7 @@ def load_row(
 
 @cache
 def engine_rows() -> tuple[EngineRow, ...]:
-    """What two cores did: pictures/s at 1, 2, 4, 8, 16, 32, 64."""
+    """What two cores did: images/s at 1, 2, 4, 8, 16, 32, 64."""
     ladder: Sequence[tuple[Engine, tuple[float, ...], float]] = (
         (engine("fp32", "torch", options="eager"), (55, 72, 88, 101, 109, 114, 116), 244.4e6),
         (engine("fp32", "torch", options="torch.compile"), (61, 80, 97, 114, 122, 127, 128), 244.4e6),
@@ -240,7 +240,7 @@ def held_rate(per_s: float | None = 268.0, **changes: Any) -> HeldRate:
         "batch": 1,
         "limit_p99_ms": 25.0,
         "rate_per_s": per_s,
-        "throughput": None if per_s is None else figure_from_repeats(repeats(per_s), "pictures/s"),
+        "throughput": None if per_s is None else figure_from_repeats(repeats(per_s), "images/s"),
         "p99_ms": 24.6,
         "probes": tuple(RateProbe(rate_per_s=rate, p99_ms=p99, held=held) for rate, p99, held in tried),
         "words": "268 requests/s are held; at 280 the p99 is 27.1 ms.",

@@ -51,7 +51,7 @@ def test_a_figure_is_held_to_its_bound() -> None:
     assert figure(0.1, None).holds
 
 
-def test_the_pictures_are_whole(folder: Path) -> None:
+def test_the_images_are_whole(folder: Path) -> None:
     paths = sorted(folder.glob("*.jpg"))
     assert len(paths) == 12
     assert {Contract().prepared(path).shape for path in paths} == {(224, 224, 3)}
@@ -72,7 +72,7 @@ def test_every_figure_is_measured_on_a_real_server(server: EmbeddedServer, folde
         "AsyncClient",
     }
     assert min(found.rates_per_s.values()) > 0
-    assert "12 JPEGs" in found.pictures
+    assert "12 JPEGs" in found.images
     assert len(set(reports)) == 2 + 3 + 2
 
 

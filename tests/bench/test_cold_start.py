@@ -87,7 +87,7 @@ class SlowAtFirst(FakeTransport):
                 name=model,
                 backend="openvino_dynamic",
                 max_batch=16,
-                inputs={contract.input_name: TensorSpec(datatype="UINT8", shape=contract.picture_shape)},
+                inputs={contract.input_name: TensorSpec(datatype="UINT8", shape=contract.image_shape)},
                 outputs={contract.probabilities_name: TensorSpec(datatype="FP32", shape=(10,))},
                 parameters={"contract_digest": "", "precision": "int8", "computes_in": "i8"},
                 device="CPU",

@@ -48,7 +48,7 @@ BUSY = verdict_from(saturation_reason(0.97))
 
 
 def figure(value: float, *, noise: float = 0.01, count: int = 5, seed: int = 9) -> Figure:
-    return figure_from_repeats(repeats(value, noise=noise, count=count, seed=seed), "pictures/s")
+    return figure_from_repeats(repeats(value, noise=noise, count=count, seed=seed), "images/s")
 
 
 def with_only(**parts: Any) -> Report:
@@ -111,8 +111,8 @@ def test_an_engine_is_judged_by_throughput(ratio: float, found: str, exit_code: 
 
 def test_a_change_that_its_interval_does_not_rule_out_is_none() -> None:
     """The medians are 10% apart, and so are the repeats of each."""
-    before = with_engines(engine_row(throughput=figure_from_repeats([100, 90, 110, 95, 105], "pictures/s")))
-    after = with_engines(engine_row(throughput=figure_from_repeats([90, 80, 104, 85, 101], "pictures/s")))
+    before = with_engines(engine_row(throughput=figure_from_repeats([100, 90, 110, 95, 105], "images/s")))
+    after = with_engines(engine_row(throughput=figure_from_repeats([90, 80, 104, 85, 101], "images/s")))
     row = only_row(compared(before, after))
     assert row.ratio == pytest.approx(0.9)
     assert row.found == "no difference"
@@ -132,7 +132,7 @@ def test_a_change_is_one_where_the_whole_interval_is_beyond_the_tolerance(
     after: tuple[float, ...], found: str, exit_code: int
 ) -> None:
     reports = [
-        with_engines(engine_row(throughput=figure_from_repeats(values, "pictures/s")))
+        with_engines(engine_row(throughput=figure_from_repeats(values, "images/s")))
         for values in ((100,) * 5, after)
     ]
     comparison = compared(*reports, tolerance=0.1)
@@ -311,13 +311,13 @@ def test_an_invalid_run_is_of_invalid_rows() -> None:
 
 
 def test_one_repeat_has_no_interval() -> None:
-    one = with_engines(engine_row(throughput=figure_from_repeats([400.0], "pictures/s")))
+    one = with_engines(engine_row(throughput=figure_from_repeats([400.0], "images/s")))
     row = only_row(compared(one, with_engines(engine_row(200))))
     assert (row.found, row.why_not) == ("not judged", ("one repeat has no interval",))
 
 
 def test_a_repeat_that_answered_nothing_divides_nothing() -> None:
-    none = with_engines(engine_row(throughput=figure_from_repeats([0.0, 0.0, 0.0], "pictures/s")))
+    none = with_engines(engine_row(throughput=figure_from_repeats([0.0, 0.0, 0.0], "images/s")))
     row = only_row(compared(none, with_engines(engine_row(200))))
     assert (row.found, row.ratio) == ("not judged", None)
 
@@ -345,7 +345,7 @@ def test_what_was_searched_is_known_to_a_step_of_the_search(
 
     comparison = compared(with_search(268.0), with_search(after_per_s), tolerance=0)
     row = only_row(comparison)
-    assert (row.figure, row.unit, row.row) == ("held rate", "pictures/s", "p99 within 25 ms")
+    assert (row.figure, row.unit, row.row) == ("held rate", "images/s", "p99 within 25 ms")
     assert (row.found, comparison.exit_code) == (found, exit_code)
     assert row.ratio is not None
     assert (row.low, row.high) == (row.ratio / SEARCH_STEP, row.ratio * SEARCH_STEP)

@@ -72,8 +72,8 @@ def test_another_machines_figures_have_a_page_and_a_chapter_of_their_own(measure
     page = (measured / "results" / "report-gpu.html").read_text(encoding="utf-8")
     assert "<h1>On a GPU</h1>" in page
     assert "AMD EPYC" not in page
-    pictures = {file.name for file in (measured / "docs" / "figures").iterdir()}
-    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= pictures
+    images = {file.name for file in (measured / "docs" / "figures").iterdir()}
+    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= images
 
 
 def test_nothing_measured_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

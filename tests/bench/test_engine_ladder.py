@@ -194,7 +194,7 @@ def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_
     assert too_few.rule == "too few samples"
 
 
-def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_pictures_come() -> None:
+def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_images_come() -> None:
     judging = replace(plan(1), judged_by=Path("/export"))
     climbed = Climb(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=judging)
     after = [line for line in climbed.diary if not line.startswith("describe")][-2:]
@@ -306,12 +306,12 @@ def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
     climbed = Climb(spec("fp32"), plan=plan(2, repeats=3))
     (row,) = climbed.rows(ROOF)
     assert row.throughput.repeats == (200, 200, 200)
-    assert row.throughput.unit == "pictures/s"
+    assert row.throughput.unit == "images/s"
     assert row.latencies.samples == 3 * 4
     assert row.latencies.p50_ms == pytest.approx(10, rel=1e-3)
     assert (row.load_ms, row.first_call_ms) == (100, 20)
     assert (row.size_bytes, row.peak_memory_bytes) == (1000, 2 * 10**6)
-    assert row.limit_ms == pytest.approx(4)  # two pictures of a million multiply-adds
+    assert row.limit_ms == pytest.approx(4)  # two images of a million multiply-adds
     assert row.bound_by == "compute"
     assert row.share_of_limit == pytest.approx(0.4, rel=1e-3)
     assert EngineRow.model_validate_json(row.model_dump_json()) == row

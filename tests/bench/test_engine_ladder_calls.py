@@ -27,7 +27,7 @@ from ..export.fake_tensorrt import HostDevice, fake_tensorrt
 from ..networks import random_checkpoint
 from .ladder_fakes import FakeClock, FakeRunner, FakeStream
 
-# Eight pictures, each filled with its own number.
+# Eight images, each filled with its own number.
 IMAGES = np.repeat(np.arange(8, dtype=np.uint8), 224 * 224 * 3).reshape(8, 224, 224, 3)
 H200 = Gpu(index=0, name="NVIDIA H200", compute_capability="9.0", driver="580.95.05", memory_mib=143_771)
 
@@ -40,7 +40,7 @@ class ResidentFake:
         self.diary: list[str] = []
 
     def place(self, images: Any) -> str:
-        return f"pictures {images.flat[0]}"
+        return f"images {images.flat[0]}"
 
     def take(self, placed: str) -> None:
         self.diary.append(placed)
@@ -59,18 +59,18 @@ def latencies_of(histogram: str) -> LatencyHistogram:
 def test_calls_go_on_for_so_long_and_at_least_so_often() -> None:
     clock = FakeClock()
     calls = HostCalls(FakeRunner(clock, 0.1))
-    pictures = cycle([IMAGES[:1]])
-    timed = timed_calls(calls, pictures, clock.device_clock(), seconds=0.25, now=clock)
+    images = cycle([IMAGES[:1]])
+    timed = timed_calls(calls, images, clock.device_clock(), seconds=0.25, now=clock)
     assert timed.latencies_ms == pytest.approx((100, 100, 100))
     assert timed.seconds == pytest.approx(0.3)
-    timed = timed_calls(calls, pictures, clock.device_clock(), seconds=0.05, at_least=4, now=clock)
+    timed = timed_calls(calls, images, clock.device_clock(), seconds=0.05, at_least=4, now=clock)
     assert len(timed.latencies_ms) == 4
-    timed = timed_calls(calls, pictures, clock.device_clock(), seconds=0, now=clock)
+    timed = timed_calls(calls, images, clock.device_clock(), seconds=0, now=clock)
     assert len(timed.latencies_ms) == 1
 
 
 def test_a_gpus_calls_are_timed_by_its_events_and_waited_for() -> None:
-    """Placing and taking pictures is no part of the time, and this machine's clock does not move at all."""
+    """Placing and taking images is no part of the time, and this machine's clock does not move at all."""
     stream, clock = FakeStream(), FakeClock()
     calls = ResidentFake(stream)
     timed = timed_calls(calls, cycle(["a", "b"]), EventClock(stream.event), seconds=-1, at_least=3, now=clock)
@@ -94,7 +94,7 @@ def test_an_engine_is_loaded_warmed_up_and_measured() -> None:
     assert hosted.warm(2, 2.5) == pytest.approx(1000)
     assert runner.seen == [0, 2, 4, 6]  # the first call, then 2.5 s of burn-in
     found = hosted.slice(2, 1.5, 1)
-    assert runner.seen[4:] == [0, 2]  # the pictures go on rotating
+    assert runner.seen[4:] == [0, 2]  # the images go on rotating
     assert found.throughput_per_s == pytest.approx(2)
     assert latencies_of(found.histogram).samples == 2
     assert latencies_of(found.histogram).percentile_ms(50) == pytest.approx(1000, rel=1e-3)

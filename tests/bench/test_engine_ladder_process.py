@@ -127,7 +127,7 @@ def test_a_real_engine_is_judged_where_it_was_measured(exported: Exported, tmp_p
         process.load()
         judged = process.judge(export)
         assert judged.accepted
-        assert judged.judged_on == "360 pictures of digits (test)"
+        assert judged.judged_on == "360 images of digits (test)"
         assert judged.report.signal_to_noise_db == pytest.approx(int8.reports[0].signal_to_noise_db, abs=1)
         assert [row.batch for row in judged.report.parity] == [1, 2, 3, 4]
 

@@ -96,4 +96,4 @@ def test_a_gpu_that_nothing_can_use_leaves_reasons_and_no_row(
     assert [path.name for path in (tmp_path / "results" / "gpu").iterdir()] == ["engine.json"]
     page = (tmp_path / "performance.md").read_text()
     assert "PyTorch: got" in page
-    assert "pictures/s" not in page
+    assert "images/s" not in page

@@ -23,16 +23,16 @@ def words(
 
 
 def test_it_happened() -> None:
-    assert words({1: 10, 7: 90}) == "yes: 6.4 pictures an execution on average, 7 at most"
+    assert words({1: 10, 7: 90}) == "yes: 6.4 images an execution on average, 7 at most"
 
 
 def test_many_alone_and_a_few_large_ones_are_batching_too() -> None:
-    assert words({1: 1000, 16: 40}).startswith("yes: 1.6 pictures")
+    assert words({1: 1000, 16: 40}).startswith("yes: 1.6 images")
 
 
 def test_requests_of_eight_that_meet_nobody_are_not_batching() -> None:
     assert words({8: 100}, batch=8).startswith("no: ")
-    assert words({8: 10, 32: 30}, batch=8).startswith("yes: 26.0 pictures")
+    assert words({8: 10, 32: 30}, batch=8).startswith("yes: 26.0 images")
 
 
 @pytest.mark.parametrize("max_batch", [0, 1])
@@ -47,7 +47,7 @@ def test_a_model_without_a_dynamic_batcher() -> None:
 
 
 def test_requests_too_large_for_two() -> None:
-    assert "two requests of 40 pictures are more than max_batch_size 64" in words({40: 100}, batch=40)
+    assert "two requests of 40 images are more than max_batch_size 64" in words({40: 100}, batch=40)
     assert "max_batch_size" not in words({32: 100}, batch=32)
 
 
@@ -74,7 +74,7 @@ def test_a_queue_delay_in_which_nobody_came() -> None:
 
 
 def test_hardly() -> None:
-    assert words({1: 980, 2: 10}).startswith("hardly, for 2.0% of the pictures: the queue delay is 0")
+    assert words({1: 980, 2: 10}).startswith("hardly, for 2.0% of the images: the queue delay is 0")
 
 
 def test_a_server_that_counts_nothing() -> None:

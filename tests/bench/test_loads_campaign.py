@@ -49,7 +49,7 @@ def test_a_sweep_is_a_row_a_load(server: VirtualServer) -> None:
     assert "synchronous client" in one.batching
     # The first request is executed alone, so seven and one take turns.
     assert eight.throughput.value == pytest.approx(400, rel=0.01)
-    assert eight.batching == "yes: 4.0 pictures an execution on average, 7 at most"
+    assert eight.batching == "yes: 4.0 images an execution on average, 7 at most"
     assert set(eight.executions_by_batch) == {1, 7}
     assert rules(report) == [[], []]
     assert (report.reasons, report.left_out) == ((), ())

@@ -113,7 +113,7 @@ def test_executions_of_an_ensemble_are_those_of_its_network() -> None:
     made = load_row(measured, ClosedLoop(concurrency=16), batch=1, request_bytes=48_000, outcome=found)
     assert made is not None
     assert (made.model, made.executions_by_batch) == ("alexnet", {16: 50})
-    assert made.batching.startswith("yes: 16.0 pictures")
+    assert made.batching.startswith("yes: 16.0 images")
 
 
 def test_nothing_answered_is_no_row() -> None:

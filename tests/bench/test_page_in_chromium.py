@@ -1,4 +1,4 @@
-"""The page and pictures as a person opens them: from files, in a real browser that cannot reach anything."""
+"""The page and images as a person opens them: from files, in a real browser that cannot reach anything."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_table_that_goes_on_to_the_right_has_a_shadow_there_until_its_end(
     def scrolled(opened: Opened, label: str) -> None:
         opened.page.evaluate(f"document.querySelector(\"[aria-label='{label}']\").scrollLeft = 1e6")
 
-    wide, narrow = "From the engine to the picture", "Cold start"
+    wide, narrow = "From the engine to the image", "Cold start"
     small = Opened(browser, file, 320, 800, is_dark=is_dark)
     small.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
     for label in (wide, narrow):
@@ -186,24 +186,24 @@ def test_a_script_would_be_refused_even_if_it_got_in(browser: Browser, tmp_path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One of each kind, and one with names for which there is no room."""
     long = rungs()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
     rows = [load_row(), load_row(7000, 4000, model="a long name " * 9, samples=20_000)]
     made = document_from_reports(
-        [report(loads=rows, rungs=(*rungs(), long))], introduction="# Performance", folder="pictures"
+        [report(loads=rows, rungs=(*rungs(), long))], introduction="# Performance", folder="images"
     )
     page = tmp_path_factory.mktemp("markdown") / "page.md"
     write_document(made, page)
-    return [page.with_name("pictures") / name for name in made.pictures]
+    return [page.with_name("images") / name for name in made.images]
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-def test_a_picture_alone_asks_for_nothing_and_has_room_for_all_of_it(
-    browser: Browser, pictures: list[Path], is_dark: bool
+def test_an_image_alone_asks_for_nothing_and_has_room_for_all_of_it(
+    browser: Browser, images: list[Path], is_dark: bool
 ) -> None:
-    assert len(pictures) == 8
-    for path in pictures:
+    assert len(images) == 8
+    for path in images:
         opened = Opened(browser, path, 460, 400, is_dark=is_dark)
         assert opened.asked_for == {path.as_uri()}
         assert opened.complaints == []
@@ -224,12 +224,12 @@ def test_a_picture_alone_asks_for_nothing_and_has_room_for_all_of_it(
         assert words == ("rgb(230, 233, 237)" if is_dark else "rgb(27, 31, 36)")
 
 
-def test_a_picture_in_a_page_follows_the_persons_theme(
-    browser: Browser, pictures: list[Path], tmp_path: Path
+def test_an_image_in_a_page_follows_the_persons_theme(
+    browser: Browser, images: list[Path], tmp_path: Path
 ) -> None:
     """Where it is an image, with no style but its own."""
     page = tmp_path / "shown.html"
-    page.write_text(f"<!doctype html><body style='margin: 0'><img src='{pictures[0].as_uri()}'>")
+    page.write_text(f"<!doctype html><body style='margin: 0'><img src='{images[0].as_uri()}'>")
     light, dark = (Opened(browser, page, 600, 500, is_dark=is_dark).page for is_dark in (False, True))
     assert light.evaluate("document.images[0].naturalWidth") == 460
     assert light.screenshot() != dark.screenshot()

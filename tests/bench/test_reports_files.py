@@ -88,9 +88,9 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
         report_from_file(tmp_path / "none.json")
     with pytest.raises(ReportError, match="is a directory"):
         report_from_file(tmp_path)
-    (tmp_path / "picture.json").write_bytes(b"\x89PNG\xff\xfe")
+    (tmp_path / "image.json").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(ReportError, match="no JSON"):
-        report_from_file(tmp_path / "picture.json")
+        report_from_file(tmp_path / "image.json")
 
 
 def test_reports_of_one_machine_with_figures_of_their_own_fit_on_a_page() -> None:

@@ -74,31 +74,31 @@ def test_sections_hold_every_table_but_tunings() -> None:
 def test_the_figures_that_a_run_is_remembered_by_come_first(made: Document) -> None:
     text = made.text
     glance = text[text.index("## At a glance") : text.index("### ")]
-    assert "| Fastest engine | **480&nbsp;pictures/s** |" in glance
-    assert "| Tuned to a p99 within 25.0 ms | **312&nbsp;pictures/s** |" in glance
+    assert "| Fastest engine | **480&nbsp;images/s** |" in glance
+    assert "| Tuned to a p99 within 25.0 ms | **312&nbsp;images/s** |" in glance
     reason = Reason(rule="machine busy", found="it went down", advice="End what else runs")
     assert "nothing, for no run of it is VALID" in document(report(reasons=(reason,))).text
 
 
-def test_pictures_are_beside_the_page_and_say_what_they_are(made: Document) -> None:
+def test_images_are_beside_the_page_and_say_what_they_are(made: Document) -> None:
     shown = re.findall(r"!\[(.*?)\]\(performance/(.*?)\)", made.text)
-    assert [file for _, file in shown] == list(made.pictures)
+    assert [file for _, file in shown] == list(made.images)
     assert len(shown) == 2 + 2 + 6 + 6 + 1
     assert shown[0] == (
         "Throughput by batch. Higher is better. Whiskers are 95% intervals.",
         "engine-ladder.svg",
     )
-    assert {"engine-roof.svg", "latency-open-loop-batch-1.svg", "rungs.svg"} <= set(made.pictures)
+    assert {"engine-roof.svg", "latency-open-loop-batch-1.svg", "rungs.svg"} <= set(made.images)
 
 
-def test_pictures_of_one_name_do_not_replace_one_another() -> None:
+def test_images_of_one_name_do_not_replace_one_another() -> None:
     """Loads of one server in two runs, on two machines that have the same names for everything."""
     row, other = load_row(), load_row(100)
     here = report(engines=(), rungs=(), loads=(row,))
     there = report(engines=(), rungs=(), loads=(other,), environment=environment(machine="another"))
     made = document(here, there)
-    assert f"16 at a time: {row.throughput}" in made.pictures["latency-closed-loop-batch-1.svg"]
-    assert f"16 at a time: {other.throughput}" in made.pictures["latency-closed-loop-batch-1-2.svg"]
+    assert f"16 at a time: {row.throughput}" in made.images["latency-closed-loop-batch-1.svg"]
+    assert f"16 at a time: {other.throughput}" in made.images["latency-closed-loop-batch-1-2.svg"]
     assert made.text.count("latency-closed-loop-batch-1-2.svg") == 1
 
 
@@ -147,12 +147,12 @@ def test_a_long_table_is_folded() -> None:
     assert (folded(30), folded(31)) == (0, 1)
 
 
-def test_devices_share_neither_a_picture_nor_a_table() -> None:
+def test_devices_share_neither_an_image_nor_a_table() -> None:
     made = document(report_of_two_devices())
-    parts = [*made.pictures.values(), *re.findall(r"<table>.*?</table>", made.text, re.DOTALL)]
+    parts = [*made.images.values(), *re.findall(r"<table>.*?</table>", made.text, re.DOTALL)]
     assert not [part for part in parts if f"({H200}" in part and "(CPU" in part]
     assert len([part for part in parts if f"({H200}" in part]) > 3
-    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= set(made.pictures)
+    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= set(made.images)
     assert f"#### Engines in process, {H200}\n" in made.text
     assert "#### Engines in process, CPU\n" in made.text
 
@@ -209,15 +209,15 @@ def test_whatever_comes_from_a_report_is_text(name: str) -> None:
         *("table", "thead", "tbody", "tr", "th", "td"),
     }
     assert [tag for tag, _ in found.tags].count("h1") == 1
-    pictures = [attributes.get("src") for tag, attributes in found.tags if tag == "img"]
-    assert pictures == [f"performance/{file}" for file in made.pictures]
-    assert all(re.fullmatch(r"[a-z0-9-]+\.svg", file) for file in made.pictures)
+    images = [attributes.get("src") for tag, attributes in found.tags if tag == "img"]
+    assert images == [f"performance/{file}" for file in made.images]
+    assert all(re.fullmatch(r"[a-z0-9-]+\.svg", file) for file in made.images)
     harmless = "a name of no harm"  # a date is cut after 16 letters
     words = rendered(document(evil_report(harmless)).text).text
     assert found.text.count(" ".join(name.split())) == words.count(harmless)
 
 
-def test_a_picture_that_is_no_longer_shown_is_removed(made: Document, tmp_path: Path) -> None:
+def test_an_image_that_is_no_longer_shown_is_removed(made: Document, tmp_path: Path) -> None:
     page, folder = tmp_path / "docs" / "performance.md", tmp_path / "docs" / "performance"
     write_document(made, page)
     (folder / "notes.txt").touch()
@@ -225,8 +225,8 @@ def test_a_picture_that_is_no_longer_shown_is_removed(made: Document, tmp_path: 
     written = document(report(loads=(), rungs=rungs()[:3]))
     write_document(written, page)
     assert page.read_text(encoding="utf-8") == written.text
-    assert {file.name for file in folder.iterdir()} == {*written.pictures, "notes.txt"}
-    assert {file.name: file.read_text("utf-8") for file in folder.glob("*.svg")} == dict(written.pictures)
+    assert {file.name for file in folder.iterdir()} == {*written.images, "notes.txt"}
+    assert {file.name: file.read_text("utf-8") for file in folder.glob("*.svg")} == dict(written.images)
     assert (tmp_path / "docs" / "drawing.svg").exists()
 
 

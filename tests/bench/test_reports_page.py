@@ -12,8 +12,8 @@ from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.distributions import distribution_of
 from alexnet_bench.reports.drawing.scales import scale_for, tick_text
 from alexnet_bench.reports.glance import tiles_from_reports
+from alexnet_bench.reports.images import batch_images, ladder_image, percentile_images, rungs_image
 from alexnet_bench.reports.page import html_from_reports
-from alexnet_bench.reports.pictures import batch_pictures, ladder_picture, percentile_pictures, rungs_picture
 from alexnet_bench.reports.schema import Proof, Report, TuningStep
 from alexnet_bench.reports.sheets import sheets_of
 from alexnet_model.errors import ReportError, UsageError
@@ -72,7 +72,7 @@ def test_the_page_has_every_plot_and_every_table(page: str) -> None:
         "Engines in process",
         "Server under load",
         "Highest rate within a limit",
-        "From the engine to the picture",
+        "From the engine to the image",
         "Tuning",
         "Cold start",
         "Environment",
@@ -209,7 +209,7 @@ def test_what_is_invalid_by_itself_says_so_in_an_invalid_run_too() -> None:
 def test_an_invalid_load_is_in_no_headline() -> None:
     best = load_row(9999, 1, samples=700, verdict=Verdict(reasons=report_of_two_devices().reasons))
     tiles = tiles_from_reports([report(loads=(load_row(340, samples=700), best))])
-    assert [tile.figure for tile in tiles if tile.name == "Fastest served"] == ["340 pictures/s"]
+    assert [tile.figure for tile in tiles if tile.name == "Fastest served"] == ["340 images/s"]
 
 
 def test_an_engine_that_is_not_the_model_is_in_no_headline_and_hollow_in_the_plot() -> None:
@@ -220,10 +220,10 @@ def test_an_engine_that_is_not_the_model_is_in_no_headline_and_hollow_in_the_plo
     rows = (engine_row(340), *wrong)
     whole = report(engines=rows, loads=())
     tiles = tiles_from_reports([whole])
-    assert [tile.figure for tile in tiles if tile.name == "Fastest engine"] == ["342 pictures/s"]
-    picture = ladder_picture(rows)
-    assert picture.svg.count('class="hollow"') == 2
-    assert picture.note.endswith("Hollow is INVALID.")
+    assert [tile.figure for tile in tiles if tile.name == "Fastest engine"] == ["342 images/s"]
+    image = ladder_image(rows)
+    assert image.svg.count('class="hollow"') == 2
+    assert image.note.endswith("Hollow is INVALID.")
     text = Elements(html_from_reports([whole])).text
     assert "1 of 3 rows are VALID" in text
     assert text.count(f"INVALID {rows[1].engine}: wrong answers: it is another model") == 1
@@ -232,7 +232,7 @@ def test_an_engine_that_is_not_the_model_is_in_no_headline_and_hollow_in_the_plo
 def test_a_long_devices_name_is_left_out_where_engines_names_have_no_room() -> None:
     def keys(device: str) -> list[str]:
         rows = (engine_row(of=engine(device=device)), engine_row(of=engine("fp16", device=device)))
-        return re.findall(r'class="key">([^<]*)<', ladder_picture(rows).svg)
+        return re.findall(r'class="key">([^<]*)<', ladder_image(rows).svg)
 
     assert keys("CPU")[0] == "int8 on openvino (CPU, computes in i8)"
     assert keys("NVIDIA H100 80GB HBM3 with a long name")[0] == "int8 on openvino (computes in i8)"
@@ -309,9 +309,9 @@ def test_resampled_medians_lie_around_the_median_as_those_of_real_resamples_do()
 def test_a_tail_that_is_not_known_is_dotted() -> None:
     def share_known(samples: int) -> float:
         """Of an axis that ends at the slowest sample, so that p90 of a hundred is half of it."""
-        (picture,) = percentile_pictures([load_row(samples=samples)])
+        (image,) = percentile_images([load_row(samples=samples)])
         ends = [
-            re.findall(rf'<polyline points="[^"]* ([^",]*),[^"]*" class="{kind}"', picture.svg)
+            re.findall(rf'<polyline points="[^"]* ([^",]*),[^"]*" class="{kind}"', image.svg)
             for kind in ("line", "line dotted")
         ]
         known, all_of_it = (float(end) - 50 for (end,) in ends)
@@ -324,31 +324,31 @@ def test_a_tail_that_is_not_known_is_dotted() -> None:
 
 def test_an_empty_histogram_has_no_curve() -> None:
     empty = LatencyHistogram().encoded().decode()
-    assert percentile_pictures([load_row(samples=50, histogram=empty)]) == ()
+    assert percentile_images([load_row(samples=50, histogram=empty)]) == ()
 
 
 def test_executed_batches_are_drawn_as_shares_in_order_of_size() -> None:
     row = load_row(samples=50, executions_by_batch={16: 50, 1: 25, 3: 25})
-    (picture,) = batch_pictures([row])
-    says = re.findall(r"<title>(.*?)</title>", picture.svg)
+    (image,) = batch_images([row])
+    says = re.findall(r"<title>(.*?)</title>", image.svg)
     assert [words.partition(":")[0] for words in says] == ["batch 1", "batch 3 to 4", "batch 9 to 16"]
     assert [words.rpartition(" ")[2] for words in says] == ["25%", "25%", "50%"]
-    assert "mean 9" in picture.svg
-    assert batch_pictures([load_row(samples=50, executions_by_batch={})]) == ()
+    assert "mean 9" in image.svg
+    assert batch_images([load_row(samples=50, executions_by_batch={})]) == ()
 
 
 def test_ways_part_where_a_rung_stands_on_an_earlier_one() -> None:
-    picture = rungs_picture(rungs()[:8])
-    assert picture is not None
-    bars = re.findall(r'class="barname">([^<]*)<', picture.svg)
+    image = rungs_image(rungs()[:8])
+    assert image is not None
+    bars = re.findall(r'class="barname">([^<]*)<', image.svg)
     assert [name.partition("batch 1, ")[2] for name in bars] == [
         "shared memory: 412 bytes",
         "HTTP: 150,902 bytes",
         "decode: 47,700 bytes",
     ]
-    assert picture.svg.count("<title>") == 5 + 5 + 6
-    assert "decode: adds 3.90 ms (client)" in picture.svg
-    assert rungs_picture(()) is None
+    assert image.svg.count("<title>") == 5 + 5 + 6
+    assert "decode: adds 3.90 ms (client)" in image.svg
+    assert rungs_image(()) is None
 
 
 @pytest.mark.parametrize(

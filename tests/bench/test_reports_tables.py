@@ -58,7 +58,7 @@ def test_each_group_names_what_computes_and_columns_stand_below_one_another() ->
     lines = shown(report(engines=rows, loads=(), rungs=(), roofs=(), cold_starts=(), tuning=None))
     assert "int8 on openvino (CPU, computes in i8)" in lines
     assert "fp32 on torch (CPU, computes in f32, eager)" in lines
-    assert sum("pictures/s" in line for line in lines) == 1  # the heading
+    assert sum("images/s" in line for line in lines) == 1  # the heading
     first, second = (line for line in lines if line.split()[:1] == ["32"])
     assert first.index(" compute") == second.index(" compute")
 
@@ -78,7 +78,7 @@ def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_ro
     assert reason is not None
     row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
     lines = shown(report(engines=(row,), proofs=(right, wrong), loads=(), rungs=(), roofs=(), tuning=None))
-    assert "CPU, 360 pictures of digits (test)" in lines
+    assert "CPU, 360 images of digits (test)" in lines
     words = [" ".join(line.split()) for line in lines]
     assert "fp32 openvino yes 120.0 200.0 100.0% 97.5%" in words
     assert "int8 openvino NO 12.0 200.0 100.0% 97.5%" in words

@@ -108,8 +108,8 @@ def test_weights_are_counted_in_the_files_own_types(tmp_path: Path) -> None:
     fp32, fp16, int8 = (tmp_path / f"{name}.onnx" for name in ("fp32", "fp16", "int8"))
     onnx_from_checkpoint(random_checkpoint(), fp32, max_batch=4)
     fp16_from_onnx(fp32, fp16)
-    pictures = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
-    int8_from_onnx(fp32, int8, pictures)
+    images = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
+    int8_from_onnx(fp32, int8, images)
     plain, half, quantised = (layers_from_onnx(path) for path in (fp32, fp16, int8))
     assert [layer.multiply_adds for layer in half] == [layer.multiply_adds for layer in plain]
     assert [layer.multiply_adds for layer in quantised] == [layer.multiply_adds for layer in plain]
@@ -135,7 +135,7 @@ def test_a_limit_is_the_longer_of_computing_and_moving_layer_by_layer() -> None:
     roof = Roof(device="CPU", computes_in="f32", operations_per_s=1000, bytes_per_s=100)
     computing = Layer(name="conv", multiply_adds=500, weights=5, weight_bytes=20, activations=5)
     moving = Layer(name="gemm", multiply_adds=10, weights=10, weight_bytes=40, activations=5)
-    # 1 s of computing against 0.4 s of moving; 0.02 s against 0.6 s. Weights are read once for all pictures.
+    # 1 s of computing against 0.4 s of moving; 0.02 s against 0.6 s. Weights are read once for all images.
     one = limit_at([computing, moving], "fp32", 1, roof)
     assert one.ms == pytest.approx(1600)
     assert one.bound_by == "compute"

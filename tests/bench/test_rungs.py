@@ -14,7 +14,7 @@ from alexnet_bench.rungs import (
     RungOptions,
     Way,
     bench_rungs,
-    encoded_pictures,
+    encoded_images,
     rungs_from_ways,
 )
 from alexnet_bench.truth import device_of_server
@@ -96,11 +96,11 @@ def test_options_that_cannot_be(options: dict[str, object], words: str) -> None:
     assert str(refused.value) == words
 
 
-def test_the_pictures_are_jpegs_of_a_photographs_size() -> None:
-    pictures = encoded_pictures(2)
-    assert len({*pictures}) == 2
-    assert all(20_000 < len(picture) < 200_000 for picture in pictures)
-    assert Contract().prepared(pictures[0]).shape == (224, 224, 3)
+def test_the_images_are_jpegs_of_a_photographs_size() -> None:
+    images = encoded_images(2)
+    assert len({*images}) == 2
+    assert all(20_000 < len(image) < 200_000 for image in images)
+    assert Contract().prepared(images[0]).shape == (224, 224, 3)
 
 
 class FakeCuda:
@@ -256,7 +256,7 @@ def test_a_server_that_dies_in_the_middle_costs_its_case_and_what_comes_after(
     assert reason.found == "grpc://127.0.0.1:1: got the connection closed. See its log"
 
 
-@pytest.mark.parametrize("before_last", [4, 1])  # over gRPC, and of a picture that is decoded here
+@pytest.mark.parametrize("before_last", [4, 1])  # over gRPC, and of an image that is decoded here
 def test_a_timed_request_that_fails_is_not_sent_again_and_costs_its_case_alone(
     measured: Callable[..., Report], before_last: int
 ) -> None:
@@ -313,7 +313,7 @@ def test_batches_are_measured_once_and_within_what_export_and_server_take(
     report = measured(server, batches=(4, 8))
     assert cases_of(report) == ["fp32, batch 4", "int8, batch 4"]
     assert [(left_out.what, left_out.why) for left_out in report.left_out] == [
-        (f"{precision}, batch 8", "the server takes at most 4 pictures a request")
+        (f"{precision}, batch 8", "the server takes at most 4 images a request")
         for precision in ("fp32", "int8")
     ]
 

@@ -19,7 +19,7 @@ from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import Overloaded, UsageError
 
 CONTRACT = Contract()
-# Eight pictures, each filled with its own number.
+# Eight images, each filled with its own number.
 IMAGES = np.repeat(np.arange(8, dtype=np.uint8), 224 * 224 * 3).reshape(8, 224, 224, 3)
 
 
@@ -45,34 +45,34 @@ class FakeRunner:
         self,
         clock: FakeClock,
         name: str,
-        seconds_a_picture: float,
+        seconds_per_image: float,
         slowdown: Callable[[float], float] = lambda now_s: 1.0,
     ) -> None:
         self._clock = clock
         self._name = name
-        self._seconds_a_picture = seconds_a_picture
+        self._seconds_per_image = seconds_per_image
         self._slowdown = slowdown
-        self.first_pictures: list[int] = []
+        self.first_images: list[int] = []
 
     def infer(self, images: Uint8Array) -> None:
-        self.first_pictures.append(int(images.flat[0]))
-        seconds = len(images) * self._seconds_a_picture
+        self.first_images.append(int(images.flat[0]))
+        seconds = len(images) * self._seconds_per_image
         self._clock.spend(seconds * self._slowdown(self._clock.now_s), self._name)
 
 
 class ImmediateTransport(FakeTransport):
     """Answers within `submit`, in the fake clock's time."""
 
-    def __init__(self, clock: FakeClock, name: str, seconds_a_picture: float) -> None:
+    def __init__(self, clock: FakeClock, name: str, seconds_per_image: float) -> None:
         super().__init__()
         self._clock = clock
         self._name = name
-        self._seconds_a_picture = seconds_a_picture
+        self._seconds_per_image = seconds_per_image
 
     def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
         request = message.request
         self.requests.append(request)
-        seconds = len(request.images) * self._seconds_a_picture
+        seconds = len(request.images) * self._seconds_per_image
         self._clock.spend(seconds, self._name)
         future: Future[InferReply] = Future()
         future.set_result(
@@ -115,11 +115,11 @@ def row_of(rows: tuple[Throughput, ...], case: Case) -> Throughput:
     return next(row for row in rows if row.case == case)
 
 
-def test_in_process_counts_pictures_over_time() -> None:
+def test_in_process_counts_images_over_time() -> None:
     clock = FakeClock()
     lane = InProcessLane(case(batch=4), FakeRunner(clock, "a", 0.025), IMAGES, clock=clock)
     measured = lane.run(0.25)
-    assert measured.pictures == 12  # calls of 0.1 s: the third ends past the time
+    assert measured.images == 12  # calls of 0.1 s: the third ends past the time
     assert measured.throughput_per_s == pytest.approx(40)
     assert measured.latencies_ms == pytest.approx((100, 100, 100))
 
@@ -127,7 +127,7 @@ def test_in_process_counts_pictures_over_time() -> None:
 def test_a_slice_shorter_than_a_call_is_one_whole_call() -> None:
     clock = FakeClock()
     measured = InProcessLane(case(), FakeRunner(clock, "a", 5.0), IMAGES, clock=clock).run(0.001)
-    assert (measured.pictures, measured.seconds) == (2, 10)
+    assert (measured.images, measured.seconds) == (2, 10)
 
 
 def test_inputs_rotate_over_slices_too() -> None:
@@ -136,7 +136,7 @@ def test_inputs_rotate_over_slices_too() -> None:
     lane = InProcessLane(case(batch=2), runner, IMAGES, clock=clock)
     lane.run(3)
     lane.run(3)
-    assert runner.first_pictures == [0, 2, 4, 6, 0, 2]
+    assert runner.first_images == [0, 2, 4, 6, 0, 2]
 
 
 def test_served_time_runs_while_the_pipeline_is_full() -> None:
@@ -145,7 +145,7 @@ def test_served_time_runs_while_the_pipeline_is_full() -> None:
     measured = served_lane(transport, clock=clock).run(0.25)
     # Answers at 0.1 (the pipeline is full), 0.2, 0.3 and 0.4 s; the last one comes past the time.
     assert len(transport.requests) == 4
-    assert measured.pictures == 4
+    assert measured.images == 4
     assert measured.seconds == pytest.approx(0.2)
     assert measured.latencies_ms == pytest.approx((100, 100))
     assert measured.client_cpu_share is not None
@@ -185,7 +185,7 @@ def test_as_many_requests_are_in_flight_as_asked_and_none_after(in_flight: int) 
     measured = served_lane(transport, batch=1, in_flight=in_flight).run(0.1)
     assert transport.most_in_flight == in_flight
     assert transport.in_flight == 0
-    assert 0 < measured.pictures <= len(transport.requests) - in_flight
+    assert 0 < measured.images <= len(transport.requests) - in_flight
     transport.close()
 
 
@@ -232,7 +232,7 @@ def test_a_row_is_the_median_with_its_spread() -> None:
     assert row.throughput_per_s == pytest.approx(2)
     assert (row.throughput_low_per_s, row.throughput_high_per_s) == pytest.approx((0.5, 4))
     assert row.latency_p50_ms == pytest.approx(1000)
-    assert (row.slices, row.pictures) == (5, 10)
+    assert (row.slices, row.images) == (5, 10)
     assert row.client_cpu_share is None
     assert json.loads(row.model_dump_json())["case"]["computes_in"] == "nothing"
 
@@ -295,7 +295,7 @@ def test_plans_that_measure_nothing_are_refused(rounds: int, slice_s: float, bur
         Plan(rounds=rounds, slice_s=slice_s, burn_in_s=burn_in_s)
 
 
-def test_the_pool_of_images_is_the_contracts_and_no_two_pictures_are_alike() -> None:
+def test_the_pool_of_images_is_the_contracts_and_no_two_images_are_alike() -> None:
     images = pool_of_images(CONTRACT, 4)
     assert CONTRACT.checked(images) is not None
     assert len({image.tobytes() for image in images}) == 4

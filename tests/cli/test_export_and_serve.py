@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_cli.held_out import write_held_out_pictures
+from alexnet_cli.held_out import write_held_out_images
 from alexnet_cli.main import run
 
 from ..conftest import Exported
@@ -79,12 +79,12 @@ def test_export_json_is_the_manifest(
 def test_a_precision_asked_for_by_name_and_refused_exits_1(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calibrating on grey pictures gives really wrong scales, and the real gate refuses them."""
+    """Calibrating on grey images gives really wrong scales, and the real gate refuses them."""
     import numpy as np
 
     from alexnet_export.convert import int8_from_onnx as real
 
-    dim = np.full((32, 224, 224, 3), 124, np.uint8)  # grey pictures: nearly nothing to scale by
+    dim = np.full((32, 224, 224, 3), 124, np.uint8)  # grey images: nearly nothing to scale by
     monkeypatch.setattr(
         "alexnet_export.pipeline.int8_from_onnx", lambda source, path, _: real(source, path, dim)
     )
@@ -121,14 +121,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, t
 
 
 def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = write_held_out_pictures(tmp_path / "pictures")[:20]
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    names = [str(picture.path) for picture in pictures]
+    images = write_held_out_images(tmp_path / "images")[:20]
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    names = [str(image.path) for image in images]
     with serving(exported.repository) as (process, url):
         assert run(["classify", *names, "--url", url, "--model", "alexnet_int8", "--top", "2", "--json"]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert [row["picture"] for row in rows] == names
-        right = [row["classes"][0]["label"] == p.label for row, p in zip(rows, pictures, strict=True)]
+        assert [row["image"] for row in rows] == names
+        right = [row["classes"][0]["label"] == p.label for row, p in zip(rows, images, strict=True)]
         assert sum(right) >= 16
         assert all(row["error"] is None and 0 < row["request_bytes"] < 150_528 + 1024 for row in rows)
 
@@ -136,7 +136,7 @@ def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.C
         assert run(["classify", *mixed, "--url", url, "--json"]) == 1
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [bool(row["error"]) for row in rows] == [False, True, False]
-        assert "no picture" in rows[1]["error"]
+        assert "no image" in rows[1]["error"]
 
         assert run(["classify", names[0], "--url", url]) == 0
         assert names[0] in capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_a_taken_port_is_named(exported: Exported, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("option", "packed"), [([], True), (["--encoded"], True), (["--no-encoded"], False)])
-def test_models_for_encoded_pictures(
+def test_models_for_encoded_images(
     option: list[str], packed: bool, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What an earlier export holds is packed again, with nothing built."""

@@ -53,7 +53,7 @@ def test_mutual_tls_and_shared_memory(
     assert "Triton encrypts gRPC only: HTTP and metrics stay on loopback.\n" in captured.err
     assert "Shared memory is open" in captured.err
     asked = f"--url {server.grpc_url} --ca FILE --cert FILE --key FILE --model {server.models[0]}\n"
-    assert f"Next: alexnet classify PICTURE {asked}" in captured.err
+    assert f"Next: alexnet classify IMAGE {asked}" in captured.err
 
 
 def test_without_them(
@@ -63,7 +63,7 @@ def test_without_them(
     (server,) = served
     assert not [option for option in server._launch.command if "ssl" in option]
     said = capsys.readouterr().err
-    assert f"Next: alexnet classify PICTURE --url {server.grpc_url} --model {server.models[0]}\n" in said
+    assert f"Next: alexnet classify IMAGE --url {server.grpc_url} --model {server.models[0]}\n" in said
     assert "loopback" not in said
     assert "Shared memory" not in said
 

@@ -63,7 +63,7 @@ WRONG_USE = [
         ["profile", "a max batch of 64", "--max-batch 128"],
     ),
     (["export"], ["checkpoint"]),
-    (["classify"], ["PICTURE"]),
+    (["classify"], ["IMAGE"]),
     (["classify", "x.png", "--top", "0"], ["--top"]),
     (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
     (["classify", "x.png", "--concurrency", "0"], ["--concurrency"]),

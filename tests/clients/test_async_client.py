@@ -11,7 +11,7 @@ from PIL import Image
 
 from alexnet_clients import AsyncClient, Client, FakeTransport, Prediction
 from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import BadResponse, NotReady, PictureError
+from alexnet_model.errors import BadResponse, ImageError, NotReady
 
 URL = "grpc://127.0.0.1:8001"
 
@@ -42,32 +42,30 @@ def test_both_clients_have_the_same_verbs_with_the_same_options() -> None:
 
 
 def test_the_same_answers_as_the_blocking_client(fake: FakeTransport) -> None:
-    pictures = [grey(0), b"no picture", grey(255), images(1, 128)[0]]
+    items = [grey(0), b"no image", grey(255), images(1, 128)[0]]
 
     async def asked() -> tuple[list[Prediction], Any, Any]:
         async with AsyncClient(URL, transport=fake) as client:
             served = await client.model("alexnet_int8")
-            return await client.classify(pictures), await client.probabilities(images(40)), served
+            return await client.classify(items), await client.probabilities(images(40)), served
 
     predictions, probabilities, served = asyncio.run(asked())
     with Client(URL, transport=FakeTransport()) as client:
-        expected = client.classify(pictures)
+        expected = client.classify(items)
         assert np.array_equal(probabilities, client.probabilities(images(40)))
         assert served == client.model("alexnet_int8")
-    assert [isinstance(prediction.error, PictureError) for prediction in predictions] == [0, 1, 0, 0]
+    assert [isinstance(prediction.error, ImageError) for prediction in predictions] == [0, 1, 0, 0]
     assert [prediction.classes for prediction in predictions] == [
         prediction.classes for prediction in expected
     ]
-    assert [prediction.picture for prediction in predictions] == [
-        prediction.picture for prediction in expected
-    ]
+    assert [prediction.image for prediction in predictions] == [prediction.image for prediction in expected]
     assert fake.closed
 
 
-def test_an_asynchronous_iterator_of_pictures(fake: FakeTransport) -> None:
+def test_an_asynchronous_iterator_of_images(fake: FakeTransport) -> None:
     taken = 0
 
-    async def pictures() -> AsyncIterator[Image.Image]:
+    async def images() -> AsyncIterator[Image.Image]:
         nonlocal taken
         for level in (0, 255) * 50:
             await asyncio.sleep(0)
@@ -78,7 +76,7 @@ def test_an_asynchronous_iterator_of_pictures(fake: FakeTransport) -> None:
         fake.max_batch = 4
         async with AsyncClient(URL, transport=fake) as client:
             labels: list[str] = []
-            async for prediction in client.classify_each(pictures()):
+            async for prediction in client.classify_each(images()):
                 assert taken < len(labels) + 40
                 labels.append(prediction.best.label)
             return labels
@@ -87,13 +85,13 @@ def test_an_asynchronous_iterator_of_pictures(fake: FakeTransport) -> None:
 
 
 def test_an_error_in_an_asynchronous_iterator_is_the_callers_own(fake: FakeTransport) -> None:
-    async def pictures() -> AsyncIterator[Image.Image]:
+    async def images() -> AsyncIterator[Image.Image]:
         yield grey(0)
         raise KeyError("the caller's own")
 
     async def asked() -> None:
         async with AsyncClient(URL, transport=fake) as client:
-            await client.classify(pictures())
+            await client.classify(images())
 
     with pytest.raises(KeyError, match="own"):
         asyncio.run(asked())
@@ -134,12 +132,12 @@ def test_leaving_a_loop_early_leaves_nothing_running(fake: FakeTransport) -> Non
 
 
 def test_ten_thousand_requests_at_once_have_few_open(fake: FakeTransport) -> None:
-    picture = images(1, 255)
+    image = images(1, 255)
 
     async def asked() -> list[Any]:
         fake.delay_s = 0.0001
         async with AsyncClient(URL, transport=fake) as client:
-            return await asyncio.gather(*(client.probabilities(picture) for _ in range(10_000)))
+            return await asyncio.gather(*(client.probabilities(image) for _ in range(10_000)))
 
     answers = asyncio.run(asked())
     assert len(answers) == 10_000
@@ -175,7 +173,7 @@ def test_errors_are_the_same(fake: FakeTransport) -> None:
             fake.answer = lambda request: np.full((len(request.images), 10), np.nan, np.float32)
             with pytest.raises(BadResponse, match="NaN"):
                 await client.probabilities(images(1))
-            with pytest.raises(PictureError):
+            with pytest.raises(ImageError):
                 await client.classify(np.zeros((3, 224, 224), np.uint8))
 
     asyncio.run(asked())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, FakeTransport, Pictures
+from alexnet_clients import Client, FakeTransport, Images
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import PictureError, UsageError
+from alexnet_model.errors import ImageError, UsageError
 
 
 def grey(level: int) -> Image.Image:
@@ -30,11 +30,11 @@ def prepared(*levels: int) -> Uint8Array:
     return np.stack([np.full((224, 224, 3), level, dtype=np.uint8) for level in levels])
 
 
-def labels(client: Client, pictures: Pictures) -> list[str]:
-    return [prediction.best.label for prediction in client.classify(pictures)]
+def labels(client: Client, images: Images) -> list[str]:
+    return [prediction.best.label for prediction in client.classify(images)]
 
 
-def test_one_picture_in_every_form(client: Client, tmp_path: Path) -> None:
+def test_one_image_in_every_form(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "white.png"
     path.write_bytes(encoded(255))
     assert labels(client, path) == ["9"]
@@ -48,24 +48,22 @@ def test_one_picture_in_every_form(client: Client, tmp_path: Path) -> None:
         assert labels(client, file) == ["9"]
 
 
-def test_many_pictures_of_mixed_forms_from_an_iterator_keep_their_order(
-    client: Client, tmp_path: Path
-) -> None:
+def test_many_images_of_mixed_forms_from_an_iterator_keep_their_order(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "black.png"
     path.write_bytes(encoded(0))
     forms = [path, encoded(255), grey(0), prepared(255)[0], io.BytesIO(encoded(0))]
     predictions = client.classify(iter(forms))
     assert [prediction.best.label for prediction in predictions] == ["0", "9", "0", "9", "0"]
-    assert [prediction.picture for prediction in predictions] == [
+    assert [prediction.image for prediction in predictions] == [
         str(path),
-        "picture 1",
-        "picture 2",
-        "picture 3",
-        "picture 4",
+        "image 1",
+        "image 2",
+        "image 3",
+        "image 4",
     ]
 
 
-def test_no_pictures_are_no_predictions(client: Client, fake: FakeTransport) -> None:
+def test_no_images_are_no_predictions(client: Client, fake: FakeTransport) -> None:
     assert client.classify([]) == []
     assert fake.requests == []
 
@@ -86,20 +84,20 @@ def test_the_best_classes_come_first_and_as_many_as_asked(client: Client) -> Non
         client.classify(grey(255), top=0)
 
 
-def test_a_broken_picture_costs_only_itself(client: Client, tmp_path: Path) -> None:
+def test_a_broken_image_costs_only_itself(client: Client, tmp_path: Path) -> None:
     missing = tmp_path / "missing.jpg"
-    predictions = client.classify([grey(0), b"not a picture", grey(255), missing, b""])
+    predictions = client.classify([grey(0), b"not an image", grey(255), missing, b""])
     assert [bool(prediction.error) for prediction in predictions] == [False, True, False, True, True]
     assert [prediction.best.label for prediction in predictions if not prediction.error] == ["0", "9"]
-    assert predictions[3].picture == str(missing)
-    assert isinstance(predictions[1].error, PictureError)
-    with pytest.raises(PictureError, match="no picture"):
+    assert predictions[3].image == str(missing)
+    assert isinstance(predictions[1].error, ImageError)
+    with pytest.raises(ImageError, match="no image"):
         _ = predictions[1].best
 
 
-def test_nothing_but_broken_pictures_ask_nothing(client: Client, fake: FakeTransport) -> None:
+def test_nothing_but_broken_images_ask_nothing(client: Client, fake: FakeTransport) -> None:
     predictions = client.classify([b"", b"x"])
-    assert all(isinstance(prediction.error, PictureError) for prediction in predictions)
+    assert all(isinstance(prediction.error, ImageError) for prediction in predictions)
     assert fake.requests == []
 
 
@@ -111,17 +109,17 @@ def test_nothing_but_broken_pictures_ask_nothing(client: Client, fake: FakeTrans
         (np.zeros((2, 3, 224, 224), np.uint8), "channels last"),
         (np.zeros((100, 100, 3), np.uint8), "Contract"),
         (np.zeros((0, 224, 224, 3), np.uint8), "Contract"),
-        ([np.zeros((2, 224, 224, 3), np.uint8)], r"pictures\[0\]"),
-        ([np.zeros((224, 224), np.uint8)], r"pictures\[0\]"),
-        ([7], r"pictures\[0\]: got int"),
-        (7, "pictures: got int"),
-        (None, "pictures: got NoneType"),
+        ([np.zeros((2, 224, 224, 3), np.uint8)], r"images\[0\]"),
+        ([np.zeros((224, 224), np.uint8)], r"images\[0\]"),
+        ([7], r"images\[0\]: got int"),
+        (7, "images: got int"),
+        (None, "images: got NoneType"),
     ],
 )
-def test_what_can_be_no_picture_is_the_callers_error(
-    client: Client, fake: FakeTransport, images: Pictures, message: str
+def test_what_can_be_no_image_is_the_callers_error(
+    client: Client, fake: FakeTransport, images: Images, message: str
 ) -> None:
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(ImageError, match=message):
         client.classify(images)
     assert fake.requests == []
 
@@ -136,19 +134,19 @@ def test_batches_fill_up_to_the_models_maximum(fake: FakeTransport) -> None:
     assert [index for index, prediction in enumerate(predictions) if prediction.error] == [2]
 
 
-def test_few_requests_are_open_and_few_pictures_are_taken_ahead(fake: FakeTransport) -> None:
+def test_few_requests_are_open_and_few_images_are_taken_ahead(fake: FakeTransport) -> None:
     fake.max_batch = 2
     fake.hold()
     taken = 0
 
-    def pictures() -> Iterator[Image.Image]:
+    def images() -> Iterator[Image.Image]:
         nonlocal taken
         for _ in range(500):
             taken += 1
             yield grey(255)
 
     with Client("grpc://host", transport=fake) as client:
-        thread = threading.Thread(target=lambda: client.classify(pictures()))
+        thread = threading.Thread(target=lambda: client.classify(images()))
         thread.start()
         deadline = time.monotonic() + 10
         while fake.in_flight < 2 and time.monotonic() < deadline:
@@ -162,7 +160,7 @@ def test_few_requests_are_open_and_few_pictures_are_taken_ahead(fake: FakeTransp
     assert taken == 500
 
 
-def test_raw_outputs_of_more_pictures_than_a_batch_holds(fake: FakeTransport) -> None:
+def test_raw_outputs_of_more_images_than_a_batch_holds(fake: FakeTransport) -> None:
     fake.max_batch = 4
     levels = [0, 255] * 5
     with Client("grpc://host", transport=fake) as client:

@@ -95,7 +95,7 @@ def test_a_model_that_takes_no_batches_is_not_ours(fake: FakeTransport, client: 
         client.classify(images(1))
 
 
-def test_a_failed_request_costs_only_its_own_pictures(fake: FakeTransport) -> None:
+def test_a_failed_request_costs_only_its_own_images(fake: FakeTransport) -> None:
     client = Client(URL, transport=fake, timeout_s=0.05)
     fake.max_batch = 2
     answered = fake.brightness_as_class
@@ -218,7 +218,7 @@ def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
             open_requests.append(Future())
             return open_requests[-1]
 
-    def pictures() -> Iterator[Image.Image]:
+    def images() -> Iterator[Image.Image]:
         while not open_requests:
             yield Image.new("RGB", (8, 8))
         raise KeyError("the caller's own")
@@ -228,7 +228,7 @@ def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
         Client(URL, transport=AnswersOnce(max_batch=1)) as client,
         pytest.raises(KeyError, match="the caller's own"),
     ):
-        client.classify(pictures())
+        client.classify(images())
     deadline = time.monotonic() + 10
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.001)

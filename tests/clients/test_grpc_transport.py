@@ -84,7 +84,7 @@ def test_the_message_is_the_one_that_tritonclient_sends(
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_a_picture_costs_its_pixels_and_less_than_a_kibibyte(
+def test_an_image_costs_its_pixels_and_less_than_a_kibibyte(
     wire_server: WireServer, transport: GrpcTransport, batch: int
 ) -> None:
     reply = sent(transport, request(batch, top=5), timeout_s=10).result()

@@ -87,7 +87,7 @@ def test_every_exception_in_the_table_exists() -> None:
         (503, "Server is stopping, scheduler for model has stopped", NotReady),
         (403, "This API is restricted, expecting header 'alexnet'", BadRequest),
         (500, "failed to parse the request JSON buffer: Invalid value. at 0", ClientError),
-        (404, "Unable to find shared memory region: 'alexnet_pictures_1_0123abcd'", BadRequest),
+        (404, "Unable to find shared memory region: 'alexnet_images_1_0123abcd'", BadRequest),
         (500, "CUDA device 0 is not available", ClientError),
         (400, "input 'image': the decoder is not ready", BadRequest),
         (404, "Not Found", ForeignServer),

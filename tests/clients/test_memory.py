@@ -1,4 +1,4 @@
-"""A hundred thousand pictures take no more memory than ten thousand."""
+"""A hundred thousand images take no more memory than ten thousand."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def resident_bytes() -> int:
     return pages * 4096
 
 
-def pictures(count: int) -> Iterator[bytes]:
+def images(count: int) -> Iterator[bytes]:
     content = io.BytesIO()
     Image.new("RGB", (12, 12), (200, 10, 10)).save(content, "PNG")
     for _ in range(count):
         yield content.getvalue()
 
 
-def test_memory_is_flat_over_a_hundred_thousand_pictures() -> None:
+def test_memory_is_flat_over_a_hundred_thousand_images() -> None:
     uniform = np.full((1, 10), 0.1, np.float32)
     transport = FakeTransport(contract=SMALL, answer=lambda request: uniform.repeat(len(request.images), 0))
     transport.requests = _Forgetful()
     with Client("grpc://host", contract=SMALL, transport=transport) as client:
         marks = []
-        for number, prediction in enumerate(client.classify_each(pictures(100_000)), start=1):
+        for number, prediction in enumerate(client.classify_each(images(100_000)), start=1):
             assert prediction.error is None
             if number % 10_000 == 0:
                 marks.append(resident_bytes())

@@ -11,18 +11,18 @@ import pytest
 
 from alexnet_clients import Classification, Prediction
 from alexnet_clients.results import Format, LineFormat, ResultFile
-from alexnet_model.errors import AlexnetError, DeadlineExceeded, PictureError, UnreadablePicture, UsageError
+from alexnet_model.errors import AlexnetError, DeadlineExceeded, ImageError, UnreadableImage, UsageError
 
 MODEL = "alexnet_int8"
 
 
-def answered(picture: str) -> Prediction:
+def answered(image: str) -> Prediction:
     classes = (Classification('a, "b"', 3, 0.75), Classification("naïve", 1, 0.25))
-    return Prediction(picture=picture, classes=classes, latency_ms=1.5, request_bytes=150_609)
+    return Prediction(image=image, classes=classes, latency_ms=1.5, request_bytes=150_609)
 
 
-def failed(picture: str, error: type[AlexnetError]) -> Prediction:
-    return Prediction(picture=picture, error=error(picture, got="nothing", expected="a picture, whole"))
+def failed(image: str, error: type[AlexnetError]) -> Prediction:
+    return Prediction(image=image, error=error(image, got="nothing", expected="an image, whole"))
 
 
 def opened(path: Path, kind: Format, *, resume: bool = False, top: int = 2, model: str = MODEL) -> ResultFile:
@@ -39,13 +39,13 @@ def test_lines_are_json_or_csv(tmp_path: Path) -> None:
     for kind in ("json", "csv"):
         with opened(tmp_path / kind, kind) as file:
             file.write(answered("a,b.png"))
-            file.write(failed("torn.png", PictureError))
+            file.write(failed("torn.png", ImageError))
     first, second = map(json.loads, (tmp_path / "json").read_text().splitlines())
     assert first["classes"][0] == {"label": 'a, "b"', "index": 3, "probability": 0.75}
-    assert (second["classes"], second["error_type"]) == ([], "PictureError")
+    assert (second["classes"], second["error_type"]) == ([], "ImageError")
     first, second = csv.DictReader(io.StringIO((tmp_path / "csv").read_text()))
-    assert (first["picture"], first["label_1"], first["probability_2"]) == ("a,b.png", 'a, "b"', "0.25")
-    assert (second["label_1"], second["error_type"]) == ("", "PictureError")
+    assert (first["image"], first["label_1"], first["probability_2"]) == ("a,b.png", 'a, "b"', "0.25")
+    assert (second["label_1"], second["error_type"]) == ("", "ImageError")
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, kind: Format) -> None:
@@ -61,11 +61,11 @@ def test_going_on_knows_what_is_done_and_appends(tmp_path: Path, kind: Format) -
     with opened(path, kind, resume=True) as file:
         assert not file.done
         file.write(answered("one"))
-        file.write(failed("torn", PictureError))
+        file.write(failed("torn", ImageError))
         file.write(failed("late", DeadlineExceeded))
-        file.write(failed("missing", UnreadablePicture))
+        file.write(failed("missing", UnreadableImage))
     with opened(path, kind, resume=True) as file:
-        assert set(file.done) == {"one", "torn"}  # the server's failure is asked again, the picture's not
+        assert set(file.done) == {"one", "torn"}  # the server's failure is asked again, the image's not
         assert file.failed == 1
         file.write(answered("late"))
     with opened(path, kind, resume=True) as file:
@@ -112,7 +112,7 @@ def test_another_number_of_classes_is_not_gone_on_with(tmp_path: Path, kind: For
     path = tmp_path / "out"
     with opened(path, kind) as file:
         file.write(answered("one"))
-    with pytest.raises(UsageError, match=f"{top} classes a picture"):
+    with pytest.raises(UsageError, match=f"{top} classes an image"):
         opened(path, kind, resume=True, top=top)
 
 
@@ -122,9 +122,9 @@ def test_another_number_of_classes_is_not_gone_on_with(tmp_path: Path, kind: For
         "[]\n",
         "{}\n",
         "no json\n",
-        '{"picture": 1}\n',
-        '{"picture": ["x"], "model": "alexnet_int8", "error_type": null, "classes": [1, 2]}\n',
-        '{"picture": "x", "model": "alexnet_int8", "error_type": null, "classes": 2}\n',
+        '{"image": 1}\n',
+        '{"image": ["x"], "model": "alexnet_int8", "error_type": null, "classes": [1, 2]}\n',
+        '{"image": "x", "model": "alexnet_int8", "error_type": null, "classes": 2}\n',
     ],
 )
 def test_a_foreign_file_is_refused(tmp_path: Path, content: str) -> None:
@@ -157,12 +157,12 @@ def test_any_name_can_be_gone_on_with(tmp_path: Path, kind: Format) -> None:
     assert path.read_bytes() == before
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
         rows = map(json.loads, text) if kind == "json" else csv.DictReader(text, strict=True)
-        assert [row["picture"] for row in rows] == AWKWARD_NAMES
+        assert [row["image"] for row in rows] == AWKWARD_NAMES
 
 
 def test_json_is_utf_8_whatever_a_name_is(tmp_path: Path) -> None:
     line = LineFormat("json", 2).line(answered(AWKWARD_NAMES[0]), MODEL)
-    assert json.loads(line.decode())["picture"] == AWKWARD_NAMES[0]
+    assert json.loads(line.decode())["image"] == AWKWARD_NAMES[0]
 
 
 def test_csv_that_is_torn_anywhere_can_be_gone_on_with(tmp_path: Path) -> None:

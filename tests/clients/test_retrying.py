@@ -160,7 +160,7 @@ def test_an_attempt_that_raises_fails_its_outcome() -> None:
         Retrier(QUICK).run(attempt, timeout_s=10).result(10)
 
 
-def test_a_server_that_is_gone_costs_one_deadline_and_not_one_a_picture(fake: FakeTransport) -> None:
+def test_a_server_that_is_gone_costs_one_deadline_and_not_one_an_image(fake: FakeTransport) -> None:
     fake.max_batch = 1
     with client_of(fake, timeout_s=0.3) as client:
         client.model("alexnet_fp32")

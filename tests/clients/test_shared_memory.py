@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client, FakeTransport, Region
-from alexnet_clients.shared_memory import SharedPictures, remove_orphans
+from alexnet_clients.shared_memory import SharedImages, remove_orphans
 from alexnet_model.errors import BadRequest, UsageError
 
 SHM = Path("/dev/shm")
@@ -19,7 +19,7 @@ IMAGES = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.full((2, 224, 22
 
 
 def ours() -> set[str]:
-    return {path.name for path in SHM.glob("alexnet_pictures_*")}
+    return {path.name for path in SHM.glob("alexnet_images_*")}
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_pictures_are_read_where_they_lie(fake: FakeTransport, client: Client) -> None:
+def test_images_are_read_where_they_lie(fake: FakeTransport, client: Client) -> None:
     before = ours()
-    with SharedPictures(client, capacity=4) as shared:
+    with SharedImages(client, capacity=4) as shared:
         shared.images[:2] = IMAGES
         assert ours() - before == {shared.region.name}
         assert fake.known_regions == {shared.region.name: shared.region}
@@ -46,7 +46,7 @@ def test_an_error_inside_leaves_nothing(fake: FakeTransport, client: Client) -> 
     kept = []  # views that outlive the memory
 
     def fail() -> None:
-        with SharedPictures(client, capacity=1) as shared:
+        with SharedImages(client, capacity=1) as shared:
             kept.append(shared.images)
             raise KeyError
 
@@ -61,7 +61,7 @@ def test_a_server_that_shares_no_memory_leaves_nothing(fake: FakeTransport, clie
     before = ours()
     client.connect()
     fake.failures.append(BadRequest("server", got="This protocol is restricted"))
-    with pytest.raises(BadRequest), SharedPictures(client, capacity=1):
+    with pytest.raises(BadRequest), SharedImages(client, capacity=1):
         pytest.fail("entered")
 
     class Refuses(FakeTransport):
@@ -72,7 +72,7 @@ def test_a_server_that_shares_no_memory_leaves_nothing(fake: FakeTransport, clie
     with (
         Client("grpc://127.0.0.1", transport=Refuses()) as refused,
         pytest.raises(BadRequest),
-        SharedPictures(refused, capacity=1),
+        SharedImages(refused, capacity=1),
     ):
         pytest.fail("entered")
     assert ours() == before
@@ -81,7 +81,7 @@ def test_a_server_that_shares_no_memory_leaves_nothing(fake: FakeTransport, clie
 def test_what_dead_processes_left_is_removed_and_the_livings_is_not(
     fake: FakeTransport, client: Client, dead_process: int
 ) -> None:
-    names = [f"alexnet_pictures_{dead_process}_0123abcd", f"alexnet_pictures_1_{'f' * 8}", "somebody_elses"]
+    names = [f"alexnet_images_{dead_process}_0123abcd", f"alexnet_images_1_{'f' * 8}", "somebody_elses"]
     for name in names:
         fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
     (SHM / names[0]).touch()
@@ -94,7 +94,7 @@ def test_what_dead_processes_left_is_removed_and_the_livings_is_not(
 
 
 def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Client) -> None:
-    with SharedPictures(client, capacity=2) as shared:
+    with SharedImages(client, capacity=2) as shared:
         shared.images[:] = IMAGES
         shared.probabilities(2)
         fake.known_regions.clear()
@@ -110,7 +110,7 @@ def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Clie
 
 
 def test_a_refusal_of_the_same_server_is_told(fake: FakeTransport, client: Client) -> None:
-    with SharedPictures(client, capacity=2) as shared:
+    with SharedImages(client, capacity=2) as shared:
 
         def refuse(request: object) -> object:
             raise BadRequest("server", got="batch-size must be <= 1")
@@ -124,7 +124,7 @@ def test_the_living_of_another_pid_namespace_are_let_be(
     fake: FakeTransport, client: Client, dead_process: int
 ) -> None:
     """Their number is nobody's here, but they hold the lock."""
-    name = f"alexnet_pictures_{dead_process}_0123abcd"
+    name = f"alexnet_images_{dead_process}_0123abcd"
     fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
     try:
         with (SHM / name).open("w") as held:
@@ -139,7 +139,7 @@ def test_the_living_of_another_pid_namespace_are_let_be(
 
 def test_memory_in_use_is_locked(client: Client) -> None:
     with (
-        SharedPictures(client, capacity=1) as shared,
+        SharedImages(client, capacity=1) as shared,
         (SHM / shared.region.name).open() as found,
         pytest.raises(BlockingIOError),
     ):
@@ -150,7 +150,7 @@ def test_memory_in_use_is_locked(client: Client) -> None:
 def test_an_orphan_of_another_user_hinders_nobody(
     client: Client, dead_process: int, monkeypatch: pytest.MonkeyPatch, forbidden: str
 ) -> None:
-    name = f"alexnet_pictures_{dead_process}_0123abcd"
+    name = f"alexnet_images_{dead_process}_0123abcd"
     (SHM / name).touch()
     allowed = getattr(os, forbidden)
 
@@ -162,7 +162,7 @@ def test_an_orphan_of_another_user_hinders_nobody(
     try:
         with monkeypatch.context() as patched:
             patched.setattr(os, forbidden, refuse)
-            with SharedPictures(client, capacity=1) as shared:
+            with SharedImages(client, capacity=1) as shared:
                 assert shared.probabilities(1).shape == (1, 10)
         assert (SHM / name).exists()
     finally:
@@ -173,38 +173,38 @@ def test_memory_that_somebody_removed_is_let_go_in_peace() -> None:
     code = (
         "from pathlib import Path\n"
         "from alexnet_clients import Client, FakeTransport\n"
-        "from alexnet_clients.shared_memory import SharedPictures\n"
+        "from alexnet_clients.shared_memory import SharedImages\n"
         "with Client('grpc://127.0.0.1', transport=FakeTransport()) as client:\n"
-        "    with SharedPictures(client, capacity=1) as shared:\n"
+        "    with SharedImages(client, capacity=1) as shared:\n"
         "        (Path('/dev/shm') / shared.region.name).unlink()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_more_pictures_than_there_is_memory_for(client: Client) -> None:
+def test_more_images_than_there_is_memory_for(client: Client) -> None:
     before = ours()
     room = os.statvfs(SHM)
     capacity = room.f_blocks * room.f_frsize // IMAGES[0].nbytes + 1
     with (
         pytest.raises(UsageError, match=r"No space left on device.*smaller capacity"),
-        SharedPictures(client, capacity=capacity),
+        SharedImages(client, capacity=capacity),
     ):
         pytest.fail("entered")
     assert ours() == before
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_more_pictures_than_there_are(count: int, client: Client) -> None:
-    with SharedPictures(client, capacity=2) as shared, pytest.raises(UsageError, match="1 to 2"):
+def test_more_images_than_there_are(count: int, client: Client) -> None:
+    with SharedImages(client, capacity=2) as shared, pytest.raises(UsageError, match="1 to 2"):
         shared.probabilities(count)
 
 
 def test_what_cannot_be_shared(client: Client) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        SharedPictures(client, capacity=0)
+        SharedImages(client, capacity=0)
     with (
         Client("grpc://10.0.0.1", transport=FakeTransport()) as elsewhere,
         pytest.raises(UsageError, match="another machine"),
     ):
-        SharedPictures(elsewhere, capacity=1)
+        SharedImages(elsewhere, capacity=1)

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alexnet_clients.folders import pictures_in_folder
+from alexnet_clients.folders import images_in_folder
 from alexnet_clients.sources import (
     Source,
-    StdinPicture,
-    WebPicture,
+    StdinImage,
+    WebImage,
     name_of_source,
     sources_from_words,
 )
 from alexnet_model.contract import Contract
-from alexnet_model.errors import PictureError, PictureSetError, UnreadablePicture, UsageError
+from alexnet_model.errors import DatasetError, ImageError, UnreadableImage, UsageError
 
 
 def png() -> bytes:
@@ -50,14 +50,14 @@ def names(*words: object, recursive: bool = False) -> list[str]:
     return [name_of_source(source) for source in found(*words, recursive=recursive)]
 
 
-def test_a_folder_means_its_pictures_in_order(tree: Path) -> None:
+def test_a_folder_means_its_images_in_order(tree: Path) -> None:
     assert names(tree) == [str(tree / name) for name in ("a.JPG", "b.png")]
 
 
 def test_recursive_goes_down_and_never_round(tree: Path) -> None:
     expected = [str(tree / name) for name in ("a.JPG", "b.png", "below/c.webp", "below/deeper/d.bmp")]
     assert names(tree, recursive=True) == expected
-    assert [str(path) for path in pictures_in_folder(tree, recursive=True)] == expected
+    assert [str(path) for path in images_in_folder(tree, recursive=True)] == expected
 
 
 def test_a_pattern_means_what_it_matches(tree: Path) -> None:
@@ -76,24 +76,24 @@ def test_a_missing_file_keeps_its_place(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "words"),
-    [("below/deeper/nothing*", ["no picture", "pattern"]), ("empty", ["no picture", "--recursive"])],
+    [("below/deeper/nothing*", ["no image", "pattern"]), ("empty", ["no image", "--recursive"])],
 )
-def test_what_means_no_picture_says_so(tree: Path, word: str, words: list[str]) -> None:
+def test_what_means_no_image_says_so(tree: Path, word: str, words: list[str]) -> None:
     (tree / "empty").mkdir()
-    with pytest.raises(PictureSetError) as caught:
+    with pytest.raises(DatasetError) as caught:
         found(tree / word)
     for part in words:
         assert part in str(caught.value)
 
 
 def test_a_folder_that_is_not_there() -> None:
-    with pytest.raises(PictureSetError, match="no such file"):
-        list(pictures_in_folder(Path("nowhere")))
+    with pytest.raises(DatasetError, match="no such file"):
+        list(images_in_folder(Path("nowhere")))
 
 
-def test_standard_input_is_one_picture() -> None:
+def test_standard_input_is_one_image() -> None:
     (source,) = found("-", stdin=png())
-    assert isinstance(source, StdinPicture)
+    assert isinstance(source, StdinImage)
     source.load()
     assert Contract().prepared(source)[0, 0].tolist() == [10, 200, 30]
     with pytest.raises(UsageError, match="twice"):
@@ -159,10 +159,10 @@ def web() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_picture_on_the_web(web: str) -> None:
+def test_an_image_on_the_web(web: str) -> None:
     (source,) = found(f"{web}/green.png")
     assert name_of_source(source) == f"{web}/green.png"
-    assert isinstance(source, WebPicture)
+    assert isinstance(source, WebImage)
     assert Contract().prepared(source)[0, 0].tolist() == [10, 200, 30]
 
 
@@ -170,8 +170,8 @@ def test_a_picture_on_the_web(web: str) -> None:
     ("page", "words"),
     [
         ("missing.png", "got http status 404,"),
-        ("slow.png", "no whole picture in 0.2 s"),
-        ("trickle.png", "no whole picture in 0.2 s"),
+        ("slow.png", "no whole image in 0.2 s"),
+        ("trickle.png", "no whole image in 0.2 s"),
         ("endless.png", "more than"),
         ("round.png", "a redirect that leads nowhere, http status 302"),
         ("nonsense.png", "an answer that is broken, or no http"),
@@ -180,23 +180,23 @@ def test_a_picture_on_the_web(web: str) -> None:
         ("naïve.png", "no web address"),
     ],
 )
-def test_a_picture_on_the_web_that_cannot_be_had(
+def test_an_image_on_the_web_that_cannot_be_had(
     web: str, page: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alexnet_model.decoding.MAX_ENCODED_BYTES", 200_000)
     started_s = time.monotonic()
-    with pytest.raises(PictureError, match=words) as caught:
-        Contract().prepared(WebPicture(f"{web}/{page}", timeout_s=0.2))
+    with pytest.raises(ImageError, match=words) as caught:
+        Contract().prepared(WebImage(f"{web}/{page}", timeout_s=0.2))
     assert time.monotonic() - started_s < 1.5
     assert str(caught.value).startswith(f"{web}/{page}: got ")
     assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, UnreadablePicture) == (page != "endless.png")
+    assert isinstance(caught.value, UnreadableImage) == (page != "endless.png")
 
 
-def test_a_picture_on_the_web_that_is_given_up() -> None:
+def test_an_image_on_the_web_that_is_given_up() -> None:
     given_up = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        source = WebPicture(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=60, given_up=given_up)
+        source = WebImage(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=60, given_up=given_up)
         threading.Timer(0.2, given_up.set).start()
         started_s = time.monotonic()
         with pytest.raises(InterruptedError):
@@ -204,13 +204,13 @@ def test_a_picture_on_the_web_that_is_given_up() -> None:
         assert time.monotonic() - started_s < 5
 
 
-def test_a_pipe_or_device_is_no_picture(tmp_path: Path) -> None:
+def test_a_pipe_or_device_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
-        with pytest.raises(UnreadablePicture, match="a pipe or device"):
+        with pytest.raises(UnreadableImage, match="a pipe or device"):
             Contract().prepared(path)
 
 
 def test_no_such_host() -> None:
-    with pytest.raises(UnreadablePicture, match=r"http://nowhere\.invalid/a\.png: got no such host,"):
-        Contract().prepared(WebPicture("http://nowhere.invalid/a.png", timeout_s=5))
+    with pytest.raises(UnreadableImage, match=r"http://nowhere\.invalid/a\.png: got no such host,"):
+        Contract().prepared(WebImage("http://nowhere.invalid/a.png", timeout_s=5))

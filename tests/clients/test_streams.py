@@ -1,4 +1,4 @@
-"""What callers do with their own pictures while they are asked about, and what they close too early."""
+"""What callers do with their own images while they are asked about, and what they close too early."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 
 from alexnet_clients import AsyncClient, Backoff, Client, FakeTransport
 from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import BadResponse, ClientError, NotReady, PictureError, Unreachable
+from alexnet_model.errors import BadResponse, ClientError, ImageError, NotReady, Unreachable
 
 URL = "grpc://127.0.0.1:8001"
 LEVELS = [round(255 * digit / 9) for digit in range(10)]  # each looks like its own digit to the fake
@@ -34,11 +34,11 @@ def encoded(image: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def labels(client: Client, pictures: object) -> list[str]:
-    return [prediction.best.label for prediction in client.classify(pictures)]  # type: ignore[arg-type]
+def labels(client: Client, images: object) -> list[str]:
+    return [prediction.best.label for prediction in client.classify(images)]  # type: ignore[arg-type]
 
 
-def test_an_array_that_is_filled_anew_for_each_picture(client: Client) -> None:
+def test_an_array_that_is_filled_anew_for_each_image(client: Client) -> None:
     frame = np.empty((224, 224, 3), np.uint8)
 
     def camera() -> Iterator[Uint8Array]:
@@ -86,8 +86,8 @@ def test_a_file_that_fails_in_its_own_way_costs_only_itself(client: Client) -> N
     assert "lens cap on" in str(second.error)
 
 
-def test_none_among_the_pictures_is_the_callers_mistake_and_no_end(client: Client) -> None:
-    with pytest.raises(PictureError, match=r"pictures\[2\]: got NoneType"):
+def test_none_among_the_images_is_the_callers_mistake_and_no_end(client: Client) -> None:
+    with pytest.raises(ImageError, match=r"images\[2\]: got NoneType"):
         client.classify([grey(0), grey(0), None, grey(0)])  # type: ignore[list-item]
 
 
@@ -211,7 +211,7 @@ def test_a_client_that_is_closed_in_the_middle_of_a_stream_says_so(fake: FakeTra
     client = Client(URL, transport=fake)
     outcomes: list[object] = []
 
-    def pictures() -> Iterator[bytes]:
+    def images() -> Iterator[bytes]:
         content = encoded(grey(9))
         for number in itertools.count():
             if number == 50:
@@ -219,7 +219,7 @@ def test_a_client_that_is_closed_in_the_middle_of_a_stream_says_so(fake: FakeTra
             yield content
 
     with pytest.raises(ClientError, match="clos"):
-        outcomes.extend(client.classify_each(pictures()))
+        outcomes.extend(client.classify_each(images()))
     assert len(outcomes) < 100
 
 

@@ -25,7 +25,7 @@ from alexnet_clients.ui.examples import write_examples
 from alexnet_clients.ui.hosting import HostedPage, OnlyFromHere
 from alexnet_clients.ui.showing import confidences_from_classes, html_from_asked, html_from_error
 from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import BadRequest, ContractMismatch, ModelNotFound, PictureError, PortTaken
+from alexnet_model.errors import BadRequest, ContractMismatch, ImageError, ModelNotFound, PortTaken
 
 MILLISECOND_NS = 1_000_000
 ONE_REQUEST = ModelStatistics(
@@ -105,7 +105,7 @@ def test_a_model_of_pixels_is_sent_what_was_decoded_here(asking: Callable[..., A
     assert asked.counted == 1
 
 
-def test_a_model_of_encoded_pictures_is_sent_the_file_and_counted_in_its_halves(
+def test_a_model_of_encoded_images_is_sent_the_file_and_counted_in_its_halves(
     asking: Callable[..., Asked],
 ) -> None:
     fake = Counting(delay_s=0.1)
@@ -148,10 +148,10 @@ def test_a_server_that_does_not_tell_its_times_answers_all_the_same(
 
 
 @pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
-def test_a_broken_picture_is_named(model: str) -> None:
+def test_a_broken_image_is_named(model: str) -> None:
     with (
         Client("grpc://host", transport=FakeTransport()) as client,
-        pytest.raises(PictureError, match=r"^cat.jpg: got 3 bytes that are no picture"),
+        pytest.raises(ImageError, match=r"^cat.jpg: got 3 bytes that are no image"),
     ):
         ask(client, model, b"cat", name="cat.jpg")
 
@@ -189,7 +189,7 @@ def test_classes_that_share_a_label_are_both_shown() -> None:
 
 
 def test_what_came_from_outside_is_escaped(asking: Callable[..., Asked]) -> None:
-    error = PictureError("<img src=x onerror=alert(1)>.png", got="0 bytes")
+    error = ImageError("<img src=x onerror=alert(1)>.png", got="0 bytes")
     assert "<img" not in html_from_error(error)
     fake = Counting()
     fake.parameters["computes_in"] = "<script>"

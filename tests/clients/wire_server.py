@@ -60,7 +60,7 @@ def config(request: Any, context: Any) -> Any:
     response.config.name = request.name
     response.config.backend = "openvino_dynamic"
     response.config.max_batch_size = 8
-    response.config.input.add(name="image", data_type=TYPE_UINT8, dims=CONTRACT.picture_shape)
+    response.config.input.add(name="image", data_type=TYPE_UINT8, dims=CONTRACT.image_shape)
     for name in (CONTRACT.probabilities_name, CONTRACT.logits_name):
         response.config.output.add(name=name, data_type=TYPE_FP32, dims=[10])
     parameters = {

@@ -26,7 +26,7 @@ from alexnet_serving import EmbeddedServer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number in range(6):
         Image.effect_noise((300, 260), 40 * number).convert("RGB").save(folder / f"{number}.jpg")
     (folder / "deeper").mkdir()
@@ -53,7 +53,7 @@ def test_json_is_what_the_client_says(
         classify(capsys, server, folder, "--recursive", "--json", "--top", 2, "--precision", "int8")
     )
     expected = list(client.classify_folder(folder, recursive=True, model="alexnet_int8", top=2))
-    assert [row["picture"] for row in printed] == [prediction.picture for prediction in expected]
+    assert [row["image"] for row in printed] == [prediction.image for prediction in expected]
     assert len(printed) == 7
     for row, prediction in zip(printed, expected, strict=True):
         assert row["classes"] == [vars(found) for found in prediction.classes]
@@ -61,15 +61,15 @@ def test_json_is_what_the_client_says(
 
 
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
-def test_a_broken_picture_costs_only_itself(
+def test_a_broken_image_costs_only_itself(
     capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path, model: str
 ) -> None:
     torn = tmp_path / "torn.jpg"
     torn.write_bytes((folder / "3.jpg").read_bytes()[:500])
     arguments = [folder / "0.jpg", torn, tmp_path / "missing.png", folder / "1.jpg"]
     printed = rows(classify(capsys, server, *arguments, "--json", "--model", model, code=1))
-    assert [row["error_type"] for row in printed] == [None, "PictureError", "UnreadablePicture", None]
-    assert str(printed[1]["error"]).startswith(f"{torn}: got a broken picture")
+    assert [row["error_type"] for row in printed] == [None, "ImageError", "UnreadableImage", None]
+    assert str(printed[1]["error"]).startswith(f"{torn}: got a broken image")
     assert run(["classify", *map(str, arguments), "--url", server.grpc_url, "--model", model]) == 1
     captured = capsys.readouterr()
     assert str(torn) not in captured.out
@@ -96,7 +96,7 @@ def test_csv_and_output(
     assert len(without_latency[0]) == 6
 
 
-def test_a_picture_on_standard_input(
+def test_an_image_on_standard_input(
     capsys: pytest.CaptureFixture[str],
     server: EmbeddedServer,
     folder: Path,
@@ -108,7 +108,7 @@ def test_a_picture_on_standard_input(
     monkeypatch.setattr(sys, "stdin", Stdin)
     (from_stdin,) = rows(classify(capsys, server, "-", "--json"))
     (from_file,) = rows(classify(capsys, server, folder / "2.jpg", "--json"))
-    assert from_stdin["picture"] == "-"
+    assert from_stdin["image"] == "-"
     assert from_stdin["classes"] == from_file["classes"]
 
 
@@ -137,7 +137,7 @@ def test_any_name_is_written_and_printed_harmlessly(
         classify(capsys, server, *paths, kind, "--output", output, "--resume")
         assert output.read_bytes().count(b"\n") == len(names) + (kind == "--csv")
     printed = rows(classify(capsys, server, *paths, "--json"))
-    assert [row["picture"] for row in printed] == [str(path) for path in paths]
+    assert [row["image"] for row in printed] == [str(path) for path in paths]
     screenful = classify(capsys, server, *paths)
     missing = tmp_path / "\x1b7.jpg"
     assert run(["classify", str(missing), "--url", server.grpc_url]) == 1
@@ -154,17 +154,17 @@ def test_what_is_held_is_counted(
     capsys: pytest.CaptureFixture[str], server: EmbeddedServer, folder: Path, tmp_path: Path
 ) -> None:
     torn, late, output = tmp_path / "torn.jpg", tmp_path / "late.jpg", tmp_path / "answers.jsonl"
-    torn.write_bytes(b"no picture")
+    torn.write_bytes(b"no image")
     twice = folder / "0.jpg"
     classify(capsys, server, twice, "--output", output)
     arguments = [twice, twice, torn, late, "--output", output, "--resume"]
     classify(capsys, server, *arguments, code=1)
     late.write_bytes(twice.read_bytes())
-    classify(capsys, server, *arguments, code=1)  # what is no picture stays an error
-    assert [(row["picture"], row["error_type"]) for row in rows(output.read_text())] == [
+    classify(capsys, server, *arguments, code=1)  # what is no image stays an error
+    assert [(row["image"], row["error_type"]) for row in rows(output.read_text())] == [
         (str(twice), None),
         (str(twice), None),
-        (str(torn), "PictureError"),
+        (str(torn), "ImageError"),
         (str(late), None),
     ]
     assert run(["classify", str(twice), "--url", server.grpc_url, "--output", str(output), "--resume"]) == 1
@@ -179,7 +179,7 @@ def test_another_top_is_refused_but_not_more_than_there_are(
     classify(capsys, server, *arguments, "--top", 1000)
     assert len(rows(output.read_text())) == 6
     assert run(["classify", *map(str, arguments), "--url", server.grpc_url, "--top", "2"]) == 2
-    assert "2 classes a picture" in capsys.readouterr().err
+    assert "2 classes an image" in capsys.readouterr().err
 
 
 def test_a_mistyped_pattern_leaves_no_output(
@@ -254,7 +254,7 @@ def test_ctrl_c_leaves_whole_lines_and_resume_goes_on(
     classify(capsys, server, many, "--output", path, "--resume")
     after = rows(path.read_text())
     assert after[: len(before)] == before
-    assert [row["picture"] for row in after] == [str(many / f"{number:03d}.jpg") for number in range(600)]
+    assert [row["image"] for row in after] == [str(many / f"{number:03d}.jpg") for number in range(600)]
 
 
 def test_ctrl_c_does_not_wait_for_the_web(server: EmbeddedServer, folder: Path, tmp_path: Path) -> None:

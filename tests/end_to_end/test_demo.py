@@ -25,10 +25,10 @@ def test_the_network_learned_and_every_precision_is_still_it(demo: Demo) -> None
 def test_the_server_named_the_digits_it_never_saw(demo: Demo) -> None:
     for precision in PRECISIONS:
         served = demo.summary["served_over_grpc"][f"alexnet_{precision}"]
-        assert served["pictures"] == len(list((demo.folder / "pictures").glob("*.png"))) == 360
-        # What was measured at export is what is served, to the picture.
+        assert served["images"] == len(list((demo.folder / "images").glob("*.png"))) == 360
+        # What was measured at export is what is served, to the image.
         assert served["right"] / 360 == demo.summary["precisions"][precision]["top1"]
-        assert served["request_bytes_a_picture"] < 150_528 + 1024
+        assert served["request_bytes_per_image"] < 150_528 + 1024
 
 
 def test_every_figure_names_what_it_was_measured_on(demo: Demo) -> None:

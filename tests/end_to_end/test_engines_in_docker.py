@@ -13,10 +13,10 @@ from alexnet_export.compiling import compile_engines
 from alexnet_export.engines.options import EngineOptions
 from alexnet_export.runners import TorchRunner
 from alexnet_model import docker
+from alexnet_model.datasets import prepared_from_set, splits_from
 from alexnet_model.errors import DockerError
 from alexnet_model.gpus import gpus_here
 from alexnet_model.passport import Profile
-from alexnet_model.pictures import prepared_from_set, splits_from
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import DockerServer, RepositoryOptions, lint, write_repository
 from alexnet_serving.places import places_of_image

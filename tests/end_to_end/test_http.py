@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from alexnet_clients import Client, InferReply, InferRequest, Region, ServerUrl, Transport, transport_from_url
-from alexnet_clients.shared_memory import SharedPictures
+from alexnet_clients.shared_memory import SharedImages
 from alexnet_model.contract import ENCODED_INPUT_NAME
 from alexnet_model.errors import (
     BadRequest,
@@ -73,26 +73,26 @@ def test_configuration_and_statistics_are_what_grpc_reads(http: Transport, grpc:
     answered(http, request(3))
     after, same = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
     assert after == same
-    assert (after.requests, after.pictures) == (before.requests + 1, before.pictures + 3)
+    assert (after.requests, after.images) == (before.requests + 1, before.images + 3)
     assert after.executions_by_batch[3] == before.executions_by_batch.get(3, 0) + 1
 
 
 def test_a_client_classifies_over_http_as_over_grpc(server: EmbeddedServer) -> None:
     images = request(20).images
-    picture = io.BytesIO()
-    Image.fromarray(images[0]).save(picture, "PNG")
-    encoded = picture.getvalue()
+    content = io.BytesIO()
+    Image.fromarray(images[0]).save(content, "PNG")
+    encoded = content.getvalue()
     with Client(server.http_url) as ours, Client(server.grpc_url) as theirs:
-        for pictures, model in ((images, MODEL), (encoded, MODEL), ([encoded] * 3, DECODING_MODEL)):
+        for items, model in ((images, MODEL), (encoded, MODEL), ([encoded] * 3, DECODING_MODEL)):
             answers, expected = (
-                [prediction.classes for prediction in client.classify(pictures, model=model, top=3)]
+                [prediction.classes for prediction in client.classify(items, model=model, top=3)]
                 for client in (ours, theirs)
             )
             assert answers == expected
 
 
-def test_a_picture_that_the_server_cannot_decode(http: Transport, grpc: Transport) -> None:
-    encoded = {ENCODED_INPUT_NAME: np.array([[b"no picture"]], dtype=np.object_)}
+def test_an_image_that_the_server_cannot_decode(http: Transport, grpc: Transport) -> None:
+    encoded = {ENCODED_INPUT_NAME: np.array([[b"no image"]], dtype=np.object_)}
     wrong = request(1, model=DECODING_MODEL, inputs=encoded, outputs=("probabilities",))
     ours, theirs = (
         transport.submit(transport.prepare(wrong), timeout_s=30).exception(60) for transport in (http, grpc)
@@ -154,11 +154,11 @@ def test_one_connection_is_enough_for_one_request_after_another(http: Transport)
     assert http.connections == 1
 
 
-def test_pictures_in_shared_memory(exported: Any, tmp_path: Path) -> None:
+def test_images_in_shared_memory(exported: Any, tmp_path: Path) -> None:
     images = request(3).images
     with EmbeddedServer(exported.repository(tmp_path / "models"), shared_memory=True) as server:
         for url in (server.http_url, server.grpc_url):
-            with Client(url) as client, SharedPictures(client, capacity=4) as shared:
+            with Client(url) as client, SharedImages(client, capacity=4) as shared:
                 shared.images[:3] = images
                 ours, theirs = shared.infer(3, model=MODEL), client.infer(images, model=MODEL)
                 assert (ours["logits"] == theirs["logits"]).all()

@@ -1,4 +1,4 @@
-"""A server that dies while it is asked: every picture still has its place, and nothing hangs."""
+"""A server that dies while it is asked: every image still has its place, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from alexnet_model.errors import ConnectionLost, ServerDied, Unreachable
 from alexnet_serving import EmbeddedServer
 
 
-def test_kill_9_in_the_middle_of_many_pictures(exported: Any, tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_of_many_images(exported: Any, tmp_path: Path) -> None:
     repository = exported.repository(tmp_path / "model_repository")
     with EmbeddedServer(repository) as server, Client(server.grpc_url, timeout_s=2) as client:
         server_pid = server._process.pid
         before = client.classify(np.zeros((3, 224, 224, 3), np.uint8))
 
-        def pictures() -> Iterator[Uint8Array]:
+        def images() -> Iterator[Uint8Array]:
             for number in range(200):
                 if number == 100:
                     os.kill(server_pid, signal.SIGKILL)
                 yield np.full((224, 224, 3), number, np.uint8)
 
-        predictions = client.classify(pictures())
+        predictions = client.classify(images())
         with pytest.raises(Unreachable):
             client.probabilities(np.zeros((1, 224, 224, 3), np.uint8))
         with pytest.raises(Unreachable, match="alexnet serve"), Client(server.grpc_url):
@@ -38,7 +38,7 @@ def test_kill_9_in_the_middle_of_many_pictures(exported: Any, tmp_path: Path) ->
         with pytest.raises(ServerDied, match="killed by signal 9"):
             server.check()
     assert all(prediction.error is None for prediction in before)
-    assert [prediction.picture for prediction in predictions] == [f"picture {n}" for n in range(200)]
+    assert [prediction.image for prediction in predictions] == [f"image {n}" for n in range(200)]
     assert predictions[0].error is None
     assert {type(prediction.error) for prediction in predictions[150:]} == {Unreachable}
     lost = [prediction for prediction in predictions if isinstance(prediction.error, ConnectionLost)]

@@ -20,7 +20,7 @@ import pytest
 from alexnet_clients import Client
 from alexnet_serving import EmbeddedServer
 
-from ..awkward_pictures import AWKWARD
+from ..awkward_images import AWKWARD
 
 pytest.importorskip("gradio", reason="needs the [ui] extra")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -142,7 +142,7 @@ def opened(browser: Browser, url: str, **options: Any) -> Page:
     page = browser.new_page(**options)
     page.set_default_timeout(SETTLED_MS)
     page.goto(url)
-    page.wait_for_selector("#picture input[type=file]", state="attached")
+    page.wait_for_selector("#image input[type=file]", state="attached")
     return page
 
 
@@ -150,9 +150,7 @@ def drop(page: Page, name: str, content: bytes) -> None:
     if page.get_by_label("Remove Image").count():
         page.get_by_label("Remove Image").click()
         page.wait_for_selector("#words .asked, #words .failed", state="detached")
-    page.set_input_files(
-        "#picture input[type=file]", {"name": name, "mimeType": "image/*", "buffer": content}
-    )
+    page.set_input_files("#image input[type=file]", {"name": name, "mimeType": "image/*", "buffer": content})
 
 
 def shown(page: Page, model: str) -> dict[str, float]:
@@ -175,13 +173,11 @@ def fact(page: Page, name: str) -> str:
 
 
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
-@pytest.mark.parametrize("picture", ["exif orientation 6", "16-bit colour png", "16-bit grey png", "webp"])
-def test_the_file_is_classified_as_it_was_dropped(
-    page: Page, client: Client, picture: str, model: str
-) -> None:
-    content = AWKWARD[picture]()
+@pytest.mark.parametrize("image", ["exif orientation 6", "16-bit colour png", "16-bit grey png", "webp"])
+def test_the_file_is_classified_as_it_was_dropped(page: Page, client: Client, image: str, model: str) -> None:
+    content = AWKWARD[image]()
     page.locator(f"#model input[value={model}]").check()
-    drop(page, f"picture.{'jpg' if 'exif' in picture else 'png'}", content)
+    drop(page, f"image.{'jpg' if 'exif' in image else 'png'}", content)
     assert shown(page, model) == answered(client, content, model)
     sent = int(fact(page, "sent").removesuffix(" bytes").replace(",", ""))
     pixels = len(content) if model == "alexnet" else 150_528
@@ -190,7 +186,7 @@ def test_the_file_is_classified_as_it_was_dropped(
 
 def test_switching_the_precision_asks_again(page: Page, client: Client) -> None:
     content = AWKWARD["progressive jpeg"]()
-    drop(page, "picture.jpg", content)
+    drop(page, "image.jpg", content)
     seen = [shown(page, "alexnet_fp32")]
     assert fact(page, "precision") == "FP32, computed in f32"
     page.locator("#model input[value=alexnet_int8]").check()
@@ -204,7 +200,7 @@ def test_switching_the_precision_asks_again(page: Page, client: Client) -> None:
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
 def test_the_time_is_split(page: Page, model: str) -> None:
     page.locator(f"#model input[value={model}]").check()
-    drop(page, "picture.jpg", AWKWARD["cmyk jpeg"]())
+    drop(page, "image.jpg", AWKWARD["cmyk jpeg"]())
     shown(page, model)
     parts = (
         ["network", "queue", "compute"] if model == "alexnet" else ["decode", "network", "queue", "compute"]
@@ -225,15 +221,15 @@ def test_an_example_is_classified_when_it_is_picked(page: Page) -> None:
     assert len(shown(page, "alexnet_fp32")) == 5
 
 
-def test_a_broken_picture_is_one_line_and_the_next_is_answered(page: Page, client: Client) -> None:
-    drop(page, "cat & <b>dog.png", b"not a picture")
+def test_a_broken_image_is_one_line_and_the_next_is_answered(page: Page, client: Client) -> None:
+    drop(page, "cat & <b>dog.png", b"not an image")
     line = page.inner_text(".failed")
-    assert "got 13 bytes that are no picture" in line
+    assert "got 13 bytes that are no image" in line
     assert line.startswith("cat & b")
     assert "Traceback" not in page.inner_text("body")
     assert page.locator("#classes meter").count() == 0
     content = AWKWARD["gif"]()
-    drop(page, "picture.gif", content)
+    drop(page, "image.gif", content)
     assert shown(page, "alexnet_fp32") == answered(client, content, "alexnet_fp32")
 
 
@@ -243,7 +239,7 @@ def test_a_server_that_went_away_is_one_line_until_it_is_back(
     content = AWKWARD["webp"]()
     running.line.cut()
     try:
-        drop(page, "picture.webp", content)
+        drop(page, "image.webp", content)
         line = page.inner_text(".failed")
         assert f"127.0.0.1:{running.line.port}" in line
         page.reload()
@@ -252,7 +248,7 @@ def test_a_server_that_went_away_is_one_line_until_it_is_back(
     finally:
         running.line.mend()
     for _ in range(10):  # the first may still meet a connection that waits before it tries again
-        drop(page, "picture.webp", content)
+        drop(page, "image.webp", content)
         page.wait_for_selector("#words .asked, #words .failed")
         if page.locator(".asked").count():
             break
@@ -267,12 +263,12 @@ def test_the_page_needs_no_other_machine_and_fits_its_window(
     asked_for: set[str] = set()
     page.on("request", lambda request: asked_for.add(request.url))
     page.goto(running.url)
-    page.wait_for_selector("#picture input[type=file]", state="attached")
-    drop(page, "picture.jpg", AWKWARD["progressive jpeg"]())
+    page.wait_for_selector("#image input[type=file]", state="attached")
+    drop(page, "image.jpg", AWKWARD["progressive jpeg"]())
     shown(page, "alexnet_fp32")
-    picture = tmp_path / "page.png"
-    page.screenshot(path=picture, full_page=True)  # waits for fonts
-    assert picture.stat().st_size > 10_000
+    image = tmp_path / "page.png"
+    page.screenshot(path=image, full_page=True)  # waits for fonts
+    assert image.stat().st_size > 10_000
     elsewhere = {url for url in asked_for if not url.startswith((f"{running.url}/", "data:", "blob:"))}
     assert len(asked_for) > 10
     assert elsewhere == set()
@@ -288,9 +284,9 @@ def test_it_ends_cleanly_though_a_page_is_open(
 ) -> None:
     with ui(server, tmp_path) as running:
         page = opened(browser, running.url)
-        drop(page, "picture.gif", AWKWARD["gif"]())
+        drop(page, "image.gif", AWKWARD["gif"]())
         shown(page, "alexnet_fp32")
-        uploaded = [path for path in tmp_path.rglob("*") if path.name == "picture.gif"]
+        uploaded = [path for path in tmp_path.rglob("*") if path.name == "image.gif"]
         assert uploaded
         running.process.send_signal(signal_number)
         screen, errors = running.process.communicate(timeout=20)

@@ -11,7 +11,7 @@ from alexnet_export.gate import Reference
 from alexnet_export.runners import TorchRunner
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.pictures import prepared_from_set, splits_from
+from alexnet_model.datasets import prepared_from_set, splits_from
 
 from ..networks import random_checkpoint
 

@@ -85,7 +85,7 @@ def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptio
         assert [row.batch for row in engine.report.parity] == [1, 2, 3, 4]
         # ONNX Runtime is behind the stand-in, so it must find what ONNX Runtime found.
         assert engine.report.top1 == artifact.reports[1].top1
-        assert engine.judged_on == "360 pictures of digits (test)"
+        assert engine.judged_on == "360 images of digits (test)"
 
 
 def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: EngineOptions) -> None:

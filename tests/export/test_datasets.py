@@ -14,13 +14,13 @@ from alexnet_export.datasets import (
 )
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
-from alexnet_model.errors import CalibrationError, PictureSetError
+from alexnet_model.errors import CalibrationError, DatasetError
 from alexnet_model.progress import silent
 
 UNRELATED = synthetic_evaluation(Contract(), 1)
 
 
-def write_pictures(folder: Path, count: int, seed: int) -> None:
+def write_images(folder: Path, count: int, seed: int) -> None:
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     for index in range(count):
@@ -30,8 +30,8 @@ def write_pictures(folder: Path, count: int, seed: int) -> None:
 
 def make_set(root: Path, train: int, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
     for label, name in enumerate(classes):
-        write_pictures(root / "train" / name, train, seed=label)
-        write_pictures(root / "val" / name, 3, seed=100 + label)
+        write_images(root / "train" / name, train, seed=label)
+        write_images(root / "val" / name, 3, seed=100 + label)
     return root
 
 
@@ -39,45 +39,45 @@ def evaluation(source: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Evalu
     return evaluation_from(str(source), classes, Contract(), silent)
 
 
-def test_digits_calibrate_on_training_and_judge_on_held_out_pictures() -> None:
+def test_digits_calibrate_on_training_and_judge_on_held_out_images() -> None:
     judged = evaluation_from("digits", DIGITS, Contract(), silent)
     _, ledger = calibration_from("digits", judged, Contract(), silent)
     assert ledger.overlap_with_evaluation == 0
-    assert (ledger.pictures, ledger.classes_covered, ledger.part) == (128, 10, "train")
+    assert (ledger.images, ledger.classes_covered, ledger.part) == (128, 10, "train")
     assert (len(judged.images), judged.part) == (360, "test")
     assert judged.labels is not None
     assert np.bincount(judged.labels).min() > 25
 
 
-def test_too_few_calibration_pictures_says_how_many(tmp_path: Path) -> None:
+def test_too_few_calibration_images_says_how_many(tmp_path: Path) -> None:
     make_set(tmp_path, train=5)
-    with pytest.raises(CalibrationError, match=r"got 10 readable pictures .* expected at least 32"):
+    with pytest.raises(CalibrationError, match=r"got 10 readable images .* expected at least 32"):
         calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
 
 
 def test_an_empty_calibration_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(PictureSetError, match="no pictures"):
+    with pytest.raises(DatasetError, match="no images"):
         calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
-    with pytest.raises(PictureSetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="no such folder"):
         calibration_from(str(tmp_path / "nowhere"), UNRELATED, Contract(), silent)
 
 
-def test_unreadable_calibration_pictures_are_named(tmp_path: Path) -> None:
+def test_unreadable_calibration_images_are_named(tmp_path: Path) -> None:
     make_set(tmp_path, train=20)
     (tmp_path / "train" / "cat" / "000.png").write_bytes(b"broken")
     _, ledger = calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
-    assert ledger.pictures == 39
+    assert ledger.images == 39
     assert ledger.unreadable == ("train/cat/000.png",)
 
 
-def test_a_picture_in_both_sets_is_refused_even_under_another_name(tmp_path: Path) -> None:
+def test_an_image_in_both_sets_is_refused_even_under_another_name(tmp_path: Path) -> None:
     make_set(tmp_path, train=20)
     calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
     # Another encoding of the same pixels.
     Image.open(tmp_path / "train" / "cat" / "007.png").save(tmp_path / "val" / "dog" / "copy.bmp")
     with pytest.raises(
-        CalibrationError, match=r"1 shared pictures, such as train/cat/007\.png and .*copy\.bmp"
+        CalibrationError, match=r"1 shared images, such as train/cat/007\.png and .*copy\.bmp"
     ):
         calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
 
@@ -90,7 +90,7 @@ def test_labels_follow_names_not_positions(tmp_path: Path) -> None:
 
 def test_classes_that_the_model_does_not_know_are_refused(tmp_path: Path) -> None:
     make_set(tmp_path, train=1)
-    with pytest.raises(PictureSetError, match="'dog'"):
+    with pytest.raises(DatasetError, match="'dog'"):
         evaluation(tmp_path, ("cat", "horse"))
 
 
@@ -101,10 +101,10 @@ def test_a_set_of_other_classes_still_shows_agreement_but_no_accuracy(tmp_path: 
     assert judged.labels is None
 
 
-def test_pictures_without_folders_can_calibrate(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "flat", 60, seed=0)
+def test_images_without_folders_can_calibrate(tmp_path: Path) -> None:
+    write_images(tmp_path / "flat", 60, seed=0)
     _, ledger = calibration_from(str(tmp_path / "flat"), UNRELATED, Contract(), silent)
-    assert ledger.pictures == 43
+    assert ledger.images == 43
     judged = evaluation_from(str(tmp_path / "flat"), ("tench",), Contract(), silent, labels_needed=False)
     assert len(judged.images) == 12
 
@@ -116,7 +116,7 @@ def test_imagenet_folders_are_in_the_models_order(tmp_path: Path) -> None:
     assert judged.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_synthetic_pictures_differ_and_repeat() -> None:
+def test_synthetic_images_differ_and_repeat() -> None:
     first, second = synthetic_evaluation(Contract(), 40), synthetic_evaluation(Contract(), 40)
     assert len(set(first.digests)) == 40
     assert first.digests == second.digests

@@ -100,14 +100,14 @@ def test_two_builds_of_a_file_are_the_same(rtx: TensorRt, files: dict[str, Path]
 def test_biases_quantised_by_onnx_runtimes_defaults_are_refused_by_node(
     rtx: TensorRt, files: dict[str, Path], digits: Uint8Array, tmp_path: Path
 ) -> None:
-    class Pictures(CalibrationDataReader):  # type: ignore[misc]
+    class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._left = [digits[:8]]
 
         def get_next(self) -> dict[str, Any] | None:
             return {"image": self._left.pop()} if self._left else None
 
-    quantize_static(files["fp32"], tmp_path / "default.onnx", Pictures())
+    quantize_static(files["fp32"], tmp_path / "default.onnx", Images())
     with pytest.raises(EngineError) as caught:
         build(rtx, tmp_path / "default.onnx", tmp_path / "engine.plan")
     line = str(caught.value)

@@ -105,7 +105,7 @@ def test_a_graph_is_captured_once_a_batch_in_a_context_of_its_own(built: Built, 
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_pictures_that_lie_on_the_gpu_are_answered_there(
+def test_images_that_lie_on_the_gpu_are_answered_there(
     built: Built, reference: Reference, graphs: bool
 ) -> None:
     """What a benchmark times: `launch` alone, of whatever was taken last."""

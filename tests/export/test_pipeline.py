@@ -37,7 +37,7 @@ def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
         assert [row.batch for row in artifact.reports[0].parity] == [1, 2, 3, 8, 64]
     assert manifest.calibration is not None
     assert manifest.calibration.overlap_with_evaluation == 0
-    assert manifest.evaluation.pictures == 360
+    assert manifest.evaluation.images == 360
     assert manifest.evaluation.pytorch_top1 is not None
     assert manifest.evaluation.pytorch_top1 > 0.8
 
@@ -59,9 +59,7 @@ def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> Non
     ]
 
 
-def test_without_pictures_int8_is_left_out_and_accuracy_not_claimed(
-    small: Checkpoint, tmp_path: Path
-) -> None:
+def test_without_images_int8_is_left_out_and_accuracy_not_claimed(small: Checkpoint, tmp_path: Path) -> None:
     manifest = export(small, tmp_path / "out", ExportOptions(max_batch=2))
     assert [artifact.precision for artifact in manifest.artifacts] == ["fp32", "fp16"]
     assert manifest.evaluation.source == "synthetic"
@@ -69,8 +67,8 @@ def test_without_pictures_int8_is_left_out_and_accuracy_not_claimed(
     assert all("accuracy not measured" in artifact.verdict.reason for artifact in manifest.artifacts)
 
 
-def test_int8_by_name_without_pictures_is_refused(small: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="no calibration pictures"):
+def test_int8_by_name_without_images_is_refused(small: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="no calibration images"):
         export(small, tmp_path / "out", ExportOptions(precisions=("int8",)))
     assert not (tmp_path / "out").exists()
 

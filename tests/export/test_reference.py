@@ -12,7 +12,7 @@ from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
 from alexnet_export.reference import answers_from_folder, judging_from_folder, sha256_of_pixels
-from alexnet_model.errors import ManifestError, PictureSetError
+from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME
 
@@ -24,10 +24,10 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported.folder, tmp_path / "export"))
 
 
-def test_a_later_judge_sees_the_same_pictures_and_says_the_same(exported: Exported) -> None:
+def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported) -> None:
     manifest = exported.manifest
     judging = judging_from_folder(exported.folder, manifest)
-    assert judging.judged_on == "360 pictures of digits (test)"
+    assert judging.judged_on == "360 images of digits (test)"
     assert judging.max_batch == manifest.max_batch == len(judging.probes)
     int8 = manifest.artifacts[2]
     again = judging.report(OnnxRunner(exported.folder / int8.file))
@@ -47,19 +47,19 @@ def test_the_answers_are_pytorchs(exported: Exported) -> None:
     assert right.mean() == exported.manifest.evaluation.pytorch_top1
 
 
-@pytest.mark.parametrize("why", ["gone", "other pictures"])
-def test_without_the_evaluation_pictures_it_judges_synthetic_ones_and_says_so(
+@pytest.mark.parametrize("why", ["gone", "other images"])
+def test_without_the_evaluation_images_it_judges_synthetic_ones_and_says_so(
     why: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evaluation_from(source: str, *arguments: object, **more: object) -> object:
         if why == "gone":
-            raise PictureSetError(source, got="no such folder", expected="pictures")
+            raise DatasetError(source, got="no such folder", expected="images")
         return synthetic_evaluation(exported.manifest.the_contract(), 8)
 
     monkeypatch.setattr(reference_module, "evaluation_from", evaluation_from)
     judging = judging_from_folder(exported.folder, exported.manifest)
-    reason = "no such folder" if why == "gone" else "it holds other pictures than at export"
-    assert judging.judged_on == f"256 synthetic pictures (not on digits: {reason})"
+    reason = "no such folder" if why == "gone" else "it holds other images than at export"
+    assert judging.judged_on == f"256 synthetic images (not on digits: {reason})"
     assert judging.reference.labels is None
     verdict = judging.verdict(judging.report(OnnxRunner(exported.folder / "alexnet_fp32.onnx")))
     assert verdict.accepted

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from .. import awkward_pictures
+from .. import awkward_images
 
 Textured = Callable[[int, int], Image.Image]
 Encoded = Callable[..., bytes]
@@ -13,9 +13,9 @@ Encoded = Callable[..., bytes]
 
 @pytest.fixture(scope="session")
 def textured() -> Textured:
-    return awkward_pictures.textured
+    return awkward_images.textured
 
 
 @pytest.fixture(scope="session")
 def encoded() -> Encoded:
-    return awkward_pictures.encoded
+    return awkward_images.encoded

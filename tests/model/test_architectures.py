@@ -61,13 +61,13 @@ def test_parameters_and_multiply_adds(name: str, classes: int, parameters: int, 
 @pytest.mark.parametrize("width", [0.1, 0.25])
 def test_every_architecture_maps_a_batch_to_logits(name: str, width: float) -> None:
     network = build(name, 7, width).eval()
-    pictures = torch.randn(3, 3, 224, 224)
+    images = torch.randn(3, 3, 224, 224)
     with torch.inference_mode():
-        logits = network(pictures)
+        logits = network(images)
         assert logits.shape == (3, 7)
         assert logits.isfinite().all()
-        # No layer mixes pictures: the same logits come out alone.
-        torch.testing.assert_close(network(pictures[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+        # No layer mixes images: the same logits come out alone.
+        torch.testing.assert_close(network(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
@@ -94,10 +94,10 @@ def test_local_response_norm_is_pytorchs_with_alpha_times_n() -> None:
 
 
 def test_grey_thumbnail_averages_blocks_over_colours() -> None:
-    pictures = torch.randn(2, 3, 224, 224)
-    thumbnail = GreyThumbnail()(pictures)
+    images = torch.randn(2, 3, 224, 224)
+    thumbnail = GreyThumbnail()(images)
     assert thumbnail.shape == (2, 1, 28, 28)
-    torch.testing.assert_close(thumbnail[1, 0, 2, 5], pictures[1, :, 16:24, 40:48].mean())
+    torch.testing.assert_close(thumbnail[1, 0, 2, 5], images[1, :, 16:24, 40:48].mean())
 
 
 @pytest.mark.parametrize(

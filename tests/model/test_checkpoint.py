@@ -61,9 +61,9 @@ def test_a_checkpoint_comes_back_equal(checkpoint: Checkpoint, path: Path) -> No
     loaded = load_checkpoint(path)
     assert replace(loaded, weights={}) == replace(checkpoint, weights={})
     assert loaded.weights_sha256 == checkpoint.weights_sha256
-    pictures = torch.randn(2, 3, 224, 224)
+    images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded.network()(pictures), checkpoint.network()(pictures), rtol=0, atol=0)
+        torch.testing.assert_close(loaded.network()(images), checkpoint.network()(images), rtol=0, atol=0)
     assert not loaded.network().training
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet_model import Contract
-from alexnet_model.errors import PictureError
+from alexnet_model.errors import ImageError
 
 GOLDEN_DIGEST = "4b0580bad27dad603c4b5dc290c5824f5d045a15e78ff993889ec5e54e10cda7"
 
@@ -84,18 +84,18 @@ def resized_then_cropped(image: Image.Image) -> np.ndarray[Any, Any]:
 def test_prepared_is_resize_then_crop_to_one_level(
     textured: Callable[[int, int], Image.Image], size: tuple[int, int]
 ) -> None:
-    picture = textured(*size)
-    prepared = Contract().prepared(picture)
+    image = textured(*size)
+    prepared = Contract().prepared(image)
     assert prepared.shape == (224, 224, 3)
     assert prepared.dtype == np.uint8
-    difference = np.abs(prepared.astype(int) - resized_then_cropped(picture).astype(int))
+    difference = np.abs(prepared.astype(int) - resized_then_cropped(image).astype(int))
     assert difference.max() <= 1
 
 
-def test_a_picture_prepared_from_path_bytes_file_and_image_is_the_same(
+def test_an_image_prepared_from_path_bytes_file_and_image_is_the_same(
     textured: Callable[[int, int], Image.Image], tmp_path: Any
 ) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     textured(300, 280).save(path)
     expected = Contract().prepared(textured(300, 280))
     with path.open("rb") as file, Image.open(path) as lazy:
@@ -103,7 +103,7 @@ def test_a_picture_prepared_from_path_bytes_file_and_image_is_the_same(
             np.testing.assert_array_equal(Contract().prepared(source), expected)
 
 
-def test_checked_gives_one_picture_its_batch_axis_and_contiguous_memory() -> None:
+def test_checked_gives_one_image_its_batch_axis_and_contiguous_memory() -> None:
     one = np.zeros((224, 224, 3), np.uint8)
     assert Contract().checked(one).shape == (1, 224, 224, 3)
     every_second = np.zeros((4, 224, 224, 3), np.uint8)[::2]
@@ -125,22 +125,22 @@ def test_checked_gives_one_picture_its_batch_axis_and_contiguous_memory() -> Non
         (np.zeros((224, 224, 4), np.uint8), ["(224, 224, 4)", "prepared"]),
         (np.zeros((), np.uint8), ["()", "prepared"]),
         (np.zeros((1, 1, 224, 224, 3), np.uint8), ["(1, 1, 224, 224, 3)", "prepared"]),
-        (np.array(["a picture"]), ["<U9", "uint8"]),
+        (np.array(["an image"]), ["<U9", "uint8"]),
     ],
     ids=lambda value: str(getattr(value, "shape", "")),
 )
 def test_arrays_of_another_shape_layout_or_dtype_are_refused(
     images: np.ndarray[Any, Any], words: list[str]
 ) -> None:
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         Contract().checked(images)
     for word in words:
         assert word in str(refused.value)
 
 
-def test_a_picture_costs_150528_bytes() -> None:
+def test_an_image_costs_150528_bytes() -> None:
     contract = Contract()
-    assert contract.picture_bytes == 150_528 == np.zeros(contract.picture_shape, np.uint8).nbytes
+    assert contract.image_bytes == 150_528 == np.zeros(contract.image_shape, np.uint8).nbytes
 
 
 def test_draft_is_not_used_because_it_changes_pixels() -> None:

@@ -10,9 +10,9 @@ import pytest
 from alexnet_model import errors
 from alexnet_model.errors import (
     AlexnetError,
+    ImageError,
     InvalidUrl,
     MissingExtra,
-    PictureError,
     ReportError,
     UsageError,
 )
@@ -76,5 +76,5 @@ def test_a_missing_module_names_the_extra_that_brings_it() -> None:
 
 
 def test_other_errors_pass_through_the_guard() -> None:
-    with pytest.raises(PictureError), needs("train"):
-        raise PictureError("picture")
+    with pytest.raises(ImageError), needs("train"):
+        raise ImageError("image")

@@ -74,8 +74,8 @@ def manifest(tmp_path: Path) -> Manifest:
         evaluation=EvaluationRecord(
             source="digits",
             part="test",
-            pictures=360,
-            pictures_sha256="b" * 64,
+            images=360,
+            images_sha256="b" * 64,
             pytorch_top1=0.975,
             pytorch_top1_interval=(0.95, 0.99),
         ),

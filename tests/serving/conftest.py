@@ -49,16 +49,16 @@ class Artifacts:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Uint8Array:
+def images() -> Uint8Array:
     return np.random.default_rng(0).integers(0, 256, (4 * MAX_BATCH, 224, 224, 3), np.uint8)
 
 
 @pytest.fixture(scope="session")
-def artifacts(pictures: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+def artifacts(images: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     checkpoint = random_checkpoint()
     folder = tmp_path_factory.mktemp("artifacts")
     onnx_from_checkpoint(checkpoint, folder / "fp32.onnx", max_batch=MAX_BATCH)
-    int8_from_onnx(folder / "fp32.onnx", folder / "int8.onnx", pictures)
+    int8_from_onnx(folder / "fp32.onnx", folder / "int8.onnx", images)
 
     def artifact(precision: Precision, file: str, runtime: Runtime, *, accepted: bool = True) -> Artifact:
         return Artifact(
@@ -92,8 +92,8 @@ def artifacts(pictures: Uint8Array, tmp_path_factory: pytest.TempPathFactory) ->
         evaluation=EvaluationRecord(
             source="random",
             part="test",
-            pictures=1,
-            pictures_sha256="0" * 64,
+            images=1,
+            images_sha256="0" * 64,
             pytorch_top1=None,
             pytorch_top1_interval=None,
         ),

@@ -77,12 +77,12 @@ def arguments(repository: Path, kind: str) -> dict[str, str]:
 
 
 def test_the_cpu_where_triton_gave_it_the_cpu(
-    backend: Any, asked: list[Any], repository: Path, pictures: Uint8Array
+    backend: Any, asked: list[Any], repository: Path, images: Uint8Array
 ) -> None:
     model = backend.TritonPythonModel()
     model.initialize(arguments(repository, "CPU"))
     assert asked == [("CPUExecutionProvider", {})]
-    assert model.infer(pictures[:3])["logits"].shape == (3, 10)
+    assert model.infer(images[:3])["logits"].shape == (3, 10)
 
 
 def test_cuda_where_triton_gave_it_a_gpu_and_never_the_cpu_under_its_name(

@@ -54,11 +54,11 @@ def infer(client: Any, model: str, images: npt.NDArray[Any], *outputs: Any, data
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 @pytest.mark.parametrize("model", MODELS)
 def test_values_are_those_of_the_runtime(
-    model: str, batch: int, client: Any, in_process: Any, pictures: Uint8Array
+    model: str, batch: int, client: Any, in_process: Any, images: Uint8Array
 ) -> None:
-    answer = infer(client, model, pictures[:batch])
+    answer = infer(client, model, images[:batch])
     logits, probabilities = answer.as_numpy("logits"), answer.as_numpy("probabilities")
-    np.testing.assert_allclose(logits, in_process[model](pictures[:batch]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, in_process[model](images[:batch]), rtol=1e-4, atol=1e-4)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
         probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-5
@@ -67,21 +67,21 @@ def test_values_are_those_of_the_runtime(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_many_requests_at_once_each_get_their_own_rows(
-    model: str, client: Any, in_process: Any, pictures: Uint8Array
+    model: str, client: Any, in_process: Any, images: Uint8Array
 ) -> None:
     """Requests of different sizes are executed in shared batches, beside whatever neighbours come."""
-    expected = np.concatenate([in_process[model](pictures[i : i + 1]) for i in range(len(pictures))])
-    starts = np.random.default_rng(1).integers(0, len(pictures) - 3, 150)
+    expected = np.concatenate([in_process[model](images[i : i + 1]) for i in range(len(images))])
+    starts = np.random.default_rng(1).integers(0, len(images) - 3, 150)
 
     def ask(number: int) -> float:
         part = slice(starts[number], starts[number] + 1 + number % 3)
-        logits = infer(client, model, pictures[part], "logits").as_numpy("logits")
+        logits = infer(client, model, images[part], "logits").as_numpy("logits")
         return float(np.abs(logits - expected[part]).max())
 
     before = executed_batches(client, model)
     with ThreadPoolExecutor(16) as pool:
         differences = list(pool.map(ask, range(len(starts))))
-    assert np.abs(np.diff(expected, axis=0)).max() > 0.1, "the pictures must differ for this to say anything"
+    assert np.abs(np.diff(expected, axis=0)).max() > 0.1, "the images must differ for this to say anything"
     assert max(differences) < 1e-3
     shared = executed_batches(client, model) - before
     assert shared < len(starts), "no two requests were executed together"
@@ -92,16 +92,16 @@ def executed_batches(client: Any, model: str) -> int:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_only_what_is_asked_for_is_answered(model: str, client: Any, pictures: Uint8Array) -> None:
-    answer = infer(client, model, pictures[:2], "logits")
+def test_only_what_is_asked_for_is_answered(model: str, client: Any, images: Uint8Array) -> None:
+    answer = infer(client, model, images[:2], "logits")
     assert [output.name for output in answer.get_response().outputs] == ["logits"]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_classification_extension_names_classes(model: str, client: Any, pictures: Uint8Array) -> None:
+def test_classification_extension_names_classes(model: str, client: Any, images: Uint8Array) -> None:
     top = InferRequestedOutput("probabilities", class_count=3)
-    labelled = infer(client, model, pictures[:2], top).as_numpy("probabilities")
-    probabilities = infer(client, model, pictures[:2], "probabilities").as_numpy("probabilities")
+    labelled = infer(client, model, images[:2], top).as_numpy("probabilities")
+    probabilities = infer(client, model, images[:2], "probabilities").as_numpy("probabilities")
     assert labelled.shape == (2, 3)
     for row, values in zip(labelled, probabilities, strict=True):
         classes = [int(entry.decode().split(":")[1]) for entry in row]
@@ -110,19 +110,19 @@ def test_classification_extension_names_classes(model: str, client: Any, picture
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_bad_requests_are_refused_and_cost_nothing(model: str, client: Any, pictures: Uint8Array) -> None:
+def test_bad_requests_are_refused_and_cost_nothing(model: str, client: Any, images: Uint8Array) -> None:
     wrong: list[tuple[npt.NDArray[Any], str]] = [
-        (pictures[:9], "UINT8"),  # more than the maximum
-        (pictures[:1, :100], "UINT8"),  # too small
-        (pictures[0], "UINT8"),  # no batch axis
-        (pictures[:0], "UINT8"),  # no picture
-        (pictures[:1].astype(np.float32), "FP32"),
+        (images[:9], "UINT8"),  # more than the maximum
+        (images[:1, :100], "UINT8"),  # too small
+        (images[0], "UINT8"),  # no batch axis
+        (images[:0], "UINT8"),  # no image
+        (images[:1].astype(np.float32), "FP32"),
     ]
-    for images, datatype in wrong:
+    for rows, datatype in wrong:
         with pytest.raises(InferenceServerException) as caught:
-            infer(client, model, images, datatype=datatype)
+            infer(client, model, rows, datatype=datatype)
         assert "INVALID_ARGUMENT" in str(caught.value.status())
-    assert infer(client, model, pictures[:1], "logits").as_numpy("logits").shape == (1, 10)
+    assert infer(client, model, images[:1], "logits").as_numpy("logits").shape == (1, 10)
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,9 @@ def test_backends_are_read_as_triton_reads_them(tmp_path: Path) -> None:
         ({"openvino_dynamic"}, False),
         ({"onnxruntime", "openvino_dynamic"}, False),
         ({"tensorrt", "openvino_dynamic"}, True),
-        ({"tensorrt", "picture_decoder", "ensemble"}, True),
-        ({"onnxruntime", "picture_decoder", "ensemble"}, True),
-        ({"openvino_dynamic", "picture_decoder", "ensemble"}, False),
+        ({"tensorrt", "image_decoder", "ensemble"}, True),
+        ({"onnxruntime", "image_decoder", "ensemble"}, True),
+        ({"openvino_dynamic", "image_decoder", "ensemble"}, False),
         (set(), False),
     ],
 )

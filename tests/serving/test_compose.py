@@ -228,7 +228,7 @@ def test_the_dockerfile_copies_the_backends_and_nothing_else(tmp_path: Path) -> 
     assert [line for line in ignored if not line.startswith("#")] == ["*", *(f"!{s}" for s in copied)]
 
     assemble_backends(wheel_of_this_python(), tmp_path / "embedded")
-    for backend in ("openvino_dynamic", "picture_decoder"):
+    for backend in ("openvino_dynamic", "image_decoder"):
         assert contents_of(tmp_path / "image" / backend) == contents_of(tmp_path / "embedded" / backend)
 
 

@@ -1,4 +1,4 @@
-"""The two models that take encoded pictures: when they are packed, and what they say of themselves."""
+"""The two models that take encoded images: when they are packed, and what they say of themselves."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def on_onnxruntime(manifest: Manifest) -> Manifest:
 
 def test_the_decoder(repository: Path) -> None:
     config = config_of(repository, "alexnet_decode")
-    assert (config.name, config.backend, config.max_batch_size) == ("alexnet_decode", "picture_decoder", 8)
+    assert (config.name, config.backend, config.max_batch_size) == ("alexnet_decode", "image_decoder", 8)
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
         (ENCODED_INPUT_NAME, TYPE_STRING, [1])
     ]
@@ -162,7 +162,7 @@ def test_engines_with_a_smaller_profile_bound_the_whole_way(artifacts: Artifacts
     assert sizes == {"alexnet": 4, "alexnet_decode": 4, "alexnet_fp32": 8}
 
 
-def test_pictures_wait_for_the_decoder_as_for_the_network_but_for_no_others(
+def test_images_wait_for_the_decoder_as_for_the_network_but_for_no_others(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
     export = with_engines(artifacts, tmp_path / "export")
@@ -208,7 +208,7 @@ class TestLint:
 
     @pytest.fixture
     def engines(self, artifacts: Artifacts, tmp_path: Path) -> Path:
-        """Engines of one precision, with encoded pictures."""
+        """Engines of one precision, with encoded images."""
         export = with_engines(artifacts, tmp_path / "engines")
         options = RepositoryOptions(backend="tensorrt", encoded=True)
         manifest = without_precisions(export.manifest, "fp32")

@@ -29,9 +29,7 @@ def config_of(repository: Path, model: str) -> Any:
     return text_format.Parse((repository / model / "config.pbtxt").read_text(), ModelConfig())
 
 
-def test_one_model_an_accepted_precision_and_two_for_encoded_pictures(
-    repository: Path, artifacts: Any
-) -> None:
+def test_one_model_an_accepted_precision_and_two_for_encoded_images(repository: Path, artifacts: Any) -> None:
     assert set(contents_of(repository)) == {
         "export.json",
         *(f"{model}/{file}" for model in NETWORKS for file in ("1/model.onnx", "config.pbtxt", "labels.txt")),

@@ -46,20 +46,20 @@ def status_over_http(server: EmbeddedServer, path: str, method: str = "GET") -> 
             return error.code
 
 
-def test_a_picture_passes_in_shared_memory(client: Any) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
-    sent = InferInput("image", list(picture.shape), "UINT8")
-    sent.set_data_from_numpy(picture)
+def test_an_image_passes_in_shared_memory(client: Any) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    sent = InferInput("image", list(image.shape), "UINT8")
+    sent.set_data_from_numpy(image)
     expected = client.infer(MODEL, [sent]).as_numpy("logits")
-    region = SharedMemory(create=True, size=picture.nbytes)
+    region = SharedMemory(create=True, size=image.nbytes)
     try:
-        np.ndarray(picture.shape, picture.dtype, region.buf)[:] = picture
-        client.register_system_shared_memory("pictures", f"/{region.name}", picture.nbytes)
-        assert list(client.get_system_shared_memory_status().regions) == ["pictures"]
-        named = InferInput("image", list(picture.shape), "UINT8")
-        named.set_shared_memory("pictures", picture.nbytes)
+        np.ndarray(image.shape, image.dtype, region.buf)[:] = image
+        client.register_system_shared_memory("images", f"/{region.name}", image.nbytes)
+        assert list(client.get_system_shared_memory_status().regions) == ["images"]
+        named = InferInput("image", list(image.shape), "UINT8")
+        named.set_shared_memory("images", image.nbytes)
         np.testing.assert_array_equal(client.infer(MODEL, [named]).as_numpy("logits"), expected)
-        client.unregister_system_shared_memory("pictures")
+        client.unregister_system_shared_memory("images")
     finally:
         region.close()
         region.unlink()

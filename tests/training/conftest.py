@@ -30,11 +30,11 @@ def write_stripes(root: Path, *, train: int = 16, val: int = 6) -> Path:
 
 @pytest.fixture(scope="session")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture folder that every test reads and none changes."""
+    """An image folder that every test reads and none changes."""
     return write_stripes(tmp_path_factory.mktemp("stripes"))
 
 
 @pytest.fixture
 def own_stripes(tmp_path: Path) -> Path:
-    """A picture folder to break."""
-    return write_stripes(tmp_path / "pictures")
+    """An image folder to break."""
+    return write_stripes(tmp_path / "images")

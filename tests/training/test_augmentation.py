@@ -16,7 +16,7 @@ def augmented(images: Tensor, *, mirrorable: bool = False, seed: int = 0) -> Ten
 
 
 def plain(*colour: int, count: int = 64) -> Tensor:
-    """Pictures of one colour `(N, S, S, 3)`, which crops and mirrors leave alone."""
+    """Images of one colour `(N, S, S, 3)`, which crops and mirrors leave alone."""
     return torch.tensor(colour, dtype=torch.uint8).expand(count, SIZE, SIZE, 3).clone()
 
 
@@ -35,10 +35,10 @@ def test_pixels_keep_their_shape_and_range() -> None:
     assert result.max() <= 255
 
 
-def test_every_picture_is_drawn_anew_and_the_seed_decides() -> None:
+def test_every_image_is_drawn_anew_and_the_seed_decides() -> None:
     same = dark_to_the_left(1).repeat(16, 1, 1, 1)
     first = augmented(same)
-    assert len({picture.numpy().tobytes() for picture in first}) == 16
+    assert len({image.numpy().tobytes() for image in first}) == 16
     torch.testing.assert_close(augmented(same), first, rtol=0, atol=0)
     assert not torch.equal(augmented(same, seed=1), first)
 
@@ -49,7 +49,7 @@ def brighter_side(images: Tensor) -> Tensor:
     return images[:, :, half:].mean(dim=(1, 2, 3)) > images[:, :, :half].mean(dim=(1, 2, 3))
 
 
-def test_pictures_are_mirrored_only_where_their_class_survives_it() -> None:
+def test_images_are_mirrored_only_where_their_class_survives_it() -> None:
     assert brighter_side(augmented(dark_to_the_left())).all()
     share = brighter_side(augmented(dark_to_the_left(), mirrorable=True)).float().mean()
     assert 0.25 < share < 0.75

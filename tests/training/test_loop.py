@@ -37,15 +37,15 @@ def test_the_learning_rate_follows_one_schedule_over_all_epochs(loop: Loop) -> N
 
     for epoch in range(3):
         loop.train_epoch(epoch, note)
-    # 32 pictures are 3 whole batches of 10.
+    # 32 images are 3 whole batches of 10.
     assert rates == pytest.approx([0.004 * share_of_learning_rate(step, 9) for step in range(9)])
 
 
-def test_accuracy_is_of_every_picture_without_dropout_or_augmentation(loop: Loop) -> None:
+def test_accuracy_is_of_every_image_without_dropout_or_augmentation(loop: Loop) -> None:
     first = accuracy_of(loop.classifier, loop.part, "accuracy", silent)
     assert not loop.classifier.training
     assert accuracy_of(loop.classifier, loop.part, "accuracy", silent) == first
-    assert first.pictures == 32
+    assert first.images == 32
 
     with torch.inference_mode():
         images, labels = next(loop.part.batches(torch.arange(32).numpy(), 32))

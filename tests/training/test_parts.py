@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alexnet_model import Contract, splits_from
-from alexnet_model.errors import PictureError, PictureSetError
+from alexnet_model.errors import DatasetError, ImageError
 from alexnet_model.progress import silent
 from alexnet_training import parts as parts_module
 from alexnet_training.parts import PartInMemory, PartOnDisk, Parts, parts_from_splits
@@ -56,10 +56,10 @@ def test_leaving_in_the_middle_stops_the_decoding(stripes: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_disk")
-def test_a_picture_that_vanishes_later_is_named(own_stripes: Path) -> None:
+def test_an_image_that_vanishes_later_is_named(own_stripes: Path) -> None:
     part = read(own_stripes).train
     (own_stripes / "train/upright/03.png").unlink()
-    with pytest.raises(PictureError, match=r"upright/03\.png: got no such file"):
+    with pytest.raises(ImageError, match=r"upright/03\.png: got no such file"):
         list(part.batches(np.arange(32), 8))
 
 
@@ -69,14 +69,14 @@ def test_without_a_held_out_part_validation_is_read_once(stripes: Path) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [0, 100])
-def test_unreadable_pictures_of_every_part_are_named_once(
+def test_unreadable_images_of_every_part_are_named_once(
     own_stripes: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
     monkeypatch.setattr(parts_module, "IN_MEMORY", in_memory)
     for name in ("train/lying/03.png", "train/upright/00.png", "val/upright/05.png"):
-        (own_stripes / name).write_bytes(b"no picture")
+        (own_stripes / name).write_bytes(b"no image")
     parts = read(own_stripes)
-    assert [picture.name for picture in parts.unreadable] == [
+    assert [image.name for image in parts.unreadable] == [
         "train/lying/03.png",
         "train/upright/00.png",
         "val/upright/05.png",
@@ -86,28 +86,26 @@ def test_unreadable_pictures_of_every_part_are_named_once(
 
 
 @pytest.mark.parametrize("in_memory", [0, 100])
-def test_a_class_without_a_readable_picture(
+def test_a_class_without_a_readable_image(
     own_stripes: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
     monkeypatch.setattr(parts_module, "IN_MEMORY", in_memory)
     for path in (own_stripes / "train/upright").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(
-        PictureSetError, match=r"class 'upright': got no readable picture.*00\.png: got 0 bytes"
-    ):
+    with pytest.raises(DatasetError, match=r"class 'upright': got no readable image.*00\.png: got 0 bytes"):
         read(own_stripes)
 
 
-def test_a_class_folder_without_pictures(own_stripes: Path) -> None:
+def test_a_class_folder_without_images(own_stripes: Path) -> None:
     (own_stripes / "train/zebra").mkdir()
-    with pytest.raises(PictureSetError, match=r"class 'zebra': got no readable picture.*Add pictures"):
+    with pytest.raises(DatasetError, match=r"class 'zebra': got no readable image.*Add images"):
         read(own_stripes)
 
 
-def test_a_part_without_a_readable_picture(own_stripes: Path) -> None:
+def test_a_part_without_a_readable_image(own_stripes: Path) -> None:
     for path in (own_stripes / "val").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(PictureSetError, match=r"\(validation\): got no readable picture among 12"):
+    with pytest.raises(DatasetError, match=r"\(validation\): got no readable image among 12"):
         read(own_stripes)
 
 
@@ -116,5 +114,5 @@ def test_one_class_is_nothing_to_tell_apart(own_stripes: Path) -> None:
         for path in (own_stripes / part / "upright").iterdir():
             path.unlink()
         (own_stripes / part / "upright").rmdir()
-    with pytest.raises(PictureSetError, match="the one class 'lying'"):
+    with pytest.raises(DatasetError, match="the one class 'lying'"):
         read(own_stripes)

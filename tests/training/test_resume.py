@@ -120,7 +120,7 @@ def test_a_state_of_other_options_is_refused_and_kept(
     assert not out.exists()
 
 
-def test_a_state_of_other_pictures_is_refused(
+def test_a_state_of_other_images_is_refused(
     tmp_path: Path, own_stripes: Path, options: TrainingOptions
 ) -> None:
     options = replace(options, data=str(own_stripes))
@@ -133,7 +133,7 @@ def test_a_state_of_other_pictures_is_refused(
     with pytest.raises(KeyboardInterrupt):
         train(options, out, progress=interrupt)
     (own_stripes / "train/lying/00.png").unlink()
-    with pytest.raises(TrainingError, match="an unfinished run: got pictures "):
+    with pytest.raises(TrainingError, match="an unfinished run: got images "):
         train(options, out)
 
 

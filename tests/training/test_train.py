@@ -11,7 +11,7 @@ import torch
 from alexnet_model import Contract
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import load_checkpoint
-from alexnet_model.errors import PictureSetError, TrainingError, UsageError
+from alexnet_model.errors import DatasetError, TrainingError, UsageError
 from alexnet_training import TrainingOptions, TrainingReport, loop, train
 from alexnet_training import parts as parts_module
 from alexnet_training.resume import resume_path
@@ -56,7 +56,7 @@ def test_it_learns(report: TrainingReport) -> None:
     assert report.epochs[-1].loss < 0.7 * report.epochs[0].loss
     assert report.held_out.share >= 0.9
     assert report.held_out == report.epochs[-1].validation
-    assert report.held_out.pictures == 12
+    assert report.held_out.images == 12
 
 
 def test_the_checkpoint_on_disk_is_the_one_returned(report: TrainingReport, out: Path) -> None:
@@ -72,12 +72,12 @@ def test_the_checkpoint_on_disk_is_the_one_returned(report: TrainingReport, out:
 def test_the_record_says_where_the_weights_come_from(report: TrainingReport, stripes: Path) -> None:
     record = json.loads(json.dumps(report.checkpoint.training))
     assert record["data"] == str(stripes)
-    assert record["pictures"] == {"train": 32, "validation": 12, "test": 12}
+    assert record["images"] == {"train": 32, "validation": 12, "test": 12}
     assert record["unreadable"] == {"count": 0, "names": []}
     assert (record["seed"], record["epochs"], record["steps"], record["batch_size"]) == (7, 6, 24, 8)
     assert record["learning_rate"] == 2e-3
     assert record["computed_in"] in ("bf16 autocast", "fp32")
-    assert record["held_out_accuracy"] == {"correct": report.held_out.correct, "pictures": 12}
+    assert record["held_out_accuracy"] == {"correct": report.held_out.correct, "images": 12}
     assert record["loss"] == report.epochs[-1].loss
     assert record["seconds"] > 0
     assert record["versions"]["torch"] == torch.__version__
@@ -119,7 +119,7 @@ def test_the_seed_decides_the_weights(stripes: Path, tmp_path: Path) -> None:
     assert hash_of(small(stripes, seed=8), tmp_path) != first
 
 
-def test_pictures_from_disk_train_the_same_weights(
+def test_images_from_disk_train_the_same_weights(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = hash_of(small(stripes, epochs=2), tmp_path)
@@ -140,28 +140,28 @@ def test_every_architecture_trains(architecture: str, stripes: Path, tmp_path: P
 def test_lenet_learns_digits_in_one_epoch(tmp_path: Path) -> None:
     report = train(TrainingOptions(architecture="lenet", epochs=1), tmp_path / "out.safetensors")
     record = report.checkpoint.training
-    assert record["pictures"] == {"train": 1293, "validation": 144, "test": 360}
+    assert record["images"] == {"train": 1293, "validation": 144, "test": 360}
     assert record["steps"] == 40
-    assert report.held_out.pictures == 360
+    assert report.held_out.images == 360
     assert report.held_out.share > 0.5
 
 
-def test_fewer_pictures_than_a_batch_are_one_step(own_stripes: Path, tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_are_one_step(own_stripes: Path, tmp_path: Path) -> None:
     report = train(small(own_stripes, epochs=2, batch_size=500), tmp_path / "out.safetensors")
     assert report.checkpoint.training["steps"] == 2
 
 
-def test_unreadable_pictures_are_named_and_counted(own_stripes: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_counted(own_stripes: Path, tmp_path: Path) -> None:
     for index in range(12):
         for name in ("lying", "upright"):
-            (own_stripes / f"train/{name}/{index:02d}.png").write_bytes(b"no picture")
+            (own_stripes / f"train/{name}/{index:02d}.png").write_bytes(b"no image")
     report = train(small(own_stripes, epochs=1), tmp_path / "out.safetensors")
     assert len(report.unreadable) == 24
     record = report.checkpoint.training["unreadable"]
     assert record["count"] == 24
     assert len(record["names"]) == 20
     assert record["names"][0] == "train/lying/00.png"
-    assert report.checkpoint.training["pictures"]["train"] == 8
+    assert report.checkpoint.training["images"]["train"] == 8
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_unreadable_pictures_are_named_and_counted(own_stripes: Path, tmp_path: 
     [
         ({"architecture": "resnet"}, UsageError, "architecture"),
         ({"width": 0.0}, UsageError, "width"),
-        ({"data": "no/such/folder"}, PictureSetError, "no/such/folder"),
+        ({"data": "no/such/folder"}, DatasetError, "no/such/folder"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -1,4 +1,4 @@
-"""A labelled picture set to a trained checkpoint. `train` comes on first use: it needs PyTorch."""
+"""A labelled image dataset to a trained checkpoint. `train` comes on first use: it needs PyTorch."""
 
 from __future__ import annotations
 

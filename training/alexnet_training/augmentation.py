@@ -31,7 +31,7 @@ class Augmentation(nn.Module):
             torch.float32, memory_format=torch.contiguous_format
         )  # (N, 3, S, S)
         x = self.flip(self.crop(x.div_(255)))
-        # A few pictures at a time stay in the cache, which the jitter's many small steps need.
+        # A few images at a time stay in the cache, which the jitter's many small steps need.
         x = torch.cat([self.colour(few) for few in x.split(4)])
         pixels: Tensor = x.mul_(255).permute(0, 2, 3, 1)  # (N, S, S, 3)
         return pixels

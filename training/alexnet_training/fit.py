@@ -1,4 +1,4 @@
-"""`train`: a picture set to a checkpoint. The same options on the same machine give the same weights."""
+"""`train`: a image dataset to a checkpoint. The same options on the same machine give the same weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from alexnet_model.architectures import build
 from alexnet_model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract, canonical_json
+from alexnet_model.datasets import ImageDataset, Unreadable, splits_from
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import UsageError
 from alexnet_model.extras import needs
-from alexnet_model.pictures import PictureSet, Unreadable, splits_from
 from alexnet_model.progress import Progress, silent
 
 from .augmentation import Augmentation
@@ -60,8 +60,8 @@ def train(
 
     Raises:
         UsageError: an option, or `out`, cannot be.
-        PictureSetError: there is no such set, or a part or a class of it has no readable picture.
-        PictureError: a picture became unreadable while training.
+        DatasetError: there is no such set, or a part or a class of it has no readable image.
+        ImageError: an image became unreadable while training.
         TrainingError: the loss is no longer finite, or `<out>.resume` is broken or of another run.
         OSError: a file cannot be written.
     """
@@ -129,14 +129,14 @@ def _training_record(
     options, last = loop.options, history[-1]
     return {
         "data": options.data,
-        "pictures": {
+        "images": {
             "train": len(parts.train.labels),
             "validation": len(parts.validation.labels),
             "test": len(parts.test.labels),
         },
         "unreadable": {
             "count": len(parts.unreadable),
-            "names": [picture.name for picture in parts.unreadable[:NAMED_UNREADABLE]],
+            "names": [image.name for image in parts.unreadable[:NAMED_UNREADABLE]],
         },
         "seed": options.seed,
         "epochs": options.epochs,
@@ -154,13 +154,13 @@ def _training_record(
     }
 
 
-def _run_identity(options: TrainingOptions, pictures: PictureSet, contract: Contract) -> dict[str, Any]:
+def _run_identity(options: TrainingOptions, images: ImageDataset, contract: Contract) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     digest = hashlib.sha256()
-    for picture in pictures.pictures:
-        size = picture.source.stat().st_size if isinstance(picture.source, Path) else 0
-        digest.update(canonical_json([picture.name, picture.label, size]).encode())
-    return {**asdict(options), "pictures": digest.hexdigest()[:12], "contract": contract.digest[:12]}
+    for image in images.images:
+        size = image.source.stat().st_size if isinstance(image.source, Path) else 0
+        digest.update(canonical_json([image.name, image.label, size]).encode())
+    return {**asdict(options), "images": digest.hexdigest()[:12], "contract": contract.digest[:12]}
 
 
 @contextmanager

@@ -27,16 +27,16 @@ EVALUATION_BATCH = 64
 @dataclass(frozen=True)
 class Accuracy:
     correct: int
-    pictures: int
+    images: int
 
     @property
     def share(self) -> float:
-        return self.correct / self.pictures
+        return self.correct / self.images
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """`loss` and `accuracy` are means over the epoch's augmented pictures, as the weights moved."""
+    """`loss` and `accuracy` are means over the epoch's augmented images, as the weights moved."""
 
     loss: float
     accuracy: float
@@ -61,7 +61,7 @@ class Loop:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Whole batches only: what is left over is another handful of pictures each epoch."""
+        """Whole batches only: what is left over is another handful of images each epoch."""
         return max(1, len(self.part.labels) // self.options.batch_size)
 
     def train_epoch(self, epoch: int, progress: Progress) -> tuple[float, float]:
@@ -69,7 +69,7 @@ class Loop:
 
         Raises:
             TrainingError: the loss is no longer finite.
-            PictureError: a picture became unreadable since it was first read.
+            ImageError: an image became unreadable since it was first read.
         """
         options, steps = self.options, self.steps_an_epoch
         torch.manual_seed(_seed_of_epoch(options.seed, epoch))

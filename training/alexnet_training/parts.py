@@ -1,6 +1,6 @@
-"""The parts of a picture set as training reads them: prepared by the contract, unreadable pictures known.
+"""The parts of a image dataset as training reads them: prepared by the contract, unreadable images known.
 
-A small part is kept in memory (150,528 bytes a picture); a large one is decoded anew each time by threads,
+A small part is kept in memory (150,528 bytes an image); a large one is decoded anew each time by threads,
 a few batches ahead. Decoding lets go of Python's lock, so threads are enough, and they need no /dev/shm.
 """
 
@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import PictureSetError
-from alexnet_model.pictures import (
-    LabelledPicture,
-    PictureSet,
+from alexnet_model.datasets import (
+    ImageDataset,
+    LabelledImage,
     Splits,
     Unreadable,
     prepared_from_set,
     readable_part,
 )
+from alexnet_model.errors import DatasetError
 from alexnet_model.progress import Progress
 
-IN_MEMORY = 2_048  # pictures: 308 MB
+IN_MEMORY = 2_048  # images: 308 MB
 BATCHES_AHEAD = 3
 
 Indices = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class Part(Protocol):
     def unreadable(self) -> tuple[Unreadable, ...]: ...
 
     def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
-        """Pictures `(B, S, S, 3)` and labels `(B,)` in this order; the last batch may be smaller."""
+        """Images `(B, S, S, 3)` and labels `(B,)` in this order; the last batch may be smaller."""
         ...
 
 
@@ -59,7 +59,7 @@ class PartInMemory:
 
 @dataclass(frozen=True)
 class PartOnDisk:
-    pictures: tuple[LabelledPicture, ...]
+    images: tuple[LabelledImage, ...]
     labels: Indices
     unreadable: tuple[Unreadable, ...]
     contract: Contract
@@ -74,7 +74,7 @@ class PartOnDisk:
         pool = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
         try:
             for chosen in _pieces(order, size):
-                sources = [self.pictures[index].source for index in chosen]
+                sources = [self.images[index].source for index in chosen]
                 ahead.append((chosen, [pool.submit(self.contract.prepared, source) for source in sources]))
                 if len(ahead) > BATCHES_AHEAD:
                     yield taken()
@@ -95,51 +95,51 @@ class Parts:
     @property
     def unreadable(self) -> tuple[Unreadable, ...]:
         distinct = [self.train, self.validation] + [self.test] * (self.test is not self.validation)
-        return tuple(picture for part in distinct for picture in part.unreadable)
+        return tuple(image for part in distinct for image in part.unreadable)
 
 
 def parts_from_splits(splits: Splits, contract: Contract, *, progress: Progress) -> Parts:
-    """Read every picture once; those that cannot be read are left out and named.
+    """Read every image once; those that cannot be read are left out and named.
 
     Raises:
-        PictureSetError: a part, or a class of the training part, has no readable picture.
+        DatasetError: a part, or a class of the training part, has no readable image.
     """
     train = _part_from_set(splits.train, contract, progress)
     _check_classes(splits.train, train)
     validation = _part_from_set(splits.validation, contract, progress)
-    same = splits.test.pictures == splits.validation.pictures
+    same = splits.test.images == splits.validation.images
     test = validation if same else _part_from_set(splits.test, contract, progress)
     return Parts(train, validation, test)
 
 
-def _part_from_set(pictures: PictureSet, contract: Contract, progress: Progress) -> Part:
-    if len(pictures) <= IN_MEMORY:
-        prepared = prepared_from_set(pictures, contract, progress=progress)
+def _part_from_set(images: ImageDataset, contract: Contract, progress: Progress) -> Part:
+    if len(images) <= IN_MEMORY:
+        prepared = prepared_from_set(images, contract, progress=progress)
         return PartInMemory(prepared.images, prepared.labels, prepared.unreadable)
-    readable, unreadable = readable_part(pictures, contract, progress=progress)
-    return PartOnDisk(readable.pictures, readable.labels, unreadable, contract)
+    readable, unreadable = readable_part(images, contract, progress=progress)
+    return PartOnDisk(readable.images, readable.labels, unreadable, contract)
 
 
-def _check_classes(pictures: PictureSet, train: Part) -> None:
-    where = f"{pictures.source} ({pictures.part})"
-    if len(pictures.class_names) < 2:
-        raise PictureSetError(
+def _check_classes(images: ImageDataset, train: Part) -> None:
+    where = f"{images.source} ({images.part})"
+    if len(images.class_names) < 2:
+        raise DatasetError(
             where,
-            got=f"the one class {pictures.class_names[0]!r}",
+            got=f"the one class {images.class_names[0]!r}",
             expected="at least two to tell apart",
-            next_step="Add a folder of pictures for each other class.",
+            next_step="Add a folder of images for each other class.",
         )
-    counts = np.bincount(train.labels, minlength=len(pictures.class_names))
-    empty = [name for name, count in zip(pictures.class_names, counts, strict=True) if not count]
+    counts = np.bincount(train.labels, minlength=len(images.class_names))
+    empty = [name for name, count in zip(images.class_names, counts, strict=True) if not count]
     if empty:
-        label = pictures.class_names.index(empty[0])
-        names = {picture.name for picture in pictures.pictures if picture.label == label}
-        reasons = [picture.reason for picture in train.unreadable if picture.name in names]
-        raise PictureSetError(
+        label = images.class_names.index(empty[0])
+        names = {image.name for image in images.images if image.label == label}
+        reasons = [image.reason for image in train.unreadable if image.name in names]
+        raise DatasetError(
             f"{where}: class {empty[0]!r}",
-            got="no readable picture",
+            got="no readable image",
             expected="at least one of every class",
-            next_step=f"The first reason: {reasons[0]}" if reasons else "Add pictures, or remove the folder.",
+            next_step=f"The first reason: {reasons[0]}" if reasons else "Add images, or remove the folder.",
         )
 
 

@@ -1,6 +1,6 @@
 """Calls of one engine, timed one by one, and waited for before the next.
 
-On a CPU a call is `infer`. On a GPU it is what the engine computes from pictures that lie there already, by
+On a CPU a call is `infer`. On a GPU it is what the engine computes from images that lie there already, by
 the GPU's own events; `with copies` it is `infer` again, by this machine's clock.
 """
 
@@ -94,7 +94,7 @@ class Timed:
     """The calls of one stretch of time."""
 
     latencies_ms: tuple[float, ...]
-    seconds: float  # of this machine's clock, with taking pictures and what else lies between the calls
+    seconds: float  # of this machine's clock, with taking images and what else lies between the calls
 
     @property
     def calls_per_s(self) -> float:
@@ -111,7 +111,7 @@ def timed_calls(
     at_least: int = 1,
     now: Seconds = time.perf_counter,
 ) -> Timed:
-    """Call for about so long and at least so often, each time with the next pictures."""
+    """Call for about so long and at least so often, each time with the next images."""
     latencies_ms: list[float] = []
     started = now()
     while len(latencies_ms) < at_least or now() - started < seconds:

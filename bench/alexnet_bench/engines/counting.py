@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer's work for one picture; its weights are read once whatever the batch."""
+    """One layer's work for one image; its weights are read once whatever the batch."""
 
     name: str
     multiply_adds: int
@@ -51,7 +51,7 @@ def layers_from_onnx(path: Path) -> tuple[Layer, ...]:
     """
     try:
         model = onnx.load(path)
-        for value in model.graph.input:  # one picture
+        for value in model.graph.input:  # one image
             value.type.tensor_type.shape.dim[0].dim_value = 1
         for value in model.graph.output:
             value.type.tensor_type.shape.dim[0].Clear()
@@ -121,7 +121,7 @@ class _Graph:
             raise ExportError(
                 f"tensor {name}",
                 got=f"shape {shape}",
-                expected="one that follows from a batch of one picture",
+                expected="one that follows from a batch of one image",
             )
         return shape
 

@@ -20,7 +20,7 @@ from .memory import DeviceMemory, HostMemory, Memory
 from .opening import Opening, opening_from_spec
 from .specs import EngineSlice, EngineSpec, Judged
 
-FEWEST_PICTURES = 64  # that rotate
+FEWEST_IMAGES = 64  # that rotate
 FEWEST_BATCHES = 2
 
 
@@ -109,7 +109,7 @@ def hosted_from_spec(spec: EngineSpec, largest: int) -> HostedEngine:
     """
     device = None if spec.gpu is None else CudaDevice(spec.gpu)
     opening = opening_from_spec(spec, device)
-    images = pool_of_images(Contract.from_json(spec.contract), max(FEWEST_PICTURES, FEWEST_BATCHES * largest))
+    images = pool_of_images(Contract.from_json(spec.contract), max(FEWEST_IMAGES, FEWEST_BATCHES * largest))
     in_place = device is not None and not spec.copies
     return HostedEngine(
         opening,

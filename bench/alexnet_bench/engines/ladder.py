@@ -208,7 +208,7 @@ def _slice(climber: Climber, batch: int, plan: LadderPlan) -> None:
 
 
 def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
-    """Each engine once, however its pictures come to it."""
+    """Each engine once, however its images come to it."""
     measured = [climber for climber in ladder.climbers if climber.is_up and climber.runs]
     judged: dict[str, Judged] = {}
     for index, climber in enumerate(measured):

@@ -71,7 +71,7 @@ def _row(
     return EngineRow(
         engine=engine,
         batch=run.batch,
-        throughput=figure_from_repeats([part.throughput_per_s for part in run.slices], "pictures/s"),
+        throughput=figure_from_repeats([part.throughput_per_s for part in run.slices], "images/s"),
         latencies=histogram.latencies(),
         first_call_ms=run.first_call_ms,
         load_ms=climber.load_ms,

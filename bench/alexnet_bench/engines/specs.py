@@ -21,7 +21,7 @@ RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 class EngineSpec(Record):
     """One row of the ladder at every batch. `gpu` None: the CPU.
 
-    `copies`: with pictures and answers copied to and from the GPU in every call; without, the GPU's computing
+    `copies`: with images and answers copied to and from the GPU in every call; without, the GPU's computing
     alone. On a CPU there is nothing to copy.
     """
 
@@ -65,12 +65,12 @@ class EngineSpec(Record):
 
     @property
     def without_copies(self) -> EngineSpec:
-        """The same engine: copying pictures to and fro does not change its answers."""
+        """The same engine: copying images to and fro does not change its answers."""
         return self.model_copy(update={"copies": False})
 
 
 class Judged(Record):
-    """What the gate says of an engine, on which pictures."""
+    """What the gate says of an engine, on which images."""
 
     report: RunnerReport
     accepted: bool
@@ -82,12 +82,12 @@ class EngineSlice(Record):
     """One stretch of calls, with what the process had taken at most by its end.
 
     Throughput is of the same time as the latencies: of the calls alone, without what lies between them. On a
-    GPU that leaves out the copies of pictures and answers, unless the spec is one with copies.
+    GPU that leaves out the copies of images and answers, unless the spec is one with copies.
 
     Memory is of the engine as it came to this batch: with its loading, and with what it keeps of all smaller
     batches that were measured before. With CUDA graphs it keeps a graph and an execution context of each.
     """
 
-    throughput_per_s: float  # pictures/s
+    throughput_per_s: float  # images/s
     histogram: str  # HdrHistogram's compressed form, of the calls' latencies
     peak_memory_bytes: int | None

@@ -13,7 +13,7 @@ from alexnet_clients import InferReply
 
 from .inputs import Asked
 
-# Batched with others, a picture's probabilities may differ by the order of additions, and by no more.
+# Batched with others, an image's probabilities may differ by the order of additions, and by no more.
 MOST_DIFFERENCE = 1e-3
 
 

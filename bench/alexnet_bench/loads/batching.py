@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .plans import ClosedLoop, Loop
 
-# Where a smaller share of the pictures than this met another request's, there is a cause to name.
+# Where a smaller share of the images than this met another request's, there is a cause to name.
 _HARDLY = 0.1
 # An open loop whose requests keep the model busy for less than this share hardly ever makes one wait.
 _MOSTLY_IDLE = 0.5
@@ -29,22 +29,22 @@ def batching_words(
     loop: Loop,
     execution_ms: float | None = None,
 ) -> str:
-    """Whether requests of `batch` pictures were executed together, and if not why.
+    """Whether requests of `batch` images were executed together, and if not why.
 
     `execution_ms` is what one execution took on average.
     """
     executions = sum(executions_by_batch.values())
     if not executions:
         return "unknown: the server counted no execution"
-    pictures = sum(size * count for size, count in executions_by_batch.items())
-    together = sum(size * count for size, count in executions_by_batch.items() if size > batch) / pictures
+    images = sum(size * count for size, count in executions_by_batch.items())
+    together = sum(size * count for size, count in executions_by_batch.items() if size > batch) / images
     if together >= _HARDLY:
         return (
-            f"yes: {pictures / executions:.1f} pictures an execution on average, "
+            f"yes: {images / executions:.1f} images an execution on average, "
             f"{max(executions_by_batch)} at most"
         )
     cause = _cause(batch, batcher, loop, execution_ms)
-    return f"hardly, for {together:.1%} of the pictures: {cause}" if together else f"no: {cause}"
+    return f"hardly, for {together:.1%} of the images: {cause}" if together else f"no: {cause}"
 
 
 def _cause(batch: int, batcher: Batcher, loop: Loop, execution_ms: float | None) -> str:
@@ -53,7 +53,7 @@ def _cause(batch: int, batcher: Batcher, loop: Loop, execution_ms: float | None)
     if batcher.queue_delay_us is None:
         return "the model has no dynamic_batching"
     if 2 * batch > batcher.max_batch:
-        return f"two requests of {batch} pictures are more than max_batch_size {batcher.max_batch}"
+        return f"two requests of {batch} images are more than max_batch_size {batcher.max_batch}"
     if isinstance(loop, ClosedLoop):
         if loop.concurrency < 2:
             return "concurrency 1, a synchronous client: there is never a second request to batch with"

@@ -18,13 +18,13 @@ from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
-# So many pictures in small requests, so many requests of large ones, in no more memory than this.
-_PICTURES = 64
+# So many images in small requests, so many requests of large ones, in no more memory than this.
+_IMAGES = 64
 _FEWEST_REQUESTS = 4
 _MOST_BYTES = 256 * 2**20
 # A JPEG of about 48 kB, as photographs of ImageNet have on average.
-_PICTURE_SIZE = (469, 384)
-_PICTURE_DETAIL = (88, 72)
+_IMAGE_SIZE = (469, 384)
+_IMAGE_DETAIL = (88, 72)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Asked:
     @property
     def distinct(self) -> int:
         """How many requests there are until they come round again, so that no cache holds them ready."""
-        wanted = max(_FEWEST_REQUESTS, _PICTURES // self.batch)
+        wanted = max(_FEWEST_REQUESTS, _IMAGES // self.batch)
         return max(1, min(wanted, _MOST_BYTES // max(self._bytes_of_request(), 1)))
 
     def requests(self) -> list[InferRequest]:
@@ -56,8 +56,8 @@ class Asked:
     def _tensor(self, spec: TensorSpec, random: np.random.Generator) -> npt.NDArray[Any]:
         shape = (self.batch, *spec.shape) if self.has_batch_axis else spec.shape
         if spec.datatype == BYTES:
-            pictures = [encoded_picture(random) for _ in range(prod(shape))]
-            return np.array(pictures, dtype=np.object_).reshape(shape)  # (N, 1)
+            images = [encoded_image(random) for _ in range(prod(shape))]
+            return np.array(images, dtype=np.object_).reshape(shape)  # (N, 1)
         return _numbers(DTYPES[spec.datatype], shape, random)
 
     def _bytes_of_request(self) -> int:
@@ -94,13 +94,13 @@ def asked_from_config(config: ModelConfig, batch: int, shapes: Shapes | None = N
     )
 
 
-def encoded_picture(random: np.random.Generator) -> bytes:
+def encoded_image(random: np.random.Generator) -> bytes:
     """A JPEG with as much in it as a photograph."""
-    width, height = _PICTURE_DETAIL
+    width, height = _IMAGE_DETAIL
     noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize(_PICTURE_SIZE, Image.Resampling.BICUBIC)
+    image = Image.fromarray(noise).resize(_IMAGE_SIZE, Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=75)
+    image.save(encoded, "JPEG", quality=75)
     return encoded.getvalue()
 
 

@@ -90,7 +90,7 @@ def load_row(
         batch=batch,
         concurrency=loop.concurrency if isinstance(loop, ClosedLoop) else None,
         rate_per_s=loop.rate_per_s if isinstance(loop, OpenLoop) else None,
-        throughput=figure_from_repeats([rate * batch for rate in rates_per_s], "pictures/s"),
+        throughput=figure_from_repeats([rate * batch for rate in rates_per_s], "images/s"),
         latencies=latencies.latencies(),
         histogram=outcome.latencies.decode("ascii"),
         requests=outcome.requests,

@@ -229,7 +229,7 @@ def _time(figure: Figure) -> Measure:
 
 
 def _held_rate(per_s: float) -> Measure:
-    return Measure(name="held rate", unit="pictures/s", of=Searched(per_s), higher_is_better=True)
+    return Measure(name="held rate", unit="images/s", of=Searched(per_s), higher_is_better=True)
 
 
 def _ends_of_figures(before: Figure, after: Figure) -> Ends | str:

@@ -44,7 +44,7 @@ def _in_process(row: EngineRow, where: str) -> Tile:
     share = f", {row.share_of_limit:.0%} of the limit" if row.share_of_limit is not None else ""
     return Tile(
         f"Fastest engine{where}",
-        f"{in_short(row.throughput.value)} pictures/s",
+        f"{in_short(row.throughput.value)} images/s",
         f"{_interval(row.throughput)}{row.engine}, batch {row.batch}{share}",
     )
 
@@ -55,7 +55,7 @@ def _quickest(rows: Sequence[EngineRow], where: str) -> Tile | None:
         return None
     row = min(known, key=lambda row: row.latencies.p50_ms or 0.0)
     return Tile(
-        f"Quickest answer for one picture{where}",
+        f"Quickest answer for one image{where}",
         f"{in_short(row.latencies.p50_ms or 0.0)} ms",
         f"median, {row.engine}, in process",
     )
@@ -64,14 +64,14 @@ def _quickest(rows: Sequence[EngineRow], where: str) -> Tile | None:
 def _served(row: LoadRow, where: str) -> Tile:
     return Tile(
         f"Fastest served{where}",
-        f"{in_short(row.throughput.value)} pictures/s",
+        f"{in_short(row.throughput.value)} images/s",
         f"{_interval(row.throughput)}{row.model} over {row.url_scheme}, "
         f"batch {row.batch}, {load_in_words(row)}",
     )
 
 
 def _held(row: HeldRate) -> Tile:
-    figure = "nothing" if row.throughput is None else f"{in_short(row.throughput.value)} pictures/s"
+    figure = "nothing" if row.throughput is None else f"{in_short(row.throughput.value)} images/s"
     return Tile(
         f"Held within a p99 of {in_short(row.limit_p99_ms)} ms",
         figure,
@@ -89,7 +89,7 @@ def _tuned(report: Report) -> Tile | None:
     step = tuning.steps[tuning.winner]
     instances = f"{step.instances} instance{'' if step.instances == 1 else 's'}"
     of = f"{step.precision} on {tuning.device}, {instances}, delay {step.queue_delay_us:,} us"
-    held = "-" if step.held_rate_per_s is None else f"{in_short(step.held_rate_per_s)} pictures/s"
+    held = "-" if step.held_rate_per_s is None else f"{in_short(step.held_rate_per_s)} images/s"
     return Tile(name, held, of)
 
 

@@ -1,4 +1,4 @@
-"""Reports as a page in Markdown with pictures beside it, for a repository: what a run says, in short.
+"""Reports as a page in Markdown with images beside it, for a repository: what a run says, in short.
 
     document = document_from_reports(reports, introduction="# Performance", folder="performance")
     write_document(document, Path("docs/performance.md"))
@@ -20,12 +20,12 @@ from alexnet_model.files import write_text_atomically
 from .environments import environment_rows
 from .files import check_one_page
 from .glance import tiles_from_reports
-from .pictures import Picture
+from .images import Image
 from .schema import Report
 from .sections import Section, day_in_words, devices_of, sections_of
 from .sheets import Cell, Column, Group, Sheet, tuning_sheet
 
-_MOST_ROWS_OPEN = 30  # a longer table is opened by who wants it; the pictures say the same
+_MOST_ROWS_OPEN = 30  # a longer table is opened by who wants it; the images say the same
 _LONGEST_NAME = 100
 _HOW_TO_READ = """A figure is the median of its repeats, and the interval under it is where 95% of bootstrap
 resamples lie. `needs 662` stands where a percentile is not known: it takes that many samples, and there were
@@ -35,21 +35,21 @@ plot or table."""
 
 @dataclass(frozen=True)
 class Document:
-    """A page, and the pictures that it shows: SVG by file name, in a folder beside it."""
+    """A page, and the images that it shows: SVG by file name, in a folder beside it."""
 
     text: str
     folder: str
-    pictures: Mapping[str, str]
+    images: Mapping[str, str]
 
 
 def document_from_reports(reports: Sequence[Report], *, introduction: str, folder: str) -> Document:
-    """Every machine's figures at a glance; then run by run its verdict, pictures and tables.
+    """Every machine's figures at a glance; then run by run its verdict, images and tables.
 
     Raises:
         UsageError: the reports of a machine do not belong on one page.
         ReportError: a histogram is broken.
     """
-    pictures = _Pictures(folder)
+    images = _Images(folder)
     machines: dict[str, list[Report]] = {}
     for report in reports:
         machines.setdefault(" + ".join(report.environment.devices), []).append(report)
@@ -60,43 +60,43 @@ def document_from_reports(reports: Sequence[Report], *, introduction: str, folde
     for machine, runs in machines.items():
         lines += [f"## {_escaped(machine)}", ""]
         for report in runs:
-            lines += _run(report, pictures)
+            lines += _run(report, images)
         lines += [*_where(runs), ""]
     text = re.sub("\n{3,}", "\n\n", "\n".join(lines))
-    return Document(text.rstrip() + "\n", folder, pictures.found)
+    return Document(text.rstrip() + "\n", folder, images.found)
 
 
 def write_document(document: Document, path: Path) -> None:
-    """Write the page and its pictures; pictures of an earlier one that are no longer shown are removed.
+    """Write the page and its images; images of an earlier one that are no longer shown are removed.
 
     Raises:
         OSError: a folder cannot be written, or the disk is full.
     """
     folder = path.parent / document.folder
-    for name, svg in document.pictures.items():
+    for name, svg in document.images.items():
         write_text_atomically(folder / name, svg)
     write_text_atomically(path, document.text)
     for old in folder.glob("*.svg"):
-        if old.name not in document.pictures:
+        if old.name not in document.images:
             old.unlink()
 
 
-class _Pictures:
-    """Gives each picture a file name of its own."""
+class _Images:
+    """Gives each image a file name of its own."""
 
     def __init__(self, folder: str) -> None:
         self.found: dict[str, str] = {}
         self._folder = folder
 
-    def shown(self, picture: Picture, device: str) -> str:
-        words = picture.name if device == "CPU" else f"{device} {picture.name}"
+    def shown(self, image: Image, device: str) -> str:
+        words = image.name if device == "CPU" else f"{device} {image.name}"
         name = re.sub(r"[^a-z0-9]+", "-", words.lower())[:_LONGEST_NAME].strip("-")
         file, number = f"{name}.svg", 1
         while file in self.found:
             number += 1
             file = f"{name}-{number}.svg"
-        self.found[file] = picture.svg_alone
-        return f"![{_escaped(f'{picture.title}. {picture.note}')}]({quote(self._folder)}/{file})"
+        self.found[file] = image.svg_alone
+        return f"![{_escaped(f'{image.title}. {image.note}')}]({quote(self._folder)}/{file})"
 
 
 def _at_a_glance(machine: str, reports: Sequence[Report]) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _at_a_glance(machine: str, reports: Sequence[Report]) -> Iterator[str]:
         yield f"| {_escaped(tile.name)} | **{figure}** | {_escaped(tile.of)} |"
 
 
-def _run(report: Report, pictures: _Pictures) -> Iterator[str]:
+def _run(report: Report, images: _Images) -> Iterator[str]:
     yield from (f"### {_escaped(report.title)}", "")
     day = day_in_words(report.environment.date)
     yield f"**{report.verdict.word}**, {_escaped(day)}: {_code(report.command)}"
@@ -122,7 +122,7 @@ def _run(report: Report, pictures: _Pictures) -> Iterator[str]:
         if len(sections) > 1:  # else the run's own title says it
             where = f", {device}" if len(devices) > 1 else ""
             yield from (f"#### {_escaped(section.title + where)}", "")
-        yield from _section(section, device, pictures)
+        yield from _section(section, device, images)
     if report.tuning is not None:
         yield from _table(tuning_sheet(report.tuning))
         yield from (f"Why: {_escaped(report.tuning.why.rstrip('.'))}.", "")
@@ -130,10 +130,10 @@ def _run(report: Report, pictures: _Pictures) -> Iterator[str]:
     yield ""
 
 
-def _section(section: Section, device: str, pictures: _Pictures) -> Iterator[str]:
+def _section(section: Section, device: str, images: _Images) -> Iterator[str]:
     if section.note:
         yield from (_escaped(section.note), "")
-    yield from (pictures.shown(picture, device) for picture in section.pictures)
+    yield from (images.shown(image, device) for image in section.images)
     yield ""
     for index, sheet in enumerate(section.sheets):
         if index:

@@ -12,8 +12,8 @@ from pathlib import Path
 from .environments import environment_rows, run_rows
 from .files import check_one_page
 from .glance import Tile, tiles_from_reports
+from .images import Image, style_of_plots
 from .names import in_short, name_of_load
-from .pictures import Picture, style_of_plots
 from .schema import Report
 from .sections import Section, day_in_words, devices_of, sections_of
 from .sheets import Cell, Column, Line, Sheet, tuning_sheet
@@ -124,7 +124,7 @@ def _section(section: Section) -> str:
     parts = [
         f"<h3>{escape(section.title)}</h3>",
         f"<p class='soft'>{escape(section.note)}</p>" if section.note else "",
-        _plots(section.pictures, "wide" if section.is_wide else ""),
+        _plots(section.images, "wide" if section.is_wide else ""),
         *map(_table, section.sheets),
     ]
     return "\n".join(filter(None, parts))
@@ -150,11 +150,11 @@ def _badge(is_valid: bool) -> str:
     return f"<span class='badge {'good' if is_valid else 'bad'}'>{'VALID' if is_valid else 'INVALID'}</span>"
 
 
-def _plots(pictures: Sequence[Picture], width: str) -> str:
+def _plots(images: Sequence[Image], width: str) -> str:
     shown = "".join(
-        f"<figure><figcaption>{escape(picture.title)}<span>{escape(picture.note)}</span></figcaption>"
-        f"{picture.svg}</figure>"
-        for picture in pictures
+        f"<figure><figcaption>{escape(image.title)}<span>{escape(image.note)}</span></figcaption>"
+        f"{image.svg}</figure>"
+        for image in images
     )
     return f"<div class='plots {width}'>{shown}</div>" if shown else ""
 

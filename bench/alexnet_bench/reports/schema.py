@@ -1,6 +1,6 @@
 """The record of a benchmark run. Every row says what it is a figure of, so that none can be mistaken.
 
-A run fills the parts that it measured; the others stay empty. Times are milliseconds, rates pictures a
+A run fills the parts that it measured; the others stay empty. Times are milliseconds, rates images a
 second, sizes bytes.
 """
 
@@ -51,7 +51,7 @@ class EngineRow(Record):
 
     engine: Engine
     batch: int
-    throughput: Figure  # pictures/s
+    throughput: Figure  # images/s
     latencies: Latencies  # of one call
     first_call_ms: float
     load_ms: float
@@ -77,7 +77,7 @@ class Proof(Record):
     report: RunnerReport  # the parity matrix, signal-to-noise, agreement and accuracy
     accepted: bool
     reason: str
-    judged_on: str  # which pictures
+    judged_on: str  # which images
 
 
 class LoadRow(Record):
@@ -91,10 +91,10 @@ class LoadRow(Record):
     engine: Engine
     url_scheme: str  # grpc, http, ..., or "shared memory"
     loop: Loop
-    batch: int  # pictures a request
+    batch: int  # images a request
     concurrency: int | None  # of a closed loop
     rate_per_s: float | None  # requests a second that an open loop meant to send
-    throughput: Figure  # pictures/s
+    throughput: Figure  # images/s
     latencies: Latencies  # of a request; of an open loop from when it was meant to be sent
     histogram: str  # HdrHistogram's compressed form, of latencies in microseconds
     requests: int
@@ -110,7 +110,7 @@ class LoadRow(Record):
 
     @property
     def plain_figures(self) -> dict[str, float | None]:
-        """Pictures a second and milliseconds, None where a percentile was refused."""
+        """Images a second and milliseconds, None where a percentile was refused."""
         latencies = self.latencies.model_dump(exclude={"samples"})
         named = {f"latency_{name}": value for name, value in latencies.items()}
         return {"throughput_per_s": self.throughput.value, **named}
@@ -146,14 +146,14 @@ class HeldRate(Record):
     batch: int
     limit_p99_ms: float
     rate_per_s: float | None  # requests a second; None where no rate held
-    throughput: Figure | None  # pictures/s
+    throughput: Figure | None  # images/s
     p99_ms: float | None  # at that rate; where none held, the best that was seen
     probes: tuple[RateProbe, ...]
     words: str  # what was found, and what was not
 
 
 class Rung(Record):
-    """One step from the engine to the encoded picture: milliseconds that it adds, and bytes a request.
+    """One step from the engine to the encoded image: milliseconds that it adds, and bytes a request.
 
     The rungs of one `of` are in the order in which each stands on the one before; where several stand on the
     same one, as gRPC and HTTP do, their `total_ms - added_ms` says on which.
@@ -179,7 +179,7 @@ class TuningStep(Record):
     instances: int
     queue_delay_us: int
     max_batch: int
-    held_rate_per_s: float | None  # pictures/s within the limit; None where none was
+    held_rate_per_s: float | None  # images/s within the limit; None where none was
     p99_ms: float | None
     note: str
 

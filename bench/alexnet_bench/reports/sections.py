@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from .pictures import (
-    Picture,
-    batch_pictures,
-    ladder_picture,
-    latency_pictures,
-    percentile_pictures,
-    roof_picture,
-    rungs_picture,
+from .images import (
+    Image,
+    batch_images,
+    ladder_image,
+    latency_images,
+    percentile_images,
+    roof_image,
+    rungs_image,
 )
 from .rungs_in_words import rungs_in_words
 from .schema import Engine, EngineRow, LoadRow, Report
@@ -34,11 +34,11 @@ from .sheets import (
 
 @dataclass(frozen=True)
 class Section:
-    """Pictures, then tables. Wide ones have many words beside them."""
+    """Images, then tables. Wide ones have many words beside them."""
 
     title: str
     note: str = ""
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[Image, ...] = ()
     sheets: tuple[Sheet, ...] = ()
     is_wide: bool = False
 
@@ -83,27 +83,27 @@ def sections_of(reports: Sequence[Report], device: str) -> Iterator[Section]:
         sheets = [engines_sheet(engines, doubted)] if engines else []
         sheets += [proofs_sheet(proofs)] if proofs else []
         sheets += [roofs_sheet(roofs)] if roofs else []
-        pictures = _drawn(ladder_picture(drawn), roof_picture(drawn)) if engines else ()
-        yield Section("Engines in process", pictures=pictures, sheets=tuple(sheets), is_wide=True)
+        images = _drawn(ladder_image(drawn), roof_image(drawn)) if engines else ()
+        yield Section("Engines in process", images=images, sheets=tuple(sheets), is_wide=True)
     if loads := here(lambda report: report.loads):
         doubted_loads = here(lambda report: report.loads if report.reasons else ())
         drawn_loads = here(lambda report: _as_its_run(report, report.loads))
         yield Section(
             "Server under load",
-            pictures=latency_pictures(drawn_loads),
+            images=latency_images(drawn_loads),
             sheets=(loads_sheet(loads, doubted_loads),),
             is_wide=True,
         )
-        yield Section("The tail of the latencies", pictures=percentile_pictures(drawn_loads))
-        yield Section("Did batching happen?", pictures=batch_pictures(drawn_loads))
+        yield Section("The tail of the latencies", images=percentile_images(drawn_loads))
+        yield Section("Did batching happen?", images=batch_images(drawn_loads))
     if held_rates := here(lambda report: report.held_rates):
         yield Section("What load is held within a limit?", sheets=(held_rates_sheet(held_rates),))
     if rungs := here(lambda report: report.rungs):
-        pictures = _drawn(rungs_picture(rungs))
+        images = _drawn(rungs_image(rungs))
         yield Section(
-            "From the engine to the picture",
+            "From the engine to the image",
             " ".join(rungs_in_words(rungs)),
-            pictures,
+            images,
             (rungs_sheet(rungs),),
             is_wide=True,
         )
@@ -119,8 +119,8 @@ def _as_its_run(report: Report, rows: Sequence[_Judged]) -> Sequence[_Judged]:
     return [row.model_copy(update={"verdict": report.verdict}) for row in rows]
 
 
-def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:
-    return tuple(picture for picture in pictures if picture is not None)
+def _drawn(*images: Image | None) -> tuple[Image, ...]:
+    return tuple(image for image in images if image is not None)
 
 
 def day_in_words(date: str) -> str:

@@ -102,7 +102,7 @@ def engines_sheet(rows: Sequence[EngineRow], doubted: Container[EngineRow] = ())
     columns = (
         Column("batch", brief=True),
         Column("verdict", left=True, detail=True),
-        Column("throughput", "pictures/s", brief=True),
+        Column("throughput", "images/s", brief=True),
         *_latencies(of_calls=True),
         Column("first call", "ms"),
         Column("load", "ms"),
@@ -117,7 +117,7 @@ def engines_sheet(rows: Sequence[EngineRow], doubted: Container[EngineRow] = ())
 
 
 def proofs_sheet(proofs: Sequence[Proof]) -> Sheet:
-    """A group for the device and the pictures that were judged on, a row an engine."""
+    """A group for the device and the images that were judged on, a row an engine."""
     columns = (
         Column("engine", brief=True, left=True),
         Column("same model", brief=True, left=True),
@@ -140,7 +140,7 @@ def loads_sheet(rows: Sequence[LoadRow], doubted: Container[LoadRow] = ()) -> Sh
     columns = (
         Column("load", brief=True, left=True),
         Column("verdict", brief=True, left=True),
-        Column("throughput", "pictures/s", brief=True),
+        Column("throughput", "images/s", brief=True),
         *_latencies(),
         Column("requests"),
         Column("failed", detail=True),
@@ -186,7 +186,7 @@ def rungs_sheet(rungs: Sequence[Rung]) -> Sheet:
         Column("known from", brief=True, left=True),
     )
     return Sheet(
-        "From the engine to the picture", columns, _groups(rungs, lambda r: f"{r.of}: {r.engine}", _rung_line)
+        "From the engine to the image", columns, _groups(rungs, lambda r: f"{r.of}: {r.engine}", _rung_line)
     )
 
 
@@ -198,7 +198,7 @@ def tuning_sheet(tuning: Tuning) -> Sheet:
         Column("instances", brief=True),
         Column("delay", "us", brief=True),
         Column("max batch", brief=True),
-        Column("held", "pictures/s", brief=True),
+        Column("held", "images/s", brief=True),
         Column("p99", "ms", brief=True),
         Column("note", left=True, detail=True),
     )
@@ -390,7 +390,7 @@ def verdict_cell(verdict: Verdict, is_doubted: bool) -> Cell:
 
 
 def mean_batch(executions_by_batch: dict[int, int]) -> float | None:
-    """Pictures an execution; None where the server counted none."""
+    """Images an execution; None where the server counted none."""
     executions = sum(executions_by_batch.values())
     if not executions:
         return None

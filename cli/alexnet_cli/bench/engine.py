@@ -29,7 +29,7 @@ def engine_command(
     batch: Annotated[
         str | None,
         typer.Option(
-            help="Pictures a call.", metavar="N,...", show_default="1, 2, 4 ... to the export's largest"
+            help="Images a call.", metavar="N,...", show_default="1, 2, 4 ... to the export's largest"
         ),
     ] = None,
     precision: Annotated[
@@ -107,7 +107,7 @@ def print_engines(report: Report) -> None:
     for device in dict.fromkeys(row.engine.device for row in report.engines):
         rows = [row for row in report.engines if row.engine.device == device]
         out.rule(f"Engines on {device}", align="left")
-        say("Pictures a second by batch:")
+        say("Images a second by batch:")
         out.print(side_by_side_table(rows))
         say("What each takes:")
         out.print(costs_table(rows))

@@ -1,4 +1,4 @@
-"""`alexnet bench rungs`: where the time goes between the engine and the encoded picture."""
+"""`alexnet bench rungs`: where the time goes between the engine and the encoded image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .reporting import ReportOption, check_writable, end_with, print_tables, who
 
 def rungs_command(
     repository: RepositoryOption = Path("model_repository"),
-    batch: Annotated[str, typer.Option(help="Pictures a request.", metavar="N,...")] = "1,8",
+    batch: Annotated[str, typer.Option(help="Images a request.", metavar="N,...")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Of each way of asking, in turn.")] = 5,
     requests: Annotated[int, typer.Option(min=1, max=10_000, help="Of each way in a round.")] = 20,
     json_file: ReportOption = None,

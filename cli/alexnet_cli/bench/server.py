@@ -45,7 +45,7 @@ def server_command(
             show_default=f"{_DEFAULT_CONCURRENCY} unless --rate or --limit-p99-ms is given",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Pictures a request.", metavar="N,...")] = "1",
+    batch: Annotated[str, typer.Option(help="Images a request.", metavar="N,...")] = "1",
     rate: Annotated[
         str | None,
         typer.Option(

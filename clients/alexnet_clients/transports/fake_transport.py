@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
-from alexnet_model.errors import BadRequest, ClientError, DeadlineExceeded, ModelNotFound, PictureError
+from alexnet_model.errors import BadRequest, ClientError, DeadlineExceeded, ImageError, ModelNotFound
 
 from .background import BackgroundLoop
 from .transport import (
@@ -85,7 +85,7 @@ class FakeTransport:
         self._pending: set[Future[Any]] = set()
 
     def hold(self) -> None:
-        """Answer no picture until `release`, or until its deadline."""
+        """Answer no image until `release`, or until its deadline."""
         self._held = []
 
     def release(self) -> None:
@@ -148,7 +148,7 @@ class FakeTransport:
                 future.set_exception(_closed())
 
     def brightness_as_class(self, request: InferRequest) -> FloatArray:
-        """Probabilities that favour a class by the picture's mean: 0 is the first class, 255 the last."""
+        """Probabilities that favour a class by the image's mean: 0 is the first class, 255 the last."""
         count = len(self.class_names)
         pixels = self._pixels(request)
         share = pixels.reshape(len(pixels), -1).mean(axis=1) / 255  # (N,)
@@ -202,7 +202,7 @@ class FakeTransport:
         if model not in self.models:
             raise ModelNotFound(model, got="no such model", expected=", ".join(self.models))
         answers = TensorSpec(datatype="FP32", shape=(len(self.class_names),))
-        pixels = TensorSpec(datatype="UINT8", shape=self.contract.picture_shape)
+        pixels = TensorSpec(datatype="UINT8", shape=self.contract.image_shape)
         encoded = TensorSpec(datatype="BYTES", shape=(1,))
         return ModelConfig(
             name=model,
@@ -217,16 +217,16 @@ class FakeTransport:
 
     def _statistics(self, model: str) -> ModelStatistics:
         asked = [request for request in self.requests if request.model == model]
-        pictures = sum(len(request.images) for request in asked)
-        return ModelStatistics(requests=len(asked), pictures=pictures, executions=len(asked))
+        images = sum(len(request.images) for request in asked)
+        return ModelStatistics(requests=len(asked), images=images, executions=len(asked))
 
     def _pixels(self, request: InferRequest) -> npt.NDArray[np.uint8]:
         if request.images.dtype != np.object_:
             return np.asarray(request.images, dtype=np.uint8)
         try:
             return np.stack([self.contract.prepared(io.BytesIO(row[0])) for row in request.images])
-        except PictureError as error:  # as the decoder on a server says it
-            raise BadRequest(request.model, got=f"in ensemble 'alexnet', PictureError: {error}") from error
+        except ImageError as error:  # as the decoder on a server says it
+            raise BadRequest(request.model, got=f"in ensemble 'alexnet', ImageError: {error}") from error
 
     def _reply(self, request: InferRequest, started: float) -> InferReply:
         probabilities = self.answer(request)

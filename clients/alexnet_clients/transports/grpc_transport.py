@@ -1,7 +1,7 @@
 """gRPC to a Triton server.
 
 The generated messages are used directly, not `tritonclient.grpc.InferenceServerClient`: that one copies a
-batch into a string, into a message and into its wire form. Here the pictures are joined to the rest of the
+batch into a string, into a message and into its wire form. Here the images are joined to the rest of the
 message once: a benchmark's client runs on the cores that its server computes on.
 """
 
@@ -303,7 +303,7 @@ def _statistics_from_response(response: Any) -> ModelStatistics:
         times = version.inference_stats
         total = ModelStatistics(
             requests=times.success.count,
-            pictures=version.inference_count,
+            images=version.inference_count,
             executions=version.execution_count,
             queue_ns=times.queue.ns,
             compute_input_ns=times.compute_input.ns,

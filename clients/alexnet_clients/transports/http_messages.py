@@ -35,7 +35,7 @@ _OTHER_FORM = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 
 
 def message_from_request(request: InferRequest) -> Message:
-    """The pictures are copied once, into the body, or not at all from shared memory."""
+    """The images are copied once, into the body, or not at all from shared memory."""
     buffers: list[bytes | memoryview] = []
     inputs = []
     for name, array in request.inputs.items():
@@ -178,7 +178,7 @@ def statistics_from_answer(answer: Answer, *, subject: str) -> ModelStatistics:
             times = version["inference_stats"]
             total = ModelStatistics(
                 requests=int(times["success"]["count"]),
-                pictures=int(version["inference_count"]),
+                images=int(version["inference_count"]),
                 executions=int(version["execution_count"]),
                 queue_ns=int(times["queue"]["ns"]),
                 compute_input_ns=int(times["compute_input"]["ns"]),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
     from aiohttp.connector import Connection
 
-LONGEST_ANSWER = 256 * 2**20  # bytes; a thousand classes of a thousand pictures are 4 MB
+LONGEST_ANSWER = 256 * 2**20  # bytes; a thousand classes of a thousand images are 4 MB
 T = TypeVar("T")
 
 

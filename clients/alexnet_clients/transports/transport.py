@@ -19,9 +19,9 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
-    """`inputs` are contiguous, N rows each: uint8 pixels, or `bytes` objects `(N, 1)` for encoded pictures.
+    """`inputs` are contiguous, N rows each: uint8 pixels, or `bytes` objects `(N, 1)` for encoded images.
 
-    With `top` the server names the best classes of each picture.
+    With `top` the server names the best classes of each image.
     """
 
     model: str
@@ -95,7 +95,7 @@ class ModelStatistics:
     """What a server counted of a model since it was loaded. Times are sums over requests, nanoseconds."""
 
     requests: int = 0
-    pictures: int = 0
+    images: int = 0
     executions: int = 0
     queue_ns: int = 0
     compute_input_ns: int = 0

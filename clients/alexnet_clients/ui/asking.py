@@ -1,4 +1,4 @@
-"""One picture asked, with its classes and where its time went: what the page shows, without the page."""
+"""One image asked, with its classes and where its time went: what the page shows, without the page."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..served_model import ServedModel
 from ..transports.transport import ModelStatistics
 
 OFFERED = (*(f"alexnet_{precision}" for precision in PRECISIONS), "alexnet")
-# The first half of the model that takes encoded pictures. Triton counts the queueing in its halves only.
+# The first half of the model that takes encoded images. Triton counts the queueing in its halves only.
 DECODER = "alexnet_decode"
 # Triton may count a request just after it was answered.
 _COUNTED_AFTER_S = 0.25
-# A server whose proxy, or whose own options, keep its statistics from us answers pictures all the same.
+# A server whose proxy, or whose own options, keep its statistics from us answers images all the same.
 _WITHHELD = (BadRequest, ForeignServer, ModelNotFound)
 
 
@@ -71,20 +71,20 @@ def offered_models(client: Client) -> tuple[ServedModel, ...]:
     )
 
 
-def ask(client: Client, model: str, encoded: bytes, *, name: str = "picture", top: int = 5) -> Asked:
-    """Ask for one picture's classes, `name` being what an error calls it.
+def ask(client: Client, model: str, encoded: bytes, *, name: str = "image", top: int = 5) -> Asked:
+    """Ask for one image's classes, `name` being what an error calls it.
 
     Raises:
-        PictureError: the picture cannot be read, here or by the server.
+        ImageError: the image cannot be read, here or by the server.
         ClientError: no answer.
     """
     served = client.model(model)
-    picture = _NamedBytes(encoded, name)
+    image = _NamedBytes(encoded, name)
     before = _statistics(client, served)
     started = time.perf_counter()
-    prepared = None if served.decodes else client.contract.prepared(picture)  # (224, 224, 3)
+    prepared = None if served.decodes else client.contract.prepared(image)  # (224, 224, 3)
     decode_ms = 0.0 if prepared is None else 1e3 * (time.perf_counter() - started)
-    (prediction,) = client.classify(picture if prepared is None else prepared, model=model, top=top)
+    (prediction,) = client.classify(image if prepared is None else prepared, model=model, top=top)
     if prediction.error is not None:
         raise prediction.error
     assert prediction.latency_ms is not None

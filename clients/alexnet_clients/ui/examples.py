@@ -1,4 +1,4 @@
-"""Pictures to begin with, from what scikit-learn ships; none where it is not installed."""
+"""Images to begin with, from what scikit-learn ships; none where it is not installed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from alexnet_model.datasets import splits_from
 from alexnet_model.errors import MissingExtra
-from alexnet_model.pictures import splits_from
 
 _DIGITS = ("3", "5", "8")
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -28,9 +28,9 @@ def write_examples(folder: Path) -> list[Path]:
     written = []
     for label in _DIGITS:
         path = folder / f"digit_{label}.png"
-        picture = next(found for found in held_out.pictures if held_out.class_names[found.label] == label)
-        assert isinstance(picture.source, Image.Image)
-        picture.source.save(path)
+        image = next(found for found in held_out.images if held_out.class_names[found.label] == label)
+        assert isinstance(image.source, Image.Image)
+        image.source.save(path)
         written.append(path)
     for name in _PHOTOGRAPHS:
         with resources.as_file(resources.files("sklearn.datasets") / "images" / name) as photograph:

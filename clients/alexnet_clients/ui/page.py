@@ -1,4 +1,4 @@
-"""The page: a picture in, its classes as bars, and where the time went."""
+"""The page: an image in, its classes as bars, and where the time went."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CSS = """
 .gradio-container { width: 100% !important; max-width: 1120px !important; margin: 0 auto !important; }
 #title h1 { margin: 0; font-size: 1.6rem; }
 #title p { margin: 0.2rem 0 0; }
-#picture img { width: 100%; height: 100%; object-fit: contain; }
+#image img { width: 100%; height: 100%; object-fit: contain; }
 #classes meter { height: 0.6rem; appearance: none; border-radius: 2px; }
 #classes meter::-webkit-meter-bar { border: 0; background: none; }
 #classes meter::-webkit-meter-optimum-value { background: none; }
@@ -84,7 +84,7 @@ def page_of(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> A
         return confidences_from_classes(asked.classes), html_from_asked(asked)
 
     def look_again(model: str) -> tuple[Any, Any]:
-        """Another export may be served by now. A picture may be answered already, whose words stay."""
+        """Another export may be served by now. An image may be answered already, whose words stay."""
         try:
             return _choice(offered_models(client), model), gr.skip()
         except AlexnetError as error:
@@ -92,33 +92,33 @@ def page_of(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> A
 
     with gr.Blocks(title="alexnet", analytics_enabled=False, delete_cache=(_DAY_S, _DAY_S)) as page:
         gr.HTML(
-            f"<h1>alexnet</h1><p>Drop a picture, see its classes. Asks {escape(str(client.url))}.</p>",
+            f"<h1>alexnet</h1><p>Drop an image, see its classes. Asks {escape(str(client.url))}.</p>",
             elem_id="title",
         )
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(
-                    label="Picture",
+                image = gr.Image(
+                    label="Image",
                     type="filepath",
                     sources=["upload", "clipboard"],
                     buttons=[],
-                    alt_text="The picture that was asked about",
+                    alt_text="The image that was asked about",
                     height=320,
-                    elem_id="picture",
+                    elem_id="image",
                 )
                 # Gradio would open the file, and write some anew; the contract is for the file as it is.
-                picture.preprocess = _path_from_upload
+                image.preprocess = _path_from_upload
                 model = _choice(models, DEFAULT_MODEL)
                 if examples:
                     paths = [[str(path)] for path in examples]
-                    gr.Examples(paths, picture, preload=False, elem_id="examples")
+                    gr.Examples(paths, image, preload=False, elem_id="examples")
             with gr.Column():
                 classes = gr.Label(label="Classes", num_top_classes=top, elem_id="classes")
                 words = gr.HTML(elem_id="words")
         gr.on(
-            [picture.change, model.input],
+            [image.change, model.input],
             answer,
-            [picture, model],
+            [image, model],
             [classes, words],
             trigger_mode="always_last",
             api_visibility="private",

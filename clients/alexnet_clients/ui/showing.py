@@ -52,7 +52,7 @@ def html_from_error(error: Exception) -> str:
 
 
 def _parts(asked: Asked) -> list[tuple[str, str, float]]:
-    """In the order in which a picture passes them; the network is passed both ways, but drawn once."""
+    """In the order in which an image passes them; the network is passed both ways, but drawn once."""
     parts = [] if asked.model.decodes else [("decode", "decode here", asked.decode_ms)]
     if asked.queue_ms is None or asked.compute_ms is None or asked.network_ms is None:
         return [*parts, ("network", "network and server", asked.total_ms - asked.decode_ms)]

@@ -137,7 +137,7 @@ def _parse(api: TensorRt, network: Any, logger: Any, onnx: Path) -> None:
 def _shapes(builder: Any, profile: Profile, contract: Contract) -> Any:
     shapes = builder.create_optimization_profile()
     batches = (profile.min, profile.opt, profile.max)
-    shapes.set_shape(contract.input_name, *((batch, *contract.picture_shape) for batch in batches))
+    shapes.set_shape(contract.input_name, *((batch, *contract.image_shape) for batch in batches))
     return shapes
 
 
@@ -210,7 +210,7 @@ def _inspected(
     context = loaded.create_execution_context()
     if context is None:
         raise _not_built(engine, logger, "room on the GPU to run it")
-    context.set_input_shape(contract.input_name, (profile.opt, *contract.picture_shape))
+    context.set_input_shape(contract.input_name, (profile.opt, *contract.image_shape))
     inspector = loaded.create_engine_inspector()
     inspector.execution_context = context  # without shapes it says "N/A due to dynamic shapes"
     return layer_precisions_from_json(inspector.get_engine_information(api.trt.LayerInformationFormat.JSON))

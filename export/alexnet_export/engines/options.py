@@ -68,7 +68,7 @@ class EngineOptions:
         """The profile for a model that was proved up to `max_batch`.
 
         Raises:
-            UsageError: the profile leaves out a single picture or goes beyond what was proved.
+            UsageError: the profile leaves out a single image or goes beyond what was proved.
         """
         if self.profile is None:
             return Profile(min=1, opt=min(OPT_BATCH, max_batch), max=max_batch)
@@ -77,7 +77,7 @@ class EngineOptions:
                 "profile",
                 got=str(self.profile),
                 expected="a min of 1",
-                next_step="Triton sends a picture alone where no other waits.",
+                next_step="Triton sends an image alone where no other waits.",
             )
         if self.profile.max > max_batch:
             raise UsageError(

@@ -57,7 +57,7 @@ class EngineRunner:
         largest = self._passport.profile.max
         contract = self._contract
         self._buffers = {
-            contract.input_name: self._device.buffer((largest, *contract.picture_shape), "uint8"),
+            contract.input_name: self._device.buffer((largest, *contract.image_shape), "uint8"),
             contract.probabilities_name: self._device.buffer((largest, self._classes), "float32"),
             contract.logits_name: self._device.buffer((largest, self._classes), "float32"),
         }
@@ -122,7 +122,7 @@ class EngineRunner:
         context = self._new_context() if self._cuda_graphs else self._context
 
         def launch() -> None:
-            shape = (batch, *self._contract.picture_shape)
+            shape = (batch, *self._contract.image_shape)
             if not context.set_input_shape(self._contract.input_name, shape):
                 raise self._failed(f"a batch within the profile {self._passport.profile}", "")
             if not context.execute_async_v3(self._device.stream):

@@ -1,6 +1,6 @@
 """NVIDIA's `trtexec` inside the very image that will serve the engine: versions match by construction.
 
-`engine_from_onnx_in_docker` builds, and `TrtexecRunner` answers pictures with the result, for the gate: this
+`engine_from_onnx_in_docker` builds, and `TrtexecRunner` answers images with the result, for the gate: this
 machine needs Docker and a GPU, but no TensorRT of its own.
 """
 
@@ -124,7 +124,7 @@ def trtexec_build(
     """
 
     def shapes(batch: int) -> str:
-        return f"{contract.input_name}:{'x'.join(map(str, (batch, *contract.picture_shape)))}"
+        return f"{contract.input_name}:{'x'.join(map(str, (batch, *contract.image_shape)))}"
 
     command = [
         "trtexec",

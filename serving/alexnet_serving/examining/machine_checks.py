@@ -76,7 +76,7 @@ def check_embedded_triton() -> Check:
 
 
 def check_shared_memory() -> Check:
-    """The embedded server hands pictures to its models through it.
+    """The embedded server hands images to its models through it.
 
     A model takes SHM_BYTES to start and as much again once requests are large; with less, the server does not
     start, or refuses large batches with `Failed to increase the shared memory pool size`.

@@ -19,7 +19,7 @@ VERSION = "1"  # of every model: a new export replaces the repository as a whole
 # In the version's folder of a model without a file of its own: git and object stores keep no empty folder,
 # and without one Triton loads no model.
 NOTE_FILE = "README.md"
-ENSEMBLE_MODEL = "alexnet"  # encoded pictures in, classes out
+ENSEMBLE_MODEL = "alexnet"  # encoded images in, classes out
 DECODING_MODEL = "alexnet_decode"  # its first half
 
 MOST_INSTANCES = 16  # of a model; each holds its weights anew
@@ -45,7 +45,7 @@ def holds_engines(repository: Path) -> bool:
 
 
 def holds_encoded(repository: Path) -> bool:
-    """Whether it has the models that take encoded pictures, or one of them."""
+    """Whether it has the models that take encoded images, or one of them."""
     return any((repository / name).is_dir() for name in (ENSEMBLE_MODEL, DECODING_MODEL))
 
 
@@ -58,20 +58,20 @@ class RepositoryOptions:
 
     With a limit, a full queue refuses at once, and a request that waited too long is refused instead of
     answered late. None leaves the limit to the backend: for an engine as many requests wait as four full
-    batches of single pictures, at most a second; the others have no limit, because of what one costs on the
+    batches of single images, at most a second; the others have no limit, because of what one costs on the
     Triton that serves them (docs/decisions/queue.md).
 
     `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
 
-    `instances` of each model run side by side, on every GPU or on the CPU; `max_batch` pictures at most are
+    `instances` of each model run side by side, on every GPU or on the CPU; `max_batch` images at most are
     computed together, None for as many as were proved. `alexnet tune` measures which serve best.
 
-    `encoded`: whether `alexnet` is there too, which takes encoded pictures. Decoding needs the image that has
-    our backends, so None means: where a model needs that image anyway (docs/decisions/encoded-pictures.md).
+    `encoded`: whether `alexnet` is there too, which takes encoded images. Decoding needs the image that has
+    our backends, so None means: where a model needs that image anyway (docs/decisions/encoded-images.md).
     """
 
     backend: Backend = "onnx"
-    queue_size: int | None = None  # requests, of one picture or of a full batch
+    queue_size: int | None = None  # requests, of one image or of a full batch
     queue_timeout_s: float | None = None
     queue_delay_us: int = 0
     instances: int = 1

@@ -1,6 +1,6 @@
 """A model's `config.pbtxt`: how Triton runs, batches, queues, warms up and names it.
 
-Three kinds: a network, what decodes pictures for one, and the ensemble of these two.
+Three kinds: a network, what decodes images for one, and the ensemble of these two.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OPTIONS_PARAMETER = "repository_options"
 PARAMETERS_OF_DECODER = ("contract", "contract_digest", OPTIONS_PARAMETER, "export_sha256")
 PARAMETERS_OF_ENSEMBLE = (*PARAMETERS_OF_DECODER, "precision", "computes_in", "weights_sha256", "labels")
 NEWEST = -1  # in Triton's words
-QUEUE_BATCHES = 4  # as many requests may wait for an engine as make so many full batches of one picture each
+QUEUE_BATCHES = 4  # as many requests may wait for an engine as make so many full batches of one image each
 QUEUE_TIMEOUT_S = 1.0
 
 
@@ -67,7 +67,7 @@ def config_from_package(package: Package, manifest: Manifest, options: Repositor
         name=package.name,
         backend=package.backend,
         max_batch_size=package.max_batch,
-        input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.picture_shape)],
+        input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.image_shape)],
         output=_classes(manifest),
         instance_group=[_instances(package, options)],
         # No preferred batch size: whatever has queued while the last batch was computed is the next one.
@@ -85,7 +85,7 @@ def config_from_package(package: Package, manifest: Manifest, options: Repositor
 
 
 def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
-    """It waits for no more pictures, but its queue is bounded as that of the network behind it."""
+    """It waits for no more images, but its queue is bounded as that of the network behind it."""
     inside = _with_largest_batch(inside, options)
     contract = manifest.the_contract()
     config = ModelConfig(
@@ -93,7 +93,7 @@ def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryO
         backend=DECODER,
         max_batch_size=inside.max_batch,
         input=[_encoded_input()],
-        output=[ModelOutput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.picture_shape)],
+        output=[ModelOutput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.image_shape)],
         # One, which decodes in several threads.
         instance_group=[ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=1)],
         dynamic_batching=_batching(inside, replace(options, queue_delay_us=0)),
@@ -214,14 +214,14 @@ def _batching(package: Package, options: RepositoryOptions) -> ModelDynamicBatch
 
 def _warmup(contract: Contract, batch: int) -> ModelWarmup:
     """Readiness waits for it, so the first real request finds memory allocated and kernels chosen."""
-    pixels = ModelWarmup.Input(data_type=TYPE_UINT8, dims=contract.picture_shape, zero_data=True)
+    pixels = ModelWarmup.Input(data_type=TYPE_UINT8, dims=contract.image_shape, zero_data=True)
     return ModelWarmup(name=f"batch {batch}", batch_size=batch, inputs={contract.input_name: pixels})
 
 
 def _cuda_graphs(contract: Contract, package: Package) -> ModelOptimizationPolicy.Cuda:
     """With dynamic batching Triton captures 1 and the largest batch alone, unless every size is listed."""
     spec = ModelOptimizationPolicy.Cuda.GraphSpec
-    shape = spec.Shape(dim=contract.picture_shape)
+    shape = spec.Shape(dim=contract.image_shape)
     return ModelOptimizationPolicy.Cuda(
         graphs=True,
         graph_spec=[

@@ -1,6 +1,6 @@
 """Which of an export's files a repository packs: an ONNX file a precision, or the engines built from it.
 
-And whether models that take encoded pictures stand before them. The writer packs by this, lint expects by it,
+And whether models that take encoded images stand before them. The writer packs by this, lint expects by it,
 and unpacking finds by it.
 """
 
@@ -19,7 +19,7 @@ from .layout import RepositoryOptions, model_name
 # Which of Triton's backends runs what the manifest calls a runtime.
 BACKENDS = {"openvino": "openvino_dynamic", "onnxruntime": "onnxruntime"}
 TENSORRT: Final = "tensorrt"
-DECODER: Final = "picture_decoder"
+DECODER: Final = "image_decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,14 @@ def packages_of(manifest: Manifest, options: RepositoryOptions) -> tuple[Package
 
 
 def takes_encoded(packages: Collection[Package], encoded: bool | None) -> bool:
-    """Whether encoded pictures are decoded for these models, where the options say `encoded`."""
+    """Whether encoded images are decoded for these models, where the options say `encoded`."""
     if encoded is None:
         return any(package.backend == BACKENDS["openvino"] for package in packages)
     return encoded and bool(packages)
 
 
 def package_inside(packages: Collection[Package]) -> Package:
-    """The model that decoded pictures go to: the smallest file of those that all passed the same gate."""
+    """The model that decoded images go to: the smallest file of those that all passed the same gate."""
     return max(packages, key=lambda package: PRECISIONS.index(package.artifact.precision))
 
 
@@ -145,7 +145,7 @@ def _check_engine(engine: Engine, artifact: Artifact, max_batch: int) -> None:
         raise RepositoryError(
             f"profile of {engine.file}",
             got=str(passport.profile),
-            expected=f"from 1 to at most {max_batch} pictures, the largest batch that was proved",
+            expected=f"from 1 to at most {max_batch} images, the largest batch that was proved",
             next_step="Build the engine again.",
         )
     if passport.precision != artifact.precision:

@@ -8,7 +8,7 @@ model_repository/
     alexnet_int8/1/model.onnx   a hard link to the exported file where the file system can
     alexnet_int8/1/model.plan   with engines: one, or `model_sm90.plan` for each kind of GPU,
     alexnet_int8/1/model.passport.json      and what it was built from, with, on and for
-    alexnet_decode/             what decodes pictures, and
+    alexnet_decode/             what decodes images, and
     alexnet/                    the ensemble of it and a network: a configuration each, and no model file
 """
 

@@ -91,7 +91,7 @@ def test_the_statistics_are_read(wire_server: WireServer, transport: HttpTranspo
     wire_server.answers("stats", as_json({"model_stats": [version]}).body)
     assert transport.statistics("alexnet_int8", timeout_s=10).result(10) == ModelStatistics(
         requests=1,
-        pictures=53,
+        images=53,
         executions=11,
         queue_ns=300,
         compute_input_ns=400,

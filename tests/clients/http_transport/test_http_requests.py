@@ -48,44 +48,42 @@ def test_the_message_is_the_one_that_tritonclient_sends(
     assert (asked.verb, asked.path) == ("POST", "/v2/models/alexnet_int8/infer")
 
 
-def test_encoded_pictures_are_sent_as_tritonclient_sends_them(transport: HttpTransport) -> None:
-    pictures = np.array([[b"\xff\xd8jpeg"], [b""]], dtype=np.object_)  # (2, 1)
-    ours = InferRequest(model="alexnet", inputs={"encoded": pictures}, outputs=("probabilities",), top=3)
+def test_encoded_images_are_sent_as_tritonclient_sends_them(transport: HttpTransport) -> None:
+    images = np.array([[b"\xff\xd8jpeg"], [b""]], dtype=np.object_)  # (2, 1)
+    ours = InferRequest(model="alexnet", inputs={"encoded": images}, outputs=("probabilities",), top=3)
     message = transport.prepare(ours)
     tensor = InferInput("encoded", [2, 1], "BYTES")
-    tensor.set_data_from_numpy(pictures)
+    tensor.set_data_from_numpy(images)
     outputs = [InferRequestedOutput("probabilities", class_count=3)]
     body, length = InferenceServerClient.generate_request_body([tensor], outputs=outputs)
     assert json.loads(message.wire[: message.header_bytes]) == json.loads(body[:length])
     assert message.wire[message.header_bytes :] == body[length:]
 
 
-def test_pictures_in_shared_memory_are_named_as_tritonclient_names_them(transport: HttpTransport) -> None:
+def test_images_in_shared_memory_are_named_as_tritonclient_names_them(transport: HttpTransport) -> None:
     images = pixels(2)
-    ours = InferRequest(
-        model="alexnet_int8", inputs={"image": images}, outputs=("logits",), region="pictures"
-    )
+    ours = InferRequest(model="alexnet_int8", inputs={"image": images}, outputs=("logits",), region="images")
     message = transport.prepare(ours)
     tensor = InferInput("image", list(images.shape), "UINT8")
-    tensor.set_shared_memory("pictures", images.nbytes)
+    tensor.set_shared_memory("images", images.nbytes)
     body, _ = InferenceServerClient.generate_request_body([tensor], outputs=[InferRequestedOutput("logits")])
     assert json.loads(message.wire) == json.loads(body)
     assert message.header_bytes == len(message.wire)
 
 
 def test_shared_memory_is_told_and_listed(wire_server: WireServer, transport: HttpTransport) -> None:
-    region = Region(name="our pictures", key="/pictures", size_bytes=1000)
+    region = Region(name="our images", key="/images", size_bytes=1000)
     wire_server.answers("register")
     wire_server.answers("unregister")
-    wire_server.answers("status", b'[{"name":"our pictures","key":"/pictures","offset":0,"byte_size":1000}]')
+    wire_server.answers("status", b'[{"name":"our images","key":"/images","offset":0,"byte_size":1000}]')
     assert transport.register(region, timeout_s=10).result(10) is None
     assert transport.regions(timeout_s=10).result(10) == (region,)
     assert transport.unregister(region.name, timeout_s=10).result(10) is None
     told, _, untold = wire_server.received
-    assert (told.verb, told.path) == ("POST", "/v2/systemsharedmemory/region/our%20pictures/register")
-    assert json.loads(told.body) == {"key": "/pictures", "offset": 0, "byte_size": 1000}
+    assert (told.verb, told.path) == ("POST", "/v2/systemsharedmemory/region/our%20images/register")
+    assert json.loads(told.body) == {"key": "/images", "offset": 0, "byte_size": 1000}
     assert "Inference-Header-Content-Length" not in told.headers
-    assert (untold.verb, untold.path) == ("POST", "/v2/systemsharedmemory/region/our%20pictures/unregister")
+    assert (untold.verb, untold.path) == ("POST", "/v2/systemsharedmemory/region/our%20images/unregister")
     assert untold.headers["Content-Length"] == "0"
 
 
@@ -93,7 +91,7 @@ def test_shared_memory_is_told_and_listed(wire_server: WireServer, transport: Ht
     ("body", "status", "kind"),
     [
         (b'{"error":"This API is restricted, expecting header \'alexnet\'"}', 403, BadRequest),
-        (b'{"error":"Unable to open shared memory region: \'/pictures\'"}', 500, BadRequest),
+        (b'{"error":"Unable to open shared memory region: \'/images\'"}', 500, BadRequest),
         (PAGE, 200, ForeignServer),
         (b"[7]", 200, BadResponse),
         (b'[{"name": "x"', 200, BadResponse),
@@ -106,9 +104,9 @@ def test_shared_memory_that_is_refused(
         wire_server.answers(name, body, status)
     assert type(transport.regions(timeout_s=10).exception(10)) is kind
     told = kind if kind is not BadResponse else ForeignServer  # to which nothing but nothing is an answer
-    region = Region(name="pictures", key="/pictures", size_bytes=1000)
+    region = Region(name="images", key="/images", size_bytes=1000)
     assert type(transport.register(region, timeout_s=10).exception(10)) is told
-    assert type(transport.unregister("pictures", timeout_s=10).exception(10)) is told
+    assert type(transport.unregister("images", timeout_s=10).exception(10)) is told
 
 
 def test_the_body_is_announced_whole_and_uncompressed(
@@ -125,7 +123,7 @@ def test_the_body_is_announced_whole_and_uncompressed(
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_a_picture_costs_its_pixels_and_less_than_a_kibibyte(
+def test_an_image_costs_its_pixels_and_less_than_a_kibibyte(
     wire_server: WireServer, transport: HttpTransport, batch: int
 ) -> None:
     reply = sent(transport, request(batch, top=5)).result(10)

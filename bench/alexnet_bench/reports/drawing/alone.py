@@ -14,7 +14,7 @@ _SHOWN = 460  # pixels: two stand side by side on a usual page
 
 
 def svg_alone(title: str, note: str, drawing: Drawing, style: str) -> str:
-    """The picture on its card, under its title and how to read it."""
+    """The image on its card, under its title and how to read it."""
     parts, top = [], _PAD
     for words, letters, row, kind in ((title, _TITLE, _TITLE_ROW, "title"), (note, _NOTE, _NOTE_ROW, "note")):
         for line in wrap(words, letters):

@@ -46,7 +46,7 @@ class Bars:
 
 
 def drawing_from_bars(plot: Bars) -> Drawing:
-    """The picture, with its key above, where it is read first."""
+    """The image, with its key above, where it is read first."""
     parts, top = key_rows(plot.key, 12)
     longest = max((segment.end for bar in plot.bars for segment in bar.segments), default=0.0)
     scale = linear_scale(1.0 if plot.x_percent else longest or 1.0)

@@ -30,7 +30,7 @@ class Drawing:
 
 
 def svg_from_drawing(drawing: Drawing) -> str:
-    """A picture within a page, whose style it takes; it is scaled to the width that it is given."""
+    """An image within a page, whose style it takes; it is scaled to the width that it is given."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {drawing.height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg" '
         f'aria-label="{escape(drawing.words)}">' + "".join(drawing.parts) + "</svg>"

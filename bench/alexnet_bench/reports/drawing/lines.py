@@ -52,7 +52,7 @@ class Lines:
 
 
 def drawing_from_lines(plot: Lines) -> Drawing:
-    """The picture, with its key below."""
+    """The image, with its key below."""
     x_scale, x_names = _x_axis(plot)
     heights = [
         y for series in plot.series for p in series.points for y in (p.y, p.low, p.high) if y is not None

@@ -1,7 +1,7 @@
 """OpenVINO for any batch up to the maximum.
 
 NVIDIA's own `openvino` backend fixes a model's batch at `max_batch_size` and computes all of it for one
-picture, so this one, which takes any, has another name.
+image, so this one, which takes any, has another name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The decoder's backend without Triton: whose error is whose, how much it does at once, and what it needs.
 
-What it answers through a real server is in tests/end_to_end/test_encoded_pictures.py.
+What it answers through a real server is in tests/end_to_end/test_encoded_images.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
 from alexnet_serving.servers.tritonserver import OUR_BACKENDS, assemble_backends, wheel_of_this_python
 
-from ..awkward_pictures import encoded, textured
+from ..awkward_images import encoded, textured
 
 GOOD = encoded(textured(60, 40), "PNG")
 
@@ -58,7 +58,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Any:
     stub.get_input_tensor_by_name = lambda request, name: request.get(name)
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location("decoder", OUR_BACKENDS / "picture_decoder" / "model.py")
+    spec = importlib.util.spec_from_file_location("decoder", OUR_BACKENDS / "image_decoder" / "model.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -78,9 +78,9 @@ def started(decoder: Any, contract: Contract) -> Any:
     return model
 
 
-def request_of(*pictures: object) -> dict[str, Tensor]:
-    values = np.empty((len(pictures), 1), np.object_)
-    values[:, 0] = pictures
+def request_of(*images: object) -> dict[str, Tensor]:
+    values = np.empty((len(images), 1), np.object_)
+    values[:, 0] = images
     return {ENCODED_INPUT_NAME: Tensor(ENCODED_INPUT_NAME, values)}
 
 
@@ -92,11 +92,11 @@ def images_of(response: InferenceResponse) -> Uint8Array:
 
 
 def test_each_request_gets_its_own_rows(model: Any) -> None:
-    pictures = [encoded(textured(50 + n, 60 - n), "PNG") for n in range(6)]
-    responses = model.execute([request_of(*pictures[:3]), request_of(pictures[3]), request_of(*pictures[4:])])
+    files = [encoded(textured(50 + n, 60 - n), "PNG") for n in range(6)]
+    responses = model.execute([request_of(*files[:3]), request_of(files[3]), request_of(*files[4:])])
     images = np.concatenate([images_of(response) for response in responses])
     assert [len(images_of(response)) for response in responses] == [3, 1, 2]
-    np.testing.assert_array_equal(images, [Contract().prepared(picture) for picture in pictures])
+    np.testing.assert_array_equal(images, [Contract().prepared(file) for file in files])
 
 
 def test_the_contract_is_the_models(decoder: Any) -> None:
@@ -106,10 +106,10 @@ def test_the_contract_is_the_models(decoder: Any) -> None:
     np.testing.assert_array_equal(images_of(response)[0], other.prepared(GOOD))
 
 
-def test_a_bad_picture_is_its_own_requests_error(model: Any) -> None:
+def test_a_bad_image_is_its_own_requests_error(model: Any) -> None:
     alone, among, good = model.execute([request_of(b""), request_of(GOOD, b"x", b""), request_of(GOOD)])
-    assert alone.error.message.startswith("PictureError: picture: got 0 bytes, expected a JPEG")
-    assert among.error.message.startswith("PictureError: picture 1: got 1 bytes that are no picture")
+    assert alone.error.message.startswith("ImageError: image: got 0 bytes, expected a JPEG")
+    assert among.error.message.startswith("ImageError: image 1: got 1 bytes that are no image")
     assert {alone.error.code, among.error.code} == {TritonError.INVALID_ARG}
     np.testing.assert_array_equal(images_of(good)[0], Contract().prepared(GOOD))
 
@@ -118,10 +118,10 @@ def test_a_bad_picture_is_its_own_requests_error(model: Any) -> None:
 def test_any_other_error_too(error: Exception, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Contract.prepared
 
-    def prepared(contract: Contract, picture: Any) -> Uint8Array:
-        if picture == b"x":
+    def prepared(contract: Contract, image: Any) -> Uint8Array:
+        if image == b"x":
             raise error
-        return real(contract, picture)
+        return real(contract, image)
 
     monkeypatch.setattr(Contract, "prepared", prepared)
     bad, good = model.execute([request_of(GOOD, b"x"), request_of(GOOD)])
@@ -134,7 +134,7 @@ def test_a_path_is_never_opened(model: Any, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(GOOD)
     missing, path, good = model.execute([{}, request_of(str(tmp_path / "secret.png")), request_of(GOOD)])
     assert missing.error.message.startswith("AttributeError: ")
-    assert path.error.message == "TypeError: a picture is bytes, got str"
+    assert path.error.message == "TypeError: an image is bytes, got str"
     assert len(images_of(good)) == 1
 
 
@@ -149,14 +149,14 @@ def test_no_more_at_once_than_cores_and_than_four(
     most: list[int] = [0]
     lock = threading.Lock()
 
-    def prepared(contract: Contract, picture: Any) -> Uint8Array:
+    def prepared(contract: Contract, image: Any) -> Uint8Array:
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
         together.wait(timeout=30)  # that so many run side by side
         with lock:
             running[0] -= 1
-        return np.zeros(contract.picture_shape, np.uint8)
+        return np.zeros(contract.image_shape, np.uint8)
 
     monkeypatch.setattr(Contract, "prepared", prepared)
     model = started(decoder, Contract())
@@ -176,7 +176,7 @@ WITHOUT_THE_REST = """
 import sys, types
 from importlib.abc import MetaPathFinder
 
-folder, picture = sys.argv[1:]
+folder, image = sys.argv[1:]
 allowed = {"numpy", "PIL", "model", "alexnet_model", *sys.stdlib_module_names}
 
 class Absent(MetaPathFinder):
@@ -190,7 +190,7 @@ sys.path.append(folder)
 import model
 import alexnet_model
 from alexnet_model.contract import Contract
-with open(picture, "rb") as file:
+with open(image, "rb") as file:
     pixels = Contract().prepared(file.read())
 print(alexnet_model.__file__)
 sys.stdout.flush()
@@ -202,11 +202,11 @@ sys.stdout.buffer.write(pixels.tobytes())
 def decoding_elsewhere(tmp_path: Path) -> Callable[[], tuple[Path, bytes]]:
     """Import the assembled folder where only numpy and Pillow are; whose decoding it is, and its pixels."""
     assemble_backends(wheel_of_this_python(), tmp_path / "backends")
-    (tmp_path / "picture.png").write_bytes(GOOD)
+    (tmp_path / "image.png").write_bytes(GOOD)
 
     def decode() -> tuple[Path, bytes]:
-        command = [sys.executable, "-c", WITHOUT_THE_REST, str(tmp_path / "backends" / "picture_decoder")]
-        done = subprocess.run([*command, str(tmp_path / "picture.png")], capture_output=True, timeout=60)
+        command = [sys.executable, "-c", WITHOUT_THE_REST, str(tmp_path / "backends" / "image_decoder")]
+        done = subprocess.run([*command, str(tmp_path / "image.png")], capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
         name, _, pixels = done.stdout.partition(b"\n")
         return Path(name.decode()), pixels
@@ -219,7 +219,7 @@ def test_it_needs_nothing_but_numpy_and_pillow(
 ) -> None:
     """And takes the decoding beside it, though this Python has another installed."""
     module, pixels = decoding_elsewhere()
-    assert module == tmp_path / "backends" / "picture_decoder" / "alexnet_model" / "__init__.py"
+    assert module == tmp_path / "backends" / "image_decoder" / "alexnet_model" / "__init__.py"
     assert pixels == Contract().prepared(GOOD).tobytes()
 
 
@@ -227,6 +227,6 @@ def test_without_the_package_beside_it(
     decoding_elsewhere: Callable[[], tuple[Path, bytes]], tmp_path: Path
 ) -> None:
     """What makes the test above say something: this Python does have another."""
-    shutil.rmtree(tmp_path / "backends" / "picture_decoder" / "alexnet_model")
+    shutil.rmtree(tmp_path / "backends" / "image_decoder" / "alexnet_model")
     module, _ = decoding_elsewhere()
     assert tmp_path not in module.parents

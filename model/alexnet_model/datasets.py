@@ -1,8 +1,8 @@
-"""Picture sets: labelled pictures with a training, a validation and a held-out part.
+"""Image datasets: labelled images with a training, a validation and a held-out part.
 
-Training, calibration, evaluation and the benchmarks all read pictures here. `digits` is scikit-learn's
+Training, calibration, evaluation and the benchmarks all read images here. `digits` is scikit-learn's
 1,797 hand-written digits of 8x8; a folder holds one folder a class, either under `train/` and `val/` (and
-`test/`, where there is one) or directly, split by a fixed seed. Pictures without
+`test/`, where there is one) or directly, split by a fixed seed. Images without
 folders are one class, `unlabelled`: enough to calibrate on.
 """
 
@@ -20,12 +20,12 @@ from PIL import Image
 
 from .class_names import DIGITS
 from .contract import Contract, Uint8Array
-from .errors import PictureError, PictureSetError
+from .errors import DatasetError, ImageError
 from .extras import needs
 from .progress import Progress, silent
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Fixed, not an option: if training and evaluation split differently, held-out pictures are not held out.
+# Fixed, not an option: if training and evaluation split differently, held-out images are not held out.
 SPLIT_SEED = 0
 UNLABELLED = "unlabelled"
 VALIDATION_SHARE = 0.1
@@ -33,7 +33,7 @@ TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
+class LabelledImage:
     name: str
     label: int
     source: Path | Image.Image
@@ -41,48 +41,48 @@ class LabelledPicture:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that was left out, and why."""
+    """An image that was left out, and why."""
 
     name: str
     reason: str
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """One part of a picture set. `mirrorable`: a mirrored picture keeps its class (never so for digits)."""
+class ImageDataset:
+    """One part of a image dataset. `mirrorable`: a mirrored image keeps its class (never so for digits)."""
 
     source: str
     part: str
     class_names: tuple[str, ...]
-    pictures: tuple[LabelledPicture, ...]
+    images: tuple[LabelledImage, ...]
     mirrorable: bool
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        return np.array([picture.label for picture in self.pictures], dtype=np.int64)  # (N,)
+        return np.array([image.label for image in self.images], dtype=np.int64)  # (N,)
 
-    def sample(self, count: int) -> PictureSet:
-        """At most `count` pictures, every class by its share of the set, to within one picture."""
+    def sample(self, count: int) -> ImageDataset:
+        """At most `count` images, every class by its share of the set, to within one image."""
         if count >= len(self):
             return self
         by_class = np.argsort(self.labels, kind="stable")
         chosen = sorted(by_class[_evenly_spaced(len(self), count)].tolist())
-        return replace(self, pictures=tuple(self.pictures[index] for index in chosen))
+        return replace(self, images=tuple(self.images[index] for index in chosen))
 
 
 @dataclass(frozen=True)
 class Splits:
-    train: PictureSet
-    validation: PictureSet
-    test: PictureSet
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
 
 
 @dataclass(frozen=True)
-class PreparedPictures:
-    """Pictures in memory as the model sees them, with those that could not be read."""
+class PreparedImages:
+    """Images in memory as the model sees them, with those that could not be read."""
 
     images: Uint8Array  # (N, 224, 224, 3)
     labels: npt.NDArray[np.int64]  # (N,)
@@ -95,7 +95,7 @@ class PreparedPictures:
 
 
 def digests_of_images(images: Uint8Array) -> tuple[str, ...]:
-    """Hex SHA-256 of each prepared picture: equal where the model sees the same pixels."""
+    """Hex SHA-256 of each prepared image: equal where the model sees the same pixels."""
     return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
 
 
@@ -103,7 +103,7 @@ def splits_from(source: str) -> Splits:
     """Open `digits`, or a folder of class folders.
 
     Raises:
-        PictureSetError: there is no such set, or a part of it has no pictures.
+        DatasetError: there is no such set, or a part of it has no images.
     """
     if source == "digits":
         return _digits()
@@ -111,81 +111,81 @@ def splits_from(source: str) -> Splits:
 
 
 def prepared_from_set(
-    pictures: PictureSet, contract: Contract, *, progress: Progress = silent
-) -> PreparedPictures:
-    """Prepare every picture of a set by the contract, 150,528 bytes each.
+    dataset: ImageDataset, contract: Contract, *, progress: Progress = silent
+) -> PreparedImages:
+    """Prepare every image of a set by the contract, 150,528 bytes each.
 
     Raises:
-        PictureSetError: none of them can be read.
+        DatasetError: none of them can be read.
     """
-    images = np.empty((len(pictures), *contract.picture_shape), dtype=np.uint8)
+    images = np.empty((len(dataset), *contract.image_shape), dtype=np.uint8)
     taken = 0
 
-    def keep(image: Uint8Array) -> None:
+    def keep(pixels: Uint8Array) -> None:
         nonlocal taken
-        images[taken] = image
+        images[taken] = pixels
         taken += 1
 
-    readable, unreadable = _read(pictures, contract, keep, f"reading {pictures.part}", progress)
-    names = tuple(picture.name for picture in readable.pictures)
-    return PreparedPictures(images[:taken], readable.labels, names, unreadable)
+    readable, unreadable = _read(dataset, contract, keep, f"reading {dataset.part}", progress)
+    names = tuple(image.name for image in readable.images)
+    return PreparedImages(images[:taken], readable.labels, names, unreadable)
 
 
 def readable_part(
-    pictures: PictureSet, contract: Contract, *, progress: Progress = silent
-) -> tuple[PictureSet, tuple[Unreadable, ...]]:
-    """Decode every picture once and leave out those that cannot be read, without keeping any in memory.
+    images: ImageDataset, contract: Contract, *, progress: Progress = silent
+) -> tuple[ImageDataset, tuple[Unreadable, ...]]:
+    """Decode every image once and leave out those that cannot be read, without keeping any in memory.
 
     Raises:
-        PictureSetError: none of them can be read.
+        DatasetError: none of them can be read.
     """
-    return _read(pictures, contract, lambda _: None, f"checking {pictures.part}", progress)
+    return _read(images, contract, lambda _: None, f"checking {images.part}", progress)
 
 
 def _read(
-    pictures: PictureSet,
+    images: ImageDataset,
     contract: Contract,
     take: Callable[[Uint8Array], None],
     stage: str,
     progress: Progress,
-) -> tuple[PictureSet, tuple[Unreadable, ...]]:
-    """Give every readable picture to `take`, in order; returns those and the ones that are not.
+) -> tuple[ImageDataset, tuple[Unreadable, ...]]:
+    """Give every readable image to `take`, in order; returns those and the ones that are not.
 
     Raises:
-        PictureSetError: none of them can be read.
+        DatasetError: none of them can be read.
     """
-    readable: list[LabelledPicture] = []
+    readable: list[LabelledImage] = []
     unreadable: list[Unreadable] = []
-    for picture, outcome in _prepared_in_order(pictures.pictures, contract):
+    for image, outcome in _prepared_in_order(images.images, contract):
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
         else:
             take(outcome)
-            readable.append(picture)
-        progress(stage, len(readable) + len(unreadable), len(pictures))
+            readable.append(image)
+        progress(stage, len(readable) + len(unreadable), len(images))
     if not readable:
-        raise PictureSetError(
-            f"{pictures.source} ({pictures.part})",
-            got=f"no readable picture among {len(pictures)}",
+        raise DatasetError(
+            f"{images.source} ({images.part})",
+            got=f"no readable image among {len(images)}",
             expected="at least one",
             next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
         )
-    return replace(pictures, pictures=tuple(readable)), tuple(unreadable)
+    return replace(images, images=tuple(readable)), tuple(unreadable)
 
 
 def _prepared_in_order(
-    pictures: Sequence[LabelledPicture], contract: Contract
-) -> Iterator[tuple[LabelledPicture, Uint8Array | Unreadable]]:
-    def prepare(picture: LabelledPicture) -> Uint8Array | Unreadable:
+    images: Sequence[LabelledImage], contract: Contract
+) -> Iterator[tuple[LabelledImage, Uint8Array | Unreadable]]:
+    def prepare(image: LabelledImage) -> Uint8Array | Unreadable:
         try:
-            return contract.prepared(picture.source)
-        except PictureError as error:
-            return Unreadable(picture.name, str(error))
+            return contract.prepared(image.source)
+        except ImageError as error:
+            return Unreadable(image.name, str(error))
 
     with ThreadPoolExecutor() as pool:
         # In pieces, so that results never pile up faster than they are taken.
-        for start in range(0, len(pictures), 64):
-            piece = pictures[start : start + 64]
+        for start in range(0, len(images), 64):
+            piece = images[start : start + 64]
             yield from zip(piece, pool.map(prepare, piece), strict=True)
 
 
@@ -194,19 +194,19 @@ def _digits() -> Splits:
         from sklearn.datasets import load_digits
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), 0..16 to 0..255
-    pictures = tuple(
-        LabelledPicture(f"digit_{index:04d}", int(label), Image.fromarray(image))
+    images = tuple(
+        LabelledImage(f"digit_{index:04d}", int(label), Image.fromarray(image))
         for index, (image, label) in enumerate(zip(grey, digits.target, strict=True))
     )
-    return _split(PictureSet("digits", "all", DIGITS, pictures, mirrorable=False))
+    return _split(ImageDataset("digits", "all", DIGITS, images, mirrorable=False))
 
 
 def _folder(folder: Path) -> Splits:
     if not folder.is_dir():
-        raise PictureSetError(
+        raise DatasetError(
             str(folder),
             got="no such folder",
-            expected="'digits', or a folder with one folder of pictures a class",
+            expected="'digits', or a folder with one folder of images a class",
             next_step="Check the path.",
         )
     if not (folder / "train").is_dir():
@@ -224,58 +224,58 @@ def _folder(folder: Path) -> Splits:
 
 def _class_folders(
     source: Path, folder: Path, part: str, class_names: tuple[str, ...] | None = None
-) -> PictureSet:
+) -> ImageDataset:
     if not folder.is_dir():
-        raise PictureSetError(
+        raise DatasetError(
             str(folder), got="no such folder", expected=f"the {part} part", next_step=f"Make {folder}."
         )
     found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
     names = class_names or found or (UNLABELLED,)
     unknown = sorted(set(found) - set(names))
     if unknown:
-        raise PictureSetError(
+        raise DatasetError(
             str(folder),
             got=f"the class folder {unknown[0]!r}",
             expected=f"only the {len(names)} classes of the train part",
-            next_step="Remove it, or add its pictures to train.",
+            next_step="Remove it, or add its images to train.",
         )
     homes = [folder] if names == (UNLABELLED,) else [folder / name for name in names]
-    pictures = tuple(
-        LabelledPicture(str(path.relative_to(source)), label, path)
+    images = tuple(
+        LabelledImage(str(path.relative_to(source)), label, path)
         for label, home in enumerate(homes)
-        for path in _pictures_below(home)
+        for path in _images_below(home)
     )
-    if not pictures:
-        raise PictureSetError(
+    if not images:
+        raise DatasetError(
             str(folder),
-            got="no pictures",
-            expected=f"one folder a class with pictures ({', '.join(sorted(SUFFIXES))})",
+            got="no images",
+            expected=f"one folder a class with images ({', '.join(sorted(SUFFIXES))})",
             next_step="Check the path.",
         )
-    return PictureSet(str(source), part, names, pictures, mirrorable=True)
+    return ImageDataset(str(source), part, names, images, mirrorable=True)
 
 
-def _pictures_below(folder: Path) -> Iterable[Path]:
+def _images_below(folder: Path) -> Iterable[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def _split(whole: PictureSet) -> Splits:
+def _split(whole: ImageDataset) -> Splits:
     """Shuffle by the fixed seed, then take the test and validation parts evenly over the classes."""
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(whole))
     order = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
     test, rest = _taken(order, TEST_SHARE)
     validation, train = _taken(rest, VALIDATION_SHARE)
 
-    def part(name: str, indices: npt.NDArray[np.int64]) -> PictureSet:
+    def part(name: str, indices: npt.NDArray[np.int64]) -> ImageDataset:
         if not len(indices):
-            raise PictureSetError(
+            raise DatasetError(
                 whole.source,
-                got=f"{len(whole)} pictures, none of them left for the {name} part",
+                got=f"{len(whole)} images, none of them left for the {name} part",
                 expected="at least 10",
-                next_step="Add pictures.",
+                next_step="Add images.",
             )
         chosen = sorted(indices.tolist())
-        return replace(whole, part=name, pictures=tuple(whole.pictures[index] for index in chosen))
+        return replace(whole, part=name, images=tuple(whole.images[index] for index in chosen))
 
     return Splits(part("train", train), part("validation", validation), part("test", test))
 

@@ -1,4 +1,4 @@
-"""Encoded pictures to a real server: decoded as a client would, to the bit, and refused in the same words."""
+"""Encoded images to a real server: decoded as a client would, to the bit, and refused in the same words."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tritonclient.utils import InferenceServerException
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import PictureError
+from alexnet_model.errors import ImageError
 from alexnet_serving import EmbeddedServer
 
-from ..awkward_pictures import AWKWARD, BROKEN, encoded, textured
+from ..awkward_images import AWKWARD, BROKEN, encoded, textured
 
 CONTRACT = Contract()
 
@@ -30,12 +30,12 @@ class Asking:
         self._library = library
         self.client = library.InferenceServerClient(url, **self._patience(library))
 
-    def pixels(self, *pictures: bytes) -> npt.NDArray[np.uint8]:
-        answer = self._asked("alexnet_decode", ENCODED_INPUT_NAME, _column(pictures), "BYTES")
+    def pixels(self, *images: bytes) -> npt.NDArray[np.uint8]:
+        answer = self._asked("alexnet_decode", ENCODED_INPUT_NAME, _column(images), "BYTES")
         return np.asarray(answer.as_numpy("image"), np.uint8)
 
-    def classes(self, *pictures: bytes, outputs: Any = None) -> Any:
-        return self._asked("alexnet", ENCODED_INPUT_NAME, _column(pictures), "BYTES", outputs)
+    def classes(self, *images: bytes, outputs: Any = None) -> Any:
+        return self._asked("alexnet", ENCODED_INPUT_NAME, _column(images), "BYTES", outputs)
 
     def classes_of_prepared(self, images: npt.NDArray[np.uint8], model: str) -> Any:
         return self._asked(model, "image", images, "UINT8")
@@ -82,24 +82,24 @@ def jpegs() -> list[bytes]:
     return [encoded(textured(200 + 13 * n, 300 - 7 * n), "JPEG") for n in range(16)]
 
 
-def _column(pictures: Sequence[bytes]) -> npt.NDArray[np.object_]:
-    column = np.empty((len(pictures), 1), np.object_)
-    column[:, 0] = pictures
+def _column(images: Sequence[bytes]) -> npt.NDArray[np.object_]:
+    column = np.empty((len(images), 1), np.object_)
+    column[:, 0] = images
     return column
 
 
-def refusal(asked: Any, *pictures: bytes) -> str:
+def refusal(asked: Any, *images: bytes) -> str:
     """The server's words, with the status of a request that is at fault itself."""
     with pytest.raises(InferenceServerException) as caught:
-        asked(*pictures)
+        asked(*images)
     assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
     return str(caught.value.message())
 
 
-def in_process(picture: bytes) -> str:
-    with pytest.raises(PictureError) as caught:
-        CONTRACT.prepared(picture)
-    return f"PictureError: {caught.value}"
+def in_process(image: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        CONTRACT.prepared(image)
+    return f"ImageError: {caught.value}"
 
 
 def test_pixels_are_the_clients_to_the_bit(awkward: bytes, asking: Asking) -> None:
@@ -108,17 +108,17 @@ def test_pixels_are_the_clients_to_the_bit(awkward: bytes, asking: Asking) -> No
     np.testing.assert_array_equal(pixels[0], CONTRACT.prepared(awkward))
 
 
-def test_several_pictures_in_one_request(asking: Asking) -> None:
-    pictures = [AWKWARD[name]() for name in AWKWARD if name != "12000x9000"][:16]
-    expected = np.stack([CONTRACT.prepared(picture) for picture in pictures])
-    assert len(np.unique(expected.reshape(16, -1), axis=0)) > 10, "pictures that look alike prove no order"
-    np.testing.assert_array_equal(asking.pixels(*pictures), expected)
-    np.testing.assert_array_equal(asking.pixels(*reversed(pictures)), expected[::-1])
+def test_several_images_in_one_request(asking: Asking) -> None:
+    images = [AWKWARD[name]() for name in AWKWARD if name != "12000x9000"][:16]
+    expected = np.stack([CONTRACT.prepared(image) for image in images])
+    assert len(np.unique(expected.reshape(16, -1), axis=0)) > 10, "images that look alike prove no order"
+    np.testing.assert_array_equal(asking.pixels(*images), expected)
+    np.testing.assert_array_equal(asking.pixels(*reversed(images)), expected[::-1])
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_the_ensemble_answers_as_the_network_inside(count: int, asking: Asking, jpegs: list[bytes]) -> None:
-    images = np.stack([CONTRACT.prepared(picture) for picture in jpegs[:count]])
+    images = np.stack([CONTRACT.prepared(image) for image in jpegs[:count]])
     answer = asking.classes(*jpegs[:count])
     inside = asking.classes_of_prepared(images, "alexnet_int8")
     for name in ("logits", "probabilities"):
@@ -140,41 +140,41 @@ def test_the_ensemble_names_classes_and_answers_what_is_asked(asking: Asking, jp
 
 
 @pytest.mark.parametrize("words", BROKEN)
-def test_a_broken_picture_is_refused_in_the_clients_words(words: str, asking: Asking) -> None:
-    picture = BROKEN[words]()
-    expected = in_process(picture)
+def test_a_broken_image_is_refused_in_the_clients_words(words: str, asking: Asking) -> None:
+    image = BROKEN[words]()
+    expected = in_process(image)
     assert words in expected
-    assert expected.startswith("PictureError: picture: got ")
-    assert refusal(asking.pixels, picture) == expected
-    assert refusal(asking.classes, picture) == f"in ensemble 'alexnet', {expected}"
+    assert expected.startswith("ImageError: image: got ")
+    assert refusal(asking.pixels, image) == expected
+    assert refusal(asking.classes, image) == f"in ensemble 'alexnet', {expected}"
 
 
 def test_a_broken_one_among_several_is_named_by_its_row(asking: Asking, jpegs: list[bytes]) -> None:
-    pictures = [*jpegs[:3], b"", jpegs[3], b"no picture"]
-    expected = in_process(b"").replace("picture:", "picture 3:", 1)
-    assert refusal(asking.pixels, *pictures) == expected
-    assert refusal(asking.classes, *pictures) == f"in ensemble 'alexnet', {expected}"
+    images = [*jpegs[:3], b"", jpegs[3], b"no image"]
+    expected = in_process(b"").replace("image:", "image 3:", 1)
+    assert refusal(asking.pixels, *images) == expected
+    assert refusal(asking.classes, *images) == f"in ensemble 'alexnet', {expected}"
 
 
 def test_longer_than_the_limit(over_grpc: Asking, jpegs: list[bytes]) -> None:
     """HTTP's own limit is as large."""
     padded = jpegs[0] + bytes(MAX_ENCODED_BYTES - len(jpegs[0]))
     np.testing.assert_array_equal(over_grpc.pixels(padded)[0], CONTRACT.prepared(jpegs[0]))
-    assert "PictureError: picture: got more than 67,108,864 bytes" in refusal(over_grpc.pixels, padded + b"x")
+    assert "ImageError: image: got more than 67,108,864 bytes" in refusal(over_grpc.pixels, padded + b"x")
 
 
-def test_neighbours_of_broken_pictures_are_answered(
+def test_neighbours_of_broken_images_are_answered(
     server: EmbeddedServer, over_grpc: Asking, jpegs: list[bytes]
 ) -> None:
     """In one moment, and many of them in one execution of the decoder."""
     broken = [make() for make in BROKEN.values()]
     asked = [jpegs[turn % 16] if turn % 3 else broken[turn % len(broken)] for turn in range(90)]
-    expected = {id(picture): CONTRACT.prepared(picture) for picture in jpegs}
+    expected = {id(image): CONTRACT.prepared(image) for image in jpegs}
 
-    def ask(picture: bytes) -> bool:
-        if id(picture) in expected:
-            return bool((over_grpc.pixels(picture)[0] == expected[id(picture)]).all())
-        return refusal(over_grpc.pixels, picture) == in_process(picture)
+    def ask(image: bytes) -> bool:
+        if id(image) in expected:
+            return bool((over_grpc.pixels(image)[0] == expected[id(image)]).all())
+        return refusal(over_grpc.pixels, image) == in_process(image)
 
     before = executions(over_grpc)
     with ThreadPoolExecutor(16) as pool:
@@ -189,7 +189,7 @@ def executions(asking: Asking) -> int:
 
 
 @pytest.mark.parametrize("model", ["pixels", "classes"])
-def test_more_pictures_than_the_maximum(model: str, asking: Asking, jpegs: list[bytes]) -> None:
+def test_more_images_than_the_maximum(model: str, asking: Asking, jpegs: list[bytes]) -> None:
     assert "batch-size must be <= 16" in refusal(getattr(asking, model), *jpegs, jpegs[0])
 
 

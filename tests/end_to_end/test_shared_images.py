@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client
-from alexnet_clients.shared_memory import SharedPictures, remove_orphans
+from alexnet_clients.shared_memory import SharedImages, remove_orphans
 from alexnet_model.errors import BadRequest
 from alexnet_serving import EmbeddedServer
 
@@ -37,7 +37,7 @@ def client(request: pytest.FixtureRequest, sharing: EmbeddedServer) -> Iterator[
 
 
 def test_the_same_answers_as_over_the_wire(client: Client) -> None:
-    with SharedPictures(client, capacity=8) as shared:
+    with SharedImages(client, capacity=8) as shared:
         shared.images[:] = IMAGES
         for count in (1, 3, 8):
             assert np.array_equal(
@@ -53,7 +53,7 @@ def test_a_server_that_does_not_share_says_so(server: EmbeddedServer) -> None:
     with (
         Client(server.grpc_url) as client,
         pytest.raises(BadRequest, match="restricted"),
-        SharedPictures(client, capacity=1),
+        SharedImages(client, capacity=1),
     ):
         pytest.fail("entered")
 
@@ -62,9 +62,9 @@ def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client:
     code = (
         "import sys, os, signal\n"
         "from alexnet_clients import Client\n"
-        "from alexnet_clients.shared_memory import SharedPictures\n"
+        "from alexnet_clients.shared_memory import SharedImages\n"
         "client = Client(sys.argv[1])\n"
-        "shared = SharedPictures(client, capacity=1).__enter__()\n"
+        "shared = SharedImages(client, capacity=1).__enter__()\n"
         "print(shared.region.name, flush=True)\n"
         "signal.pause()\n"
     )
@@ -87,7 +87,7 @@ def test_a_server_that_was_started_again_is_told_again(
     repository = exported.repository(tmp_path / "model_repository")
     with EmbeddedServer(repository, shared_memory=True) as first:
         client = Client(getattr(first, protocol), timeout_s=60)
-        shared = SharedPictures(client, capacity=2).__enter__()
+        shared = SharedImages(client, capacity=2).__enter__()
         shared.images[:] = IMAGES[:2]
         before = shared.probabilities(2)
         os.kill(first._process.pid, signal.SIGKILL)  # asked to end, it would wait for its HTTP connections

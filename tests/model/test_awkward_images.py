@@ -1,4 +1,4 @@
-"""Pictures that are unusual but honest are answered, with the pixels that a viewer would show."""
+"""Images that are unusual but honest are answered, with the pixels that a viewer would show."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image
 
 from alexnet_model import Contract
 
-from ..awkward_pictures import png_of_16_bits
+from ..awkward_images import png_of_16_bits
 
 Textured = Callable[[int, int], Image.Image]
 Encoded = Callable[..., bytes]
 
 
-def middle(picture: Any) -> list[int]:
+def middle(image: Any) -> list[int]:
     """The centre pixel after preparation."""
-    pixel: list[int] = Contract().prepared(picture)[112, 112].tolist()
+    pixel: list[int] = Contract().prepared(image)[112, 112].tolist()
     return pixel
 
 
@@ -31,9 +31,9 @@ def test_tiny_and_thin(encoded: Encoded, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("format_name", ["PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP"])
 def test_every_lossless_format_gives_the_same_pixels(encoded: Encoded, format_name: str) -> None:
-    picture = Image.new("RGB", (40, 30), (255, 0, 0))
+    image = Image.new("RGB", (40, 30), (255, 0, 0))
     options = {"lossless": True} if format_name == "WEBP" else {}
-    assert middle(encoded(picture, format_name, **options)) == [255, 0, 0]
+    assert middle(encoded(image, format_name, **options)) == [255, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_alpha_over_another_background() -> None:
 
 @pytest.mark.parametrize("transparency", [None, 1], ids=["opaque", "transparent"])
 def test_palette(encoded: Encoded, transparency: int | None) -> None:
-    picture = Image.new("P", (32, 32), 1)
-    picture.putpalette([0, 0, 0, 12, 200, 90] + [0] * (254 * 3))
+    image = Image.new("P", (32, 32), 1)
+    image.putpalette([0, 0, 0, 12, 200, 90] + [0] * (254 * 3))
     options = {} if transparency is None else {"transparency": transparency}
     expected = [12, 200, 90] if transparency is None else [255, 255, 255]
-    assert middle(encoded(picture, "PNG", **options)) == expected
+    assert middle(encoded(image, "PNG", **options)) == expected
 
 
 def test_cmyk_jpeg(encoded: Encoded) -> None:
@@ -76,14 +76,14 @@ def test_cmyk_jpeg(encoded: Encoded) -> None:
 
 @pytest.mark.parametrize(("level", "expected"), [(0, 0), (128, 0), (32768, 128), (65535, 255), (25700, 100)])
 def test_16_bit_grey_is_scaled_and_not_clipped(level: int, expected: int) -> None:
-    picture = png_of_16_bits(np.full((32, 32), level, np.uint16))
-    assert Image.open(io.BytesIO(picture)).mode.startswith("I")
-    assert middle(picture) == [expected] * 3
+    image = png_of_16_bits(np.full((32, 32), level, np.uint16))
+    assert Image.open(io.BytesIO(image)).mode.startswith("I")
+    assert middle(image) == [expected] * 3
 
 
 def test_16_bit_grey_tiff(encoded: Encoded) -> None:
-    picture = Image.fromarray(np.full((32, 32), 32768, np.uint16))
-    assert middle(encoded(picture, "TIFF")) == [128] * 3
+    image = Image.fromarray(np.full((32, 32), 32768, np.uint16))
+    assert middle(encoded(image, "TIFF")) == [128] * 3
 
 
 def test_16_bit_colour_is_scaled(encoded: Encoded) -> None:
@@ -108,21 +108,21 @@ def test_exif_orientation_is_applied(textured: Textured, encoded: Encoded, orien
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
-    np.testing.assert_array_equal(Contract().prepared(picture), Contract().prepared(Image.fromarray(upright)))
+    image = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    np.testing.assert_array_equal(Contract().prepared(image), Contract().prepared(Image.fromarray(upright)))
 
 
 def test_progressive_jpeg_equals_baseline(textured: Textured, encoded: Encoded) -> None:
-    picture = textured(301, 299)
-    progressive = encoded(picture, "JPEG", progressive=True)
-    baseline = encoded(picture, "JPEG", progressive=False)
+    image = textured(301, 299)
+    progressive = encoded(image, "JPEG", progressive=True)
+    baseline = encoded(image, "JPEG", progressive=False)
     assert progressive != baseline
     np.testing.assert_array_equal(Contract().prepared(progressive), Contract().prepared(baseline))
 
 
 def test_jpeg_of_odd_size_with_subsampled_colour(encoded: Encoded) -> None:
-    picture = encoded(Image.new("RGB", (225, 333), (30, 160, 220)), "JPEG", quality=95, subsampling="4:2:0")
-    np.testing.assert_allclose(middle(picture), [30, 160, 220], atol=2)
+    image = encoded(Image.new("RGB", (225, 333), (30, 160, 220)), "JPEG", quality=95, subsampling="4:2:0")
+    np.testing.assert_allclose(middle(image), [30, 160, 220], atol=2)
 
 
 def test_an_animation_gives_its_first_frame(encoded: Encoded) -> None:

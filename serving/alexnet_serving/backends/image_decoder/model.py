@@ -1,4 +1,4 @@
-"""Encoded pictures in, the contract's pixels out: what a client does before it sends, done by the server.
+"""Encoded images in, the contract's pixels out: what a client does before it sends, done by the server.
 
 The decoding is the client's own function, `Contract.prepared`, from the package `alexnet_model` that lies
 beside this file, so both give the same bits. It needs nothing but numpy and Pillow.
@@ -21,10 +21,10 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).parent))
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
-from alexnet_model.errors import PictureError
+from alexnet_model.errors import ImageError
 
 CONTRACT_PARAMETER = "contract"
-# Pillow decodes without holding the interpreter. No more pictures than this are decoded at a time, which also
+# Pillow decodes without holding the interpreter. No more images than this are decoded at a time, which also
 # bounds the memory: one at the limits of `decoding.py` takes gigabytes.
 MAX_THREADS = 4
 
@@ -38,7 +38,7 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response a request, in order; the pictures of all of them are decoded side by side."""
+        """One response a request, in order; the images of all of them are decoded side by side."""
         begun = [self._begun(request) for request in requests]
         return [self._response(decoding) for decoding in begun]
 
@@ -48,14 +48,14 @@ class TritonPythonModel:
     def _begun(self, request: Any) -> Decoding | Exception:
         try:
             encoded = pb_utils.get_input_tensor_by_name(request, ENCODED_INPUT_NAME).as_numpy()  # (N, 1)
-            return [self._pool.submit(self._prepared, picture) for picture in encoded[:, 0]]
+            return [self._pool.submit(self._prepared, image) for image in encoded[:, 0]]
         except Exception as error:  # one that left here would be every other request's too
             return error
 
-    def _prepared(self, picture: object) -> Uint8Array:
-        if not isinstance(picture, bytes):  # a text would be the path of a file here
-            raise TypeError(f"a picture is bytes, got {type(picture).__name__}")
-        return self._contract.prepared(picture)
+    def _prepared(self, image: object) -> Uint8Array:
+        if not isinstance(image, bytes):  # a text would be the path of a file here
+            raise TypeError(f"an image is bytes, got {type(image).__name__}")
+        return self._contract.prepared(image)
 
     def _response(self, decoding: Decoding | Exception) -> Any:
         if isinstance(decoding, Exception):
@@ -67,17 +67,17 @@ class TritonPythonModel:
             except Exception as error:
                 for other in decoding:  # nobody would see them
                     other.cancel()
-                subject = f"picture {len(rows)}" if len(decoding) > 1 else ""
+                subject = f"image {len(rows)}" if len(decoding) > 1 else ""
                 return pb_utils.InferenceResponse(error=_failure(error, subject))
         images = pb_utils.Tensor(self._contract.input_name, np.stack(rows))  # (N, 224, 224, 3)
         return pb_utils.InferenceResponse([images])
 
 
 def _failure(error: Exception, subject: str = "") -> Any:
-    """`PictureError: ...` is what clients know a bad picture by; `subject` is its row among several."""
-    if not isinstance(error, PictureError):
+    """`ImageError: ...` is what clients know a bad image by; `subject` is its row among several."""
+    if not isinstance(error, ImageError):
         return pb_utils.TritonError(f"{type(error).__name__}: {error}")
-    named = PictureError(
+    named = ImageError(
         subject or error.subject, got=error.got, expected=error.expected, next_step=error.next_step
     )
-    return pb_utils.TritonError(f"{PictureError.__name__}: {named}", pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.TritonError(f"{ImageError.__name__}: {named}", pb_utils.TritonError.INVALID_ARG)

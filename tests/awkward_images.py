@@ -1,4 +1,4 @@
-"""Pictures that are unusual but honest, and broken ones, for whoever decodes: in process or served."""
+"""Images that are unusual but honest, and broken ones, for whoever decodes: in process or served."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pixels = np.ndarray[Any, Any]
 
 
 def textured(width: int, height: int) -> Image.Image:
-    """An RGB picture with both smooth gradients and pixel noise, other in each corner."""
+    """An RGB image with both smooth gradients and pixel noise, other in each corner."""
     rng = np.random.default_rng(width * 10_007 + height)
     x = np.linspace(0, 255, width)[None, :, None]
     y = np.linspace(0, 255, height)[:, None, None]
@@ -26,7 +26,7 @@ def textured(width: int, height: int) -> Image.Image:
 
 
 def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:
-    """A picture's bytes in a format, with Pillow's options for it."""
+    """An image's bytes in a format, with Pillow's options for it."""
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
     return buffer.getvalue()
@@ -102,10 +102,10 @@ AWKWARD: dict[str, Callable[[], bytes]] = {
 # By the words that tell what is wrong.
 BROKEN: dict[str, Callable[[], bytes]] = {
     "got 0 bytes": lambda: b"",
-    "got 1 bytes that are no picture": lambda: b"\0",
-    "got 1400 bytes that are no picture": lambda: b"hello, world\n\n" * 100,
+    "got 1 bytes that are no image": lambda: b"\0",
+    "got 1400 bytes that are no image": lambda: b"hello, world\n\n" * 100,
     "image file is truncated": lambda: encoded(textured(120, 90), "JPEG")[:2_000],
-    "got a broken picture": lambda: encoded(textured(120, 90), "PNG")[:9_000],
+    "got a broken image": lambda: encoded(textured(120, 90), "PNG")[:9_000],
     "decompression bomb": lambda: png_header(20_000, 20_000),
     "of unknown range": lambda: encoded(Image.new("F", (8, 8)), "TIFF"),
 }

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read are one `PictureError` of one line that names them, whatever is wrong."""
+"""Images that cannot be read are one `ImageError` of one line that names them, whatever is wrong."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 
 from alexnet_model import Contract, decoding
-from alexnet_model.errors import PictureError
+from alexnet_model.errors import ImageError
 
-from ..awkward_pictures import png_header
+from ..awkward_images import png_header
 
 Textured = Callable[[int, int], Image.Image]
 Encoded = Callable[..., bytes]
 
 
-def refusal(picture: object) -> str:
-    with pytest.raises(PictureError) as refused:
-        Contract().prepared(picture)  # type: ignore[arg-type]
+def refusal(image: object) -> str:
+    with pytest.raises(ImageError) as refused:
+        Contract().prepared(image)  # type: ignore[arg-type]
     line = str(refused.value)
     assert "\n" not in line
     assert not any(part.endswith(" ") for part in line.split(". "))
@@ -53,12 +53,12 @@ def test_a_closed_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\0", b"hello, world\n" * 100, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
 )
-def test_empty_and_not_a_picture(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "picture.jpg"
+def test_empty_and_not_an_image(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
     line = refusal(path)
     assert line.startswith(str(path))
-    assert f"{len(content)} bytes" in line or "broken picture" in line
+    assert f"{len(content)} bytes" in line or "broken image" in line
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
@@ -77,7 +77,7 @@ def test_flipped_bytes_never_escape_as_another_error(textured: Textured, encoded
             broken = bytearray(whole)
             for position in rng.integers(0, min(len(broken), 200), 4):
                 broken[position] = rng.integers(256)
-            with contextlib.suppress(PictureError):  # many still decode
+            with contextlib.suppress(ImageError):  # many still decode
                 Contract().prepared(bytes(broken))
 
 
@@ -109,7 +109,7 @@ def test_an_image_opened_from_a_broken_file(
     whole = encoded(textured(120, 90), format_name)
     path.write_bytes(whole[: len(whole) // 2])
     with Image.open(path) as lazy:
-        assert refusal(lazy).startswith(f"{path}: got a broken picture")
+        assert refusal(lazy).startswith(f"{path}: got a broken image")
 
 
 def test_an_image_whose_data_lies(textured: Textured, encoded: Encoded) -> None:

@@ -13,13 +13,13 @@ from alexnet_bench.figures.verdicts import saturation_reason, verdict_from
 from alexnet_bench.reports.drawing.alone import svg_alone
 from alexnet_bench.reports.drawing.canvas import Drawing
 from alexnet_bench.reports.drawing.lines import Lines, Point, Series, drawing_from_lines
-from alexnet_bench.reports.pictures import (
-    Picture,
-    batch_pictures,
-    ladder_picture,
-    latency_pictures,
-    percentile_pictures,
-    rungs_picture,
+from alexnet_bench.reports.images import (
+    Image,
+    batch_images,
+    ladder_image,
+    latency_images,
+    percentile_images,
+    rungs_image,
     style_of_plots,
 )
 from alexnet_bench.reports.schema import LoadRow
@@ -31,17 +31,17 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Picture]:
+def images() -> list[Image]:
     """One of each kind."""
-    row, whole = load_row(samples=300), rungs_picture(rungs())
+    row, whole = load_row(samples=300), rungs_image(rungs())
     assert whole is not None
-    found = [*latency_pictures([row]), *percentile_pictures([row]), *batch_pictures([row])]
-    return [ladder_picture(engine_rows()), *found, whole]
+    found = [*latency_images([row]), *percentile_images([row]), *batch_images([row])]
+    return [ladder_image(engine_rows()), *found, whole]
 
 
-def test_it_asks_for_nothing_and_holds_no_script(pictures: list[Picture]) -> None:
-    for picture in pictures:
-        names = {element.tag.removeprefix(SVG) for element in ET.fromstring(picture.svg_alone).iter()}
+def test_it_asks_for_nothing_and_holds_no_script(images: list[Image]) -> None:
+    for image in images:
+        names = {element.tag.removeprefix(SVG) for element in ET.fromstring(image.svg_alone).iter()}
         assert names <= {
             "svg",
             "style",
@@ -54,16 +54,16 @@ def test_it_asks_for_nothing_and_holds_no_script(pictures: list[Picture]) -> Non
             "polyline",
             "title",
         }
-        assert picture.svg_alone.replace(SVG[1:-1], "").count("http") == 0
-        assert not re.search(r"url\(|@import|href", picture.svg_alone)
+        assert image.svg_alone.replace(SVG[1:-1], "").count("http") == 0
+        assert not re.search(r"url\(|@import|href", image.svg_alone)
 
 
-def test_it_shows_its_title_and_its_note_and_the_plot_of_the_page(pictures: list[Picture]) -> None:
-    for picture in pictures:
-        texts = [element.text or "" for element in ET.fromstring(picture.svg_alone).iter(f"{SVG}text")]
-        assert " ".join(texts).startswith(f"{picture.title} {picture.note} ")
+def test_it_shows_its_title_and_its_note_and_the_plot_of_the_page(images: list[Image]) -> None:
+    for image in images:
+        texts = [element.text or "" for element in ET.fromstring(image.svg_alone).iter(f"{SVG}text")]
+        assert " ".join(texts).startswith(f"{image.title} {image.note} ")
         assert len(texts[0]) <= 48
-        drawn = ET.fromstring(picture.svg)
+        drawn = ET.fromstring(image.svg)
         assert texts[-len(list(drawn.iter(f"{SVG}text"))) :] == [
             element.text for element in drawn.iter(f"{SVG}text")
         ]
@@ -84,12 +84,12 @@ def test_it_is_as_high_as_its_title_note_and_plot() -> None:
     assert height("a " * 60) == height("") + 2 * 17
 
 
-def test_its_style_is_all_that_plots_need_and_the_pages_too(pictures: list[Picture]) -> None:
+def test_its_style_is_all_that_plots_need_and_the_pages_too(images: list[Image]) -> None:
     style = style_of_plots()
     assert "prefers-color-scheme: dark" in style
     known = set(re.findall(r"\.(\w+)", style))
-    for picture in pictures:
-        drawn = ET.fromstring(picture.svg_alone)
+    for image in images:
+        drawn = ET.fromstring(image.svg_alone)
         assert (drawn.findtext(f"{SVG}style") or "").strip() == style.strip()
         used = {name for element in drawn.iter() for name in element.attrib.get("class", "").split()}
         assert used - known <= {"sure", "key", "barname"}  # names that tell, and are as they would be without
@@ -108,18 +108,18 @@ def test_words_that_attack_are_words() -> None:
 
 
 @pytest.mark.parametrize(("name", "anchor"), [("99.99%", "end"), ("x", "middle")])
-def test_the_last_ticks_name_stays_within_the_picture(name: str, anchor: str) -> None:
+def test_the_last_ticks_name_stays_within_the_image(name: str, anchor: str) -> None:
     series = Series("a", (Point(0, 1), Point(4, 2)), "c0")
     drawn = drawing_from_lines(Lines("a", "across", "up", (series,), x_ticks=((0, "0"), (4, name))))
     (text,) = [part for part in drawn.parts if part.endswith(f">{name}</text>") and 'class="tick"' in part]
     assert f'text-anchor="{anchor}"' in text
 
 
-def polylines(picture: Picture, kind: str) -> list[list[tuple[float, float]]]:
+def polylines(image: Image, kind: str) -> list[list[tuple[float, float]]]:
     """The points of each line of a kind."""
     return [
         [(float(x), float(y)) for x, y in (point.split(",") for point in points.split())]
-        for points in re.findall(rf'<polyline points="([^"]*)" class="{kind}"', picture.svg)
+        for points in re.findall(rf'<polyline points="([^"]*)" class="{kind}"', image.svg)
     ]
 
 
@@ -134,33 +134,33 @@ def test_loads_are_joined_from_the_least_on_whatever_the_order_of_the_file(loop:
         return load_row(load, None, rate_per_s=float(load), median_ms=5 + load, samples=300)
 
     loads = [16, 1, 128, 2]
-    (curve,) = latency_pictures([row(load) for load in loads])
+    (curve,) = latency_images([row(load) for load in loads])
     (line,) = polylines(curve, "line")
     assert line == sorted(line)
-    assert curve.svg == latency_pictures([row(load) for load in sorted(loads)])[0].svg
-    (tail,) = percentile_pictures([row(load) for load in loads])
+    assert curve.svg == latency_images([row(load) for load in sorted(loads)])[0].svg
+    (tail,) = percentile_images([row(load) for load in loads])
     names = re.findall(r'class="key">(\d+)', tail.svg)
     assert names == ["1", "2", "16", "128"]
-    (bars,) = batch_pictures([row(load) for load in loads])
+    (bars,) = batch_images([row(load) for load in loads])
     assert re.findall(r'class="barname">(\d+)', bars.svg) == ["1", "2", "16", "128"]
 
 
 def test_what_is_invalid_is_hollow_and_joined_by_dots() -> None:
     rows = [load_row(100 + 10 * n, n, samples=300) for n in (1, 2, 3, 4, 5)]
     rows[2] = rows[2].model_copy(update={"verdict": INVALID})
-    (curve,) = latency_pictures(rows)
+    (curve,) = latency_images(rows)
     assert [len(line) for line in polylines(curve, "line")] == [2, 2]
     assert [len(line) for line in polylines(curve, "line dotted")] == [3]
     assert curve.svg.count('class="hollow"') == 1
     assert "hollow and dotted is INVALID" in curve.note
-    ladder = ladder_picture([engine_row(100, 1), engine_row(200, 2, verdict=INVALID)])
+    ladder = ladder_image([engine_row(100, 1), engine_row(200, 2, verdict=INVALID)])
     assert [len(line) for line in polylines(ladder, "line dotted")] == [2]
 
 
 def test_the_tail_of_an_invalid_load_is_dotted_as_a_whole() -> None:
     rows = [load_row(samples=7000), load_row(350, 32, samples=7000, verdict=INVALID)]
-    (tail,) = percentile_pictures(rows)
+    (tail,) = percentile_images(rows)
     assert (len(polylines(tail, "line")), len(polylines(tail, "line dotted"))) == (1, 2)
     assert tail.note.endswith("and where it is INVALID.")
-    (sure,) = percentile_pictures(rows[:1])
+    (sure,) = percentile_images(rows[:1])
     assert sure.note == "Dotted where there are too few samples to know it."

@@ -1,4 +1,4 @@
-"""Real pictures to a real Triton server and back: the client's promises where nothing is fake."""
+"""Real images to a real Triton server and back: the client's promises where nothing is fake."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, InferRequest, Pictures, ServerUrl, transport_from_url
+from alexnet_clients import Client, Images, InferRequest, ServerUrl, transport_from_url
 from alexnet_export.artifacts import runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.datasets import prepared_from_set, splits_from
 from alexnet_model.errors import (
     BadRequest,
     ContractMismatch,
     DeadlineExceeded,
+    ImageError,
     ModelNotFound,
-    PictureError,
     Unreachable,
 )
-from alexnet_model.pictures import prepared_from_set, splits_from
 from alexnet_serving import EmbeddedServer
 
 CONTRACT = Contract()
@@ -58,11 +58,11 @@ def test_every_precision_answers_as_its_runtime_does_in_process(
     assert client.model(f"alexnet_{precision}").backend == "openvino_dynamic"
 
 
-def test_one_picture_in_every_form_gets_the_same_answer(client: Client, tmp_path: Path) -> None:
+def test_one_image_in_every_form_gets_the_same_answer(client: Client, tmp_path: Path) -> None:
     image = noise(1)
     path = tmp_path / "noise.png"
     path.write_bytes(png(image))
-    forms: list[Pictures] = [path, str(path), png(image), io.BytesIO(png(image)), image]
+    forms: list[Images] = [path, str(path), png(image), io.BytesIO(png(image)), image]
     forms += [CONTRACT.prepared(image), CONTRACT.prepared(image)[None]]
     answers = [client.classify(form, top=10) for form in forms]
     assert [len(predictions) for predictions in answers] == [1] * 7
@@ -86,15 +86,15 @@ def test_asking_for_more_classes_than_there_are_gives_all(client: Client) -> Non
     assert sum(found.probability for found in prediction.classes) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_broken_picture_in_the_middle_costs_only_itself(client: Client, tmp_path: Path) -> None:
+def test_a_broken_image_in_the_middle_costs_only_itself(client: Client, tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.png" for number in range(5)]
     for number, path in enumerate(files):
         path.write_bytes(png(noise(number)))
     whole = client.classify(files)
     files[2].write_bytes(files[2].read_bytes()[:300])
     predictions = client.classify(files)
-    assert [prediction.picture for prediction in predictions] == [str(path) for path in files]
-    assert isinstance(predictions[2].error, PictureError)
+    assert [prediction.image for prediction in predictions] == [str(path) for path in files]
+    assert isinstance(predictions[2].error, ImageError)
     assert [prediction.error is None for prediction in predictions] == [True, True, False, True, True]
     for index in (0, 1, 3, 4):
         assert predictions[index].classes[0].label == whole[index].classes[0].label
@@ -117,9 +117,9 @@ def test_request_bytes_and_latency_are_reported(client: Client, digits: Uint8Arr
     ],
 )
 def test_a_wrong_array_is_refused_before_it_is_sent(client: Client, images: Any) -> None:
-    with pytest.raises(PictureError, match="images: got shape"):
+    with pytest.raises(ImageError, match="images: got shape"):
         client.classify(images)
-    with pytest.raises(PictureError, match="images: got shape"):
+    with pytest.raises(ImageError, match="images: got shape"):
         client.probabilities(images)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_model import Contract, PictureSet, Splits, splits_from
-from alexnet_model.errors import PictureSetError
-from alexnet_model.pictures import prepared_from_set, readable_part
+from alexnet_model import Contract, ImageDataset, Splits, splits_from
+from alexnet_model.datasets import prepared_from_set, readable_part
+from alexnet_model.errors import DatasetError
 
 FolderOf = Callable[..., Path]
 
@@ -22,10 +22,10 @@ def digits() -> Splits:
 
 @pytest.fixture
 def folder_of(tmp_path: Path) -> FolderOf:
-    """A picture folder: `folder_of({"train/cat": 5, "val/cat": 2})`, each picture of another colour."""
+    """An image folder: `folder_of({"train/cat": 5, "val/cat": 2})`, each image of another colour."""
 
     def make(counts: dict[str, int]) -> Path:
-        root = tmp_path / "pictures"
+        root = tmp_path / "images"
         colour = 0
         for name, count in counts.items():
             (root / name).mkdir(parents=True)
@@ -37,8 +37,8 @@ def folder_of(tmp_path: Path) -> FolderOf:
     return make
 
 
-def names_of(*parts: PictureSet) -> list[str]:
-    return [picture.name for part in parts for picture in part.pictures]
+def names_of(*parts: ImageDataset) -> list[str]:
+    return [image.name for part in parts for image in part.images]
 
 
 def test_digits_parts_are_disjoint_and_cover_the_set(digits: Splits) -> None:
@@ -59,19 +59,19 @@ def test_digits_have_every_class_in_every_part_and_are_never_mirrored(digits: Sp
 
 def test_the_split_is_the_same_every_time(digits: Splits) -> None:
     assert names_of(splits_from("digits").test) == names_of(digits.test)
-    # A change would put pictures that old checkpoints were trained on into the held-out part.
+    # A change would put images that old checkpoints were trained on into the held-out part.
     assert names_of(digits.test)[:4] == ["digit_0002", "digit_0004", "digit_0007", "digit_0009"]
 
 
-def test_digits_are_the_pictures_of_scikit_learn(digits: Splits) -> None:
+def test_digits_are_the_images_of_scikit_learn(digits: Splits) -> None:
     from sklearn.datasets import load_digits
 
     known = load_digits()
-    picture = digits.test.pictures[7]
-    index = int(picture.name.removeprefix("digit_"))
-    assert picture.label == known.target[index]
-    assert isinstance(picture.source, Image.Image)
-    np.testing.assert_allclose(np.asarray(picture.source), known.images[index] * 255 / 16, atol=0.5)
+    image = digits.test.images[7]
+    index = int(image.name.removeprefix("digit_"))
+    assert image.label == known.target[index]
+    assert isinstance(image.source, Image.Image)
+    np.testing.assert_allclose(np.asarray(image.source), known.images[index] * 255 / 16, atol=0.5)
 
 
 def test_a_folder_with_train_and_val(folder_of: FolderOf) -> None:
@@ -80,7 +80,7 @@ def test_a_folder_with_train_and_val(folder_of: FolderOf) -> None:
     assert splits.train.class_names == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 0, 1, 1, 1]
     assert splits.train.mirrorable
-    assert splits.train.pictures[0].source == root / "train/cat/000.png"
+    assert splits.train.images[0].source == root / "train/cat/000.png"
     assert names_of(splits.validation) == ["val/cat/000.png", "val/dog/000.png", "val/dog/001.png"]
     assert splits.test == replace(splits.validation, part="test")
 
@@ -103,9 +103,9 @@ def test_a_flat_folder_is_split_evenly_over_its_classes(folder_of: FolderOf) -> 
         assert abs(int(counts[0]) - int(counts[1])) <= 1
 
 
-def test_pictures_are_found_below_and_other_files_are_left_alone(folder_of: FolderOf) -> None:
+def test_images_are_found_below_and_other_files_are_left_alone(folder_of: FolderOf) -> None:
     root = folder_of({"train/a": 1, "train/a/deeper": 1, "train/b": 1, "val/a": 1, "train/.cache": 1})
-    (root / "train/a/notes.txt").write_text("no picture")
+    (root / "train/a/notes.txt").write_text("no image")
     (root / "train/a/UPPER.PNG").write_bytes((root / "train/a/000.png").read_bytes())
     splits = splits_from(str(root))
     assert splits.train.class_names == ("a", "b")
@@ -122,12 +122,12 @@ def test_pictures_are_found_below_and_other_files_are_left_alone(folder_of: Fold
     [
         ({}, ["no such folder"]),
         ({"train/a": 2}, ["val", "validation part"]),
-        ({"train/a": 2, "val": 0}, ["no pictures"]),
-        ({"train": 0, "val/a": 1}, ["no pictures"]),
-        ({"train/a": 0, "val/a": 1}, ["no pictures"]),
+        ({"train/a": 2, "val": 0}, ["no images"]),
+        ({"train": 0, "val/a": 1}, ["no images"]),
+        ({"train/a": 0, "val/a": 1}, ["no images"]),
         ({"train/a": 2, "val/a": 1, "val/b": 1}, ["class folder 'b'", "1 classes"]),
-        ({"train/a": 2, "val/a": 1, "test": 0}, ["no pictures"]),
-        ({"a": 0}, ["no pictures"]),
+        ({"train/a": 2, "val/a": 1, "test": 0}, ["no images"]),
+        ({"a": 0}, ["no images"]),
         ({"a": 1}, ["none of them left for the train part", "at least 10"]),
     ],
     ids=str,
@@ -136,37 +136,37 @@ def test_folders_that_cannot_be_used(
     folder_of: FolderOf, tmp_path: Path, counts: dict[str, int], words: list[str]
 ) -> None:
     folder_of(counts)
-    with pytest.raises(PictureSetError) as refused:
-        splits_from(str(tmp_path / "pictures"))
+    with pytest.raises(DatasetError) as refused:
+        splits_from(str(tmp_path / "images"))
     for word in words:
         assert word in str(refused.value)
 
 
 def with_broken(root: Path) -> Splits:
-    """Ten pictures a class, of which three are broken in other ways."""
+    """Ten images a class, of which three are broken in other ways."""
     (root / "train/a/003.png").write_bytes(b"")
     (root / "train/a/005.png").write_bytes((root / "train/a/005.png").read_bytes()[:40])
     (root / "train/b/000.png").unlink()
     (root / "train/b/000.png").symlink_to(root / "nowhere")
-    (root / "train/b/001.png").write_text("no picture")
+    (root / "train/b/001.png").write_text("no image")
     return splits_from(str(root))
 
 
 BROKEN = ["train/a/003.png", "train/a/005.png", "train/b/001.png"]
 
 
-def test_unreadable_pictures_are_named_with_the_reason(folder_of: FolderOf) -> None:
+def test_unreadable_images_are_named_with_the_reason(folder_of: FolderOf) -> None:
     splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
     prepared = prepared_from_set(splits.train, Contract())
-    assert [picture.name for picture in prepared.unreadable] == BROKEN
+    assert [image.name for image in prepared.unreadable] == BROKEN
     assert "0 bytes" in prepared.unreadable[0].reason
     assert len(prepared.images) == len(prepared.labels) == len(prepared.names) == 16
     assert not set(BROKEN) & set(prepared.names)
-    # Each label and picture still belongs to its name.
-    for name, label, image in zip(prepared.names, prepared.labels, prepared.images, strict=True):
-        picture = next(picture for picture in splits.train.pictures if picture.name == name)
-        assert picture.label == label
-        np.testing.assert_array_equal(image, Contract().prepared(picture.source))
+    # Each label and image still belongs to its name.
+    for name, label, pixels in zip(prepared.names, prepared.labels, prepared.images, strict=True):
+        image = next(image for image in splits.train.images if image.name == name)
+        assert image.label == label
+        np.testing.assert_array_equal(pixels, Contract().prepared(image.source))
 
 
 def test_readable_part_leaves_out_the_same_ones(folder_of: FolderOf) -> None:
@@ -180,22 +180,22 @@ def test_readable_part_leaves_out_the_same_ones(folder_of: FolderOf) -> None:
     prepared = prepared_from_set(splits.train, Contract())
     assert unreadable == prepared.unreadable
     assert tuple(names_of(readable)) == prepared.names
-    assert readable == replace(splits.train, pictures=readable.pictures)
+    assert readable == replace(splits.train, images=readable.images)
     assert seen == [("checking train", done, 19) for done in range(1, 20)]
 
 
 @pytest.mark.parametrize("read", [prepared_from_set, readable_part])
-def test_no_readable_picture_at_all(folder_of: FolderOf, read: Callable[..., object]) -> None:
+def test_no_readable_image_at_all(folder_of: FolderOf, read: Callable[..., object]) -> None:
     root = folder_of({"train/a": 2, "val/a": 1})
     for path in (root / "train/a").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(PictureSetError, match=r"no readable picture among 2.*0 bytes"):
+    with pytest.raises(DatasetError, match=r"no readable image among 2.*0 bytes"):
         read(splits_from(str(root)).train, Contract())
 
 
 def test_digests_are_equal_where_pixels_are(digits: Splits) -> None:
     few = digits.validation.sample(6)
-    twice = replace(few, pictures=(*few.pictures, few.pictures[2]))
+    twice = replace(few, images=(*few.images, few.images[2]))
     digests = prepared_from_set(twice, Contract()).digests
     assert digests[6] == digests[2]
     assert len(set(digests)) == 6

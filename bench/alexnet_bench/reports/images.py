@@ -34,7 +34,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A plot, with what it is and how to read it. Its name tells it from the others of its report."""
 
     name: str
@@ -58,7 +58,7 @@ def style_of_plots() -> str:
     return Path(__file__).with_name("plots.css").read_text(encoding="utf-8")
 
 
-def ladder_picture(rows: Sequence[EngineRow]) -> Picture:
+def ladder_image(rows: Sequence[EngineRow]) -> Image:
     """Throughput by batch, a line an engine, the best first in the key."""
     series = _engine_series(
         rows,
@@ -71,12 +71,12 @@ def ladder_picture(rows: Sequence[EngineRow]) -> Picture:
             says=f"{row.engine}, batch {row.batch}: {row.throughput}" + _if_invalid(row),
         ),
     )
-    plot = Lines("Throughput by batch", "batch", "pictures/s", series, x_ticks=_batch_ticks(rows))
+    plot = Lines("Throughput by batch", "batch", "images/s", series, x_ticks=_batch_ticks(rows))
     note = f"Higher is better. Whiskers are 95% intervals.{_of_invalid(rows)}"
-    return Picture("engine-ladder", plot.title, note, drawing_from_lines(plot))
+    return Image("engine-ladder", plot.title, note, drawing_from_lines(plot))
 
 
-def roof_picture(rows: Sequence[EngineRow]) -> Picture | None:
+def roof_image(rows: Sequence[EngineRow]) -> Image | None:
     """The share of the limit that each engine reaches; nothing where no limit is known."""
     limited = [row for row in rows if row.share_of_limit is not None]
     if not limited:
@@ -101,12 +101,12 @@ def roof_picture(rows: Sequence[EngineRow]) -> Picture | None:
         y_percent=True,
     )
     note = "The limit is the larger of compute and memory time in this run."
-    return Picture("engine-roof", plot.title, note + _of_invalid(limited), drawing_from_lines(plot))
+    return Image("engine-roof", plot.title, note + _of_invalid(limited), drawing_from_lines(plot))
 
 
-def latency_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
+def latency_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
     """Latency against throughput, a plot for each loop and batch, a curve a model."""
-    pictures = []
+    images = []
     for (loop, batch), group in _grouped(rows, lambda row: (row.loop, row.batch)).items():
         styles = _Styles()
         series = []
@@ -117,20 +117,20 @@ def latency_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
                 series.append(Series(name.partition(f", {loop} loop")[0], points, colour, marker))
         if series:
             title = f"Latency against throughput: {loop} loop, batch {batch}"
-            plot = Lines(title, "pictures/s", "ms, median and up to p99", tuple(series))
+            plot = Lines(title, "images/s", "ms, median and up to p99", tuple(series))
             note = "Right and down is better. Whiskers reach p99 where known; hollow and dotted is INVALID."
             name = f"latency {loop} loop batch {batch}"
-            pictures.append(Picture(name, title, note, drawing_from_lines(plot)))
-    return tuple(pictures)
+            images.append(Image(name, title, note, drawing_from_lines(plot)))
+    return tuple(images)
 
 
-def percentile_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
+def percentile_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
     """HdrHistogram's plot of the tail, for each sweep a plot, a curve a load.
 
     Raises:
         ReportError: a histogram is broken.
     """
-    pictures = []
+    images = []
     for name, sweep in _grouped(rows, name_of_series).items():
         chosen = _evenly(_by_load(sweep), _MOST_CURVES)
         curves = [_curve(row, ramp(index, len(chosen))) for index, row in enumerate(chosen)]
@@ -142,13 +142,13 @@ def percentile_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
             plot = Lines(name, "share of requests", "ms", series, x_ticks=tuple(ticks))
             note = "Dotted where there are too few samples to know it"
             note += "." if all(row.verdict.is_valid for row in chosen) else ", and where it is INVALID."
-            pictures.append(Picture(f"tail {name}", name, note, drawing_from_lines(plot)))
-    return tuple(pictures)
+            images.append(Image(f"tail {name}", name, note, drawing_from_lines(plot)))
+    return tuple(images)
 
 
-def batch_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
+def batch_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
     """Which batches the server executed, for each sweep a plot, a bar a load."""
-    pictures = []
+    images = []
     counted = [row for row in rows if row.executions_by_batch]
     for name, of_series in _grouped(counted, name_of_series).items():
         sweep = _by_load(of_series)
@@ -159,12 +159,12 @@ def batch_pictures(rows: Sequence[LoadRow]) -> tuple[Picture, ...]:
         ends = dict.fromkeys(
             f"{load_in_words(row)}: {row.batching.rstrip('.')}." for row in (sweep[0], sweep[-1])
         )
-        pictures.append(Picture(f"batches {name}", name, " ".join(ends), drawing_from_bars(plot)))
-    return tuple(pictures)
+        images.append(Image(f"batches {name}", name, " ".join(ends), drawing_from_bars(plot)))
+    return tuple(images)
 
 
-def rungs_picture(rungs: Sequence[Rung]) -> Picture | None:
-    """Where the time goes, a bar for each way that a picture takes."""
+def rungs_image(rungs: Sequence[Rung]) -> Image | None:
+    """Where the time goes, a bar for each way that an image takes."""
     if not rungs:
         return None
     names = list(dict.fromkeys(rung.name for rung in rungs))
@@ -192,8 +192,8 @@ def rungs_picture(rungs: Sequence[Rung]) -> Picture | None:
         tuple(bars),
         tuple(Key(name, colour) for name, colour in colours.items()),
     )
-    note = "From the engine alone to a picture over the wire, one request at a time, with the bytes it sends."
-    return Picture("rungs", plot.title, note, drawing_from_bars(plot))
+    note = "From the engine alone to an image over the wire, one request at a time, with the bytes it sends."
+    return Image("rungs", plot.title, note, drawing_from_bars(plot))
 
 
 class _Styles:
