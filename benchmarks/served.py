@@ -25,7 +25,7 @@ from alexnet_bench.side_by_side import Plan, SideBySide, side_by_side
 from alexnet_bench.unpacking import unpacked_export
 from alexnet_cli.screen import Bars
 from alexnet_clients import Client, ServerUrl, transport_from_url
-from alexnet_export.artifacts import runner_from_artifact
+from alexnet_export.runner_factory import runner_from_artifact
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_serving import EmbeddedServer
 
@@ -50,7 +50,7 @@ def main() -> int:
         runner = opened.enter_context(runner_from_artifact(artifact, folder))
         server = opened.enter_context(EmbeddedServer(options.repository))
         bars = opened.enter_context(Bars())
-        contract = manifest.the_contract()
+        contract = manifest.contract
         transport = transport_from_url(ServerUrl.parse(server.grpc_url))
         client = opened.enter_context(Client(server.grpc_url, contract=contract, transport=transport))
         model = LoadedModel("int8", manifest.max_batch, runner, client.model("alexnet_int8"))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_clients import Client, ServedModel, ServerUrl, transport_from_url
-from alexnet_export.artifacts import runner_from_artifact
+from alexnet_export.runner_factory import runner_from_artifact
 from alexnet_export.runners import Runner
 from alexnet_model.contract import Uint8Array
 from alexnet_model.environment import machine_name, versions_of
@@ -68,7 +68,7 @@ def measure(
     """
     options = options or MeasureOptions()
     started = time.perf_counter()
-    contract = manifest.the_contract()
+    contract = manifest.contract
     images = pool_of_images(contract, 4 * manifest.max_batch)
     with ExitStack() as opened:
         transport = transport_from_url(ServerUrl.parse(url))

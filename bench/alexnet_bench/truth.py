@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_clients import InferRequest, ModelConfig
-from alexnet_export.artifacts import runner_from_artifact
 from alexnet_export.engines.cuda import CudaDevice
+from alexnet_export.runner_factory import runner_from_artifact
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
 from alexnet_model.errors import EngineError, UsageError
 from alexnet_model.gpus import gpus_here
@@ -55,7 +55,7 @@ class ExportTruth:
 
     def _computed(self, subject: Subject, asked: Asked) -> TrueAnswers:
         artifact = self._artifact_of(subject)
-        contract = self.manifest.the_contract()
+        contract = self.manifest.contract
         device = device_of_server(subject.network)
         with runner_from_artifact(artifact, self.folder, device) as runner:
             answers = tuple(

@@ -12,7 +12,7 @@ from alexnet_model.errors import UsageError
 
 if TYPE_CHECKING:
     from alexnet_clients import Client
-    from alexnet_clients.access import Access
+    from alexnet_clients.credentials import Credentials
 
 UrlOption = Annotated[
     str, typer.Option(help="Where the server listens: grpc://, grpcs://, http:// or https://.")
@@ -57,18 +57,18 @@ class Connection:
         access = self.access()
         return Client(self.url, timeout_s=self.timeout_s, tls=access.tls, headers=access.headers)
 
-    def access(self) -> Access:
+    def access(self) -> Credentials:
         """How this client presents itself.
 
         Raises:
             UsageError: the options do not fit together.
         """
         from alexnet_clients import ClientTls
-        from alexnet_clients.access import Access
+        from alexnet_clients.credentials import Credentials
 
         given = self.ca or self.cert or self.key
         tls = ClientTls(ca=self.ca, certificate=self.cert, key=self.key) if given else None
-        return Access(tls=tls, headers=headers_from_lines(self.headers or []))
+        return Credentials(tls=tls, headers=headers_from_lines(self.headers or []))
 
 
 def headers_from_lines(lines: list[str]) -> dict[str, str]:

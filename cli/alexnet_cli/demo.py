@@ -122,8 +122,8 @@ def _summary(
         "precisions": {
             artifact.precision: {
                 "size_bytes": artifact.size_bytes,
-                "accepted": artifact.verdict.accepted,
-                "reason": artifact.verdict.reason,
+                "accepted": artifact.decision.accepted,
+                "reason": artifact.decision.reason,
                 "served_by": artifact.served_by.model_dump(),
                 "signal_to_noise_db": artifact.reports[0].signal_to_noise_db,
                 "agreement": artifact.reports[0].agreement,

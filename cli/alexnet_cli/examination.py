@@ -52,7 +52,7 @@ def _print_engines(engines: tuple[EngineFound, ...]) -> None:
         if not engine.here:
             _say_wrapped(f"needs {engine.needs}", indent=4)
         for loading in engine.here:
-            _say_wrapped(f"{'loads' if loading.loads else 'DOES NOT LOAD'} with {loading.place}", indent=4)
+            _say_wrapped(f"{'loads' if loading.loads else 'DOES NOT LOAD'} with {loading.target}", indent=4)
             if loading.reason:
                 _say_wrapped(loading.reason, indent=6)
         if engine.mend:

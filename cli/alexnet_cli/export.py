@@ -117,16 +117,16 @@ def export_command(
 
     Example: alexnet export checkpoint.safetensors --precision fp32,int8 --calibration digits
     """
-    from alexnet_export.compiling import compile_engines, raise_if_engine_refused
     from alexnet_export.datasets import data_trained_on
-    from alexnet_export.engines.workshops import workshops_from
+    from alexnet_export.engine_build import build_engines, raise_if_engine_refused
+    from alexnet_export.engines.builders import builders_from
     from alexnet_export.gate import Tolerances
     from alexnet_export.pipeline import ExportOptions, export, raise_if_refused
     from alexnet_model.pretrained import checkpoint_from
     from alexnet_serving import (
         RepositoryOptions,
-        places_of_image,
         refuse_foreign_repository,
+        targets_of_image,
         write_repository,
     )
 
@@ -161,7 +161,7 @@ def export_command(
         # What would fail after minutes fails now: no GPU, no Docker, an image that loads no such engine.
         if building and earlier is None:
             building.profile_to(DEFAULT_MAX_BATCH if max_batch is None else max_batch)
-        workshops = workshops_from(building) if building else ()
+        builders = builders_from(building) if building else ()
 
         bars = done.enter_context(Bars())
         if earlier is not None:
@@ -178,8 +178,8 @@ def export_command(
             )
             manifest = export(loaded, folder, options, progress=bars)
         if building:
-            manifest = compile_engines(
-                folder, building, precisions=precisions, workshops=workshops, progress=bars
+            manifest = build_engines(
+                folder, building, precisions=precisions, builders=builders, progress=bars
             )
         bars.stop()
         if as_json:
@@ -187,8 +187,8 @@ def export_command(
         else:
             print_export(manifest)
             print_engines(manifest)
-        places = places_of_image() if engine in PLANS else ()
-        models = write_repository(manifest, folder, repository, packing, places=places)
+        targets = targets_of_image() if engine in PLANS else ()
+        models = write_repository(manifest, folder, repository, packing, targets=targets)
         if not as_json:
             kept = "" if earlier and folder != earlier and out is None else f"{folder} and "
             note(f"Wrote {kept}{repository} ({', '.join(models)}).")
@@ -197,7 +197,7 @@ def export_command(
             note(f"Next: alexnet serve --repository {repository}")
         raise_if_refused(manifest, precisions or ())
         if precisions:
-            raise_if_engine_refused(manifest, workshops)
+            raise_if_engine_refused(manifest, builders)
 
 
 def _engine_options(

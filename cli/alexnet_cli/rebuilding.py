@@ -20,10 +20,10 @@ def refusal_of(repository: Path, image: str) -> EngineRefused | None:
         ServerError: the driver is too old, for which no engine is to blame.
         DockerError: the image is not the pinned one, and not here to be asked.
     """
-    from alexnet_serving import check_engines, places_of_image
+    from alexnet_serving import check_engines, targets_of_image
 
     try:
-        check_engines(manifest_from_folder(repository), repository, places_of_image(image))
+        check_engines(manifest_from_folder(repository), repository, targets_of_image(image))
     except EngineRefused as refusal:
         return refusal
     return None
@@ -39,12 +39,12 @@ def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
         RepositoryError: the repository was not written by this version, or cannot be replaced.
         DockerError, EngineError: the engines cannot be built.
     """
-    from alexnet_export.compiling import compile_engines, raise_if_engine_refused
+    from alexnet_export.engine_build import build_engines, raise_if_engine_refused
+    from alexnet_export.engines.builders import builders_from
     from alexnet_export.engines.options import EngineOptions
-    from alexnet_export.engines.workshops import workshops_from
     from alexnet_serving import (
         options_of_repository,
-        places_of_image,
+        targets_of_image,
         unpack_repository,
         write_repository,
     )
@@ -63,12 +63,12 @@ def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
                 hardware_compatibility=passport.hardware_compatibility,
                 version_compatible=passport.version_compatible,
             )
-            workshops = workshops_from(building)
-            manifest = compile_engines(
-                folder, building, precisions=(precision,), workshops=workshops, progress=progress
+            builders = builders_from(building)
+            manifest = build_engines(
+                folder, building, precisions=(precision,), builders=builders, progress=progress
             )
-            raise_if_engine_refused(manifest, workshops)
-        write_repository(manifest, folder, repository, options, places=places_of_image(image))
+            raise_if_engine_refused(manifest, builders)
+        write_repository(manifest, folder, repository, options, targets=targets_of_image(image))
     return manifest
 
 

@@ -52,7 +52,7 @@ def print_export(manifest: Manifest) -> None:
         "signal: logits against PyTorch; flips: to wrong / to right.[/dim]"
     )
     for artifact in manifest.artifacts:
-        say(f"{artifact.precision}: {artifact.verdict.reason}{_drop(artifact.reports[0])}")
+        say(f"{artifact.precision}: {artifact.decision.reason}{_drop(artifact.reports[0])}")
         for report in artifact.reports:
             runtime = report.runtime
             say(
@@ -95,7 +95,7 @@ def print_engines(manifest: Manifest) -> None:
     out.print(table)
     for _, engine in engines:
         passport = engine.passport
-        say(f"{engine.file}: {engine.verdict.reason if engine.verdict else 'no GPU here can run it'}")
+        say(f"{engine.file}: {engine.decision.reason if engine.decision else 'no GPU here can run it'}")
         say(f"  {passport.built_for}, batches {passport.profile.min} to {passport.profile.max}")
         if engine.judged_on:
             say(f"  judged on {engine.judged_on}")
@@ -181,14 +181,14 @@ def _export_row(artifact: Artifact) -> list[str]:
         f"{report.agreement:.1%}",
         _top1(report.top1, report.top1_interval),
         "-" if report.flips_to_wrong is None else f"{report.flips_to_wrong}/{report.flips_to_right}",
-        "[green]served[/green]" if artifact.verdict.accepted else "[red]REFUSED[/red]",
+        "[green]served[/green]" if artifact.decision.accepted else "[red]REFUSED[/red]",
     ]
 
 
 def _engine_verdict(engine: Engine) -> str:
-    if engine.verdict is None:
+    if engine.decision is None:
         return "not judged"
-    return "[green]accepted[/green]" if engine.verdict.accepted else "[red]REFUSED[/red]"
+    return "[green]accepted[/green]" if engine.decision.accepted else "[red]REFUSED[/red]"
 
 
 def _parity(report: RunnerReport) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .access import ClientTls, Headers
 from .client import Client
 from .core import DEFAULT_MODEL
+from .credentials import ClientTls, Headers
 from .items import Images
 from .predictions import Prediction
 from .replies import Classification

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from alexnet_model.contract import Contract
 
-from .access import ClientTls, Headers
 from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, Core
+from .credentials import ClientTls, Headers
 from .folders import images_in_folder
 from .items import ImageOrArray, Images, items_of
 from .predictions import Prediction

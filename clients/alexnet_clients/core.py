@@ -19,7 +19,7 @@ import numpy.typing as npt
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
 
-from .access import Access, ClientTls, Headers
+from .credentials import ClientTls, Credentials, Headers
 from .in_flight import InFlight, Send
 from .items import encoded_of, pixels_of
 from .predictions import Prediction, predictions_from_batch
@@ -74,7 +74,7 @@ class Core:
         self.url = ServerUrl.parse(url)
         self.contract = contract or Contract()
         self.timeout_s = timeout_s
-        self.transport = transport or transport_from_url(self.url, Access(tls=tls, headers=headers))
+        self.transport = transport or transport_from_url(self.url, Credentials(tls=tls, headers=headers))
         self._retrier = Retrier(backoff or Backoff())
         self._turns = Turns(most_in_flight)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_model.contract import Uint8Array
-from alexnet_model.manifest import RunnerReport, Verdict
+from alexnet_model.manifest import GateDecision, RunnerReport
 
 from .parity import parity_batches, parity_matrix
 from .runners import FloatArray, Outputs, Runner, infer_in_batches
@@ -56,15 +56,15 @@ def report_of(
     return RunnerReport(runtime=runner.runtime, parity=parity, **_fidelity(outputs, reference))
 
 
-def judge(report: RunnerReport, tolerances: Tolerances) -> Verdict:
+def judge(report: RunnerReport, tolerances: Tolerances) -> GateDecision:
     """Accept, or refuse with the first reason."""
     reason = _first_failure(report, tolerances)
     if reason:
-        return Verdict(accepted=False, reason=reason)
+        return GateDecision(accepted=False, reason=reason)
     measured = (
         "same model" if report.top1_drop is not None else "same model (accuracy not measured: no labels)"
     )
-    return Verdict(accepted=True, reason=measured)
+    return GateDecision(accepted=True, reason=measured)
 
 
 def _first_failure(report: RunnerReport, tolerances: Tolerances) -> str:

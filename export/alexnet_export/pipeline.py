@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -40,7 +39,7 @@ from .datasets import (
     synthetic_evaluation,
 )
 from .gate import EVALUATION_BATCH, Reference, Tolerances
-from .judging import Judging
+from .gate_inputs import GateInputs
 from .onnxruntime_runner import OnnxRunner
 from .openvino_runner import OpenVinoRunner, openvino_options
 from .reference import KeptAnswers, sha256_of_pixels, write_answers
@@ -92,7 +91,7 @@ def export(
 
     Raises:
         CalibrationError: INT8 was asked for without images, with too few, or with evaluation images.
-        DatasetError: a image dataset cannot be read, or its classes are not the model's.
+        DatasetError: an image dataset cannot be read, or its classes are not the model's.
         ExportError: a conversion failed, or `out` holds something else.
         OSError: `out` cannot be written.
     """
@@ -122,7 +121,7 @@ def export(
         logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
         synthetic_logits = infer_in_batches(torch_runner, synthetic.images, EVALUATION_BATCH).logits
     progress("answering in PyTorch", 1, 1)
-    judging = Judging.of(
+    gate_inputs = GateInputs.of(
         Reference(evaluation.images, evaluation.labels, logits),
         Reference(synthetic.images, None, synthetic_logits),
         max_batch=options.max_batch,
@@ -139,11 +138,11 @@ def export(
         for done, precision in enumerate(options.to_make):
             progress("proving", done, len(options.to_make), precision)
             path = staged / file_name(precision)
-            artifacts.append(_artifact(checkpoint, path, precision, judging, options.runtime))
+            artifacts.append(_artifact(checkpoint, path, precision, gate_inputs, options.runtime))
         progress("proving", len(options.to_make), len(options.to_make))
         if "fp32" not in options.to_make:
             (staged / file_name("fp32")).unlink()
-        manifest = _manifest(checkpoint, options, evaluation, judging.reference, ledger, tuple(artifacts))
+        manifest = _manifest(checkpoint, options, evaluation, gate_inputs.reference, ledger, tuple(artifacts))
         manifest = manifest.model_copy(update={"reference_sha256": write_answers(answers, staged)})
         write_manifest(manifest, staged)
     return manifest
@@ -156,10 +155,10 @@ def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
         PrecisionRefused: the gate refused one of them.
     """
     for artifact in manifest.artifacts:
-        if artifact.precision in asked and not artifact.verdict.accepted:
+        if artifact.precision in asked and not artifact.decision.accepted:
             raise PrecisionRefused(
                 artifact.precision,
-                got=artifact.verdict.reason,
+                got=artifact.decision.reason,
                 expected="the same model",
                 next_step="Serve another precision, or calibrate on more or other images.",
             )
@@ -211,11 +210,11 @@ def _convert(
 
 
 def _artifact(
-    checkpoint: Checkpoint, path: Path, precision: Precision, judging: Judging, runtime: str
+    checkpoint: Checkpoint, path: Path, precision: Precision, gate_inputs: GateInputs, runtime: str
 ) -> Artifact:
     reports = (
-        judging.report(OpenVinoRunner(path, openvino_options(precision))),
-        judging.report(OnnxRunner(path)),
+        gate_inputs.report(OpenVinoRunner(path, openvino_options(precision))),
+        gate_inputs.report(OnnxRunner(path)),
     )
     if runtime == "onnxruntime":
         reports = reports[::-1]
@@ -228,7 +227,7 @@ def _artifact(
         contract_digest=checkpoint.contract.digest,
         operators=operator_counts(path),
         reports=reports,
-        verdict=judging.verdict(reports[0]),
+        decision=gate_inputs.decision(reports[0]),
     )
 
 
@@ -256,7 +255,7 @@ def _manifest(
             weights_sha256=checkpoint.weights_sha256,
             training=dict(checkpoint.training),
         ),
-        contract=json.loads(checkpoint.contract.to_json()),
+        contract=checkpoint.contract,
         contract_digest=checkpoint.contract.digest,
         max_batch=options.max_batch,
         tolerances=asdict(options.tolerances),

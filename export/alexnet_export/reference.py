@@ -22,7 +22,7 @@ from alexnet_model.progress import Progress, silent
 
 from .datasets import Evaluation, evaluation_from, synthetic_evaluation
 from .gate import Reference, Tolerances
-from .judging import Judging
+from .gate_inputs import GateInputs
 from .runners import FloatArray
 
 with needs("export"):
@@ -82,17 +82,17 @@ def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
         raise _unusable(path, str(error)) from error
 
 
-def judging_from_folder(folder: Path, manifest: Manifest, *, progress: Progress = silent) -> Judging:
+def gate_inputs_from_folder(folder: Path, manifest: Manifest, *, progress: Progress = silent) -> GateInputs:
     """The gate as it judged the ONNX files of an export, for engines that are built from them.
 
     On the evaluation images where they can be read here and are still the same; on the synthetic ones
-    otherwise, which `Judging.judged_on` says.
+    otherwise, which `GateInputs.judged_on` says.
 
     Raises:
         ManifestError: PyTorch's answers are missing or altered.
     """
     answers = answers_from_folder(folder, manifest)
-    contract = manifest.the_contract()
+    contract = manifest.contract
     synthetic = synthetic_evaluation(contract, len(answers.synthetic))
     if sha256_of_pixels(synthetic.images) != answers.synthetic_pixels_sha256:
         raise _unusable(folder / REFERENCE_NAME, "answers to other synthetic images")
@@ -104,7 +104,7 @@ def judging_from_folder(folder: Path, manifest: Manifest, *, progress: Progress 
     else:
         reference = Reference(evaluation.images, evaluation.labels, answers.evaluation)
         judged_on = f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})"
-    return Judging.of(
+    return GateInputs.of(
         reference,
         Reference(synthetic.images, None, answers.synthetic),
         max_batch=manifest.max_batch,
@@ -121,7 +121,7 @@ def _evaluation_again(
         return None, ""
     try:
         evaluation = evaluation_from(
-            source, manifest.model.class_names, manifest.the_contract(), progress, labels_needed=False
+            source, manifest.model.class_names, manifest.contract, progress, labels_needed=False
         )
     except DatasetError as error:
         return None, f" (not on {source}: {error.got or error})"

@@ -49,7 +49,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """One part of a image dataset. `mirrorable`: a mirrored image keeps its class (never so for digits)."""
+    """One part of an image dataset. `mirrorable`: a mirrored image keeps its class (never so for digits)."""
 
     source: str
     part: str

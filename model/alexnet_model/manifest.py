@@ -7,10 +7,11 @@ reads it; the schema is all that the two share.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from .contract import Contract, canonical_json
 from .errors import ManifestError
@@ -100,24 +101,24 @@ class RunnerReport(Record):
     flips_to_right: int | None = None
 
 
-class Verdict(Record):
+class GateDecision(Record):
     accepted: bool
     reason: str
 
 
 class Engine(Record):
-    """One engine built from an ONNX file. Where no GPU could run it, there is no report and no verdict."""
+    """One engine built from an ONNX file. Where no GPU could run it, there is no report and no decision."""
 
     file: str
     passport: Passport
     passport_digest: str
     report: RunnerReport | None = None
-    verdict: Verdict | None = None
+    decision: GateDecision | None = None
     judged_on: str = Field(default="", description="which images, such as '360 images of digits (test)'")
 
     @property
     def accepted(self) -> bool:
-        return self.verdict is not None and self.verdict.accepted
+        return self.decision is not None and self.decision.accepted
 
 
 class Artifact(Record):
@@ -131,7 +132,7 @@ class Artifact(Record):
     contract_digest: str
     operators: dict[str, int]
     reports: tuple[RunnerReport, ...]
-    verdict: Verdict
+    decision: GateDecision
     engines: tuple[Engine, ...] = ()
 
     @property
@@ -139,13 +140,30 @@ class Artifact(Record):
         return self.reports[0].runtime
 
 
+def _contract_from_record(value: object) -> Contract:
+    """Validate the `contract` field of a record; pydantic turns the ValueError into a named field."""
+    return value if isinstance(value, Contract) else Contract.from_json(canonical_json(value))
+
+
+def _record_from_contract(contract: Contract) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(contract.to_json())
+    return fields
+
+
+ContractField = Annotated[
+    Contract, PlainValidator(_contract_from_record), PlainSerializer(_record_from_contract)
+]
+
+
 class Manifest(Record):
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     created_at: str
     versions: dict[str, str]
     machine: str
     model: ModelRecord
-    contract: dict[str, Any]
+    contract: Annotated[
+        Contract, PlainValidator(_contract_from_record), PlainSerializer(_record_from_contract)
+    ]
     contract_digest: str
     max_batch: int
     calibration: CalibrationLedger | None
@@ -156,15 +174,12 @@ class Manifest(Record):
 
     @property
     def accepted(self) -> tuple[Artifact, ...]:
-        return tuple(artifact for artifact in self.artifacts if artifact.verdict.accepted)
+        return tuple(artifact for artifact in self.artifacts if artifact.decision.accepted)
 
     @property
     def digest(self) -> str:
         """Hex SHA-256 of the canonical JSON: a record edited by hand no longer has its old one."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
-
-    def the_contract(self) -> Contract:
-        return Contract.from_json(canonical_json(self.contract))
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Path:
@@ -188,16 +203,10 @@ def manifest_from_folder(folder: Path) -> Manifest:
     manifest = record_from_file(
         Manifest, path, what="an export record", make="Make one: alexnet export CHECKPOINT"
     )
-    try:
-        contract_digest = manifest.the_contract().digest
-    except ValueError as error:
-        raise ManifestError(
-            f"{path}: contract", got=f"{error}", expected="an export record", next_step="Export again."
-        ) from error
     for artifact in manifest.artifacts:
         if artifact.weights_sha256 != manifest.model.weights_sha256:
             raise _broken_chain(path, artifact.file, "weights")
-        if not artifact.contract_digest == manifest.contract_digest == contract_digest:
+        if not artifact.contract_digest == manifest.contract_digest == manifest.contract.digest:
             raise _broken_chain(path, artifact.file, "contract")
         for engine in artifact.engines:
             if engine.passport.onnx_sha256 != artifact.sha256:

@@ -195,19 +195,19 @@ def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_
 
 
 def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_images_come() -> None:
-    judging = replace(plan(1), judged_by=Path("/export"))
-    climbed = Climb(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=judging)
+    gate_inputs = replace(plan(1), judged_by=Path("/export"))
+    climbed = Climb(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=gate_inputs)
     after = [line for line in climbed.diary if not line.startswith("describe")][-2:]
     assert after == ["judge fp32", "judge int8"]
     proofs = proofs_from_ladder(climbed.ladder)
     assert [(proof.engine.precision, proof.accepted) for proof in proofs] == [("fp32", True), ("int8", True)]
     assert all(row.verdict.is_valid for row in climbed.rows())
-    assert ("judging answers", 3, 3) in climbed.progress
+    assert ("gate_inputs answers", 3, 3) in climbed.progress
 
 
 def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> None:
-    judging = replace(plan(1, 2), judged_by=Path("/export"))
-    climbed = Climb(spec("fp32"), spec("int8"), plan=judging, other_models=("int8",))
+    gate_inputs = replace(plan(1, 2), judged_by=Path("/export"))
+    climbed = Climb(spec("fp32"), spec("int8"), plan=gate_inputs, other_models=("int8",))
     found = {(row.engine.precision, row.batch): row.verdict for row in climbed.rows()}
     assert {key for key, verdict in found.items() if verdict.is_valid} == {("fp32", 1), ("fp32", 2)}
     (reason,) = found["int8", 2].reasons
@@ -216,9 +216,9 @@ def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> N
 
 
 def test_rows_of_an_engine_that_cannot_be_judged_are_invalid_and_no_others() -> None:
-    judging = replace(plan(1), judged_by=Path("/export"))
+    gate_inputs = replace(plan(1), judged_by=Path("/export"))
     failing = {"fp32": failing_at("judge", ExportError("killed by signal 9"))}
-    climbed = Climb(spec("fp32"), spec("int8"), plan=judging, failing=failing)
+    climbed = Climb(spec("fp32"), spec("int8"), plan=gate_inputs, failing=failing)
     unjudged, other = climbed.rows()
     (reason,) = unjudged.verdict.reasons
     assert reason.rule == "not judged"
@@ -235,8 +235,8 @@ def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
         asked.extend([verb] * (batch == 1))
         return ExportError("killed by signal 9") if len(asked) > 2 or batch == 4 else None
 
-    judging = replace(plan(1, 2, 4), judged_by=Path("/export"))
-    climbed = Climb(spec("fp32"), plan=judging, failing={"fp32": at_last})
+    gate_inputs = replace(plan(1, 2, 4), judged_by=Path("/export"))
+    climbed = Climb(spec("fp32"), plan=gate_inputs, failing={"fp32": at_last})
     assert not any(line.startswith("judge") for line in climbed.diary)
     rules = {row.batch: [reason.rule for reason in row.verdict.reasons] for row in climbed.rows()}
     assert rules == {1: ["errors", "not judged", "too few samples"], 2: ["not judged"]}
@@ -286,8 +286,8 @@ def test_an_interrupt_before_the_judging_leaves_rows_that_nobody_judged() -> Non
         if verb == "judge":
             raise KeyboardInterrupt
 
-    judging = replace(plan(1), judged_by=Path("/export"))
-    (row,) = Climb(spec("fp32"), plan=judging, failing={"fp32": interrupted}).rows()
+    gate_inputs = replace(plan(1), judged_by=Path("/export"))
+    (row,) = Climb(spec("fp32"), plan=gate_inputs, failing={"fp32": interrupted}).rows()
     (reason,) = row.verdict.reasons
     assert (reason.rule, reason.found.rpartition(": ")[2]) == ("not judged", "the run was ended before")
 

@@ -121,7 +121,7 @@ def test_a_real_engine_is_measured_in_a_process_of_its_own(onnx: Path, runtime: 
 def test_a_real_engine_is_judged_where_it_was_measured(exported: Exported, tmp_path: Path) -> None:
     export = exported.folder
     (int8,) = (artifact for artifact in exported.manifest.accepted if artifact.precision == "int8")
-    contract = exported.manifest.the_contract().to_json()
+    contract = exported.manifest.contract.to_json()
     chosen = spec("int8", file=export / int8.file, contract=contract, classes=10)
     with EngineProcess(chosen, 4) as process:
         process.load()

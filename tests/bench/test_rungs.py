@@ -20,7 +20,7 @@ from alexnet_bench.rungs import (
 from alexnet_bench.truth import device_of_server
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
-from alexnet_export import artifacts as export_artifacts
+from alexnet_export import runner_factory
 from alexnet_export.runners import FloatArray, Outputs, Runner
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract, Uint8Array
@@ -131,7 +131,7 @@ def test_the_engine_in_process_is_where_the_server_computes(
 
     monkeypatch.setattr(truth, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
     monkeypatch.setattr(truth, "CudaDevice", FakeCuda)
-    monkeypatch.setattr(export_artifacts, "OnnxRunner", runner)
+    monkeypatch.setattr(runner_factory, "OnnxRunner", runner)
     monkeypatch.setattr(rungs, "Client", lambda url: Client(url, transport=OnDevice(device)))
     with pytest.raises(Asked) as asked:
         bench_rungs(artifacts.manifest, artifacts.folder, grpc_url="grpc://fake:1", http_url="http://fake:1")

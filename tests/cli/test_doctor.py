@@ -195,8 +195,8 @@ def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[s
         built_for="TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",
         needs="TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",
         here=(
-            Loading(place="TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)", loads=True, reason=""),
-            Loading(place="TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)", loads=False, reason="no"),
+            Loading(target="TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)", loads=True, reason=""),
+            Loading(target="TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)", loads=False, reason="no"),
         ),
         mend="alexnet export model_repository --engine docker --repository model_repository",
     )

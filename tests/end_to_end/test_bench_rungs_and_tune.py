@@ -36,7 +36,7 @@ def repository(exported: Exported, tmp_path: Path) -> Path:
         update={
             "artifacts": tuple(
                 artifact.model_copy(
-                    update={"verdict": artifact.verdict.model_copy(update={"accepted": False})}
+                    update={"decision": artifact.decision.model_copy(update={"accepted": False})}
                 )
                 if artifact.precision == "fp16"
                 else artifact

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client
-from alexnet_export.compiling import compile_engines
+from alexnet_export.engine_build import build_engines
 from alexnet_export.engines.options import EngineOptions
 from alexnet_export.runners import TorchRunner
 from alexnet_model import docker
@@ -19,7 +19,7 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.passport import Profile
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import DockerServer, RepositoryOptions, lint, write_repository
-from alexnet_serving.places import places_of_image
+from alexnet_serving.engine_targets import targets_of_image
 
 from ..networks import random_checkpoint
 from .conftest import Exported
@@ -39,17 +39,17 @@ def test_engines_from_docker_to_a_client(exported: Exported, tmp_path: Path) -> 
     options = EngineOptions(
         kind="docker", profile=Profile(min=1, opt=8, max=16), timing_caches=tmp_path / "caches"
     )
-    manifest = compile_engines(folder, options, precisions=("fp32", "fp16"))
+    manifest = build_engines(folder, options, precisions=("fp32", "fp16"))
     for artifact in manifest.artifacts[:2]:
         assert len(artifact.engines) == len(survey.kinds)
         assert all(engine.accepted for engine in artifact.engines)
         assert all(engine.passport.layer_precisions for engine in artifact.engines)
     repository = tmp_path / "models"
     packing = RepositoryOptions(backend="tensorrt")
-    write_repository(manifest, folder, repository, packing, places=places_of_image())
+    write_repository(manifest, folder, repository, packing, targets=targets_of_image())
     assert lint(repository) == ()
 
-    images = prepared_from_set(splits_from("digits").test.sample(40), manifest.the_contract()).images
+    images = prepared_from_set(splits_from("digits").test.sample(40), manifest.contract).images
     with TorchRunner(random_checkpoint()) as reference:
         expected = reference.infer(images).logits.argmax(axis=1)
     with DockerServer(repository) as server, Client(server.grpc_url) as client:

@@ -37,9 +37,9 @@ def test_wrong_scales_are_refused(files: dict[str, Path], reference: Reference, 
     assert judge(int8_report(files["int8"], reference), EASY).accepted, "the control: right scales pass"
     bad = tmp_path / "bad.onnx"
     with_wrong_scales(files["int8"], bad, 0.02)
-    verdict = judge(int8_report(bad, reference), EASY)
-    assert not verdict.accepted
-    assert "dB above their error" in verdict.reason
+    decision = judge(int8_report(bad, reference), EASY)
+    assert not decision.accepted
+    assert "dB above their error" in decision.reason
 
 
 def report(**changes: object) -> RunnerReport:
@@ -77,9 +77,9 @@ def test_a_good_report_is_accepted() -> None:
     ],
 )
 def test_each_bound_refuses_by_itself(changes: dict[str, object], words: str) -> None:
-    verdict = judge(report(**changes), Tolerances())
-    assert not verdict.accepted
-    assert words in verdict.reason
+    decision = judge(report(**changes), Tolerances())
+    assert not decision.accepted
+    assert words in decision.reason
 
 
 def test_bounds_are_inclusive() -> None:

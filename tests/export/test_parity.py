@@ -84,9 +84,9 @@ def test_right_logits_do_not_excuse_wrong_probabilities(
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
         report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
-    verdict = judge(report, Tolerances())
-    assert not verdict.accepted
-    assert words in verdict.reason
+    decision = judge(report, Tolerances())
+    assert not decision.accepted
+    assert words in decision.reason
 
 
 def test_a_right_model_is_equal_in_every_slot(files: dict[str, Path], reference: Reference) -> None:
@@ -115,13 +115,13 @@ def test_a_model_made_wrong_in_one_slot_is_caught(
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
         report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
-    verdict = judge(report, Tolerances())
-    assert not verdict.accepted
-    assert f"batch {batch}" in verdict.reason
+    decision = judge(report, Tolerances())
+    assert not decision.accepted
+    assert f"batch {batch}" in decision.reason
     if slot is None:
-        assert "not finite" in verdict.reason
+        assert "not finite" in decision.reason
     else:
-        assert f"slot {slot}" in verdict.reason
+        assert f"slot {slot}" in decision.reason
 
 
 def test_batches_of_the_matrix() -> None:

@@ -64,7 +64,7 @@ def test_without_images_int8_is_left_out_and_accuracy_not_claimed(small: Checkpo
     assert [artifact.precision for artifact in manifest.artifacts] == ["fp32", "fp16"]
     assert manifest.evaluation.source == "synthetic"
     assert manifest.evaluation.pytorch_top1 is None
-    assert all("accuracy not measured" in artifact.verdict.reason for artifact in manifest.artifacts)
+    assert all("accuracy not measured" in artifact.decision.reason for artifact in manifest.artifacts)
 
 
 def test_int8_by_name_without_images_is_refused(small: Checkpoint, tmp_path: Path) -> None:

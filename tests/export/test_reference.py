@@ -11,7 +11,7 @@ import pytest
 from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
-from alexnet_export.reference import answers_from_folder, judging_from_folder, sha256_of_pixels
+from alexnet_export.reference import answers_from_folder, gate_inputs_from_folder, sha256_of_pixels
 from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME
@@ -26,24 +26,24 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
 
 def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported) -> None:
     manifest = exported.manifest
-    judging = judging_from_folder(exported.folder, manifest)
-    assert judging.judged_on == "360 images of digits (test)"
-    assert judging.max_batch == manifest.max_batch == len(judging.probes)
+    gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
+    assert gate_inputs.judged_on == "360 images of digits (test)"
+    assert gate_inputs.max_batch == manifest.max_batch == len(gate_inputs.probes)
     int8 = manifest.artifacts[2]
-    again = judging.report(OnnxRunner(exported.folder / int8.file))
+    again = gate_inputs.report(OnnxRunner(exported.folder / int8.file))
     at_export = next(report for report in int8.reports if report.runtime.name == "onnxruntime")
     assert again.top1 == at_export.top1
     assert again.signal_to_noise_db == pytest.approx(at_export.signal_to_noise_db, abs=0.1)
-    assert judging.verdict(again).accepted
+    assert gate_inputs.decision(again).accepted
 
 
 def test_the_answers_are_pytorchs(exported: Exported) -> None:
     answers = answers_from_folder(exported.folder, exported.manifest)
     assert answers.evaluation.shape == (360, 10)
     assert answers.synthetic.shape == (256, 10)
-    judging = judging_from_folder(exported.folder, exported.manifest)
-    assert sha256_of_pixels(judging.reference.images) == answers.evaluation_pixels_sha256
-    right = answers.evaluation.argmax(axis=1) == judging.reference.labels
+    gate_inputs = gate_inputs_from_folder(exported.folder, exported.manifest)
+    assert sha256_of_pixels(gate_inputs.reference.images) == answers.evaluation_pixels_sha256
+    right = answers.evaluation.argmax(axis=1) == gate_inputs.reference.labels
     assert right.mean() == exported.manifest.evaluation.pytorch_top1
 
 
@@ -54,25 +54,25 @@ def test_without_the_evaluation_images_it_judges_synthetic_ones_and_says_so(
     def evaluation_from(source: str, *arguments: object, **more: object) -> object:
         if why == "gone":
             raise DatasetError(source, got="no such folder", expected="images")
-        return synthetic_evaluation(exported.manifest.the_contract(), 8)
+        return synthetic_evaluation(exported.manifest.contract, 8)
 
     monkeypatch.setattr(reference_module, "evaluation_from", evaluation_from)
-    judging = judging_from_folder(exported.folder, exported.manifest)
+    gate_inputs = gate_inputs_from_folder(exported.folder, exported.manifest)
     reason = "no such folder" if why == "gone" else "it holds other images than at export"
-    assert judging.judged_on == f"256 synthetic images (not on digits: {reason})"
-    assert judging.reference.labels is None
-    verdict = judging.verdict(judging.report(OnnxRunner(exported.folder / "alexnet_fp32.onnx")))
-    assert verdict.accepted
-    assert "accuracy not measured" in verdict.reason
+    assert gate_inputs.judged_on == f"256 synthetic images (not on digits: {reason})"
+    assert gate_inputs.reference.labels is None
+    decision = gate_inputs.decision(gate_inputs.report(OnnxRunner(exported.folder / "alexnet_fp32.onnx")))
+    assert decision.accepted
+    assert "accuracy not measured" in decision.reason
 
 
 def test_tolerances_are_those_of_the_export(exported: Exported) -> None:
     strict = exported.manifest.tolerances | {"signal_to_noise_db": 60.0}
     manifest = exported.manifest.model_copy(update={"tolerances": strict})
-    judging = judging_from_folder(exported.folder, manifest)
-    verdict = judging.verdict(judging.report(OnnxRunner(exported.folder / "alexnet_int8.onnx")))
-    assert not verdict.accepted
-    assert "at least 60 needed" in verdict.reason
+    gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
+    decision = gate_inputs.decision(gate_inputs.report(OnnxRunner(exported.folder / "alexnet_int8.onnx")))
+    assert not decision.accepted
+    assert "at least 60 needed" in decision.reason
 
 
 @pytest.mark.parametrize("fault", ["missing", "altered", "broken"])
@@ -87,7 +87,7 @@ def test_answers_that_cannot_be_trusted(fault: str, folder: Path, exported: Expo
     if fault == "broken":  # with a hash to match, as somebody who edits both would leave it
         manifest = manifest.model_copy(update={"reference_sha256": sha256_of_file(path)})
     with pytest.raises(ManifestError, match=r"reference\.safetensors: got .* Export again"):
-        judging_from_folder(folder, manifest)
+        gate_inputs_from_folder(folder, manifest)
 
 
 def test_pixels_have_one_hash_by_content_and_order() -> None:

@@ -125,7 +125,7 @@ def test_checked_gives_one_image_its_batch_axis_and_contiguous_memory() -> None:
         (np.zeros((224, 224, 4), np.uint8), ["(224, 224, 4)", "prepared"]),
         (np.zeros((), np.uint8), ["()", "prepared"]),
         (np.zeros((1, 1, 224, 224, 3), np.uint8), ["(1, 1, 224, 224, 3)", "prepared"]),
-        (np.array(["an image"]), ["<U9", "uint8"]),
+        (np.array(["an image"]), ["<U8", "uint8"]),
     ],
     ids=lambda value: str(getattr(value, "shape", "")),
 )

@@ -15,10 +15,10 @@ from alexnet_model.manifest import (
     Artifact,
     BatchParity,
     EvaluationRecord,
+    GateDecision,
     ModelRecord,
     RunnerReport,
     Runtime,
-    Verdict,
     verify_artifact,
     write_manifest,
 )
@@ -48,7 +48,7 @@ def artifact(folder: Path, precision: Any, *, accepted: bool) -> Artifact:
         contract_digest=Contract().digest,
         operators={"Conv": 5, "Gemm": 3},
         reports=(RunnerReport(runtime=runtime, parity=(row,), signal_to_noise_db=90.0, agreement=1.0),),
-        verdict=Verdict(accepted=accepted, reason="as good as FP32" if accepted else "too noisy"),
+        decision=GateDecision(accepted=accepted, reason="as good as FP32" if accepted else "too noisy"),
     )
 
 
@@ -107,7 +107,7 @@ def refusal(folder: Path) -> str:
 def test_a_manifest_comes_back_equal(manifest: Manifest, tmp_path: Path) -> None:
     read = manifest_from_folder(tmp_path)
     assert read == manifest
-    assert read.the_contract() == Contract()
+    assert read.contract == Contract()
     assert [artifact.precision for artifact in read.accepted] == ["fp32"]
     assert read.artifacts[0].served_by.name == "openvino"
 

@@ -21,12 +21,12 @@ from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import (
     Artifact,
     EvaluationRecord,
+    GateDecision,
     Manifest,
     ModelRecord,
     Precision,
     RunnerReport,
     Runtime,
-    Verdict,
 )
 from alexnet_serving import EmbeddedServer, write_repository
 
@@ -70,7 +70,7 @@ def artifacts(images: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> A
             contract_digest=checkpoint.contract.digest,
             operators={},
             reports=(RunnerReport(runtime=runtime, parity=(), signal_to_noise_db=60.0, agreement=1.0),),
-            verdict=Verdict(accepted=accepted, reason="accepted" if accepted else "refused"),
+            decision=GateDecision(accepted=accepted, reason="accepted" if accepted else "refused"),
         )
 
     manifest = Manifest(

@@ -118,7 +118,7 @@ def missed(found: Examination, command: str) -> tuple[str, ...]:
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
-    """Installed packages as they are, but for these; None is not installed."""
+    """Installed entries as they are, but for these; None is not installed."""
     real = package_checks.version_of
     table = {name.replace("_", "-"): version for name, version in changed.items()}
     monkeypatch.setattr(

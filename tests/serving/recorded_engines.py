@@ -16,10 +16,10 @@ from alexnet_model.manifest import (
     REFERENCE_NAME,
     Artifact,
     Engine,
+    GateDecision,
     Manifest,
     RunnerReport,
     Runtime,
-    Verdict,
     write_manifest,
 )
 from alexnet_model.passport import Passport, Profile, write_passport
@@ -48,7 +48,7 @@ def with_engines(
         target = folder / artifact.file
         if not target.exists():
             link_or_copy(artifacts.folder / artifact.file, target)
-        if artifact.verdict.accepted:
+        if artifact.decision.accepted:
             engines = tuple(
                 engine_of(artifact, folder, gpu, max_batch=max_batch, accepted=accepted, **passport)
                 for gpu in gpus or (H200,)
@@ -109,7 +109,7 @@ def engine_of(
         report=RunnerReport(runtime=runtime, parity=(), signal_to_noise_db=50.0, agreement=1.0)
         if judged
         else None,
-        verdict=Verdict(accepted=bool(accepted), reason=reason) if judged else None,
+        decision=GateDecision(accepted=bool(accepted), reason=reason) if judged else None,
     )
 
 

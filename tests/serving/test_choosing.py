@@ -11,7 +11,7 @@ import pytest
 from alexnet_model.errors import DockerError, EngineRefused
 from alexnet_serving import EmbeddedServer
 from alexnet_serving.repositories.backends_in import backends_of_repository, can_use_gpu
-from alexnet_serving.servers.choosing import choice_of_server
+from alexnet_serving.servers.server_choice import choice_of_server
 
 from ..stand_ins.docker import NO_ENGINE, fake_docker, no_docker
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi

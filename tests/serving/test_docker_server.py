@@ -23,7 +23,7 @@ import pytest
 from alexnet_model.errors import RepositoryError
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import Server
-from alexnet_serving.servers import aftermath, process_server
+from alexnet_serving.servers import cleanup_watchdog, process_server
 from alexnet_serving.servers.docker_server import DockerServer
 
 from ..stand_ins.docker import FakeDocker, fake_docker, lives
@@ -316,9 +316,9 @@ def test_what_a_server_has_none_of_is_nobodys_to_remove(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "of another").touch()
-    monkeypatch.setattr(aftermath, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(cleanup_watchdog, "SHARED_MEMORY", tmp_path)
     docker = fake()
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
-        aftermath.clean_up(process.pid)
+        cleanup_watchdog.clean_up(process.pid)
     assert (tmp_path / "of another").exists()
     assert docker.calls == []

@@ -1,4 +1,4 @@
-"""The doctor's verdicts on packages and on the machine itself, and what they mean for the jobs."""
+"""The doctor's decisions on entries and on the machine itself, and what they mean for the jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    """An H100, Docker and the images; the packages of the development install."""
+    """An H100, Docker and the images; the entries of the development install."""
     machine = Machine(monkeypatch, tmp_path)
     machine.gpus(H100)
     machine.docker()

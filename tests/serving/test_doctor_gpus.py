@@ -1,4 +1,4 @@
-"""The doctor's verdicts on GPUs, Docker and engines: where they would load, and what is in the way."""
+"""The doctor's decisions on GPUs, Docker and engines: where they would load, and what is in the way."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .recorded_engines import L4 as L4_GPU
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    """An H100, Docker and the images; the packages of the development install."""
+    """An H100, Docker and the images; the entries of the development install."""
     machine = Machine(monkeypatch, tmp_path)
     machine.gpus(H100)
     machine.docker()
@@ -295,7 +295,7 @@ def test_engines_of_another_tensorrt_than_the_image_here(machine: Machine, artif
     machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
     machine.docker(tensorrt="11.4.0.106")
     (first, _) = machine.examine().engines
-    assert first.here[0].place.startswith("TensorRT 11.4.0.106 on NVIDIA H200")
+    assert first.here[0].target.startswith("TensorRT 11.4.0.106 on NVIDIA H200")
     assert first.here[0].reason == "TensorRT 11.4.0.106 loads only its own engines"
 
 

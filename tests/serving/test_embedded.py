@@ -34,7 +34,7 @@ from alexnet_model.errors import (
 )
 from alexnet_serving import EmbeddedServer, Server
 from alexnet_serving.servers import embedded, process_server
-from alexnet_serving.servers.stubs import is_alive, stubs_of
+from alexnet_serving.servers.backend_processes import is_alive, stubs_of
 
 from .conftest import ENCODED, Artifacts
 from .recorded_engines import repository_of_engines

@@ -14,7 +14,7 @@ from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.manifest import Manifest
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import RepositoryOptions, is_repository, lint, models_of_repository, write_repository
-from alexnet_serving.loading import rebuild_command
+from alexnet_serving.engine_compatibility import rebuild_command
 from alexnet_serving.repositories.backends_in import backends_of_repository, can_use_gpu, image_for
 from alexnet_serving.repositories.unpacking import options_of_repository
 
@@ -101,11 +101,11 @@ def test_labels_come_back_as_they_were(artifacts: Artifacts, tmp_path: Path) -> 
 def test_the_smallest_accepted_file_is_inside(
     refused: tuple[str, ...], inside: str, artifacts: Artifacts, tmp_path: Path
 ) -> None:
-    accepted = artifacts.manifest.artifacts[0].verdict
+    accepted = artifacts.manifest.artifacts[0].decision
     manifest = artifacts.manifest.model_copy(
         update={
             "artifacts": tuple(
-                a.model_copy(update={"verdict": accepted}) for a in artifacts.manifest.artifacts
+                a.model_copy(update={"decision": accepted}) for a in artifacts.manifest.artifacts
             )
         }
     )

@@ -26,7 +26,7 @@ def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
 
 
 def rewritten(path: Path, content: str | bytes) -> None:
-    """A file of the repository may be a link to the export's: never written in place."""
+    """A file of the repository may be a link to the export's: never written in target."""
     path.unlink(missing_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 

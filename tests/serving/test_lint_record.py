@@ -49,8 +49,8 @@ def test_none(engines: Path) -> None:
         (lambda e: e.update(max_batch=16), []),  # the engines decide
         (lambda e: e.update(max_batch=4), ["export.json: profile of alexnet_fp32.sm90.plan"]),
         (lambda e: e.update(max_batch=-1), ["export.json: profile of"]),
-        (lambda e: e["artifacts"][1]["verdict"].update(accepted=True), []),  # it has no engine
-        (lambda e: e["artifacts"][2]["verdict"].update(accepted=False), ["alexnet_int8: got a folder"]),
+        (lambda e: e["artifacts"][1]["decision"].update(accepted=True), []),  # it has no engine
+        (lambda e: e["artifacts"][2]["decision"].update(accepted=False), ["alexnet_int8: got a folder"]),
         (lambda e: e.update(reference_sha256="0" * 64), ["reference.safetensors: SHA-256"]),
     ],
 )
@@ -67,7 +67,7 @@ def test_edited(edit: Callable[[Any], object], words: list[str], engines: Path) 
         (lambda e: e.update(max_batch=10**12), "export.json: got what makes no configuration"),
         (lambda e: e["artifacts"][0].update(reports=[]), "export.json: runtime of fp32.onnx: got none"),
         (
-            lambda e: e["artifacts"][1]["verdict"].update(accepted=True),
+            lambda e: e["artifacts"][1]["decision"].update(accepted=True),
             "alexnet_fp16: got no such folder",
         ),
     ],
@@ -86,9 +86,9 @@ def test_edited_for_onnx(edit: Callable[[Any], object], word: str, repository: P
         lambda e: e["evaluation"].update(pytorch_top1=1.0),
         lambda e: e["tolerances"].update(top1_drop=0.5),
         lambda e: e["artifacts"][2]["reports"][0].update(agreement=0.5),
-        lambda e: e["artifacts"][2]["verdict"].update(reason="better than ever"),
+        lambda e: e["artifacts"][2]["decision"].update(reason="better than ever"),
         lambda e: e["artifacts"][2]["engines"][0]["report"].update(signal_to_noise_db=99.0),
-        lambda e: e["artifacts"][2]["engines"][0]["verdict"].update(reason="better than ever"),
+        lambda e: e["artifacts"][2]["engines"][0]["decision"].update(reason="better than ever"),
     ],
 )
 def test_no_figure_can_be_edited_alone(edit: Callable[[Any], object], engines: Path) -> None:

@@ -1,4 +1,4 @@
-"""`train`: a image dataset to a checkpoint. The same options on the same machine give the same weights."""
+"""`train`: an image dataset to a checkpoint. The same options on the same machine give the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a image dataset as training reads them: prepared by the contract, unreadable images known.
+"""The parts of an image dataset as training reads them: prepared by the contract, unreadable images known.
 
 A small part is kept in memory (150,528 bytes an image); a large one is decoded anew each time by threads,
 a few batches ahead. Decoding lets go of Python's lock, so threads are enough, and they need no /dev/shm.

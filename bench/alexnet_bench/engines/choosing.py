@@ -167,9 +167,9 @@ def _reason_against(engine: BuiltEngine, machine: Machine) -> str:
         return machine.gpus.problem
     if not (gpu.compute_capability == passport.compute_capability or gpu.target in passport.targets):
         return f"built for {passport.built_for}"
-    if engine.verdict is None:
+    if engine.decision is None:
         return "never proved to be the same model (alexnet export builds and proves it here)"
-    return "" if engine.accepted else f"refused by the gate ({engine.verdict.reason})"
+    return "" if engine.accepted else f"refused by the gate ({engine.decision.reason})"
 
 
 def _on_gpu(spec: EngineSpec, gpu: Gpu | None) -> Iterator[EngineSpec]:
@@ -186,6 +186,6 @@ def _spec(runtime: RuntimeName, precision: Precision, path: Path, manifest: Mani
         file=path.absolute(),
         size_bytes=path.stat().st_size,
         max_batch=manifest.max_batch,
-        contract=manifest.the_contract().to_json(),
+        contract=manifest.contract.to_json(),
         classes=len(manifest.model.class_names),
     )

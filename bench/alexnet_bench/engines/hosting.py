@@ -83,15 +83,15 @@ class HostedEngine:
 
     def judge(self, export: str, max_batch: int) -> Judged:
         """Ask what was measured whether it is still the model, by the gate of the export in that folder."""
-        from alexnet_export.reference import judging_from_folder
+        from alexnet_export.reference import gate_inputs_from_folder
 
         assert self._runner is not None
         folder = Path(export)
-        judging = judging_from_folder(folder, manifest_from_folder(folder))
-        report = judging.report_of_loaded(self._runner, max_batch)
-        verdict = judging.verdict(report)
+        gate_inputs = gate_inputs_from_folder(folder, manifest_from_folder(folder))
+        report = gate_inputs.report_of_loaded(self._runner, max_batch)
+        decision = gate_inputs.decision(report)
         return Judged(
-            report=report, accepted=verdict.accepted, reason=verdict.reason, judged_on=judging.judged_on
+            report=report, accepted=decision.accepted, reason=decision.reason, judged_on=gate_inputs.judged_on
         )
 
     def describe(self) -> Runtime:

@@ -213,13 +213,13 @@ def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
     judged: dict[str, Judged] = {}
     for index, climber in enumerate(measured):
         name = f"{climber.spec.without_copies} {climber.spec.file}"
-        progress("judging answers", index, len(measured), str(climber.spec.without_copies))
+        progress("gate_inputs answers", index, len(measured), str(climber.spec.without_copies))
         try:
             climber.judged = judged.get(name) or climber.engine.judge(export)
             judged[name] = climber.judged
         except (AlexnetError, OSError) as error:
             climber.unjudged = str(error)
-    progress("judging answers", len(measured), len(measured))
+    progress("gate_inputs answers", len(measured), len(measured))
 
 
 @contextmanager

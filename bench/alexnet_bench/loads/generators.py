@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from alexnet_clients import Transport
-from alexnet_clients.access import ANONYMOUS, Access
+from alexnet_clients.credentials import ANONYMOUS, Credentials
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
 from .loops import LoadRun
@@ -64,7 +64,7 @@ class Workers:
     `access` is sent to them, so its headers are a mapping.
     """
 
-    def __init__(self, url: str, count: int, *, access: Access = ANONYMOUS) -> None:
+    def __init__(self, url: str, count: int, *, access: Credentials = ANONYMOUS) -> None:
         """Raises:
         UsageError: less than one process.
         """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from alexnet_clients import Transport
-from alexnet_clients.access import Access
+from alexnet_clients.credentials import Credentials
 from alexnet_model.errors import AlexnetError
 
 from .answers import Expected
@@ -21,7 +21,7 @@ class Address:
     """The first order: where the server is."""
 
     url: str
-    access: Access
+    access: Credentials
 
 
 @dataclass(frozen=True, kw_only=True)

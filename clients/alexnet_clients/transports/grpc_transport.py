@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from alexnet_model.errors import BadResponse, ClientError, ConnectionLost
 
-from ..access import ANONYMOUS, Access, ClientTls
+from ..credentials import ANONYMOUS, ClientTls, Credentials
 from ..url import ServerUrl
 from .grpc_errors import error_from_status
 from .tensors import array_from_buffer, buffer_from_array, datatype_of, size_bytes
@@ -52,7 +52,7 @@ _Specs: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, dataty
 class GrpcTransport:
     """Opening it imports gRPC but sends nothing: the first call connects."""
 
-    def __init__(self, url: ServerUrl, access: Access = ANONYMOUS) -> None:
+    def __init__(self, url: ServerUrl, access: Credentials = ANONYMOUS) -> None:
         import grpc
         from tritonclient.grpc import service_pb2
 

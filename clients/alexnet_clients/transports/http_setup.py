@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from alexnet_model.errors import UsageError
 
-from ..access import ClientTls
+from ..credentials import ClientTls
 from ..url import ServerUrl
 
 

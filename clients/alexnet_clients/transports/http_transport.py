@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from alexnet_model.errors import AlexnetError, BadResponse, ClientError, InvalidUrl
 
-from ..access import ANONYMOUS, Access, ClientTls
+from ..credentials import ANONYMOUS, ClientTls, Credentials
 from ..url import ServerUrl
 from .background import BackgroundLoop
 from .http_errors import Answer, error_from_exception, tritons_words
@@ -56,7 +56,7 @@ class _Question:
 class HttpTransport:
     """Opening it imports aiohttp but sends nothing: the first request connects."""
 
-    def __init__(self, url: ServerUrl, access: Access = ANONYMOUS) -> None:
+    def __init__(self, url: ServerUrl, access: Credentials = ANONYMOUS) -> None:
         import aiohttp  # noqa: F401 (on this thread: the loop's would stand still for it)
         import yarl
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..access import ANONYMOUS, Access
+from ..credentials import ANONYMOUS, Credentials
 from ..url import ServerUrl
 from .transport import Transport
 
 
-def transport_from_url(url: ServerUrl, access: Access = ANONYMOUS) -> Transport:
+def transport_from_url(url: ServerUrl, access: Credentials = ANONYMOUS) -> Transport:
     """Open the transport; its protocol's library is imported here and not before. Nothing is sent yet.
 
     Raises:

@@ -14,7 +14,7 @@ from alexnet_model.environment import machine_name
 from alexnet_model.gpus import gpus_here
 from alexnet_model.records import Record
 
-from ..places import places_of
+from ..engine_targets import targets_of
 from .checks import CLASSIFY, EXPORT, JOBS, SERVE_EMBEDDED, SERVE_IN_DOCKER, Check
 from .engines_found import EngineFound, docker_needs_of, engines_found, served_checks
 from .gpu_checks import check_driver, check_gpus, docker_checks, tensorrt_of_triton
@@ -67,8 +67,8 @@ def examine(repository: Path, out: Path) -> Examination:
     of_docker = tuple(docker_checks(survey, serving))
     docker_answers = any(check.name == "Docker Engine" and check.status == "ok" for check in of_docker)
     tensorrt_version = tensorrt_of_triton(docker_answers=docker_answers)
-    places = places_of(survey, tensorrt_version)
-    engines, of_records = engines_found(repository, out, places)
+    targets = targets_of(survey, tensorrt_version)
+    engines, of_records = engines_found(repository, out, targets)
     checks = (
         check_python(),
         check_base(),
@@ -81,7 +81,7 @@ def examine(repository: Path, out: Path) -> Examination:
         check_room("--repository", repository),
         check_room("--out", out),
         *of_records,
-        *served_checks(repository, serving, places),
+        *served_checks(repository, serving, targets),
         check_gpus(survey, serving),
         check_driver(survey, serving),
         check_tensorrt(tensorrt_version),

@@ -15,9 +15,9 @@ from alexnet_model.passport import Passport
 from alexnet_model.records import Precision, Record
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
-from ..loading import Place, check_engines, reason_to_refuse, rebuild_command
+from ..engine_compatibility import EngineTarget, check_engines, reason_to_refuse, rebuild_command
 from ..repositories.backends_in import backends_of_repository, can_use_gpu, image_for, onnx_command
-from ..repositories.packages import TENSORRT
+from ..repositories.model_entries import TENSORRT
 from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, mend_from
 
 
@@ -33,7 +33,7 @@ class DockerNeeds:
 class Loading(Record):
     """Whether an engine loads on one GPU here, with the TensorRT of Triton's image, and why not."""
 
-    place: str
+    target: str
     loads: bool
     reason: str
 
@@ -52,7 +52,7 @@ class EngineFound(Record):
 
 
 def engines_found(
-    repository: Path, out: Path, places: Sequence[Place]
+    repository: Path, out: Path, targets: Sequence[EngineTarget]
 ) -> tuple[tuple[EngineFound, ...], tuple[Check, ...]]:
     """Every engine once, though a repository and the export it was packed from both record it.
 
@@ -84,7 +84,7 @@ def engines_found(
         checks.append(_of_record(name, f"{precisions} in {folder}, engines: {len(engines) or 'none'}"))
         for artifact, engine in engines:
             found.setdefault(
-                engine.passport_digest, _found(folder, artifact.precision, engine, places, repository)
+                engine.passport_digest, _found(folder, artifact.precision, engine, targets, repository)
             )
     return tuple(found.values()), tuple(checks)
 
@@ -105,7 +105,7 @@ def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
     )
 
 
-def served_checks(repository: Path, serving: DockerNeeds, places: Sequence[Place]) -> Iterator[Check]:
+def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[EngineTarget]) -> Iterator[Check]:
     """What keeps the engines of a repository from being served here, and how else it could be."""
     if not serving.engines:
         return
@@ -117,7 +117,7 @@ def served_checks(repository: Path, serving: DockerNeeds, places: Sequence[Place
         mend=onnx_command(repository),
     )
     try:
-        check_engines(manifest_from_folder(repository), repository, places)
+        check_engines(manifest_from_folder(repository), repository, targets)
     except EngineRefused as error:
         yield Check(
             name="engines of --repository",
@@ -131,10 +131,10 @@ def served_checks(repository: Path, serving: DockerNeeds, places: Sequence[Place
 
 
 def _found(
-    folder: Path, precision: Precision, engine: Engine, places: Sequence[Place], repository: Path
+    folder: Path, precision: Precision, engine: Engine, targets: Sequence[EngineTarget], repository: Path
 ) -> EngineFound:
-    reasons = [(str(place), reason_to_refuse(engine.passport, place)) for place in places]
-    here = tuple(Loading(place=place, loads=not reason, reason=reason) for place, reason in reasons)
+    reasons = [(str(target), reason_to_refuse(engine.passport, target)) for target in targets]
+    here = tuple(Loading(target=target, loads=not reason, reason=reason) for target, reason in reasons)
     if folder == repository:
         mend = rebuild_command(repository, engine.passport)
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from alexnet_model.errors import AlexnetError, RepositoryError
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
 
-from ..loading import rebuild_command
+from ..engine_compatibility import rebuild_command
 from ..repositories.layout import holds_encoded, holds_engines
 
 

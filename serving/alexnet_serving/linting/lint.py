@@ -25,7 +25,7 @@ from ..repositories.layout import (
     VERSION,
     RepositoryOptions,
 )
-from ..repositories.packages import TENSORRT, Package, packages_of
+from ..repositories.model_entries import TENSORRT, ModelEntry, entries_of
 from ..repositories.writing import models_of_repository
 from .findings import Finding, finding_from_error
 from .lint_files import (
@@ -36,7 +36,7 @@ from .lint_files import (
     reference_findings,
     size_findings,
 )
-from .written_with import packages_and_options
+from .options_inference import entries_and_options
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -73,19 +73,19 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
     findings: list[Finding] = []
     try:
         written = [config.options for config in configs.values() if config.options]
-        packages, options = packages_and_options(repository, manifest, written)
-        makers = _config_makers(packages.values(), manifest, options)
+        entries, options = entries_and_options(repository, manifest, written)
+        makers = _config_makers(entries.values(), manifest, options)
         for name, config in configs.items():
-            findings += config.findings(makers.get(name), options, is_network=name in packages)
+            findings += config.findings(makers.get(name), options, is_network=name in entries)
     except RepositoryError as error:
         return (Finding(MANIFEST_NAME, error.subject, error.got, error.expected),)
     except (TypeError, ValueError) as error:  # such as a batch that no protobuf holds
         return (Finding(MANIFEST_NAME, "", f"what makes no configuration ({error})", "an export record"),)
     for name in sorted(configs.keys() | makers.keys()):
-        findings += _model_findings(name, packages.get(name), name in makers, repository, manifest)
+        findings += _model_findings(name, entries.get(name), name in makers, repository, manifest)
     findings += reference_findings(manifest, repository)
     if hashes:
-        findings += hash_findings(packages.values(), manifest, repository, progress)
+        findings += hash_findings(entries.values(), manifest, repository, progress)
     return tuple(findings)
 
 
@@ -153,15 +153,15 @@ class _Config:
 
 
 def _config_makers(
-    packages: Collection[Package], manifest: Manifest, options: RepositoryOptions
+    entries: Collection[ModelEntry], manifest: Manifest, options: RepositoryOptions
 ) -> dict[str, ConfigMaker]:
     from ..repositories.model_config import config_makers  # tritonclient is slow to import
 
-    return config_makers(packages, manifest, encoded=options.encoded)
+    return config_makers(entries, manifest, encoded=options.encoded)
 
 
 def _model_findings(
-    name: str, package: Package | None, is_ours: bool, repository: Path, manifest: Manifest
+    name: str, entry: ModelEntry | None, is_ours: bool, repository: Path, manifest: Manifest
 ) -> Iterator[Finding]:
     if not is_ours:
         yield Finding(name, "", "a folder", f"only models that {MANIFEST_NAME} accepts")
@@ -172,11 +172,11 @@ def _model_findings(
     yield from link_findings(name, repository)
     if name != DECODING_MODEL:
         yield from _label_findings(f"{name}/{LABELS_FILE}", repository, manifest)
-    yield from present_findings(name, package, repository)
-    if package is None:
+    yield from present_findings(name, entry, repository)
+    if entry is None:
         return
-    yield from size_findings(package, repository)
-    for plan, engine in package.engines.items():
+    yield from size_findings(entry, repository)
+    for plan, engine in entry.engines.items():
         yield from passport_findings(f"{name}/{VERSION}/{plan}", engine, repository)
 
 
@@ -206,13 +206,13 @@ def _altered_passports(repository: Path) -> Iterator[Finding]:
     try:
         text = (repository / MANIFEST_NAME).read_text(encoding="utf-8")
         manifest = Manifest.model_validate(json.loads(text))
-        packages = packages_of(manifest, RepositoryOptions(backend=TENSORRT))
+        entries = entries_of(manifest, RepositoryOptions(backend=TENSORRT))
     except (OSError, ValueError, RepositoryError):
         return
-    for package in packages:
-        for plan, engine in package.engines.items():
+    for entry in entries:
+        for plan, engine in entry.engines.items():
             if engine.passport.digest != engine.passport_digest:
-                yield from passport_findings(f"{package.name}/{VERSION}/{plan}", engine, repository)
+                yield from passport_findings(f"{entry.name}/{VERSION}/{plan}", engine, repository)
 
 
 def _folders(repository: Path) -> list[str]:

@@ -22,7 +22,7 @@ from ..repositories.layout import (
     NOTE_FILE,
     VERSION,
 )
-from ..repositories.packages import Package
+from ..repositories.model_entries import ModelEntry
 from .findings import Finding, finding_from_error
 
 PIECE_BYTES = 4 * 1024 * 1024
@@ -35,29 +35,29 @@ class _Recorded:
     sha256: str
 
 
-def present_findings(name: str, package: Package | None, repository: Path) -> Iterator[Finding]:
-    """What is missing from a model's folder, and what is there and should not be; no package, no model file.
+def present_findings(name: str, entry: ModelEntry | None, repository: Path) -> Iterator[Finding]:
+    """What is missing from a model's folder, and what is there and should not be; no entry, no model file.
 
     Strictly: Triton serves the highest version that it finds, and looks for a backend's library in a model's
     folder before its own.
     """
-    recorded = [Path(record.file).name for record in _records(package)] if package else []
-    passports = [passport_path(Path(plan)).name for plan in package.engines] if package else []
+    recorded = [Path(record.file).name for record in _records(entry)] if entry else []
+    passports = [passport_path(Path(plan)).name for plan in entry.engines] if entry else []
     texts = {CONFIG_FILE} if name == DECODING_MODEL else {CONFIG_FILE, LABELS_FILE}
-    inside = {VERSION: {*recorded, *passports} if package else {NOTE_FILE}, "": {*texts, VERSION}}
+    inside = {VERSION: {*recorded, *passports} if entry else {NOTE_FILE}, "": {*texts, VERSION}}
     for folder, expected in inside.items():
         path = repository / name / folder
-        for entry in sorted(path.iterdir()) if path.is_dir() else ():
-            if entry.name not in expected:
-                what = "a folder" if entry.is_dir() else "a file"
+        for found in sorted(path.iterdir()) if path.is_dir() else ():
+            if found.name not in expected:
+                what = "a folder" if found.is_dir() else "a file"
                 yield Finding(
-                    entry.relative_to(repository).as_posix(), "", what, f"only {', '.join(sorted(expected))}"
+                    found.relative_to(repository).as_posix(), "", what, f"only {', '.join(sorted(expected))}"
                 )
     for missing in recorded:  # passports and texts are missed where they are read
         file = f"{name}/{VERSION}/{missing}"
         if not (repository / file).is_file():
             yield Finding(file, "", "no such file", f"the one that {MANIFEST_NAME} records")
-    if package is None and not (repository / name / VERSION / NOTE_FILE).is_file():
+    if entry is None and not (repository / name / VERSION / NOTE_FILE).is_file():
         yield Finding(
             f"{name}/{VERSION}/{NOTE_FILE}", "", "no such file", "a file to keep the version's folder"
         )
@@ -72,8 +72,8 @@ def link_findings(model: str, repository: Path) -> Iterator[Finding]:
             yield Finding(file, "", "a symbolic link", f"a {what} of its own")
 
 
-def size_findings(package: Package, repository: Path) -> Iterator[Finding]:
-    for record in _records(package):
+def size_findings(entry: ModelEntry, repository: Path) -> Iterator[Finding]:
+    for record in _records(entry):
         size = _size(repository / record.file)
         if size is not None and size != record.size_bytes:
             yield Finding(record.file, "size", f"{size:,} bytes", f"{record.size_bytes:,} bytes")
@@ -104,10 +104,10 @@ def reference_findings(manifest: Manifest, repository: Path) -> Iterator[Finding
 
 
 def hash_findings(
-    packages: Iterable[Package], manifest: Manifest, repository: Path, progress: Progress
+    entries: Iterable[ModelEntry], manifest: Manifest, repository: Path, progress: Progress
 ) -> Iterator[Finding]:
     """SHA-256 of every file that is there and not already found to have another size; reports bytes."""
-    records = [record for package in packages for record in _records(package)]
+    records = [record for entry in entries for record in _records(entry)]
     if manifest.reference_sha256 is not None:
         records.append(_Recorded(file=REFERENCE_NAME, size_bytes=None, sha256=manifest.reference_sha256))
     sizes = {record.file: _size(repository / record.file) for record in records}
@@ -132,11 +132,11 @@ def hash_findings(
             yield Finding(record.file, "SHA-256", f"{got}...", f"{expected}...")
 
 
-def _records(package: Package) -> Iterator[_Recorded]:
+def _records(entry: ModelEntry) -> Iterator[_Recorded]:
     """The large files of a model."""
-    artifact, version = package.artifact, f"{package.name}/{VERSION}"
+    artifact, version = entry.artifact, f"{entry.name}/{VERSION}"
     yield _Recorded(file=f"{version}/{MODEL_FILE}", size_bytes=artifact.size_bytes, sha256=artifact.sha256)
-    for plan, engine in package.engines.items():
+    for plan, engine in entry.engines.items():
         passport = engine.passport
         yield _Recorded(
             file=f"{version}/{plan}", size_bytes=passport.engine_size_bytes, sha256=passport.engine_sha256

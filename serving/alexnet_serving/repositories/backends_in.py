@@ -11,7 +11,7 @@ from alexnet_model.gpus import GpuSurvey
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from .layout import CONFIG_FILE
-from .packages import BACKENDS, DECODER, TENSORRT
+from .model_entries import BACKENDS, DECODER, TENSORRT
 
 OPENVINO = BACKENDS["openvino"]
 ONNXRUNTIME = BACKENDS["onnxruntime"]

@@ -31,7 +31,7 @@ from alexnet_model.manifest import Manifest
 from alexnet_model.passport import ENGINE_SUFFIX
 
 from .layout import DECODING_MODEL, ENSEMBLE_MODEL, LABELS_FILE, RepositoryOptions
-from .packages import DECODER, TENSORRT, Package, package_inside, takes_encoded
+from .model_entries import DECODER, TENSORRT, ModelEntry, entry_inside, takes_encoded
 
 OPTIONS_PARAMETER = "repository_options"
 # What the decoder says of itself, and what the ensemble says of the network inside it.
@@ -46,48 +46,48 @@ ConfigMaker: TypeAlias = Callable[[RepositoryOptions], ModelConfig]
 
 
 def config_makers(
-    packages: Collection[Package], manifest: Manifest, *, encoded: bool | None
+    entries: Collection[ModelEntry], manifest: Manifest, *, encoded: bool | None
 ) -> dict[str, ConfigMaker]:
-    """By the name of each model that a repository of these packages holds: what makes its configuration."""
+    """By the name of each model that a repository of these entries holds: what makes its configuration."""
     makers: dict[str, ConfigMaker] = {
-        package.name: partial(config_from_package, package, manifest) for package in packages
+        entry.name: partial(config_from_entry, entry, manifest) for entry in entries
     }
-    if takes_encoded(packages, encoded):
-        inside = package_inside(packages)
+    if takes_encoded(entries, encoded):
+        inside = entry_inside(entries)
         makers[DECODING_MODEL] = partial(_config_of_decoder, inside, manifest)
         makers[ENSEMBLE_MODEL] = partial(_config_of_ensemble, inside, manifest)
     return makers
 
 
-def config_from_package(package: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+def config_from_entry(entry: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
     """A network's configuration as Triton's own protobuf message."""
-    package = _with_largest_batch(package, options)
-    contract = manifest.the_contract()
+    entry = _with_largest_batch(entry, options)
+    contract = manifest.contract
     config = ModelConfig(
-        name=package.name,
-        backend=package.backend,
-        max_batch_size=package.max_batch,
+        name=entry.name,
+        backend=entry.backend,
+        max_batch_size=entry.max_batch,
         input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.image_shape)],
         output=_classes(manifest),
-        instance_group=[_instances(package, options)],
+        instance_group=[_instances(entry, options)],
         # No preferred batch size: whatever has queued while the last batch was computed is the next one.
-        dynamic_batching=_batching(package, options),
-        model_warmup=[_warmup(contract, batch) for batch in warm_batches(package)],
+        dynamic_batching=_batching(entry, options),
+        model_warmup=[_warmup(contract, batch) for batch in warm_batches(entry)],
     )
-    if package.engines:
-        config.optimization.cuda.CopyFrom(_cuda_graphs(contract, package))
-        if len(package.engines) > 1:
-            for name, engine in package.engines.items():
+    if entry.engines:
+        config.optimization.cuda.CopyFrom(_cuda_graphs(contract, entry))
+        if len(entry.engines) > 1:
+            for name, engine in entry.engines.items():
                 config.cc_model_filenames[str(engine.passport.compute_capability)] = name
-    for name, value in _parameters(package, manifest, options).items():
+    for name, value in _parameters(entry, manifest, options).items():
         config.parameters[name].string_value = value
     return config
 
 
-def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+def _config_of_decoder(inside: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
     """It waits for no more images, but its queue is bounded as that of the network behind it."""
     inside = _with_largest_batch(inside, options)
-    contract = manifest.the_contract()
+    contract = manifest.contract
     config = ModelConfig(
         name=DECODING_MODEL,
         backend=DECODER,
@@ -104,10 +104,10 @@ def _config_of_decoder(inside: Package, manifest: Manifest, options: RepositoryO
     return config
 
 
-def _config_of_ensemble(inside: Package, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+def _config_of_ensemble(inside: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
     """Triton itself runs an ensemble: instances, batches, queues and warm-up are its models' own."""
     inside = _with_largest_batch(inside, options)
-    contract = manifest.the_contract()
+    contract = manifest.contract
     classes = _classes(manifest)
     decoding = ModelEnsembling.Step(
         model_name=DECODING_MODEL,
@@ -149,17 +149,17 @@ def config_from_text(text: str) -> ModelConfig:
     return text_format.Parse(text, ModelConfig())
 
 
-def warm_batches(package: Package) -> tuple[int, ...]:
+def warm_batches(entry: ModelEntry) -> tuple[int, ...]:
     """The batch sizes that are run before the first request comes, and for engines captured as CUDA graphs.
 
     For engines every size to 8, where a graph saves most, then the powers of two and the largest: a size
     without a graph of its own is still answered, kernel by kernel.
     """
-    if not package.engines:
-        return tuple(sorted({1, package.max_batch}))
-    small = [batch for batch in range(1, 9) if batch < package.max_batch]
-    powers = [2**n for n in range(4, 31) if 2**n < package.max_batch]
-    return (*small, *powers, package.max_batch)
+    if not entry.engines:
+        return tuple(sorted({1, entry.max_batch}))
+    small = [batch for batch in range(1, 9) if batch < entry.max_batch]
+    powers = [2**n for n in range(4, 31) if 2**n < entry.max_batch]
+    return (*small, *powers, entry.max_batch)
 
 
 def _encoded_input() -> ModelInput:
@@ -167,7 +167,7 @@ def _encoded_input() -> ModelInput:
 
 
 def _classes(manifest: Manifest) -> list[ModelOutput]:
-    contract = manifest.the_contract()
+    contract = manifest.contract
     dims = [len(manifest.model.class_names)]
     return [
         ModelOutput(
@@ -177,28 +177,28 @@ def _classes(manifest: Manifest) -> list[ModelOutput]:
     ]
 
 
-def _with_largest_batch(package: Package, options: RepositoryOptions) -> Package:
+def _with_largest_batch(entry: ModelEntry, options: RepositoryOptions) -> ModelEntry:
     """Never a larger one than was proved."""
-    return replace(package, max_batch=min(package.max_batch, options.max_batch or package.max_batch))
+    return replace(entry, max_batch=min(entry.max_batch, options.max_batch or entry.max_batch))
 
 
-def _instances(package: Package, options: RepositoryOptions) -> ModelInstanceGroup:
+def _instances(entry: ModelEntry, options: RepositoryOptions) -> ModelInstanceGroup:
     """Explicit, because for a backend named onnxruntime Triton's default would be two instances on a CPU."""
     kind = {
         # On every GPU. Two would share its multiprocessors: only if measured to be better.
         TENSORRT: ModelInstanceGroup.KIND_GPU,
         # A GPU where Triton sees one, else the CPU.
         "onnxruntime": ModelInstanceGroup.KIND_AUTO,
-    }.get(package.backend, ModelInstanceGroup.KIND_CPU)
+    }.get(entry.backend, ModelInstanceGroup.KIND_CPU)
     return ModelInstanceGroup(kind=kind, count=options.instances)
 
 
-def _batching(package: Package, options: RepositoryOptions) -> ModelDynamicBatching:
+def _batching(entry: ModelEntry, options: RepositoryOptions) -> ModelDynamicBatching:
     size, timeout_s = options.queue_size, options.queue_timeout_s
     if size is None:
-        size = QUEUE_BATCHES * package.max_batch if package.engines else 0
+        size = QUEUE_BATCHES * entry.max_batch if entry.engines else 0
     if timeout_s is None:
-        timeout_s = QUEUE_TIMEOUT_S if package.engines else 0.0
+        timeout_s = QUEUE_TIMEOUT_S if entry.engines else 0.0
     batching = ModelDynamicBatching(max_queue_delay_microseconds=options.queue_delay_us)
     if size or timeout_s:
         batching.default_queue_policy.CopyFrom(
@@ -218,36 +218,36 @@ def _warmup(contract: Contract, batch: int) -> ModelWarmup:
     return ModelWarmup(name=f"batch {batch}", batch_size=batch, inputs={contract.input_name: pixels})
 
 
-def _cuda_graphs(contract: Contract, package: Package) -> ModelOptimizationPolicy.Cuda:
+def _cuda_graphs(contract: Contract, entry: ModelEntry) -> ModelOptimizationPolicy.Cuda:
     """With dynamic batching Triton captures 1 and the largest batch alone, unless every size is listed."""
     spec = ModelOptimizationPolicy.Cuda.GraphSpec
     shape = spec.Shape(dim=contract.image_shape)
     return ModelOptimizationPolicy.Cuda(
         graphs=True,
         graph_spec=[
-            spec(batch_size=batch, input={contract.input_name: shape}) for batch in warm_batches(package)
+            spec(batch_size=batch, input={contract.input_name: shape}) for batch in warm_batches(entry)
         ],
     )
 
 
-def _parameters(package: Package, manifest: Manifest, options: RepositoryOptions) -> dict[str, str]:
+def _parameters(entry: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> dict[str, str]:
     """What a client or an operator may ask a running server for."""
-    contract = manifest.the_contract()
+    contract = manifest.contract
     parameters = {
         "contract": contract.to_json(),
         "contract_digest": contract.digest,
         "labels": canonical_json(manifest.model.class_names),
-        "precision": package.artifact.precision,
-        "computes_in": ", ".join(sorted({runtime.computes_in for runtime in package.runtimes})),
-        "weights_sha256": package.artifact.weights_sha256,
-        "runtime_options": canonical_json(package.runtimes[0].options),
+        "precision": entry.artifact.precision,
+        "computes_in": ", ".join(sorted({runtime.computes_in for runtime in entry.runtimes})),
+        "weights_sha256": entry.artifact.weights_sha256,
+        "runtime_options": canonical_json(entry.runtimes[0].options),
         OPTIONS_PARAMETER: options.to_json(),
         "export_sha256": manifest.digest,
     }
-    for name, engine in package.engines.items():
+    for name, engine in entry.engines.items():
         target = name.removeprefix("model").removesuffix(ENGINE_SUFFIX)  # nothing, or _sm90
         parameters[f"engine_sha256{target}"] = engine.passport.engine_sha256
-    if package.engines:
-        versions = {engine.passport.tensorrt_version for engine in package.engines.values()}
+    if entry.engines:
+        versions = {engine.passport.tensorrt_version for engine in entry.engines.values()}
         parameters["tensorrt_version"] = ", ".join(sorted(versions))
     return parameters

@@ -25,7 +25,7 @@ from alexnet_model.manifest import (
 from alexnet_model.passport import passport_path
 
 from .layout import CONFIG_FILE, MODEL_FILE, VERSION, RepositoryOptions, model_name
-from .packages import packable_engines, plan_names
+from .model_entries import packable_engines, plan_names
 from .writing import models_of_repository
 
 
@@ -36,7 +36,7 @@ def unpack_repository(
 
     What the repository does not hold (a refused precision, an engine that was not packed) is not in that
     manifest either, nor an engine that is no longer the recorded one: `left_out` is told of it, since it can
-    be built again. The files are hard links, so they are never to be edited in place.
+    be built again. The files are hard links, so they are never to be edited in target.
 
     Raises:
         RepositoryError: the repository holds no model, the folder holds something or cannot be written, or

@@ -32,7 +32,7 @@ from alexnet_model.manifest import (
 )
 from alexnet_model.passport import passport_path
 
-from ..loading import Place, check_packages
+from ..engine_compatibility import EngineTarget, check_entries
 from .layout import (
     CONFIG_FILE,
     DECODING_MODEL,
@@ -43,7 +43,7 @@ from .layout import (
     VERSION,
     RepositoryOptions,
 )
-from .packages import Package, packages_of, reasons_against
+from .model_entries import ModelEntry, entries_of, reasons_against
 
 KEPT_FILES = ("README.md", ".gitignore")
 # Triton 2.51 passes model names through a shell.
@@ -58,23 +58,23 @@ def write_repository(
     repository: Path,
     options: RepositoryOptions = DEFAULT_OPTIONS,
     *,
-    places: Sequence[Place] = (),
+    targets: Sequence[EngineTarget] = (),
 ) -> tuple[str, ...]:
     """Replace `repository` by one that serves what was accepted; return the models' names.
 
     A refused precision is not packaged, nor one whose engine was refused or never judged. Until the last
     moment the old repository stands whole, and on any error or interrupt it stays; its README.md and
-    .gitignore are kept. With `places`, every engine must load in all of them.
+    .gitignore are kept. With `targets`, every engine must load in all of them.
 
     Raises:
         RepositoryError: nothing can be packaged, `repository` holds something that is not ours to replace, or
             it cannot be written.
-        EngineRefused: an engine would not load in one of the places.
+        EngineRefused: an engine would not load in one of the targets.
         ManifestError: an artifact's, an engine's or the reference's file is missing or altered.
     """
     repository = repository.resolve()
-    packages = packages_of(manifest, options)
-    if not packages:
+    entries = entries_of(manifest, options)
+    if not entries:
         raise RepositoryError(
             str(repository),
             got=f"no accepted precision ({reasons_against(manifest, options)})",
@@ -82,13 +82,13 @@ def write_repository(
             next_step="The repository was not touched.",
         )
     _check_class_names(manifest)
-    check_packages(packages, repository, places)
+    check_entries(entries, repository, targets)
     refuse_foreign_repository(repository)
     try:
         with atomic_directory(repository) as staged:
-            names = _write_configs(packages, manifest, staged, options)
-            for package in packages:
-                _write_files(package, artifacts_folder, staged / package.name / VERSION)
+            names = _write_configs(entries, manifest, staged, options)
+            for entry in entries:
+                _write_files(entry, artifacts_folder, staged / entry.name / VERSION)
             if manifest.reference_sha256 is not None:
                 link_or_copy(verify_reference(manifest, artifacts_folder), staged / REFERENCE_NAME)
             write_manifest(manifest, staged)
@@ -128,13 +128,13 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
 
 
 def _write_configs(
-    packages: Sequence[Package], manifest: Manifest, repository: Path, options: RepositoryOptions
+    entries: Sequence[ModelEntry], manifest: Manifest, repository: Path, options: RepositoryOptions
 ) -> tuple[str, ...]:
     """Every model's folder but for the large files; returns the names, sorted."""
     from .model_config import config_makers, text_from_config  # tritonclient is slow to import
 
-    with_files = {package.name for package in packages}
-    makers = config_makers(packages, manifest, encoded=options.encoded)
+    with_files = {entry.name for entry in entries}
+    makers = config_makers(entries, manifest, encoded=options.encoded)
     for name, make in makers.items():
         model = repository / name
         (model / VERSION).mkdir(parents=True)
@@ -147,10 +147,10 @@ def _write_configs(
     return tuple(sorted(makers))
 
 
-def _write_files(package: Package, artifacts_folder: Path, version: Path) -> None:
+def _write_files(entry: ModelEntry, artifacts_folder: Path, version: Path) -> None:
     # With engines too: whoever has the repository can build them anew.
-    link_or_copy(verify_artifact(package.artifact, artifacts_folder), version / MODEL_FILE)
-    for name, engine in package.engines.items():
+    link_or_copy(verify_artifact(entry.artifact, artifacts_folder), version / MODEL_FILE)
+    for name, engine in entry.engines.items():
         plan = artifacts_folder / engine.file
         verify_engine(engine, plan)
         link_or_copy(plan, version / name)

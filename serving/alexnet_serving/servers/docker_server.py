@@ -19,8 +19,8 @@ from alexnet_model.gpus import GpuSurvey, gpus_here
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, TRITON_IMAGE
 
-from ..loading import check_engines, rebuild_command
-from ..places import places_of
+from ..engine_compatibility import check_engines, rebuild_command
+from ..engine_targets import targets_of
 from ..repositories.backends_in import (
     OF_OUR_IMAGE,
     backends_of_repository,
@@ -28,7 +28,7 @@ from ..repositories.backends_in import (
     image_for,
     no_gpu_for_engines,
 )
-from ..repositories.packages import TENSORRT
+from ..repositories.model_entries import TENSORRT
 from .container import MODELS, TLS, run_command, user_for
 from .process_server import LOOPBACK, Launch, ProcessServer, launch_folder
 from .tls import ServerTls, copy_tls, tls_in
@@ -155,7 +155,7 @@ class DockerServer(ProcessServer):
         manifest = manifest_from_folder(self._repository)
         version = docker.tensorrt_of_image(self._image)
         # On every model of GPU: Triton puts an instance on each.
-        check_engines(manifest, self._repository, places_of(survey, version))
+        check_engines(manifest, self._repository, targets_of(survey, version))
         return manifest
 
     def _own_error(self, returncode: int, said: str) -> AlexnetError | None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from alexnet_model.errors import EngineRefused, ServerDied, UsageError
 
 from ..repositories.backends_in import backends_of_repository
-from ..repositories.packages import TENSORRT
+from ..repositories.model_entries import TENSORRT
+from .backend_processes import is_alive, stubs_of
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, launch_folder
-from .stubs import is_alive, stubs_of
 from .tls import ServerTls
 from .tritonserver import assemble_backends, command_of, environment_of, wheel_of_this_python
 

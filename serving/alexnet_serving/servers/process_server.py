@@ -1,7 +1,7 @@
 """What servers that are a child process share: starting, noticing a death, stopping, leaving nothing behind.
 
-What it starts it ends, even when either side is killed: a small watcher process (`aftermath.py`) sees this
-one go.
+What it starts it ends, even when either side is killed: a small watcher process
+(`cleanup_watchdog.py`) notices when this process ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Self
 from alexnet_model.errors import AlexnetError, ServerDied, ServerError, UsageError
 
 from ..repositories.writing import models_of_repository
-from . import aftermath
+from . import cleanup_watchdog
 from .log_tail import LogTail
 from .ports import ports_from_wishes
 from .tls import ServerTls, checked_tls
@@ -34,7 +34,7 @@ POLL_S = 0.05
 CHECK_S = 0.25
 SHOWN_LOG_LINES = 20
 LOOPBACK = "127.0.0.1"
-# What Triton says where a model's backend, or a package that it imports, is not there.
+# What Triton says where a model's backend, or a entry that it imports, is not there.
 NO_BACKEND = re.compile(r"No module named|ModuleNotFoundError|unable to find backend library for backend")
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (it is compared with, never listened on unasked)
 
@@ -201,7 +201,7 @@ class ProcessServer:
         return f"See whether it is still what was exported: {lint}"
 
     def _backend_step(self) -> str:
-        """What brings the backend that is not there, with the packages that it imports."""
+        """What brings the backend that is not there, with the entries that it imports."""
         raise NotImplementedError
 
     def _host(self, what: str) -> str:
@@ -234,7 +234,7 @@ class ProcessServer:
     def _watch(self) -> None:
         remains = (self._launch.shm_prefix, self._launch.folder, self._launch.container)
         self._watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", aftermath.__file__, str(self._process.pid), *remains],
+            [sys.executable, "-I", "-S", cleanup_watchdog.__file__, str(self._process.pid), *remains],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -292,7 +292,7 @@ class ProcessServer:
                 return
             self._cleaned = True
             self._process.wait()
-            aftermath.clean_up(
+            cleanup_watchdog.clean_up(
                 self._process.pid,
                 shm_prefix=self._launch.shm_prefix,
                 folder=self._launch.folder,
@@ -300,4 +300,4 @@ class ProcessServer:
             )
             self._log.finish(timeout_s=1)
             if self._watcher is not None and self._watcher.poll() is None:
-                self._watcher.communicate(aftermath.ALL_IS_WELL)
+                self._watcher.communicate(cleanup_watchdog.ALL_IS_WELL)

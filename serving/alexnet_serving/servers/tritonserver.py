@@ -21,7 +21,7 @@ from alexnet_model.errors import ServerError
 from alexnet_model.extras import needs
 from alexnet_model.files import link_or_copy
 
-from ..repositories.packages import DECODER
+from ..repositories.model_entries import DECODER
 from .tls import ServerTls, tls_options
 
 OUR_BACKENDS = Path(__file__).parents[1] / "backends"
@@ -57,13 +57,13 @@ def wheel_of_this_python() -> Wheel:
         spec = importlib.util.find_spec("pytriton")
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(name="pytriton")
-    package = Path(spec.origin).parent
+    entry = Path(spec.origin).parent
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wheel = Wheel(
-        binary=package / "tritonserver" / "bin" / "tritonserver",
-        libraries=package.parent / "nvidia_pytriton.libs",
-        python_backend=package / "tritonserver" / "backends" / "python",
-        stub=package / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
+        binary=entry / "tritonserver" / "bin" / "tritonserver",
+        libraries=entry.parent / "nvidia_pytriton.libs",
+        python_backend=entry / "tritonserver" / "backends" / "python",
+        stub=entry / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
         libpython_folder=libpython_of_this_python().parent,
     )
     for part in (wheel.binary, wheel.stub, libpython_of_this_python()):
@@ -100,14 +100,14 @@ def assemble_backends(wheel: Wheel, folder: Path) -> None:
         if backend.name != DECODER:
             link_or_copy(OUR_BACKENDS / "batching.py", backend / "batching.py")
             continue
-        package = backend / alexnet_model.__name__
-        package.mkdir()
+        entry = backend / alexnet_model.__name__
+        entry.mkdir()
         for module in Path(alexnet_model.__file__).parent.glob("*.py"):
-            link_or_copy(module, package / module.name)
+            link_or_copy(module, entry / module.name)
 
 
 def environment_of(wheel: Wheel) -> dict[str, str]:
-    """This process's environment, in which the stub finds this Python and its packages."""
+    """This process's environment, in which the stub finds this Python and its entries."""
     environment = {**ALLOCATOR, **os.environ}
     libraries = [str(wheel.libraries), str(wheel.libpython_folder), environment.get("LD_LIBRARY_PATH", "")]
     environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))

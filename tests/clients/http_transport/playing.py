@@ -24,7 +24,7 @@ from alexnet_clients import (
     Transport,
     transport_from_url,
 )
-from alexnet_clients.access import Access
+from alexnet_clients.credentials import Credentials
 from alexnet_clients.transports.http_transport import HttpTransport
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
@@ -226,7 +226,7 @@ def held(server: WireServer) -> tuple[threading.Event, threading.Event]:
 
 @contextmanager
 def opened(url: str, **access: Any) -> Iterator[HttpTransport]:
-    transport = transport_from_url(ServerUrl.parse(url), Access(**access))
+    transport = transport_from_url(ServerUrl.parse(url), Credentials(**access))
     assert isinstance(transport, HttpTransport)
     try:
         yield transport

@@ -166,10 +166,10 @@ def test_closing_leaves_nothing_open(certificates: Certificates, wire_server: Wi
 import sys, time
 from pathlib import Path
 from alexnet_clients import ClientTls, ServerUrl, transport_from_url
-from alexnet_clients.access import Access
+from alexnet_clients.credentials import Credentials
 
 url, ca = sys.argv[1:]
-access = Access(tls=ClientTls(ca=Path(ca))) if ca else Access()
+access = Credentials(tls=ClientTls(ca=Path(ca))) if ca else Credentials()
 transport = transport_from_url(ServerUrl.parse(url), access)
 assert transport.ready(timeout_s=10).result()
 waiting = [transport.model_config("x", timeout_s=30) for _ in range(3)]

@@ -1,6 +1,6 @@
 """Encoded images in, the contract's pixels out: what a client does before it sends, done by the server.
 
-The decoding is the client's own function, `Contract.prepared`, from the package `alexnet_model` that lies
+The decoding is the client's own function, `Contract.prepared`, from the entry `alexnet_model` that lies
 beside this file, so both give the same bits. It needs nothing but numpy and Pillow.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# Triton's stub puts this folder last on the path, where an installed package of that name would win.
+# Triton's stub puts this folder last on the path, where an installed entry of that name would win.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array

@@ -40,7 +40,7 @@ class TritonPythonModel(BatchingModel):
         if wanted not in self._session.get_providers():  # it says so in its log, and takes the next one
             raise RuntimeError(
                 f"ONNX Runtime {onnxruntime.__version__} has no {wanted} that loads, and Triton gave this "
-                "model a GPU. Install onnxruntime-gpu for this machine's CUDA in onnxruntime's place, or "
+                "model a GPU. Install onnxruntime-gpu for this machine's CUDA in onnxruntime's target, or "
                 "hide the GPU: CUDA_VISIBLE_DEVICES=''"
             )
         self._input = self._session.get_inputs()[0].name

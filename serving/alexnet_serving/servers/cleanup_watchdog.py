@@ -2,8 +2,8 @@
 
 Run as a script it is the watcher that does this for a parent that was killed: it waits for the end of its
 standard input, which the parent holds open and no one else. Standard library only, so that it starts in
-milliseconds: `python -I -S aftermath.py PROCESS_GROUP SHM_PREFIX FOLDER CONTAINER`, where what a server has
-none of is an empty argument.
+milliseconds: `python -I -S cleanup_watchdog.py PROCESS_GROUP SHM_PREFIX FOLDER CONTAINER`. An argument is
+empty where the server has no such resource.
 """
 
 from __future__ import annotations

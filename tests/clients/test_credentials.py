@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client, ClientTls, Headers, ServerUrl, Transport, transport_from_url
-from alexnet_clients.access import Access
+from alexnet_clients.credentials import Credentials
 from alexnet_model.errors import BadRequest, ClientError, Unreachable, Untrusted, UsageError
 
 from ..certificates import Certificates, Pair, make_certificates
@@ -48,7 +48,7 @@ def served(pair: Pair | None, *, client_ca: Path | None = None) -> Iterator[tupl
 
 
 def opened(url: str, headers: Any) -> Transport:
-    return transport_from_url(ServerUrl.parse(url), Access(headers=headers))
+    return transport_from_url(ServerUrl.parse(url), Credentials(headers=headers))
 
 
 def own(pair: Pair, ca: Path) -> ClientTls:

@@ -23,7 +23,7 @@ DECODER: Final = "image_decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class ModelEntry:
     """One model of a repository: what runs it, and its engines by file name (none for an ONNX model)."""
 
     artifact: Artifact
@@ -42,7 +42,7 @@ class Package:
         return of_engines or (self.artifact.served_by,)
 
 
-def packages_of(manifest: Manifest, options: RepositoryOptions) -> tuple[Package, ...]:
+def entries_of(manifest: Manifest, options: RepositoryOptions) -> tuple[ModelEntry, ...]:
     """What a repository with these options holds; empty where nothing was accepted.
 
     Raises:
@@ -51,20 +51,20 @@ def packages_of(manifest: Manifest, options: RepositoryOptions) -> tuple[Package
     """
     if options.backend == TENSORRT:
         packable = (artifact for artifact in manifest.accepted if packable_engines(artifact))
-        return tuple(_engine_package(artifact, manifest) for artifact in packable)
-    return tuple(_onnx_package(artifact, manifest) for artifact in manifest.accepted)
+        return tuple(_engine_entry(artifact, manifest) for artifact in packable)
+    return tuple(_onnx_entry(artifact, manifest) for artifact in manifest.accepted)
 
 
-def takes_encoded(packages: Collection[Package], encoded: bool | None) -> bool:
+def takes_encoded(entries: Collection[ModelEntry], encoded: bool | None) -> bool:
     """Whether encoded images are decoded for these models, where the options say `encoded`."""
     if encoded is None:
-        return any(package.backend == BACKENDS["openvino"] for package in packages)
-    return encoded and bool(packages)
+        return any(entry.backend == BACKENDS["openvino"] for entry in entries)
+    return encoded and bool(entries)
 
 
-def package_inside(packages: Collection[Package]) -> Package:
+def entry_inside(entries: Collection[ModelEntry]) -> ModelEntry:
     """The model that decoded images go to: the smallest file of those that all passed the same gate."""
-    return max(packages, key=lambda package: PRECISIONS.index(package.artifact.precision))
+    return max(entries, key=lambda entry: PRECISIONS.index(entry.artifact.precision))
 
 
 def packable_engines(artifact: Artifact) -> tuple[Engine, ...]:
@@ -74,13 +74,13 @@ def packable_engines(artifact: Artifact) -> tuple[Engine, ...]:
 
 def reasons_against(manifest: Manifest, options: RepositoryOptions) -> str:
     """Why each precision that is not packed is not, in one line."""
-    packed = {package.artifact.precision for package in packages_of(manifest, options)}
+    packed = {entry.artifact.precision for entry in entries_of(manifest, options)}
     reasons = []
     for artifact in manifest.artifacts:
         if artifact.precision in packed:
             continue
-        if not artifact.verdict.accepted:
-            reasons.append(f"{artifact.precision}: {artifact.verdict.reason}")
+        if not artifact.decision.accepted:
+            reasons.append(f"{artifact.precision}: {artifact.decision.reason}")
         elif not artifact.engines:
             reasons.append(f"{artifact.precision}: no engine was built")
         else:
@@ -113,25 +113,25 @@ def plan_names(engines: tuple[Engine, ...]) -> dict[str, Engine]:
 def _reason_against(engine: Engine) -> str:
     if engine.passport.flavour != TENSORRT:
         return f"{engine.file} is a TensorRT-RTX engine, which Triton has no backend for"
-    if engine.report is None or engine.verdict is None:
+    if engine.report is None or engine.decision is None:
         return f"{engine.file} was never run, so it was not judged"
-    return "" if engine.accepted else f"{engine.file}: {engine.verdict.reason}"
+    return "" if engine.accepted else f"{engine.file}: {engine.decision.reason}"
 
 
-def _onnx_package(artifact: Artifact, manifest: Manifest) -> Package:
+def _onnx_entry(artifact: Artifact, manifest: Manifest) -> ModelEntry:
     runtime = artifact.served_by.name if artifact.reports else "none"
     if runtime not in BACKENDS:
         raise RepositoryError(
             f"runtime of {artifact.file}", got=runtime, expected=f"one of {', '.join(BACKENDS)}"
         )
-    return Package(artifact=artifact, backend=BACKENDS[runtime], max_batch=manifest.max_batch)
+    return ModelEntry(artifact=artifact, backend=BACKENDS[runtime], max_batch=manifest.max_batch)
 
 
-def _engine_package(artifact: Artifact, manifest: Manifest) -> Package:
+def _engine_entry(artifact: Artifact, manifest: Manifest) -> ModelEntry:
     engines = packable_engines(artifact)
     for engine in engines:
         _check_engine(engine, artifact, manifest.max_batch)
-    return Package(
+    return ModelEntry(
         artifact=artifact,
         backend=TENSORRT,
         max_batch=min(manifest.max_batch, *(engine.passport.profile.max for engine in engines)),

@@ -10,12 +10,12 @@ from pathlib import Path
 from alexnet_model.manifest import Manifest
 
 from ..repositories.layout import Backend, RepositoryOptions, holds_encoded, holds_engines
-from ..repositories.packages import TENSORRT, Package, packages_of, takes_encoded
+from ..repositories.model_entries import TENSORRT, ModelEntry, entries_of, takes_encoded
 
 
-def packages_and_options(
+def entries_and_options(
     repository: Path, manifest: Manifest, written: Sequence[RepositoryOptions]
-) -> tuple[dict[str, Package], RepositoryOptions]:
+) -> tuple[dict[str, ModelEntry], RepositoryOptions]:
     """The networks that it should hold, by name, and its options; `written` has those of each configuration.
 
     What files there are has a vote for the backend, since it says what they are of, and decides every tie.
@@ -26,11 +26,11 @@ def packages_and_options(
     most = Counter(written).most_common(1)[0][0] if written else RepositoryOptions()
     of_files: Backend = TENSORRT if holds_engines(repository) else "onnx"
     backend = Counter([of_files, *(options.backend for options in written)]).most_common(1)[0][0]
-    packages = packages_of(manifest, replace(most, backend=backend))
+    entries = entries_of(manifest, replace(most, backend=backend))
 
     def as_files(encoded: bool | None) -> bool:
-        return takes_encoded(packages, encoded) == holds_encoded(repository)
+        return takes_encoded(entries, encoded) == holds_encoded(repository)
 
     votes = Counter([options.encoded for options in written] or [None])
     encoded = max(votes, key=lambda value: (votes[value], as_files(value)))
-    return {package.name: package for package in packages}, replace(most, backend=backend, encoded=encoded)
+    return {entry.name: entry for entry in entries}, replace(most, backend=backend, encoded=encoded)

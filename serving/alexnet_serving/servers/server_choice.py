@@ -11,7 +11,7 @@ from alexnet_model.errors import DockerError
 from alexnet_model.gpus import gpus_here
 
 from ..repositories.backends_in import backends_of_repository, can_use_gpu, no_gpu_for_engines
-from ..repositories.packages import TENSORRT
+from ..repositories.model_entries import TENSORRT
 
 ServerKind = Literal["docker", "embedded"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from alexnet_model.errors import EngineRefused, ServerError
 from alexnet_model.gpus import Gpu
-from alexnet_serving import Place, RepositoryOptions, check_engines, write_repository
-from alexnet_serving.loading import engine_for, reason_to_refuse
+from alexnet_serving import EngineTarget, RepositoryOptions, check_engines, write_repository
+from alexnet_serving.engine_compatibility import engine_for, reason_to_refuse
 
 from ..folders import contents_of
 from .conftest import Artifacts
@@ -21,15 +21,15 @@ ENGINES = RepositoryOptions(backend="tensorrt")
 H100 = replace(H200, name="NVIDIA H100 80GB HBM3")
 T4 = replace(L4, name="Tesla T4", compute_capability="7.5")
 B200 = replace(H200, name="NVIDIA B200", compute_capability="10.0")
-HERE = Place(tensorrt_version=TENSORRT, gpu=H200)
+HERE = EngineTarget(tensorrt_version=TENSORRT, gpu=H200)
 
 
-def on(gpu: Gpu, version: str = TENSORRT) -> Place:
-    return Place(tensorrt_version=version, gpu=gpu)
+def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
+    return EngineTarget(tensorrt_version=version, gpu=gpu)
 
 
 @pytest.mark.parametrize(
-    ("passport", "place", "reason"),
+    ("passport", "target", "reason"),
     [
         ({}, HERE, ""),
         # Version: its own, down to the build number.
@@ -67,10 +67,10 @@ def on(gpu: Gpu, version: str = TENSORRT) -> Place:
     ],
 )
 def test_rules(
-    passport: dict[str, Any], place: Place, reason: str, artifacts: Artifacts, tmp_path: Path
+    passport: dict[str, Any], target: EngineTarget, reason: str, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     engine = engine_of(artifacts.manifest.artifacts[0], tmp_path, **passport)
-    refused = reason_to_refuse(engine.passport, place)
+    refused = reason_to_refuse(engine.passport, target)
     assert bool(refused) == bool(reason)
     assert reason in refused
 
@@ -91,8 +91,8 @@ def test_of_several_engines_triton_takes_the_one_for_the_compute_capability(
 class TestBeforeWriting:
     def test_engines_for_here_are_packed(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export", H200, L4)
-        places = [on(H200), on(L4)]
-        write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES, places=places)
+        targets = [on(H200), on(L4)]
+        write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES, targets=targets)
 
     def test_a_driver_that_is_too_old_is_no_engines_fault(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export")
@@ -100,16 +100,18 @@ class TestBeforeWriting:
         with pytest.raises(
             ServerError, match=r"driver of NVIDIA H200: got 550\.1, expected 580 or newer"
         ) as caught:
-            write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES, places=[old])
+            write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES, targets=[old])
         assert "Build it" not in str(caught.value)
         assert not (tmp_path / "models").exists()
 
-    @pytest.mark.parametrize("place", [on(L4), on(H200, "11.2.1.2")])
-    def test_engines_for_elsewhere_are_not(self, place: Place, artifacts: Artifacts, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("target", [on(L4), on(H200, "11.2.1.2")])
+    def test_engines_for_elsewhere_are_not(
+        self, target: EngineTarget, artifacts: Artifacts, tmp_path: Path
+    ) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         with pytest.raises(EngineRefused, match="Build it: alexnet export CHECKPOINT --engine docker"):
             write_repository(
-                export.manifest, export.folder, tmp_path / "models", ENGINES, places=[HERE, place]
+                export.manifest, export.folder, tmp_path / "models", ENGINES, targets=[HERE, target]
             )
         assert not (tmp_path / "models").exists()
 
@@ -120,10 +122,10 @@ class TestBeforeWriting:
         fp16 = engine_of(export.manifest.artifacts[1], export.folder, gpu_name="NVIDIA A30")
         manifest = with_engines_of(with_engines_of(export.manifest, "int8", int8), "fp16", fp16)
         repository = tmp_path / "models"
-        packed = write_repository(manifest, export.folder, repository, ENGINES, places=[HERE])
+        packed = write_repository(manifest, export.folder, repository, ENGINES, targets=[HERE])
         assert packed == ("alexnet_fp32",)
         check_engines(manifest, repository, [HERE])
-        write_repository(manifest, export.folder, repository, places=[on(T4, "8.6.1.6")])
+        write_repository(manifest, export.folder, repository, targets=[on(T4, "8.6.1.6")])
 
 
 class TestOfARepository:

@@ -1,4 +1,4 @@
-"""Where engines are built: one workshop a GPU, or one for RTX's targets. Who compiles knows no more."""
+"""Where engines are built: one builder a GPU, or one for RTX's targets. Who compiles knows no more."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Build(Protocol):
 
 
 @dataclass(frozen=True)
-class Workshop:
+class EngineBuilder:
     """`label` is part of its engines' file names; `run` is None where no GPU here can run them."""
 
     label: str
@@ -50,8 +50,8 @@ class Workshop:
     run: Callable[[Path, Passport, int, Contract], Runner] | None
 
 
-def workshops_from(options: EngineOptions) -> tuple[Workshop, ...]:
-    """One workshop for each kind of GPU here, or one for the targets of RTX.
+def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
+    """One builder for each kind of GPU here, or one for the targets of RTX.
 
     All that can be known before a build is asked here, since builds and their proofs take minutes.
 
@@ -85,8 +85,8 @@ def workshops_from(options: EngineOptions) -> tuple[Workshop, ...]:
 
 def on_gpu(
     api: TensorRt, device: Device, options: EngineOptions, gpu: Gpu, cuda: str | None, *, prefix: str = ""
-) -> Workshop:
-    """A workshop whose engines are built, inspected and run on one GPU of this machine."""
+) -> EngineBuilder:
+    """A builder whose engines are built, inspected and run on one GPU of this machine."""
 
     def run(engine: Path, passport: Passport, classes: int, contract: Contract) -> Runner:
         return EngineRunner(engine, passport, api=api, device=device, classes=classes, contract=contract)
@@ -95,27 +95,27 @@ def on_gpu(
         device.make_current()
         return engine_from_onnx(api, onnx, engine, options, gpu=gpu, cuda=cuda, **more)
 
-    return Workshop(f"{prefix}{gpu.target}", build, run)
+    return EngineBuilder(f"{prefix}{gpu.target}", build, run)
 
 
-def _for_targets(options: EngineOptions, survey: GpuSurvey) -> Workshop:
+def _for_targets(options: EngineOptions, survey: GpuSurvey) -> EngineBuilder:
     """Engines for the named GPUs; run here if this machine has one of them."""
     label = _prefix(options) + "-".join(options.targets)
     api = api_of("tensorrt-rtx")
     api.check_targets(options.targets)
     here = next((gpu for gpu in survey.kinds if gpu.target in options.targets), None)
     if here is not None:
-        workshop = on_gpu(api, CudaDevice(here), options, here, survey.cuda)
-        return Workshop(label, workshop.build, workshop.run)
-    return Workshop(label, partial(engine_from_onnx, api, options=options), None)
+        builder = on_gpu(api, CudaDevice(here), options, here, survey.cuda)
+        return EngineBuilder(label, builder.build, builder.run)
+    return EngineBuilder(label, partial(engine_from_onnx, api, options=options), None)
 
 
-def _in_docker(options: EngineOptions, gpu: Gpu, cuda: str | None) -> Workshop:
+def _in_docker(options: EngineOptions, gpu: Gpu, cuda: str | None) -> EngineBuilder:
     def run(engine: Path, passport: Passport, _: int, contract: Contract) -> Runner:
         return TrtexecRunner(engine, passport, gpu=gpu, contract=contract)
 
     build = partial(engine_from_onnx_in_docker, options=options, gpu=gpu, cuda=cuda)
-    return Workshop(gpu.target, build, run)
+    return EngineBuilder(gpu.target, build, run)
 
 
 def _check_gpus(options: EngineOptions, survey: GpuSurvey) -> None:

@@ -20,14 +20,14 @@ from alexnet_model.passport import ENGINE_SUFFIX, Passport
 from alexnet_model.triton_image import MINIMUM_DRIVER, driver_is_too_old
 
 from .repositories.layout import VERSION, RepositoryOptions, holds_encoded, holds_engines, is_repository
-from .repositories.packages import TENSORRT, Package, packages_of
+from .repositories.model_entries import TENSORRT, ModelEntry, entries_of
 
 # Beyond one major version, a version-compatible engine loads in these later ones and in no other.
 NEXT_MAJOR = {8: 10, 10: 11}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class EngineTarget:
     """Where engines would load: a TensorRT version, and one of its GPUs."""
 
     tensorrt_version: str
@@ -37,25 +37,25 @@ class Place:
         return f"TensorRT {self.tensorrt_version} on {self.gpu}"
 
 
-def reason_to_refuse(passport: Passport, place: Place) -> str:
+def reason_to_refuse(passport: Passport, target: EngineTarget) -> str:
     """Why the engine does not load there, in words; empty if it loads."""
     if passport.flavour != TENSORRT:
         return "Triton has no backend for TensorRT-RTX engines"
-    if driver_is_too_old(place.gpu):
-        return f"driver {place.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
-    return _other_version(passport, place) or _other_gpu(passport, place.gpu)
+    if driver_is_too_old(target.gpu):
+        return f"driver {target.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
+    return _other_version(passport, target) or _other_gpu(passport, target.gpu)
 
 
-def engine_for(engines: Mapping[str, Engine], place: Place) -> Engine | None:
+def engine_for(engines: Mapping[str, Engine], target: EngineTarget) -> Engine | None:
     """The engine that Triton takes there: the only one, or of several the one for that compute capability."""
     if len(engines) == 1:
         return next(iter(engines.values()))
-    capability = place.gpu.compute_capability
+    capability = target.gpu.compute_capability
     return next((e for e in engines.values() if e.passport.compute_capability == capability), None)
 
 
-def check_engines(manifest: Manifest, repository: Path, places: Sequence[Place]) -> None:
-    """Every engine that a repository packs must load in every place, or its server would not start.
+def check_engines(manifest: Manifest, repository: Path, targets: Sequence[EngineTarget]) -> None:
+    """Every engine that a repository packs must load in every target, or its server would not start.
 
     A repository without engines passes: it asks nothing of TensorRT.
 
@@ -65,35 +65,35 @@ def check_engines(manifest: Manifest, repository: Path, places: Sequence[Place])
         RepositoryError: its engines are not what a repository packs.
         ServerError: the driver is too old for Triton's image, whatever the engine.
     """
-    packages = [
-        package
-        for package in packages_of(manifest, RepositoryOptions(backend=TENSORRT))
-        if any((repository / package.name / VERSION).glob(f"*{ENGINE_SUFFIX}"))
+    entries = [
+        entry
+        for entry in entries_of(manifest, RepositoryOptions(backend=TENSORRT))
+        if any((repository / entry.name / VERSION).glob(f"*{ENGINE_SUFFIX}"))
     ]
-    check_packages(packages, repository, places)
+    check_entries(entries, repository, targets)
 
 
-def check_packages(packages: Sequence[Package], repository: Path, places: Sequence[Place]) -> None:
+def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequence[EngineTarget]) -> None:
     """The same for what is about to be packed into a repository.
 
     Raises:
-        EngineRefused: an engine does not load in one of the places.
+        EngineRefused: an engine does not load in one of the targets.
         ServerError: the driver is too old for Triton's image, whatever the engine.
     """
-    for package in packages:
-        for place in places if package.engines else ():
-            _check_driver(place.gpu)
-            engine = engine_for(package.engines, place)
+    for entry in entries:
+        for target in targets if entry.engines else ():
+            _check_driver(target.gpu)
+            engine = engine_for(entry.engines, target)
             if engine is None:
-                reason = f"none of them is for compute capability {place.gpu.compute_capability}"
+                reason = f"none of them is for compute capability {target.gpu.compute_capability}"
             else:
-                reason = reason_to_refuse(engine.passport, place)
+                reason = reason_to_refuse(engine.passport, target)
             if reason:
-                shown = [engine] if engine else list(package.engines.values())
+                shown = [engine] if engine else list(entry.engines.values())
                 raise EngineRefused(
-                    f"{repository}: {package.artifact.precision} engine",
+                    f"{repository}: {entry.artifact.precision} engine",
                     got=f"one built for {' and one for '.join(e.passport.built_for for e in shown)}",
-                    expected=f"one for {place} ({reason})",
+                    expected=f"one for {target} ({reason})",
                     next_step=f"Build it: {rebuild_command(repository, shown[0].passport)}",
                 )
 
@@ -139,12 +139,12 @@ def _check_driver(gpu: Gpu) -> None:
         )
 
 
-def _other_version(passport: Passport, place: Place) -> str:
-    built, here = version_tuple(passport.tensorrt_version), version_tuple(place.tensorrt_version)
+def _other_version(passport: Passport, target: EngineTarget) -> str:
+    built, here = version_tuple(passport.tensorrt_version), version_tuple(target.tensorrt_version)
     if built == here:
         return ""
     if not passport.version_compatible:
-        return f"TensorRT {place.tensorrt_version} loads only its own engines"
+        return f"TensorRT {target.tensorrt_version} loads only its own engines"
     if built > here:
         return f"a version-compatible engine needs TensorRT {passport.tensorrt_version} or newer"
     if here[0] not in (built[0], NEXT_MAJOR.get(built[0])):

@@ -1,4 +1,4 @@
-"""The places where an image would load engines: this machine's GPUs, with the image's TensorRT."""
+"""The targets where an image would load engines: this machine's GPUs, with the image's TensorRT."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from alexnet_model.errors import DockerError
 from alexnet_model.gpus import GpuSurvey, gpus_here
 from alexnet_model.triton_image import TENSORRT_VERSION, TRITON_IMAGE
 
-from .loading import Place
+from .engine_compatibility import EngineTarget
 
 
-def places_of_image(image: str = TRITON_IMAGE) -> tuple[Place, ...]:
-    """One place a model of GPU; none on a machine without.
+def targets_of_image(image: str = TRITON_IMAGE) -> tuple[EngineTarget, ...]:
+    """One target for each GPU model; none on a machine without.
 
     The pinned image's TensorRT is known even where Docker or the image is not (yet) there.
 
@@ -27,10 +27,12 @@ def places_of_image(image: str = TRITON_IMAGE) -> tuple[Place, ...]:
         if image != TRITON_IMAGE:
             raise
         version = TENSORRT_VERSION
-    return places_of(survey, version)
+    return targets_of(survey, version)
 
 
-def places_of(survey: GpuSurvey, tensorrt_version: str) -> tuple[Place, ...]:
+def targets_of(survey: GpuSurvey, tensorrt_version: str) -> tuple[EngineTarget, ...]:
     """Each model of GPU once: two of one compute capability may still not load each other's engines."""
     models = {(gpu.name, gpu.compute_capability): gpu for gpu in reversed(survey.gpus)}
-    return tuple(Place(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values()))
+    return tuple(
+        EngineTarget(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values())
+    )

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from alexnet_export.compiling import compile_engines, raise_if_engine_refused
+from alexnet_export.engine_build import build_engines, raise_if_engine_refused
 from alexnet_export.engines.api import TensorRt
+from alexnet_export.engines.builders import EngineBuilder, builders_from, on_gpu
 from alexnet_export.engines.options import EngineOptions
-from alexnet_export.engines.workshops import Workshop, on_gpu, workshops_from
 from alexnet_export.pipeline import refuse_foreign
 from alexnet_model.errors import (
     DockerError,
@@ -47,12 +47,12 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tensorrt(tmp_path: Path) -> EngineOptions:
-    """To batch 4, so that judging takes seconds."""
+    """To batch 4, so that gate_inputs takes seconds."""
     profile = Profile(min=1, opt=2, max=4)
     return EngineOptions(kind="tensorrt", timing_caches=tmp_path / "caches", profile=profile)
 
 
-def on(gpu: Gpu, options: EngineOptions, version: str = "11.1.0.106") -> Workshop:
+def on(gpu: Gpu, options: EngineOptions, version: str = "11.1.0.106") -> EngineBuilder:
     return on_gpu(TensorRt(fake_tensorrt(version), "tensorrt"), HostDevice(), options, gpu, "13.0")
 
 
@@ -60,7 +60,7 @@ def test_rtx_builds_three_precisions_without_a_gpu(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
-    manifest = compile_engines(folder, RTX)
+    manifest = build_engines(folder, RTX)
     assert manifest_from_folder(folder) == manifest
     for artifact in manifest.artifacts:
         (engine,) = artifact.engines
@@ -69,13 +69,13 @@ def test_rtx_builds_three_precisions_without_a_gpu(
         assert engine.passport.onnx_sha256 == artifact.sha256 == sha256_of_file(folder / artifact.file)
         assert engine.passport.profile == Profile(min=1, opt=8, max=64)
         assert engine.report is None
-        assert engine.verdict is None
+        assert engine.decision is None
         assert not engine.accepted, "what nobody has run, nobody has accepted"
     refuse_foreign(folder)  # it is still an export, which the next one may replace
 
 
 def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptions) -> None:
-    manifest = compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)])
+    manifest = build_engines(folder, tensorrt, builders=[on(H200, tensorrt)])
     for artifact in manifest.artifacts:
         (engine,) = artifact.engines
         assert engine.file == f"alexnet_{artifact.precision}.sm90.plan"
@@ -89,9 +89,9 @@ def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptio
 
 
 def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: EngineOptions) -> None:
-    compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(H200, tensorrt)])
+    build_engines(folder, tensorrt, precisions=("int8",), builders=[on(H200, tensorrt)])
     first = contents_of(folder)
-    manifest = compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(L4, tensorrt)])
+    manifest = build_engines(folder, tensorrt, precisions=("int8",), builders=[on(L4, tensorrt)])
     fp32, _, int8 = manifest.artifacts
     assert [engine.file for engine in int8.engines] == ["alexnet_int8.sm90.plan", "alexnet_int8.sm89.plan"]
     assert fp32.engines == ()
@@ -100,7 +100,7 @@ def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: Engi
     }
     # The same GPU again: its engine is replaced.
     newer = on(H200, tensorrt, version="11.4.0.106")
-    manifest = compile_engines(folder, tensorrt, precisions=("int8",), workshops=[newer])
+    manifest = build_engines(folder, tensorrt, precisions=("int8",), builders=[newer])
     assert len(manifest.artifacts[2].engines) == 2
     versions = [engine.passport.tensorrt_version for engine in manifest.artifacts[2].engines]
     assert versions == ["11.1.0.106", "11.4.0.106"]
@@ -109,42 +109,42 @@ def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: Engi
 def test_each_gpu_builds_and_runs_on_itself(folder: Path, tensorrt: EngineOptions) -> None:
     """With two GPUs the current one must be the engine's, not the one that was looked at last."""
     devices = [HostDevice(), HostDevice()]
-    workshops = [
+    builders = [
         on_gpu(TensorRt(fake_tensorrt("11.1.0.106"), "tensorrt"), device, tensorrt, gpu, "13.0")
         for device, gpu in zip(devices, (H200, L4), strict=True)
     ]
     assert [device.made_current for device in devices] == [0, 0]
-    compile_engines(folder, tensorrt, precisions=("int8",), workshops=workshops)
+    build_engines(folder, tensorrt, precisions=("int8",), builders=builders)
     assert [device.made_current for device in devices] == [2, 2], "to build, and to run"
 
 
-def wrong_engine(workshop: Workshop, other: Path) -> Workshop:
+def wrong_engine(builder: EngineBuilder, other: Path) -> EngineBuilder:
     """Builds from another file than it says: a compiler that got the model wrong."""
 
     def build(onnx: Path, engine: Path, **more: Any) -> Passport:
-        passport = workshop.build(other, engine, **more)
+        passport = builder.build(other, engine, **more)
         return passport.model_copy(update={"onnx_sha256": sha256_of_file(onnx)})
 
-    return Workshop(workshop.label, build, workshop.run)
+    return EngineBuilder(builder.label, build, builder.run)
 
 
 def test_an_engine_that_is_not_the_same_model_is_refused(
     folder: Path, tensorrt: EngineOptions, files: dict[str, Path]
 ) -> None:
-    workshop = wrong_engine(on(H200, tensorrt), files["fp32"])
-    manifest = compile_engines(folder, tensorrt, precisions=("fp32",), workshops=[workshop])
+    builder = wrong_engine(on(H200, tensorrt), files["fp32"])
+    manifest = build_engines(folder, tensorrt, precisions=("fp32",), builders=[builder])
     (engine,) = manifest.artifacts[0].engines
-    assert engine.verdict is not None
+    assert engine.decision is not None
     assert not engine.accepted
-    assert "dB above their error" in engine.verdict.reason
+    assert "dB above their error" in engine.decision.reason
     raise_if_engine_refused(manifest, [on(L4, tensorrt)])  # whose engine is not this one
     with pytest.raises(PrecisionRefused, match="fp32 engine: got logits are"):
-        raise_if_engine_refused(manifest, [workshop])
+        raise_if_engine_refused(manifest, [builder])
 
 
 def test_without_a_profile_it_is_judged_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
     options = EngineOptions(kind="tensorrt", timing_caches=tmp_path)
-    manifest = compile_engines(folder, options, precisions=("int8",), workshops=[on(H200, options)])
+    manifest = build_engines(folder, options, precisions=("int8",), builders=[on(H200, options)])
     (engine,) = manifest.artifacts[2].engines
     assert engine.report is not None
     assert [row.batch for row in engine.report.parity] == [1, 2, 3, 8, 64]
@@ -162,7 +162,7 @@ def test_an_interrupt_leaves_the_export_whole(faulty: str, folder: Path, tensorr
 
     before = contents_of(folder)
     with pytest.raises(Fault):
-        compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)], progress=interrupt)
+        build_engines(folder, tensorrt, builders=[on(H200, tensorrt)], progress=interrupt)
     assert contents_of(folder) == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -189,32 +189,32 @@ def altered_passport(folder: Path) -> None:
 def test_nothing_is_built_from_or_beside_altered_files(
     alter: Callable[[Path], None], word: str, folder: Path, tensorrt: EngineOptions
 ) -> None:
-    compile_engines(folder, RTX, precisions=("fp32",))
+    build_engines(folder, RTX, precisions=("fp32",))
     alter(folder)
     before = contents_of(folder)
     with pytest.raises(ManifestError, match=word):
-        compile_engines(folder, tensorrt, workshops=[on(H200, tensorrt)])
+        build_engines(folder, tensorrt, builders=[on(H200, tensorrt)])
     assert contents_of(folder) == before
     if alter is not altered_onnx:  # what is built anew may be as broken as it likes
-        (engine,) = compile_engines(folder, RTX, precisions=("fp32",)).artifacts[0].engines
+        (engine,) = build_engines(folder, RTX, precisions=("fp32",)).artifacts[0].engines
         verify_engine(engine, folder / "alexnet_fp32.rtx-sm89.plan")
 
 
 def test_a_profile_beyond_what_was_proved(folder: Path) -> None:
     options = EngineOptions(kind="tensorrt-rtx", targets=("sm89",), profile=Profile(min=1, opt=8, max=128))
     with pytest.raises(UsageError, match="a max batch of 64"):
-        compile_engines(folder, options)
+        build_engines(folder, options)
 
 
 def test_a_precision_that_is_not_there(folder: Path, tensorrt: EngineOptions) -> None:
     manifest = manifest_from_folder(folder)
     refused = manifest.artifacts[2].model_copy(
-        update={"verdict": manifest.artifacts[2].verdict.model_copy(update={"accepted": False})}
+        update={"decision": manifest.artifacts[2].decision.model_copy(update={"accepted": False})}
     )
     manifest = manifest.model_copy(update={"artifacts": (*manifest.artifacts[:2], refused)})
     (folder / "export.json").write_text(manifest.model_dump_json())
     with pytest.raises(ExportError, match="no accepted precision"):
-        compile_engines(folder, tensorrt, precisions=("int8",), workshops=[on(H200, tensorrt)])
+        build_engines(folder, tensorrt, precisions=("int8",), builders=[on(H200, tensorrt)])
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_machine_without_a_gpu_says_what_it_can_do(
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
     with pytest.raises(kind, match=word):
-        workshops_from(options)
+        builders_from(options)
 
 
 @pytest.mark.parametrize(
@@ -264,14 +264,14 @@ def test_what_would_be_refused_after_the_build_is_refused_before(
     fake_nvidia_smi(monkeypatch, tmp_path, gpus)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("11.4.0.106"))
     with pytest.raises(EngineError, match=word):
-        workshops_from(options)
+        builders_from(options)
 
 
 def test_docker_is_asked_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fake_nvidia_smi(monkeypatch, tmp_path, [LISTED_L4])
     monkeypatch.setenv("PATH", str(path.parent))
     with pytest.raises(DockerError, match="Docker Engine"):
-        workshops_from(EngineOptions(kind="docker"))
+        builders_from(EngineOptions(kind="docker"))
 
 
 def test_rtx_for_a_gpu_here_that_it_does_not_build_for(
@@ -279,4 +279,4 @@ def test_rtx_for_a_gpu_here_that_it_does_not_build_for(
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [(0, "NVIDIA H200", "9.0", "580.95.05", 143771)])
     with pytest.raises(UsageError, match=r"got sm90, expected some of .*sm120"):
-        workshops_from(EngineOptions(kind="tensorrt-rtx"))
+        builders_from(EngineOptions(kind="tensorrt-rtx"))

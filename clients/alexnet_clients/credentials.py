@@ -49,7 +49,7 @@ class ClientTls:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Access:
+class Credentials:
     """How a client presents itself to the server at a URL."""
 
     tls: ClientTls | None = None
@@ -109,4 +109,4 @@ def _sendable_name(name: object, value: object, subject: str) -> str:
     )
 
 
-ANONYMOUS = Access()
+ANONYMOUS = Credentials()

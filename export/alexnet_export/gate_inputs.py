@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from alexnet_model.contract import Uint8Array
-from alexnet_model.manifest import RunnerReport, Runtime, Verdict
+from alexnet_model.manifest import GateDecision, RunnerReport, Runtime
 from alexnet_model.progress import Progress, silent
 
 from .gate import EVALUATION_BATCH, Reference, Tolerances, judge, report_of
@@ -18,7 +18,7 @@ from .runners import FloatArray, Outputs, Runner
 
 
 @dataclass(frozen=True)
-class Judging:
+class GateInputs:
     """`probes` are for the parity matrix: as many different images as the largest batch."""
 
     reference: Reference
@@ -84,7 +84,7 @@ class Judging:
         evaluation = math.ceil(len(self.reference.images) / min(EVALUATION_BATCH, largest))
         return largest + ARRANGEMENTS * len(parity_batches(largest)) + evaluation
 
-    def verdict(self, report: RunnerReport) -> Verdict:
+    def decision(self, report: RunnerReport) -> GateDecision:
         return judge(report, self.tolerances)
 
 

@@ -21,18 +21,18 @@ from alexnet_model.passport import ENGINE_SUFFIX, Profile, passport_path
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
+from .engines.builders import EngineBuilder, builders_from
 from .engines.options import EngineOptions
-from .engines.workshops import Workshop, workshops_from
-from .judging import Judging
-from .reference import judging_from_folder
+from .gate_inputs import GateInputs
+from .reference import gate_inputs_from_folder
 
 
-def compile_engines(
+def build_engines(
     folder: Path,
     options: EngineOptions,
     *,
     precisions: tuple[Precision, ...] | None = None,
-    workshops: Sequence[Workshop] | None = None,
+    builders: Sequence[EngineBuilder] | None = None,
     progress: Progress = silent,
 ) -> Manifest:
     """Build engines for the accepted files of an export, judge them, and add them to its folder and record.
@@ -58,19 +58,19 @@ def compile_engines(
             expected="an ONNX file that passed the gate",
             next_step="See the reasons: alexnet export CHECKPOINT",
         )
-    workshops = workshops_from(options) if workshops is None else workshops
-    judging = None
-    if any(workshop.run for workshop in workshops):
-        judging = judging_from_folder(folder, manifest, progress=progress)
+    builders = builders_from(options) if builders is None else builders
+    gate_inputs = None
+    if any(builder.run for builder in builders):
+        gate_inputs = gate_inputs_from_folder(folder, manifest, progress=progress)
 
     with atomic_directory(folder) as staged:
-        new = {engine_file_name(artifact, shop) for artifact in to_build for shop in workshops}
+        new = {engine_file_name(artifact, shop) for artifact in to_build for shop in builders}
         kept = {a.precision: _carried_over(a, folder, staged, leave_out=new) for a in manifest.artifacts}
         if manifest.reference_sha256 is not None:
             link_or_copy(folder / REFERENCE_NAME, staged / REFERENCE_NAME)
         for artifact in to_build:
-            for workshop in workshops:
-                engine = _engine(artifact, workshop, manifest, profile, judging, staged, progress)
+            for builder in builders:
+                engine = _engine(artifact, builder, manifest, profile, gate_inputs, staged, progress)
                 others = kept[artifact.precision].engines
                 update = {"engines": (*others, engine)}
                 kept[artifact.precision] = kept[artifact.precision].model_copy(update=update)
@@ -79,24 +79,24 @@ def compile_engines(
     return manifest
 
 
-def engine_file_name(artifact: Artifact, workshop: Workshop) -> str:
+def engine_file_name(artifact: Artifact, builder: EngineBuilder) -> str:
     """Such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
-    return f"{Path(artifact.file).stem}.{workshop.label}{ENGINE_SUFFIX}"
+    return f"{Path(artifact.file).stem}.{builder.label}{ENGINE_SUFFIX}"
 
 
-def raise_if_engine_refused(manifest: Manifest, workshops: Sequence[Workshop]) -> None:
+def raise_if_engine_refused(manifest: Manifest, builders: Sequence[EngineBuilder]) -> None:
     """For engines that were just built, by name.
 
     Raises:
         PrecisionRefused: the gate refused one of them.
     """
     for artifact in manifest.artifacts:
-        built = {engine_file_name(artifact, workshop) for workshop in workshops}
+        built = {engine_file_name(artifact, builder) for builder in builders}
         for engine in artifact.engines:
-            if engine.file in built and engine.verdict and not engine.accepted:
+            if engine.file in built and engine.decision and not engine.accepted:
                 raise PrecisionRefused(
                     f"{artifact.precision} engine",
-                    got=engine.verdict.reason,
+                    got=engine.decision.reason,
                     expected="the same model",
                     next_step="Serve another precision, or the ONNX file: --engine onnx.",
                 )
@@ -104,17 +104,17 @@ def raise_if_engine_refused(manifest: Manifest, workshops: Sequence[Workshop]) -
 
 def _engine(
     artifact: Artifact,
-    workshop: Workshop,
+    builder: EngineBuilder,
     manifest: Manifest,
     profile: Profile,
-    judging: Judging | None,
+    gate_inputs: GateInputs | None,
     folder: Path,
     progress: Progress,
 ) -> Engine:
-    contract = manifest.the_contract()
+    contract = manifest.contract
     path = folder / f".building{ENGINE_SUFFIX}"  # not over an engine that is a link to the folder's old one
-    name = engine_file_name(artifact, workshop)
-    passport = workshop.build(
+    name = engine_file_name(artifact, builder)
+    passport = builder.build(
         folder / artifact.file,
         path,
         precision=artifact.precision,
@@ -123,12 +123,16 @@ def _engine(
         progress=progress,
     )
     engine = Engine(file=name, passport=passport, passport_digest=passport.digest)
-    if workshop.run and judging:
-        runner = workshop.run(path, passport, len(manifest.model.class_names), contract)
+    if builder.run and gate_inputs:
+        runner = builder.run(path, passport, len(manifest.model.class_names), contract)
         stage = f"proving {artifact.precision} engine"
-        report = judging.report(runner, profile.max, progress=progress, stage=stage)
+        report = gate_inputs.report(runner, profile.max, progress=progress, stage=stage)
         engine = engine.model_copy(
-            update={"report": report, "verdict": judging.verdict(report), "judged_on": judging.judged_on}
+            update={
+                "report": report,
+                "decision": gate_inputs.decision(report),
+                "judged_on": gate_inputs.judged_on,
+            }
         )
     path.replace(folder / name)
     passport_path(path).replace(passport_path(folder / name))
