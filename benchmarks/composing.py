@@ -17,12 +17,12 @@ from tools import section_of
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.reports.markdown import document_from_reports, write_document
 from alexnet_bench.reports.page import html_from_reports
-from alexnet_bench.reports.schema import Report
+from alexnet_bench.schema import Report
 from alexnet_cli.screen import note
 from alexnet_model.errors import AlexnetError, UsageError
 from alexnet_model.files import write_text_atomically
 
-PARTS = ("engine", "server", "rates", "rungs", "tune", "cold-start")  # the order in which they are read
+PARTS = ("engine", "server", "rates", "breakdown", "tune", "cold-start")  # the order in which they are read
 PAGES = {"cpu": "report.html", "gpu": "report-gpu.html"}
 
 

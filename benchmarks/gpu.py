@@ -18,7 +18,7 @@ from pathlib import Path
 from commands import Measuring, alexnet
 from composing import compose
 
-from alexnet_bench.engines.ladder import doubling_batches
+from alexnet_bench.engines.sweep import doubling_batches
 from alexnet_cli.screen import note
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError
@@ -45,9 +45,9 @@ def main() -> int:
     served = exported(options.demo / "checkpoint.safetensors", work, options.largest)
     if served is None:
         return 1
-    ladder = ["--checkpoint", options.demo / "checkpoint.safetensors", "--device", "gpu"]
-    ladder += ["--batch", ",".join(map(str, doubling_batches(options.largest)))]
-    code = measuring("engine", "bench", "engine", work / "export", *ladder)
+    sweep = ["--checkpoint", options.demo / "checkpoint.safetensors", "--device", "gpu"]
+    sweep += ["--batch", ",".join(map(str, doubling_batches(options.largest)))]
+    code = measuring("engine", "bench", "engine", work / "export", *sweep)
     measure_served(served, measuring)
     measuring.keep()
     compose(options.results, options.docs)
@@ -87,7 +87,7 @@ def measure_served(repository: Path, measuring: Measuring) -> None:
         note(f"Nothing is served: {error}")
         return
     if isinstance(server, EmbeddedServer):
-        measuring("rungs", "bench", "rungs", "--repository", repository, "--batch", "1,32")
+        measuring("breakdown", "bench", "breakdown", "--repository", repository, "--batch", "1,32")
         measuring("tune", "tune", "--limit-p99-ms", "20", "--repository", repository, "--dry-run")
         measuring("cold-start", "bench", "cold-start", repository)
 

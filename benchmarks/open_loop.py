@@ -23,8 +23,8 @@ from alexnet_bench.figures.verdicts import MOST_CLIENT_CPU, MOST_LATE_MS, MOST_U
 from alexnet_bench.loads.answers import expected_from_replies
 from alexnet_bench.loads.generators import InProcess
 from alexnet_bench.loads.inputs import asked_from_config
-from alexnet_bench.loads.orders import Target
 from alexnet_bench.loads.plans import OpenLoop, Part, Timing, arrivals
+from alexnet_bench.loads.worker_protocol import Target
 from alexnet_clients import FakeTransport
 
 MODEL = "alexnet_int8"

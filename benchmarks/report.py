@@ -56,8 +56,8 @@ def parts_of(demo: Path, measuring: Measuring) -> dict[str, Callable[[], int]]:
 
         return run
 
-    ladder = ["--checkpoint", demo / "checkpoint.safetensors", "--device", "cpu"]
-    ladder += ["--batch", "1,8,32", "--seconds", "0.4", "--repeats", "5"]
+    sweep = ["--checkpoint", demo / "checkpoint.safetensors", "--device", "cpu"]
+    sweep += ["--batch", "1,8,32", "--seconds", "0.4", "--repeats", "5"]
     loads = ["--concurrency", "1,4,16,64", "--seconds", "2.5", "--repeats", "5"]
     # A search begins at what a closed loop reached: at one that is not among the server's, for one page.
     rates = [
@@ -73,10 +73,10 @@ def parts_of(demo: Path, measuring: Measuring) -> dict[str, Callable[[], int]]:
         "5",
     ]
     return {
-        "engine": command("engine", "bench", "engine", export, *ladder),
+        "engine": command("engine", "bench", "engine", export, *sweep),
         "server": served("server", *models, *loads),
         "rates": served("rates", "--model", "alexnet_int8", *rates),
-        "rungs": command("rungs", "bench", "rungs", "--repository", repository),
+        "breakdown": command("breakdown", "bench", "breakdown", "--repository", repository),
         "tune": command("tune", "tune", "--limit-p99-ms", "100", "--repository", repository, "--dry-run"),
         "cold-start": command("cold-start", "bench", "cold-start", repository, *models),
     }

@@ -123,7 +123,7 @@ def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest
         *(
             "bench engine",
             "bench server",
-            "bench rungs",
+            "bench breakdown",
             "bench cold-start",
             "bench report",
             "tune",

@@ -25,12 +25,12 @@ from alexnet_model.progress import Progress, silent
 from alexnet_serving import EmbeddedServer, Server, models_of_repository
 from alexnet_serving.repositories.layout import CONFIG_FILE, DECODING_MODEL
 
-from .control import control_rate
+from .calibration_workload import calibration_rate
 from .figures.intervals import Figure, figure_from_repeats
 from .loads.inputs import asked_from_config
 from .loads.rows import Subject
-from .reports.schema import ColdStart, Engine, LeftOut, Report
 from .runs import Log, report_of_run
+from .schema import ColdStart, EngineLabel, LeftOut, Report
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
@@ -48,7 +48,7 @@ class Instruments:
     server: Callable[[Path], Server] = EmbeddedServer
     transport: Callable[[ServerUrl], Transport] = transport_from_url
     now: Callable[[], float] = time.perf_counter
-    control: Callable[[], float] = control_rate
+    calibration: Callable[[], float] = calibration_rate
 
 
 def bench_cold_start(
@@ -81,7 +81,7 @@ def bench_cold_start(
         finally:  # of Ctrl-C too: rows have the repeats that there are
             log.cold_starts += [_row(run, found) for run, found in starts.items() if found]
 
-    return report_of_run(measure, title="Cold start", command=command, control=use.control)
+    return report_of_run(measure, title="Cold start", command=command, calibration=use.calibration)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
 class _Start:
     """What one start took."""
 
-    engine: Engine
+    engine: EngineLabel
     ready_ms: float
     first_ms: dict[int, float]
     second_ms: dict[int, float]

@@ -42,7 +42,7 @@ class MeasureOptions:
     """Ratios get longer slices and more rounds than the ladder of batches; about 40 s in all."""
 
     batches: tuple[int, ...] = (1, 8, 32)
-    ladder: Plan = field(default_factory=lambda: Plan(rounds=3, slice_s=0.1))
+    sweep: Plan = field(default_factory=lambda: Plan(rounds=3, slice_s=0.1))
     ratios: Plan = field(default_factory=lambda: Plan(rounds=5, slice_s=0.5))
 
     def __post_init__(self) -> None:
@@ -130,17 +130,17 @@ def _measured(
 ) -> Measurements:
     precisions, serving = precision_pairs(models), serving_pairs(models)
     paired_cases = list(dict.fromkeys(case for pair in precisions + serving for case in pair))
-    ladder_cases = [case for case in ladder(models, options.batches) if case not in paired_cases]
+    sweep_cases = [case for case in sweep(models, options.batches) if case not in paired_cases]
     paired = side_by_side(
         [lane(case) for case in paired_cases], options.ratios, progress=progress, stage="measuring ratios"
     )
-    rungs = side_by_side(
-        [lane(case) for case in ladder_cases], options.ladder, progress=progress, stage="measuring batches"
+    breakdown = side_by_side(
+        [lane(case) for case in sweep_cases], options.sweep, progress=progress, stage="measuring batches"
     )
     return Measurements(
         machine=machine_name(),
         versions=versions_of("grpcio", "numpy", "onnxruntime", "openvino", "tritonclient"),
-        rows=tuple(sorted(paired.rows() + rungs.rows(), key=lambda row: _order(row.case))),
+        rows=tuple(sorted(paired.rows() + breakdown.rows(), key=lambda row: _order(row.case))),
         precisions=tuple(paired.ratio(of, against) for of, against in precisions),
         serving=tuple(paired.ratio(of, against) for of, against in serving),
         seconds=time.perf_counter() - started,
@@ -168,7 +168,7 @@ def serving_pairs(models: Mapping[Precision, LoadedModel]) -> list[tuple[Case, C
     ]
 
 
-def ladder(models: Mapping[Precision, LoadedModel], batches: Sequence[int]) -> list[Case]:
+def sweep(models: Mapping[Precision, LoadedModel], batches: Sequence[int]) -> list[Case]:
     """Every precision at every batch, in process and through the server with one request at a time."""
     return [
         case

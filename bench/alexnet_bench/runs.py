@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .control import control_rate
+from .calibration_workload import calibration_rate
 from .environment import environment_here
 from .figures.verdicts import Reason, control_reason, interrupted_reason
-from .reports.schema import (
+from .schema import (
     ColdStart,
     EngineRow,
     HeldRate,
+    LatencyStep,
     LeftOut,
     LoadRow,
     Proof,
     Report,
     Roof,
-    Rung,
     Tuning,
 )
 
@@ -35,7 +35,7 @@ class Log:
     proofs: list[Proof] = field(default_factory=list)
     loads: list[LoadRow] = field(default_factory=list)
     held_rates: list[HeldRate] = field(default_factory=list)
-    rungs: list[Rung] = field(default_factory=list)
+    breakdown: list[LatencyStep] = field(default_factory=list)
     tuning: Tuning | None = None
     cold_starts: list[ColdStart] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -52,7 +52,7 @@ def report_of_run(
     *,
     title: str,
     command: str,
-    control: Callable[[], float] = control_rate,
+    calibration: Callable[[], float] = calibration_rate,
 ) -> Report:
     """Measure, and report what there is.
 
@@ -60,27 +60,27 @@ def report_of_run(
     """
     started = time.perf_counter()
     environment = environment_here()
-    before, log = control(), Log()
+    before, log = calibration(), Log()
     try:
         with _sigterm_as_ctrl_c():
             measure(log)
     except KeyboardInterrupt:
         log.note(interrupted_reason(True))
-    after = control()
+    after = calibration()
     log.note(control_reason(before, after))
     return Report(
         title=title,
         command=command,
         environment=environment,
         seconds=time.perf_counter() - started,
-        control_before=before,
-        control_after=after,
+        calibration_before=before,
+        calibration_after=after,
         roofs=tuple(log.roofs),
         engines=tuple(log.engines),
         proofs=tuple(log.proofs),
         loads=tuple(log.loads),
         held_rates=tuple(log.held_rates),
-        rungs=tuple(log.rungs),
+        breakdown=tuple(log.breakdown),
         tuning=log.tuning,
         cold_starts=tuple(log.cold_starts),
         left_out=tuple(log.left_out),

@@ -26,14 +26,14 @@ from alexnet_serving import (
 from .candidates import Candidate, Held, TuningOptions, search_candidates
 from .figures.verdicts import Reason
 from .loads.generators import Workers
+from .loads.load_results import GONE
 from .loads.measuring import ServerBench
-from .loads.outcomes import GONE
 from .loads.plans import ClosedLoop
 from .loads.rows import Measured
 from .loads.searching import SearchOptions
-from .reports.schema import Report, Tuning, TuningStep
+from .reference_predictions import ExportPredictions
 from .runs import Log, report_of_run
-from .truth import ExportTruth
+from .schema import Report, Tuning, TuningStep
 
 _ESTIMATE_AT = ClosedLoop(concurrency=16)
 
@@ -58,7 +58,7 @@ def bench_tuning(
         RepositoryError: nothing can be packed.
     """
     precisions = tuple(artifact.precision for artifact in manifest.accepted)
-    truth = ExportTruth(manifest, folder)
+    truth = ExportPredictions(manifest, folder)
     steps: list[TuningStep] = []
     devices: dict[str, None] = {}
 
@@ -112,7 +112,7 @@ def _held_by(
     folder: Path,
     options: TuningOptions,
     base: RepositoryOptions,
-    truth: ExportTruth,
+    truth: ExportPredictions,
 ) -> Held:
     """Serve it, and search. `manifest` is of its precision alone."""
     model = f"alexnet_{candidate.precision}"

@@ -27,7 +27,7 @@ def compare_command(
     """Say what got slower or faster between two reports, and what else is not the same.
 
     Engines and closed loops are judged by throughput, open loops by their
-    median, loads by their p99 too, both with twice the tolerance; rungs and
+    median, loads by their p99 too, both with twice the tolerance; breakdowns and
     cold starts by their times; a searched rate beyond the step of a search.
     A row is slower where its whole 95% interval is beyond the tolerance, and
     perhaps slower where only its ratio is.
@@ -58,7 +58,7 @@ def compare_command(
 
 def _print(comparison: Comparison) -> None:
     """What differs around the figures, the figures, and the verdict last."""
-    from alexnet_bench.reports.comparison_sheet import comparison_sheet
+    from alexnet_bench.reports.comparison_table import comparison_sheet
     from alexnet_bench.reports.tables import renderables_from_sheet
 
     from .screen import out, say
@@ -68,8 +68,8 @@ def _print(comparison: Comparison) -> None:
     say(f"after:  {shown.after}")
     for fact in shown.environment:
         say(f"  {fact.name}: {fact.before} -> {fact.after}")
-    if shown.control_ratio is not None:
-        say(f"  control work: {shown.control_ratio:.3f} times as fast")
+    if shown.calibration_ratio is not None:
+        say(f"  calibration workload: {shown.calibration_ratio:.3f} times as fast")
     for reason in shown.against:
         say(reason)
     if shown.rows:

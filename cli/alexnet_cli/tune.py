@@ -13,7 +13,7 @@ from .bench.reporting import ReportOption, check_writable, end_with, print_table
 from .options import RepositoryOption
 
 if TYPE_CHECKING:
-    from alexnet_bench.reports.schema import Report
+    from alexnet_bench.schema import Report
 
 
 def tune_command(

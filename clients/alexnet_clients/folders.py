@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_model.datasets import SUFFIXES
-from alexnet_model.errors import DatasetError
+from alexnet_model.errors import DatasetError, os_error_reason
 
 
 def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
@@ -22,7 +22,7 @@ def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]
     except OSError as error:
         raise DatasetError(
             str(folder),
-            got=(error.strerror or str(error)).lower(),
+            got=os_error_reason(error),
             expected="a folder of images",
             next_step="Check the path.",
         ) from error

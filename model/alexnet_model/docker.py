@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import DockerError, PortTaken
+from .errors import DockerError, PortTaken, os_error_reason
 from .triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
 
 PROGRAM = "docker"
@@ -52,9 +52,7 @@ def ask(*arguments: str, timeout_s: float = ASKING_S) -> str:
     except FileNotFoundError as error:
         raise no_docker() from error
     except OSError as error:
-        raise DockerError(
-            PROGRAM, got=(error.strerror or str(error)).lower(), expected="a program that runs"
-        ) from error
+        raise DockerError(PROGRAM, got=os_error_reason(error), expected="a program that runs") from error
     except subprocess.TimeoutExpired as error:
         raise DockerError(
             f"docker {arguments[0]}",

@@ -186,3 +186,12 @@ class DeadlineExceeded(ClientError):
 
 class BadResponse(ClientError):
     pass
+
+
+def os_error_reason(error: OSError) -> str:
+    """Return what the operating system says of an error, in lower case, for the `got` of a message.
+
+    >>> os_error_reason(FileNotFoundError(2, "No such file or directory"))
+    'no such file or directory'
+    """
+    return (error.strerror or str(error)).lower()

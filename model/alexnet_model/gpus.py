@@ -7,6 +7,8 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from .errors import os_error_reason
+
 QUERY = ("index", "name", "compute_cap", "driver_version", "memory.total")
 DEADLINE_S = 20.0
 KILLING_S = 1.0
@@ -55,7 +57,7 @@ def gpus_here() -> GpuSurvey:
     except FileNotFoundError:
         return GpuSurvey(problem="no NVIDIA driver (nvidia-smi is not there)")
     except OSError as error:
-        return GpuSurvey(problem=f"nvidia-smi does not run ({(error.strerror or str(error)).lower()})")
+        return GpuSurvey(problem=f"nvidia-smi does not run ({os_error_reason(error)})")
     except subprocess.TimeoutExpired:
         return GpuSurvey(problem=f"nvidia-smi did not answer in {DEADLINE_S:g} s")
     except subprocess.CalledProcessError as error:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from .contract import Contract, canonical_json
-from .errors import ManifestError
+from .errors import ManifestError, os_error_reason
 from .files import sha256_of_file, write_text_atomically
 from .passport import Passport, passport_of
 from .records import PRECISIONS as PRECISIONS
@@ -253,7 +253,7 @@ def verify_engine(engine: Engine, path: Path) -> None:
     except OSError as error:
         raise ManifestError(
             str(path),
-            got=(error.strerror or str(error)).lower(),
+            got=os_error_reason(error),
             expected="an engine",
             next_step="Build it again.",
         ) from error
@@ -273,7 +273,7 @@ def _verified(path: Path, sha256: str, what: str) -> Path:
     except OSError as error:
         raise ManifestError(
             str(path),
-            got=(error.strerror or str(error)).lower(),
+            got=os_error_reason(error),
             expected=f"{what} of {MANIFEST_NAME}",
             next_step="Export again.",
         ) from error

@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from .checkpoint import Checkpoint, load_checkpoint
 from .class_names import imagenet_class_names
 from .contract import Contract
-from .errors import CheckpointError
+from .errors import CheckpointError, os_error_reason
 from .extras import needs
 from .files import sha256_of_file
 
@@ -75,7 +75,7 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(
             str(path),
-            got=(error.strerror or str(error)).lower(),
+            got=os_error_reason(error),
             expected="torchvision's weights (.pth)",
             next_step="Check the path.",
         ) from error

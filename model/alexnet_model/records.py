@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import ManifestError
+from .errors import ManifestError, os_error_reason
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -32,7 +32,7 @@ def record_from_file(kind: type[AnyRecord], path: Path, *, what: str, make: str)
     try:
         return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        got = (error.strerror or str(error)).lower()
+        got = os_error_reason(error)
         raise ManifestError(str(path), got=got, expected=what, next_step=make) from error
     except ValidationError as error:
         first = error.errors()[0]

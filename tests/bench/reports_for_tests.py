@@ -12,17 +12,17 @@ from alexnet_bench.environment import Environment, GpuState
 from alexnet_bench.figures.intervals import Figure, figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import control_reason, late_reason, saturation_reason, verdict_from
-from alexnet_bench.reports.schema import (
+from alexnet_bench.schema import (
     ColdStart,
-    Engine,
+    EngineLabel,
     EngineRow,
     HeldRate,
+    LatencyStep,
     LeftOut,
     LoadRow,
     RateProbe,
     Report,
     Roof,
-    Rung,
     Tuning,
     TuningStep,
 )
@@ -52,10 +52,10 @@ def gpu() -> GpuState:
     return GpuState(name=H200, compute_capability="9.0", driver="580.95.05", readings=readings)
 
 
-def engine(precision: Precision | None = "int8", runtime: str = "openvino", **changes: Any) -> Engine:
+def engine(precision: Precision | None = "int8", runtime: str = "openvino", **changes: Any) -> EngineLabel:
     computes_in = {"fp32": "f32", "fp16": "f16", "int8": "i8", None: "f32"}[precision]
     values = {"runtime": runtime, "device": "CPU", "computes_in": computes_in, "precision": precision}
-    return Engine.model_validate(values | changes)
+    return EngineLabel.model_validate(values | changes)
 
 
 @cache
@@ -74,7 +74,7 @@ def repeats(value: float, *, noise: float = 0.01, count: int = 5, seed: int = 0)
 
 
 def engine_row(
-    per_s: float = 472.0, batch: int = 32, *, of: Engine | None = None, **changes: Any
+    per_s: float = 472.0, batch: int = 32, *, of: EngineLabel | None = None, **changes: Any
 ) -> EngineRow:
     values: dict[str, Any] = {
         "engine": of or engine(),
@@ -139,7 +139,7 @@ def load_row(
 @cache
 def engine_rows() -> tuple[EngineRow, ...]:
     """What two cores did: images/s at 1, 2, 4, 8, 16, 32, 64."""
-    ladder: Sequence[tuple[Engine, tuple[float, ...], float]] = (
+    sweep: Sequence[tuple[EngineLabel, tuple[float, ...], float]] = (
         (engine("fp32", "torch", options="eager"), (55, 72, 88, 101, 109, 114, 116), 244.4e6),
         (engine("fp32", "torch", options="torch.compile"), (61, 80, 97, 114, 122, 127, 128), 244.4e6),
         (engine("fp32", "onnxruntime"), (75, 98, 117, 130, 134, 136, 137), 244.5e6),
@@ -150,7 +150,7 @@ def engine_rows() -> tuple[EngineRow, ...]:
     )
     limits = {"f32": (15.0, 6.2), "bf16": (8.2, 3.1), "i8": (4.3, 1.74)}
     rows = []
-    for of, rates, size in ladder:
+    for of, rates, size in sweep:
         memory_ms, compute_ms = limits[of.computes_in]
         for step, rate in enumerate(rates):
             batch = 2**step
@@ -192,7 +192,7 @@ def load_rows() -> tuple[LoadRow, ...]:
     return tuple(rows)
 
 
-def rungs(of_engine: Engine | None = None) -> tuple[Rung, ...]:
+def breakdown(of_engine: EngineLabel | None = None) -> tuple[LatencyStep, ...]:
     """Two models, each by three ways over the network."""
     steps = (
         ("engine", 1.0, 0, "in process"),
@@ -212,7 +212,7 @@ def rungs(of_engine: Engine | None = None) -> tuple[Rung, ...]:
         found += [(name, of, precision, total + ms, ms, sent, "client") for name, ms, sent in wires]
         found.append(("decode", of, precision, total + 1.1 + 3.9, 3.9, 47_700, "client"))
     return tuple(
-        Rung(
+        LatencyStep(
             name=name,
             of=of,
             engine=of_engine or engine("fp32" if precision == "fp32" else "int8"),
@@ -294,8 +294,8 @@ def report(**changes: Any) -> Report:
         "command": "alexnet bench server --model alexnet_int8 --concurrency 1,2,4,8,16,32",
         "environment": environment(),
         "seconds": 412.0,
-        "control_before": 1.021e11,
-        "control_after": 1.007e11,
+        "calibration_before": 1.021e11,
+        "calibration_after": 1.007e11,
         "roofs": (
             Roof(device="CPU", computes_in="f32", operations_per_s=2.3e11, bytes_per_s=4.1e10),
             Roof(device="CPU", computes_in="i8", operations_per_s=8.2e11, bytes_per_s=4.1e10),
@@ -303,7 +303,7 @@ def report(**changes: Any) -> Report:
         "engines": engine_rows(),
         "loads": load_rows(),
         "held_rates": (held_rate(),),
-        "rungs": rungs(),
+        "breakdown": breakdown(),
         "tuning": tuning(),
         "cold_starts": cold_starts(),
         "left_out": (LeftOut(what="TensorRT", why="no NVIDIA GPU is here"),),
@@ -319,8 +319,8 @@ def report_of_two_devices() -> Report:
         engine_row(
             rate, 2**step, of=engine("fp16", runtime, device=H200), limit_ms=0.6 * 1e3 * 2**step / rate
         )
-        for runtime, ladder in rates.items()
-        for step, rate in enumerate(ladder)
+        for runtime, sweep in rates.items()
+        for step, rate in enumerate(sweep)
     ]
     served = [
         load_row(rate, 2**step, model="alexnet_fp16", engine=engine("fp16", "tensorrt", device=H200))
@@ -335,13 +335,13 @@ def report_of_two_devices() -> Report:
         engines=(*on_gpu, *engine_rows()[-14:]),
         loads=(*served, *load_rows()[:6]),
         held_rates=(held_rate(6100, engine=on_gpu_engine), held_rate()),
-        rungs=(*rungs(on_gpu_engine), *rungs()),
+        breakdown=(*breakdown(on_gpu_engine), *breakdown()),
         cold_starts=(
             *(start.model_copy(update={"engine": on_gpu_engine}) for start in cold_starts()),
             *cold_starts(),
         ),
         roofs=(Roof(device=H200, computes_in="f16", operations_per_s=7.8e14, bytes_per_s=4.3e12),),
         reasons=(reason,),
-        control_before=1.0e11,
-        control_after=0.82e11,
+        calibration_before=1.0e11,
+        calibration_after=0.82e11,
     )

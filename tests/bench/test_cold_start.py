@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_bench.cold_start import Instruments, bench_cold_start, repository_of_one
 from alexnet_bench.reports.files import report_from_file
-from alexnet_bench.reports.schema import Report
+from alexnet_bench.schema import Report
 from alexnet_cli.main import run
 from alexnet_clients import FakeTransport, InferReply, Message, ModelConfig, ServerUrl, TensorSpec
 from alexnet_model.contract import Contract
@@ -21,7 +21,7 @@ from alexnet_serving import models_of_repository, write_repository
 from alexnet_serving.repositories.model_config import config_from_text
 
 from ..serving.conftest import MAX_BATCH, Artifacts
-from .ladder_fakes import FakeClock
+from .sweep_fakes import FakeClock
 
 READY_S = {True: 3.0, False: 1.0}  # with warm-up and without
 FP32, INT8 = ("alexnet_fp32",), ("alexnet_int8",)
@@ -119,7 +119,7 @@ class Starts:
             server=lambda path: FakeServer(path, self),
             transport=self._transport,
             now=self.clock,
-            control=lambda: 100.0,
+            calibration=lambda: 100.0,
         )
         return bench_cold_start(
             repository, models, repeats=repeats, command="alexnet bench", instruments=instruments

@@ -17,17 +17,18 @@ from alexnet_bench.figures.verdicts import (
     saturation_reason,
     verdict_from,
 )
-from alexnet_bench.reports.comparables import SEARCH_STEP
 from alexnet_bench.reports.comparing import Compared, Comparison, comparison_of
+from alexnet_bench.reports.comparison_rows import SEARCH_STEP
 from alexnet_bench.reports.distributions import distribution_of
 from alexnet_bench.reports.files import write_report
-from alexnet_bench.reports.schema import EngineRow, LoadRow, Report
+from alexnet_bench.schema import EngineRow, LoadRow, Report
 from alexnet_cli.compare import compare_command
 from alexnet_cli.main import run
 from alexnet_model.errors import ReportError, UsageError
 
 from .reports_for_tests import (
     H200,
+    breakdown,
     cold_starts,
     engine,
     engine_row,
@@ -40,7 +41,6 @@ from .reports_for_tests import (
     repeats,
     report,
     report_of_two_devices,
-    rungs,
     tuning,
 )
 
@@ -53,7 +53,7 @@ def figure(value: float, *, noise: float = 0.01, count: int = 5, seed: int = 9) 
 
 def with_only(**parts: Any) -> Report:
     """A report of these parts; the others are empty."""
-    empty: dict[str, Any] = dict.fromkeys(("engines", "loads", "held_rates", "rungs", "cold_starts"), ())
+    empty: dict[str, Any] = dict.fromkeys(("engines", "loads", "held_rates", "breakdown", "cold_starts"), ())
     return report(**{**empty, "tuning": None, **parts})
 
 
@@ -75,7 +75,7 @@ def only_row(comparison: Comparison) -> Compared:
 
 
 def test_two_runs_that_differ_by_their_noise_are_no_different() -> None:
-    of = {"rungs": (), "cold_starts": (), "engines": engine_rows()}
+    of = {"breakdown": (), "cold_starts": (), "engines": engine_rows()}
     again = tuple(
         row.model_copy(update={"throughput": figure(row.throughput.value, seed=index)})
         for index, row in enumerate(engine_rows())
@@ -380,19 +380,19 @@ def test_a_searchs_step_is_that_of_the_search() -> None:
     ("times", "found", "exit_code"), [(1.0, "no difference", 0), (1.3, "slower", 1), (0.7, "faster", 0)]
 )
 def test_rungs_are_judged_by_their_times(times: float, found: str, exit_code: int) -> None:
-    def with_rungs(times: float) -> Report:
+    def with_breakdown(times: float) -> Report:
         steps = (
-            rung.model_copy(update={"total": milliseconds(times * rung.total_ms, count=5)})
-            for rung in rungs()
+            step.model_copy(update={"total": milliseconds(times * step.total_ms, count=5)})
+            for step in breakdown()
         )
-        return with_only(rungs=tuple(steps))
+        return with_only(breakdown=tuple(steps))
 
-    comparison = compared(with_rungs(1.0), with_rungs(times))
+    comparison = compared(with_breakdown(1.0), with_breakdown(times))
     assert {row.found for row in comparison.rows} == {found}
     assert comparison.exit_code == exit_code
-    assert len(comparison.rows) == len(rungs())
+    assert len(comparison.rows) == len(breakdown())
     first = comparison.rows[0]
-    assert first.group == "rungs of fp32, batch 1: fp32 on openvino (CPU, computes in f32)"
+    assert first.group == "latency breakdown of fp32, batch 1: fp32 on openvino (CPU, computes in f32)"
     assert (first.row, first.figure, first.unit) == ("engine", "time", "ms")
 
 
@@ -451,15 +451,15 @@ def test_the_environments_differences_are_listed() -> None:
 
 @pytest.mark.parametrize("speed", [0.75, 1.3])
 def test_where_the_machine_itself_had_another_speed_slower_rows_say_nothing(speed: float) -> None:
-    control = {"control_before": speed * 1.021e11, "control_after": speed * 1.007e11}
-    before, slower = with_engines(engine_row(400)), with_engines(engine_row(300), **control)
+    calibration = {"calibration_before": speed * 1.021e11, "calibration_after": speed * 1.007e11}
+    before, slower = with_engines(engine_row(400)), with_engines(engine_row(300), **calibration)
     comparison = compared(before, slower)
     assert comparison.rows[0].found == "slower"
     assert comparison.exit_code == 2
     assert comparison.verdict.startswith(
         f"the machine itself ran {speed:.2f} times as fast: measure again. Slower in 1 of 1 rows"
     )
-    assert compared(before, with_engines(engine_row(400), **control)).exit_code == 0
+    assert compared(before, with_engines(engine_row(400), **calibration)).exit_code == 0
     lost = compared(with_engines(engine_row(400), engine_row(batch=1)), slower)
     assert lost.exit_code == 1
     assert lost.verdict.startswith("1 row that was VALID is gone now. The machine itself ran")
@@ -467,10 +467,10 @@ def test_where_the_machine_itself_had_another_speed_slower_rows_say_nothing(spee
 
 def test_the_machines_speed_is_the_mean_of_before_and_after_a_run() -> None:
     """Of these the later two alone are 14% apart."""
-    before = with_engines(engine_row(400), control_before=1.0e11, control_after=1.05e11)
-    after = with_engines(engine_row(300), control_before=0.98e11, control_after=0.9e11)
+    before = with_engines(engine_row(400), calibration_before=1.0e11, calibration_after=1.05e11)
+    after = with_engines(engine_row(300), calibration_before=0.98e11, calibration_after=0.9e11)
     comparison = compared(before, after)
-    assert comparison.control_ratio == pytest.approx(0.94 / 1.025)
+    assert comparison.calibration_ratio == pytest.approx(0.94 / 1.025)
     assert comparison.exit_code == 1
 
 
@@ -484,10 +484,10 @@ def test_different_devices_are_not_ranked_unless_asked() -> None:
     )
     with pytest.raises(UsageError, match=f"different devices, .*{H200} and .*NVIDIA L4.*--across-devices"):
         compared(before, after)
-    after = after.model_copy(update={"control_before": 2e11, "control_after": 2e11})
+    after = after.model_copy(update={"calibration_before": 2e11, "calibration_after": 2e11})
     comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
     assert only_row(comparison).ratio == pytest.approx(2100 / 9800, rel=0.02)
-    assert comparison.exit_code == 1  # another machine's control work excuses nothing
+    assert comparison.exit_code == 1  # another machine's calibration workload excuses nothing
     assert "machine itself" not in comparison.verdict
 
 
@@ -573,7 +573,7 @@ class TestCommand:
         shown = capsys.readouterr().out
         assert shown.splitlines()[-1].startswith("Verdict: slower in 1 of 12 rows, furthest in process: int8")
         assert "INVALID" in shown
-        assert "control work: 1.000 times as fast" in shown
+        assert "calibration workload: 1.000 times as fast" in shown
         assert run(["compare", *reversed(files)]) == 0
         assert run(["compare", files[0], files[0]]) == 0
         assert "no difference beyond 10%" in capsys.readouterr().out

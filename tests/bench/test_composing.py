@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_bench.reports.files import write_report
-from alexnet_bench.reports.schema import Report
+from alexnet_bench.schema import Report
 
 from .reports_for_tests import H200, engine, engine_row, environment, gpu, report
 
@@ -20,7 +20,7 @@ EMPTY = {
     "engines": (),
     "loads": (),
     "held_rates": (),
-    "rungs": (),
+    "breakdown": (),
     "cold_starts": (),
     "tuning": None,
 }

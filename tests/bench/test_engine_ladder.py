@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from alexnet_bench.engines.counting import Layer
-from alexnet_bench.engines.ladder import Ladder, LadderPlan, climb, doubling_batches
-from alexnet_bench.engines.rows import doubtful_limits, proofs_from_ladder, rows_from_ladder
+from alexnet_bench.engines.rows import doubtful_limits, proofs_from_sweep, rows_from_sweep
 from alexnet_bench.engines.specs import EngineSpec
+from alexnet_bench.engines.sweep import Sweep, SweepPlan, climb, doubling_batches
 from alexnet_bench.figures.percentiles import NEEDED
-from alexnet_bench.reports.schema import EngineRow, Roof
+from alexnet_bench.schema import EngineRow, Roof
 from alexnet_model.errors import ExportError, UsageError
 from alexnet_model.records import PRECISIONS
 
-from .ladder_fakes import FakeProcess, spec
+from .sweep_fakes import FakeProcess, spec
 
 Failing = Callable[[str, int], Exception | None]
 LAYERS = dict.fromkeys(
@@ -33,7 +33,7 @@ class Climb:
     def __init__(
         self,
         *specs: EngineSpec,
-        plan: LadderPlan,
+        plan: SweepPlan,
         failing: dict[str, Failing] | None = None,
         other_models: tuple[str, ...] = (),
     ) -> None:
@@ -42,12 +42,12 @@ class Climb:
         self.progress: list[tuple[str, int, int]] = []
         self._failing = failing or {}
         self._other_models = other_models
-        self.ladder: Ladder = climb(
+        self.sweep: Sweep = climb(
             specs, plan, self._open, self._report, after_repeat=lambda: self.diary.append("look")
         )
 
     def rows(self, *roofs: Roof) -> tuple[EngineRow, ...]:
-        return rows_from_ladder(self.ladder, LAYERS, roofs)
+        return rows_from_sweep(self.sweep, LAYERS, roofs)
 
     def _open(self, spec: EngineSpec, largest: int) -> FakeProcess:
         self.diary.append(f"open {spec.precision} to {largest}")
@@ -64,8 +64,8 @@ def failing_at(verb: str, error: Exception, *, batch: int = 0) -> Failing:
     return lambda asked, at: error if (asked, at) == (verb, batch) else None
 
 
-def plan(*batches: int, repeats: int = 2) -> LadderPlan:
-    return LadderPlan(batches=batches, repeats=repeats)
+def plan(*batches: int, repeats: int = 2) -> SweepPlan:
+    return SweepPlan(batches=batches, repeats=repeats)
 
 
 def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards() -> None:
@@ -83,8 +83,8 @@ def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards(
 
 def test_memory_is_that_of_the_first_repeat_which_has_seen_no_larger_batch() -> None:
     climbed = Climb(spec("fp32"), plan=plan(1, 4, repeats=2))
-    for number, part in enumerate(climbed.ladder.climbers[0].runs[1].slices):
-        climbed.ladder.climbers[0].runs[1].slices[number] = part.model_copy(
+    for number, part in enumerate(climbed.sweep.climbers[0].runs[1].slices):
+        climbed.sweep.climbers[0].runs[1].slices[number] = part.model_copy(
             update={"peak_memory_bytes": 7 if number == 0 else 9_000}
         )
     assert climbed.rows()[0].peak_memory_bytes == 7
@@ -103,14 +103,14 @@ def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
 def test_an_engine_that_takes_none_of_the_batches_is_left_out_unopened() -> None:
     climbed = Climb(spec("fp32", max_batch=1), spec("int8"), plan=plan(2))
     assert "open fp32 to 0" not in climbed.diary
-    (left_out,) = climbed.ladder.left_out
+    (left_out,) = climbed.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "it takes batches to 1")
 
 
 def test_an_engine_that_does_not_load_costs_itself_alone() -> None:
     failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
     climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2), failing=failing)
-    (left_out,) = climbed.ladder.left_out
+    (left_out,) = climbed.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "a.onnx: got nonsense")
     assert [row.engine.precision for row in climbed.rows()] == ["int8", "int8"]
 
@@ -126,7 +126,7 @@ def test_an_engine_that_fails_keeps_the_batches_that_it_has_done(verb: str) -> N
     climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing=failing)
     rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
     assert rows == [("fp32", 1, 2), ("int8", 1, 2), ("int8", 4, 2), ("int8", 8, 2)]
-    (left_out,) = climbed.ladder.left_out
+    (left_out,) = climbed.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU) from batch 4 on", "no memory")
     assert climbed.diary.count(f"{verb} fp32 4") == 1
     assert "describe fp32" in climbed.diary
@@ -152,7 +152,7 @@ def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() 
 
     climbed = Climb(spec("fp32"), plan=plan(1, 2, 4, repeats=5), failing={"fp32": dead_from_4_on})
     assert [(row.batch, len(row.throughput.repeats)) for row in climbed.rows()] == [(1, 1), (2, 1)]
-    assert [left.what for left in climbed.ladder.left_out] == [
+    assert [left.what for left in climbed.sweep.left_out] == [
         "fp32 on openvino (CPU) from batch 4 on",
         "fp32 on openvino (CPU): the rest of its repeats",
     ]
@@ -199,7 +199,7 @@ def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_images
     climbed = Climb(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=gate_inputs)
     after = [line for line in climbed.diary if not line.startswith("describe")][-2:]
     assert after == ["judge fp32", "judge int8"]
-    proofs = proofs_from_ladder(climbed.ladder)
+    proofs = proofs_from_sweep(climbed.sweep)
     assert [(proof.engine.precision, proof.accepted) for proof in proofs] == [("fp32", True), ("int8", True)]
     assert all(row.verdict.is_valid for row in climbed.rows())
     assert ("gate_inputs answers", 3, 3) in climbed.progress
@@ -224,7 +224,7 @@ def test_rows_of_an_engine_that_cannot_be_judged_are_invalid_and_no_others() -> 
     assert reason.rule == "not judged"
     assert reason.found == "whether it is still the model is not known: killed by signal 9"
     assert other.verdict.is_valid
-    assert [proof.engine.precision for proof in proofs_from_ladder(climbed.ladder)] == ["int8"]
+    assert [proof.engine.precision for proof in proofs_from_sweep(climbed.sweep)] == ["int8"]
 
 
 def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
@@ -268,7 +268,7 @@ def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
             return None
 
     climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2, 4), failing={"fp32": Interrupting()})
-    assert climbed.ladder.is_interrupted
+    assert climbed.sweep.is_interrupted
     rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
     assert rows == [
         *(("fp32", 1, 1), ("fp32", 2, 1), ("fp32", 4, 2)),
@@ -297,7 +297,7 @@ def test_an_interrupt_while_loading_leaves_no_rows_and_nothing_open() -> None:
         raise KeyboardInterrupt
 
     climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1), failing={"int8": interrupted})
-    assert climbed.ladder.is_interrupted
+    assert climbed.sweep.is_interrupted
     assert climbed.rows() == ()
     assert not any(process.is_open for process in climbed.processes)
 
@@ -358,10 +358,10 @@ def test_batches_double_to_the_largest(largest: int, batches: tuple[int, ...]) -
 )
 def test_plans_that_measure_nothing_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        LadderPlan(**values)  # type: ignore[arg-type]
+        SweepPlan(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, np.inf, np.nan])
 def test_lengths_are_finite_numbers_above_0(seconds: float) -> None:
     with pytest.raises(UsageError, match=rf"seconds: got {seconds:g}, expected a finite number above 0"):
-        LadderPlan(batches=(1,), seconds=seconds)
+        SweepPlan(batches=(1,), seconds=seconds)

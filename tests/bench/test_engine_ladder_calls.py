@@ -25,7 +25,7 @@ from alexnet_model.passport import Profile
 
 from ..export.fake_tensorrt import HostDevice, fake_tensorrt
 from ..networks import random_checkpoint
-from .ladder_fakes import FakeClock, FakeRunner, FakeStream
+from .sweep_fakes import FakeClock, FakeRunner, FakeStream
 
 # Eight images, each filled with its own number.
 IMAGES = np.repeat(np.arange(8, dtype=np.uint8), 224 * 224 * 3).reshape(8, 224, 224, 3)

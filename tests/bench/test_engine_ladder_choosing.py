@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_bench.engines.choosing import Choice, Machine, Wishes, engines_of_export
+from alexnet_bench.engines.discovery import EngineFilter, EngineSelection, Machine, engines_of_export
 from alexnet_model.checkpoint import save_checkpoint
 from alexnet_model.errors import CheckpointError, ExportError, ManifestError, UsageError
 from alexnet_model.gpus import GpuSurvey
@@ -30,15 +30,17 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def chosen(artifacts: Artifacts, machine: Machine = ON_CPU, wishes: Wishes | None = None) -> Choice:
-    return engines_of_export(artifacts.manifest, artifacts.folder, wishes or Wishes(), machine)
+def chosen(
+    artifacts: Artifacts, machine: Machine = ON_CPU, engine_filter: EngineFilter | None = None
+) -> EngineSelection:
+    return engines_of_export(artifacts.manifest, artifacts.folder, engine_filter or EngineFilter(), machine)
 
 
-def names(choice: Choice) -> list[str]:
+def names(choice: EngineSelection) -> list[str]:
     return [str(spec) for spec in choice.specs]
 
 
-def reasons(choice: Choice) -> dict[str, str]:
+def reasons(choice: EngineSelection) -> dict[str, str]:
     return {left_out.what: left_out.why for left_out in choice.left_out}
 
 
@@ -66,7 +68,9 @@ def test_on_a_cpu_there_are_the_onnx_files_of_what_was_accepted(artifacts: Artif
 def test_pytorch_is_measured_from_the_checkpoint_of_the_export(
     artifacts: Artifacts, checkpoint: Path
 ) -> None:
-    choice = chosen(artifacts, wishes=Wishes(checkpoint=checkpoint, runtimes=("pytorch", "torch.compile")))
+    choice = chosen(
+        artifacts, engine_filter=EngineFilter(checkpoint=checkpoint, runtimes=("pytorch", "torch.compile"))
+    )
     assert names(choice) == ["fp32 on pytorch (CPU)", "fp32 on torch.compile (CPU)"]
     assert choice.specs[0].size_bytes == checkpoint.stat().st_size
     assert set(reasons(choice)) == {"everything on a GPU"}
@@ -74,7 +78,7 @@ def test_pytorch_is_measured_from_the_checkpoint_of_the_export(
 
 def test_without_a_compiler_there_is_no_compiling(artifacts: Artifacts, checkpoint: Path) -> None:
     bare = replace(ON_CPU, cpp_compiler=None)
-    choice = chosen(artifacts, bare, Wishes(checkpoint=checkpoint))
+    choice = chosen(artifacts, bare, EngineFilter(checkpoint=checkpoint))
     assert "fp32 on torch.compile (CPU)" not in names(choice)
     assert reasons(choice)["torch.compile"] == "no C++ compiler (c++, g++, clang++)"
 
@@ -83,14 +87,14 @@ def test_another_models_checkpoint_is_refused(artifacts: Artifacts, tmp_path: Pa
     path = tmp_path / "other.safetensors"
     save_checkpoint(random_checkpoint(width=0.05), path)
     with pytest.raises(CheckpointError, match=r"other\.safetensors: got other weights"):
-        chosen(artifacts, wishes=Wishes(checkpoint=path))
+        chosen(artifacts, engine_filter=EngineFilter(checkpoint=path))
 
 
 def test_a_gpu_brings_its_engines_with_graphs_and_without_and_with_copies(
     artifacts: Artifacts, tmp_path: Path, checkpoint: Path
 ) -> None:
     export = with_engines(artifacts, tmp_path / "export", H200, max_batch=4)
-    choice = chosen(export, ON_H200, Wishes(precisions=("fp32",), checkpoint=checkpoint))
+    choice = chosen(export, ON_H200, EngineFilter(precisions=("fp32",), checkpoint=checkpoint))
     assert names(choice) == [
         "fp32 on pytorch (CPU)",
         "fp32 on torch.compile (CPU)",
@@ -112,32 +116,38 @@ def test_a_gpu_brings_its_engines_with_graphs_and_without_and_with_copies(
 
 def test_one_device_alone(artifacts: Artifacts, tmp_path: Path) -> None:
     export = with_engines(artifacts, tmp_path / "export", H200)
-    on_gpu = names(chosen(export, ON_H200, Wishes(device="gpu")))
+    on_gpu = names(chosen(export, ON_H200, EngineFilter(device="gpu")))
     assert on_gpu
     assert all("NVIDIA H200" in name for name in on_gpu)
-    on_cpu = chosen(export, ON_H200, Wishes(device="cpu"))
+    on_cpu = chosen(export, ON_H200, EngineFilter(device="cpu"))
     assert names(on_cpu) == names(chosen(artifacts))
-    assert "everything on a GPU" not in reasons(chosen(artifacts, ON_CPU, Wishes(device="cpu")))
+    assert "everything on a GPU" not in reasons(chosen(artifacts, ON_CPU, EngineFilter(device="cpu")))
     with pytest.raises(
         ExportError, match=f"nothing to measure .*everything on a GPU: {re.escape(NO_DRIVER)}"
     ):
-        chosen(artifacts, ON_CPU, Wishes(device="gpu"))
+        chosen(artifacts, ON_CPU, EngineFilter(device="gpu"))
 
 
 def test_an_engine_that_cannot_be_measured_here_is_said_with_its_file(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
-    wishes = Wishes(precisions=("int8",))
+    engine_filter = EngineFilter(precisions=("int8",))
     there = with_engines(artifacts, tmp_path / "there", H200)
-    assert reasons(chosen(there, ON_CPU, wishes))["tensorrt int8"] == f"alexnet_int8.sm90.plan: {NO_DRIVER}"
+    assert (
+        reasons(chosen(there, ON_CPU, engine_filter))["tensorrt int8"]
+        == f"alexnet_int8.sm90.plan: {NO_DRIVER}"
+    )
     foreign = with_engines(artifacts, tmp_path / "foreign", L4)
-    assert reasons(chosen(foreign, ON_H200, wishes))["tensorrt int8"] == (
+    assert reasons(chosen(foreign, ON_H200, engine_filter))["tensorrt int8"] == (
         "alexnet_int8.sm89.plan: built for TensorRT 11.1.0.106 on NVIDIA L4 (8.9)"
     )
     unproved = with_engines(artifacts, tmp_path / "unproved", H200, accepted=None)
-    assert "never proved to be the same model" in reasons(chosen(unproved, ON_H200, wishes))["tensorrt int8"]
+    assert (
+        "never proved to be the same model"
+        in reasons(chosen(unproved, ON_H200, engine_filter))["tensorrt int8"]
+    )
     refused = with_engines(artifacts, tmp_path / "refused", H200, accepted=False)
-    assert reasons(chosen(refused, ON_H200, wishes))["tensorrt int8"] == (
+    assert reasons(chosen(refused, ON_H200, engine_filter))["tensorrt int8"] == (
         "alexnet_int8.sm90.plan: refused by the gate (another model)"
     )
 
@@ -154,14 +164,14 @@ def test_a_refused_precision_is_not_measured(artifacts: Artifacts) -> None:
     with pytest.raises(
         UsageError, match="fp16: got no such precision that was accepted, expected some of fp32"
     ):
-        chosen(artifacts, wishes=Wishes(precisions=("fp16",)))
+        chosen(artifacts, engine_filter=EngineFilter(precisions=("fp16",)))
 
 
 def test_runtimes_are_known_names() -> None:
     with pytest.raises(UsageError, match=r"runtime: got 'onnx', expected some of pytorch, torch\.compile"):
-        Wishes(runtimes=("onnx",))  # type: ignore[arg-type]
+        EngineFilter(runtimes=("onnx",))  # type: ignore[arg-type]
 
 
 def test_where_nothing_is_left_the_reasons_are_the_error(artifacts: Artifacts) -> None:
     with pytest.raises(ExportError, match=r"nothing to measure \(tensorrt: this export has no .*no NVIDIA"):
-        chosen(artifacts, wishes=Wishes(runtimes=("tensorrt",)))
+        chosen(artifacts, engine_filter=EngineFilter(runtimes=("tensorrt",)))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_bench.engines.choosing import Machine, Wishes
-from alexnet_bench.engines.ladder import OpenEngine
+from alexnet_bench.engines.discovery import EngineFilter, Machine
 from alexnet_bench.engines.running import EngineBench, Instruments, Look, bench_engines
 from alexnet_bench.engines.specs import EngineSpec
+from alexnet_bench.engines.sweep import OpenEngine
 from alexnet_bench.reports.files import report_from_file
-from alexnet_bench.reports.schema import Report, Roof
+from alexnet_bench.schema import Report, Roof
 from alexnet_cli.bench.engine import engine_command
 from alexnet_cli.main import run
 from alexnet_model.errors import ExportError, UsageError
@@ -25,7 +25,7 @@ from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_model.manifest import write_manifest
 
 from ..serving.conftest import Artifacts
-from .ladder_fakes import FakeProcess
+from .sweep_fakes import FakeProcess
 
 ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e9, bytes_per_s=1e9)
 MACHINE = Machine(gpus=GpuSurvey(problem="no driver"), cpp_compiler=None)
@@ -39,7 +39,7 @@ def export(artifacts: Artifacts) -> Path:
 
 
 class Fakes:
-    """Instruments whose control work goes at these rates, one after another."""
+    """Instruments whose calibration workload goes at these rates, one after another."""
 
     def __init__(self, *rates: float, roofs: Callable[[], Sequence[Roof]] = lambda: [ROOF]) -> None:
         self.diary: list[str] = []
@@ -48,7 +48,10 @@ class Fakes:
 
     def instruments(self) -> Instruments:
         return Instruments(
-            machine=MACHINE, engines=self._open, ceilings=self._ceilings, control=lambda: next(self._rates)
+            machine=MACHINE,
+            engines=self._open,
+            ceilings=self._ceilings,
+            calibration=lambda: next(self._rates),
         )
 
     def run(self, export: Path) -> Report:
@@ -96,7 +99,7 @@ def test_every_engine_is_judged_unless_that_is_not_wanted(export: Path) -> None:
 def test_other_load_makes_it_invalid(export: Path) -> None:
     report = Fakes(100, 88).run(export)
     assert [reason.rule for reason in report.reasons] == ["machine busy"]
-    assert (report.control_before, report.control_after) == (100, 88)
+    assert (report.calibration_before, report.calibration_after) == (100, 88)
 
 
 def test_ceilings_are_looked_at_before_the_ladder_and_in_each_of_its_repeats(export: Path) -> None:
@@ -241,7 +244,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
 
 def test_the_batches_of_an_export_double_by_default(artifacts: Artifacts) -> None:
     assert EngineBench().plan(artifacts.manifest, artifacts.folder).batches == (1, 2, 4, 8)
-    assert replace(ONCE, wishes=Wishes(precisions=("int8",))).plan(
+    assert replace(ONCE, engine_filter=EngineFilter(precisions=("int8",))).plan(
         artifacts.manifest, artifacts.folder
     ).batches == (1, 2)
 

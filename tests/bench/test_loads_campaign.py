@@ -14,7 +14,7 @@ from alexnet_bench.loads.generators import InProcess
 from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop, Timing
 from alexnet_bench.loads.searching import SearchOptions
-from alexnet_bench.reports.schema import Report
+from alexnet_bench.schema import Report
 from alexnet_model.errors import BadRequest, ModelNotFound, Unreachable, UsageError
 
 from .load_fakes import MODEL, URL, VirtualServer, VirtualTime, bench_of
@@ -100,7 +100,7 @@ def test_a_server_that_dies_in_the_middle_leaves_a_report(server: VirtualServer)
     campaign = Campaign(models=(MODEL,), loops=tuple(ClosedLoop(concurrency=n) for n in (1, 2, 3)))
     timing = Timing(burn_in_s=1, seconds=3, repeats=4)
     bench = bench_of(server, timing)
-    report = report_of_campaign(campaign, bench, title="t", command="c", control=lambda: 1.0)
+    report = report_of_campaign(campaign, bench, title="t", command="c", calibration=lambda: 1.0)
     (row,) = report.loads
     assert [reason.rule for reason in row.verdict.reasons] == ["server gone", "errors"]
     assert row.throughput.value < 100
@@ -140,7 +140,7 @@ def test_a_server_that_is_replaced_between_two_loads_ends_the_run(server: Virtua
         return outcome
 
     bench.run = replacing  # type: ignore[method-assign]
-    report = report_of_campaign(SWEEP, bench, title="t", command="c", control=lambda: 1.0)
+    report = report_of_campaign(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
     assert [row.concurrency for row in report.loads] == [1]
     (reason,) = report.reasons
     assert reason.rule == "server gone"
@@ -158,7 +158,7 @@ def test_a_model_that_is_replaced_between_two_loads_ends_the_run(server: Virtual
         return outcome
 
     bench.run = replacing  # type: ignore[method-assign]
-    report = report_of_campaign(SWEEP, bench, title="t", command="c", control=lambda: 1.0)
+    report = report_of_campaign(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
     (reason,) = report.reasons
     assert "another configuration of it than before" in reason.found
 
@@ -221,9 +221,9 @@ def test_a_model_that_answers_nothing_is_left_out_and_the_others_are_measured(se
 
 def test_another_load_on_the_machine_is_said_of_the_whole_run(server: VirtualServer) -> None:
     rates = iter([1e9, 0.8e9])
-    report = report_of(server, control=lambda: next(rates))
+    report = report_of(server, calibration=lambda: next(rates))
     assert [reason.rule for reason in report.reasons] == ["machine busy"]
-    assert (report.control_before, report.control_after) == (1e9, 0.8e9)
+    assert (report.calibration_before, report.calibration_after) == (1e9, 0.8e9)
 
 
 def test_wrong_answers_under_load_make_a_row_invalid(server: VirtualServer) -> None:
@@ -344,7 +344,7 @@ def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_search_too(server: VirtualSer
         return measure(model, loop, *args, **options)
 
     bench.measure = measuring  # type: ignore[method-assign]
-    report = report_of_campaign(campaign, bench, title="t", command="c", control=lambda: 1.0)
+    report = report_of_campaign(campaign, bench, title="t", command="c", calibration=lambda: 1.0)
     assert len(report.held_rates[0].probes) == 2 < len(whole.held_rates[0].probes)
     assert "cut short" in report.held_rates[0].words
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
@@ -364,7 +364,7 @@ def test_an_error_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
 
     bench.measure = measuring  # type: ignore[method-assign]
     campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
-    report = report_of_campaign(campaign, bench, title="t", command="c", control=lambda: 1.0)
+    report = report_of_campaign(campaign, bench, title="t", command="c", calibration=lambda: 1.0)
     assert len(report.held_rates[0].probes) == 2
     assert report.left_out[0].what.endswith("the rest of the search")
     assert [reason.rule for reason in report.reasons] == ["server gone"]

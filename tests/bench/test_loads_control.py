@@ -1,4 +1,4 @@
-"""The control measurement, by a clock that only moves when it is looked at."""
+"""The calibration measurement, by a clock that only moves when it is looked at."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from itertools import count
 
 import pytest
 
-from alexnet_bench.control import control_rate
+from alexnet_bench.calibration_workload import calibration_rate
 
 
 def test_operations_over_seconds() -> None:
     looks = count()
-    rate = control_rate(0.3, clock=lambda: 0.125 * next(looks))
+    rate = calibration_rate(0.3, clock=lambda: 0.125 * next(looks))
     assert rate == pytest.approx(2 * 512**3 / 0.125)
 
 
@@ -26,9 +26,9 @@ def test_a_slice_that_was_disturbed_does_not_count() -> None:
         return now[0]
 
     started: list[float] = []
-    assert control_rate(0.0, clock=clock) == pytest.approx(2 * 512**3)
+    assert calibration_rate(0.0, clock=clock) == pytest.approx(2 * 512**3)
 
 
 def test_at_least_one_product() -> None:
     looks = count()
-    assert control_rate(0.0, clock=lambda: 4.0 * next(looks)) == pytest.approx(2 * 512**3 / 4)
+    assert calibration_rate(0.0, clock=lambda: 4.0 * next(looks)) == pytest.approx(2 * 512**3 / 4)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_bench.loads.load_results import Outcome
 from alexnet_bench.loads.loops import LoadRun
-from alexnet_bench.loads.outcomes import Outcome
 from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop, Part, Timing
 from alexnet_clients import FakeTransport, InferReply, Message
 from alexnet_model.errors import ClientError, Overloaded

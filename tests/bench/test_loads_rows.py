@@ -12,10 +12,10 @@ import pytest
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.loads.answers import Expected, TrueAnswers, expected_from_replies
 from alexnet_bench.loads.inputs import asked_from_config
-from alexnet_bench.loads.outcomes import Outcome, in_turn, merged
+from alexnet_bench.loads.load_results import Outcome, in_turn, merged
 from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop
 from alexnet_bench.loads.rows import Subject, load_row, verdict_of
-from alexnet_bench.reports.schema import LoadRow
+from alexnet_bench.schema import LoadRow
 from alexnet_clients import FakeTransport, InferReply, ModelConfig, ModelStatistics, ServerUrl
 
 CONFIG = FakeTransport().model_config("alexnet_int8", timeout_s=1).result()

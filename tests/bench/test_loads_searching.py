@@ -8,7 +8,7 @@ import pytest
 
 from alexnet_bench.loads.plans import Timing
 from alexnet_bench.loads.searching import Found, SearchOptions, search
-from alexnet_bench.reports.schema import RateProbe
+from alexnet_bench.schema import RateProbe
 from alexnet_model.errors import UsageError
 
 OPTIONS = SearchOptions(limit_p99_ms=20)

@@ -13,9 +13,9 @@ from alexnet_bench.measuring import (
     LoadedModel,
     MeasureOptions,
     check_same_answers,
-    ladder,
     precision_pairs,
     serving_pairs,
+    sweep,
 )
 from alexnet_clients import Client, FakeTransport, InferRequest, ServedModel
 from alexnet_model.class_names import DIGITS
@@ -87,9 +87,9 @@ def test_what_was_refused_is_not_compared() -> None:
 
 
 def test_the_ladder_has_every_precision_and_batch_both_ways_up_to_the_models_maximum() -> None:
-    cases = ladder(ALL, (1, 8, 32))
+    cases = sweep(ALL, (1, 8, 32))
     assert len(cases) == len(set(cases)) == 3 * 3 * 2
-    small = ladder({"int8": loaded("int8", max_batch=8)}, (1, 8, 32))
+    small = sweep({"int8": loaded("int8", max_batch=8)}, (1, 8, 32))
     assert [(case.batch, case.through) for case in small] == [
         (1, "in process"),
         (1, "server"),

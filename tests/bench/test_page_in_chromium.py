@@ -16,7 +16,7 @@ from PIL import Image
 from alexnet_bench.reports.markdown import document_from_reports, write_document
 from alexnet_bench.reports.page import html_from_reports
 
-from .reports_for_tests import engine_row, load_row, report, report_of_two_devices, rungs
+from .reports_for_tests import breakdown, engine_row, load_row, report, report_of_two_devices
 from .test_reports_page import evil_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -67,9 +67,9 @@ class Opened:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a name that no plot has room for."""
-    long = rungs()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
+    long = breakdown()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(html_from_reports([report(rungs=(*rungs(), long))]), encoding="utf-8")
+    path.write_text(html_from_reports([report(breakdown=(*breakdown(), long))]), encoding="utf-8")
     return path
 
 
@@ -116,7 +116,7 @@ def test_names_of_ticks_have_room_beside_one_another(
     """With every batch that is measured on a GPU."""
     path = tmp_path / "batches.html"
     rows = tuple(engine_row(1000 + batch, batch) for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024))
-    path.write_text(html_from_reports([report(engines=rows, loads=(), rungs=())]), encoding="utf-8")
+    path.write_text(html_from_reports([report(engines=rows, loads=(), breakdown=())]), encoding="utf-8")
     gaps = Opened(browser, path, width, height).page.evaluate("""() => {
         const boxes = [...document.querySelectorAll('figure:first-child text.tick[text-anchor=middle]')]
             .map(text => text.getBoundingClientRect());
@@ -188,10 +188,10 @@ def test_a_script_would_be_refused_even_if_it_got_in(browser: Browser, tmp_path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One of each kind, and one with names for which there is no room."""
-    long = rungs()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
+    long = breakdown()[0].model_copy(update={"of": f"{'a long name ' * 9}: all of it"})
     rows = [load_row(), load_row(7000, 4000, model="a long name " * 9, samples=20_000)]
     made = document_from_reports(
-        [report(loads=rows, rungs=(*rungs(), long))], introduction="# Performance", folder="images"
+        [report(loads=rows, breakdown=(*breakdown(), long))], introduction="# Performance", folder="images"
     )
     page = tmp_path_factory.mktemp("markdown") / "page.md"
     write_document(made, page)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alexnet_bench.reports.files import check_one_page, report_from_file, write_report
-from alexnet_bench.reports.schema import LoadRow, Report
+from alexnet_bench.schema import LoadRow, Report
 from alexnet_model.errors import ReportError, UsageError
 
 from .reports_for_tests import H200, engine, engine_row, environment, gpu, load_row, report

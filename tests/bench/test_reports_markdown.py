@@ -8,14 +8,14 @@ from markdown_it import MarkdownIt
 
 from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.markdown import Document, document_from_reports, write_document
-from alexnet_bench.reports.schema import Proof, Report
 from alexnet_bench.reports.sections import devices_of, sections_of
-from alexnet_bench.reports.sheets import figure_cell, sheets_of
+from alexnet_bench.reports.table_models import figure_cell, sheets_of
+from alexnet_bench.schema import Proof, Report
 from alexnet_model.errors import UsageError
 
-from .ladder_fakes import judged
 from .reports_for_tests import (
     H200,
+    breakdown,
     engine,
     engine_row,
     environment,
@@ -23,8 +23,8 @@ from .reports_for_tests import (
     load_row,
     report,
     report_of_two_devices,
-    rungs,
 )
+from .sweep_fakes import judged
 from .test_reports_page import EVIL, Elements, evil_report
 
 WRONG = Reason(rule="wrong answers", found="it is another model", advice="Export it again.")
@@ -94,8 +94,8 @@ def test_images_are_beside_the_page_and_say_what_they_are(made: Document) -> Non
 def test_images_of_one_name_do_not_replace_one_another() -> None:
     """Loads of one server in two runs, on two machines that have the same names for everything."""
     row, other = load_row(), load_row(100)
-    here = report(engines=(), rungs=(), loads=(row,))
-    there = report(engines=(), rungs=(), loads=(other,), environment=environment(machine="another"))
+    here = report(engines=(), breakdown=(), loads=(row,))
+    there = report(engines=(), breakdown=(), loads=(other,), environment=environment(machine="another"))
     made = document(here, there)
     assert f"16 at a time: {row.throughput}" in made.images["latency-closed-loop-batch-1.svg"]
     assert f"16 at a time: {other.throughput}" in made.images["latency-closed-loop-batch-1-2.svg"]
@@ -142,7 +142,7 @@ def test_a_note_on_every_row_of_an_engine_is_said_once() -> None:
 def test_a_long_table_is_folded() -> None:
     def folded(count: int) -> int:
         rows = tuple(engine_row(batch=batch) for batch in range(1, count + 1))
-        return document(report(engines=rows, loads=(), rungs=())).text.count("<details>")
+        return document(report(engines=rows, loads=(), breakdown=())).text.count("<details>")
 
     assert (folded(30), folded(31)) == (0, 1)
 
@@ -163,7 +163,7 @@ def test_machines_have_chapters_of_their_own() -> None:
         title="Engines of a GPU",
         engines=(on_gpu,),
         loads=(),
-        rungs=(),
+        breakdown=(),
         environment=environment(machine="EPYC, 16 cores", gpus=(gpu(),)),
     )
     text = document(report(), there).text
@@ -176,7 +176,7 @@ def test_machines_have_chapters_of_their_own() -> None:
 
 
 def test_a_run_of_one_part_needs_no_heading_below_its_title() -> None:
-    empty = report(loads=(), rungs=(), held_rates=(), cold_starts=(), tuning=None, title="Engines")
+    empty = report(loads=(), breakdown=(), held_rates=(), cold_starts=(), tuning=None, title="Engines")
     headings = re.findall("^####? (.*)", document(empty).text, re.MULTILINE)
     assert headings == ["Engines", "Ceilings, measured in this run", "Where it was measured"]
 
@@ -222,7 +222,7 @@ def test_an_image_that_is_no_longer_shown_is_removed(made: Document, tmp_path: P
     write_document(made, page)
     (folder / "notes.txt").touch()
     (tmp_path / "docs" / "drawing.svg").touch()
-    written = document(report(loads=(), rungs=rungs()[:3]))
+    written = document(report(loads=(), breakdown=breakdown()[:3]))
     write_document(written, page)
     assert page.read_text(encoding="utf-8") == written.text
     assert {file.name for file in folder.iterdir()} == {*written.images, "notes.txt"}

@@ -11,16 +11,16 @@ from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.distributions import distribution_of
 from alexnet_bench.reports.drawing.scales import scale_for, tick_text
-from alexnet_bench.reports.glance import tiles_from_reports
-from alexnet_bench.reports.images import batch_images, ladder_image, percentile_images, rungs_image
+from alexnet_bench.reports.highlights import tiles_from_reports
 from alexnet_bench.reports.page import html_from_reports
-from alexnet_bench.reports.schema import Proof, Report, TuningStep
-from alexnet_bench.reports.sheets import sheets_of
+from alexnet_bench.reports.plots import batch_plots, breakdown_plot, percentile_plots, sweep_plot
+from alexnet_bench.reports.table_models import sheets_of
+from alexnet_bench.schema import Proof, Report, TuningStep
 from alexnet_model.errors import ReportError, UsageError
 
-from .ladder_fakes import judged
 from .reports_for_tests import (
     H200,
+    breakdown,
     cold_starts,
     engine,
     engine_row,
@@ -29,9 +29,9 @@ from .reports_for_tests import (
     load_row,
     report,
     report_of_two_devices,
-    rungs,
     tuning,
 )
+from .sweep_fakes import judged
 
 EVIL = "<script>alert('1')</script>\"'><img src=x onerror=alert(2)>&amp;"
 
@@ -137,8 +137,8 @@ def evil_report(evil: str = EVIL) -> Report:
         failed_by_kind={evil: 1},
         samples=90,
     )
-    step = TuningStep.model_validate(tuning().steps[0].model_dump() | {"note": evil})
-    rung = rungs(of)[0].model_copy(update={"name": evil, "of": evil, "source": evil})
+    tried = TuningStep.model_validate(tuning().steps[0].model_dump() | {"note": evil})
+    step = breakdown(of)[0].model_copy(update={"name": evil, "of": evil, "source": evil})
     start = cold_starts()[0].model_copy(update={"model": evil, "engine": of})
     return report(
         title=evil,
@@ -146,8 +146,8 @@ def evil_report(evil: str = EVIL) -> Report:
         environment=environment(machine=evil, kernel=evil, commit=evil, date=evil, versions={evil: evil}),
         engines=(engine_row(of=of),),
         loads=(load,),
-        rungs=(rung, rung.model_copy(update={"name": f"{evil}2"})),
-        tuning=tuning().model_copy(update={"steps": (step,), "winner": 0, "why": evil, "device": evil}),
+        breakdown=(step, step.model_copy(update={"name": f"{evil}2"})),
+        tuning=tuning().model_copy(update={"steps": (tried,), "winner": 0, "why": evil, "device": evil}),
         cold_starts=(start,),
         roofs=(report().roofs[0].model_copy(update={"device": evil, "computes_in": evil}),),
         held_rates=(report().held_rates[0].model_copy(update={"model": evil, "words": evil, "engine": of}),),
@@ -177,7 +177,7 @@ def test_an_invalid_run_has_no_headline_and_its_reason_is_on_top() -> None:
     assert "<dl class='tiles'>" not in page
     top = Elements(page[: page.index("<h2")]).text
     assert "INVALID" in top
-    assert "machine busy: the control work went from 100 to 82 x 10^9 operations/s, 18%" in top
+    assert "machine busy: the calibration workload went from 100 to 82 x 10^9 operations/s, 18%" in top
 
 
 def test_rows_of_an_invalid_run_are_not_shown_as_well(page: str) -> None:
@@ -221,7 +221,7 @@ def test_an_engine_that_is_not_the_model_is_in_no_headline_and_hollow_in_the_plo
     whole = report(engines=rows, loads=())
     tiles = tiles_from_reports([whole])
     assert [tile.figure for tile in tiles if tile.name == "Fastest engine"] == ["342 images/s"]
-    image = ladder_image(rows)
+    image = sweep_plot(rows)
     assert image.svg.count('class="hollow"') == 2
     assert image.note.endswith("Hollow is INVALID.")
     text = Elements(html_from_reports([whole])).text
@@ -232,7 +232,7 @@ def test_an_engine_that_is_not_the_model_is_in_no_headline_and_hollow_in_the_plo
 def test_a_long_devices_name_is_left_out_where_engines_names_have_no_room() -> None:
     def keys(device: str) -> list[str]:
         rows = (engine_row(of=engine(device=device)), engine_row(of=engine("fp16", device=device)))
-        return re.findall(r'class="key">([^<]*)<', ladder_image(rows).svg)
+        return re.findall(r'class="key">([^<]*)<', sweep_plot(rows).svg)
 
     assert keys("CPU")[0] == "int8 on openvino (CPU, computes in i8)"
     assert keys("NVIDIA H100 80GB HBM3 with a long name")[0] == "int8 on openvino (computes in i8)"
@@ -263,7 +263,7 @@ def test_several_reports_make_one_page() -> None:
 
 
 def test_a_page_of_nothing_still_opens() -> None:
-    empty = report(engines=(), loads=(), rungs=(), roofs=(), held_rates=(), cold_starts=(), tuning=None)
+    empty = report(engines=(), loads=(), breakdown=(), roofs=(), held_rates=(), cold_starts=(), tuning=None)
     assert "<svg" not in html_from_reports([empty])
 
 
@@ -309,7 +309,7 @@ def test_resampled_medians_lie_around_the_median_as_those_of_real_resamples_do()
 def test_a_tail_that_is_not_known_is_dotted() -> None:
     def share_known(samples: int) -> float:
         """Of an axis that ends at the slowest sample, so that p90 of a hundred is half of it."""
-        (image,) = percentile_images([load_row(samples=samples)])
+        (image,) = percentile_plots([load_row(samples=samples)])
         ends = [
             re.findall(rf'<polyline points="[^"]* ([^",]*),[^"]*" class="{kind}"', image.svg)
             for kind in ("line", "line dotted")
@@ -324,21 +324,21 @@ def test_a_tail_that_is_not_known_is_dotted() -> None:
 
 def test_an_empty_histogram_has_no_curve() -> None:
     empty = LatencyHistogram().encoded().decode()
-    assert percentile_images([load_row(samples=50, histogram=empty)]) == ()
+    assert percentile_plots([load_row(samples=50, histogram=empty)]) == ()
 
 
 def test_executed_batches_are_drawn_as_shares_in_order_of_size() -> None:
     row = load_row(samples=50, executions_by_batch={16: 50, 1: 25, 3: 25})
-    (image,) = batch_images([row])
+    (image,) = batch_plots([row])
     says = re.findall(r"<title>(.*?)</title>", image.svg)
     assert [words.partition(":")[0] for words in says] == ["batch 1", "batch 3 to 4", "batch 9 to 16"]
     assert [words.rpartition(" ")[2] for words in says] == ["25%", "25%", "50%"]
     assert "mean 9" in image.svg
-    assert batch_images([load_row(samples=50, executions_by_batch={})]) == ()
+    assert batch_plots([load_row(samples=50, executions_by_batch={})]) == ()
 
 
 def test_ways_part_where_a_rung_stands_on_an_earlier_one() -> None:
-    image = rungs_image(rungs()[:8])
+    image = breakdown_plot(breakdown()[:8])
     assert image is not None
     bars = re.findall(r'class="barname">([^<]*)<', image.svg)
     assert [name.partition("batch 1, ")[2] for name in bars] == [
@@ -348,7 +348,7 @@ def test_ways_part_where_a_rung_stands_on_an_earlier_one() -> None:
     ]
     assert image.svg.count("<title>") == 5 + 5 + 6
     assert "decode: adds 3.90 ms (client)" in image.svg
-    assert rungs_image(()) is None
+    assert breakdown_plot(()) is None
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,13 @@ from rich.console import Console
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
+from alexnet_bench.reports.breakdown_text import breakdown_in_words
 from alexnet_bench.reports.names import in_short
-from alexnet_bench.reports.rungs_in_words import rungs_in_words
-from alexnet_bench.reports.schema import Proof, Report, Rung
-from alexnet_bench.reports.sheets import figure_cell, latency_cells, mean_batch
+from alexnet_bench.reports.table_models import figure_cell, latency_cells, mean_batch
 from alexnet_bench.reports.tables import renderables_from_report
+from alexnet_bench.schema import LatencyStep, Proof, Report
 from alexnet_model.records import Precision
 
-from .ladder_fakes import judged
 from .reports_for_tests import (
     engine,
     engine_row,
@@ -26,6 +25,7 @@ from .reports_for_tests import (
     report,
     report_of_two_devices,
 )
+from .sweep_fakes import judged
 
 
 def shown(report: Report, width: int = 80) -> list[str]:
@@ -45,7 +45,7 @@ def test_everything_fits_in_80_columns_uncut(make: Callable[[], Report]) -> None
 
 def test_a_row_has_its_figure_interval_and_share() -> None:
     rows = (engine_row(472, 32), engine_row(204, 1, latencies=histogram(4.9, 500).latencies()))
-    lines = shown(report(engines=rows, loads=(), rungs=()))
+    lines = shown(report(engines=rows, loads=(), breakdown=()))
     figure = rows[0].throughput
     (line,) = [line for line in lines if line.split()[:1] == ["32"]]
     assert f"{in_short(figure.value)} ({in_short(figure.low)} to {in_short(figure.high)})" in line
@@ -55,7 +55,7 @@ def test_a_row_has_its_figure_interval_and_share() -> None:
 
 def test_each_group_names_what_computes_and_columns_stand_below_one_another() -> None:
     rows = (engine_row(), engine_row(of=engine("fp32", "torch", options="eager"), per_s=9.5))
-    lines = shown(report(engines=rows, loads=(), rungs=(), roofs=(), cold_starts=(), tuning=None))
+    lines = shown(report(engines=rows, loads=(), breakdown=(), roofs=(), cold_starts=(), tuning=None))
     assert "int8 on openvino (CPU, computes in i8)" in lines
     assert "fp32 on torch (CPU, computes in f32, eager)" in lines
     assert sum("images/s" in line for line in lines) == 1  # the heading
@@ -77,7 +77,9 @@ def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_ro
     reason = wrong_model_reason(wrong.reason)
     assert reason is not None
     row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
-    lines = shown(report(engines=(row,), proofs=(right, wrong), loads=(), rungs=(), roofs=(), tuning=None))
+    lines = shown(
+        report(engines=(row,), proofs=(right, wrong), loads=(), breakdown=(), roofs=(), tuning=None)
+    )
     assert "CPU, 360 images of digits (test)" in lines
     words = [" ".join(line.split()) for line in lines]
     assert "fp32 openvino yes 120.0 200.0 100.0% 97.5%" in words
@@ -88,10 +90,10 @@ def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_ro
 
 
 def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> None:
-    def rung(precision: Precision, name: str, ms: float, source: str) -> Rung:
+    def step(precision: Precision, name: str, ms: float, source: str) -> LatencyStep:
         total = figure_from_repeats([ms], "ms")
         of = f"{precision}, batch 1"
-        return Rung(
+        return LatencyStep(
             name=name,
             of=of,
             engine=engine(precision),
@@ -101,17 +103,17 @@ def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> No
             source=source,
         )
 
-    rungs = (
-        rung("fp32", "engine", 6.0, "in process"),
-        rung("fp32", "gRPC", 8.0, "client"),
-        rung("int8", "engine", 2.0, "in process"),
-        rung("int8", "+ queue", 3.0, "server"),
-        rung("int8", "gRPC", 4.0, "client"),
+    breakdown = (
+        step("fp32", "engine", 6.0, "in process"),
+        step("fp32", "gRPC", 8.0, "client"),
+        step("int8", "engine", 2.0, "in process"),
+        step("int8", "+ queue", 3.0, "server"),
+        step("int8", "gRPC", 4.0, "client"),
     )
-    words = " ".join(" ".join(shown(report(rungs=rungs, loads=(), engines=(), tuning=None))).split())
+    words = " ".join(" ".join(shown(report(breakdown=breakdown, loads=(), engines=(), tuning=None))).split())
     assert "At batch 1 INT8 computes 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words
     assert "what a client sees is 2.00 (gRPC) times as fast" in words
-    assert rungs_in_words(rungs[:2]) == rungs_in_words(rungs[2:]) == ()
+    assert breakdown_in_words(breakdown[:2]) == breakdown_in_words(breakdown[2:]) == ()
 
 
 def test_an_invalid_run_says_so_last() -> None:
@@ -124,7 +126,7 @@ def test_an_invalid_run_says_so_last() -> None:
 
 
 def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once() -> None:
-    lines = shown(report(engines=(), loads=(), rungs=(), tuning=None))
+    lines = shown(report(engines=(), loads=(), breakdown=(), tuning=None))
     start = lines.index("Cold start")
     rows = [" ".join(line.split()) for line in lines[start + 4 : start + 7]]
     without = report().cold_starts[0]
@@ -136,7 +138,7 @@ def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once
 
 def test_nothing_measured_is_still_a_verdict() -> None:
     empty = report(
-        engines=(), loads=(), rungs=(), roofs=(), held_rates=(), cold_starts=(), tuning=None, left_out=()
+        engines=(), loads=(), breakdown=(), roofs=(), held_rates=(), cold_starts=(), tuning=None, left_out=()
     )
     assert shown(empty)[0].startswith("VALID; ")
 
@@ -181,12 +183,14 @@ def test_the_mean_batch_is_over_executions() -> None:
 def test_a_run_without_a_valid_row_is_not_called_valid() -> None:
     reason = wrong_model_reason("another model")
     row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
-    lines = shown(report(engines=(row,), loads=(), rungs=(), roofs=(), tuning=None))
+    lines = shown(report(engines=(row,), loads=(), breakdown=(), roofs=(), tuning=None))
     assert any(line.startswith("INVALID, 0 of 1 rows are VALID") for line in lines)
 
 
 def test_a_search_that_tried_nothing_says_why_and_shows_no_empty_table() -> None:
     alone = held_rate(None, probes=(), words="no rate holds 1 ms: a request alone takes 5 ms (median)")
-    lines = shown(report(engines=(), loads=(), rungs=(), cold_starts=(), tuning=None, held_rates=(alone,)))
+    lines = shown(
+        report(engines=(), loads=(), breakdown=(), cold_starts=(), tuning=None, held_rates=(alone,))
+    )
     assert "a request alone takes 5 ms" in " ".join(lines)
     assert not [line for line in lines if line.split()[:1] == ["rate"]]

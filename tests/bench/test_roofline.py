@@ -13,7 +13,7 @@ import torch
 from alexnet_bench.engines.ceilings import CeilingBench, Sizes, large_copy, large_read, products
 from alexnet_bench.engines.counting import Layer, layers_from_onnx, multiply_adds
 from alexnet_bench.engines.roofline import limit_at, roof_over
-from alexnet_bench.reports.schema import Roof
+from alexnet_bench.schema import Roof
 from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint
 from alexnet_model.architectures import build, parameter_count
 from alexnet_model.architectures import multiply_adds as multiply_adds_of_network
@@ -23,7 +23,7 @@ from alexnet_model.errors import ExportError
 from alexnet_model.records import Precision
 
 from ..networks import random_checkpoint
-from .ladder_fakes import FakeClock, engine
+from .sweep_fakes import FakeClock, engine
 
 # Of the H200's data sheet: bytes/s, and operations/s by precision.
 H200_BYTES_PER_S = 4.8e12

@@ -12,7 +12,7 @@ from alexnet_cli.main import run
 
 COMMANDS = (
     *("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor", "tune", "compare"),
-    *("bench cold-start", "bench engine", "bench report", "bench rungs", "bench server"),
+    *("bench cold-start", "bench engine", "bench report", "bench breakdown", "bench server"),
 )
 
 
@@ -97,9 +97,9 @@ WRONG_USE = [
     (["tune", "--limit-p99-ms", "50", "--probes", "1"], ["--probes"]),
     (["tune", "--limit-p99-ms", "50", "--json", "."], ["--json .", "a file"]),
     (["bench", "tune"], ["'tune'"]),
-    (["bench", "rungs", "model_repository"], ["model_repository"]),
-    (["bench", "rungs", "--batch", "one"], ["--batch", "'one'", "such as 1,16"]),
-    (["bench", "rungs", "--batch", "0"], ["batches: got 0", "1 or more"]),
+    (["bench", "breakdown", "model_repository"], ["model_repository"]),
+    (["bench", "breakdown", "--batch", "one"], ["--batch", "'one'", "such as 1,16"]),
+    (["bench", "breakdown", "--batch", "0"], ["batches: got 0", "1 or more"]),
     (["fly"], ["fly"]),
     (["train", "--fly"], ["--fly"]),
 ]
@@ -115,8 +115,8 @@ NOT_THERE = [
     (["lint", "."], ["no model"]),
     (["tune", "--limit-p99-ms", "50"], ["model_repository", "no such folder", "alexnet export"]),
     (["tune", "--limit-p99-ms", "50", "--repository", "."], ["no model"]),
-    (["bench", "rungs"], ["model_repository", "no such folder", "alexnet export"]),
-    (["bench", "rungs", "--repository", "."], ["no model"]),
+    (["bench", "breakdown"], ["model_repository", "no such folder", "alexnet export"]),
+    (["bench", "breakdown", "--repository", "."], ["no model"]),
     (["ui", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
     (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from alexnet_bench.reports.files import report_from_file
-from alexnet_bench.reports.schema import Report
+from alexnet_bench.schema import Report
 from alexnet_cli.main import run
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_serving import EmbeddedServer
@@ -67,8 +67,8 @@ def test_a_sweep_leaves_a_report_with_plain_names(
         assert "wrong answers" not in [reason["rule"] for reason in row["verdict"]["reasons"]]
     assert "synchronous client" in rows[0]["batching"]
     assert set(rows[3]["executions_by_batch"]) == {"4"}
-    assert content["control_before"] > 1e6
-    assert content["control_after"] > 1e6
+    assert content["calibration_before"] > 1e6
+    assert content["calibration_after"] > 1e6
     assert "--concurrency 1,8" in content["command"]
     assert report_from_file(path) == Report.model_validate(content)
     screen = capsys.readouterr().out

@@ -15,7 +15,7 @@ from alexnet_bench.loads.generators import Workers
 from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop, Timing
 from alexnet_bench.reports.files import report_from_file
-from alexnet_bench.reports.schema import LoadRow
+from alexnet_bench.schema import LoadRow
 from alexnet_cli.main import run
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_serving import EmbeddedServer, write_repository

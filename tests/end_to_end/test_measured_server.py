@@ -13,7 +13,7 @@ from alexnet_serving import EmbeddedServer
 
 BRIEF = MeasureOptions(
     batches=(1, 8),
-    ladder=Plan(rounds=1, slice_s=0.02, burn_in_s=0),
+    sweep=Plan(rounds=1, slice_s=0.02, burn_in_s=0),
     ratios=Plan(rounds=2, slice_s=0.02, burn_in_s=0),
 )
 

@@ -23,7 +23,7 @@ from alexnet_export.engines.cuda import CudaDevice
 from alexnet_model.extras import needs
 from alexnet_model.gpus import Gpu
 
-from ..reports.schema import Roof
+from ..schema import Roof
 from .calls import DeviceClock, EventClock, HostClock, Seconds
 
 with needs("export"):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from alexnet_model.records import Precision
 
-from ..reports.schema import Engine, Roof
+from ..schema import EngineLabel, Roof
 from .counting import WIDTH_BYTES, Layer
 
 OPERATIONS = 2  # a multiply-add
@@ -42,7 +42,7 @@ def limit_at(layers: Sequence[Layer], precision: Precision, batch: int, roof: Ro
     return Limit(1e3 * (computing_s + moving_s), "compute" if computing_s > moving_s else "memory")
 
 
-def roof_over(engine: Engine, roofs: Sequence[Roof]) -> Roof | None:
+def roof_over(engine: EngineLabel, roofs: Sequence[Roof]) -> Roof | None:
     """The ceiling of what an engine computes in: of several types the highest; None where one is unknown."""
     here = {roof.computes_in: roof for roof in roofs if roof.device == engine.device}
     kinds = engine.computes_in.split("+")

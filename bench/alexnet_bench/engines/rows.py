@@ -10,31 +10,31 @@ from alexnet_model.records import Precision
 from ..figures.intervals import figure_from_repeats
 from ..figures.percentiles import LatencyHistogram
 from ..figures.verdicts import Reason, not_judged_reason, samples_reason, verdict_from, wrong_model_reason
-from ..reports.schema import Engine, EngineRow, LeftOut, Proof, Roof
+from ..schema import EngineLabel, EngineRow, LeftOut, Proof, Roof
 from .counting import Layer
-from .ladder import BatchRun, Climber, Ladder, LadderPlan
 from .roofline import limit_at, roof_over
 from .specs import EngineSpec
+from .sweep import BatchRun, Climber, Sweep, SweepPlan
 
 UNKNOWN = "unknown"
 MOST_OF_LIMIT = 0.95  # no engine is that good: a higher share is one of too low a limit
 
 
-def rows_from_ladder(
-    ladder: Ladder, layers: Mapping[Precision, Sequence[Layer]], roofs: Sequence[Roof]
+def rows_from_sweep(
+    sweep: Sweep, layers: Mapping[Precision, Sequence[Layer]], roofs: Sequence[Roof]
 ) -> tuple[EngineRow, ...]:
     """A row an engine and batch, in the order of the engines, each with its limit where one is known."""
     return tuple(
-        _row(climber, run, ladder.plan, layers[climber.spec.precision], roofs)
-        for climber in ladder.climbers
+        _row(climber, run, sweep.plan, layers[climber.spec.precision], roofs)
+        for climber in sweep.climbers
         for run in climber.runs.values()
     )
 
 
-def proofs_from_ladder(ladder: Ladder) -> tuple[Proof, ...]:
+def proofs_from_sweep(sweep: Sweep) -> tuple[Proof, ...]:
     """What the gate said of each engine that was measured."""
     found: dict[str, Proof] = {}
-    for climber in ladder.climbers:
+    for climber in sweep.climbers:
         if climber.judged is not None:
             spec = climber.spec.without_copies
             found[f"{spec} {spec.file}"] = Proof(
@@ -45,7 +45,7 @@ def proofs_from_ladder(ladder: Ladder) -> tuple[Proof, ...]:
 
 def doubtful_limits(rows: Sequence[EngineRow]) -> tuple[LeftOut, ...]:
     """Of each engine the batches at which it came so near to its limit that the limit is in doubt."""
-    batches: dict[Engine, list[str]] = {}
+    batches: dict[EngineLabel, list[str]] = {}
     for row in rows:
         if (row.share_of_limit or 0) > MOST_OF_LIMIT:
             batches.setdefault(row.engine, []).append(str(row.batch))
@@ -60,7 +60,7 @@ def doubtful_limits(rows: Sequence[EngineRow]) -> tuple[LeftOut, ...]:
 
 
 def _row(
-    climber: Climber, run: BatchRun, plan: LadderPlan, layers: Sequence[Layer], roofs: Sequence[Roof]
+    climber: Climber, run: BatchRun, plan: SweepPlan, layers: Sequence[Layer], roofs: Sequence[Roof]
 ) -> EngineRow:
     engine = _engine(climber.spec, climber.runtime)
     roof = roof_over(engine, roofs)
@@ -98,17 +98,17 @@ def _failure_reason(run: BatchRun, repeats: int) -> Reason | None:
     )
 
 
-def _answers_reason(climber: Climber, plan: LadderPlan) -> Reason | None:
+def _answers_reason(climber: Climber, plan: SweepPlan) -> Reason | None:
     if climber.judged is not None:
         return wrong_model_reason("" if climber.judged.accepted else climber.judged.reason)
     return not_judged_reason("" if plan.judged_by is None else climber.unjudged)
 
 
-def _engine(spec: EngineSpec, runtime: Runtime | None) -> Engine:
+def _engine(spec: EngineSpec, runtime: Runtime | None) -> EngineLabel:
     """As the engine described itself; one that died cannot say what it computed in."""
     if runtime is not None:
         return spec.engine(runtime)
-    return Engine(
+    return EngineLabel(
         runtime="pytorch" if spec.runtime == "torch.compile" else spec.runtime,
         device="CPU" if spec.gpu is None else spec.gpu.name,
         computes_in=UNKNOWN,

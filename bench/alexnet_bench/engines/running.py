@@ -19,16 +19,16 @@ from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
-from ..control import control_rate
+from ..calibration_workload import calibration_rate
 from ..figures.verdicts import interrupted_reason
-from ..reports.schema import LeftOut, Report, Roof
 from ..runs import Log, report_of_run
-from .choosing import Machine, Wishes, engines_of_export
+from ..schema import LeftOut, Report, Roof
 from .counting import Layer, layers_from_onnx
-from .ladder import LadderPlan, Open, climb, doubling_batches
+from .discovery import EngineFilter, Machine, engines_of_export
 from .process import EngineProcess, Worker
-from .rows import doubtful_limits, proofs_from_ladder, rows_from_ladder
+from .rows import doubtful_limits, proofs_from_sweep, rows_from_sweep
 from .specs import EngineSpec
+from .sweep import Open, SweepPlan, climb, doubling_batches
 
 # Of each matrix product and of the copy: once before the ladder, and after each of its repeats.
 FIRST_LOOK_S = 0.5
@@ -41,13 +41,13 @@ Look = Callable[[float], Sequence[Roof]]  # for so many seconds a work: the ceil
 class EngineBench:
     """`batches` None: 1, 2, 4 ... and the largest of the export. Seconds are those of one slice."""
 
-    wishes: Wishes = field(default_factory=Wishes)
+    engine_filter: EngineFilter = field(default_factory=EngineFilter)
     batches: tuple[int, ...] | None = None
     seconds: float = 0.5
     repeats: int = 5
     judge: bool = True
 
-    def plan(self, manifest: Manifest, folder: Path) -> LadderPlan:
+    def plan(self, manifest: Manifest, folder: Path) -> SweepPlan:
         """What is measured of the export in a folder.
 
         Raises:
@@ -62,7 +62,7 @@ class EngineBench:
                 expected=f"at most {largest}, the largest of {folder}",
                 next_step=f"Export for larger ones: alexnet export CHECKPOINT --max-batch {max(batches)}",
             )
-        return LadderPlan(
+        return SweepPlan(
             batches=tuple(dict.fromkeys(batches)),
             seconds=self.seconds,
             repeats=self.repeats,
@@ -89,7 +89,7 @@ class Instruments:
     machine: Machine = field(default_factory=Machine)
     engines: Open | None = None
     ceilings: Callable[[Gpu | None], AbstractContextManager[Look]] = ceilings_of
-    control: Callable[[], float] = control_rate
+    calibration: Callable[[], float] = calibration_rate
 
 
 def bench_engines(
@@ -111,7 +111,7 @@ def bench_engines(
     manifest = manifest_from_folder(folder)
     plan = bench.plan(manifest, folder)
     use = instruments or Instruments()
-    choice = engines_of_export(manifest, folder, bench.wishes, use.machine)
+    choice = engines_of_export(manifest, folder, bench.engine_filter, use.machine)
     layers = _layers_by_precision(choice.specs, manifest, folder)
 
     def measure(log: Log) -> None:
@@ -121,15 +121,15 @@ def bench_engines(
             with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch:
                 engines = use.engines or partial(EngineProcess, environment={COMPILED_CODE: scratch})
                 look = partial(ceilings.look, LOOK_S)
-                ladder = climb(choice.specs, plan, engines, progress, after_repeat=look)
-            log.note(interrupted_reason(ladder.is_interrupted))
-            rows = rows_from_ladder(ladder, layers, ceilings.roofs)
+                sweep = climb(choice.specs, plan, engines, progress, after_repeat=look)
+            log.note(interrupted_reason(sweep.is_interrupted))
+            rows = rows_from_sweep(sweep, layers, ceilings.roofs)
             log.roofs += ceilings.roofs
             log.engines += rows
-            log.proofs += proofs_from_ladder(ladder)
-            log.left_out += (*ladder.left_out, *ceilings.left_out, *doubtful_limits(rows))
+            log.proofs += proofs_from_sweep(sweep)
+            log.left_out += (*sweep.left_out, *ceilings.left_out, *doubtful_limits(rows))
 
-    return report_of_run(measure, title="Engines in process", command=command, control=use.control)
+    return report_of_run(measure, title="Engines in process", command=command, calibration=use.calibration)
 
 
 class _Ceilings:

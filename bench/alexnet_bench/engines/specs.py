@@ -11,7 +11,7 @@ from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import RunnerReport, Runtime
 from alexnet_model.records import Precision, Record
 
-from ..reports.schema import Engine
+from ..schema import EngineLabel
 
 # As `--runtime` names them.
 RuntimeName = Literal["pytorch", "torch.compile", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
@@ -43,9 +43,9 @@ class EngineSpec(Record):
         words = {"CUDA graphs": self.cuda_graphs, "with copies": self.copies}
         return tuple(word for word, is_so in words.items() if is_so)
 
-    def engine(self, runtime: Runtime) -> Engine:
+    def engine(self, runtime: Runtime) -> EngineLabel:
         """As rows name it, with what the loaded model says of itself."""
-        return Engine(
+        return EngineLabel(
             runtime=runtime.name,
             device=runtime.device,
             computes_in=runtime.computes_in,

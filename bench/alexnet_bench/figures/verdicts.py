@@ -16,7 +16,7 @@ MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
 MOST_UNANSWERED = 0.05  # of the rate of an open loop
 MOST_CLIENT_CPU = 0.9  # of one core, by any one process of the generator
 MOST_AWAY = 0.1  # of the time, that any one process of the generator was kept from running
-MOST_CONTROL_CHANGE = 0.1  # of the control work, from before to after
+MOST_CALIBRATION_CHANGE = 0.1  # of the calibration workload, from before to after
 Rule = Literal[
     "errors",
     "server overloaded",
@@ -151,12 +151,12 @@ def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
 def control_reason(before: float, after: float) -> Reason | None:
     """The same work, in operations a second before and after: what else the machine did."""
     change = abs(after / before - 1)
-    if change <= MOST_CONTROL_CHANGE:
+    if change <= MOST_CALIBRATION_CHANGE:
         return None
     rates = f"{before / 1e9:.4g} to {after / 1e9:.4g} x 10^9 operations/s"
     return Reason(
         rule="machine busy",
-        found=f"the control work went from {rates}, {change:.0%}",
+        found=f"the calibration workload went from {rates}, {change:.0%}",
         advice="End what else runs on this machine, and measure again.",
     )
 

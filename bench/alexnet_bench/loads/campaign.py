@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from alexnet_model.errors import ClientError, UsageError
 from alexnet_model.progress import Progress, silent
 
-from ..control import control_rate
-from ..reports.schema import Report
+from ..calibration_workload import calibration_rate
 from ..runs import Log, report_of_run
-from .early_end import end_where, is_over, leave_out, leave_out_after_end
+from ..schema import Report
 from .measuring import ServerBench
 from .plans import ClosedLoop, Loop
 from .rounds import Load, measure_in_rounds
 from .searching import SearchOptions
+from .termination import end_where, is_over, leave_out, leave_out_after_end
 
 # A search begins at what so many requests at a time reach.
 _ESTIMATE_AT = ClosedLoop(concurrency=16)
@@ -50,7 +50,7 @@ def report_of_campaign(
     title: str,
     command: str,
     progress: Progress = silent,
-    control: Callable[[], float] = control_rate,
+    calibration: Callable[[], float] = calibration_rate,
 ) -> Report:
     """Run it. A server that goes away and Ctrl-C end it early; what was measured is in the report.
 
@@ -67,7 +67,7 @@ def report_of_campaign(
         lambda log: _measure_all(campaign, bench, log, progress),
         title=title,
         command=command,
-        control=control,
+        calibration=calibration,
     )
 
 

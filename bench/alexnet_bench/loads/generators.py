@@ -18,11 +18,11 @@ from alexnet_clients import Transport
 from alexnet_clients.credentials import ANONYMOUS, Credentials
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
+from .load_results import Outcome, merged
 from .loops import LoadRun
-from .orders import DONE, STOP, Address, Order, Report, Target
-from .outcomes import Outcome, merged
 from .plans import Part, loops_for_workers
 from .waiting import Clock, SystemClock
+from .worker_protocol import DONE, STOP, Address, Order, Report, Target
 
 Tick = Callable[[float], None]  # seconds since the load began
 _LEAD_S = 0.05  # until an order has reached every process

@@ -21,7 +21,7 @@ from alexnet_clients import InferReply, Message, ModelStatistics, Transport
 from alexnet_model.errors import ClientError
 
 from .answers import Expected
-from .outcomes import GONE, Outcome, Tally
+from .load_results import GONE, Outcome, Tally
 from .plans import MOST_OPEN, ClosedLoop, OpenLoop, Part, arrivals
 from .server_counts import Span
 from .waiting import Answer, Answers, Clock, SystemClock

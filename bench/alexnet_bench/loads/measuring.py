@@ -18,18 +18,18 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
-from ..reports.schema import HeldRate, LoadRow, RateProbe
+from ..schema import HeldRate, LoadRow, RateProbe
 from .answers import Expected, TrueAnswers, expected_from_replies
 from .generators import Generator, Tick, no_tick
 from .inputs import Asked, Shapes, asked_from_config
-from .orders import Target
-from .outcomes import Outcome, in_turn
+from .load_results import Outcome, in_turn
 from .plans import ClosedLoop, Loop, OpenLoop, Part, Timing, check_bounds
 from .rows import Measured, Subject, load_row, was_restarted
 from .searching import Found, SearchOptions, search
 from .server_counts import began_anew
+from .worker_protocol import Target
 
-Truth = Callable[[Subject, Asked], TrueAnswers]
+ReferencePredictions = Callable[[Subject, Asked], TrueAnswers]
 _ALONE = Timing(burn_in_s=0.2, seconds=1.0, repeats=1)
 
 
@@ -72,7 +72,7 @@ class ServerBench:
         timing: Timing | None = None,
         timeout_s: float = 30.0,
         shapes: Shapes | None = None,
-        truth: Truth | None = None,
+        truth: ReferencePredictions | None = None,
     ) -> None:
         self.timing = timing or Timing()
         self._transport = transport

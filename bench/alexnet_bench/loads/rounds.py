@@ -14,11 +14,11 @@ from alexnet_model.errors import ClientError
 from alexnet_model.progress import Progress
 
 from ..runs import Log
-from .early_end import end_where, is_over, leave_out, leave_out_after_end
 from .generators import Tick
+from .load_results import Outcome
 from .measuring import ServerBench
-from .outcomes import Outcome
 from .plans import Loop
+from .termination import end_where, is_over, leave_out, leave_out_after_end
 
 Load: TypeAlias = tuple[str, int, Loop]  # model, batch, and how its requests are sent
 _STAGE = "seconds of load"

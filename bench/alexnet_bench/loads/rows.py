@@ -23,9 +23,9 @@ from ..figures.verdicts import (
     starved_reason,
     verdict_from,
 )
-from ..reports.schema import Engine, LoadRow
+from ..schema import EngineLabel, LoadRow
 from .batching import Batcher, batching_words
-from .outcomes import Outcome
+from .load_results import Outcome
 from .plans import ClosedLoop, Loop, OpenLoop
 from .server_counts import Span, began_anew, counted_in, forgot_some
 
@@ -45,11 +45,11 @@ class Subject:
         return tuple(dict.fromkeys((self.config.name, *self.config.steps)))
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineLabel:
         """In the words of its configuration, as far as they go."""
         parameters = self.network.parameters
         precision = next((p for p in PRECISIONS if p == parameters.get("precision")), None)
-        return Engine(
+        return EngineLabel(
             runtime=self.network.backend or "unknown",
             device=self.device,
             computes_in=parameters.get("computes_in", "unknown"),

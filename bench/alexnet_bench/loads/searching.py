@@ -9,7 +9,7 @@ from math import isfinite, sqrt
 from alexnet_model.errors import UsageError
 
 from ..figures.percentiles import NEEDED
-from ..reports.schema import RateProbe
+from ..schema import RateProbe
 from .plans import Timing
 
 # As many requests as p99 needs, and what Poisson arrivals may fall short of that.

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 from alexnet_clients import InferReply
 
-from .heartbeat import Heartbeat
+from .stall_monitor import StallMonitor
 
 # Sleeping ends about this much late, so the rest is waited for awake. It holds Python's lock for as long, and
 # what an answer's thread notes as its end may be late by that.
@@ -76,7 +76,7 @@ class SystemClock:
         return time.process_time()
 
     def watched(self) -> AbstractContextManager[Watch]:
-        return Heartbeat()
+        return StallMonitor()
 
     @contextmanager
     def first_in_line(self) -> Iterator[None]:

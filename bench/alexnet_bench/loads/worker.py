@@ -18,8 +18,8 @@ from alexnet_clients import ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError
 
 from .loops import Asking, LoadRun
-from .orders import DONE, STOP, Address, Order, Report, Target
 from .plans import Part
+from .worker_protocol import DONE, STOP, Address, Order, Report, Target
 
 
 class Worker:

@@ -17,10 +17,10 @@ import numpy as np
 from alexnet_model.errors import UsageError
 from alexnet_model.records import Record
 
-from ..figures.verdicts import MOST_CONTROL_CHANGE
-from .comparables import Ends, Key, Measure, Row, on_any_gpu, rows_of
+from ..figures.verdicts import MOST_CALIBRATION_CHANGE
+from ..schema import Report
+from .comparison_rows import Ends, Key, Measure, Row, on_any_gpu, rows_of
 from .environments import devices_in_words, differences_of
-from .schema import Report
 
 Found = Literal["slower", "faster", "perhaps slower", "perhaps faster", "no difference", "not judged"]
 _FAILED = 1
@@ -67,7 +67,7 @@ class Comparison(Record):
     after: str
     tolerance: float
     environment: tuple[Changed, ...]
-    control_ratio: float | None  # how fast the machine itself was, by the mean of each run's two
+    calibration_ratio: float | None  # how fast the machine itself was, by the mean of each run's two
     against: tuple[str, ...]  # why a whole run is INVALID
     rows: tuple[Compared, ...]
     only_before: tuple[str, ...]
@@ -99,14 +99,14 @@ def comparison_of(
     firsts, seconds = map(rows_of, reports)
     pairs = [(first, seconds[key]) for key, first in firsts.items() if key in seconds]
     rows = tuple(compared for pair in pairs for compared in _judged(*pair, tolerance))
-    control = _control(after) / _control(before) if _control(before) else None
+    calibration = _calibration(after) / _calibration(before) if _calibration(before) else None
     verdict, exit_code = _verdict(
         rows,
         tolerance,
         gone=sum(row.is_valid for key, row in firsts.items() if key not in seconds),
         turned=sum(first.is_valid and not second.verdict.is_valid for first, second in pairs),
         whole=[when for when, report in (("before", before), ("after", after)) if report.reasons],
-        control=control if devices[0] == devices[1] else None,  # another machine has another speed
+        calibration=calibration if devices[0] == devices[1] else None,  # another machine has another speed
     )
     return Comparison(
         before=_title(before),
@@ -116,7 +116,7 @@ def comparison_of(
             Changed(name=name, before=old, after=new)
             for name, old, new in differences_of(before.environment, after.environment)
         ),
-        control_ratio=control,
+        calibration_ratio=calibration,
         against=tuple(
             f"INVALID {when}: {reason}"
             for when, report in (("before", before), ("after", after))
@@ -190,13 +190,13 @@ def _verdict(
     gone: int,
     turned: int,
     whole: Sequence[str],
-    control: float | None,
+    calibration: float | None,
 ) -> tuple[str, int]:
     """The sentences, the worst first, and the exit code. `whole` says which runs are INVALID as such."""
     judged = [row for row in rows if row.found != "not judged"]
     slower, faster = ([row for row in judged if row.found == kind] for kind in ("slower", "faster"))
     said = [_lost(count, now) for count, now in ((gone, "gone"), (turned, "INVALID")) if count]
-    is_other_speed = control is not None and abs(control - 1) > MOST_CONTROL_CHANGE
+    is_other_speed = calibration is not None and abs(calibration - 1) > MOST_CALIBRATION_CHANGE
     if said:
         exit_code = _FAILED
     elif not judged or (slower and is_other_speed):  # the machine is to blame as likely as the code
@@ -204,7 +204,7 @@ def _verdict(
     else:
         exit_code = _FAILED if slower else 0
     if is_other_speed:
-        said.append(f"the machine itself ran {control:.2f} times as fast: measure again")
+        said.append(f"the machine itself ran {calibration:.2f} times as fast: measure again")
     if slower or faster:
         changed = (("slower", slower), ("faster", faster))
         said += [_furthest(kind, found, len(judged)) for kind, found in changed if found]
@@ -237,8 +237,8 @@ def _furthest(kind: str, rows: Sequence[Compared], judged: int) -> str:
     )
 
 
-def _control(report: Report) -> float:
-    return fmean((report.control_before, report.control_after))
+def _calibration(report: Report) -> float:
+    return fmean((report.calibration_before, report.calibration_after))
 
 
 def _only(these: Mapping[Key, Row], others: Mapping[Key, Row]) -> tuple[str, ...]:

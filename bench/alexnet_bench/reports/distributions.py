@@ -12,8 +12,8 @@ import numpy.typing as npt
 from alexnet_model.errors import ReportError
 from alexnet_model.extras import needs
 
+from ..schema import LoadRow
 from .names import name_of_load
-from .schema import LoadRow
 
 _PRECISION = 1e-3  # of a latency, relative: HdrHistogram keeps three digits
 _NEXT_STEP = "Measure again: alexnet bench ... --json FILE."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..environment import Environment
+from ..schema import Report
 from .names import in_short
-from .schema import Report
 
 Fact = tuple[str, str]
 _CPU_VECTORS = "CPU vectors"  # as `environment.cpu_facts` calls them
@@ -34,22 +34,22 @@ def environment_rows(reports: Sequence[Report]) -> tuple[Fact, ...]:
 
 
 def run_rows(reports: Sequence[Report]) -> tuple[Fact, ...]:
-    """What was run when and for how long, and what the control measurement said of the machine."""
+    """What was run when and for how long, and what the calibration measurement said of the machine."""
     rows = []
     for report in reports:
         rows += [
             ("command", report.command),
             ("date", report.environment.date),
             ("took", f"{in_short(report.seconds)} s"),
-            ("control work", control_in_words(report)),
+            ("calibration workload", calibration_in_words(report)),
             ("verdict of the run", report.verdict.word),
         ]
     return tuple(rows)
 
 
-def control_in_words(report: Report) -> str:
+def calibration_in_words(report: Report) -> str:
     """The same fixed work before and after: what else the machine did in between."""
-    before, after = report.control_before, report.control_after
+    before, after = report.calibration_before, report.calibration_after
     change = f" ({after / before - 1:+.1%})" if before else ""
     return f"{before / 1e9:.4g} x 10^9 operations/s before, {after / 1e9:.4g} x 10^9 after{change}"
 

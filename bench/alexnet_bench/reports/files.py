@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from alexnet_model.errors import ReportError, UsageError
+from alexnet_model.errors import ReportError, UsageError, os_error_reason
 from alexnet_model.files import write_text_atomically
 
+from ..schema import SCHEMA_VERSION, Report
 from .names import name_of_engine_row, name_of_load
-from .schema import SCHEMA_VERSION, Report
 
 _WHAT = "a report of alexnet bench"
 _MAKE = "Measure again: alexnet bench ... --json FILE."
@@ -37,7 +37,7 @@ def report_from_file(path: Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        got = (error.strerror or str(error)).lower()
+        got = os_error_reason(error)
         raise ReportError(str(path), got=got, expected=_WHAT, next_step=_MAKE) from error
     except (ValueError, RecursionError) as error:
         raise ReportError(str(path), got=f"no JSON ({error})", expected=_WHAT, next_step=_MAKE) from error

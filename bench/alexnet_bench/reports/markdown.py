@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 from alexnet_model.files import write_text_atomically
 
+from ..schema import Report
 from .environments import environment_rows
 from .files import check_one_page
-from .glance import tiles_from_reports
-from .images import Image
-from .schema import Report
+from .highlights import tiles_from_reports
+from .plots import Plot
 from .sections import Section, day_in_words, devices_of, sections_of
-from .sheets import Cell, Column, Group, Sheet, tuning_sheet
+from .table_models import Cell, Column, Group, Sheet, tuning_sheet
 
 _MOST_ROWS_OPEN = 30  # a longer table is opened by who wants it; the images say the same
 _LONGEST_NAME = 100
@@ -88,7 +88,7 @@ class _Images:
         self.found: dict[str, str] = {}
         self._folder = folder
 
-    def shown(self, image: Image, device: str) -> str:
+    def shown(self, image: Plot, device: str) -> str:
         words = image.name if device == "CPU" else f"{device} {image.name}"
         name = re.sub(r"[^a-z0-9]+", "-", words.lower())[:_LONGEST_NAME].strip("-")
         file, number = f"{name}.svg", 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .schema import ColdStart, EngineRow, LoadRow
+from ..schema import ColdStart, EngineRow, LoadRow
 
 
 def load_in_words(row: LoadRow) -> str:

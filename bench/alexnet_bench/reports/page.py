@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ..schema import Report
 from .environments import environment_rows, run_rows
 from .files import check_one_page
-from .glance import Tile, tiles_from_reports
-from .images import Image, style_of_plots
+from .highlights import Tile, tiles_from_reports
 from .names import in_short, name_of_load
-from .schema import Report
+from .plots import Plot, style_of_plots
 from .sections import Section, day_in_words, devices_of, sections_of
-from .sheets import Cell, Column, Line, Sheet, tuning_sheet
+from .table_models import Cell, Column, Line, Sheet, tuning_sheet
 
 _MOST_ROWS_OPEN = 16  # a longer table is opened by who wants it; the plots say the same
 _MOST_REASONS_ON_TOP = 6
@@ -150,7 +150,7 @@ def _badge(is_valid: bool) -> str:
     return f"<span class='badge {'good' if is_valid else 'bad'}'>{'VALID' if is_valid else 'INVALID'}</span>"
 
 
-def _plots(images: Sequence[Image], width: str) -> str:
+def _plots(images: Sequence[Plot], width: str) -> str:
     shown = "".join(
         f"<figure><figcaption>{escape(image.title)}<span>{escape(image.note)}</span></figcaption>"
         f"{image.svg}</figure>"

@@ -9,26 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from .images import (
-    Image,
-    batch_images,
-    ladder_image,
-    latency_images,
-    percentile_images,
-    roof_image,
-    rungs_image,
+from ..schema import EngineLabel, EngineRow, LoadRow, Report
+from .breakdown_text import breakdown_in_words
+from .plots import (
+    Plot,
+    batch_plots,
+    breakdown_plot,
+    latency_plots,
+    percentile_plots,
+    roof_plot,
+    sweep_plot,
 )
-from .rungs_in_words import rungs_in_words
-from .schema import Engine, EngineRow, LoadRow, Report
-from .sheets import (
+from .table_models import (
     Sheet,
+    breakdown_sheet,
     cold_starts_sheet,
     engines_sheet,
     held_rates_sheet,
     loads_sheet,
     proofs_sheet,
     roofs_sheet,
-    rungs_sheet,
 )
 
 
@@ -38,14 +38,14 @@ class Section:
 
     title: str
     note: str = ""
-    images: tuple[Image, ...] = ()
+    images: tuple[Plot, ...] = ()
     sheets: tuple[Sheet, ...] = ()
     is_wide: bool = False
 
 
 class _OfAnEngine(Protocol):
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> EngineLabel: ...
 
 
 _Row = TypeVar("_Row", bound=_OfAnEngine)
@@ -59,7 +59,7 @@ def devices_of(reports: Sequence[Report]) -> list[str]:
         found += [row.engine.device for row in report.engines]
         found += [row.engine.device for row in report.loads]
         found += [row.engine.device for row in report.held_rates]
-        found += [rung.engine.device for rung in report.rungs]
+        found += [step.engine.device for step in report.breakdown]
         found += [row.engine.device for row in report.cold_starts]
         found += [roof.device for roof in report.roofs]
     return list(dict.fromkeys(found))
@@ -83,28 +83,28 @@ def sections_of(reports: Sequence[Report], device: str) -> Iterator[Section]:
         sheets = [engines_sheet(engines, doubted)] if engines else []
         sheets += [proofs_sheet(proofs)] if proofs else []
         sheets += [roofs_sheet(roofs)] if roofs else []
-        images = _drawn(ladder_image(drawn), roof_image(drawn)) if engines else ()
+        images = _drawn(sweep_plot(drawn), roof_plot(drawn)) if engines else ()
         yield Section("Engines in process", images=images, sheets=tuple(sheets), is_wide=True)
     if loads := here(lambda report: report.loads):
         doubted_loads = here(lambda report: report.loads if report.reasons else ())
         drawn_loads = here(lambda report: _as_its_run(report, report.loads))
         yield Section(
             "Server under load",
-            images=latency_images(drawn_loads),
+            images=latency_plots(drawn_loads),
             sheets=(loads_sheet(loads, doubted_loads),),
             is_wide=True,
         )
-        yield Section("The tail of the latencies", images=percentile_images(drawn_loads))
-        yield Section("Did batching happen?", images=batch_images(drawn_loads))
+        yield Section("The tail of the latencies", images=percentile_plots(drawn_loads))
+        yield Section("Did batching happen?", images=batch_plots(drawn_loads))
     if held_rates := here(lambda report: report.held_rates):
         yield Section("What load is held within a limit?", sheets=(held_rates_sheet(held_rates),))
-    if rungs := here(lambda report: report.rungs):
-        images = _drawn(rungs_image(rungs))
+    if breakdown := here(lambda report: report.breakdown):
+        images = _drawn(breakdown_plot(breakdown))
         yield Section(
             "From the engine to the image",
-            " ".join(rungs_in_words(rungs)),
+            " ".join(breakdown_in_words(breakdown)),
             images,
-            (rungs_sheet(rungs),),
+            (breakdown_sheet(breakdown),),
             is_wide=True,
         )
     if cold_starts := here(lambda report: report.cold_starts):
@@ -119,7 +119,7 @@ def _as_its_run(report: Report, rows: Sequence[_Judged]) -> Sequence[_Judged]:
     return [row.model_copy(update={"verdict": report.verdict}) for row in rows]
 
 
-def _drawn(*images: Image | None) -> tuple[Image, ...]:
+def _drawn(*images: Plot | None) -> tuple[Plot, ...]:
     return tuple(image for image in images if image is not None)
 
 

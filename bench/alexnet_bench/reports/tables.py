@@ -13,10 +13,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .environments import control_in_words
-from .rungs_in_words import rungs_in_words
-from .schema import Report
-from .sheets import Cell, Column, Group, Kind, Sheet, sheets_of
+from ..schema import Report
+from .breakdown_text import breakdown_in_words
+from .environments import calibration_in_words
+from .table_models import Cell, Column, Group, Kind, Sheet, sheets_of
 
 _STYLES: dict[Kind, str] = {"plain": "", "refused": "dim italic", "bad": "red", "good": "green"}
 
@@ -26,7 +26,7 @@ def renderables_from_report(report: Report) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for sheet in sheets_of(report):
         parts += renderables_from_sheet(sheet)
-    parts += [Text(words) for words in rungs_in_words(report.rungs)]
+    parts += [Text(words) for words in breakdown_in_words(report.breakdown)]
     if report.tuning is not None:
         parts.append(Text(report.tuning.why))
     return [*parts, *verdict_of_run(report)]
@@ -54,7 +54,7 @@ def verdict_of_run(report: Report) -> list[RenderableType]:
     is_valid = report.verdict.is_valid and (valid > 0 or not verdicts)
     word = ("VALID", _STYLES["good"]) if is_valid else ("INVALID", _STYLES["bad"])
     first = Text.assemble(word, f"{of_what}; {report.environment.machine}")
-    lines = [first, Text(f"control work: {control_in_words(report)}", style="dim")]
+    lines = [first, Text(f"calibration workload: {calibration_in_words(report)}", style="dim")]
     lines += [Text(f"left out: {left.what}: {left.why}", style="dim") for left in report.left_out]
     return [*lines, *(Text(str(reason), style=_STYLES["bad"]) for reason in report.reasons)]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from .breakdown import breakdown_command
 from .cold_start import cold_start_command
 from .engine import engine_command
 from .report import report_command
-from .rungs import rungs_command
 from .server import server_command
 
 app = typer.Typer(
@@ -19,5 +19,6 @@ app = typer.Typer(
 app.command("cold-start")(cold_start_command)
 app.command("engine")(engine_command)
 app.command("report")(report_command)
-app.command("rungs")(rungs_command)
+app.command("breakdown")(breakdown_command)
+app.command("rungs", hidden=True)(breakdown_command)  # the command's name until 0.1
 app.command("server")(server_command)

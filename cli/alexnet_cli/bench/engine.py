@@ -16,7 +16,7 @@ from .reporting import ReportOption, check_writable, end_with, print_tables, who
 
 if TYPE_CHECKING:
     from alexnet_bench.engines.specs import RuntimeName
-    from alexnet_bench.reports.schema import Report
+    from alexnet_bench.schema import Report
 
 
 class Device(StrEnum):
@@ -64,13 +64,13 @@ def engine_command(
 
     Example: alexnet bench engine build/export --checkpoint checkpoint.safetensors
     """
-    from alexnet_bench.engines.choosing import Wishes
+    from alexnet_bench.engines.discovery import EngineFilter
     from alexnet_bench.engines.running import EngineBench, bench_engines
 
     from ..screen import Bars
 
     bench = EngineBench(
-        wishes=Wishes(
+        engine_filter=EngineFilter(
             precisions=precisions_from(precision),
             runtimes=_runtimes_from(runtime),
             checkpoint=checkpoint,

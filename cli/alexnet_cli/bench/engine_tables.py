@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from alexnet_bench.reports.names import in_megabytes, in_short
-from alexnet_bench.reports.schema import Engine, EngineRow
+from alexnet_bench.schema import EngineLabel, EngineRow
 
 LIMITS_IN_WORDS = (
     "The limit is the shortest call there can be: layer by layer the longer of computing its multiply-adds "
@@ -46,7 +46,7 @@ def costs_table(rows: Sequence[EngineRow]) -> Table:
     return table
 
 
-def _names(engine: Engine) -> tuple[str, str]:
+def _names(engine: EngineLabel) -> tuple[str, str]:
     """The options are what tells two of the same runtime apart; PyTorch's compiler is named without it."""
     runtime = engine.options or engine.runtime
     if engine.options and engine.options != "torch.compile":

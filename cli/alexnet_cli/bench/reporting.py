@@ -12,7 +12,7 @@ from alexnet_model.errors import UsageError
 from alexnet_model.files import is_stream
 
 if TYPE_CHECKING:
-    from alexnet_bench.reports.schema import Report
+    from alexnet_bench.schema import Report
 
 INTERRUPTED = 130  # as shells say it of SIGINT
 ReportOption = Annotated[Path | None, typer.Option("--json", help="Write the report there.", metavar="FILE")]

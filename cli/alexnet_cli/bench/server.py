@@ -25,9 +25,9 @@ from ..connecting import (
 from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
 
 if TYPE_CHECKING:
-    from alexnet_bench.loads.measuring import Truth
+    from alexnet_bench.loads.measuring import ReferencePredictions
     from alexnet_bench.loads.plans import Loop
-    from alexnet_bench.reports.schema import Report
+    from alexnet_bench.schema import Report
 
 _DEFAULT_CONCURRENCY = "1,16"
 
@@ -159,13 +159,13 @@ def print_loads(report: Report) -> None:
 
 
 @contextmanager
-def _truth_of(repository: Path) -> Iterator[Truth]:
-    from alexnet_bench.truth import ExportTruth
+def _truth_of(repository: Path) -> Iterator[ReferencePredictions]:
+    from alexnet_bench.reference_predictions import ExportPredictions
     from alexnet_bench.unpacking import unpacked_export
     from alexnet_model.manifest import manifest_from_folder
 
     with unpacked_export(repository) as folder:
-        yield ExportTruth(manifest_from_folder(folder), folder)
+        yield ExportPredictions(manifest_from_folder(folder), folder)
 
 
 def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tuple[Loop, ...]:

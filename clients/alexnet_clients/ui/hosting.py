@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import PortTaken, ServerError
+from alexnet_model.errors import PortTaken, ServerError, os_error_reason
 from alexnet_model.extras import needs
 
 from ..client import Client
@@ -162,7 +162,7 @@ def _cannot_listen(port: int, error: OSError) -> ServerError:
         )
     return ServerError(
         f"port {port}",
-        got=(error.strerror or str(error)).lower(),
+        got=os_error_reason(error),
         expected="a port to listen on",
         next_step="Name another port; 0 takes a free one.",
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_model.errors import AlexnetError, EngineRefused, ManifestError
+from alexnet_model.errors import AlexnetError, EngineRefused, ManifestError, os_error_reason
 from alexnet_model.gpus import GpuSurvey
 from alexnet_model.manifest import MANIFEST_NAME, Engine, manifest_from_folder
 from alexnet_model.passport import Passport
@@ -65,7 +65,7 @@ def engines_found(
         try:
             exported = (folder / MANIFEST_NAME).is_file()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = os_error_reason(error)
             checks.append(_of_record(name, f"{folder}: {reason}", f"{option} with another folder"))
             continue
         if not exported:

@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from alexnet_model.errors import AlexnetError, MissingExtra
+from alexnet_model.errors import AlexnetError, MissingExtra, os_error_reason
 from alexnet_model.gpus import version_tuple
 from alexnet_model.manifest import PRECISIONS
 
@@ -129,7 +129,7 @@ def check_room(option: str, folder: Path) -> Check:
             problem = f"{_in_words(free)} free, needs {_in_words(ROOM_BYTES)}" if free < ROOM_BYTES else ""
             space = "Free some space, or name another folder: "
     except OSError as error:
-        problem = f"{folder}: {(error.strerror or str(error)).lower()}"
+        problem = f"{folder}: {os_error_reason(error)}"
     return Check(
         name=f"room for {option}",
         status="missing" if problem else "ok",

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_model.errors import ManifestError, RepositoryError
+from alexnet_model.errors import ManifestError, RepositoryError, os_error_reason
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
 
@@ -57,7 +57,7 @@ def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) 
     try:
         return _findings(repository, hashes, progress)
     except OSError as error:
-        got = (error.strerror or str(error)).lower()
+        got = os_error_reason(error)
         return (Finding(str(error.filename or repository), "", got, "a folder that can be read"),)
 
 
@@ -131,7 +131,7 @@ class _Config:
         try:
             self._config = config_from_text(path.read_text(encoding="utf-8"))
         except OSError as error:
-            got = (error.strerror or str(error)).lower()
+            got = os_error_reason(error)
             self._problem = Finding(self._file, "", got, "a model's configuration")
         except UnicodeDecodeError as error:
             self._problem = Finding(self._file, "", f"{error}", "text in UTF-8")
@@ -186,7 +186,7 @@ def _label_findings(file: str, repository: Path, manifest: Manifest) -> Iterator
         # As Triton reads them, to which a carriage return is a part of the name.
         labels = (repository / file).read_bytes().decode().removesuffix("\n").split("\n")
     except OSError as error:
-        yield Finding(file, "", (error.strerror or str(error)).lower(), f"{len(names)} class names")
+        yield Finding(file, "", os_error_reason(error), f"{len(names)} class names")
         return
     except UnicodeDecodeError as error:
         yield Finding(file, "", f"{error}", "text in UTF-8")

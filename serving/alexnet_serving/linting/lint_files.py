@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_model.errors import ManifestError
+from alexnet_model.errors import ManifestError, os_error_reason
 from alexnet_model.manifest import MANIFEST_NAME, REFERENCE_NAME, Engine, Manifest
 from alexnet_model.passport import Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
@@ -125,7 +125,7 @@ def hash_findings(
                     done += len(piece)
                     progress("hashing", done, total, record.file)
         except OSError as error:
-            yield Finding(record.file, "", (error.strerror or str(error)).lower(), "a file that can be read")
+            yield Finding(record.file, "", os_error_reason(error), "a file that can be read")
             continue
         if digest.hexdigest() != record.sha256:
             got, expected = digest.hexdigest()[:12], record.sha256[:12]

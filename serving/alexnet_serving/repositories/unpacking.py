@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from alexnet_model.errors import ManifestError, RepositoryError
+from alexnet_model.errors import ManifestError, RepositoryError, os_error_reason
 from alexnet_model.files import link_or_copy
 from alexnet_model.manifest import (
     REFERENCE_NAME,
@@ -64,7 +64,7 @@ def unpack_repository(
     except OSError as error:
         raise RepositoryError(
             str(folder),
-            got=(error.strerror or str(error)).lower(),
+            got=os_error_reason(error),
             expected="a folder with room for an export",
         ) from error
     return manifest

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import RepositoryError
+from alexnet_model.errors import RepositoryError, os_error_reason
 from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.manifest import (
     MANIFEST_NAME,
@@ -98,7 +98,7 @@ def write_repository(
     except OSError as error:
         raise RepositoryError(
             str(repository),
-            got=(error.strerror or str(error)).lower(),
+            got=os_error_reason(error),
             expected="a folder with room for the models",
             next_step="What was there is unchanged.",
         ) from error

@@ -7,7 +7,7 @@ import random
 import socket
 from collections.abc import Mapping
 
-from alexnet_model.errors import PortTaken, ServerError, UsageError
+from alexnet_model.errors import PortTaken, ServerError, UsageError, os_error_reason
 
 # Below Linux's range for outgoing connections, one of which could otherwise take a chosen port in the
 # seconds between choosing and listening.
@@ -63,7 +63,7 @@ def _cannot_listen(address: str, name: str, port: int, error: OSError) -> Server
     elsewhere = error.errno == errno.EADDRNOTAVAIL
     return ServerError(
         f"{name} port {port}" + (f" of {address}" if elsewhere else ""),
-        got=(error.strerror or str(error)).lower(),
+        got=os_error_reason(error),
         expected="a port to listen on",
         next_step="Name an address of this machine, such as 127.0.0.1 or 0.0.0.0." if elsewhere else "",
     )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from alexnet_model.errors import AlexnetError, ServerDied, ServerError, UsageError
+from alexnet_model.errors import AlexnetError, ServerDied, ServerError, UsageError, os_error_reason
 
 from ..repositories.writing import models_of_repository
 from . import cleanup_watchdog
@@ -64,9 +64,7 @@ def launch_folder(server: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        raise ServerError(
-            server, got=(error.strerror or str(error)).lower(), expected=f"to start from {folder}"
-        ) from error
+        raise ServerError(server, got=os_error_reason(error), expected=f"to start from {folder}") from error
 
 
 class ProcessServer:
@@ -224,7 +222,7 @@ class ProcessServer:
                 shutil.rmtree(self._launch.folder, ignore_errors=True)
             raise ServerError(
                 self._name,
-                got=(error.strerror or str(error)).lower(),
+                got=os_error_reason(error),
                 expected=f"{self._launch.command[0]} to start",
             ) from error
         self._ended = self._cleaned = False

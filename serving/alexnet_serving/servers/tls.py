@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_model.errors import ServerError
+from alexnet_model.errors import ServerError, os_error_reason
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _check_readable(path: Path) -> None:
             path.open("rb").close()
             return
     except OSError as error:
-        got = (error.strerror or str(error)).lower()
+        got = os_error_reason(error)
         raise ServerError(str(path), got=got, expected="a PEM file") from error
     raise ServerError(str(path), got="no regular file", expected="a PEM file")
 

@@ -17,7 +17,7 @@ BEAT_S = 0.01
 GRACE_S = 0.005
 
 
-class Heartbeat:
+class StallMonitor:
     """Inside the `with` `away_s` grows by what this process was kept from running."""
 
     def __init__(self) -> None:

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from alexnet_model.records import Precision
 
+from ..schema import LatencyStep
 from .names import in_short
-from .schema import Rung
 
 _SLOW: Precision = "fp32"
 _FAST: Precision = "int8"
 _ENGINE = "engine"
 
 
-def rungs_in_words(rungs: Sequence[Rung]) -> tuple[str, ...]:
+def breakdown_in_words(breakdown: Sequence[LatencyStep]) -> tuple[str, ...]:
     """A sentence for each load that was measured in FP32 and in INT8; medians against medians."""
-    by_load: dict[str, dict[Precision | None, dict[str, Rung]]] = {}
-    for rung in rungs:
-        load = rung.of.partition(", ")[2]  # without the precision
-        by_load.setdefault(load, {}).setdefault(rung.engine.precision, {})[rung.name] = rung
+    by_load: dict[str, dict[Precision | None, dict[str, LatencyStep]]] = {}
+    for step in breakdown:
+        load = step.of.partition(", ")[2]  # without the precision
+        by_load.setdefault(load, {}).setdefault(step.engine.precision, {})[step.name] = step
     return tuple(
         words
         for load, found in by_load.items()
@@ -27,7 +27,7 @@ def rungs_in_words(rungs: Sequence[Rung]) -> tuple[str, ...]:
     )
 
 
-def _sentence(load: str, slow: dict[str, Rung] | None, fast: dict[str, Rung] | None) -> str:
+def _sentence(load: str, slow: dict[str, LatencyStep] | None, fast: dict[str, LatencyStep] | None) -> str:
     if not slow or not fast or _ENGINE not in slow or _ENGINE not in fast:
         return ""
     gains = {

@@ -1,4 +1,4 @@
-"""The control measurement: the same work before and after a run, to see what else happened."""
+"""The calibration measurement: the same work before and after a run, to see what else happened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLICES = 5
 _SIZE = 512
 
 
-def control_rate(seconds: float = SLICE_S, *, clock: Callable[[], float] = time.perf_counter) -> float:
+def calibration_rate(seconds: float = SLICE_S, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Operations a second of a fixed matrix product, two a multiply-add, on as many cores as NumPy takes.
 
     The median of several slices: what lasts is found, and what passes within a tenth of a second is not.

@@ -33,7 +33,7 @@ _ENGINES = "tensorrt"
 
 
 @dataclass(frozen=True)
-class ExportTruth:
+class ExportPredictions:
     """Called with a model and its requests, as `ServerBench` does; the same ones are computed once."""
 
     manifest: Manifest

@@ -14,7 +14,7 @@ from alexnet_model.manifest import Artifact, Manifest, verify_artifact, verify_e
 from alexnet_model.manifest import Engine as BuiltEngine
 from alexnet_model.records import PRECISIONS, Precision
 
-from ..reports.schema import LeftOut
+from ..schema import LeftOut
 from .specs import RUNTIMES, EngineSpec, RuntimeName
 
 CPP_COMPILERS = ("c++", "g++", "clang++")
@@ -22,7 +22,7 @@ Found = EngineSpec | LeftOut
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class EngineFilter:
     """What of an export is to be measured; None is all there is. PyTorch is measured from a checkpoint."""
 
     precisions: tuple[Precision, ...] | None = None
@@ -52,12 +52,14 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineSelection:
     specs: tuple[EngineSpec, ...]
     left_out: tuple[LeftOut, ...]
 
 
-def engines_of_export(manifest: Manifest, folder: Path, wishes: Wishes, machine: Machine) -> Choice:
+def engines_of_export(
+    manifest: Manifest, folder: Path, engine_filter: EngineFilter, machine: Machine
+) -> EngineSelection:
     """Every engine of an export that this machine may have, in the order of its precisions.
 
     Raises:
@@ -66,32 +68,34 @@ def engines_of_export(manifest: Manifest, folder: Path, wishes: Wishes, machine:
         ExportError: no engine is left; the message says why.
         UsageError: a precision was asked for that the export does not have, or that the gate refused.
     """
-    wanted_precisions = wishes.precisions or PRECISIONS
+    wanted_precisions = engine_filter.precisions or PRECISIONS
     artifacts = [artifact for artifact in manifest.accepted if artifact.precision in wanted_precisions]
     accepted = {artifact.precision for artifact in artifacts}
-    for precision in wishes.precisions or ():
+    for precision in engine_filter.precisions or ():
         if precision not in accepted:
             raise UsageError(
                 f"{folder}: {precision}",
                 got="no such precision that was accepted",
                 expected=f"some of {', '.join(a.precision for a in manifest.accepted) or 'none'}",
             )
-    found = list(_pytorch(manifest, wishes, machine)) if "fp32" in accepted else []
+    found = list(_pytorch(manifest, engine_filter, machine)) if "fp32" in accepted else []
     for artifact in artifacts:
         found += _onnx(artifact, manifest, folder, machine)
         found += _built(artifact, manifest, folder, machine)
-    wanted = [one for one in found if wishes.runtimes is None or _runtime_of(one) in wishes.runtimes]
+    wanted = [
+        one for one in found if engine_filter.runtimes is None or _runtime_of(one) in engine_filter.runtimes
+    ]
     left_out = {one: None for one in wanted if isinstance(one, LeftOut)}
-    could_use_gpu = wishes.runtimes is None or set(wishes.runtimes) - {"openvino"}
-    if machine.gpu is None and could_use_gpu and wishes.device != "cpu":
+    could_use_gpu = engine_filter.runtimes is None or set(engine_filter.runtimes) - {"openvino"}
+    if machine.gpu is None and could_use_gpu and engine_filter.device != "cpu":
         left_out[LeftOut(what="everything on a GPU", why=machine.gpus.problem)] = None
-    specs = tuple(one for one in wanted if isinstance(one, EngineSpec) and _is_on(one, wishes.device))
+    specs = tuple(one for one in wanted if isinstance(one, EngineSpec) and _is_on(one, engine_filter.device))
     if not specs:
         reasons = "; ".join(f"{one.what}: {one.why}" for one in left_out)
         raise ExportError(
             str(folder), got=f"nothing to measure ({reasons})", expected="an engine that this machine can run"
         )
-    return Choice(specs, tuple(left_out))
+    return EngineSelection(specs, tuple(left_out))
 
 
 def _is_on(spec: EngineSpec, device: Literal["cpu", "gpu"] | None) -> bool:
@@ -102,21 +106,21 @@ def _runtime_of(found: Found) -> str:
     return found.what.partition(" ")[0] if isinstance(found, LeftOut) else found.runtime
 
 
-def _pytorch(manifest: Manifest, wishes: Wishes, machine: Machine) -> Iterator[Found]:
-    if wishes.checkpoint is None:
+def _pytorch(manifest: Manifest, engine_filter: EngineFilter, machine: Machine) -> Iterator[Found]:
+    if engine_filter.checkpoint is None:
         for name in ("pytorch", "torch.compile"):
             yield LeftOut(what=name, why="no checkpoint was named (--checkpoint FILE)")
         return
     from alexnet_model.checkpoint import load_checkpoint
 
-    if load_checkpoint(wishes.checkpoint).weights_sha256 != manifest.model.weights_sha256:
+    if load_checkpoint(engine_filter.checkpoint).weights_sha256 != manifest.model.weights_sha256:
         raise CheckpointError(
-            str(wishes.checkpoint),
+            str(engine_filter.checkpoint),
             got="other weights",
             expected="the checkpoint that this export was made from",
             next_step="Name that one, or export this one.",
         )
-    spec = _spec("pytorch", "fp32", wishes.checkpoint, manifest)
+    spec = _spec("pytorch", "fp32", engine_filter.checkpoint, manifest)
     compiled = spec.model_copy(update={"runtime": "torch.compile"})
     yield spec
     if machine.cpp_compiler is None:

@@ -12,20 +12,20 @@ from typing import Literal, TypeVar
 from ..figures.intervals import Figure
 from ..figures.percentiles import NEEDED, Latencies
 from ..figures.verdicts import Verdict
-from .names import in_megabytes, in_short, load_in_words, name_of_series
-from .schema import (
+from ..schema import (
     ColdStart,
     EngineRow,
     HeldRate,
+    LatencyStep,
     LoadRow,
     Proof,
     RateProbe,
     Report,
     Roof,
-    Rung,
     Tuning,
     TuningStep,
 )
+from .names import in_megabytes, in_short, load_in_words, name_of_series
 
 Kind = Literal["plain", "refused", "bad", "good"]
 Row = TypeVar("Row")
@@ -89,8 +89,8 @@ def sheets_of(report: Report) -> Iterator[Sheet]:
         yield loads_sheet(report.loads, () if is_valid else report.loads)
     if report.held_rates:
         yield held_rates_sheet(report.held_rates)
-    if report.rungs:
-        yield rungs_sheet(report.rungs)
+    if report.breakdown:
+        yield breakdown_sheet(report.breakdown)
     if report.cold_starts:
         yield cold_starts_sheet(report.cold_starts)
     if report.tuning is not None:
@@ -176,7 +176,7 @@ def held_rates_sheet(rows: Sequence[HeldRate]) -> Sheet:
     return Sheet("Highest rate within a limit", columns, tuple(groups))
 
 
-def rungs_sheet(rungs: Sequence[Rung]) -> Sheet:
+def breakdown_sheet(breakdown: Sequence[LatencyStep]) -> Sheet:
     """A group for what was asked, a row a step on the way to it."""
     columns = (
         Column("step", brief=True, left=True),
@@ -186,7 +186,9 @@ def rungs_sheet(rungs: Sequence[Rung]) -> Sheet:
         Column("known from", brief=True, left=True),
     )
     return Sheet(
-        "From the engine to the image", columns, _groups(rungs, lambda r: f"{r.of}: {r.engine}", _rung_line)
+        "From the engine to the image",
+        columns,
+        _groups(breakdown, lambda r: f"{r.of}: {r.engine}", _step_line),
     )
 
 
@@ -202,7 +204,7 @@ def tuning_sheet(tuning: Tuning) -> Sheet:
         Column("p99", "ms", brief=True),
         Column("note", left=True, detail=True),
     )
-    lines = tuple(_step_line(step, index == tuning.winner) for index, step in enumerate(tuning.steps))
+    lines = tuple(_tuning_line(step, index == tuning.winner) for index, step in enumerate(tuning.steps))
     limit = f"within a p99 of {in_short(tuning.limit_p99_ms)} ms on {tuning.device}"
     return Sheet("Tuning", columns, (Group(limit, lines),))
 
@@ -295,18 +297,18 @@ def _probe_line(probe: RateProbe) -> Line:
     return Line(cells)
 
 
-def _rung_line(rung: Rung) -> Line:
+def _step_line(step: LatencyStep) -> Line:
     cells = (
-        Cell(rung.name),
-        Cell(in_short(rung.added_ms)),
-        figure_cell(rung.total),
-        Cell(f"{rung.request_bytes:,}"),
-        Cell(rung.source),
+        Cell(step.name),
+        Cell(in_short(step.added_ms)),
+        figure_cell(step.total),
+        Cell(f"{step.request_bytes:,}"),
+        Cell(step.source),
     )
     return Line(cells)
 
 
-def _step_line(step: TuningStep, is_winner: bool) -> Line:
+def _tuning_line(step: TuningStep, is_winner: bool) -> Line:
     held = step.held_rate_per_s
     kind: Kind = "good" if is_winner else "plain"
     cells = (

@@ -1,4 +1,4 @@
-"""`alexnet bench rungs` and `alexnet tune` as commands; how fast anything is, nobody asks here."""
+"""`alexnet bench breakdown` and `alexnet tune` as commands; how fast anything is, nobody asks here."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def repository(exported: Exported, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Configurations hold what they are said to, on a machine that does the control work so fast."""
+    """Configurations hold what they are said to, on a machine that does the calibration workload so fast."""
 
-    def play(rates: dict[str, float | None], *, control: tuple[float, float] = (100.0, 100.0)) -> None:
+    def play(rates: dict[str, float | None], *, calibration: tuple[float, float] = (100.0, 100.0)) -> None:
         def held_by(candidate: Candidate, *_: object) -> Held:
             rate = next((rate for words, rate in rates.items() if words in str(candidate)), 100.0)
             return Held(rate_per_s=rate, p99_ms=30.0, words="")
 
-        steady = partial(report_of_run, control=iter(control).__next__)
+        steady = partial(report_of_run, calibration=iter(calibration).__next__)
         monkeypatch.setattr(tuning, "report_of_run", steady)
         monkeypatch.setattr(tuning, "_held_by", held_by)
 
@@ -78,15 +78,18 @@ def files_beside(repository: Path) -> Files:
 def test_rungs_are_measured_shown_and_kept(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository, file = exported.repository(tmp_path / "alone" / "model_repository"), tmp_path / "rungs.json"
+    repository, file = (
+        exported.repository(tmp_path / "alone" / "model_repository"),
+        tmp_path / "breakdown.json",
+    )
     before = files_beside(repository)
-    words = ["bench", "rungs", "--repository", str(repository)]
+    words = ["bench", "breakdown", "--repository", str(repository)]
     assert run([*words, "--batch", "1", "--rounds", "1", "--requests", "2", "--json", str(file)]) == 0
     shown = capsys.readouterr().out
     report = report_from_file(file)
-    assert {rung.of for rung in report.rungs} == {f"{p}, batch 1" for p in ("fp32", "fp16", "int8")}
+    assert {step.of for step in report.breakdown} == {f"{p}, batch 1" for p in ("fp32", "fp16", "int8")}
     assert "shared memory" in shown
-    assert report.command.startswith(f"alexnet bench rungs --repository {repository}")
+    assert report.command.startswith(f"alexnet bench breakdown --repository {repository}")
     # The encoded model is made of one precision; of the others that is said.
     assert len(report.left_out) == 2
     assert files_beside(repository) == before
@@ -188,13 +191,13 @@ def test_what_writes_nothing_says_so(
     no_measuring: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
     rates: dict[str, float | None],
-    control: tuple[float, float],
+    calibration: tuple[float, float],
     options: list[str],
     code: int,
     said: str,
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
-    no_measuring(rates, control=control)
+    no_measuring(rates, calibration=calibration)
     assert run([*TUNE, str(repository), *options, "--json", str(file)]) == code
     assert files_beside(repository) == before
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(repository))]
@@ -286,7 +289,7 @@ def test_what_was_changed_by_hand_is_not_lost(
     assert files_beside(repository) == before
 
 
-@pytest.mark.parametrize("words", [TUNE, ["bench", "rungs", "--repository"]])
+@pytest.mark.parametrize("words", [TUNE, ["bench", "breakdown", "--repository"]])
 def test_engines_are_refused_in_one_line(
     repository: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

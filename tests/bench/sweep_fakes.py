@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_bench.engines.calls import HostClock
 from alexnet_bench.engines.specs import EngineSlice, EngineSpec, Judged
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.reports.schema import Engine
+from alexnet_bench.schema import EngineLabel
 from alexnet_export.runners import Outputs
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.manifest import BatchParity, RunnerReport, Runtime
@@ -177,11 +177,11 @@ def judged(*, accepted: bool = True) -> Judged:
     return Judged(report=report, accepted=accepted, reason=reason, judged_on="360 images of digits (test)")
 
 
-def engine(**changes: Any) -> Engine:
+def engine(**changes: Any) -> EngineLabel:
     values: dict[str, Any] = {
         "runtime": "openvino",
         "device": "CPU",
         "computes_in": "f32",
         "precision": "fp32",
     }
-    return Engine.model_validate(values | changes)
+    return EngineLabel.model_validate(values | changes)

@@ -13,16 +13,16 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from alexnet_model.manifest import RunnerReport
 from alexnet_model.records import Precision, Record
 
-from ..environment import Environment
-from ..figures.intervals import Figure
-from ..figures.percentiles import Latencies
-from ..figures.verdicts import Reason, Verdict
+from .environment import Environment
+from .figures.intervals import Figure
+from .figures.percentiles import Latencies
+from .figures.verdicts import Reason, Verdict
 
 SCHEMA_VERSION: Literal[1] = 1
 Loop = Literal["closed", "open"]
 
 
-class Engine(Record):
+class EngineLabel(Record):
     """What computes: `runtime` such as openvino, `device` such as CPU or a GPU's name."""
 
     runtime: str
@@ -49,7 +49,7 @@ class Roof(Record):
 class EngineRow(Record):
     """One engine in process at one batch."""
 
-    engine: Engine
+    engine: EngineLabel
     batch: int
     throughput: Figure  # images/s
     latencies: Latencies  # of one call
@@ -73,7 +73,7 @@ class EngineRow(Record):
 class Proof(Record):
     """Whether an engine that was timed is still the model: the gate's figures of that same process."""
 
-    engine: Engine
+    engine: EngineLabel
     report: RunnerReport  # the parity matrix, signal-to-noise, agreement and accuracy
     accepted: bool
     reason: str
@@ -88,7 +88,7 @@ class LoadRow(Record):
     """
 
     model: str
-    engine: Engine
+    engine: EngineLabel
     url_scheme: str  # grpc, http, ..., or "shared memory"
     loop: Loop
     batch: int  # images a request
@@ -141,7 +141,7 @@ class HeldRate(Record):
     """The highest rate of an open loop whose p99 stays within a limit."""
 
     model: str
-    engine: Engine
+    engine: EngineLabel
     url_scheme: str
     batch: int
     limit_p99_ms: float
@@ -152,16 +152,16 @@ class HeldRate(Record):
     words: str  # what was found, and what was not
 
 
-class Rung(Record):
+class LatencyStep(Record):
     """One step from the engine to the encoded image: milliseconds that it adds, and bytes a request.
 
-    The rungs of one `of` are in the order in which each stands on the one before; where several stand on the
+    The steps of one `of` are in the order in which each stands on the one before; where several stand on the
     same one, as gRPC and HTTP do, their `total_ms - added_ms` says on which.
     """
 
     name: str
     of: str  # model, batch and load
-    engine: Engine
+    engine: EngineLabel
     total: Figure  # ms up to here
     added_ms: float
     request_bytes: int
@@ -196,7 +196,7 @@ class ColdStart(Record):
     """From nothing to the first answer. Every start of the server is a repeat of each figure."""
 
     model: str
-    engine: Engine
+    engine: EngineLabel
     warmed_up: bool
     ready_ms: Figure  # from starting the server until it was ready
     first_ms: dict[int, Figure]  # of the first request of each batch
@@ -218,14 +218,14 @@ class Report(Record):
     command: str
     environment: Environment
     seconds: float
-    control_before: float  # of the same fixed work, operations/s
-    control_after: float
+    calibration_before: float  # of the same fixed work, operations/s
+    calibration_after: float
     roofs: tuple[Roof, ...] = ()
     engines: tuple[EngineRow, ...] = ()
     proofs: tuple[Proof, ...] = ()
     loads: tuple[LoadRow, ...] = ()
     held_rates: tuple[HeldRate, ...] = ()
-    rungs: tuple[Rung, ...] = ()
+    breakdown: tuple[LatencyStep, ...] = ()
     tuning: Tuning | None = None
     cold_starts: tuple[ColdStart, ...] = ()
     left_out: tuple[LeftOut, ...] = ()

@@ -11,8 +11,8 @@ from alexnet_model.errors import AlexnetError
 
 from .answers import Expected
 from .inputs import Asked
+from .load_results import Outcome
 from .loops import Asking
-from .outcomes import Outcome
 from .plans import Part
 
 

@@ -1,4 +1,4 @@
-"""`alexnet bench rungs`: where the time goes between the engine and the encoded image."""
+"""`alexnet bench breakdown`: where the time goes between the engine and the encoded image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..options import RepositoryOption
 from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
 
 
-def rungs_command(
+def breakdown_command(
     repository: RepositoryOption = Path("model_repository"),
     batch: Annotated[str, typer.Option(help="Images a request.", metavar="N,...")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Of each way of asking, in turn.")] = 5,
@@ -22,19 +22,19 @@ def rungs_command(
 ) -> None:
     """Measure engine, Triton, queue, gRPC, HTTP, shared memory and JPEG on an embedded server, one at a time.
 
-    Example: alexnet bench rungs --repository demo/model_repository --batch 1,8
+    Example: alexnet bench breakdown --repository demo/model_repository --batch 1,8
     """
-    from alexnet_bench.rungs import RungOptions, bench_rungs
+    from alexnet_bench.latency_breakdown import BreakdownOptions, bench_latency_breakdown
     from alexnet_bench.unpacking import unpacked_export
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_serving import EmbeddedServer
 
     from ..screen import Bars, err
 
-    options = RungOptions(batches=whole_numbers("--batch", batch), rounds=rounds, requests=requests)
+    options = BreakdownOptions(batches=whole_numbers("--batch", batch), rounds=rounds, requests=requests)
     check_writable(json_file)
     server = EmbeddedServer(repository, shared_memory=True)
-    words = ["alexnet", "bench", "rungs", "--repository", str(repository)]
+    words = ["alexnet", "bench", "breakdown", "--repository", str(repository)]
     words += ["--batch", batch, "--rounds", str(rounds), "--requests", str(requests)]
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(repository))
@@ -43,7 +43,7 @@ def rungs_command(
         with err.status("Starting Triton ..."):
             opened.enter_context(server)
         bars = opened.enter_context(Bars())
-        report = bench_rungs(
+        report = bench_latency_breakdown(
             manifest,
             folder,
             grpc_url=server.grpc_url,
@@ -53,4 +53,4 @@ def rungs_command(
             progress=bars,
         )
     print_tables(report)
-    end_with(report, json_file, measured=bool(report.rungs))
+    end_with(report, json_file, measured=bool(report.breakdown))

@@ -13,14 +13,14 @@ import numpy as np
 from alexnet_model.records import Precision
 
 from ..figures.percentiles import NEEDED
+from ..schema import EngineRow, LatencyStep, LoadRow
 from .distributions import distribution_of
 from .drawing.alone import svg_alone
 from .drawing.bars import Bar, Bars, Segment, drawing_from_bars, ramp
 from .drawing.canvas import COLOURS, Drawing, Key, svg_from_drawing
 from .drawing.lines import LONGEST_NAME, Lines, Point, Series, drawing_from_lines
 from .names import in_short, load_in_words, name_of_series
-from .schema import EngineRow, LoadRow, Rung
-from .sheets import mean_batch
+from .table_models import mean_batch
 
 # A precision has one colour on the whole page; what else differs is told apart by the marker.
 _COLOURS: dict[Precision | None, str] = {"fp32": "c0", "fp16": "c2", "int8": "c1", None: "c3"}
@@ -34,7 +34,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Image:
+class Plot:
     """A plot, with what it is and how to read it. Its name tells it from the others of its report."""
 
     name: str
@@ -58,7 +58,7 @@ def style_of_plots() -> str:
     return Path(__file__).with_name("plots.css").read_text(encoding="utf-8")
 
 
-def ladder_image(rows: Sequence[EngineRow]) -> Image:
+def sweep_plot(rows: Sequence[EngineRow]) -> Plot:
     """Throughput by batch, a line an engine, the best first in the key."""
     series = _engine_series(
         rows,
@@ -73,10 +73,10 @@ def ladder_image(rows: Sequence[EngineRow]) -> Image:
     )
     plot = Lines("Throughput by batch", "batch", "images/s", series, x_ticks=_batch_ticks(rows))
     note = f"Higher is better. Whiskers are 95% intervals.{_of_invalid(rows)}"
-    return Image("engine-ladder", plot.title, note, drawing_from_lines(plot))
+    return Plot("engine-ladder", plot.title, note, drawing_from_lines(plot))
 
 
-def roof_image(rows: Sequence[EngineRow]) -> Image | None:
+def roof_plot(rows: Sequence[EngineRow]) -> Plot | None:
     """The share of the limit that each engine reaches; nothing where no limit is known."""
     limited = [row for row in rows if row.share_of_limit is not None]
     if not limited:
@@ -101,10 +101,10 @@ def roof_image(rows: Sequence[EngineRow]) -> Image | None:
         y_percent=True,
     )
     note = "The limit is the larger of compute and memory time in this run."
-    return Image("engine-roof", plot.title, note + _of_invalid(limited), drawing_from_lines(plot))
+    return Plot("engine-roof", plot.title, note + _of_invalid(limited), drawing_from_lines(plot))
 
 
-def latency_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
+def latency_plots(rows: Sequence[LoadRow]) -> tuple[Plot, ...]:
     """Latency against throughput, a plot for each loop and batch, a curve a model."""
     images = []
     for (loop, batch), group in _grouped(rows, lambda row: (row.loop, row.batch)).items():
@@ -120,11 +120,11 @@ def latency_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
             plot = Lines(title, "images/s", "ms, median and up to p99", tuple(series))
             note = "Right and down is better. Whiskers reach p99 where known; hollow and dotted is INVALID."
             name = f"latency {loop} loop batch {batch}"
-            images.append(Image(name, title, note, drawing_from_lines(plot)))
+            images.append(Plot(name, title, note, drawing_from_lines(plot)))
     return tuple(images)
 
 
-def percentile_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
+def percentile_plots(rows: Sequence[LoadRow]) -> tuple[Plot, ...]:
     """HdrHistogram's plot of the tail, for each sweep a plot, a curve a load.
 
     Raises:
@@ -142,11 +142,11 @@ def percentile_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
             plot = Lines(name, "share of requests", "ms", series, x_ticks=tuple(ticks))
             note = "Dotted where there are too few samples to know it"
             note += "." if all(row.verdict.is_valid for row in chosen) else ", and where it is INVALID."
-            images.append(Image(f"tail {name}", name, note, drawing_from_lines(plot)))
+            images.append(Plot(f"tail {name}", name, note, drawing_from_lines(plot)))
     return tuple(images)
 
 
-def batch_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
+def batch_plots(rows: Sequence[LoadRow]) -> tuple[Plot, ...]:
     """Which batches the server executed, for each sweep a plot, a bar a load."""
     images = []
     counted = [row for row in rows if row.executions_by_batch]
@@ -159,29 +159,29 @@ def batch_images(rows: Sequence[LoadRow]) -> tuple[Image, ...]:
         ends = dict.fromkeys(
             f"{load_in_words(row)}: {row.batching.rstrip('.')}." for row in (sweep[0], sweep[-1])
         )
-        images.append(Image(f"batches {name}", name, " ".join(ends), drawing_from_bars(plot)))
+        images.append(Plot(f"batches {name}", name, " ".join(ends), drawing_from_bars(plot)))
     return tuple(images)
 
 
-def rungs_image(rungs: Sequence[Rung]) -> Image | None:
+def breakdown_plot(breakdown: Sequence[LatencyStep]) -> Plot | None:
     """Where the time goes, a bar for each way that an image takes."""
-    if not rungs:
+    if not breakdown:
         return None
-    names = list(dict.fromkeys(rung.name for rung in rungs))
+    names = list(dict.fromkeys(step.name for step in breakdown))
     colours = {name: f"c{index % COLOURS}" for index, name in enumerate(names)}
     bars = []
-    for of, group in _grouped(rungs, lambda rung: rung.of).items():
+    for of, group in _grouped(breakdown, lambda step: step.of).items():
         ways = _ways(group)
         for way in ways:
             top = way[-1]
             segments = tuple(
                 Segment(
-                    rung.total_ms - rung.added_ms,
-                    rung.total_ms,
-                    colours[rung.name],
-                    f"{rung.name}: adds {in_short(rung.added_ms)} ms ({rung.source})",
+                    step.total_ms - step.added_ms,
+                    step.total_ms,
+                    colours[step.name],
+                    f"{step.name}: adds {in_short(step.added_ms)} ms ({step.source})",
                 )
-                for rung in way
+                for step in way
             )
             name = f"{of}, {top.name}" if len(ways) > 1 else of
             name += f": {top.request_bytes:,} bytes"
@@ -193,7 +193,7 @@ def rungs_image(rungs: Sequence[Rung]) -> Image | None:
         tuple(Key(name, colour) for name, colour in colours.items()),
     )
     note = "From the engine alone to an image over the wire, one request at a time, with the bytes it sends."
-    return Image("rungs", plot.title, note, drawing_from_bars(plot))
+    return Plot("breakdown", plot.title, note, drawing_from_bars(plot))
 
 
 class _Styles:
@@ -302,19 +302,19 @@ def _step_name(step: int) -> str:
     return f"{low} to {_BATCH_STEPS[step]}" if step < len(_BATCH_STEPS) else f"{low} on"
 
 
-def _ways(rungs: Sequence[Rung]) -> list[list[Rung]]:
+def _ways(breakdown: Sequence[LatencyStep]) -> list[list[LatencyStep]]:
     """Each way from the bottom to a rung that nothing stands on."""
     below: list[int] = []  # the index of the rung that each stands on, -1 for the ground
-    for rung in rungs:
-        base = rung.total_ms - rung.added_ms
-        heights = [0.0, *(other.total_ms for other in rungs[: len(below)])]
+    for step in breakdown:
+        base = step.total_ms - step.added_ms
+        heights = [0.0, *(other.total_ms for other in breakdown[: len(below)])]
         below.append(min(range(len(heights)), key=lambda index: (abs(heights[index] - base), -index)) - 1)
     ways = []
-    for top in (index for index in range(len(rungs)) if index not in below):
+    for top in (index for index in range(len(breakdown)) if index not in below):
         way = [top]
         while below[way[0]] >= 0:
             way.insert(0, below[way[0]])
-        ways.append([rungs[index] for index in way])
+        ways.append([breakdown[index] for index in way])
     return ways
 
 

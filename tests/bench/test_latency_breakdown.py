@@ -8,16 +8,16 @@ from typing import Self
 import numpy as np
 import pytest
 
-from alexnet_bench import rungs, truth
-from alexnet_bench.reports.schema import Engine, Report
-from alexnet_bench.rungs import (
-    RungOptions,
+from alexnet_bench import latency_breakdown, reference_predictions
+from alexnet_bench.latency_breakdown import (
+    BreakdownOptions,
     Way,
-    bench_rungs,
+    bench_latency_breakdown,
     encoded_images,
-    rungs_from_ways,
+    steps_from_ways,
 )
-from alexnet_bench.truth import device_of_server
+from alexnet_bench.reference_predictions import device_of_server
+from alexnet_bench.schema import EngineLabel, Report
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
 from alexnet_export import runner_factory
@@ -36,7 +36,7 @@ L4, T4 = (
     Gpu(index=index, name=name, compute_capability="8.9", driver="580.95.05", memory_mib=23034)
     for index, name in enumerate(("NVIDIA L4", "NVIDIA T4"))
 )
-ENGINE = Engine(runtime="openvino", device="CPU", computes_in="i8", precision="int8")
+ENGINE = EngineLabel(runtime="openvino", device="CPU", computes_in="i8", precision="int8")
 
 
 def way(name: str, *took_ms: float, request_bytes: int = 0) -> Way:
@@ -66,8 +66,8 @@ def test_each_rung_stands_on_the_one_below() -> None:
         way("JPEG, decoded here", 9.0),
     ]
     inside = [counted(4.0, 0.5, 0.25), counted(4.2, 0.5, 0.25), counted(99.0, 9.0, 9.0)]
-    found = rungs_from_ways(ways, inside, ENGINE, of="int8, batch 1")
-    assert [(rung.name, rung.total_ms, rung.added_ms) for rung in found] == [
+    found = steps_from_ways(ways, inside, ENGINE, of="int8, batch 1")
+    assert [(step.name, step.total_ms, step.added_ms) for step in found] == [
         ("engine", 3.0, 3.0),
         ("Triton's compute", pytest.approx(4.2), pytest.approx(1.2)),
         ("+ copies in Triton", pytest.approx(4.7), pytest.approx(0.5)),
@@ -92,7 +92,7 @@ def test_each_rung_stands_on_the_one_below() -> None:
 )
 def test_options_that_cannot_be(options: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as refused:
-        RungOptions(**options)  # type: ignore[arg-type]
+        BreakdownOptions(**options)  # type: ignore[arg-type]
     assert str(refused.value) == words
 
 
@@ -129,12 +129,14 @@ def test_the_engine_in_process_is_where_the_server_computes(
     def runner(_: Path, on: FakeCuda | None = None) -> Runner:
         raise Asked(on and on.gpu)
 
-    monkeypatch.setattr(truth, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
-    monkeypatch.setattr(truth, "CudaDevice", FakeCuda)
+    monkeypatch.setattr(reference_predictions, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
+    monkeypatch.setattr(reference_predictions, "CudaDevice", FakeCuda)
     monkeypatch.setattr(runner_factory, "OnnxRunner", runner)
-    monkeypatch.setattr(rungs, "Client", lambda url: Client(url, transport=OnDevice(device)))
+    monkeypatch.setattr(latency_breakdown, "Client", lambda url: Client(url, transport=OnDevice(device)))
     with pytest.raises(Asked) as asked:
-        bench_rungs(artifacts.manifest, artifacts.folder, grpc_url="grpc://fake:1", http_url="http://fake:1")
+        bench_latency_breakdown(
+            artifacts.manifest, artifacts.folder, grpc_url="grpc://fake:1", http_url="http://fake:1"
+        )
     assert asked.value.args == (expected,)
 
 
@@ -148,7 +150,7 @@ def test_the_engine_in_process_is_where_the_server_computes(
 def test_a_gpu_that_cannot_be_used_is_not_the_cpu_in_silence(
     monkeypatch: pytest.MonkeyPatch, survey: GpuSurvey, words: str
 ) -> None:
-    monkeypatch.setattr(truth, "gpus_here", lambda: survey)
+    monkeypatch.setattr(reference_predictions, "gpus_here", lambda: survey)
     with pytest.raises(EngineError, match=words):
         device_of_server(OnDevice("GPU").model_config("alexnet_fp32", timeout_s=1).result())
 
@@ -209,16 +211,16 @@ class OneServer:
 @pytest.fixture
 def measured(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
     """Rungs of FP32 and INT8 on a fake server, one request a round."""
-    monkeypatch.setattr(rungs, "runner_from_artifact", lambda *_: FakeRunner())
+    monkeypatch.setattr(latency_breakdown, "runner_from_artifact", lambda *_: FakeRunner())
 
     def measure(server: OneServer, batches: tuple[int, ...] = (1,)) -> Report:
-        monkeypatch.setattr(rungs, "Client", server.client)
-        return bench_rungs(
+        monkeypatch.setattr(latency_breakdown, "Client", server.client)
+        return bench_latency_breakdown(
             artifacts.manifest,
             artifacts.folder,
             grpc_url="grpc://127.0.0.1:1",
             http_url="http://127.0.0.1:1",
-            options=RungOptions(batches=batches, rounds=1, requests=1),
+            options=BreakdownOptions(batches=batches, rounds=1, requests=1),
         )
 
     return measure
@@ -230,7 +232,7 @@ def rules_of(report: Report) -> list[str]:
 
 
 def cases_of(report: Report) -> list[str]:
-    return list(dict.fromkeys(rung.of for rung in report.rungs))
+    return list(dict.fromkeys(step.of for step in report.breakdown))
 
 
 def requests_of_a_case(measured: Callable[..., Report]) -> int:
@@ -246,7 +248,7 @@ def test_a_server_that_dies_in_the_middle_costs_its_case_and_what_comes_after(
     died = ConnectionLost("grpc://127.0.0.1:1", got="the connection closed", next_step="See its log.")
     report = measured(OneServer(fails=lambda number: died if number > lives else None), batches=(1, 2))
     assert cases_of(report) == ["fp32, batch 1"]
-    assert [rung.name for rung in report.rungs][-2:] == ["JPEG, decoded here", "JPEG, decoded there"]
+    assert [step.name for step in report.breakdown][-2:] == ["JPEG, decoded here", "JPEG, decoded there"]
     assert [left_out.what for left_out in report.left_out] == [
         *("fp32, batch 2", "int8, batch 1", "int8, batch 2")
     ]
@@ -303,7 +305,9 @@ def test_batches_are_measured_once_and_within_what_export_and_server_take(
     measured: Callable[..., Report],
 ) -> None:
     assert cases_of(measured(OneServer(), batches=(2, 1, 2)))[:2] == ["fp32, batch 2", "fp32, batch 1"]
-    assert len(measured(OneServer(), batches=(1, 1)).rungs) == len(measured(OneServer(), batches=(1,)).rungs)
+    assert len(measured(OneServer(), batches=(1, 1)).breakdown) == len(
+        measured(OneServer(), batches=(1,)).breakdown
+    )
     server = OneServer(max_batch=4)
     with pytest.raises(
         UsageError, match="batches: got 9, expected at most 8, the largest batch of this export"
@@ -323,24 +327,26 @@ def test_the_command_refuses_a_batch_that_is_too_large_before_it_starts_a_server
 ) -> None:
     monkeypatch.setattr(EmbeddedServer, "__enter__", lambda _: pytest.fail("started"))
     too_large = exported.manifest.max_batch + 1
-    assert run(["bench", "rungs", "--repository", str(exported.repository), "--batch", str(too_large)]) == 2
+    assert (
+        run(["bench", "breakdown", "--repository", str(exported.repository), "--batch", str(too_large)]) == 2
+    )
     words = " ".join(capsys.readouterr().err.split())
     assert f"batches: got {too_large}, expected at most {exported.manifest.max_batch}" in words
 
 
 def test_on_a_real_server_every_way_is_measured(exported: Exported, tmp_path: Path) -> None:
     with EmbeddedServer(exported.repository, shared_memory=True) as server:
-        report = bench_rungs(
+        report = bench_latency_breakdown(
             exported.manifest,
             exported.folder,
             grpc_url=server.grpc_url,
             http_url=server.http_url,
-            options=RungOptions(batches=(2,), rounds=1, requests=2),
+            options=BreakdownOptions(batches=(2,), rounds=1, requests=2),
         )
     assert rules_of(report) == []  # the server answers as the engine in process does
-    found = report.rungs
-    of_int8 = [rung for rung in found if rung.of == "int8, batch 2"]
-    assert [rung.name for rung in of_int8] == [
+    found = report.breakdown
+    of_int8 = [step for step in found if step.of == "int8, batch 2"]
+    assert [step.name for step in of_int8] == [
         "engine",
         "Triton's compute",
         "+ copies in Triton",
@@ -351,7 +357,7 @@ def test_on_a_real_server_every_way_is_measured(exported: Exported, tmp_path: Pa
         "JPEG, decoded here",
         "JPEG, decoded there",
     ]
-    assert all(rung.total_ms > 0 for rung in found)
-    sizes = {rung.name: rung.request_bytes for rung in of_int8}
+    assert all(step.total_ms > 0 for step in found)
+    sizes = {step.name: step.request_bytes for step in of_int8}
     assert sizes["gRPC"] > 2 * 150_528 > sizes["JPEG, decoded there"]
-    assert {rung.of for rung in found} == {f"{p}, batch 2" for p in ("fp32", "fp16", "int8")}
+    assert {step.of for step in found} == {f"{p}, batch 2" for p in ("fp32", "fp16", "int8")}

@@ -13,33 +13,33 @@ from alexnet_bench.figures.verdicts import saturation_reason, verdict_from
 from alexnet_bench.reports.drawing.alone import svg_alone
 from alexnet_bench.reports.drawing.canvas import Drawing
 from alexnet_bench.reports.drawing.lines import Lines, Point, Series, drawing_from_lines
-from alexnet_bench.reports.images import (
-    Image,
-    batch_images,
-    ladder_image,
-    latency_images,
-    percentile_images,
-    rungs_image,
+from alexnet_bench.reports.plots import (
+    Plot,
+    batch_plots,
+    breakdown_plot,
+    latency_plots,
+    percentile_plots,
     style_of_plots,
+    sweep_plot,
 )
-from alexnet_bench.reports.schema import LoadRow
+from alexnet_bench.schema import LoadRow
 
-from .reports_for_tests import engine_row, engine_rows, load_row, rungs
+from .reports_for_tests import breakdown, engine_row, engine_rows, load_row
 from .test_reports_page import EVIL
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Image]:
+def images() -> list[Plot]:
     """One of each kind."""
-    row, whole = load_row(samples=300), rungs_image(rungs())
+    row, whole = load_row(samples=300), breakdown_plot(breakdown())
     assert whole is not None
-    found = [*latency_images([row]), *percentile_images([row]), *batch_images([row])]
-    return [ladder_image(engine_rows()), *found, whole]
+    found = [*latency_plots([row]), *percentile_plots([row]), *batch_plots([row])]
+    return [sweep_plot(engine_rows()), *found, whole]
 
 
-def test_it_asks_for_nothing_and_holds_no_script(images: list[Image]) -> None:
+def test_it_asks_for_nothing_and_holds_no_script(images: list[Plot]) -> None:
     for image in images:
         names = {element.tag.removeprefix(SVG) for element in ET.fromstring(image.svg_alone).iter()}
         assert names <= {
@@ -58,7 +58,7 @@ def test_it_asks_for_nothing_and_holds_no_script(images: list[Image]) -> None:
         assert not re.search(r"url\(|@import|href", image.svg_alone)
 
 
-def test_it_shows_its_title_and_its_note_and_the_plot_of_the_page(images: list[Image]) -> None:
+def test_it_shows_its_title_and_its_note_and_the_plot_of_the_page(images: list[Plot]) -> None:
     for image in images:
         texts = [element.text or "" for element in ET.fromstring(image.svg_alone).iter(f"{SVG}text")]
         assert " ".join(texts).startswith(f"{image.title} {image.note} ")
@@ -84,7 +84,7 @@ def test_it_is_as_high_as_its_title_note_and_plot() -> None:
     assert height("a " * 60) == height("") + 2 * 17
 
 
-def test_its_style_is_all_that_plots_need_and_the_pages_too(images: list[Image]) -> None:
+def test_its_style_is_all_that_plots_need_and_the_pages_too(images: list[Plot]) -> None:
     style = style_of_plots()
     assert "prefers-color-scheme: dark" in style
     known = set(re.findall(r"\.(\w+)", style))
@@ -115,7 +115,7 @@ def test_the_last_ticks_name_stays_within_the_image(name: str, anchor: str) -> N
     assert f'text-anchor="{anchor}"' in text
 
 
-def polylines(image: Image, kind: str) -> list[list[tuple[float, float]]]:
+def polylines(image: Plot, kind: str) -> list[list[tuple[float, float]]]:
     """The points of each line of a kind."""
     return [
         [(float(x), float(y)) for x, y in (point.split(",") for point in points.split())]
@@ -134,33 +134,33 @@ def test_loads_are_joined_from_the_least_on_whatever_the_order_of_the_file(loop:
         return load_row(load, None, rate_per_s=float(load), median_ms=5 + load, samples=300)
 
     loads = [16, 1, 128, 2]
-    (curve,) = latency_images([row(load) for load in loads])
+    (curve,) = latency_plots([row(load) for load in loads])
     (line,) = polylines(curve, "line")
     assert line == sorted(line)
-    assert curve.svg == latency_images([row(load) for load in sorted(loads)])[0].svg
-    (tail,) = percentile_images([row(load) for load in loads])
+    assert curve.svg == latency_plots([row(load) for load in sorted(loads)])[0].svg
+    (tail,) = percentile_plots([row(load) for load in loads])
     names = re.findall(r'class="key">(\d+)', tail.svg)
     assert names == ["1", "2", "16", "128"]
-    (bars,) = batch_images([row(load) for load in loads])
+    (bars,) = batch_plots([row(load) for load in loads])
     assert re.findall(r'class="barname">(\d+)', bars.svg) == ["1", "2", "16", "128"]
 
 
 def test_what_is_invalid_is_hollow_and_joined_by_dots() -> None:
     rows = [load_row(100 + 10 * n, n, samples=300) for n in (1, 2, 3, 4, 5)]
     rows[2] = rows[2].model_copy(update={"verdict": INVALID})
-    (curve,) = latency_images(rows)
+    (curve,) = latency_plots(rows)
     assert [len(line) for line in polylines(curve, "line")] == [2, 2]
     assert [len(line) for line in polylines(curve, "line dotted")] == [3]
     assert curve.svg.count('class="hollow"') == 1
     assert "hollow and dotted is INVALID" in curve.note
-    ladder = ladder_image([engine_row(100, 1), engine_row(200, 2, verdict=INVALID)])
-    assert [len(line) for line in polylines(ladder, "line dotted")] == [2]
+    sweep = sweep_plot([engine_row(100, 1), engine_row(200, 2, verdict=INVALID)])
+    assert [len(line) for line in polylines(sweep, "line dotted")] == [2]
 
 
 def test_the_tail_of_an_invalid_load_is_dotted_as_a_whole() -> None:
     rows = [load_row(samples=7000), load_row(350, 32, samples=7000, verdict=INVALID)]
-    (tail,) = percentile_images(rows)
+    (tail,) = percentile_plots(rows)
     assert (len(polylines(tail, "line")), len(polylines(tail, "line dotted"))) == (1, 2)
     assert tail.note.endswith("and where it is INVALID.")
-    (sure,) = percentile_images(rows[:1])
+    (sure,) = percentile_plots(rows[:1])
     assert sure.note == "Dotted where there are too few samples to know it."

@@ -5,10 +5,10 @@ from __future__ import annotations
 from alexnet_model.errors import ClientError
 
 from ..figures.verdicts import gone_reason, interrupted_reason
-from ..reports.schema import LeftOut
 from ..runs import Log
+from ..schema import LeftOut
+from .load_results import GONE
 from .measuring import ServerReplaced
-from .outcomes import GONE
 from .rows import Measured
 
 

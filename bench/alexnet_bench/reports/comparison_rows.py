@@ -1,7 +1,8 @@
 """What of a report is held against another's: rows by name, each with the figures that it is judged by.
 
 An engine and a closed loop are judged by throughput, an open loop, whose throughput is what it was told to
-be, by the median latency, and both loops by their p99 as well; rungs and cold starts by their milliseconds;
+be, by the median latency, and both loops by their p99 as well; latency breakdowns and cold starts
+by their milliseconds;
 a search, tuning's too, by the rate that it found.
 """
 
@@ -14,9 +15,9 @@ import numpy as np
 
 from ..figures.intervals import CONFIDENCE, RESAMPLES, Figure, ends_of_ratio
 from ..figures.verdicts import Verdict
+from ..schema import ColdStart, EngineLabel, EngineRow, HeldRate, LatencyStep, LoadRow, Report, Tuning
 from .distributions import Distribution, checked_distribution_of
 from .names import load_in_words, name_of_cold_start, name_of_series
-from .schema import ColdStart, Engine, EngineRow, HeldRate, LoadRow, Report, Rung, Tuning
 
 # A search goes from rate to rate in steps of up to this (loads/searching.py): what it found is known to one.
 SEARCH_STEP = 1.25
@@ -107,11 +108,11 @@ def rows_of(report: Report) -> dict[Key, Row]:
 
 def on_any_gpu(report: Report) -> Report:
     """Its rows without the names of GPUs, so that they meet those of another."""
-    parts: dict[str, tuple[EngineRow | LoadRow | HeldRate | Rung | ColdStart, ...]] = {
+    parts: dict[str, tuple[EngineRow | LoadRow | HeldRate | LatencyStep | ColdStart, ...]] = {
         "engines": report.engines,
         "loads": report.loads,
         "held_rates": report.held_rates,
-        "rungs": report.rungs,
+        "breakdown": report.breakdown,
         "cold_starts": report.cold_starts,
     }
     return report.model_copy(
@@ -122,7 +123,7 @@ def on_any_gpu(report: Report) -> Report:
     )
 
 
-def _without_name(engine: Engine) -> Engine:
+def _without_name(engine: EngineLabel) -> EngineLabel:
     return engine if engine.device == "CPU" else engine.model_copy(update={"device": "GPU"})
 
 
@@ -137,7 +138,7 @@ def _all_rows(report: Report) -> Iterator[Row]:
     for held in report.held_rates:
         if held.rate_per_s is not None:
             yield _of_held_rate(held, held.rate_per_s, whole)
-    yield from (_of_rung(rung, whole) for rung in report.rungs)
+    yield from (_of_step(step, whole) for step in report.breakdown)
     for start in report.cold_starts:
         yield from _of_cold_start(start, whole)
     if report.tuning is not None:
@@ -185,11 +186,11 @@ def _of_held_rate(row: HeldRate, rate_per_s: float, whole: Verdict) -> Row:
     )
 
 
-def _of_rung(rung: Rung, whole: Verdict) -> Row:
+def _of_step(step: LatencyStep, whole: Verdict) -> Row:
     return Row(
-        group=f"rungs of {rung.of}: {rung.engine}",
-        name=rung.name,
-        measure=_time(rung.total),
+        group=f"latency breakdown of {step.of}: {step.engine}",
+        name=step.name,
+        measure=_time(step.total),
         whole=whole,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .comparing import Compared, Comparison
 from .names import in_short
-from .sheets import Cell, Column, Group, Kind, Line, Sheet
+from .table_models import Cell, Column, Group, Kind, Line, Sheet
 
 _KINDS: dict[str, Kind] = {"slower": "bad", "faster": "good", "not judged": "refused"}
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..figures.intervals import Figure
+from ..schema import EngineRow, HeldRate, LoadRow, Report
 from .names import in_short, load_in_words
-from .schema import EngineRow, HeldRate, LoadRow, Report
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from alexnet_model.manifest import Runtime
 from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
-from ..reports.schema import LeftOut
+from ..schema import LeftOut
 from .specs import EngineSlice, EngineSpec, Judged
 
 
@@ -45,7 +45,7 @@ Open = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]  # the in
 
 
 @dataclass(frozen=True, kw_only=True)
-class LadderPlan:
+class SweepPlan:
     """Seconds are those of one slice; a slice is longer where fewer calls than a median needs would fit.
 
     `judged_by` is the folder of the export whose gate judges every engine after it was measured.
@@ -125,10 +125,10 @@ class Climber:
 
 
 @dataclass
-class Ladder:
+class Sweep:
     """What was measured by a plan, also of a run that was interrupted."""
 
-    plan: LadderPlan
+    plan: SweepPlan
     climbers: list[Climber] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     is_interrupted: bool = False
@@ -136,37 +136,37 @@ class Ladder:
 
 def climb(
     specs: Sequence[EngineSpec],
-    plan: LadderPlan,
+    plan: SweepPlan,
     open_engine: Open,
     progress: Progress = silent,
     *,
     after_repeat: Callable[[], None] = lambda: None,
-) -> Ladder:
+) -> Sweep:
     """Load every engine, measure all of them at each batch that they take, and judge them.
 
     `after_repeat` is called while all engines wait. Ctrl-C ends it early.
     """
-    ladder = Ladder(plan)
+    sweep = Sweep(plan)
     with ExitStack() as opened:
         try:
-            _load(specs, plan, ladder, open_engine, opened, progress)
-            steps = _Steps(ladder.climbers, plan, progress)
-            _measure(plan, ladder, steps, after_repeat)
+            _load(specs, plan, sweep, open_engine, opened, progress)
+            steps = _Steps(sweep.climbers, plan, progress)
+            _measure(plan, sweep, steps, after_repeat)
             if plan.judged_by is not None:
-                _judge(ladder, plan.judged_by, progress)
+                _judge(sweep, plan.judged_by, progress)
         except KeyboardInterrupt:
-            ladder.is_interrupted = True
-        for climber in ladder.climbers:
+            sweep.is_interrupted = True
+        for climber in sweep.climbers:
             if climber.runs:
                 with contextlib.suppress(AlexnetError, OSError):
                     climber.runtime = climber.engine.describe()
-    return ladder
+    return sweep
 
 
 def _load(
     specs: Sequence[EngineSpec],
-    plan: LadderPlan,
-    ladder: Ladder,
+    plan: SweepPlan,
+    sweep: Sweep,
     open_engine: Open,
     opened: ExitStack,
     progress: Progress,
@@ -175,41 +175,41 @@ def _load(
         progress("loading engines", index, len(specs), str(spec))
         largest = max((batch for batch in plan.batches if batch <= spec.max_batch), default=0)
         if not largest:
-            ladder.left_out.append(LeftOut(what=str(spec), why=f"it takes batches to {spec.max_batch}"))
+            sweep.left_out.append(LeftOut(what=str(spec), why=f"it takes batches to {spec.max_batch}"))
             continue
         try:
             engine = opened.enter_context(open_engine(spec, largest))
-            ladder.climbers.append(Climber(spec, engine, engine.load()))
+            sweep.climbers.append(Climber(spec, engine, engine.load()))
         except (AlexnetError, OSError) as error:
-            ladder.left_out.append(LeftOut(what=str(spec), why=str(error)))
+            sweep.left_out.append(LeftOut(what=str(spec), why=str(error)))
     progress("loading engines", len(specs), len(specs))
 
 
-def _measure(plan: LadderPlan, ladder: Ladder, steps: _Steps, after_repeat: Callable[[], None]) -> None:
+def _measure(plan: SweepPlan, sweep: Sweep, steps: _Steps, after_repeat: Callable[[], None]) -> None:
     """A slice of every engine at every batch a repeat; the first repeat goes up, as memory does."""
     for repeat in range(plan.repeats):
-        if not any(climber.is_up for climber in ladder.climbers):
+        if not any(climber.is_up for climber in sweep.climbers):
             break
         turn = 1 if repeat % 2 == 0 else -1
         for batch in sorted(plan.batches)[::turn]:
-            for climber in ladder.climbers[::turn]:
+            for climber in sweep.climbers[::turn]:
                 if climber.takes(batch):
                     steps.next(climber, batch)
-                    with _failing_alone(climber, batch, ladder):
+                    with _failing_alone(climber, batch, sweep):
                         _slice(climber, batch, plan)
         after_repeat()
     steps.done()
 
 
-def _slice(climber: Climber, batch: int, plan: LadderPlan) -> None:
+def _slice(climber: Climber, batch: int, plan: SweepPlan) -> None:
     first_call_ms = climber.engine.warm(batch, plan.burn_in_s)
     found = climber.engine.slice(batch, plan.seconds, plan.calls)
     climber.runs.setdefault(batch, BatchRun(batch, first_call_ms)).slices.append(found)
 
 
-def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
+def _judge(sweep: Sweep, export: Path, progress: Progress) -> None:
     """Each engine once, however its images come to it."""
-    measured = [climber for climber in ladder.climbers if climber.is_up and climber.runs]
+    measured = [climber for climber in sweep.climbers if climber.is_up and climber.runs]
     judged: dict[str, Judged] = {}
     for index, climber in enumerate(measured):
         name = f"{climber.spec.without_copies} {climber.spec.file}"
@@ -223,20 +223,20 @@ def _judge(ladder: Ladder, export: Path, progress: Progress) -> None:
 
 
 @contextmanager
-def _failing_alone(climber: Climber, batch: int, ladder: Ladder) -> Iterator[None]:
+def _failing_alone(climber: Climber, batch: int, sweep: Sweep) -> Iterator[None]:
     try:
         yield
     except (AlexnetError, OSError) as error:
         climber.fail(batch, str(error))
         rest = f" from batch {batch} on" if climber.is_up else ": the rest of its repeats"
         what = f"{climber.spec}{rest}"
-        ladder.left_out.append(LeftOut(what=what, why=str(error)))
+        sweep.left_out.append(LeftOut(what=what, why=str(error)))
 
 
 class _Steps:
     """How far the measuring is."""
 
-    def __init__(self, climbers: Sequence[Climber], plan: LadderPlan, progress: Progress) -> None:
+    def __init__(self, climbers: Sequence[Climber], plan: SweepPlan, progress: Progress) -> None:
         runs = sum(batch <= climber.spec.max_batch for climber in climbers for batch in plan.batches)
         self._total = runs * plan.repeats
         self._taken = 0

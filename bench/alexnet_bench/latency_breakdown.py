@@ -37,11 +37,11 @@ from alexnet_model.progress import Progress, silent
 from .figures.intervals import figure_from_repeats
 from .figures.verdicts import Reason, gone_reason
 from .loads.answers import MOST_DIFFERENCE
-from .loads.outcomes import GONE
+from .loads.load_results import GONE
 from .loads.server_counts import counted_in
-from .reports.schema import Engine, LeftOut, Report, Rung
+from .reference_predictions import device_of_server
 from .runs import Log, report_of_run
-from .truth import device_of_server
+from .schema import EngineLabel, LatencyStep, LeftOut, Report
 
 ENCODED_MODEL = "alexnet"
 IMAGE_SIZE = (500, 375)  # pixels; ImageNet's images are of about this size
@@ -51,7 +51,7 @@ _TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RungOptions:
+class BreakdownOptions:
     """`rounds` of `requests` each, of every way of asking."""
 
     batches: tuple[int, ...] = (1, 8)
@@ -103,13 +103,13 @@ class Way:
         self.medians_ms.append(median(took_ms))
 
 
-def bench_rungs(
+def bench_latency_breakdown(
     manifest: Manifest,
     folder: Path,
     *,
     grpc_url: str,
     http_url: str,
-    options: RungOptions | None = None,
+    options: BreakdownOptions | None = None,
     command: str = "",
     progress: Progress = silent,
 ) -> Report:
@@ -125,7 +125,7 @@ def bench_rungs(
         ExportError: a file cannot be loaded in process, or not on the server's GPU.
         UsageError: a batch is larger than the export's largest, or there is no room for shared memory.
     """
-    options = options or RungOptions()
+    options = options or BreakdownOptions()
     options.check_fits(manifest)
     batches = dict.fromkeys(options.batches)  # each once
     cases = [(artifact, batch) for artifact in manifest.accepted for batch in batches]
@@ -141,7 +141,7 @@ def bench_rungs(
                 return
             device = device_of_server(config)
             runner = opened.enter_context(runner_from_artifact(artifact, folder, device))
-            engine = Engine(
+            engine = EngineLabel(
                 runtime=runner.runtime.name,
                 device=runner.runtime.device,
                 computes_in=runner.runtime.computes_in,
@@ -150,7 +150,7 @@ def bench_rungs(
             ways, left_out = _ways_of(opened, runner, model, batch, grpc_url, http_url)
             wrong = _warmed_up(ways, of)
             inside = _measured(ways, client, model, options)
-        log.rungs += rungs_from_ways(ways, inside, engine, of=of)
+        log.breakdown += steps_from_ways(ways, inside, engine, of=of)
         log.left_out += (found for found in left_out if found not in log.left_out)
         log.reasons += wrong
 
@@ -161,7 +161,7 @@ def bench_rungs(
             if gone:
                 log.left_out.append(LeftOut(what=of, why=gone))
                 continue
-            progress("rungs", number, len(cases), of)
+            progress("breakdown", number, len(cases), of)
             try:
                 measure_case(artifact, batch, of, log)
             except (ClientError, ImageError) as error:  # an image's own: the server could not decode it
@@ -170,14 +170,14 @@ def bench_rungs(
                     gone = str(error).rstrip(".")
                     log.reasons.append(gone_reason(gone))
         if not gone:
-            progress("rungs", len(cases), len(cases))
+            progress("breakdown", len(cases), len(cases))
 
     return report_of_run(measure, title="From the engine to the encoded image", command=command)
 
 
-def rungs_from_ways(
-    ways: Sequence[Way], inside: Sequence[ModelStatistics], engine: Engine, *, of: str
-) -> list[Rung]:
+def steps_from_ways(
+    ways: Sequence[Way], inside: Sequence[ModelStatistics], engine: EngineLabel, *, of: str
+) -> list[LatencyStep]:
     """Up from the engine, through the server, to gRPC; then the other ways, each by what it adds to its base.
 
     HTTP and shared memory are held against the server's own time, as gRPC is; encoded images against gRPC.
@@ -188,11 +188,11 @@ def rungs_from_ways(
         copies_ns = counted.compute_input_ns + counted.compute_output_ns
         copied_ms.append(computed_ms[-1] + _a_request_ms(copies_ns, counted))
         queued_ms.append(copied_ms[-1] + _a_request_ms(counted.queue_ns, counted))
-    found: dict[str, Rung] = {}
+    found: dict[str, LatencyStep] = {}
 
-    def rung(name: str, rounds_ms: Sequence[float], base: str, source: str, request_bytes: int = 0) -> None:
+    def step(name: str, rounds_ms: Sequence[float], base: str, source: str, request_bytes: int = 0) -> None:
         total = figure_from_repeats(rounds_ms, "ms")
-        found[name] = Rung(
+        found[name] = LatencyStep(
             name=name,
             of=of,
             engine=engine,
@@ -203,13 +203,13 @@ def rungs_from_ways(
         )
 
     by_name = {way.name: way for way in ways}
-    rung("engine", by_name.pop("engine").medians_ms, "", _HERE)
-    rung("Triton's compute", computed_ms, "engine", _SERVER)
-    rung("+ copies in Triton", copied_ms, "Triton's compute", _SERVER)
-    rung("+ queue", queued_ms, "+ copies in Triton", _SERVER)
+    step("engine", by_name.pop("engine").medians_ms, "", _HERE)
+    step("Triton's compute", computed_ms, "engine", _SERVER)
+    step("+ copies in Triton", copied_ms, "Triton's compute", _SERVER)
+    step("+ queue", queued_ms, "+ copies in Triton", _SERVER)
     for name, way in by_name.items():
         base = "gRPC" if name.startswith("JPEG") else "+ queue"
-        rung(name, way.medians_ms, base, way.source, way.request_bytes)
+        step(name, way.medians_ms, base, way.source, way.request_bytes)
     return list(found.values())
 
 
@@ -305,7 +305,9 @@ def _fault(answer: Answer, expected: FloatArray) -> str:
     return "" if apart <= MOST_DIFFERENCE else f"probabilities up to {apart:.2g} away from the engine's"
 
 
-def _measured(ways: Sequence[Way], client: Client, model: str, options: RungOptions) -> list[ModelStatistics]:
+def _measured(
+    ways: Sequence[Way], client: Client, model: str, options: BreakdownOptions
+) -> list[ModelStatistics]:
     """Run every way in turn; gives what the server counted in each round of the gRPC way."""
     inside: list[ModelStatistics] = []
     for number in range(options.rounds):
