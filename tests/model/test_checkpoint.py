@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from alexnet_model import Contract
-from alexnet_model.architectures import build
+from alexnet_model.architectures import ARCHITECTURES, build
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, sha256_of_weights
 from alexnet_model.errors import CheckpointError
+
+GOLDEN_WEIGHTS_SHA256 = "015deb02b09ba471bec5e7b3774cb9ae3311312fa697fd35cd3efd8501124b32"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,52 @@ def test_the_weights_hash_covers_names_shapes_dtypes_and_bytes() -> None:
     assert sha256_of_weights({**base, "a": torch.arange(12.0)[::2] / 2}) == sha256_of_weights(base)
 
 
+def batch_norm_network(classes: int, width: float) -> nn.Sequential:
+    """A small network whose state dict has int64, bool and half-precision buffers beside its parameters."""
+    norm = nn.BatchNorm2d(4)
+    norm.register_buffer("mask", torch.tensor([True, False]))
+    norm.register_buffer("table", torch.tensor([1, 2], dtype=torch.int32))
+    norm.register_buffer("half_precision", torch.tensor([0.5], dtype=torch.float16))
+    norm.register_buffer("brain_float", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=8, bias=False),
+        norm,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes),
+    )
+
+
+@pytest.fixture
+def with_batch_norm(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    monkeypatch.setitem(ARCHITECTURES, "batch-norm", batch_norm_network)
+    network = build("batch-norm", 3)
+    network(torch.randn(2, 3, 224, 224))  # in training mode, so the running statistics change
+    return replace(checkpoint, architecture="batch-norm", weights=network.state_dict())
+
+
+def test_a_network_with_batch_norm_comes_back_equal(with_batch_norm: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(with_batch_norm, path)
+    loaded = load_checkpoint(path)
+    assert loaded.weights_sha256 == with_batch_norm.weights_sha256
+    state = loaded.network().state_dict()
+    assert state["1.num_batches_tracked"] == 1
+    for name, tensor in with_batch_norm.weights.items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor), name
+
+
+def test_a_dtype_that_cannot_be_stored_is_refused_when_saving(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "complex", lambda *_: nn.Linear(2, 3, dtype=torch.complex128))
+    wrong = replace(checkpoint, architecture="complex", weights=build("complex", 3).state_dict())
+    with pytest.raises(CheckpointError, match=r"tensor weight: got complex128, expected .*float32"):
+        save_checkpoint(wrong, tmp_path / "out.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing(tmp_path: Path) -> None:
     line = refusal(tmp_path / "none.safetensors")
     assert "no such file" in line
@@ -104,13 +153,13 @@ def test_a_folder(tmp_path: Path) -> None:
 def test_empty_and_truncated(path: Path, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    assert "no whole safetensors file" in refusal(path)
+    assert "not a complete safetensors file" in refusal(path)
 
 
 def test_some_other_file(tmp_path: Path) -> None:
     path = tmp_path / "text.safetensors"
     path.write_text("hello " * 1000)
-    assert "no whole safetensors file" in refusal(path)
+    assert "not a complete safetensors file" in refusal(path)
 
 
 def test_a_foreign_safetensors_file(path: Path) -> None:
@@ -118,6 +167,11 @@ def test_a_foreign_safetensors_file(path: Path) -> None:
     assert "format None" in refusal(path)
     save_file({"embedding": torch.ones(3)}, path, metadata={"format": "pt"})
     assert "format 'pt'" in refusal(path)
+
+
+def test_the_weights_hash_of_existing_checkpoints_does_not_change() -> None:
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7), "c": torch.tensor([0.5]).half()}
+    assert sha256_of_weights(weights) == GOLDEN_WEIGHTS_SHA256
 
 
 def test_a_checkpoint_of_another_version(path: Path) -> None:
@@ -129,7 +183,7 @@ def test_an_altered_record(path: Path) -> None:
     altered = path.read_bytes().replace(b'\\"cat\\"', b'\\"cow\\"')
     assert altered != path.read_bytes()
     path.write_bytes(altered)
-    assert ": record: got another SHA-256" in refusal(path)
+    assert ": record: got a SHA-256 other than" in refusal(path)
 
 
 def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
@@ -173,7 +227,7 @@ def test_one_altered_byte_of_the_weights(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert ": weights: got another SHA-256" in refusal(path)
+    assert ": weights: got a SHA-256 other than" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,14 @@ def test_the_rate_rises_to_the_whole_and_falls_to_almost_nothing(steps: int) -> 
     assert min(shares) > 0
     assert top <= max(1, 0.1 * steps)
     assert shares[-1] <= max(1.2 / (0.9 * steps), 0.5) or steps == 1
+
+
+def test_layers_without_bias_and_batch_norm_are_initialised() -> None:
+    convolution, norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+    last = nn.Linear(8, 2, bias=False)
+    torch.manual_seed(0)
+    initialise(nn.Sequential(convolution, norm, nn.ReLU(), last), "batch-norm")
+    assert convolution.weight.std().item() == pytest.approx(math.sqrt(2 / 27), rel=0.2)
+    assert last.weight.std().item() == pytest.approx(0.01, rel=0.6)
+    assert torch.equal(norm.weight, torch.ones(8))
+    assert not norm.bias.any()

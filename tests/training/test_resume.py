@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from alexnet_model.architectures import ARCHITECTURES
+from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.errors import TrainingError
 from alexnet_training import TrainingOptions, TrainingReport, train
 from alexnet_training.resume import resume_path
@@ -100,6 +103,39 @@ def test_an_interrupt_keeps_the_state_and_the_old_checkpoint(
     report = train(options, out)
     assert report.epochs_resumed == 2
     assert report.checkpoint.weights_sha256 == uninterrupted.checkpoint.weights_sha256
+
+
+def batch_norm_network(classes: int, width: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+
+
+def test_a_network_with_batch_norm_resumes_to_the_same_weights_and_statistics(
+    tmp_path: Path, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "batch-norm", batch_norm_network)
+    options = replace(options, architecture="batch-norm", width=1.0)
+    whole = train(options, tmp_path / "whole.safetensors").checkpoint.weights
+
+    def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == "training epoch 3/3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, tmp_path / "out.safetensors", progress=interrupt)
+    report = train(options, tmp_path / "out.safetensors")
+    assert report.epochs_resumed == 2
+    assert whole["1.num_batches_tracked"] == 12
+    for name, tensor in whole.items():
+        assert torch.equal(report.checkpoint.weights[name], tensor), name
+    loaded = load_checkpoint(tmp_path / "out.safetensors")
+    assert loaded.weights_sha256 == report.checkpoint.weights_sha256
 
 
 @pytest.mark.parametrize(

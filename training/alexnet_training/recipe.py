@@ -25,8 +25,8 @@ def initialise(network: nn.Module, architecture: str) -> None:
             nn.init.normal_(layer.weight, std=0.01)
         else:
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def fitting_learning_rate(architecture: str, width: float) -> float:

@@ -46,8 +46,9 @@ def save_state(
         OSError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        tensors[f"weight.{name}"] = tensor
     for name, weight in network.named_parameters():
-        tensors[f"weight.{name}"] = weight.detach()
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimiser.state[weight][moment]
     metadata = {
@@ -76,9 +77,8 @@ def restore_state(
             if not 0 < len(history) < run["epochs"]:
                 raise _broken(path, f"{len(history)} finished epochs")
             moments: dict[int, dict[str, Tensor]] = {}
-            weights: dict[str, Tensor] = {}
+            weights = {name: file.get_tensor(f"weight.{name}") for name in network.state_dict()}
             for index, (name, weight) in enumerate(network.named_parameters()):
-                weights[name] = file.get_tensor(f"weight.{name}")
                 moments[index] = {moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS}
                 for moment in ("exp_avg", "exp_avg_sq"):  # Adam itself would find out at its first step
                     if moments[index][moment].shape != weight.shape:
