@@ -62,10 +62,10 @@ class Checkpoint:
             CheckpointError: the weights do not fit the architecture.
         """
         self.check_fit()
-        # On the meta device nothing is initialised, so the caller's random generator does not advance.
-        with torch.device("meta"):
+        # PyTorch's initialisation must not advance the caller's random generator.
+        with torch.random.fork_rng(devices=[]):
             network = build(self.architecture, len(self.class_names), self.width)
-        network.to_empty(device="cpu").load_state_dict(dict(self.weights))
+        network.load_state_dict(dict(self.weights))
         return network.eval()
 
     def check_fit(self, subject: str = "weights") -> None:
@@ -159,9 +159,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: the file cannot be written.
     """
-    with atomic_file(path) as part:
+    with atomic_file(path) as temporary:
         try:
-            save_file(dict(tensors), part, metadata=dict(metadata))
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
         except SafetensorError as error:
             # safetensors reports a full disk as its own error with the number in the text.
             number = re.search(r"os error (\d+)", str(error))
@@ -212,7 +212,7 @@ def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Chec
             str(path),
             got=f"a safetensors file of format {metadata.get('format')!r}",
             expected=repr(FORMAT),
-            next_step="Make one: alexnet train, or export a torchvision .pth.",
+            next_step="Train one (alexnet train), or export a torchvision .pth.",
         )
     text = metadata.get("record", "")
     if _sha256(text) != metadata.get("record_sha256"):

@@ -69,132 +69,103 @@ class UsageError(AlexnetError):
     exit_code = 2
 
 
-class MissingExtra(AlexnetError):
-    pass
+class MissingExtra(AlexnetError): ...
 
 
 class ContractError(AlexnetError, ValueError):
     """Is a `ValueError` too, so that pydantic reports the field of a record that holds the contract."""
 
 
-class ImageError(AlexnetError):
-    pass
+class ImageError(AlexnetError): ...
 
 
-class UnreadableImage(ImageError):
-    pass
+class UnreadableImage(ImageError): ...
 
 
-class DatasetError(AlexnetError):
-    pass
+class DatasetError(AlexnetError): ...
 
 
-class CheckpointError(AlexnetError):
-    pass
+class CheckpointError(AlexnetError): ...
 
 
-class ManifestError(AlexnetError):
-    pass
+class ManifestError(AlexnetError): ...
 
 
-class TrainingError(AlexnetError):
-    pass
+class TrainingError(AlexnetError): ...
 
 
-class ExportError(AlexnetError):
-    pass
+class ExportError(AlexnetError): ...
 
 
-class CalibrationError(ExportError):
-    pass
+class CalibrationError(ExportError): ...
 
 
-class EngineError(ExportError):
-    pass
+class EngineError(ExportError): ...
 
 
-class PrecisionRefused(ExportError):
-    pass
+class PrecisionRefused(ExportError): ...
 
 
-class RepositoryError(AlexnetError):
-    pass
+class RepositoryError(AlexnetError): ...
 
 
-class EngineRefused(RepositoryError):
-    pass
+class EngineRefused(RepositoryError): ...
 
 
-class DockerError(AlexnetError):
-    pass
+class DockerError(AlexnetError): ...
 
 
-class ServerError(AlexnetError):
-    pass
+class ServerError(AlexnetError): ...
 
 
-class PortTaken(ServerError):
-    pass
+class PortTaken(ServerError): ...
 
 
-class ServerDied(ServerError):
-    pass
+class ServerDied(ServerError): ...
 
 
 class ReportError(AlexnetError):
     exit_code = 2  # for `alexnet compare`, exit code 1 means that something became slower
 
 
-class ClientError(AlexnetError):
-    pass
+class ClientError(AlexnetError): ...
 
 
 class InvalidUrl(ClientError):
     exit_code = 2
 
 
-class Unreachable(ClientError):
-    pass
+class Unreachable(ClientError): ...
 
 
-class ConnectionLost(ClientError):
-    pass
+class ConnectionLost(ClientError): ...
 
 
-class ForeignServer(ClientError):
-    pass
+class ForeignServer(ClientError): ...
 
 
-class Untrusted(ClientError):
-    pass
+class Untrusted(ClientError): ...
 
 
-class NotReady(ClientError):
-    pass
+class NotReady(ClientError): ...
 
 
-class ModelNotFound(ClientError):
-    pass
+class ModelNotFound(ClientError): ...
 
 
-class ContractMismatch(ClientError):
-    pass
+class ContractMismatch(ClientError): ...
 
 
-class BadRequest(ClientError):
-    pass
+class BadRequest(ClientError): ...
 
 
-class Overloaded(ClientError):
-    pass
+class Overloaded(ClientError): ...
 
 
-class DeadlineExceeded(ClientError):
-    pass
+class DeadlineExceeded(ClientError): ...
 
 
-class BadResponse(ClientError):
-    pass
+class BadResponse(ClientError): ...
 
 
 def os_error_reason(error: OSError) -> str:

@@ -42,7 +42,7 @@ def path(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 
 def rewritten(path: Path, *, metadata: dict[str, str] | None = None, **tensors: torch.Tensor | None) -> None:
-    """Write the file again with other metadata or tensors (None: without it); dots are spelled `__`."""
+    """Rewrite the file with other metadata or tensors; None removes a tensor, and `__` stands for a dot."""
     with safe_open(path, framework="pt") as file:
         known: dict[str, str] = file.metadata()
     weights: dict[str, Any] = load_file(path)
@@ -70,7 +70,9 @@ def test_a_checkpoint_comes_back_equal(checkpoint: Checkpoint, path: Path) -> No
     assert not loaded.network().training
 
 
-def test_a_network_shares_nothing_with_the_checkpoint_or_the_caller(checkpoint: Checkpoint) -> None:
+def test_a_network_shares_no_memory_with_the_checkpoint_and_no_random_state_with_the_caller(
+    checkpoint: Checkpoint,
+) -> None:
     before, generator = checkpoint.weights_sha256, torch.get_rng_state()
     with torch.no_grad():
         for parameter in checkpoint.network().parameters():
@@ -129,6 +131,20 @@ def test_a_network_with_batch_norm_comes_back_equal(with_batch_norm: Checkpoint,
         assert torch.equal(state[name], tensor), name
 
 
+def test_a_network_keeps_the_buffers_that_are_not_in_its_state_dict(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_with_constant(classes: int, width: float) -> nn.Linear:
+        layer = nn.Linear(2, classes)
+        layer.register_buffer("constant", torch.full((1000,), 3.0), persistent=False)
+        return layer
+
+    monkeypatch.setitem(ARCHITECTURES, "constant", build_with_constant)
+    weights = build("constant", 3).state_dict()
+    network = replace(checkpoint, architecture="constant", weights=weights).network()
+    assert torch.equal(network.get_buffer("constant"), torch.full((1000,), 3.0))
+
+
 def test_a_dtype_that_cannot_be_stored_is_refused_when_saving(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,30 +155,30 @@ def test_a_dtype_that_cannot_be_stored_is_refused_when_saving(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     line = refusal(tmp_path / "none.safetensors")
     assert "no such file" in line
     assert "alexnet train" in line
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.999])
-def test_empty_and_truncated(path: Path, share: float) -> None:
+def test_empty_and_truncated_files_are_refused(path: Path, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     assert "not a complete safetensors file" in refusal(path)
 
 
-def test_some_other_file(tmp_path: Path) -> None:
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.safetensors"
     path.write_text("hello " * 1000)
     assert "not a complete safetensors file" in refusal(path)
 
 
-def test_a_foreign_safetensors_file(path: Path) -> None:
+def test_another_safetensors_file_is_refused(path: Path) -> None:
     save_file({"embedding": torch.ones(3)}, path)
     assert "format None" in refusal(path)
     save_file({"embedding": torch.ones(3)}, path, metadata={"format": "pt"})
@@ -174,12 +190,12 @@ def test_the_weights_hash_of_existing_checkpoints_does_not_change() -> None:
     assert sha256_of_weights(weights) == GOLDEN_WEIGHTS_SHA256
 
 
-def test_a_checkpoint_of_another_version(path: Path) -> None:
+def test_a_checkpoint_of_another_format_version_is_refused(path: Path) -> None:
     rewritten(path, metadata={"format": "alexnet-checkpoint-9"})
     assert "alexnet-checkpoint-9" in refusal(path)
 
 
-def test_an_altered_record(path: Path) -> None:
+def test_an_altered_record_is_refused(path: Path) -> None:
     altered = path.read_bytes().replace(b'\\"cat\\"', b'\\"cow\\"')
     assert altered != path.read_bytes()
     path.write_bytes(altered)
@@ -187,7 +203,7 @@ def test_an_altered_record(path: Path) -> None:
 
 
 def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
-    """Metadata as a forger would write it: changed fields (None: left out) and a fitting hash."""
+    """Return metadata with changed fields and a matching hash; None removes a field."""
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["record"]) | changes
     text = json.dumps({name: value for name, value in record.items() if value is not None})
@@ -211,19 +227,19 @@ def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
     ],
     ids=str,
 )
-def test_a_record_that_makes_no_sense(path: Path, changes: dict[str, Any]) -> None:
+def test_a_record_with_wrong_values_is_refused(path: Path, changes: dict[str, Any]) -> None:
     rewritten(path, metadata=record_with(path, changes))
     refusal(path)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{", "3"])
-def test_a_record_that_is_no_mapping(path: Path, text: str) -> None:
+def test_a_record_that_is_not_an_object_is_refused(path: Path, text: str) -> None:
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     rewritten(path, metadata={"record": text, "record_sha256": sha256})
     refusal(path)
 
 
-def test_one_altered_byte_of_the_weights(path: Path) -> None:
+def test_one_altered_byte_of_the_weights_is_refused(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -241,14 +257,14 @@ def test_one_altered_byte_of_the_weights(path: Path) -> None:
     ],
     ids=lambda value: "",
 )
-def test_weights_that_do_not_fit(path: Path, tensors: dict[str, Any], words: list[str]) -> None:
+def test_weights_that_do_not_fit_are_refused(path: Path, tensors: dict[str, Any], words: list[str]) -> None:
     rewritten(path, **tensors)
     line = refusal(path)
     for word in [*words, "lenet (width 1, 3 classes)"]:
         assert word in line
 
 
-def test_saving_weights_that_do_not_fit_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_saving_weights_that_do_not_fit_writes_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
     wrong = replace(checkpoint, class_names=("a", "b"))
     with pytest.raises(CheckpointError, match=r"for lenet \(width 1, 2 classes\)"):
         save_checkpoint(wrong, tmp_path / "out.safetensors")
@@ -265,7 +281,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def test_a_pickle_by_this_name_is_never_unpickled(tmp_path: Path) -> None:
+def test_a_pickle_with_this_suffix_is_not_unpickled(tmp_path: Path) -> None:
     mark, path = tmp_path / "unpickled", tmp_path / "evil.safetensors"
     path.write_bytes(pickle.dumps({"weights": Bomb(mark)}))
     refusal(path)

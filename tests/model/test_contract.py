@@ -17,8 +17,8 @@ from alexnet_model.errors import AlexnetError, ContractError, ImageError
 GOLDEN_DIGEST = "4b0580bad27dad603c4b5dc290c5824f5d045a15e78ff993889ec5e54e10cda7"
 
 
-def test_the_digest_is_the_one_in_files_and_servers_out_there() -> None:
-    # Changing it makes every exported model refuse its clients: raise `version` when that is meant.
+def test_the_digest_of_the_default_contract_does_not_change() -> None:
+    # Checkpoints, exports and served models have it: a client refuses a model with another digest.
     assert Contract().digest == GOLDEN_DIGEST
 
 
@@ -118,7 +118,7 @@ def test_a_contract_of_an_unknown_version_is_refused_by_its_version(changes: dic
         Contract.from_json(json.dumps(values))
 
 
-def test_json_is_canonical_and_comes_back_equal() -> None:
+def test_json_is_canonical_and_can_be_read_back() -> None:
     contract = Contract(size=96, mean=(0.1, 0.2, 0.3))
     text = contract.to_json()
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
@@ -127,7 +127,7 @@ def test_json_is_canonical_and_comes_back_equal() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"version": 1}', "not json"])
-def test_json_of_something_else_is_refused(text: str) -> None:
+def test_json_that_is_not_a_contract_is_refused(text: str) -> None:
     with pytest.raises(ContractError, match=r"fields|JSON"):
         Contract.from_json(text)
 
@@ -165,7 +165,7 @@ def resized_then_cropped(
     ],
     ids="{0[0]}x{0[1]}".format,
 )
-def test_prepared_is_resize_then_crop_to_one_level(
+def test_prepared_equals_resize_then_crop_to_one_level(
     textured: Callable[[int, int], Image.Image], size: tuple[int, int]
 ) -> None:
     image = textured(*size)
@@ -177,7 +177,7 @@ def test_prepared_is_resize_then_crop_to_one_level(
 
 
 @pytest.mark.parametrize("size", [(8, 8), (500, 375), (1023, 769)], ids="{0[0]}x{0[1]}".format)
-def test_bicubic_interpolation_is_resize_then_crop_to_one_level(
+def test_bicubic_prepared_equals_resize_then_crop_to_one_level(
     textured: Callable[[int, int], Image.Image], size: tuple[int, int]
 ) -> None:
     image = textured(*size)
@@ -206,7 +206,7 @@ def test_an_image_prepared_from_path_bytes_file_and_image_is_the_same(
             np.testing.assert_array_equal(Contract().prepared(source), expected)
 
 
-def test_checked_gives_one_image_its_batch_axis_and_contiguous_memory() -> None:
+def test_checked_returns_a_contiguous_batch() -> None:
     one = np.zeros((224, 224, 3), np.uint8)
     assert Contract().checked(one).shape == (1, 224, 224, 3)
     every_second = np.zeros((4, 224, 224, 3), np.uint8)[::2]
@@ -241,13 +241,13 @@ def test_arrays_of_another_shape_layout_or_dtype_are_refused(
         assert word in str(refused.value)
 
 
-def test_an_image_costs_150528_bytes() -> None:
+def test_an_image_has_150528_bytes() -> None:
     contract = Contract()
     assert contract.image_bytes == 150_528 == np.zeros(contract.image_shape, np.uint8).nbytes
 
 
 def test_draft_is_not_used_because_it_changes_pixels() -> None:
-    """Pillow's shortcut for large JPEGs. Should its pixels ever be equal, it may be used."""
+    """`draft` lets Pillow decode large JPEGs faster. If its pixels ever become equal, use it."""
     noise = np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8)
     large = Image.fromarray(noise).resize((2400, 1600), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
