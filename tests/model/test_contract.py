@@ -73,6 +73,7 @@ def test_every_field_changes_the_digest_and_is_listed_as_a_difference(name: str)
         ("background", "white", "3 whole numbers from 0 to 255"),
         ("mean", (0.5,), "3 finite numbers"),
         ("mean", (0.5, 0.5, math.nan), "3 finite numbers"),
+        ("mean", (0.5, 0.5, 10**400), "3 finite numbers"),
         ("mean", 0.5, "3 finite numbers"),
         ("std", (0.2, 0.0, 0.2), "3 finite numbers above 0"),
         ("std", (0.2, -0.2, 0.2), "3 finite numbers above 0"),
