@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.runners import CompiledTorchRunner, Runner, TorchRunner
+from alexnet_export import CompiledTorchRunner, CudaDevice, Runner, TorchRunner
 from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.contract import Contract
 
@@ -40,8 +39,8 @@ def opening_from_spec(spec: EngineSpec, device: CudaDevice | None) -> Opening:
 
 
 def _built_engine(spec: EngineSpec, device: CudaDevice) -> Opening:
-    from alexnet_export.engines.api import api_of
-    from alexnet_export.engines.runner import EngineRunner
+    from alexnet_export.engines.tensorrt_api import tensorrt_api
+    from alexnet_export.engines.tensorrt_runner import EngineRunner
     from alexnet_model.passport import passport_of
 
     passport = passport_of(spec.file)
@@ -49,7 +48,7 @@ def _built_engine(spec: EngineSpec, device: CudaDevice) -> Opening:
         EngineRunner,
         spec.file,
         passport,
-        api=api_of(passport.flavour),
+        api=tensorrt_api(passport.runtime),
         device=device,
         classes=spec.classes,
         contract=Contract.from_json(spec.contract),
