@@ -42,8 +42,12 @@ def demo_command(
     from alexnet_export import OnnxOptions, export_onnx
     from alexnet_export.onnx_export import refuse_foreign
     from alexnet_model.files import write_text_atomically
-    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, write_repository
-    from alexnet_serving.servers.tritonserver import wheel_of_this_python
+    from alexnet_serving import (
+        EmbeddedServer,
+        refuse_foreign_repository,
+        wheel_of_this_python,
+        write_repository,
+    )
     from alexnet_training import TrainingOptions, train
 
     from .held_out import Answers, write_held_out_images

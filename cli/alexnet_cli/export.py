@@ -135,7 +135,7 @@ def export_command(
         raise UsageError("--max-top1-drop", got=f"{max_top1_drop:g}", expected="0 to 100 points")
     precisions = precisions_from(precision)
     packing = RepositoryOptions(
-        backend="tensorrt" if engine in PLANS else "onnx",
+        runtime="tensorrt" if engine in PLANS else None,
         queue_size=queue_size,
         queue_timeout_s=0.0 if queue_size == 0 else None,  # no limit is none in time either
         encoded=encoded,
