@@ -137,7 +137,7 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
     found = json.loads(screen)
     assert (code, len(errors)) == (1, 1)
     assert set(found) == {"schema_version", "machine", "checks", "engines", "jobs", "main_job"}
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert [job["command"] for job in found["jobs"] if job["runs"]] == ["classify"]
     statuses = {check["name"]: check["status"] for check in found["checks"]}
     assert {name for name, status in statuses.items() if status == "missing"} == {
@@ -223,7 +223,7 @@ def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[s
         "  NVIDIA H200 (9.0)",
         "    needs TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",
         "",
-        "Jobs:",
+        "Commands:",
         "",
         "The main path (export): runs here.",
     ]
