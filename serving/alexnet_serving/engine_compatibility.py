@@ -107,7 +107,8 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
     if source is None and is_repository(repository):
         source = repository
     passport = passport or _recorded_passport(repository)
-    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--engine", "docker"]
+    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--runtime", "tensorrt"]
+    words += ["--build", "docker"]
     words += ["--repository", str(repository)]
     if holds_engines(repository) and holds_encoded(repository):  # not by default, with engines
         words.append("--encoded")

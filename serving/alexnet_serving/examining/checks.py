@@ -8,9 +8,9 @@ from alexnet_model.records import Record
 
 TRAIN = "train"
 EXPORT = "export"
-BUILD_TENSORRT = "export --engine tensorrt"
-BUILD_RTX = "export --engine tensorrt-rtx"
-BUILD_IN_DOCKER = "export --engine docker"
+BUILD_TENSORRT = "export --runtime tensorrt"
+BUILD_RTX = "export --runtime tensorrt-rtx"
+BUILD_IN_DOCKER = "export --runtime tensorrt --build docker"
 SERVE_EMBEDDED = "serve --with embedded"
 SERVE_IN_DOCKER = "serve --with docker"
 CLASSIFY = "classify"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from alexnet_model.errors import RepositoryError, os_error_reason
 from alexnet_model.files import atomic_directory, link_or_copy
+from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     REFERENCE_NAME,
@@ -169,24 +170,19 @@ def _check_class_names(manifest: Manifest) -> None:
 
 
 def refuse_foreign_repository(repository: Path) -> None:
-    """Only a repository of ours may be replaced: naming the home folder must cost nobody a file.
+    """Refuse to replace a folder that holds anything but a repository of ours.
 
     Raises:
-        RepositoryError: the folder holds anything else, or is a file.
+        RepositoryError: `repository` is a file, or holds another file or folder.
     """
-    if not repository.exists():
-        return
-    if not repository.is_dir():
-        raise RepositoryError(str(repository), got="a file", expected="a folder or nothing")
-    entries = {path.name for path in repository.iterdir()} - set(KEPT_FILES)
-    foreign = sorted(entries - OUR_MODELS - {MANIFEST_NAME, REFERENCE_NAME})
-    if foreign or (entries and MANIFEST_NAME not in entries):
-        raise RepositoryError(
-            str(repository),
-            got=f"a folder that holds {foreign[0]}" if foreign else f"models without {MANIFEST_NAME}",
-            expected="a repository that this command wrote, an empty folder, or none",
-            next_step="Name another folder; nothing was touched.",
-        )
+    ours = OUR_MODELS | {MANIFEST_NAME, REFERENCE_NAME}
+    refuse_foreign_files(
+        repository,
+        ours.__contains__,
+        what="a repository that this command wrote",
+        error=RepositoryError,
+        ignored=KEPT_FILES,
+    )
 
 
 def _no_models(repository: Path, got: str) -> RepositoryError:
