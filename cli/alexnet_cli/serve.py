@@ -208,14 +208,18 @@ def _kind_of_server(
 
 
 def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed: bool) -> None:
-    """What lint finds wrong would be found by Triton only as it starts, and in fewer words.
+    """Lint the repository before a server starts, since Triton's own messages say less.
 
-    Engines that are broken or built for elsewhere are built anew where that was asked for.
+    With `rebuild_if_needed`, engines that are broken or do not load on this machine are built again.
+
+    Raises:
+        RepositoryError: lint found an error that new engines do not fix.
+        PrecisionRefused, EngineError, DockerError: the engines cannot be built again.
     """
     from alexnet_model.triton_image import TRITON_IMAGE
+    from alexnet_pipeline import engine_refusal, rebuild_engines
     from alexnet_serving import lint, raise_if_findings
 
-    from .rebuilding import rebuild, refusal_of
     from .screen import Bars, in_megabytes, note
     from .tables import print_engines
 
@@ -224,10 +228,10 @@ def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed:
     if not rebuild_if_needed or not all(finding.about_engine for finding in findings):
         raise_if_findings(repository, findings)
         return
-    refusal = None if findings else refusal_of(repository, image or TRITON_IMAGE)
+    refusal = None if findings else engine_refusal(repository, image or TRITON_IMAGE)
     if not findings and refusal is None:
         return
     note(f"Rebuilding: {findings[0] if findings else refusal}")
     with Bars() as bars:
-        manifest = rebuild(repository, image or TRITON_IMAGE, progress=bars)
+        manifest = rebuild_engines(repository, image or TRITON_IMAGE, progress=bars)
     print_engines(manifest)

@@ -160,7 +160,7 @@ def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None
     if quick:
         say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
     say(f"Go on:      alexnet serve --repository {repository}")
-    say(f"With a GPU: alexnet export {repository.parent / 'export'} --engine docker")
+    say(f"With a GPU: alexnet export {repository.parent / 'export'} --runtime tensorrt --build docker")
     say("            builds TensorRT engines from the same three ONNX files.")
 
 

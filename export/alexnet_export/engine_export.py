@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import ExportError, PrecisionRefused
+from alexnet_model.errors import ExportError
 from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.manifest import (
     REFERENCE_NAME,
@@ -97,24 +97,6 @@ def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
 def engine_file_name(artifact: Artifact, builder: EngineBuilder) -> str:
     """Such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
     return f"{Path(artifact.file).stem}.{builder.label}{ENGINE_SUFFIX}"
-
-
-def raise_if_engine_refused(manifest: Manifest, builders: Sequence[EngineBuilder]) -> None:
-    """For engines that were just built, by name.
-
-    Raises:
-        PrecisionRefused: the gate refused one of them.
-    """
-    for artifact in manifest.artifacts:
-        built = {engine_file_name(artifact, builder) for builder in builders}
-        for engine in artifact.engines:
-            if engine.file in built and engine.decision and not engine.accepted:
-                raise PrecisionRefused(
-                    f"{artifact.precision} engine",
-                    got=engine.decision.reason,
-                    expected="the same model",
-                    next_step="Serve another precision, or the ONNX file: --runtime openvino.",
-                )
 
 
 def _engine(

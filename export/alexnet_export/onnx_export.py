@@ -11,8 +11,9 @@ from alexnet_model.architectures import parameter_count
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Uint8Array
 from alexnet_model.environment import machine_name, versions_of
-from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
+from alexnet_model.errors import CalibrationError, ExportError, UsageError
 from alexnet_model.files import atomic_directory, sha256_of_file
+from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     PRECISIONS,
@@ -96,7 +97,7 @@ def export_onnx(
         ExportError: a conversion failed, or `out` holds something else.
         OSError: `out` cannot be written.
     """
-    refuse_foreign(out)
+    refuse_foreign_export(out)
     if "int8" in options.to_make and options.calibration is None:
         raise CalibrationError(
             "int8",
@@ -149,39 +150,15 @@ def export_onnx(
     return manifest
 
 
-def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
-    """For precisions that were asked for by name.
+def refuse_foreign_export(folder: Path) -> None:
+    """Refuse a folder that an export would replace, if it holds anything but an earlier export.
 
     Raises:
-        PrecisionRefused: the gate refused one of them.
+        ExportError: `folder` is a file, or holds another file or folder.
     """
-    for artifact in manifest.artifacts:
-        if artifact.precision in asked and not artifact.decision.accepted:
-            raise PrecisionRefused(
-                artifact.precision,
-                got=artifact.decision.reason,
-                expected="the same model",
-                next_step="Serve another precision, or calibrate on more or other images.",
-            )
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Exporting replaces a folder as a whole, so all of it must be an export's.
-
-    Raises:
-        ExportError: the folder holds anything else, or is a file.
-    """
-    if not folder.exists():
-        return
-    entries = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    foreign = {name for name in entries if not OUR_FILES.fullmatch(name)}
-    if not folder.is_dir() or foreign or (entries and MANIFEST_NAME not in entries):
-        raise ExportError(
-            str(folder),
-            got=f"{min(foreign or entries)}, which no export made",
-            expected="a new or empty folder, or an earlier export alone",
-            next_step="Choose another --out.",
-        )
+    refuse_foreign_files(
+        folder, lambda name: bool(OUR_FILES.fullmatch(name)), what="an earlier export", error=ExportError
+    )
 
 
 def file_name(precision: Precision) -> str:

@@ -166,7 +166,7 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
     if source is None and is_repository(repository):
         source = repository
     passport = passport or _recorded_passport(repository)
-    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--engine", "docker"]
+    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--runtime", "tensorrt", "--build", "docker"]
     words += ["--repository", str(repository)]
     if holds_engines(repository) and holds_encoded(repository):  # not the default beside engines
         words.append("--encoded")

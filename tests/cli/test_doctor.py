@@ -198,7 +198,7 @@ def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[s
             LoadResult(target="TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)", loads=True, reason=""),
             LoadResult(target="TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)", loads=False, reason="no"),
         ),
-        fix="alexnet export model_repository --engine docker --repository model_repository",
+        fix="alexnet export model_repository --runtime tensorrt --build docker --repository model_repository",
     )
     found = DoctorReport(
         machine="a machine",
@@ -218,7 +218,7 @@ def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[s
         "    loads with TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)",
         "    DOES NOT LOAD with TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)",
         "      no",
-        "    alexnet export model_repository --engine docker --repository model_repository",
+        "    alexnet export model_repository --runtime tensorrt --build docker --repository model_repository",
         "  model_repository: alexnet_int8.sm90.plan, built for TensorRT 11.1.0.106 on",
         "  NVIDIA H200 (9.0)",
         "    needs TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",

@@ -11,13 +11,14 @@ from onnx import numpy_helper
 from alexnet_export import Tolerances, paired_drop_interval, signal_to_noise_db, wilson_interval
 from alexnet_export.gate import Reference, judge, report_of
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
+from alexnet_model.contract import Contract
 from alexnet_model.manifest import RunnerReport
 
 EASY = Tolerances(signal_to_noise_db=10, agreement=0.5)
 
 
 def int8_report(path: Path, reference: Reference) -> RunnerReport:
-    with OpenVinoRunner(path, openvino_options("int8")) as runner:
+    with OpenVinoRunner(path, Contract(), openvino_options("int8")) as runner:
         return report_of(runner, reference, reference.images, reference.logits, max_batch=8)
 
 

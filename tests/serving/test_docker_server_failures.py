@@ -191,7 +191,10 @@ def test_triton_refuses_an_engine(engines: Path, gpu: None, fake: Fake) -> None:
     fake(says=[f"{AT}\"failed to load 'alexnet_fp32' version 1: {why}\""], exits=1)
     error = failure_of(DockerServer(engines))
     assert error.got == f"'{why}' from Triton"
-    assert f"alexnet export {engines} --engine docker --repository {engines}" in error.next_step
+    assert (
+        f"alexnet export {engines} --runtime tensorrt --build docker --repository {engines}"
+        in error.next_step
+    )
 
 
 def test_it_dies_before_it_is_ready(on_cpu: Path, fake: Fake) -> None:
@@ -238,7 +241,7 @@ def test_engines_of_another_gpu(
     said = refused(engines, fake)
     assert "built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0)" in said
     assert "NVIDIA L4 (8.9" in said
-    assert f"alexnet export {engines} --engine docker --repository {engines}" in said
+    assert f"alexnet export {engines} --runtime tensorrt --build docker --repository {engines}" in said
     # A second GPU of the same compute capability is another place all the same.
     fake_nvidia_smi(monkeypatch, tmp_path, [H200, (1, "NVIDIA GH200", "9.0", "580.95.05", 97871)])
     assert "NVIDIA GH200" in refused(engines, fake)

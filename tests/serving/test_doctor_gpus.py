@@ -236,7 +236,8 @@ def test_engines_here_load_or_say_why_not_and_what_mends_it(machine: Machine, ar
         on_h200, on_l4 = engine.results
         assert (on_h200.loads, on_h200.reason) == (True, "")
         assert (on_l4.loads, on_l4.reason) == (False, "it runs on NVIDIA H200 only")
-        command = f"alexnet export {machine.repository} --engine docker --repository {machine.repository}"
+        command = f"alexnet export {machine.repository} --runtime tensorrt --build docker "
+        command += f"--repository {machine.repository}"
         assert engine.fix == f"{command} --profile 1,8,8"
     assert named(found, "record of --repository").found.endswith("engines: 2")
 
@@ -267,7 +268,7 @@ def test_engines_for_another_gpu_are_not_served_here(machine: Machine, artifacts
     check = named(found, "engines of --repository")
     assert "NVIDIA H200" in check.found
     assert "NVIDIA L4" in check.found
-    assert check.fix.startswith(f"alexnet export {machine.repository} --engine docker")
+    assert check.fix.startswith(f"alexnet export {machine.repository} --runtime tensorrt --build docker")
     assert not found.main_job.runs
 
 
@@ -286,7 +287,9 @@ def test_two_gpus_of_one_compute_capability_are_two_places(machine: Machine, art
     machine.gpus(H100, (1, "NVIDIA H200", "9.0", "580.95.05", 143771))
     (first, _) = machine.diagnose().engines
     assert [loading.loads for loading in first.results] == [False, True]
-    command = f"alexnet export {machine.out} --engine docker --repository {machine.repository}"
+    command = (
+        f"alexnet export {machine.out} --runtime tensorrt --build docker --repository {machine.repository}"
+    )
     assert first.fix == f"{command} --profile 1,8,8"
 
 

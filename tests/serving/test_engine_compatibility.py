@@ -109,7 +109,9 @@ class TestBeforeWriting:
         self, target: EngineTarget, artifacts: Artifacts, tmp_path: Path
     ) -> None:
         export = with_engines(artifacts, tmp_path / "export")
-        with pytest.raises(EngineRefused, match="Build it: alexnet export CHECKPOINT --engine docker"):
+        with pytest.raises(
+            EngineRefused, match="Build it: alexnet export CHECKPOINT --runtime tensorrt --build docker"
+        ):
             write_repository(
                 export.manifest, export.folder, tmp_path / "models", ENGINES, targets=[HERE, target]
             )
@@ -146,7 +148,8 @@ class TestOfARepository:
             f"{repository}: fp32 engine: got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0), "
             "expected one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580.95.05) "
             "(it runs on NVIDIA H200 only). "
-            f"Build it: alexnet export {repository} --engine docker --repository {repository} --profile 1,8,8"
+            f"Build it: alexnet export {repository} --runtime tensorrt --build docker "
+            f"--repository {repository} --profile 1,8,8"
         )
         assert contents_of(repository) == before
 

@@ -148,7 +148,7 @@ def _built(artifact: Artifact, manifest: Manifest, folder: Path, machine: Machin
             for artifact in manifest.artifacts
             for engine in artifact.engines
         ):
-            yield LeftOut(what=flavour, why="this export has no engine of it (alexnet export --engine)")
+            yield LeftOut(what=flavour, why="this export has no engine of it (alexnet export --runtime)")
     for engine in artifact.engines:
         built_by = cast("RuntimeName", engine.passport.runtime)
         reason = _reason_against(engine, machine)

@@ -25,11 +25,12 @@ def opening_from_spec(spec: EngineSpec, device: CudaDevice | None) -> Opening:
     if spec.runtime == "openvino":
         from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 
-        return partial(OpenVinoRunner, spec.file, spec.options or openvino_options(spec.precision))
+        contract = Contract.from_json(spec.contract)
+        return partial(OpenVinoRunner, spec.file, contract, spec.options or openvino_options(spec.precision))
     if spec.runtime == "onnxruntime":
         from alexnet_export.onnxruntime_runner import OnnxRunner
 
-        return partial(OnnxRunner, spec.file, device)
+        return partial(OnnxRunner, spec.file, Contract.from_json(spec.contract), device)
     if spec.runtime == "pytorch":
         return lambda: TorchRunner(load_checkpoint(spec.file), device)
     if spec.runtime == "torch.compile":

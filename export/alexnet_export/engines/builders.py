@@ -143,7 +143,7 @@ def _check_version(options: EngineOptions, api: TensorRt) -> None:
             "tensorrt",
             got=api.version,
             expected=f"{TENSORRT_VERSION}, the version in Triton's image, which loads only its own engines",
-            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or use --build docker.",
+            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or add --build docker.",
         )
 
 

@@ -30,9 +30,9 @@ from ..servers.tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of
 # The commands, as the user types them after `alexnet`.
 TRAIN = "train"
 EXPORT = "export"
-BUILD_TENSORRT = "export --engine tensorrt"
-BUILD_RTX = "export --engine tensorrt-rtx"
-BUILD_IN_DOCKER = "export --engine docker"
+BUILD_TENSORRT = "export --runtime tensorrt"
+BUILD_RTX = "export --runtime tensorrt-rtx"
+BUILD_IN_DOCKER = "export --runtime tensorrt --build docker"
 SERVE_EMBEDDED = "serve --with embedded"
 SERVE_IN_DOCKER = "serve --with docker"
 CLASSIFY = "classify"
@@ -314,7 +314,7 @@ def check_disk_space(option: str, folder: Path) -> Check:
 
 
 def _build_job(runtime: Runtime) -> str:
-    return f"export --engine {runtime.name}"
+    return f"export --runtime {runtime.name}"
 
 
 def _check_packages(name: str, required: list[Requirement], needed_by: tuple[str, ...], fix: str) -> Check:

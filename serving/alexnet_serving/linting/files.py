@@ -257,7 +257,7 @@ def _fix(repository: Path, findings: Sequence[Finding]) -> str:
         return f"Build them again: {rebuild_command(repository)}"
     words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository)]
     if holds_engines(repository):
-        words += ["--engine", "docker"]
+        words += ["--runtime", "tensorrt", "--build", "docker"]
         if holds_encoded(repository):
             words.append("--encoded")
     return f"Write it again: {shlex.join(words)}"

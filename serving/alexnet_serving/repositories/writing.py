@@ -21,6 +21,7 @@ from pathlib import Path
 
 from alexnet_model.errors import RepositoryError, os_error_reason
 from alexnet_model.files import atomic_directory, link_or_copy
+from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     REFERENCE_NAME,
@@ -183,19 +184,14 @@ def refuse_foreign_repository(repository: Path) -> None:
     Raises:
         RepositoryError: the folder holds such files, or is a file.
     """
-    if not repository.exists():
-        return
-    if not repository.is_dir():
-        raise RepositoryError(str(repository), got="a file", expected="a folder or nothing")
-    entries = {path.name for path in repository.iterdir()} - set(KEPT_FILES)
-    foreign = sorted(entries - OUR_MODELS - {MANIFEST_NAME, REFERENCE_NAME})
-    if foreign or (entries and MANIFEST_NAME not in entries):
-        raise RepositoryError(
-            str(repository),
-            got=f"a folder that holds {foreign[0]}" if foreign else f"models without {MANIFEST_NAME}",
-            expected="a repository that this command wrote, an empty folder, or none",
-            next_step="Name another folder; nothing was changed.",
-        )
+    ours = OUR_MODELS | {MANIFEST_NAME, REFERENCE_NAME}
+    refuse_foreign_files(
+        repository,
+        ours.__contains__,
+        what="a repository that this command wrote",
+        error=RepositoryError,
+        ignored=KEPT_FILES,
+    )
 
 
 def _no_models(repository: Path, got: str) -> RepositoryError:
