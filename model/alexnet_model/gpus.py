@@ -7,6 +7,8 @@ import re
 import subprocess
 from dataclasses import dataclass
 
+from packaging.version import Version
+
 from .errors import os_error_reason
 
 QUERY = ("index", "name", "compute_cap", "driver_version", "memory.total")
@@ -75,10 +77,13 @@ def gpus_here() -> GpuSurvey:
     return GpuSurvey(gpus=tuple(gpus), cuda=_newest_cuda(), problem=problem)
 
 
-def version_tuple(version: str) -> tuple[int, ...]:
-    """`580.95.05` to `(580, 95, 5)`, for comparing; what is no number ends it."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+def version_from_text(text: str) -> Version:
+    """Return the version at the start of a text such as `580.95.05` or `2.13.0+cpu`; 0 if there is none.
+
+    Unlike `Version` itself this accepts every text, since a driver or an image may report anything.
+    """
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return Version(found[0] if found else "0")
 
 
 def _newest_cuda() -> str | None:

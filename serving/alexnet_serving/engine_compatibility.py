@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.version import Version
-
 from alexnet_model import docker
 from alexnet_model.errors import DockerError, EngineRefused, ManifestError, ServerError
-from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_from_text
 from alexnet_model.manifest import Engine, Manifest, manifest_from_folder
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
 from alexnet_model.runtimes import runtime_named
@@ -199,7 +197,8 @@ def _check_driver(gpu: Gpu) -> None:
 
 
 def _version_mismatch(passport: Passport, target: EngineTarget) -> str:
-    built, here = Version(passport.runtime_version), Version(target.tensorrt_version)
+    built = version_from_text(passport.runtime_version)
+    here = version_from_text(target.tensorrt_version)
     if built == here:
         return ""
     if not passport.version_compatible:
@@ -214,7 +213,8 @@ def _version_mismatch(passport: Passport, target: EngineTarget) -> str:
 def _gpu_mismatch(passport: Passport, gpu: Gpu) -> str:
     same_capability = passport.compute_capability == gpu.compute_capability
     if passport.hardware_compatibility == "ampere-plus":
-        return "" if Version(gpu.compute_capability) >= Version("8.0") else "it needs an Ampere GPU or newer"
+        capability = version_from_text(gpu.compute_capability)
+        return "" if capability.major >= 8 else "it needs an Ampere GPU or newer"
     if passport.hardware_compatibility == "same-compute-capability":
         return "" if same_capability else f"it needs compute capability {passport.compute_capability}"
     if same_capability and passport.gpu_name == gpu.name:

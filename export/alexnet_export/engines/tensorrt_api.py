@@ -14,13 +14,15 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from packaging.version import Version
+
 from alexnet_model.errors import EngineError, UsageError
 from alexnet_model.extras import needs
-from alexnet_model.gpus import version_tuple
+from alexnet_model.gpus import version_from_text
 from alexnet_model.passport import HardwareCompatibility
 from alexnet_model.runtimes import runtime_named
 
-MINIMUM_VERSION = (10, 12)  # the first whose strongly typed networks take these files as they are
+MINIMUM_VERSION = Version("10.12")  # the first whose strongly typed networks take these files as they are
 _HARDWARE: dict[HardwareCompatibility, str] = {
     "none": "NONE",
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
@@ -49,7 +51,7 @@ def tensorrt_api(runtime_name: str) -> TensorRt:
                 expected="a library that loads",
                 next_step=f"Install it again: pip install --force-reinstall 'alexnet-serving[{extra}]'",
             ) from error
-    if runtime_name == "tensorrt" and version_tuple(module.__version__) < MINIMUM_VERSION:
+    if runtime_name == "tensorrt" and version_from_text(module.__version__) < MINIMUM_VERSION:
         raise EngineError(
             "tensorrt",
             got=module.__version__,
