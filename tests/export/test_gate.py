@@ -14,8 +14,7 @@ from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_model.contract import Contract
 from alexnet_model.manifest import RunnerReport
 
-# For random weights, which quantise badly. The labels are PyTorch's predictions, so a fall of the accuracy is a
-# lack of agreement.
+# For random weights, which quantise badly. The labels are PyTorch's predictions, so a drop is a disagreement.
 EASY = Tolerances(signal_to_noise_db=10, agreement=0.5, top1_drop=0.5)
 
 
