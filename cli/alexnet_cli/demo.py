@@ -42,8 +42,7 @@ def demo_command(
     from alexnet_export import refuse_foreign_export
     from alexnet_model.files import write_text_atomically
     from alexnet_pipeline import ExportOptions, export_model
-    from alexnet_serving import EmbeddedServer, refuse_foreign_repository
-    from alexnet_serving.servers.tritonserver import wheel_of_this_python
+    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
     from .held_out import Answers, write_held_out_images

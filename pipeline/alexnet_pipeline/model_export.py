@@ -143,7 +143,7 @@ class ExportOptions:
     def repository_options(self) -> RepositoryOptions:
         """How the repository is written."""
         return RepositoryOptions(
-            backend="tensorrt" if self.serves_engines else "onnx",
+            runtime=self.runtime if self.serves_engines else None,
             queue_size=self.queue_size,
             queue_timeout_s=0.0 if self.queue_size == 0 else None,  # no limit in time either
             encoded=self.encoded,

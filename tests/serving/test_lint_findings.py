@@ -61,5 +61,5 @@ class TestWhatMends:
         path = repository.rename(repository.with_name("my models; rm"))
         with pytest.raises(RepositoryError) as caught:
             raise_if_findings(path, (self.LABELS,))
-        assert f"See them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
+        assert f"See all of them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
         assert caught.value.next_step.endswith(f"--repository {shlex.quote(str(path))}")
