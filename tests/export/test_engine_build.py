@@ -162,7 +162,7 @@ class Fault(Exception):
     pass
 
 
-@pytest.mark.parametrize("faulty", ["building int8 engine", "proving int8 engine"])
+@pytest.mark.parametrize("faulty", ["building int8 engine", "checking int8 engine"])
 def test_an_interrupt_leaves_the_export_whole(faulty: str, folder: Path, tensorrt: EngineOptions) -> None:
     def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
         if stage == faulty and done < total:

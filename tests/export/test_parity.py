@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_export import FloatArray, Outputs, Tolerances
-from alexnet_export.gate import Reference, judge, report_of
+from alexnet_export.gate import Reference, gate_decision, runner_report
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_export.parity import parity_batches, parity_matrix
 from alexnet_model.contract import Contract, Uint8Array
@@ -83,8 +83,8 @@ def test_right_logits_do_not_excuse_wrong_probabilities(
     files: dict[str, Path], reference: Reference, spoil: Callable[[FloatArray], None], words: str
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
-        report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
-    decision = judge(report, Tolerances())
+        report = runner_report(runner, reference, reference.images, reference.logits, max_batch=8)
+    decision = gate_decision(report, Tolerances())
     assert not decision.accepted
     assert words in decision.reason
 
@@ -114,8 +114,8 @@ def test_a_model_made_wrong_in_one_slot_is_caught(
     slot: int | None,
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
-        report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
-    decision = judge(report, Tolerances())
+        report = runner_report(runner, reference, reference.images, reference.logits, max_batch=8)
+    decision = gate_decision(report, Tolerances())
     assert not decision.accepted
     assert f"batch {batch}" in decision.reason
     if slot is None:

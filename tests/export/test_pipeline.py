@@ -99,7 +99,7 @@ class Fault:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("proving", 1)])
+@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("checking", 1)])
 def test_an_interrupt_leaves_the_previous_export_whole(
     small: Checkpoint, tmp_path: Path, stage: str, done: int, error: BaseException
 ) -> None:

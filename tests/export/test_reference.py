@@ -12,7 +12,7 @@ from alexnet_export import gate_inputs_from_folder
 from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
-from alexnet_export.reference import answers_from_folder, sha256_of_pixels
+from alexnet_export.reference import reference_outputs_from_folder, sha256_of_pixels
 from alexnet_model.contract import Contract
 from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
@@ -40,7 +40,7 @@ def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported
 
 
 def test_the_answers_are_pytorchs(exported: Exported) -> None:
-    answers = answers_from_folder(exported.folder, exported.manifest)
+    answers = reference_outputs_from_folder(exported.folder, exported.manifest)
     assert answers.evaluation.shape == (360, 10)
     assert answers.synthetic.shape == (256, 10)
     gate_inputs = gate_inputs_from_folder(exported.folder, exported.manifest)
