@@ -17,7 +17,7 @@ from ..networks import random_checkpoint
 from ..serving.conftest import Artifacts
 from ..serving.recorded_engines import H200, L4, with_engines
 
-NO_DRIVER = "no NVIDIA driver (nvidia-smi is not there)"
+NO_DRIVER = "no NVIDIA driver (nvidia-smi is not installed)"
 ON_CPU = Machine(gpus=GpuSurvey(problem=NO_DRIVER), cpp_compiler="/usr/bin/c++")
 ON_H200 = Machine(gpus=GpuSurvey(gpus=(H200,), cuda="13.0"), cpp_compiler="/usr/bin/c++")
 

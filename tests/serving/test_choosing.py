@@ -61,7 +61,7 @@ def test_embedded_without_a_gpu(
     no_nvidia_smi(monkeypatch, tmp_path)
     kind, reason = chosen(on_onnxruntime)
     assert kind == "embedded"
-    assert reason == "no GPU: no NVIDIA driver (nvidia-smi is not there)"
+    assert reason == "no GPU: no NVIDIA driver (nvidia-smi is not installed)"
 
 
 def test_embedded_without_an_engine(
@@ -83,7 +83,7 @@ def test_engines_are_served_by_docker_or_not_at_all(
         choice_of_server(engines)
     fake()
     no_nvidia_smi(monkeypatch, tmp_path)
-    with pytest.raises(EngineRefused, match=r"nvidia-smi is not there.*alexnet doctor"):
+    with pytest.raises(EngineRefused, match=r"nvidia-smi is not installed.*alexnet doctor"):
         choice_of_server(engines)
 
 

@@ -228,7 +228,7 @@ def test_engines_without_a_gpu(
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
     said = refused(engines, fake)
-    assert "nvidia-smi is not there" in said
+    assert "nvidia-smi is not installed" in said
     assert "See what is missing: alexnet doctor" in said
     failing_nvidia_smi(monkeypatch, tmp_path)
     assert "couldn't communicate" in refused(engines, fake)

@@ -104,7 +104,7 @@ def test_one_broken_gpu_is_a_note(machine: Machine) -> None:
     install_nvidia_smi(machine.monkeypatch, machine.folder, script)
     check = named(machine.diagnose(), "NVIDIA GPU")
     assert check.status == "warning"
-    assert check.found == "NVIDIA L4 (8.9); nvidia-smi answered '1, [GPU is lost]'"
+    assert check.found == "NVIDIA L4 (8.9); nvidia-smi printed '1, [GPU is lost]'"
 
 
 def test_without_a_gpu_docker_serves_on_the_cpu(machine: Machine) -> None:
@@ -158,8 +158,8 @@ def test_what_hangs_is_given_up_and_hides_nothing(machine: Machine) -> None:
     hanging_nvidia_smi(machine.monkeypatch, machine.folder)
     machine.program("docker", "exec sleep 600")
     found = machine.diagnose()
-    assert named(found, "NVIDIA GPU").found == "nvidia-smi did not answer in 0.2 s"
-    assert named(found, "Docker Engine").found == "no answer in 0.2 s"
+    assert named(found, "NVIDIA GPU").found == "nvidia-smi did not end in 0.2 s"
+    assert named(found, "Docker Engine").found == "no output in 0.2 s"
     assert named(found, "Docker Engine").fix == "docker info"
     assert missed(found, SERVE_EMBEDDED) == missed(found, EXPORT) == ()
 
