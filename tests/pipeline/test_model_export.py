@@ -37,7 +37,8 @@ def test_the_result_describes_what_was_written(result: ExportResult) -> None:
     assert result.folder is not None
     assert manifest_from_folder(result.folder) == result.manifest == manifest_from_folder(result.repository)
     assert result.models == ("alexnet", "alexnet_decode", "alexnet_fp32")
-    assert result.refused == result.left_out == ()
+    assert result.refused == ()
+    assert result.left_out == ()
     assert result.next_command == f"alexnet serve --repository {result.repository}"
     assert lint(result.repository) == ()
 
