@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from .contract import Contract, canonical_json
+from .differences import differences
 from .errors import ManifestError, os_error_reason
 from .files import sha256_of_file, write_text_atomically
 from .passport import Passport, passport_of
@@ -298,9 +299,8 @@ def _verified(path: Path, sha256: str, what: str) -> Path:
 
 
 def _first_difference(beside: Passport, recorded: Passport) -> str:
-    theirs = recorded.model_dump()
-    name, value = next((k, v) for k, v in beside.model_dump().items() if v != theirs[k])
-    return f"{name} {value}, not {theirs[name]}"
+    first = next(differences(beside.model_dump(), recorded.model_dump()))
+    return f"{first.path} {first.got}, not {first.expected}"
 
 
 def _broken_chain(path: Path, file: str, what: str) -> ManifestError:

@@ -109,9 +109,11 @@ def test_its_models_are_served_embedded(
     batch[:, 0, 0, 0] = (7, 0, 9)
     with (
         EmbeddedServer(repository) as server,
-        Client(server.grpc_url, model="alexnet_int8") as client,
+        Client(server.grpc_url) as client,
     ):
-        assert [prediction.classes[0].index for prediction in client.classify(list(batch))] == [7, 0, 9]
+        assert [
+            prediction.classes[0].index for prediction in client.classify(list(batch), model="alexnet_int8")
+        ] == [7, 0, 9]
 
 
 def test_only_files_that_were_checked_on_a_named_runtime_are_packed(
