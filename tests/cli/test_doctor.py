@@ -117,7 +117,7 @@ def test_a_full_install_is_ready(machine: Machine) -> None:
     assert lines[lines.index("  MISSING  serve --with docker") + 1].strip() == "Docker Engine"
 
 
-def test_a_base_install_is_told_what_to_install(bare_machine: Machine) -> None:
+def test_a_base_install_gets_the_commands_that_install_extras(bare_machine: Machine) -> None:
     code, screen, errors = bare_machine.doctor()
     assert code == 1
     assert errors == [
@@ -157,14 +157,14 @@ def test_json_of_a_full_install(machine: Machine) -> None:
     }
 
 
-def test_everything_fits_80_columns_but_what_mends(bare_machine: Machine) -> None:
+def test_everything_except_fixes_fits_80_columns(bare_machine: Machine) -> None:
     _, screen, _ = bare_machine.doctor("--json")
     fixes = {check["fix"] for check in json.loads(screen)["checks"]}
     _, screen, _ = bare_machine.doctor()
     assert {line.strip() for line in screen.splitlines() if len(line) > 80} <= fixes
 
 
-def test_what_mends_is_never_wrapped_or_cut(bare_machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixes_are_never_wrapped_or_cut(bare_machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     _, screen, _ = bare_machine.doctor("--json")
     fixes = {check["fix"] for check in json.loads(screen)["checks"] if check["fix"]}
     monkeypatch.setenv("COLUMNS", "40")
@@ -173,7 +173,9 @@ def test_what_mends_is_never_wrapped_or_cut(bare_machine: Machine, monkeypatch: 
     assert any(len(fix) > 40 for fix in fixes)
 
 
-def test_it_looks_where_it_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_options_name_the_folders(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, gpus=[H100])
     out = tmp_path / "elsewhere"
     out.mkdir()

@@ -1,4 +1,4 @@
-"""Machines for the doctor to examine: GPUs and Docker are stand-ins on PATH, the rest is what is here."""
+"""Machines for the doctor: GPUs and Docker are stand-ins on PATH, everything else is this machine's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_RUNTIME: dict[str, object] = {"Runtimes": {"runc": {}}, "DiscoveredDevices": 
 
 
 class Machine:
-    """A machine to examine: its GPUs, its Docker and an empty working folder."""
+    """A machine with GPUs, Docker and an empty working folder."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.monkeypatch = monkeypatch
@@ -88,7 +88,7 @@ class Machine:
 
 
 def check_consistent(found: DoctorReport) -> None:
-    """What holds on every machine."""
+    """Assert what holds on every machine."""
     names = [check.name for check in found.checks]
     assert len(set(names)) == len(names)
     for check in found.checks:
@@ -98,7 +98,9 @@ def check_consistent(found: DoctorReport) -> None:
             assert check.fix, check
         if check.status == "ok":
             assert not check.fix
-        if check.found.startswith("not checked"):  # then what it waits for stops the same jobs
+        if check.found.startswith(
+            "not checked"
+        ):  # the failed check that it depends on stops the same commands
             assert all(not job.runs for job in found.jobs if job.command in check.needed_by), check
     assert [job.command for job in found.jobs] == list(jobs())
     for job in found.jobs:
@@ -118,7 +120,7 @@ def missed(found: DoctorReport, command: str) -> tuple[str, ...]:
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
-    """Installed entries as they are, but for these; None is not installed."""
+    """Change the versions of some installed packages; None makes one missing."""
     real = checks.version_of
     table = {name.replace("_", "-"): version for name, version in changed.items()}
     monkeypatch.setattr(checks, "version_of", lambda name: table[name] if name in table else real(name))

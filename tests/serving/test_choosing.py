@@ -1,4 +1,4 @@
-"""Which server is taken where nobody said, on every kind of machine."""
+"""The server that is chosen by default on each kind of machine."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_only_engines_get_the_gpu(services: dict[str, dict[str, Any]]) -> None:
         ("triton-cpu", [SHM_OPTION, "--allow-gpu-metrics=false", "--mine=1"]),
     ],
 )
-def test_triton_is_told_what_the_code_tells_it(
+def test_the_options_of_triton_are_those_of_the_code(
     name: str,
     more: list[str],
     services: dict[str, dict[str, Any]],

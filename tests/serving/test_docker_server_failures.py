@@ -177,7 +177,7 @@ def test_triton_refuses_a_model(on_cpu: Path, fake: Fake) -> None:
         ),
     ],
 )
-def test_what_mends_a_refused_model(
+def test_the_fix_for_a_model_that_triton_refuses(
     why: str, fix: str, on_onnxruntime: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)

@@ -1,4 +1,4 @@
-"""The doctor's decisions on entries and on the machine itself, and what they mean for the jobs."""
+"""The doctor's checks of packages and the machine, and the commands that they stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    """An H100, Docker and the images; the entries of the development install."""
+    """An H100, Docker, the images, and the packages of the development install."""
     machine = Machine(monkeypatch, tmp_path)
     machine.gpus(H100)
     machine.docker()
@@ -106,7 +106,7 @@ def test_a_version_fits_or_not(version: str, wanted: str, does: bool) -> None:
     assert checks.fits(version, wanted) is does
 
 
-def test_a_package_in_a_wrong_version_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_in_a_wrong_version_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, numpy="2.4.0", openvino=None)
     check = checks.check_extra("embedded")
     assert check.status == "missing"
@@ -115,14 +115,14 @@ def test_a_package_in_a_wrong_version_is_a_miss(monkeypatch: pytest.MonkeyPatch)
     assert check.needed_by == (SERVE_EMBEDDED,)
 
 
-def test_an_extra_beyond_another_is_asked_for_the_rest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_that_includes_another_is_checked_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, torch=None, tensorrt_rtx="1.7.1.116")
     assert checks.check_extra("rtx").found == "tensorrt-rtx 1.7.1.116"
     assert checks.check_extra("export").found == "not installed: torch"
     assert "torch" in checks.check_extra("train").found
 
 
-def test_an_old_python_is_a_miss_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_python_stops_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.check_python().status == "ok"
     monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
     check = checks.check_python()
@@ -213,7 +213,7 @@ def test_triton_without_a_stub_for_this_python(machine: Machine) -> None:
     assert missed(found, SERVE_EMBEDDED) == ("Triton for this Python",)
 
 
-def test_without_the_wheel_its_server_is_not_asked_for(machine: Machine) -> None:
+def test_without_the_wheel_its_server_is_not_checked(machine: Machine) -> None:
     versions(machine.monkeypatch, nvidia_pytriton=None)
     machine.monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     found = machine.diagnose()
@@ -257,13 +257,13 @@ def test_the_ports_are_those_of_serve() -> None:
     assert {name: parameters[f"{name}_port"].default for name in ("http", "grpc", "metrics")} == checks.PORTS
 
 
-def test_room_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+def test_disk_space_is_checked_at_the_nearest_existing_folder(tmp_path: Path) -> None:
     check = checks.check_disk_space("--out", tmp_path / "a" / "b")
     assert (check.status, check.name) == ("ok", "space for --out")
     assert not list(tmp_path.iterdir())
 
 
-def test_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_disk_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checks, "EXPORT_BYTES", 10**18)
     check = checks.check_disk_space("--out", tmp_path)
     assert check.status == "missing"
@@ -305,7 +305,7 @@ def test_a_warning_stops_no_job() -> None:
     assert report.main_job_from_checks([note]).runs
 
 
-def test_the_main_job_serves_by_the_way_that_lacks_least() -> None:
+def test_the_main_path_uses_the_server_with_fewer_missing_checks() -> None:
     embedded, engine = missing("embedded", SERVE_EMBEDDED), missing("engine", SERVE_IN_DOCKER)
     by_docker = report.main_job_from_checks([embedded])
     assert (by_docker.commands, by_docker.runs) == ((EXPORT, SERVE_IN_DOCKER, CLASSIFY), True)
@@ -324,5 +324,5 @@ def test_the_main_job_serves_by_the_way_that_lacks_least() -> None:
         ("It was edited or is another engine's: build it again.",) * 2,
     ],
 )
-def test_what_mends_is_a_command_without_its_lead(next_step: str, fix: str) -> None:
+def test_a_fix_is_the_command_of_the_next_step(next_step: str, fix: str) -> None:
     assert fix_from(next_step) == fix

@@ -1,4 +1,4 @@
-"""The doctor's decisions on GPUs, Docker and engines: where they would load, and what is in the way."""
+"""The doctor's checks of GPUs, Docker and engines: where engines load, and what prevents it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .recorded_engines import L4 as L4_GPU
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    """An H100, Docker and the images; the entries of the development install."""
+    """An H100, Docker, the images, and the packages of the development install."""
     machine = Machine(monkeypatch, tmp_path)
     machine.gpus(H100)
     machine.docker()
@@ -219,7 +219,7 @@ def test_the_image_here_says_which_tensorrt_it_has(machine: Machine) -> None:
     assert (check.status, check.fix) == ("warning", "pip install tensorrt==11.4.0.106")
 
 
-def test_engines_here_load_or_say_why_not_and_what_mends_it(machine: Machine, artifacts: Artifacts) -> None:
+def test_engines_load_here_or_have_a_reason_and_a_fix(machine: Machine, artifacts: Artifacts) -> None:
     exported = with_engines(artifacts, machine.out, H200)
     write_repository(
         exported.manifest, exported.folder, machine.repository, RepositoryOptions(runtime="tensorrt")
@@ -282,7 +282,9 @@ def test_engines_for_this_gpu_are_served(machine: Machine, artifacts: Artifacts)
     assert found.main_job.runs
 
 
-def test_two_gpus_of_one_compute_capability_are_two_places(machine: Machine, artifacts: Artifacts) -> None:
+def test_two_gpu_models_of_one_compute_capability_are_two_targets(
+    machine: Machine, artifacts: Artifacts
+) -> None:
     with_engines(artifacts, machine.out, H200)
     machine.gpus(H100, (1, "NVIDIA H200", "9.0", "580.95.05", 143771))
     (first, _) = machine.diagnose().engines
@@ -325,7 +327,7 @@ def test_without_a_gpu_an_engine_says_what_it_needs(
         assert (engine.needs, engine.results, engine.fix) == (needs, (), "")
 
 
-def test_an_rtx_engine_is_not_for_triton_and_needs_no_mending(machine: Machine, artifacts: Artifacts) -> None:
+def test_an_rtx_engine_is_not_for_triton_and_has_no_fix(machine: Machine, artifacts: Artifacts) -> None:
     with_engines(
         artifacts,
         machine.out,

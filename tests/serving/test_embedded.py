@@ -259,7 +259,7 @@ def test_a_model_that_does_not_load_is_named(what: str, repository: Path) -> Non
     assert not server._folder.exists()
 
 
-def test_what_mends_a_model_that_does_not_load(small: Path) -> None:
+def test_the_fix_for_a_model_that_does_not_load(small: Path) -> None:
     """Without what serves it, the extra; else whatever lint makes of it."""
     server = EmbeddedServer(small)
     for reason in (

@@ -118,7 +118,7 @@ def test_the_smallest_accepted_file_is_inside(
 
 
 @pytest.mark.parametrize(("encoded", "packed"), [(None, True), (True, True), (False, False)])
-def test_with_openvino_unless_told_not_to(
+def test_encoded_images_by_default_with_openvino(
     encoded: bool | None, packed: bool, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models"
@@ -133,7 +133,7 @@ def test_with_openvino_unless_told_not_to(
 
 @pytest.mark.parametrize(("encoded", "packed"), [(None, False), (True, True), (False, False)])
 @pytest.mark.parametrize("runtime", [None, "onnxruntime", "tensorrt"])
-def test_on_the_stock_image_only_if_told_to(
+def test_encoded_images_on_the_stock_image_only_on_request(
     runtime: str | None, encoded: bool | None, packed: bool, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     export = with_engines(artifacts, tmp_path / "export", H200, L4)
@@ -245,7 +245,7 @@ class TestLint:
     @pytest.mark.parametrize(
         "file", ["alexnet/1/model.py", "alexnet_decode/1/model.py", "alexnet_decode/labels.txt", "alexnet/2"]
     )
-    def test_what_nobody_wrote(self, file: str, repository: Path) -> None:
+    def test_a_file_that_was_not_written(self, file: str, repository: Path) -> None:
         """Above all a `model.py`: Triton's Python backend would run it."""
         (repository / file).write_text("precious")
         (finding,) = lint(repository)

@@ -1,4 +1,4 @@
-"""Whether an engine loads there, by its passport alone; and what is refused for it."""
+"""Whether an engine loads on a target, by its passport, and the errors if not."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ class TestOfARepository:
         check_engines(export.manifest, tmp_path / "models", [on(H200), on(L4)])
         check_engines(export.manifest, tmp_path / "models", [])
 
-    def test_the_message_has_all_that_a_reader_needs(self, artifacts: Artifacts, tmp_path: Path) -> None:
+    def test_the_message_has_versions_gpus_and_the_command(
+        self, artifacts: Artifacts, tmp_path: Path
+    ) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         repository = tmp_path / "models"
         write_repository(export.manifest, export.folder, repository, ENGINES)
@@ -154,7 +156,7 @@ class TestOfARepository:
         assert contents_of(repository) == before
 
     def test_of_several_engines_none_is_for_this_gpu(self, artifacts: Artifacts, tmp_path: Path) -> None:
-        """Not even one that could load there: Triton looks for no other than the capability's own."""
+        """Also not one that could load there: Triton chooses by compute capability."""
         portable = {"hardware_compatibility": "ampere-plus"}
         export = with_engines(artifacts, tmp_path / "export", H200, L4, **portable)  # type: ignore[arg-type]
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
@@ -162,7 +164,7 @@ class TestOfARepository:
             check_engines(export.manifest, tmp_path / "models", [on(B200)])
         assert "NVIDIA H200 (9.0) and one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9)" in str(caught.value)
 
-    def test_onnx_files_ask_nothing_of_tensorrt(self, artifacts: Artifacts, tmp_path: Path) -> None:
+    def test_onnx_files_do_not_depend_on_tensorrt(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         write_repository(export.manifest, export.folder, tmp_path / "models")
         check_engines(export.manifest, tmp_path / "models", [on(T4, "8.6.1.6")])

@@ -113,7 +113,7 @@ def test_a_smaller_profile_makes_smaller_batches(artifacts: Artifacts, tmp_path:
     assert config_of(tmp_path / "models", "alexnet_int8").max_batch_size == 8
 
 
-def test_the_queue_is_bounded_unless_asked(export: Artifacts, tmp_path: Path) -> None:
+def test_the_queue_of_an_engine_is_bounded_by_default(export: Artifacts, tmp_path: Path) -> None:
     def policy_of(**options: Any) -> Any:
         packing = RepositoryOptions(runtime="tensorrt", **options)
         write_repository(export.manifest, export.folder, tmp_path / "models", packing)

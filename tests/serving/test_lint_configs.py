@@ -192,7 +192,7 @@ def test_none(repository: Path) -> None:
     assert "alexnet_int8/config.pbtxt: got is a directory" in only(repository)
 
 
-def test_an_entry_that_nobody_wrote(engines: Path) -> None:
+def test_an_extra_entry(engines: Path) -> None:
     path = engines / "alexnet_int8" / "config.pbtxt"
     fresh = config_of(engines, "alexnet_int8")
     config = copy_of(fresh)

@@ -1,4 +1,4 @@
-"""Lint on `export.json`, which everything else is held against: broken, or edited."""
+"""Lint of a broken or edited `export.json`, with which everything else is compared."""
 
 from __future__ import annotations
 

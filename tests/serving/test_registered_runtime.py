@@ -17,10 +17,12 @@ from alexnet_model.errors import RepositoryError, RuntimeNotUsable
 from alexnet_model.manifest import Manifest, RuntimeInfo
 from alexnet_model.runtimes import ENTRY_POINT_GROUP
 from alexnet_model.triton_image import CPU_IMAGE
-from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, write_repository
+from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, wheel_of_this_python, write_repository
 from alexnet_serving.doctor.checks import check_other_runtimes, jobs
 from alexnet_serving.repositories.backends import backends_of_repository, image_for, outside_our_images
+from alexnet_serving.servers.tritonserver import assemble_backends
 
+from ..folders import contents_of
 from .conftest import Artifacts
 from .test_repository import config_of
 
@@ -98,6 +100,8 @@ def test_its_models_are_packed_and_linted(registered: Path, artifacts: Artifacts
     (check,) = check_other_runtimes()
     assert (check.status, check.found) == ("ok", "first-pixel")
     assert "export --runtime first-pixel" not in jobs(), "it builds no engine"
+    assemble_backends(wheel_of_this_python(), tmp_path / "backends")
+    assert set(contents_of(tmp_path / "backends" / "first_pixel")) == {"batching.py", "model.py"}
 
 
 def test_its_models_are_served_embedded(

@@ -1,4 +1,4 @@
-"""What is written, read back as Triton's own protobuf, and what is never overwritten."""
+"""Repositories read back as Triton's protobuf messages, and folders that are never overwritten."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
     assert (repository / "alexnet_int8" / "labels.txt").read_text().splitlines() == list("0123456789")
 
 
-def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any) -> None:
+def test_the_queue_is_limited_only_on_request(repository: Path, artifacts: Any) -> None:
     assert not config_of(repository, "alexnet_int8").dynamic_batching.HasField("default_queue_policy")
     options = RepositoryOptions(queue_size=7, queue_timeout_s=1.5, queue_delay_us=20)
     write_repository(artifacts.manifest, artifacts.folder, repository, options)
@@ -165,7 +165,7 @@ def test_a_symbolic_link_stays_one(artifacts: Any, tmp_path: Path) -> None:
 
 
 class TestNothingIsLost:
-    """Whatever goes wrong, what stood in the folder stands there after, and nothing lies beside it."""
+    """After any error the folder is unchanged and nothing was added beside it."""
 
     @pytest.mark.parametrize(
         "fault",

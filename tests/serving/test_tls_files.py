@@ -43,7 +43,7 @@ def refusal_of(tls: ServerTls) -> ServerError:
     return caught.value
 
 
-def test_what_triton_is_told(good: ServerTls) -> None:
+def test_the_tls_options_of_triton(good: ServerTls) -> None:
     one_way = [
         "--grpc-use-ssl=true",
         f"--grpc-server-cert={good.certificate}",
@@ -129,7 +129,7 @@ def test_the_key_to_another_certificate(kind: str, good: ServerTls, tmp_path: Pa
     assert error.expected == f"the key of {good.certificate}"
 
 
-def test_an_encrypted_key_asks_nobody(good: ServerTls, tmp_path: Path) -> None:
+def test_an_encrypted_key_prompts_for_no_passphrase(good: ServerTls, tmp_path: Path) -> None:
     encrypted = tmp_path / "encrypted.pem"
     openssl("pkey", "-in", good.key, "-aes256", "-passout", "pass:secret", "-out", encrypted)
     error = refusal_of(replace(good, key=encrypted))
