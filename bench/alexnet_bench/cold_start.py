@@ -22,8 +22,13 @@ from alexnet_clients import Message, ModelConfig, ServerUrl, Transport, transpor
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.gpus import gpus_here
 from alexnet_model.progress import Progress, silent
-from alexnet_serving import EmbeddedServer, Server, models_of_repository
-from alexnet_serving.repositories.layout import CONFIG_FILE, DECODING_MODEL
+from alexnet_serving import (
+    CONFIG_FILE,
+    DECODING_MODEL,
+    EmbeddedServer,
+    Server,
+    models_of_repository,
+)
 
 from .calibration_workload import calibration_rate
 from .figures.intervals import Figure, figure_from_repeats
@@ -91,7 +96,7 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
     Raises:
         RepositoryError: a configuration cannot be read.
     """
-    from alexnet_serving.repositories.model_config import text_from_config  # tritonclient is slow to import
+    from alexnet_serving import text_from_config  # tritonclient is slow to import
 
     with tempfile.TemporaryDirectory(prefix="alexnet-cold-start-") as folder:
         for name in (model, *_parts_of(_config_of(repository, model))):
@@ -171,7 +176,7 @@ def _parts_of(config: TritonConfig) -> Collection[str]:
 def _config_of(repository: Path, model: str) -> TritonConfig:
     from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
 
-    from alexnet_serving.repositories.model_config import config_from_text
+    from alexnet_serving import config_from_text
 
     path = repository / model / CONFIG_FILE
     try:

@@ -21,8 +21,7 @@ from PIL import Image
 
 from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
 from alexnet_clients.shared_memory import SharedImages
-from alexnet_export.runner_factory import runner_from_artifact
-from alexnet_export.runners import FloatArray, Runner
+from alexnet_export import FloatArray, Runner, runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_clients import InferRequest, ModelConfig
-from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.runner_factory import runner_from_artifact
+from alexnet_export import CudaDevice, runner_from_artifact
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
 from alexnet_model.errors import EngineError, UsageError
 from alexnet_model.gpus import gpus_here

@@ -39,10 +39,10 @@ def demo_command(
 
     from alexnet_bench import measure
     from alexnet_clients import Client
-    from alexnet_export.pipeline import ExportOptions, export, refuse_foreign
+    from alexnet_export import refuse_foreign_export
     from alexnet_model.files import write_text_atomically
-    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, write_repository
-    from alexnet_serving.servers.tritonserver import wheel_of_this_python
+    from alexnet_pipeline import ExportOptions, export_model
+    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
     from .held_out import Answers, write_held_out_images
@@ -55,7 +55,7 @@ def demo_command(
 
     # What would fail at the end fails now.
     wheel_of_this_python()
-    refuse_foreign(out / "export")
+    refuse_foreign_export(out / "export")
     refuse_foreign_repository(repository)
 
     screen.rule(f"1/5 train: AlexNet of width {width:g} on scikit-learn's digits", align="left")
@@ -66,12 +66,9 @@ def demo_command(
 
     screen.rule("2/5 export: ONNX in three precisions, each proved the same model", align="left")
     with clock("export"), Bars() as bars:
-        manifest = export(
-            training.checkpoint, out / "export", ExportOptions(calibration="digits"), progress=bars
-        )
+        options_of_export = ExportOptions(calibration="digits", out=out / "export", repository=repository)
+        manifest = export_model(training.checkpoint, options_of_export, progress=bars).manifest
     print_export(manifest)
-    with clock("pack"):
-        write_repository(manifest, out / "export", repository)
 
     with ExitStack() as running:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")

@@ -39,8 +39,8 @@ def tune_command(
     from alexnet_bench.candidates import TuningOptions
     from alexnet_bench.loads.plans import Timing
     from alexnet_bench.tuning import bench_tuning, winner_of, write_winner
-    from alexnet_bench.unpacking import unpacked_export
     from alexnet_model.manifest import manifest_from_folder
+    from alexnet_pipeline import unpacked_export
     from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings
 
     from .screen import Bars, in_megabytes, note

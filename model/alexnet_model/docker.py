@@ -1,8 +1,8 @@
-"""The `docker` command line: run without a shell, with its errors translated once.
+"""Run the `docker` command line without a shell, and translate its errors.
 
-Engines are built in a container and servers run in one; both call Docker through here. The command line
-rather than an SDK: it finds the engine as the user's own terminal does. A rootless or a remote engine is not
-supported (docs/decisions/docker.md).
+Engine builds and servers both use Docker through this module. It uses the command line and no SDK, because
+that finds the Docker engine as the user's terminal does. Rootless and remote engines are not supported
+(docs/decisions/docker.md).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .errors import DockerError, PortTaken, os_error_reason
 from .triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
 
 PROGRAM = "docker"
-ASKING_S = 30.0  # for a question that the engine answers from what it knows
-# What a container of ours may do: as little as it needs.
+QUERY_TIMEOUT_S = 30.0
+# The restrictions of every container of this project.
 CONFINED = (
     "--read-only",
     "--cap-drop=ALL",
@@ -32,11 +32,15 @@ INSTALL_TOOLKIT = (
 )
 
 
-def ask(*arguments: str, timeout_s: float = ASKING_S) -> str:
-    """Standard output of `docker ARGUMENTS`.
+def ask(*arguments: str, timeout_s: float = QUERY_TIMEOUT_S) -> str:
+    """Run `docker ARGUMENTS` and return its standard output.
+
+    Args:
+        arguments: The command and its options.
+        timeout_s: How long it may take.
 
     Raises:
-        DockerError: there is no such program, it did not answer in time, or it failed.
+        DockerError: Docker is not installed, did not end in time, or failed.
         PortTaken: a port to publish is taken.
     """
     try:
@@ -56,8 +60,8 @@ def ask(*arguments: str, timeout_s: float = ASKING_S) -> str:
     except subprocess.TimeoutExpired as error:
         raise DockerError(
             f"docker {arguments[0]}",
-            got=f"no answer in {timeout_s:g} s",
-            expected="an answer",
+            got=f"no output in {timeout_s:g} s",
+            expected="a running Docker engine",
             next_step="See what hangs: docker info",
         ) from error
     if done.returncode:
@@ -66,19 +70,20 @@ def ask(*arguments: str, timeout_s: float = ASKING_S) -> str:
 
 
 def check_docker() -> str:
-    """The engine's version, if it answers.
+    """Return the version of the Docker engine.
 
     Raises:
-        DockerError: there is no engine that this user may use.
+        DockerError: this user reaches no engine.
     """
     return ask("version", "--format", "{{.Server.Version}}").strip()
 
 
 def digest_of_image(image: str) -> str | None:
-    """Such as `nvcr.io/nvidia/tritonserver@sha256:...`; an image that was built here has none but its id.
+    """Return an image's digest, such as `nvcr.io/nvidia/tritonserver@sha256:...`; its id if it was built
+    here.
 
     Raises:
-        DockerError: no engine, or no such image here.
+        DockerError: there is no engine, or the image is not on this machine.
     """
     found = _inspected(image)
     digests = found.get("RepoDigests") or [found.get("Id")]
@@ -86,10 +91,10 @@ def digest_of_image(image: str) -> str | None:
 
 
 def tensorrt_of_image(image: str) -> str:
-    """The TensorRT version in an image: what the image itself says, or what is known of the pinned one.
+    """Return the TensorRT version of an image: the one it declares, or the known one of the pinned images.
 
     Raises:
-        DockerError: no engine, no such image here, or another image that does not say it.
+        DockerError: there is no engine, the image is not on this machine, or it declares no version.
     """
     for entry in (_inspected(image).get("Config") or {}).get("Env") or []:
         name, _, value = str(entry).partition("=")
@@ -106,10 +111,15 @@ def tensorrt_of_image(image: str) -> str:
 
 
 def mount(source: Path, target: str, *, read_only: bool = True) -> str:
-    """The option that shows a folder of this machine inside a container.
+    """Return the `docker run` option that mounts a folder of this machine.
+
+    Args:
+        source: The folder.
+        target: Its path inside the container.
+        read_only: Whether the container may not write to it.
 
     Raises:
-        DockerError: the path has a comma or a quote, which `--mount` cannot carry.
+        DockerError: the path has a comma or a quote, which `--mount` does not support.
     """
     path = str(source.resolve())
     if re.search(r"[,\"\n]", path):
@@ -123,6 +133,7 @@ def mount(source: Path, target: str, *, read_only: bool = True) -> str:
 
 
 def no_docker() -> DockerError:
+    """Return the error for a machine without the `docker` program."""
     return DockerError(
         PROGRAM,
         got="no such program",
@@ -132,7 +143,13 @@ def no_docker() -> DockerError:
 
 
 def error_from_output(subject: str, output: str, code: int) -> DockerError | PortTaken:
-    """What Docker printed, as an error with the command that mends it."""
+    """Return what Docker printed as an error with the command that fixes it.
+
+    Args:
+        subject: The command that failed, such as `docker run`.
+        output: What it printed.
+        code: Its exit code.
+    """
     for known in _KNOWN:
         pattern, expected, next_step = known
         if found := re.search(pattern, output, re.IGNORECASE):
@@ -152,10 +169,10 @@ def error_from_output(subject: str, output: str, code: int) -> DockerError | Por
     )
 
 
-# The last line that Docker prints, and the least telling one.
+# The last line that Docker prints, which says nothing about the problem.
 _TO_HELP = re.compile(r"^(?:See|Run) 'docker .*--help'")
-# (what Docker says, what was expected, the next step)
-_NO_ENGINE: Sequence[tuple[str, str, str]] = (  # whatever was asked of it
+# (pattern of Docker's message, what was expected, the next step)
+_NO_ENGINE: Sequence[tuple[str, str, str]] = (  # for every command
     (
         r"permission denied while trying to connect|dial unix .*permission denied",
         "a user who may use Docker",
@@ -168,7 +185,7 @@ _NO_ENGINE: Sequence[tuple[str, str, str]] = (  # whatever was asked of it
         "Start it: sudo systemctl start docker",
     ),
 )
-# The first that is found counts.
+# The first pattern that matches counts.
 _KNOWN: Sequence[tuple[str, str, str]] = (
     *_NO_ENGINE,
     (
@@ -182,7 +199,7 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
         "See which it is: alexnet doctor",
     ),
     (
-        # The toolkit is there and has looked for the driver.
+        # The toolkit is installed and found no working driver.
         r"nvidia-container-cli: (?:initialization|detection) error|nvml error: driver",
         "a working NVIDIA driver",
         "See what it says: nvidia-smi",
@@ -195,12 +212,12 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
     ),
     (
         rf"(?:no such image|unable to find image|image not found).*?{re.escape(CPU_IMAGE)}",
-        "the image with our backends",
+        "the image with this project's backends",
         f"Build it, in the source tree: {BUILD_CPU_IMAGE}",
     ),
     (
         r"(?:no such image|unable to find image|no such object):? *'?(?P<image>[\w./:@-]*[\w])",
-        "an image that is here",
+        "an image that is on this machine",
         "Pull it: docker pull {image}",
     ),
     (
@@ -222,12 +239,12 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
     ),
     (
         r"context not found",
-        "a Docker context that is there",
+        "an existing Docker context",
         "See which there are: docker context ls",
     ),
     (
         r"no space left on device",
-        "room on Docker's disk",
+        "space on Docker's disk",
         "See what takes it: docker system df",
     ),
 )
@@ -244,11 +261,11 @@ def _plain(line: str) -> str:
 
 
 def _inspected(image: str) -> dict[str, Any]:
-    answer = ask("image", "inspect", image)
+    output = ask("image", "inspect", image)
     try:
-        (found,) = json.loads(answer)
+        (found,) = json.loads(output)
         return dict(found)
     except (TypeError, ValueError) as error:
         raise DockerError(
-            f"image {image}", got=f"{answer[:60]!r} from docker image inspect", expected="one image in JSON"
+            f"image {image}", got=f"{output[:60]!r} from docker image inspect", expected="one image in JSON"
         ) from error

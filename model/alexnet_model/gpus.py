@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as their driver's own tool, `nvidia-smi`, lists them."""
+"""Find the NVIDIA GPUs of this machine, with the driver's tool `nvidia-smi`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import re
 import subprocess
 from dataclasses import dataclass
+
+from packaging.version import Version
 
 from .errors import os_error_reason
 
@@ -16,17 +18,25 @@ KILLING_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU. `compute_capability` such as `9.0`, `driver` such as `580.95.05`."""
+    """One GPU.
+
+    Attributes:
+        index: Its number for the driver.
+        name: Such as `NVIDIA H200`.
+        compute_capability: Such as `9.0`.
+        driver: The driver's version, such as `580.95.05`.
+        memory_mib: Its memory; None if it shares the memory of the processor.
+    """
 
     index: int
     name: str
     compute_capability: str
     driver: str
-    memory_mib: int | None  # None where the GPU shares the processor's memory, and so has no own
+    memory_mib: int | None
 
     @property
     def target(self) -> str:
-        """Its architecture as compilers name it, such as `sm90`."""
+        """Return its architecture as compilers name it, such as `sm90`."""
         return f"sm{self.compute_capability.replace('.', '')}"
 
     def __str__(self) -> str:
@@ -35,31 +45,34 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSurvey:
-    """What was found. Without GPUs `problem` says why: no driver, or what the driver's tool said.
+    """The GPUs of a machine.
 
-    Beside GPUs it says that another one was listed which cannot be used, such as one that fell off the bus.
+    Attributes:
+        gpus: The GPUs that can be used.
+        cuda: The newest CUDA version that the driver supports, such as `13.0`.
+        problem: Why there are none, or why one of several cannot be used; empty without a problem.
     """
 
     gpus: tuple[Gpu, ...] = ()
-    cuda: str | None = None  # the newest CUDA that the driver supports, such as 13.0
+    cuda: str | None = None
     problem: str = ""
 
     @property
     def kinds(self) -> tuple[Gpu, ...]:
-        """One GPU of each compute capability: what engines are built for."""
+        """Return one GPU of each compute capability, for which engines are built."""
         return tuple({gpu.compute_capability: gpu for gpu in reversed(self.gpus)}.values())[::-1]
 
 
 def gpus_here() -> GpuSurvey:
-    """Ask `nvidia-smi`; a machine without it has no driver and so no usable GPU."""
+    """Return what `nvidia-smi` lists; without that program there is no driver and no usable GPU."""
     try:
         listed = _nvidia_smi(f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits")
     except FileNotFoundError:
-        return GpuSurvey(problem="no NVIDIA driver (nvidia-smi is not there)")
+        return GpuSurvey(problem="no NVIDIA driver (nvidia-smi is not installed)")
     except OSError as error:
         return GpuSurvey(problem=f"nvidia-smi does not run ({os_error_reason(error)})")
     except subprocess.TimeoutExpired:
-        return GpuSurvey(problem=f"nvidia-smi did not answer in {DEADLINE_S:g} s")
+        return GpuSurvey(problem=f"nvidia-smi did not end in {DEADLINE_S:g} s")
     except subprocess.CalledProcessError as error:
         said = (error.stdout.strip() or error.stderr.strip()).splitlines()
         return GpuSurvey(problem=said[0] if said else f"nvidia-smi ended with {error.returncode}")
@@ -69,20 +82,23 @@ def gpus_here() -> GpuSurvey:
         try:
             gpus.append(_gpu_from_row(row))
         except ValueError:  # one broken GPU must not hide the others
-            problem = problem or f"nvidia-smi answered {row.strip()!r}"
+            problem = problem or f"nvidia-smi printed {row.strip()!r}"
     if not gpus:
         return GpuSurvey(problem=problem or "nvidia-smi lists no GPU")
     return GpuSurvey(gpus=tuple(gpus), cuda=_newest_cuda(), problem=problem)
 
 
-def version_tuple(version: str) -> tuple[int, ...]:
-    """`580.95.05` to `(580, 95, 5)`, for comparing; what is no number ends it."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+def version_from_text(text: str) -> Version:
+    """Return the version at the start of a text such as `580.95.05` or `2.13.0+cpu`; 0 if there is none.
+
+    Unlike `Version` itself this accepts every text, since a driver or an image may report anything.
+    """
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return Version(found[0] if found else "0")
 
 
 def _newest_cuda() -> str | None:
-    """`CUDA Version: 13.0` in the table's head, where newer drivers say `CUDA UMD Version`."""
+    """Return the version after `CUDA Version:` in the table's head (`CUDA UMD Version:` in newer drivers)."""
     try:
         found = re.search(r"CUDA (?:UMD )?Version\s*:\s*([\d.]+)", _nvidia_smi())
     except (OSError, subprocess.SubprocessError):
@@ -91,10 +107,10 @@ def _newest_cuda() -> str | None:
 
 
 def _nvidia_smi(*arguments: str) -> str:
-    """Its standard output; `subprocess.run`, but for a process that cannot even be killed.
+    """Run `nvidia-smi` and return its standard output, without waiting for a process that cannot be killed.
 
-    A driver that hangs holds its callers inside the kernel, where no signal reaches them, and
-    `subprocess.run` would wait for the end of one.
+    A driver that hangs keeps its callers inside the kernel, where no signal reaches them, and
+    `subprocess.run` would wait until they end.
     """
     command = ["nvidia-smi", *arguments]  # found on PATH, as the driver installs it
     process = subprocess.Popen(

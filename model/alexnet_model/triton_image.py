@@ -1,25 +1,26 @@
-"""The one container image that builds and serves engines, and what it needs. To move it, change it here.
+"""The container image that builds and serves engines, and the driver it needs. Change its version here.
 
-`serving/compose.yaml` and `serving/Dockerfile` name it too; a test holds them to this.
+`serving/deploy/compose.yaml` and `serving/deploy/Dockerfile` name it too; a test compares them with this
+module.
 """
 
 from __future__ import annotations
 
-from .gpus import Gpu, version_tuple
+from .gpus import Gpu, version_from_text
 
 # NVIDIA's Triton 2.71. Every security bulletin published up to 2026-09 is fixed in it.
 TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
-# Of this image. An image that is present says its own (`tensorrt_of_image`), and that counts.
+# Of this image. An image on this machine declares its own (`docker.tensorrt_of_image`), which is used first.
 TENSORRT_VERSION = "11.1.0.106"
 # The image has CUDA 13.3; any driver of CUDA 13 runs it
 # (https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html).
 MINIMUM_DRIVER = "580"
-# The same with our Python-based backends on top, for repositories that a CPU computes and for those that take
-# encoded images: serving/Dockerfile.
+# The same image with this project's Python-based backends, for CPUs and for encoded images
+# (serving/deploy/Dockerfile).
 CPU_IMAGE = "alexnet-serving/triton:26.07"
-BUILD_CPU_IMAGE = f"docker build --tag {CPU_IMAGE} --file serving/Dockerfile ."  # in the source tree
+BUILD_CPU_IMAGE = f"docker build --tag {CPU_IMAGE} --file serving/deploy/Dockerfile ."  # in the source tree
 
 
 def driver_is_too_old(gpu: Gpu) -> bool:
-    """Whether the image cannot run on this GPU, whatever is in it."""
-    return version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER)
+    """Return whether the GPU's driver is older than the image needs."""
+    return version_from_text(gpu.driver) < version_from_text(MINIMUM_DRIVER)

@@ -12,9 +12,9 @@ from alexnet_bench.engines.calls import HostClock
 from alexnet_bench.engines.specs import EngineSlice, EngineSpec, Judged
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.schema import EngineLabel
-from alexnet_export.runners import Outputs
+from alexnet_export import Outputs
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.manifest import BatchParity, RunnerReport, Runtime
+from alexnet_model.manifest import BatchParity, RunnerReport, RuntimeInfo
 
 
 class FakeClock:
@@ -65,7 +65,7 @@ class FakeRunner:
         self._clock = clock
         self._seconds_per_image = seconds_per_image
         self._load_s = load_s
-        self.runtime = Runtime(name="openvino", device="CPU", computes_in="f32")
+        self.runtime = RuntimeInfo(name="openvino", device="CPU", computes_in="f32")
         self.seen: list[int] = []
 
     def __enter__(self) -> Self:
@@ -129,9 +129,9 @@ class FakeProcess:
         self._do("judge", 0)
         return judged(accepted=self._is_the_model)
 
-    def describe(self) -> Runtime:
+    def describe(self) -> RuntimeInfo:
         self._do("describe", 0)
-        return Runtime(name="openvino", device="CPU", computes_in="f32")
+        return RuntimeInfo(name="openvino", device="CPU", computes_in="f32")
 
     def _do(self, verb: str, batch: int) -> None:
         assert self.is_open
@@ -166,7 +166,7 @@ def judged(*, accepted: bool = True) -> Judged:
         probabilities_off=0.0,
     )
     report = RunnerReport(
-        runtime=Runtime(name="openvino", device="CPU", computes_in="f32"),
+        runtime=RuntimeInfo(name="openvino", device="CPU", computes_in="f32"),
         parity=(row,),
         signal_to_noise_db=decibels,
         agreement=1.0,

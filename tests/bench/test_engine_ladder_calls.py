@@ -13,11 +13,11 @@ from alexnet_bench.engines.calls import Calls, EventClock, HostCalls, timed_call
 from alexnet_bench.engines.hosting import HostedEngine
 from alexnet_bench.engines.memory import DeviceMemory, HostMemory
 from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_export import EngineOptions
 from alexnet_export.convert import onnx_from_checkpoint
-from alexnet_export.engines.api import TensorRt
-from alexnet_export.engines.building import engine_from_onnx
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.engines.runner import EngineRunner
+from alexnet_export.engines.tensorrt_api import TensorRt
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
+from alexnet_export.engines.tensorrt_runner import EngineRunner
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError
 from alexnet_model.gpus import Gpu
@@ -114,7 +114,7 @@ def test_an_engine_on_a_gpu_is_timed_from_its_own_memory(tmp_path: Path, graphs:
         api,
         onnx,
         engine,
-        EngineOptions(kind="tensorrt", timing_caches=tmp_path),
+        EngineOptions(runtime="tensorrt", timing_caches=tmp_path),
         precision="fp32",
         profile=Profile(min=1, opt=2, max=4),
         contract=Contract(),

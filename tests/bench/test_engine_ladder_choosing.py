@@ -17,7 +17,7 @@ from ..networks import random_checkpoint
 from ..serving.conftest import Artifacts
 from ..serving.recorded_engines import H200, L4, with_engines
 
-NO_DRIVER = "no NVIDIA driver (nvidia-smi is not there)"
+NO_DRIVER = "no NVIDIA driver (nvidia-smi is not installed)"
 ON_CPU = Machine(gpus=GpuSurvey(problem=NO_DRIVER), cpp_compiler="/usr/bin/c++")
 ON_H200 = Machine(gpus=GpuSurvey(gpus=(H200,), cuda="13.0"), cpp_compiler="/usr/bin/c++")
 
@@ -59,8 +59,8 @@ def test_on_a_cpu_there_are_the_onnx_files_of_what_was_accepted(artifacts: Artif
     assert reasons(choice) == {
         "pytorch": "no checkpoint was named (--checkpoint FILE)",
         "torch.compile": "no checkpoint was named (--checkpoint FILE)",
-        "tensorrt": "this export has no engine of it (alexnet export --engine)",
-        "tensorrt-rtx": "this export has no engine of it (alexnet export --engine)",
+        "tensorrt": "this export has no engine of it (alexnet export --runtime)",
+        "tensorrt-rtx": "this export has no engine of it (alexnet export --runtime)",
         "everything on a GPU": NO_DRIVER,
     }
 

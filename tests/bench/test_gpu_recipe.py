@@ -66,7 +66,7 @@ def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
     )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Error: NVIDIA GPU: got no NVIDIA driver (nvidia-smi is not there), expected one. "
+        "Error: NVIDIA GPU: got no NVIDIA driver (nvidia-smi is not installed), expected one. "
         "Next: make bench, for the CPU."
     ]
     assert not (tmp_path / "results").exists()

@@ -20,13 +20,12 @@ from alexnet_bench.reference_predictions import device_of_server
 from alexnet_bench.schema import EngineLabel, Report
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
-from alexnet_export import runner_factory
-from alexnet_export.runners import FloatArray, Outputs, Runner
+from alexnet_export import FloatArray, Outputs, Runner, RunnerSource, runners
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import ClientError, ConnectionLost, EngineError, Overloaded, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_serving import EmbeddedServer
 
 from ..conftest import Exported
@@ -126,12 +125,12 @@ def test_the_engine_in_process_is_where_the_server_computes(
     class Asked(Exception):
         pass
 
-    def runner(_: Path, on: FakeCuda | None = None) -> Runner:
-        raise Asked(on and on.gpu)
+    def runner(_: str, source: RunnerSource) -> Runner:
+        raise Asked(source.device and source.device.gpu)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(reference_predictions, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
     monkeypatch.setattr(reference_predictions, "CudaDevice", FakeCuda)
-    monkeypatch.setattr(runner_factory, "OnnxRunner", runner)
+    monkeypatch.setattr(runners, "open_runner", runner)
     monkeypatch.setattr(latency_breakdown, "Client", lambda url: Client(url, transport=OnDevice(device)))
     with pytest.raises(Asked) as asked:
         bench_latency_breakdown(
@@ -158,7 +157,7 @@ def test_a_gpu_that_cannot_be_used_is_not_the_cpu_in_silence(
 class FakeRunner:
     """Computes what the fake server does."""
 
-    runtime = Runtime(name="openvino", device="CPU", computes_in="f32", options={})
+    runtime = RuntimeInfo(name="openvino", device="CPU", computes_in="f32", options={})
 
     def infer(self, images: Uint8Array) -> Outputs:
         request = InferRequest(model="", inputs={"image": images}, outputs=())

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client
-from alexnet_export.engine_build import build_engines
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.runners import TorchRunner
+from alexnet_export import EngineOptions, TorchRunner, build_engines
 from alexnet_model import docker
 from alexnet_model.datasets import prepared_from_set, splits_from
 from alexnet_model.errors import DockerError
@@ -19,7 +17,7 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.passport import Profile
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import DockerServer, RepositoryOptions, lint, write_repository
-from alexnet_serving.engine_targets import targets_of_image
+from alexnet_serving.engine_compatibility import targets_of_image
 
 from ..networks import random_checkpoint
 from .conftest import Exported
@@ -37,7 +35,10 @@ def test_engines_from_docker_to_a_client(exported: Exported, tmp_path: Path) -> 
         pytest.skip(str(error))
     folder = Path(shutil.copytree(exported.folder, tmp_path / "export"))
     options = EngineOptions(
-        kind="docker", profile=Profile(min=1, opt=8, max=16), timing_caches=tmp_path / "caches"
+        runtime="tensorrt",
+        build="docker",
+        profile=Profile(min=1, opt=8, max=16),
+        timing_caches=tmp_path / "caches",
     )
     manifest = build_engines(folder, options, precisions=("fp32", "fp16"))
     for artifact in manifest.artifacts[:2]:
@@ -45,7 +46,7 @@ def test_engines_from_docker_to_a_client(exported: Exported, tmp_path: Path) -> 
         assert all(engine.accepted for engine in artifact.engines)
         assert all(engine.passport.layer_precisions for engine in artifact.engines)
     repository = tmp_path / "models"
-    packing = RepositoryOptions(backend="tensorrt")
+    packing = RepositoryOptions(runtime="tensorrt")
     write_repository(manifest, folder, repository, packing, targets=targets_of_image())
     assert lint(repository) == ()
 

@@ -45,7 +45,7 @@ TOOLKIT = "a Docker engine that can give a container the GPU"
 DRIVER = "a working NVIDIA driver"
 USER = "a user who may use Docker"
 ENGINE = "a running Docker engine"
-IMAGE = "an image that is here"
+IMAGE = "an image that is on this machine"
 
 # (what Docker printed, what was expected, in the next step, what was got)
 SAID = [
@@ -136,7 +136,7 @@ SAID = [
     ),
     (
         image_is_missing(CPU_IMAGE)[0],
-        "the image with our backends",
+        "the image with this project's backends",
         BUILD_CPU_IMAGE,
         f"No such image: {CPU_IMAGE}",
     ),
@@ -186,14 +186,14 @@ SAID = [
     (
         'Failed to initialize: unable to resolve docker endpoint: context "far": context not found: open '
         "/home/me/.docker/contexts/meta/5/meta.json: no such file or directory",
-        "a Docker context that is there",
+        "an existing Docker context",
         "docker context ls",
         "Failed to initialize: unable to resolve docker endpoint",
     ),
     (
         "docker: Error response from daemon: mkdir /var/lib/docker/overlay2/6-init: no space left on device."
         + HELP,
-        "room on Docker's disk",
+        "space on Docker's disk",
         "docker system df",
         "mkdir /var/lib/docker",
     ),
@@ -312,7 +312,7 @@ def test_a_docker_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_docker_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, "docker", "exec sleep 600")
-    with pytest.raises(DockerError, match=r"docker version: got no answer in 0\.1 s.*docker info"):
+    with pytest.raises(DockerError, match=r"docker version: got no output in 0\.1 s.*docker info"):
         docker.ask("version", timeout_s=0.1)
 
 

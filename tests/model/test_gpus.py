@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from alexnet_model import gpus
-from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_tuple
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_from_text
 
 from ..stand_ins.nvidia_smi import (
     H100,
@@ -80,7 +81,7 @@ def test_a_head_that_fails_costs_only_the_version(monkeypatch: pytest.MonkeyPatc
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
-    assert gpus_here() == GpuSurvey(problem="no NVIDIA driver (nvidia-smi is not there)")
+    assert gpus_here() == GpuSurvey(problem="no NVIDIA driver (nvidia-smi is not installed)")
 
 
 @pytest.mark.parametrize(("said", "code"), [NO_DRIVER_LOADED, VERSION_MISMATCH])
@@ -98,10 +99,10 @@ def test_a_broken_driver_says_why(
         ("exit 3", "nvidia-smi ended with 3"),
         ("echo; echo said here >&2; exit 6", "said here"),
         ("echo No devices were found; exit 6", "No devices were found"),
-        ("echo '<html>'; echo '</html>'", "nvidia-smi answered '<html>'"),
-        ("printf '\\377\\376 \\001'", "nvidia-smi answered '\ufffd\ufffd \\x01'"),
-        ("echo '0, K80, [N/A], 470.256.02, 11441'", "nvidia-smi answered '0, K80, [N/A], 470.256.02, 11441'"),
-        ("echo 'x, L4, 8.9, 580.95.05, 23034'", "nvidia-smi answered 'x, L4, 8.9, 580.95.05, 23034'"),
+        ("echo '<html>'; echo '</html>'", "nvidia-smi printed '<html>'"),
+        ("printf '\\377\\376 \\001'", "nvidia-smi printed '\ufffd\ufffd \\x01'"),
+        ("echo '0, K80, [N/A], 470.256.02, 11441'", "nvidia-smi printed '0, K80, [N/A], 470.256.02, 11441'"),
+        ("echo 'x, L4, 8.9, 580.95.05, 23034'", "nvidia-smi printed 'x, L4, 8.9, 580.95.05, 23034'"),
     ],
 )
 def test_what_lists_no_gpu_is_the_problem(
@@ -116,7 +117,7 @@ def test_one_broken_gpu_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch
     install_nvidia_smi(monkeypatch, tmp_path, f"echo '0, L4, 8.9, 580.95.05, 23034'; echo '{lost}'")
     survey = gpus_here()
     assert [gpu.index for gpu in survey.gpus] == [0]
-    assert survey.problem == f"nvidia-smi answered {lost!r}"
+    assert survey.problem == f"nvidia-smi printed {lost!r}"
 
 
 def test_a_program_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_program_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_hanging_driver_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpus, "DEADLINE_S", 0.2)
     hanging_nvidia_smi(monkeypatch, tmp_path)
-    assert gpus_here() == GpuSurvey(problem="nvidia-smi did not answer in 0.2 s")
+    assert gpus_here() == GpuSurvey(problem="nvidia-smi did not end in 0.2 s")
 
 
 def test_a_driver_that_cannot_even_be_killed_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_driver_that_cannot_even_be_killed_is_left(monkeypatch: pytest.MonkeyP
         deaf.setattr(gpus, "DEADLINE_S", 0.2)
         deaf.setattr(gpus, "KILLING_S", 0.2)
         install_nvidia_smi(deaf, tmp_path, "exec sleep 20")
-        assert gpus_here() == GpuSurvey(problem="nvidia-smi did not answer in 0.2 s")
+        assert gpus_here() == GpuSurvey(problem="nvidia-smi did not end in 0.2 s")
     (process,) = unkillable
     left = process.poll() is None
     process.kill()
@@ -147,8 +148,8 @@ def test_a_driver_that_cannot_even_be_killed_is_left(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("version", "numbers"),
-    [("580.95.05", (580, 95, 5)), ("13.0", (13, 0)), ("2.13.0+cpu", (2, 13, 0)), ("none", ()), ("", ())],
+    ("text", "version"),
+    [("580.95.05", "580.95.5"), ("13.0", "13"), ("2.13.0+cpu", "2.13"), ("none", "0"), ("", "0")],
 )
-def test_versions_compare_as_numbers(version: str, numbers: tuple[int, ...]) -> None:
-    assert version_tuple(version) == numbers
+def test_version_from_text(text: str, version: str) -> None:
+    assert version_from_text(text) == Version(version)

@@ -1,4 +1,4 @@
-"""A configuration with one value altered, for each of its values, and that value's name."""
+"""Copies of a configuration, each with another value altered, and the name of that value."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid ones, of which one is another
-    "backend": ("onnx", "tensorrt"),
+OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid values, so that one differs
+    "runtime": (None, "tensorrt"),
     "queue_size": (7, 8),
     "queue_timeout_s": (0.25, 0.5),
     "instances": (1, 2),
@@ -20,7 +20,7 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid ones, of which one is
 
 
 def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
-    """The configuration again and again, each time with another one of its values altered, and its name."""
+    """Yield a copy with one value altered, for each value, and the value's name."""
     for path in leaves(config):
         altered = copy_of(config)
         owner: Any = altered
@@ -40,7 +40,7 @@ def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
 
 
 def alterations_of_options(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
-    """The same for each value inside the options it was written with, for another valid one."""
+    """Yield a copy with one of its recorded options changed to another valid value, for each option."""
     values = json.loads(config.parameters["repository_options"].string_value)
     assert values.keys() == OTHER_OPTIONS.keys()
     for name, others in OTHER_OPTIONS.items():
@@ -54,7 +54,7 @@ def alterations_of_options(config: ModelConfig) -> Iterator[tuple[str, ModelConf
 def additions(
     message: Any, path: tuple[Any, ...] = (), root: Any = None
 ) -> Iterator[tuple[str, ModelConfig]]:
-    """The same with each field that is not set, set."""
+    """Yield a copy with one unset field set, for each field."""
     root = message if root is None else root
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
@@ -75,7 +75,7 @@ def additions(
         for step in path:
             owner = owner[step] if isinstance(step, int) else getattr(owner, step)
         if field.containing_oneof and owner.WhichOneof(field.containing_oneof.name):
-            continue  # it would take the other's place
+            continue  # it would replace the other field
         if hasattr(value, "add"):
             getattr(owner, field.name).add()
         elif hasattr(value, "append"):
@@ -102,7 +102,7 @@ class _Key(str):
 
 
 def leaves(message: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where every value that is set lies."""
+    """Yield the path of every value that is set."""
     for field, value in message.ListFields():
         here = (*path, field.name)
         if isinstance(value, Mapping):

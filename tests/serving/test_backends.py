@@ -92,7 +92,7 @@ def executed_batches(client: Any, model: str) -> int:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_only_what_is_asked_for_is_answered(model: str, client: Any, images: Uint8Array) -> None:
+def test_only_requested_outputs_are_returned(model: str, client: Any, images: Uint8Array) -> None:
     answer = infer(client, model, images[:2], "logits")
     assert [output.name for output in answer.get_response().outputs] == ["logits"]
 

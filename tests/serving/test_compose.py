@@ -18,8 +18,7 @@ from ruamel.yaml import YAML
 
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import EmbeddedServer
-from alexnet_serving.servers.container import RESOURCES
-from alexnet_serving.servers.docker_server import VERSION_COMPATIBLE
+from alexnet_serving.servers.docker_server import RESOURCES, VERSION_COMPATIBLE
 from alexnet_serving.servers.tritonserver import (
     EXIT_TIMEOUT_S,
     SHM_OPTION,
@@ -31,9 +30,10 @@ from alexnet_serving.servers.tritonserver import (
 from ..folders import contents_of
 from ..stand_ins.programs import install
 
-SERVING = Path(__file__).parents[2] / "serving"
-COMPOSE = SERVING / "compose.yaml"
-DASHBOARDS = sorted((SERVING / "monitoring" / "grafana" / "dashboards").glob("*.json"))
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "serving" / "deploy"
+COMPOSE = DEPLOY / "compose.yaml"
+DASHBOARDS = sorted((DEPLOY / "monitoring" / "grafana" / "dashboards").glob("*.json"))
 # https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/metrics.html
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 TRITON_SERVICES = ("triton", "triton-cpu")
@@ -93,12 +93,12 @@ def test_images_are_the_pinned_ones(services: dict[str, dict[str, Any]]) -> None
     assert f"TRITON_IMAGE={CPU_IMAGE}\n" in COMPOSE.read_text()
     assert services["triton-cpu"]["image"] == CPU_IMAGE
     build = services["triton-cpu"]["build"]
-    context = (SERVING / build["context"]).resolve()
-    assert context == SERVING.parent
-    assert context / build["dockerfile"] == SERVING / "Dockerfile"
+    context = (DEPLOY / build["context"]).resolve()
+    assert context == ROOT
+    assert context / build["dockerfile"] == DEPLOY / "Dockerfile"
     for name in ("prometheus", "grafana"):
         assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", services[name]["image"]), "an exact version"
-    assert re.findall(r"^FROM (\S+)", (SERVING / "Dockerfile").read_text(), re.MULTILINE) == [TRITON_IMAGE]
+    assert re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE) == [TRITON_IMAGE]
 
 
 @pytest.mark.parametrize("name", ["triton", "triton-cpu", "prometheus", "grafana"])
@@ -118,7 +118,7 @@ def test_every_container_is_confined(name: str, services: dict[str, dict[str, An
     for volume in service["volumes"]:
         if isinstance(volume, str) and not volume.startswith("prometheus:"):
             assert volume.endswith(":ro")
-            assert (SERVING / volume.partition(":")[0]).exists()
+            assert (DEPLOY / volume.partition(":")[0]).exists()
 
 
 @pytest.mark.parametrize("name", TRITON_SERVICES)
@@ -127,12 +127,12 @@ def test_what_triton_is_given(name: str, services: dict[str, dict[str, Any]]) ->
     (volume,) = service["volumes"]
     assert volume == {
         "type": "bind",
-        "source": "${MODEL_REPOSITORY:-../model_repository}",
+        "source": "${MODEL_REPOSITORY:-../../model_repository}",
         "target": "/models",
         "read_only": True,
         "bind": {"create_host_path": False},
     }
-    assert (SERVING / filled(volume["source"])).resolve() == SERVING.parent / "model_repository"
+    assert (DEPLOY / filled(volume["source"])).resolve() == ROOT / "model_repository"
     assert [filled(port) for port in service["ports"]] == [
         f"127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002)
     ]
@@ -155,7 +155,7 @@ def test_only_engines_get_the_gpu(services: dict[str, dict[str, Any]]) -> None:
         ("triton-cpu", [SHM_OPTION, "--allow-gpu-metrics=false", "--mine=1"]),
     ],
 )
-def test_triton_is_told_what_the_code_tells_it(
+def test_the_options_of_triton_are_those_of_the_code(
     name: str,
     more: list[str],
     services: dict[str, dict[str, Any]],
@@ -192,9 +192,9 @@ def test_the_health_check_asks_for_readiness(
 
 
 def test_the_dockerfile_installs_what_was_tested() -> None:
-    text = (SERVING / "Dockerfile").read_text()
+    text = (DEPLOY / "Dockerfile").read_text()
     installed = re.findall(r"^\s+([\w.-]+)==(\S+)", text, re.MULTILINE)
-    constraints = (SERVING.parent / "constraints.txt").read_text()
+    constraints = (ROOT / "constraints.txt").read_text()
     tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", constraints, re.MULTILINE))
     assert {name for name, _ in installed} == {"numpy", "openvino", "pillow"}
     assert {name: tested[name] for name, _ in installed} == dict(installed)
@@ -202,15 +202,15 @@ def test_the_dockerfile_installs_what_was_tested() -> None:
 
 
 def test_the_dockerfile_is_built_from_the_repository() -> None:
-    command = "docker build --tag alexnet-serving/triton:26.07 --file serving/Dockerfile ."
+    command = "docker build --tag alexnet-serving/triton:26.07 --file serving/deploy/Dockerfile ."
     assert command == BUILD_CPU_IMAGE
-    assert f"#   {command}\n" in (SERVING / "Dockerfile").read_text()
+    assert f"#   {command}\n" in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_the_dockerfile_copies_the_backends_and_nothing_else(tmp_path: Path) -> None:
     """Its COPY lines are played here, and the folders held against what the embedded server assembles."""
-    root = SERVING.parent
-    text = (SERVING / "Dockerfile").read_text().replace("\\\n", "")
+    root = ROOT
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
     copied = []
     for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
         mode, *sources, target = shlex.split(line)
@@ -224,7 +224,7 @@ def test_the_dockerfile_copies_the_backends_and_nothing_else(tmp_path: Path) -> 
             for path in found:
                 shutil.copy(path, folder / path.name)
     # BuildKit reads the one beside a Dockerfile before the context's own.
-    ignored = (SERVING / "Dockerfile.dockerignore").read_text().splitlines()
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert [line for line in ignored if not line.startswith("#")] == ["*", *(f"!{s}" for s in copied)]
 
     assemble_backends(wheel_of_this_python(), tmp_path / "embedded")
@@ -233,7 +233,7 @@ def test_the_dockerfile_copies_the_backends_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_prometheus_asks_whichever_triton_runs(services: dict[str, dict[str, Any]]) -> None:
-    (job,) = loaded(SERVING / "monitoring" / "prometheus.yml")["scrape_configs"]
+    (job,) = loaded(DEPLOY / "monitoring" / "prometheus.yml")["scrape_configs"]
     (targets,) = job["static_configs"]
     assert targets == {"targets": ["triton:8002"]}
     assert services["triton-cpu"]["networks"]["default"]["aliases"] == ["triton"]
@@ -243,12 +243,12 @@ def test_prometheus_asks_whichever_triton_runs(services: dict[str, dict[str, Any
 
 
 def test_grafana_finds_prometheus_and_its_dashboards(services: dict[str, dict[str, Any]]) -> None:
-    provisioning = SERVING / "monitoring" / "grafana" / "provisioning"
+    provisioning = DEPLOY / "monitoring" / "grafana" / "provisioning"
     (source,) = loaded(provisioning / "datasources" / "prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
     assert (
         source["jsonData"]["timeInterval"]
-        == (loaded(SERVING / "monitoring" / "prometheus.yml")["global"]["scrape_interval"])
+        == (loaded(DEPLOY / "monitoring" / "prometheus.yml")["global"]["scrape_interval"])
     )
     (provider,) = loaded(provisioning / "dashboards" / "dashboards.yml")["providers"]
     folder = provider["options"]["path"]
@@ -304,7 +304,7 @@ def test_prometheus_parses_every_query(dashboard: Path, tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
     subprocess.run(["promtool", "check", "rules", tmp_path / "rules.json"], check=True, capture_output=True)
     subprocess.run(
-        ["promtool", "check", "config", SERVING / "monitoring" / "prometheus.yml"],
+        ["promtool", "check", "config", DEPLOY / "monitoring" / "prometheus.yml"],
         check=True,
         capture_output=True,
     )

@@ -151,7 +151,7 @@ def test_version_compatible_engines_are_announced(
 
 
 @pytest.mark.parametrize(("address", "reached_at"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
-def test_another_address_when_asked(address: str, reached_at: str, on_cpu: Path, fake: Fake) -> None:
+def test_a_given_address_is_published(address: str, reached_at: str, on_cpu: Path, fake: Fake) -> None:
     docker = fake()
     with DockerServer(on_cpu, address=address) as server:
         (run,) = docker.runs
@@ -212,7 +212,7 @@ def test_ready_inside_and_gone_outside(on_cpu: Path, fake: Fake) -> None:
         with urllib.request.urlopen(f"{server.http_url}/v2/health/ready") as response:
             assert response.status == 200
         server.check()
-        watcher = server._watcher
+        watcher = server._watchdog
         assert watcher is not None
         assert watcher.poll() is None
     assert docker.containers == {}
@@ -312,7 +312,7 @@ def test_the_container_goes_when_its_parent_is_killed(number: int, on_cpu: Path,
     assert docker.removed == [name]
 
 
-def test_what_a_server_has_none_of_is_nobodys_to_remove(
+def test_resources_that_a_server_does_not_have_are_not_removed(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "of another").touch()

@@ -1,4 +1,4 @@
-"""Whether an engine loads there, by its passport alone; and what is refused for it."""
+"""Whether an engine loads on a target, by its passport, and the errors if not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..folders import contents_of
 from .conftest import Artifacts
 from .recorded_engines import H200, L4, TENSORRT, engine_of, with_engines, with_engines_of
 
-ENGINES = RepositoryOptions(backend="tensorrt")
+ENGINES = RepositoryOptions(runtime="tensorrt")
 H100 = replace(H200, name="NVIDIA H100 80GB HBM3")
 T4 = replace(L4, name="Tesla T4", compute_capability="7.5")
 B200 = replace(H200, name="NVIDIA B200", compute_capability="10.0")
@@ -38,21 +38,21 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
         ({"version_compatible": True}, on(H200, "11.2.1.2"), ""),
         ({"version_compatible": True}, on(H200, "11.0.0.114"), "needs TensorRT 11.1.0.106 or newer"),
         ({"version_compatible": True}, on(H200, "12.0.0.1"), "does not reach from TensorRT 11 to 12"),
-        ({"version_compatible": True, "tensorrt_version": "10.12.0.36"}, HERE, ""),
-        ({"version_compatible": True, "tensorrt_version": "10.12.0.36"}, on(H200, "10.9.0.1"), "or newer"),
-        ({"version_compatible": True, "tensorrt_version": "8.6.1.6"}, on(H200, "10.16.1.11"), ""),
-        ({"version_compatible": True, "tensorrt_version": "8.6.1.6"}, HERE, "from TensorRT 8 to 11"),
-        ({"tensorrt_version": "10.12.0.36"}, HERE, "loads only its own engines"),
+        ({"version_compatible": True, "runtime_version": "10.12.0.36"}, HERE, ""),
+        ({"version_compatible": True, "runtime_version": "10.12.0.36"}, on(H200, "10.9.0.1"), "or newer"),
+        ({"version_compatible": True, "runtime_version": "8.6.1.6"}, on(H200, "10.16.1.11"), ""),
+        ({"version_compatible": True, "runtime_version": "8.6.1.6"}, HERE, "from TensorRT 8 to 11"),
+        ({"runtime_version": "10.12.0.36"}, HERE, "loads only its own engines"),
         # GPU: its own model.
-        ({}, on(L4), "runs on NVIDIA H200 alone"),
-        ({}, on(H100), "runs on NVIDIA H200 alone"),
+        ({}, on(L4), "runs on NVIDIA H200 only"),
+        ({}, on(H100), "runs on NVIDIA H200 only"),
         ({"hardware_compatibility": "same-compute-capability"}, on(H100), ""),
         ({"hardware_compatibility": "same-compute-capability"}, on(L4), "needs compute capability 9.0"),
         ({"hardware_compatibility": "ampere-plus"}, on(L4), ""),
         ({"hardware_compatibility": "ampere-plus"}, on(B200), ""),
         ({"hardware_compatibility": "ampere-plus"}, on(T4), "needs an Ampere GPU or newer"),
         # One kind of compatibility is not the other.
-        ({"version_compatible": True}, on(L4), "runs on NVIDIA H200 alone"),
+        ({"version_compatible": True}, on(L4), "runs on NVIDIA H200 only"),
         ({"hardware_compatibility": "ampere-plus"}, on(L4, "11.2.1.2"), "loads only its own engines"),
         # Driver, by number and not by letter.
         ({}, on(replace(H200, driver="575.57.08")), "driver 575.57.08 is too old, at least 580"),
@@ -60,7 +60,7 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
         ({}, on(replace(H200, driver="")), "too old"),
         # RTX: no backend, wherever.
         (
-            {"flavour": "tensorrt-rtx", "gpu_name": None, "compute_capability": None, "targets": ("sm89",)},
+            {"runtime": "tensorrt-rtx", "gpu_name": None, "compute_capability": None, "targets": ("sm89",)},
             HERE,
             "no backend for TensorRT-RTX",
         ),
@@ -109,7 +109,9 @@ class TestBeforeWriting:
         self, target: EngineTarget, artifacts: Artifacts, tmp_path: Path
     ) -> None:
         export = with_engines(artifacts, tmp_path / "export")
-        with pytest.raises(EngineRefused, match="Build it: alexnet export CHECKPOINT --engine docker"):
+        with pytest.raises(
+            EngineRefused, match="Build it: alexnet export CHECKPOINT --runtime tensorrt --build docker"
+        ):
             write_repository(
                 export.manifest, export.folder, tmp_path / "models", ENGINES, targets=[HERE, target]
             )
@@ -135,7 +137,9 @@ class TestOfARepository:
         check_engines(export.manifest, tmp_path / "models", [on(H200), on(L4)])
         check_engines(export.manifest, tmp_path / "models", [])
 
-    def test_the_message_has_all_that_a_reader_needs(self, artifacts: Artifacts, tmp_path: Path) -> None:
+    def test_the_message_has_versions_gpus_and_the_command(
+        self, artifacts: Artifacts, tmp_path: Path
+    ) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         repository = tmp_path / "models"
         write_repository(export.manifest, export.folder, repository, ENGINES)
@@ -145,13 +149,14 @@ class TestOfARepository:
         assert str(caught.value) == (
             f"{repository}: fp32 engine: got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0), "
             "expected one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580.95.05) "
-            "(it runs on NVIDIA H200 alone). "
-            f"Build it: alexnet export {repository} --engine docker --repository {repository} --profile 1,8,8"
+            "(it runs on NVIDIA H200 only). "
+            f"Build it: alexnet export {repository} --runtime tensorrt --build docker "
+            f"--repository {repository} --profile 1,8,8"
         )
         assert contents_of(repository) == before
 
     def test_of_several_engines_none_is_for_this_gpu(self, artifacts: Artifacts, tmp_path: Path) -> None:
-        """Not even one that could load there: Triton looks for no other than the capability's own."""
+        """Also not one that could load there: Triton chooses by compute capability."""
         portable = {"hardware_compatibility": "ampere-plus"}
         export = with_engines(artifacts, tmp_path / "export", H200, L4, **portable)  # type: ignore[arg-type]
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
@@ -159,7 +164,7 @@ class TestOfARepository:
             check_engines(export.manifest, tmp_path / "models", [on(B200)])
         assert "NVIDIA H200 (9.0) and one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9)" in str(caught.value)
 
-    def test_onnx_files_ask_nothing_of_tensorrt(self, artifacts: Artifacts, tmp_path: Path) -> None:
+    def test_onnx_files_do_not_depend_on_tensorrt(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         write_repository(export.manifest, export.folder, tmp_path / "models")
         check_engines(export.manifest, tmp_path / "models", [on(T4, "8.6.1.6")])

@@ -18,7 +18,7 @@ from .conftest import Artifacts
 from .recorded_engines import H200, L4, TENSORRT, engine_of, with_engines, with_engines_of
 from .test_repository import config_of
 
-ENGINES = RepositoryOptions(backend="tensorrt")
+ENGINES = RepositoryOptions(runtime="tensorrt")
 PACKAGED = ("alexnet_fp32", "alexnet_int8")
 
 
@@ -113,9 +113,9 @@ def test_a_smaller_profile_makes_smaller_batches(artifacts: Artifacts, tmp_path:
     assert config_of(tmp_path / "models", "alexnet_int8").max_batch_size == 8
 
 
-def test_the_queue_is_bounded_unless_asked(export: Artifacts, tmp_path: Path) -> None:
+def test_the_queue_of_an_engine_is_bounded_by_default(export: Artifacts, tmp_path: Path) -> None:
     def policy_of(**options: Any) -> Any:
-        packing = RepositoryOptions(backend="tensorrt", **options)
+        packing = RepositoryOptions(runtime="tensorrt", **options)
         write_repository(export.manifest, export.folder, tmp_path / "models", packing)
         return config_of(tmp_path / "models", "alexnet_int8").dynamic_batching
 
@@ -190,7 +190,7 @@ def test_an_engine_of_a_refused_file_is_not_packed(export: Artifacts, repository
 
 def test_rtx_engines_have_no_backend(artifacts: Artifacts, tmp_path: Path) -> None:
     rtx: dict[str, Any] = {
-        "flavour": "tensorrt-rtx",
+        "runtime": "tensorrt-rtx",
         "gpu_name": None,
         "compute_capability": None,
         "targets": ("sm89",),

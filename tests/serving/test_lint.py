@@ -1,4 +1,4 @@
-"""Lint: nothing to say of a fresh repository, and the very field of whatever is altered in one."""
+"""Lint finds nothing in a fresh repository, and names the field of every alteration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
 
 
 def rewritten(path: Path, content: str | bytes) -> None:
-    """A file of the repository may be a link to the export's: never written in target."""
+    """Replace a file; it may be a hard link to the export's, so it is not written in place."""
     path.unlink(missing_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -38,7 +38,7 @@ def edited(path: Path, edit: Callable[[Any], object]) -> None:
 
 
 def only(repository: Path, *, hashes: bool = True) -> str:
-    """The one finding, as the user reads it."""
+    """Return the only finding as the user reads it."""
     findings = lint(repository, hashes=hashes)
     assert len(findings) == 1, "\n".join(map(str, findings))
     assert "\n" not in str(findings[0])
@@ -54,8 +54,8 @@ def test_a_fresh_repository_has_none(repository: Path, engines: Path) -> None:
     "options",
     [
         RepositoryOptions(queue_size=7, queue_timeout_s=1.5, queue_delay_us=20),
-        RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=0),
-        RepositoryOptions(backend="tensorrt", queue_timeout_s=0.25),
+        RepositoryOptions(runtime="tensorrt", queue_size=0, queue_timeout_s=0),
+        RepositoryOptions(runtime="tensorrt", queue_timeout_s=0.25),
     ],
 )
 def test_whatever_the_options(options: RepositoryOptions, artifacts: Artifacts, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ class TestLabels:
         path = repository / "alexnet_int8" / "labels.txt"
         lines = path.read_text().splitlines()
         rewritten(path, "\n".join(lines[:-1]))
-        assert only(repository) == "alexnet_int8/labels.txt: got 9 lines, expected 10, one a class"
+        assert only(repository) == "alexnet_int8/labels.txt: got 9 lines, expected 10, one for each class"
         rewritten(path, "\n".join([*lines, ""]) + "\n")
         assert "got 11 lines" in only(repository)
         rewritten(path, "\n".join([*lines[:3], "three", *lines[4:]]))
@@ -92,13 +92,13 @@ class TestFolders:
         assert only(repository) == line
 
     @pytest.mark.parametrize("name", ["alexnet_fp16", "resnet", "a b;c"])
-    def test_a_model_that_nobody_knows(self, name: str, repository: Path) -> None:
+    def test_an_unknown_model(self, name: str, repository: Path) -> None:
         (repository / name).mkdir()
         findings = [str(finding) for finding in lint(repository)]
         assert f"{name}: got a folder, expected only models that export.json accepts" in findings
         assert all(finding.startswith(f"{name}") for finding in findings)
 
-    def test_versions_and_files_that_nobody_wrote(self, repository: Path) -> None:
+    def test_extra_versions_and_files(self, repository: Path) -> None:
         model = repository / "alexnet_int8"
         (model / "2").mkdir()
         assert only(repository).startswith("alexnet_int8/2: got a folder, expected only 1, config.pbtxt, l")
@@ -116,14 +116,14 @@ class TestFolders:
     def test_a_symbolic_link(self, file: str, engines: Path, tmp_path: Path) -> None:
         path = engines / "alexnet_int8" / file
         path.symlink_to(path.rename(tmp_path / "elsewhere"))
-        line = f"alexnet_int8/{file}: got a symbolic link, expected a file of its own"
+        line = f"alexnet_int8/{file}: got a symbolic link, expected a regular file"
         assert only(engines) == line
 
     @pytest.mark.parametrize("folder", ["alexnet_int8", "alexnet_int8/1"])
     def test_a_link_to_a_folder(self, folder: str, engines: Path, tmp_path: Path) -> None:
         path = engines / folder
         path.symlink_to(path.rename(tmp_path / "elsewhere"))
-        assert only(engines) == f"{folder}: got a symbolic link, expected a folder of its own"
+        assert only(engines) == f"{folder}: got a symbolic link, expected a regular folder"
 
     def test_a_version_that_is_missing(self, repository: Path, tmp_path: Path) -> None:
         (repository / "alexnet_int8" / "1").rename(tmp_path / "aside")
@@ -183,7 +183,7 @@ class TestPassports:
     @pytest.mark.parametrize(
         ("edit", "field"),
         [
-            (lambda p: p.update(tensorrt_version="11.2.1.2"), 'tensorrt_version: got "11.2.1.2"'),
+            (lambda p: p.update(runtime_version="11.2.1.2"), 'runtime_version: got "11.2.1.2"'),
             (lambda p: p.update(gpu_name="NVIDIA H100"), 'gpu_name: got "NVIDIA H100"'),
             (lambda p: p["profile"].update(opt=7), "profile.opt: got 7, expected 8"),
             (lambda p: p.update(version_compatible=True), "version_compatible: got true, expected false"),
@@ -202,7 +202,7 @@ class TestPassports:
 
         edited(engines / "export.json", lambda e: edit(e["artifacts"][2]["engines"][0]["passport"]))
         chain = "export.json: alexnet_int8.sm90.plan: got another passport hash than the record's"
-        assert chain in only(engines), "both edited: which field it was, nobody can say"
+        assert chain in only(engines), "with both edited the field is unknown"
 
         rewritten(passport, fresh)
         chain_line, field_line = map(str, lint(engines))
@@ -222,7 +222,7 @@ class TestPassports:
         assert only(engines).startswith(f"{self.FILE}: ")
 
     def test_a_profile_beyond_what_was_proved(self, engines: Path) -> None:
-        """Edited with its digest, as an attacker or a tool of somebody else's would."""
+        """Edited together with its digest, as an attacker would."""
 
         def larger(values: Any) -> None:
             passport = engines / self.FILE

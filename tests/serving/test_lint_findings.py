@@ -1,4 +1,4 @@
-"""What becomes of findings for whoever needs a repository without any: an error, and what mends it."""
+"""The error for a repository with findings, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
     return repository_of_engines(artifacts, tmp_path)
 
 
-def test_findings_become_an_error_for_whoever_serves() -> None:
+def test_findings_become_an_error() -> None:
     repository = Path("models")
     raise_if_findings(repository, ())
     finding = Finding("alexnet_int8/labels.txt", "", "9 lines", "10, one a class")
@@ -32,10 +32,10 @@ def test_findings_become_an_error_for_whoever_serves() -> None:
     assert str(finding) not in str(caught.value)
 
 
-class TestWhatMends:
-    """The command that a reader may paste, whatever the repository is called."""
+class TestFix:
+    """The command can be copied, whatever the repository's name is."""
 
-    def mending(self, repository: Path, *findings: Finding) -> str:
+    def fix(self, repository: Path, *findings: Finding) -> str:
         with pytest.raises(RepositoryError) as caught:
             raise_if_findings(repository, findings, shown=True)
         return caught.value.next_step
@@ -46,20 +46,20 @@ class TestWhatMends:
 
     def test_engines_are_built_again_from_what_is_here(self, engines: Path) -> None:
         assert [finding.about_engine for finding in (self.LABELS, self.PLAN, self.PASSPORT)] == [0, 1, 1]
-        command = f"alexnet export {engines} --engine docker --repository {engines}"
-        assert self.mending(engines, self.PLAN, self.PASSPORT).startswith(f"Build them again: {command}")
+        command = f"alexnet export {engines} --runtime tensorrt --build docker --repository {engines}"
+        assert self.fix(engines, self.PLAN, self.PASSPORT).startswith(f"Build them again: {command}")
 
     def test_a_repository_of_engines_stays_one(self, engines: Path) -> None:
-        command = f"alexnet export CHECKPOINT --repository {engines} --engine docker"
-        assert self.mending(engines, self.PLAN, self.LABELS) == f"Write it again: {command}"
+        command = f"alexnet export CHECKPOINT --repository {engines} --runtime tensorrt --build docker"
+        assert self.fix(engines, self.PLAN, self.LABELS) == f"Write it again: {command}"
 
     def test_one_of_onnx_files_too(self, repository: Path) -> None:
         command = f"alexnet export CHECKPOINT --repository {repository}"
-        assert self.mending(repository, self.LABELS) == f"Write it again: {command}"
+        assert self.fix(repository, self.LABELS) == f"Write it again: {command}"
 
     def test_a_path_with_spaces(self, repository: Path) -> None:
         path = repository.rename(repository.with_name("my models; rm"))
         with pytest.raises(RepositoryError) as caught:
             raise_if_findings(path, (self.LABELS,))
-        assert f"See them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
+        assert f"See all of them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
         assert caught.value.next_step.endswith(f"--repository {shlex.quote(str(path))}")

@@ -1,4 +1,4 @@
-"""What is written, read back as Triton's own protobuf, and what is never overwritten."""
+"""Repositories read back as Triton's protobuf messages, and folders that are never overwritten."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8, ModelConfi
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ManifestError, RepositoryError, UsageError
 from alexnet_model.files import link_or_copy
-from alexnet_model.manifest import Manifest, Runtime, manifest_from_folder
+from alexnet_model.manifest import Manifest, RuntimeInfo, manifest_from_folder
 from alexnet_serving import RepositoryOptions, lint, models_of_repository, write_repository
 from alexnet_serving.repositories import writing
 from alexnet_serving.repositories.model_config import config_from_text
@@ -71,7 +71,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
     assert (repository / "alexnet_int8" / "labels.txt").read_text().splitlines() == list("0123456789")
 
 
-def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any) -> None:
+def test_the_queue_is_limited_only_on_request(repository: Path, artifacts: Any) -> None:
     assert not config_of(repository, "alexnet_int8").dynamic_batching.HasField("default_queue_policy")
     options = RepositoryOptions(queue_size=7, queue_timeout_s=1.5, queue_delay_us=20)
     write_repository(artifacts.manifest, artifacts.folder, repository, options)
@@ -90,7 +90,8 @@ def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any)
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"backend": "openvino"},
+        {"runtime": "openvino_dynamic"},
+        {"runtime": "pytorch"},
         {"queue_size": -1},
         {"queue_size": 1_000_001},
         {"queue_timeout_s": -0.1},
@@ -111,7 +112,7 @@ def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
     "options",
     [
         RepositoryOptions(),
-        RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
+        RepositoryOptions(runtime="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
         RepositoryOptions(queue_size=9, queue_timeout_s=0.5),
         RepositoryOptions(instances=2, max_batch=8),
         RepositoryOptions(encoded=True),
@@ -164,7 +165,7 @@ def test_a_symbolic_link_stays_one(artifacts: Any, tmp_path: Path) -> None:
 
 
 class TestNothingIsLost:
-    """Whatever goes wrong, what stood in the folder stands there after, and nothing lies beside it."""
+    """After any error the folder is unchanged and nothing was added beside it."""
 
     @pytest.mark.parametrize(
         "fault",
@@ -207,7 +208,7 @@ class TestNothingIsLost:
         home = tmp_path / "home"
         (home / file).parent.mkdir(parents=True)
         (home / file).write_text("precious")
-        with pytest.raises(RepositoryError, match="nothing was touched"):
+        with pytest.raises(RepositoryError, match="nothing was changed"):
             write_repository(artifacts.manifest, artifacts.folder, home)
         assert contents_of(home) == {file: b"precious"}
 
@@ -241,7 +242,7 @@ class TestNothingIsLost:
 
 def test_a_runtime_that_no_backend_serves(artifacts: Any, tmp_path: Path) -> None:
     (fp32, *_) = artifacts.manifest.artifacts
-    pytorch = Runtime(name="pytorch", device="CPU", computes_in="f32")
+    pytorch = RuntimeInfo(name="pytorch", device="CPU", computes_in="f32")
     report = fp32.reports[0].model_copy(update={"runtime": pytorch})
     manifest = artifacts.manifest.model_copy(
         update={"artifacts": (fp32.model_copy(update={"reports": (report,)}),)}

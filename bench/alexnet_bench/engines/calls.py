@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from alexnet_export.runners import Runner
+from alexnet_export import Runner
 from alexnet_model.contract import Uint8Array
 
 Seconds = Callable[[], float]

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from alexnet_model.errors import CheckpointError, ExportError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
@@ -144,19 +144,19 @@ def _onnx(artifact: Artifact, manifest: Manifest, folder: Path, machine: Machine
 def _built(artifact: Artifact, manifest: Manifest, folder: Path, machine: Machine) -> Iterator[Found]:
     for flavour in ("tensorrt", "tensorrt-rtx"):
         if not any(
-            engine.passport.flavour == flavour
+            engine.passport.runtime == flavour
             for artifact in manifest.artifacts
             for engine in artifact.engines
         ):
-            yield LeftOut(what=flavour, why="this export has no engine of it (alexnet export --engine)")
+            yield LeftOut(what=flavour, why="this export has no engine of it (alexnet export --runtime)")
     for engine in artifact.engines:
-        flavour = engine.passport.flavour
+        built_by = cast("RuntimeName", engine.passport.runtime)
         reason = _reason_against(engine, machine)
         if reason or machine.gpu is None:
-            yield LeftOut(what=f"{flavour} {artifact.precision}", why=f"{engine.file}: {reason}")
+            yield LeftOut(what=f"{built_by} {artifact.precision}", why=f"{engine.file}: {reason}")
             continue
         verify_engine(engine, folder / engine.file)
-        spec = _spec(flavour, artifact.precision, folder / engine.file, manifest).model_copy(
+        spec = _spec(built_by, artifact.precision, folder / engine.file, manifest).model_copy(
             update={"max_batch": engine.passport.profile.max, "gpu": machine.gpu}
         )
         yield spec

@@ -8,10 +8,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
-from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.runners import ResidentRunner, Runner
+from alexnet_export import CudaDevice, ResidentRunner, Runner
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.manifest import Runtime, manifest_from_folder
+from alexnet_model.manifest import RuntimeInfo, manifest_from_folder
 
 from ..figures.percentiles import LatencyHistogram
 from ..lanes import batches_of, pool_of_images
@@ -83,7 +82,7 @@ class HostedEngine:
 
     def judge(self, export: str, max_batch: int) -> Judged:
         """Ask what was measured whether it is still the model, by the gate of the export in that folder."""
-        from alexnet_export.reference import gate_inputs_from_folder
+        from alexnet_export import gate_inputs_from_folder
 
         assert self._runner is not None
         folder = Path(export)
@@ -91,10 +90,13 @@ class HostedEngine:
         report = gate_inputs.report_of_loaded(self._runner, max_batch)
         decision = gate_inputs.decision(report)
         return Judged(
-            report=report, accepted=decision.accepted, reason=decision.reason, judged_on=gate_inputs.judged_on
+            report=report,
+            accepted=decision.accepted,
+            reason=decision.reason,
+            judged_on=gate_inputs.evaluated_on,
         )
 
-    def describe(self) -> Runtime:
+    def describe(self) -> RuntimeInfo:
         """What the engine says of itself. Some load their file once more for it, so it comes last."""
         assert self._runner is not None
         return self._runner.runtime

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.runners import CompiledTorchRunner, Runner, TorchRunner
+from alexnet_export import CompiledTorchRunner, CudaDevice, Runner, TorchRunner
 from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.contract import Contract
 
@@ -26,11 +25,12 @@ def opening_from_spec(spec: EngineSpec, device: CudaDevice | None) -> Opening:
     if spec.runtime == "openvino":
         from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 
-        return partial(OpenVinoRunner, spec.file, spec.options or openvino_options(spec.precision))
+        contract = Contract.from_json(spec.contract)
+        return partial(OpenVinoRunner, spec.file, contract, spec.options or openvino_options(spec.precision))
     if spec.runtime == "onnxruntime":
         from alexnet_export.onnxruntime_runner import OnnxRunner
 
-        return partial(OnnxRunner, spec.file, device)
+        return partial(OnnxRunner, spec.file, Contract.from_json(spec.contract), device)
     if spec.runtime == "pytorch":
         return lambda: TorchRunner(load_checkpoint(spec.file), device)
     if spec.runtime == "torch.compile":
@@ -40,8 +40,8 @@ def opening_from_spec(spec: EngineSpec, device: CudaDevice | None) -> Opening:
 
 
 def _built_engine(spec: EngineSpec, device: CudaDevice) -> Opening:
-    from alexnet_export.engines.api import api_of
-    from alexnet_export.engines.runner import EngineRunner
+    from alexnet_export.engines.tensorrt_api import tensorrt_api
+    from alexnet_export.engines.tensorrt_runner import EngineRunner
     from alexnet_model.passport import passport_of
 
     passport = passport_of(spec.file)
@@ -49,7 +49,7 @@ def _built_engine(spec: EngineSpec, device: CudaDevice) -> Opening:
         EngineRunner,
         spec.file,
         passport,
-        api=api_of(passport.flavour),
+        api=tensorrt_api(passport.runtime),
         device=device,
         classes=spec.classes,
         contract=Contract.from_json(spec.contract),

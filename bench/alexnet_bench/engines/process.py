@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from alexnet_model.errors import ExportError
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 
 from .specs import EngineSlice, EngineSpec, Judged
 
@@ -159,5 +159,5 @@ class EngineProcess(Worker):
             self.ask("judge", export=str(export.absolute()), max_batch=self._largest)
         )
 
-    def describe(self) -> Runtime:
-        return Runtime.model_validate(self.ask("describe"))
+    def describe(self) -> RuntimeInfo:
+        return RuntimeInfo.model_validate(self.ask("describe"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.records import Precision
 
 from ..figures.intervals import figure_from_repeats
@@ -104,7 +104,7 @@ def _answers_reason(climber: Climber, plan: SweepPlan) -> Reason | None:
     return not_judged_reason("" if plan.judged_by is None else climber.unjudged)
 
 
-def _engine(spec: EngineSpec, runtime: Runtime | None) -> EngineLabel:
+def _engine(spec: EngineSpec, runtime: RuntimeInfo | None) -> EngineLabel:
     """As the engine described itself; one that died cannot say what it computed in."""
     if runtime is not None:
         return spec.engine(runtime)

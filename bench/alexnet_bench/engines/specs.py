@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from alexnet_model.gpus import Gpu
-from alexnet_model.manifest import RunnerReport, Runtime
+from alexnet_model.manifest import RunnerReport, RuntimeInfo
 from alexnet_model.records import Precision, Record
 
 from ..schema import EngineLabel
@@ -43,7 +43,7 @@ class EngineSpec(Record):
         words = {"CUDA graphs": self.cuda_graphs, "with copies": self.copies}
         return tuple(word for word, is_so in words.items() if is_so)
 
-    def engine(self, runtime: Runtime) -> EngineLabel:
+    def engine(self, runtime: RuntimeInfo) -> EngineLabel:
         """As rows name it, with what the loaded model says of itself."""
         return EngineLabel(
             runtime=runtime.name,

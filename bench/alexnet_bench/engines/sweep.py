@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alexnet_model.errors import AlexnetError, UsageError
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
@@ -38,7 +38,7 @@ class OpenEngine(Protocol):
 
     def judge(self, export: Path) -> Judged: ...
 
-    def describe(self) -> Runtime: ...
+    def describe(self) -> RuntimeInfo: ...
 
 
 Open = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]  # the int is the largest batch
@@ -103,7 +103,7 @@ class Climber:
     is_up: bool = True
     fails_from: int | None = None
     runs: dict[int, BatchRun] = field(default_factory=dict)
-    runtime: Runtime | None = None
+    runtime: RuntimeInfo | None = None
     judged: Judged | None = None
     unjudged: str = "the run was ended before"
 

@@ -161,8 +161,8 @@ def print_loads(report: Report) -> None:
 @contextmanager
 def _truth_of(repository: Path) -> Iterator[ReferencePredictions]:
     from alexnet_bench.reference_predictions import ExportPredictions
-    from alexnet_bench.unpacking import unpacked_export
     from alexnet_model.manifest import manifest_from_folder
+    from alexnet_pipeline import unpacked_export
 
     with unpacked_export(repository) as folder:
         yield ExportPredictions(manifest_from_folder(folder), folder)

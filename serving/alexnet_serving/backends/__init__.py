@@ -1,1 +1,1 @@
-"""What Triton loads: a folder a backend, and the file they share. Each is copied into the server's own."""
+"""Python-based backends: a folder for each, copied into Triton's backend directory with the shared file."""

@@ -1,8 +1,8 @@
-"""What the Python-based backends share: several requests in, one batch through a network, one answer each.
+"""Base class of the Python-based backends: run several requests as one batch, and split the outputs.
 
-Triton's Python stub imports `model.py` from the backend's folder, and this file from beside it; both need
-nothing but numpy and the runtime. Triton has already checked names, shapes, dtypes and the batch's size
-against `config.pbtxt` before a request arrives here.
+Triton's Python stub imports `model.py` from the backend's folder and this file beside it. Both need only
+numpy and the runtime. Before a request arrives here, Triton has checked names, shapes, dtypes and the batch
+size against `config.pbtxt`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,26 @@ OPTIONS_PARAMETER = "runtime_options"
 
 
 class BatchingModel:
-    """A `TritonPythonModel` but for the runtime: subclasses load the network and run it."""
+    """A `TritonPythonModel` without its runtime: subclasses load the network and run it."""
 
     def load(self, path: Path, options: Mapping[str, str]) -> None:
-        """Load the network with the options that it was measured with."""
+        """Load the network.
+
+        Args:
+            path: The ONNX file.
+            options: The runtime's options that the network was measured with.
+        """
         raise NotImplementedError
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Answer `(N, H, W, 3)`: every output, by name, each `(N, classes)`."""
+        """Return every output by name, each `(N, classes)`, for images `(N, H, W, 3)`."""
         raise NotImplementedError
 
     def initialize(self, args: Mapping[str, str]) -> None:
         config = json.loads(args["model_config"])
         (image,) = config["input"]
         self._input_name = image["name"]
-        # Several requests are gathered here; a single one is passed on where it lies in shared memory.
+        # Several requests are copied here; a single one is used in place, in shared memory.
         shape = (config["max_batch_size"], *(int(side) for side in image["dims"]))
         self._gathered = np.empty(shape, np.uint8)
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
@@ -43,14 +48,14 @@ class BatchingModel:
         self.load(path, json.loads(parameters.get(OPTIONS_PARAMETER, "{}")))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response a request, in order."""
+        """Return one response for each request, in order."""
         try:
             images = [
                 pb_utils.get_input_tensor_by_name(request, self._input_name).as_numpy()
                 for request in requests
             ]
             outputs = self.infer(self._batch(images))
-        except Exception as error:  # an error that left here would cost the server its model
+        except Exception as error:  # an error raised here would end the model's process
             failure = pb_utils.TritonError(f"{type(error).__name__}: {error}")
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         responses = []

@@ -1,7 +1,7 @@
-"""Encoded images in, the contract's pixels out: what a client does before it sends, done by the server.
+"""Decode images on the server: encoded images in, the contract's pixels out.
 
-The decoding is the client's own function, `Contract.prepared`, from the entry `alexnet_model` that lies
-beside this file, so both give the same bits. It needs nothing but numpy and Pillow.
+It calls the function that clients call, `Contract.prepared`, from the copy of the package `alexnet_model`
+beside this file, so both give the same bits. It needs only numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# Triton's stub puts this folder last on the path, where an installed entry of that name would win.
+# Triton's stub appends this folder to the path, where an installed package of that name would come first.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
 from alexnet_model.errors import ImageError
 
 CONTRACT_PARAMETER = "contract"
-# Pillow decodes without holding the interpreter. No more images than this are decoded at a time, which also
-# bounds the memory: one at the limits of `decoding.py` takes gigabytes.
+# Pillow decodes without holding the interpreter's lock. This many images at most are decoded at a time, which
+# also limits the memory: one image at the limits of `decoding.py` takes gigabytes.
 MAX_THREADS = 4
 
 Decoding: TypeAlias = list[Future[Uint8Array]]
@@ -38,22 +38,22 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response a request, in order; the images of all of them are decoded side by side."""
-        begun = [self._begun(request) for request in requests]
-        return [self._response(decoding) for decoding in begun]
+        """Return one response for each request, in order; all images are decoded in parallel."""
+        started = [self._start(request) for request in requests]
+        return [self._response(decoding) for decoding in started]
 
     def finalize(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _begun(self, request: Any) -> Decoding | Exception:
+    def _start(self, request: Any) -> Decoding | Exception:
         try:
             encoded = pb_utils.get_input_tensor_by_name(request, ENCODED_INPUT_NAME).as_numpy()  # (N, 1)
             return [self._pool.submit(self._prepared, image) for image in encoded[:, 0]]
-        except Exception as error:  # one that left here would be every other request's too
+        except Exception as error:  # an error raised here would fail the other requests too
             return error
 
     def _prepared(self, image: object) -> Uint8Array:
-        if not isinstance(image, bytes):  # a text would be the path of a file here
+        if not isinstance(image, bytes):  # text would be read as the path of a file
             raise TypeError(f"an image is bytes, got {type(image).__name__}")
         return self._contract.prepared(image)
 
@@ -65,7 +65,7 @@ class TritonPythonModel:
             try:
                 rows.append(future.result())
             except Exception as error:
-                for other in decoding:  # nobody would see them
+                for other in decoding:  # their results would not be used
                     other.cancel()
                 subject = f"image {len(rows)}" if len(decoding) > 1 else ""
                 return pb_utils.InferenceResponse(error=_failure(error, subject))
@@ -74,7 +74,7 @@ class TritonPythonModel:
 
 
 def _failure(error: Exception, subject: str = "") -> Any:
-    """`ImageError: ...` is what clients know a bad image by; `subject` is its row among several."""
+    """Return Triton's error; clients recognise a bad image by `ImageError: ...`. `subject` names its row."""
     if not isinstance(error, ImageError):
         return pb_utils.TritonError(f"{type(error).__name__}: {error}")
     named = ImageError(

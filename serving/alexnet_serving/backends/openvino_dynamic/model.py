@@ -1,7 +1,7 @@
-"""OpenVINO for any batch up to the maximum.
+"""OpenVINO as a Python-based backend that takes every batch size up to the maximum.
 
-NVIDIA's own `openvino` backend fixes a model's batch at `max_batch_size` and computes all of it for one
-image, so this one, which takes any, has another name.
+NVIDIA's own `openvino` backend fixes a model's batch at `max_batch_size` and computes all of it for a single
+image. This backend does not, so it has another name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import openvino
 if TYPE_CHECKING:
     from ..batching import BatchingModel
 else:
-    from batching import BatchingModel  # Triton's stub puts this folder on the path, as a top level
+    from batching import BatchingModel  # Triton's stub puts this folder on the path
 
 
 class TritonPythonModel(BatchingModel):
@@ -26,7 +26,7 @@ class TritonPythonModel(BatchingModel):
         self._request = self._model.create_infer_request()
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Mapping[str, npt.NDArray[np.float32]]:
-        # Both ends share memory: nothing is overwritten before the responses have been copied out.
+        # Inputs and outputs share memory: the responses are copied before the next call overwrites it.
         results = self._request.infer([images], share_inputs=True, share_outputs=True)
-        # A converted file's output may bear a second name from inside the graph: answer to all of them.
+        # An output of a converted file may have a second name from inside the graph: return it under each.
         return {name: rows for output, rows in results.items() for name in output.names}
