@@ -142,12 +142,12 @@ def test_ten_thousand_requests_at_once_have_few_open(fake: FakeTransport) -> Non
     answers = asyncio.run(asked())
     assert len(answers) == 10_000
     assert all(answer.argmax() == 9 for answer in answers)
-    assert fake.most_in_flight == 64
+    assert fake.peak_in_flight == 64
 
 
 def test_a_turn_that_is_given_up_is_not_lost(fake: FakeTransport) -> None:
     async def asked() -> None:
-        async with AsyncClient(URL, transport=fake, most_in_flight=1) as client:
+        async with AsyncClient(URL, transport=fake, max_in_flight=1) as client:
             await client.model("alexnet_fp32")
             fake.hold()
             tasks = [asyncio.ensure_future(client.probabilities(images(1))) for _ in range(4)]
@@ -170,7 +170,7 @@ def test_a_turn_that_is_given_up_is_not_lost(fake: FakeTransport) -> None:
 def test_errors_are_the_same(fake: FakeTransport) -> None:
     async def asked() -> None:
         async with AsyncClient(URL, transport=fake) as client:
-            fake.answer = lambda request: np.full((len(request.images), 10), np.nan, np.float32)
+            fake.predict = lambda request: np.full((len(request.images), 10), np.nan, np.float32)
             with pytest.raises(BadResponse, match="NaN"):
                 await client.probabilities(images(1))
             with pytest.raises(ImageError):

@@ -156,7 +156,7 @@ def test_few_requests_are_open_and_few_images_are_taken_ahead(fake: FakeTranspor
         fake.release()
         thread.join()
     assert taken_while_waiting < 30
-    assert fake.most_in_flight == 2
+    assert fake.peak_in_flight == 2
     assert taken == 500
 
 

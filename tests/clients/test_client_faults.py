@@ -105,7 +105,7 @@ def test_a_failed_request_costs_only_its_own_images(fake: FakeTransport) -> None
             raise Overloaded("alexnet_fp32", got="a full queue")
         return answered(request)
 
-    fake.answer = black_fails
+    fake.predict = black_fails
     three_batches = images(6)
     three_batches[[0, 1, 4, 5]] = 255
     predictions = client.classify(three_batches)
@@ -144,7 +144,7 @@ WRONG_ANSWERS: dict[str, Callable[[InferRequest], Any]] = {
 def test_a_wrong_answer_is_never_passed_on(
     wrong: Callable[[InferRequest], Any], fake: FakeTransport, client: Client
 ) -> None:
-    fake.answer = wrong
+    fake.predict = wrong
     with pytest.raises(BadResponse):
         client.probabilities(images(2))
     predictions = client.classify(images(2))
@@ -161,7 +161,7 @@ def test_a_wrong_answer_is_never_passed_on(
 def test_numbers_are_checked_further(
     answer: Callable[[InferRequest], Any], fake: FakeTransport, client: Client
 ) -> None:
-    fake.answer = answer
+    fake.predict = answer
     with pytest.raises(BadResponse):
         client.probabilities(images(2))
 
@@ -244,5 +244,5 @@ def test_a_server_that_went_away_between_two_calls(fake: FakeTransport) -> None:
     def gone(request: InferRequest) -> Any:
         raise Unreachable("grpc://127.0.0.1:8001", got="socket closed")
 
-    fake.answer = gone
+    fake.predict = gone
     assert isinstance(client.classify(images(1))[0].error, Unreachable)

@@ -13,8 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from alexnet_clients import Client, ClientTls, Headers, ServerUrl, Transport, transport_from_url
-from alexnet_clients.credentials import Credentials
+from alexnet_clients import Client, ClientTls, Credentials, Headers, ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import BadRequest, ClientError, Unreachable, Untrusted, UsageError
 
 from ..certificates import Certificates, Pair, make_certificates

@@ -5,8 +5,8 @@ from http import HTTPStatus
 import grpc
 import pytest
 
-from alexnet_clients.transports.grpc_errors import MEANING_OF_STATUS, error_from_status
-from alexnet_clients.transports.meanings import MEANING_OF_WORDS
+from alexnet_clients.transports.error_rules import RULE_OF_TEXT
+from alexnet_clients.transports.grpc_errors import RULE_OF_STATUS, error_from_status
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
@@ -22,12 +22,12 @@ from alexnet_model.errors import (
 
 
 def test_every_status_of_grpc_has_a_meaning() -> None:
-    assert set(MEANING_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
+    assert set(RULE_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
 
 
 def test_tritons_words_come_with_statuses_of_both_protocols() -> None:
-    of_grpc, of_http = set(MEANING_OF_STATUS), {status.value for status in HTTPStatus}
-    for part, statuses, _ in MEANING_OF_WORDS:
+    of_grpc, of_http = set(RULE_OF_STATUS), {status.value for status in HTTPStatus}
+    for part, statuses, _ in RULE_OF_TEXT:
         assert part == part.lower()
         assert statuses <= of_grpc | of_http
         assert statuses & of_grpc
@@ -94,7 +94,7 @@ def test_a_server_that_hangs_up_is_not_told_apart_but_the_ways_out_are_named() -
     plain = error_from_status("UNAVAILABLE", closed, subject="grpc://host:8000")
     assert "Write grpcs:// if it wants TLS" in str(plain)
     encrypted = error_from_status("UNAVAILABLE", closed, subject="grpcs://host:8000", is_encrypted=True)
-    assert "a certificate of the CA that the server believes" in str(encrypted)
+    assert "a certificate of the CA that the server trusts" in str(encrypted)
 
 
 def test_a_status_without_words_is_named() -> None:

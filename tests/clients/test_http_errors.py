@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 
 from alexnet_clients.transports.http_errors import (
-    LONGEST_EXCERPT,
-    MEANING_OF_EXCEPTION,
-    MEANING_OF_STATUS,
-    Answer,
-    error_from_answer,
+    MAX_EXCERPT,
+    RULE_OF_EXCEPTION,
+    RULE_OF_STATUS,
+    HttpResponse,
     error_from_exception,
-    meaning_of_exception,
+    error_from_response,
+    rule_of_exception,
 )
 from alexnet_model.errors import (
     BadRequest,
@@ -38,7 +38,7 @@ PAGE = b"<!DOCTYPE html>\n<html><body>" + b"<p>We are sorry.</p>" * 1000 + b"</b
 
 
 def of_answer(status: int, body: bytes = b"", **more: str) -> ClientError:
-    return error_from_answer(Answer(status, body, **more), subject=SUBJECT)
+    return error_from_response(HttpResponse(status, body, **more), subject=SUBJECT)
 
 
 def of_exception(error: Exception) -> ClientError:
@@ -53,21 +53,17 @@ def aiohttps_exceptions() -> dict[str, type[Exception]]:
     }
 
 
-def test_every_status_that_is_no_answer_has_a_meaning() -> None:
-    assert set(MEANING_OF_STATUS) == {status for status in HTTPStatus if status >= 300}
-
-
 def test_every_exception_of_aiohttp_has_a_meaning() -> None:
     exceptions = aiohttps_exceptions()
     assert len(exceptions) > 20
     del exceptions["ClientError"]  # the root, which is never raised: what comes new is to be thought about
-    without = [name for name, kind in exceptions.items() if meaning_of_exception(kind.__new__(kind)) is None]
+    without = [name for name, kind in exceptions.items() if rule_of_exception(kind.__new__(kind)) is None]
     assert without == []
 
 
 def test_every_exception_in_the_table_exists() -> None:
     known = aiohttps_exceptions().keys() | vars(builtins).keys()
-    assert set(MEANING_OF_EXCEPTION) <= known
+    assert set(RULE_OF_EXCEPTION) <= known
 
 
 # The texts are Triton's own, over HTTP.
@@ -137,7 +133,7 @@ def test_a_stranger_is_told_to_pass_headers_also_in_json() -> None:
 
 def test_a_page_is_named_and_a_text_is_cut() -> None:
     assert "HTTP 502 Bad Gateway with an HTML page, expected" in str(of_answer(502, PAGE))
-    text = f"with the text '{'x' * LONGEST_EXCERPT}...'"
+    text = f"with the text '{'x' * MAX_EXCERPT}...'"
     assert text in str(of_answer(500, b"x" * 100_000))
     assert "\x1b" not in str(of_answer(500, b"\x1b[31mred"))
     assert "\n" not in str(of_answer(500, b'{"error": "one\\ntwo"}'))
@@ -170,8 +166,8 @@ KEY: Any = SimpleNamespace(host="host", port=8000, ssl=True, is_ssl=False)
         (aiohttp.ClientOSError(104, "x"), ConnectionLost, "got connection reset by peer"),
         (aiohttp.ClientConnectionResetError("Cannot write"), ConnectionLost, "got Cannot write"),
         (aiohttp.ClientPayloadError("not completed"), ConnectionLost, "got not completed"),
-        (aiohttp.ServerTimeoutError(), DeadlineExceeded, "got no answer in 3 s"),
-        (TimeoutError(), DeadlineExceeded, "got no answer in 3 s"),
+        (aiohttp.ServerTimeoutError(), DeadlineExceeded, "got no reply in 3 s"),
+        (TimeoutError(), DeadlineExceeded, "got no reply in 3 s"),
         (ConnectionResetError(104, "x"), ConnectionLost, "got connection reset by peer"),
         (asyncio.IncompleteReadError(b"", 1), ClientError, "0 bytes read"),
         (ValueError("Newline in header"), BadRequest, "headers that HTTP can carry"),
@@ -191,7 +187,7 @@ def test_what_is_no_http_is_cut() -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientResponseError(request, (), message="\x00binary" * 1000))
     assert type(error) is ForeignServer
-    assert "an answer that is not HTTP" in str(error)
+    assert "a reply that is not HTTP" in str(error)
     assert len(str(error)) < 400
 
 
@@ -205,7 +201,7 @@ def test_a_tunnel_that_was_not_opened_carried_nothing() -> None:
 def test_a_proxy_that_opens_no_tunnel_counts_by_its_status(status: int) -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientHttpProxyError(request, (), status=status, message="no"))
-    assert type(error) is MEANING_OF_STATUS[status].kind
+    assert type(error) is RULE_OF_STATUS[status].kind
     assert f"HTTP {status} {HTTPStatus(status).phrase} from the proxy" in str(error)
 
 

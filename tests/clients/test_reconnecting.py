@@ -56,7 +56,7 @@ def test_the_answer_of_a_server_that_took_its_place_is_not_believed(
             swap(fake)
         return answered(request)  # type: ignore[arg-type]
 
-    fake.answer = answer  # type: ignore[assignment]
+    fake.predict = answer  # type: ignore[assignment]
     with pytest.raises(ContractMismatch):
         client.classify(IMAGES)
 

@@ -100,7 +100,7 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(tmp_path: Path, kind: Form
     with opened(path, kind) as file:
         file.write(answered("one"))
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="answers of alexnet_int8"):
+    with pytest.raises(UsageError, match="predictions of alexnet_int8"):
         opened(path, kind, resume=True, model="alexnet_fp32")
     with pytest.raises(UsageError, match="expected"):
         opened(path, "json" if kind == "csv" else "csv", resume=True)
@@ -130,7 +130,7 @@ def test_another_number_of_classes_is_not_gone_on_with(tmp_path: Path, kind: For
 def test_a_foreign_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "out"
     path.write_text(content)
-    with pytest.raises(UsageError, match="no JSON of predictions"):
+    with pytest.raises(UsageError, match="lines that are not JSON of predictions"):
         opened(path, "json", resume=True)
     assert path.read_text() == content
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Backoff, Client, FakeTransport
-from alexnet_clients.retrying import RETRIED, Retrier
+from alexnet_clients.sending import RETRIED, Retrier
 from alexnet_model.errors import (
     BadRequest,
     BadResponse,
@@ -73,7 +73,7 @@ def test_what_would_not_pass_or_is_not_safe_is_not(kind: type[ClientError], fake
 def test_all_attempts_share_one_deadline(fake: FakeTransport) -> None:
     fake.failures.extend(Overloaded("server", got="a full queue") for _ in range(100_000))
     client = client_of(fake, timeout_s=0.2)
-    client._core._connected = True
+    client._connected = True
     started = time.monotonic()
     with pytest.raises(Overloaded):
         client.model("alexnet_fp32")
@@ -116,7 +116,7 @@ def test_a_backoff_that_cannot_be(backoff: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_attempts_may_be_bounded(most: int, fake: FakeTransport) -> None:
-    backoff = Backoff(first_s=0.001, longest_s=0.002, most_attempts=most)
+    backoff = Backoff(first_s=0.001, longest_s=0.002, max_attempts=most)
     with Client("grpc://host", transport=fake, backoff=backoff) as client:
         client.model("alexnet_fp32")
         fake.failures.extend(Overloaded("server", got="a full queue") for _ in range(10))
@@ -124,7 +124,7 @@ def test_attempts_may_be_bounded(most: int, fake: FakeTransport) -> None:
     assert type(prediction.error) is Overloaded
     assert len(fake.requests) == most
     with pytest.raises(UsageError, match="attempts: got 0, expected at least 1"):
-        Backoff(most_attempts=0)
+        Backoff(max_attempts=0)
 
 
 def test_cancelling_ends_the_waiting_and_the_attempts() -> None:
@@ -202,7 +202,7 @@ def test_waiting_for_a_server_is_not_given_up_with_the_others(fake: FakeTranspor
     assert client.classify(IMAGE)[0].best.label == "0"  # somebody answered, so it is waited for
     waiting = client_of(FakeTransport())
     waiting.transport.failures.extend(gone[:5])  # type: ignore[attr-defined]
-    waiting._core._retrier.given_up = True
+    waiting._retrier.is_unreachable = True
     waiting.connect(wait_s=10)
     waiting.close()
     client.close()

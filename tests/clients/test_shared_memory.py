@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_clients import Client, FakeTransport, Region
-from alexnet_clients.shared_memory import SharedImages, remove_orphans
+from alexnet_clients import Client, FakeTransport, Region, SharedImages, remove_orphans
 from alexnet_model.errors import BadRequest, UsageError
 
 SHM = Path("/dev/shm")
@@ -105,7 +104,7 @@ def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Clie
                 raise BadRequest("server", got="Unable to find shared memory region")
             return answered(request)  # type: ignore[arg-type]
 
-        fake.answer = answer  # type: ignore[assignment]
+        fake.predict = answer  # type: ignore[assignment]
         assert shared.probabilities(2).argmax(axis=1).tolist() == [0, 9]
 
 
@@ -115,7 +114,7 @@ def test_a_refusal_of_the_same_server_is_told(fake: FakeTransport, client: Clien
         def refuse(request: object) -> object:
             raise BadRequest("server", got="batch-size must be <= 1")
 
-        fake.answer = refuse  # type: ignore[assignment]
+        fake.predict = refuse  # type: ignore[assignment]
         with pytest.raises(BadRequest, match="batch-size"):
             shared.probabilities(2)
 
@@ -172,8 +171,7 @@ def test_an_orphan_of_another_user_hinders_nobody(
 def test_memory_that_somebody_removed_is_let_go_in_peace() -> None:
     code = (
         "from pathlib import Path\n"
-        "from alexnet_clients import Client, FakeTransport\n"
-        "from alexnet_clients.shared_memory import SharedImages\n"
+        "from alexnet_clients import Client, FakeTransport, SharedImages\n"
         "with Client('grpc://127.0.0.1', transport=FakeTransport()) as client:\n"
         "    with SharedImages(client, capacity=1) as shared:\n"
         "        (Path('/dev/shm') / shared.region.name).unlink()\n"

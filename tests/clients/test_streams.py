@@ -113,13 +113,13 @@ def test_only_so_many_requests_are_open_whoever_asks(fake: FakeTransport) -> Non
     fake.max_batch = 4
 
     async def asked() -> None:
-        async with AsyncClient(URL, transport=fake, most_in_flight=3) as client:
+        async with AsyncClient(URL, transport=fake, max_in_flight=3) as client:
             streams = [client.classify(images) for _ in range(20)]
             calls = [client.probabilities(images) for _ in range(20)]
             await asyncio.gather(*streams, *calls)
 
     asyncio.run(asked())
-    assert fake.most_in_flight == 3
+    assert fake.peak_in_flight == 3
     assert len(fake.requests) == 40 * 16
 
 
@@ -172,7 +172,7 @@ def test_closing_ends_what_waits_to_be_asked_again(kind: type[ClientError], fake
         target=lambda: errors.append(client.classify(np.zeros((1, 224, 224, 3), np.uint8))[0].error)
     )
     thread.start()
-    while not client._core._retrier.waiting:
+    while not client._retrier.waiting:
         time.sleep(0.001)
     client.close()
     thread.join(10)
@@ -229,7 +229,7 @@ def test_an_asynchronous_client_in_one_event_loop_after_another(fake: FakeTransp
     fake.delay_s = 0.001
     for _ in range(2):
         assert asyncio.run(client.probabilities(image)).shape == (1, 10)
-    client._core.close()
+    client._close()
 
 
 def test_a_configuration_of_another_model_is_not_believed(fake: FakeTransport, client: Client) -> None:

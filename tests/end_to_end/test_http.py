@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, InferReply, InferRequest, Region, ServerUrl, Transport, transport_from_url
-from alexnet_clients.shared_memory import SharedImages
+from alexnet_clients import (
+    Client,
+    InferReply,
+    InferRequest,
+    Region,
+    ServerUrl,
+    SharedImages,
+    Transport,
+    transport_from_url,
+)
 from alexnet_model.contract import ENCODED_INPUT_NAME
 from alexnet_model.errors import (
     BadRequest,
@@ -138,8 +146,8 @@ def test_tritons_other_ports_are_told_apart(server: EmbeddedServer) -> None:
     grpc_port = ServerUrl.parse(server.grpc_url).port
     metrics_port = ServerUrl.parse(server.metrics_url.removesuffix("/metrics")).port
     for url, kind, words in (
-        (f"http://127.0.0.1:{grpc_port}", ForeignServer, "an answer that is not HTTP"),
-        (f"http://127.0.0.1:{metrics_port}", ForeignServer, "an empty answer"),
+        (f"http://127.0.0.1:{grpc_port}", ForeignServer, "a reply that is not HTTP"),
+        (f"http://127.0.0.1:{metrics_port}", ForeignServer, "an empty body"),
         (f"{server.http_url}/triton", ForeignServer, "got Not Found"),
         (server.http_url.replace("http", "https"), Untrusted, "expected a server that speaks TLS"),
     ):

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_clients import Client
-from alexnet_clients.shared_memory import SharedImages, remove_orphans
+from alexnet_clients import Client, SharedImages, remove_orphans
 from alexnet_model.errors import BadRequest
 from alexnet_serving import EmbeddedServer
 
@@ -61,8 +60,7 @@ def test_a_server_that_does_not_share_says_so(server: EmbeddedServer) -> None:
 def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client: Client) -> None:
     code = (
         "import sys, os, signal\n"
-        "from alexnet_clients import Client\n"
-        "from alexnet_clients.shared_memory import SharedImages\n"
+        "from alexnet_clients import Client, SharedImages\n"
         "client = Client(sys.argv[1])\n"
         "shared = SharedImages(client, capacity=1).__enter__()\n"
         "print(shared.region.name, flush=True)\n"

@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_clients import (
+    Credentials,
     InferReply,
     InferRequest,
     ServerUrl,
     Transport,
     transport_from_url,
 )
-from alexnet_clients.credentials import Credentials
 from alexnet_clients.transports.http_transport import HttpTransport
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract

@@ -206,7 +206,7 @@ def test_answers_that_do_not_add_up_are_bad_responses(
     [
         (PAGE, "got an HTML page, expected a Triton Inference Server"),
         (b"\n<html></html>", "got an HTML page"),
-        (b"", "got an empty answer"),
+        (b"", "got an empty body"),
         (b"It works! " * 1000, "got the text 'It works! It works!"),
         (b'[{"name": "x"}]', "got the text"),
     ],
@@ -230,7 +230,7 @@ def test_an_answer_of_somebody_else_is_named(
 def test_an_answer_without_end_is_not_read(
     wire_server: WireServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_transport, "LONGEST_ANSWER", 1000)
+    monkeypatch.setattr(http_transport, "MAX_RESPONSE_BYTES", 1000)
     wire_server.answers("config", b"{" + b" " * 998 + b"}")
     assert "a model's configuration" in str(transport.model_config("x", timeout_s=10).exception(10))
     wire_server.answers("config", b"{" + b" " * 999 + b"}")

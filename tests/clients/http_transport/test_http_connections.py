@@ -165,8 +165,7 @@ def test_closing_leaves_nothing_open(certificates: Certificates, wire_server: Wi
     code = """
 import sys, time
 from pathlib import Path
-from alexnet_clients import ClientTls, ServerUrl, transport_from_url
-from alexnet_clients.credentials import Credentials
+from alexnet_clients import ClientTls, Credentials, ServerUrl, transport_from_url
 
 url, ca = sys.argv[1:]
 access = Credentials(tls=ClientTls(ca=Path(ca))) if ca else Credentials()

@@ -155,7 +155,7 @@ def test_a_proxy_that_opens_no_tunnel(wire_server: WireServer, no_proxy: pytest.
     wire_server.answers("triton.example:443", b"", 407)
     with (
         opened("https://triton.example", headers={"Authorization": "Bearer x"}) as transport,
-        pytest.raises(BadRequest, match="a caller that the proxy knows"),
+        pytest.raises(BadRequest, match="a client that the proxy knows"),
     ):
         is_ready(transport)
     (asked,) = wire_server.received

@@ -127,6 +127,6 @@ def test_the_deadline_ends_a_request(wire_server: WireServer, transport: HttpTra
         transport.model_config("x", timeout_s=0.05),
         transport.statistics("x", timeout_s=0.2),
     ):
-        with pytest.raises(DeadlineExceeded, match=r"no answer in 0\.\d+ s.*timeout_s"):
+        with pytest.raises(DeadlineExceeded, match=r"no reply in 0\.\d+ s.*timeout_s"):
             future.result(10)
     release.set()
