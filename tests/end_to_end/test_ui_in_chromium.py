@@ -149,13 +149,13 @@ def opened(browser: Browser, url: str, **options: Any) -> Page:
 def drop(page: Page, name: str, content: bytes) -> None:
     if page.get_by_label("Remove Image").count():
         page.get_by_label("Remove Image").click()
-        page.wait_for_selector("#words .asked, #words .failed", state="detached")
+        page.wait_for_selector("#words .timing, #words .failed", state="detached")
     page.set_input_files("#image input[type=file]", {"name": name, "mimeType": "image/*", "buffer": content})
 
 
 def shown(page: Page, model: str) -> dict[str, float]:
     """The bars' labels and lengths, once the answer of this model is there."""
-    page.wait_for_selector(f".asked[data-model={model}]")
+    page.wait_for_selector(f".timing[data-model={model}]")
     page.wait_for_selector("#classes meter")
     return {
         str(bar.get_attribute("aria-label")): float(bar.get_attribute("value") or "nan")
@@ -249,8 +249,8 @@ def test_a_server_that_went_away_is_one_line_until_it_is_back(
         running.line.mend()
     for _ in range(10):  # the first may still meet a connection that waits before it tries again
         drop(page, "image.webp", content)
-        page.wait_for_selector("#words .asked, #words .failed")
-        if page.locator(".asked").count():
+        page.wait_for_selector("#words .timing, #words .failed")
+        if page.locator(".timing").count():
             break
     assert shown(page, "alexnet_fp32") == answered(client, content, "alexnet_fp32")
 

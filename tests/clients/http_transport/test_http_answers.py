@@ -236,7 +236,7 @@ def test_an_answer_without_end_is_not_read(
     wire_server.answers("config", b"{" + b" " * 999 + b"}")
     error = transport.model_config("x", timeout_s=10).exception(10)
     assert type(error) is BadResponse
-    assert "expected at most 1000" in str(error)
+    assert "at most 1000 bytes" in str(error)
 
 
 @pytest.mark.parametrize("status", [400, 503])
