@@ -53,7 +53,7 @@ def aiohttps_exceptions() -> dict[str, type[Exception]]:
     }
 
 
-def test_every_exception_of_aiohttp_has_a_meaning() -> None:
+def test_every_exception_of_aiohttp_has_a_rule() -> None:
     exceptions = aiohttps_exceptions()
     assert len(exceptions) > 20
     del exceptions["ClientError"]  # the root, which is never raised: what comes new is to be thought about
@@ -90,7 +90,7 @@ def test_every_exception_in_the_table_exists() -> None:
         (405, "Method Not Allowed", ForeignServer),
     ],
 )
-def test_tritons_words_go_first(status: int, words: str, kind: type[ClientError]) -> None:
+def test_tritons_text_decides_before_the_status(status: int, words: str, kind: type[ClientError]) -> None:
     error = of_answer(status, json.dumps({"error": words}).encode())
     assert type(error) is kind
     assert str(error).startswith(f"{SUBJECT}: got {words}")
@@ -117,7 +117,7 @@ def test_tritons_words_go_first(status: int, words: str, kind: type[ClientError]
     ],
 )
 @pytest.mark.parametrize("body", [b"", b"no healthy upstream", PAGE, b'{"detail": "no"}', b'{"error": {}}'])
-def test_without_tritons_words_the_status_counts(
+def test_without_tritons_text_the_status_decides(
     status: int, kind: type[ClientError], words: str, body: bytes
 ) -> None:
     error = of_answer(status, body)
@@ -127,11 +127,11 @@ def test_without_tritons_words_the_status_counts(
     assert len(str(error)) < 500
 
 
-def test_a_stranger_is_told_to_pass_headers_also_in_json() -> None:
+def test_401_in_json_suggests_headers_too() -> None:
     assert "Pass headers" in str(of_answer(401, b'{"error": "invalid token"}'))
 
 
-def test_a_page_is_named_and_a_text_is_cut() -> None:
+def test_html_is_named_and_text_is_shortened() -> None:
     assert "HTTP 502 Bad Gateway with an HTML page, expected" in str(of_answer(502, PAGE))
     text = f"with the text '{'x' * MAX_EXCERPT}...'"
     assert text in str(of_answer(500, b"x" * 100_000))
@@ -139,17 +139,17 @@ def test_a_page_is_named_and_a_text_is_cut() -> None:
     assert "\n" not in str(of_answer(500, b'{"error": "one\\ntwo"}'))
 
 
-def test_a_redirect_names_its_goal_and_no_secrets() -> None:
+def test_a_redirect_names_its_target_without_the_query() -> None:
     error = of_answer(302, b"", location="https://login.example/start?state=secret")
     assert "HTTP 302 Found, a redirect to https://login.example/start" in str(error)
     assert "secret" not in str(error)
 
 
-def test_the_reason_is_given_where_the_status_is_unknown() -> None:
+def test_an_unknown_status_is_reported_with_its_reason() -> None:
     assert "HTTP 521 Web Server Is Down," in str(of_answer(521, reason="Web Server\x1bIs Down"))
 
 
-def test_json_that_is_nested_without_end_is_no_answer_of_tritons() -> None:
+def test_endlessly_nested_json_is_not_read() -> None:
     assert type(of_answer(500, b'{"error":' + b"[" * 100_000)) is ClientError
 
 
@@ -183,7 +183,7 @@ def test_exceptions_become_this_projects_errors(
     assert str(found).startswith(f"{SUBJECT}: got ")
 
 
-def test_what_is_no_http_is_cut() -> None:
+def test_a_reply_that_is_not_http_is_shortened() -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientResponseError(request, (), message="\x00binary" * 1000))
     assert type(error) is ForeignServer
@@ -191,21 +191,21 @@ def test_what_is_no_http_is_cut() -> None:
     assert len(str(error)) < 400
 
 
-def test_a_tunnel_that_was_not_opened_carried_nothing() -> None:
+def test_502_for_a_tunnel_is_unreachable() -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientHttpProxyError(request, (), status=502, message="no"))
     assert type(error) is Unreachable
 
 
 @pytest.mark.parametrize("status", [407, 503])
-def test_a_proxy_that_opens_no_tunnel_counts_by_its_status(status: int) -> None:
+def test_a_proxys_refusal_of_a_tunnel_is_translated_by_status(status: int) -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientHttpProxyError(request, (), status=status, message="no"))
     assert type(error) is RULE_OF_STATUS[status].kind
     assert f"HTTP {status} {HTTPStatus(status).phrase} from the proxy" in str(error)
 
 
-def test_an_alert_after_the_handshake_is_about_certificates_and_other_trouble_is_not() -> None:
+def test_a_tls_alert_after_the_handshake_is_untrusted() -> None:
     def lost(reason: str) -> ClientError:
         error = aiohttp.ClientOSError(1, "x")
         error.__cause__ = ssl.SSLError(1, "x")

@@ -42,17 +42,17 @@ def names(*words: object, recursive: bool = False) -> list[str]:
     return [name_from_source(source) for source in found(*words, recursive=recursive)]
 
 
-def test_a_folder_means_its_images_in_order(tree: Path) -> None:
+def test_a_folder_names_its_images_in_order(tree: Path) -> None:
     assert names(tree) == [str(tree / name) for name in ("a.JPG", "b.png")]
 
 
-def test_recursive_goes_down_and_never_round(tree: Path) -> None:
+def test_recursive_does_not_follow_links_to_folders(tree: Path) -> None:
     expected = [str(tree / name) for name in ("a.JPG", "b.png", "below/c.webp", "below/deeper/d.bmp")]
     assert names(tree, recursive=True) == expected
     assert [str(path) for path in images_in_folder(tree, recursive=True)] == expected
 
 
-def test_a_pattern_means_what_it_matches(tree: Path) -> None:
+def test_a_pattern_names_its_matches(tree: Path) -> None:
     assert names(tree / "*.png") == [str(tree / "b.png")]
     assert names(tree / "below" / "**" / "*.bmp") == [str(tree / "below/deeper/d.bmp")]
 
@@ -62,7 +62,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> Non
     assert names(tmp_path / "cat[1].png") == [str(tmp_path / "cat[1].png")]
 
 
-def test_a_missing_file_keeps_its_place(tree: Path) -> None:
+def test_a_missing_file_is_yielded(tree: Path) -> None:
     assert names(tree / "b.png", "missing.png") == [str(tree / "b.png"), "missing.png"]
 
 
@@ -70,7 +70,7 @@ def test_a_missing_file_keeps_its_place(tree: Path) -> None:
     ("word", "words"),
     [("below/deeper/nothing*", ["no image", "pattern"]), ("empty", ["no image", "--recursive"])],
 )
-def test_what_means_no_image_says_so(tree: Path, word: str, words: list[str]) -> None:
+def test_arguments_without_an_image_are_refused(tree: Path, word: str, words: list[str]) -> None:
     (tree / "empty").mkdir()
     with pytest.raises(DatasetError) as caught:
         found(tree / word)
@@ -78,7 +78,7 @@ def test_what_means_no_image_says_so(tree: Path, word: str, words: list[str]) ->
         assert part in str(caught.value)
 
 
-def test_a_folder_that_is_not_there() -> None:
+def test_a_missing_folder_is_refused() -> None:
     with pytest.raises(DatasetError, match="no such file"):
         list(images_in_folder(Path("nowhere")))
 
@@ -91,7 +91,7 @@ def test_standard_input_is_one_image() -> None:
         found("-", "-")
 
 
-def test_standard_input_that_is_closed_matters_only_to_who_reads_it() -> None:
+def test_closed_standard_input_is_refused_only_for_a_dash() -> None:
     def sources(word: str) -> list[ImageSource]:
         return list(sources_from_arguments([word], recursive=False, stdin=None))
 
@@ -105,7 +105,7 @@ def test_a_web_address_is_refused_with_the_command_that_downloads_it() -> None:
         found("https://host/a?b=c")
 
 
-def test_a_pipe_or_device_is_no_image(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_unreadable(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
         with pytest.raises(UnreadableImage, match="a pipe or device"):

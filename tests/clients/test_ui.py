@@ -1,4 +1,4 @@
-"""What the page asks and says, and who may open it. Chromium looks at the page itself in end_to_end/."""
+"""The page's inference, its HTML and its server. end_to_end/test_ui_in_chromium.py tests the page itself."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_model_of_pixels_is_sent_what_was_decoded_here(
     assert timed.counted == 1
 
 
-def test_a_model_of_encoded_images_is_sent_the_file_and_counted_in_its_halves(
+def test_an_encoded_model_gets_the_file_and_sums_its_ensembles_counts(
     classified: Callable[..., TimedClassification],
 ) -> None:
     fake = Counting(delay_s=0.1)
@@ -127,7 +127,7 @@ def test_a_model_of_encoded_images_is_sent_the_file_and_counted_in_its_halves(
 
 
 @pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
-def test_the_parts_are_the_whole(classified: Callable[..., TimedClassification], model: str) -> None:
+def test_the_parts_add_up_to_the_total(classified: Callable[..., TimedClassification], model: str) -> None:
     timed = classified(model, Counting(delay_s=0.1))
     assert timed.queue_ms is not None
     assert timed.compute_ms is not None
@@ -137,7 +137,7 @@ def test_the_parts_are_the_whole(classified: Callable[..., TimedClassification],
     assert parts_ms == pytest.approx(timed.total_ms)
 
 
-def test_among_others_requests_the_servers_count_is_a_mean(
+def test_counts_with_other_requests_are_a_mean(
     classified: Callable[..., TimedClassification],
 ) -> None:
     timed = classified("alexnet_fp32", Counting(others=3))
@@ -149,7 +149,7 @@ def test_among_others_requests_the_servers_count_is_a_mean(
 
 
 @pytest.mark.parametrize("fake", [Counting(withheld=True), FakeTransport()])
-def test_a_server_that_does_not_tell_its_times_answers_all_the_same(
+def test_refused_statistics_do_not_prevent_inference(
     classified: Callable[..., TimedClassification], fake: FakeTransport
 ) -> None:
     timed = classified("alexnet", fake)  # the plain fake counts nothing for an ensemble's halves
@@ -159,7 +159,7 @@ def test_a_server_that_does_not_tell_its_times_answers_all_the_same(
 
 
 @pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
-def test_a_broken_image_is_named(model: str) -> None:
+def test_an_error_names_the_broken_image(model: str) -> None:
     with (
         Client("grpc://host", transport=FakeTransport()) as client,
         pytest.raises(ImageError, match=r"^cat.jpg: got 3 bytes that are no image"),
@@ -167,13 +167,13 @@ def test_a_broken_image_is_named(model: str) -> None:
         classify_with_timing(client, model, b"cat", name="cat.jpg")
 
 
-def test_only_the_models_that_are_there_are_offered() -> None:
+def test_available_models_are_those_of_the_server() -> None:
     fake = FakeTransport(models=("alexnet_int8", "alexnet", "another"))
     with Client("grpc://host", transport=fake) as client:
         assert [served.name for served in available_models(client)] == ["alexnet_int8", "alexnet"]
 
 
-def test_nothing_to_offer_is_said() -> None:
+def test_no_available_model_is_an_error() -> None:
     with (
         Client("grpc://host", transport=FakeTransport(models=("another",))) as client,
         pytest.raises(ModelNotFound, match="alexnet_fp32, alexnet_fp16, alexnet_int8, alexnet"),
@@ -188,7 +188,7 @@ def test_nothing_to_offer_is_said() -> None:
         available_models(client)
 
 
-def test_classes_that_share_a_label_are_both_shown() -> None:
+def test_classes_that_share_a_label_get_their_number() -> None:
     classes = [Classification("crane", 134, 0.5), Classification("tabby", 281, 0.3)]
     assert confidences_from_classes(classes) == {"crane": 0.5, "tabby": 0.3}
     classes.append(Classification("crane", 517, 0.2))
@@ -199,7 +199,7 @@ def test_classes_that_share_a_label_are_both_shown() -> None:
     }
 
 
-def test_what_came_from_outside_is_escaped(classified: Callable[..., TimedClassification]) -> None:
+def test_html_is_escaped(classified: Callable[..., TimedClassification]) -> None:
     error = ImageError("<img src=x onerror=alert(1)>.png", got="0 bytes")
     assert "<img" not in html_from_error(error)
     fake = Counting()
@@ -241,7 +241,7 @@ HERE = {"host": "127.0.0.1:7860"}
         ({}, 403),
     ],
 )
-def test_no_page_of_another_site_is_listened_to(headers: dict[str, str], status: int) -> None:
+def test_requests_of_other_sites_are_refused(headers: dict[str, str], status: int) -> None:
     statuses = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -258,7 +258,7 @@ def test_no_page_of_another_site_is_listened_to(headers: dict[str, str], status:
     assert statuses == [status]
 
 
-def test_a_browser_leaves_out_the_port_of_http() -> None:
+def test_port_80_may_be_omitted_in_host() -> None:
     reached = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -272,7 +272,7 @@ def test_a_browser_leaves_out_the_port_of_http() -> None:
     assert reached
 
 
-def test_a_taken_port_is_told_before_anything_else(client: Client) -> None:
+def test_a_taken_port_is_reported_first(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         page = PageServer(client, port=port)
@@ -309,7 +309,7 @@ print(json.dumps(said))
 """
 
 
-def test_the_page_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_page_is_on_loopback_and_leaves_no_files(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="needs the [ui] extra")
     # What others may have set for Gradio does not count here.
     wishes = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_TEMP_DIR": "/elsewhere", "GRADIO_SERVER_NAME": "0.0.0.0"}
@@ -334,7 +334,7 @@ def test_the_page_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
     }
 
 
-def test_the_command_says_at_once_that_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ui_reports_an_unreachable_server_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ui", "--url", "grpc://127.0.0.1:1"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "127.0.0.1:1" in line
@@ -342,7 +342,7 @@ def test_the_command_says_at_once_that_nobody_listens(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("wrong", [["--port", "70000"], ["--top", "0"], ["--url", "nonsense"]])
-def test_wrong_use_of_the_command_exits_2(capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
+def test_wrong_options_of_ui_exit_2(capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
     assert run(["ui", *wrong]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (wrong[-1] if wrong[0] == "--url" else wrong[0]) in line
