@@ -84,6 +84,7 @@ def classify_command(
     served = model_from_options(model, precision)
     stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
     find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin)
+    sources = find()  # checks the arguments before connecting
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
@@ -106,8 +107,8 @@ def classify_command(
         elif as_json or as_csv:
             typer.echo(lines.header, nl=False)
         rate = opened.enter_context(Rate("classifying", total, hidden=file is None and out.is_terminal))
-        sources = _not_done(find(), done)
-        for prediction in client.classify_each(sources, model=served, top=top, in_flight=concurrency):
+        pending = _not_done(sources, done)
+        for prediction in client.classify_each(pending, model=served, top=top, in_flight=concurrency):
             if isinstance(prediction.error, Unreachable):
                 raise prediction.error  # the other images would fail too
             show(prediction)

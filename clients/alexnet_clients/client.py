@@ -33,6 +33,7 @@ from .transports.transport import (
     FloatArray,
     InferReply,
     InferRequest,
+    ModelConfig,
     ModelStatistics,
     Region,
     Transport,
@@ -157,10 +158,12 @@ class BaseClient:
 
     async def _read_model(self, name: str) -> ServedModel:
         connections = self.transport.connections
-        read = partial(self.transport.model_config, name)
+
+        def read(left_s: float) -> Future[ModelConfig]:
+            return self.transport.model_config(name, timeout_s=left_s)
+
         config = await self._once_for_all(
-            f"model {name}",
-            lambda: self._retrier.run(lambda left_s: read(timeout_s=left_s), timeout_s=self.timeout_s),
+            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.timeout_s)
         )
         if config.name != name:
             raise BadResponse(self._subject(name), got=f"the model {config.name!r}", expected=repr(name))

@@ -1,4 +1,4 @@
-"""Predictions as lines: one JSON object, or one row of CSV, for each image; and a file that can be resumed.
+"""Predictions as lines: one JSON object, or one row of CSV, per image; and a file that can be resumed.
 
 A line is written by one system call, so that a reader always finds whole lines. If the machine crashed in the
 middle of one, resuming removes it. A name need not be UTF-8: JSON escapes such a byte, CSV keeps it.
@@ -219,14 +219,14 @@ class ResultFile:
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise self._mismatch(f"lines that are not {self.lines.kind.upper()} of predictions") from error
         if classes not in (None, self.lines.top):
-            raise self._mismatch(f"{classes} classes an image")
+            raise self._mismatch(f"{classes} classes per image")
         return found
 
     def _mismatch(self, got: str) -> UsageError:
         return UsageError(
             str(self.path),
             got=got,
-            expected=f"{self.lines.kind.upper()} of {self.model} with {self.lines.top} classes an image",
+            expected=f"{self.lines.kind.upper()} of {self.model} with {self.lines.top} classes per image",
             next_step="Use the options that it was started with, or name another file.",
         )
 

@@ -39,7 +39,7 @@ def name_from_source(source: ImageSource) -> str:
 def sources_from_arguments(
     arguments: Iterable[str], *, recursive: bool, stdin: BinaryIO | None
 ) -> Iterator[ImageSource]:
-    """Every image that the arguments name, in order, found lazily.
+    """Every image that the arguments name, in order. The arguments are checked now, images found lazily.
 
     Args:
         arguments: a file, a folder (its images), a pattern (`**` matches folders), or `-`. A file that does
@@ -51,24 +51,28 @@ def sources_from_arguments(
         DatasetError: a folder without an image, or a pattern without a match.
         UsageError: a web address; `-` twice, or with standard input closed.
     """
-    stdin_is_read = False
-    for argument in arguments:
-        if argument == STDIN:
-            if stdin_is_read:
-                raise UsageError("images", got="'-' twice", expected="one image on standard input")
-            if stdin is None:
-                raise UsageError("standard input", got="a closed one", expected="one image on it")
-            stdin_is_read = True
-            yield StdinImage(stdin)
-        elif argument.lower().startswith(("http://", "https://")):
+    listed = list(arguments)
+    for argument in listed:
+        if argument.lower().startswith(("http://", "https://")):
             raise UsageError(
                 argument,
                 got="a web address",
                 expected="a file, a folder, a pattern, or - for standard input",
                 next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet classify -",
             )
-        else:
-            yield from _sources_on_disk(argument, recursive=recursive)
+    if listed.count(STDIN) > 1:
+        raise UsageError("images", got="'-' twice", expected="one image on standard input")
+    if stdin is None and STDIN in listed:
+        raise UsageError("standard input", got="a closed one", expected="one image on it")
+
+    def found() -> Iterator[ImageSource]:
+        for argument in listed:
+            if argument == STDIN and stdin is not None:
+                yield StdinImage(stdin)
+            else:
+                yield from _sources_on_disk(argument, recursive=recursive)
+
+    return found()
 
 
 def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:

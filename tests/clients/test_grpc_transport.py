@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import io
+import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
+from types import FrameType
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
 
 from alexnet_clients import Client, InferReply, InferRequest, ServerUrl, transport_from_url
@@ -295,6 +300,39 @@ def test_a_failed_connection_does_not_affect_the_next_client() -> None:
     finally:
         early.close()
         running.stop(grace=None).wait()
+
+
+def test_one_classify_call_crosses_at_most_eight_files(wire_server: WireServer) -> None:
+    """Counted over the packages clients/ and model/, in all threads, without connecting."""
+
+    def classes(request: Any, context: Any) -> Any:
+        response = service_pb2.ModelInferResponse()
+        response.outputs.add(name="probabilities", datatype="BYTES", shape=[1, 1])
+        response.raw_output_contents.append(len(b"0.9:0:0").to_bytes(4, "little") + b"0.9:0:0")
+        return response
+
+    wire_server.handlers["ModelInfer"] = classes
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if re.search("/alexnet_(clients|model)/", frame.f_code.co_filename):
+            files.add(frame.f_code.co_filename)
+
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(image, "JPEG")
+    with Client(wire_server.url) as client:
+        threading.setprofile(note)  # for the threads that decode
+        try:
+            client.classify(image.getvalue(), top=1)
+            files.clear()
+            sys.setprofile(note)
+            (prediction,) = client.classify(image.getvalue(), top=1)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+    assert prediction.best.label == "0"
+    assert len(files) <= 8, sorted(files)
+    assert any(name.endswith("/contract.py") for name in files)
 
 
 def test_closing_twice_is_allowed(transport: GrpcTransport) -> None:

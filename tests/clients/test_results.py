@@ -112,7 +112,7 @@ def test_resume_refuses_another_number_of_classes(tmp_path: Path, kind: Format, 
     path = tmp_path / "out"
     with opened(path, kind) as file:
         file.write(answered("one"))
-    with pytest.raises(UsageError, match=f"{top} classes an image"):
+    with pytest.raises(UsageError, match=f"{top} classes per image"):
         opened(path, kind, resume=True, top=top)
 
 

@@ -178,7 +178,7 @@ def test_resume_refuses_another_top_unless_the_model_limits_it(
     classify(capsys, server, *arguments, "--top", 1000)
     assert len(rows(output.read_text())) == 6
     assert run(["classify", *map(str, arguments), "--url", server.grpc_url, "--top", "2"]) == 2
-    assert "2 classes an image" in capsys.readouterr().err
+    assert "2 classes per image" in capsys.readouterr().err
 
 
 def test_a_pattern_without_match_creates_no_output(
