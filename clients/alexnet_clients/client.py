@@ -1,7 +1,7 @@
 """The blocking client, and the base class with the rules that it shares with `AsyncClient`.
 
 The rules are coroutines that wait only for the futures of a transport (see `sending.py`): what is prepared,
-when a request is sent and sent again, and what is checked before a reply is believed. `Client` runs them in
+when a request is sent and sent again, and what is checked before a reply is accepted. `Client` runs them in
 the calling thread, `AsyncClient` in the caller's event loop.
 """
 
@@ -361,7 +361,7 @@ class Client(BaseClient):
     ...         print(prediction.image, prediction.best.label)
 
     `with` connects; without it the first request does. A model's contract and labels are checked before its
-    first request, and again whenever the connection was lost, before a reply is believed. A request is sent
+    first request, and again whenever the connection was lost, before a reply is accepted. A request is sent
     again within its deadline where that is safe: the server was unreachable, was starting or stopping, or its
     queue was full. Several threads may share a client.
     """

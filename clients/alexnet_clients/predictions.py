@@ -91,11 +91,11 @@ def predictions_from_batch(
                 Prediction(image=name, classes=row, latency_ms=reply.latency_ms, request_bytes=share)
                 for name, row in zip(names, rows, strict=True)
             ]
-    answered = iter(found)
+    succeeded = iter(found)
     predictions = []
     for slot in batch.slots:
         problem = slot.error or (failure and _own_error(failure, slot.name))
-        predictions.append(Prediction(image=slot.name, error=problem) if problem else next(answered))
+        predictions.append(Prediction(image=slot.name, error=problem) if problem else next(succeeded))
     return tuple(predictions)
 
 

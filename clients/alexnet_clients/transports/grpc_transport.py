@@ -94,7 +94,7 @@ class GrpcTransport:
 
         gRPC reports a channel's state some milliseconds late, from a thread of its own, and reports a loss
         between requests only so. A server needs far longer to start again. But a proxy that switches to
-        another server at once may be faster, and the first reply after that may be believed.
+        another server at once may be faster, and the first reply after that may be accepted.
         """
         return self._losses
 
