@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     answer = np.full((1, 10), 0.1, np.float32)
-    transport = FakeTransport(delay_s=SERVICE_S, answer=lambda request: answer)
+    transport = FakeTransport(delay_s=SERVICE_S, predict=lambda request: answer)
     asked = asked_from_config(transport.model_config(MODEL, timeout_s=1).result(), 1)
     replies = [
         transport.submit(transport.prepare(request), timeout_s=5).result() for request in asked.requests()

@@ -21,9 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_clients import AsyncClient, Client, FakeTransport, ServedModel, ServerUrl, transport_from_url
-from alexnet_clients.preparing import HANDFUL
-from alexnet_clients.shared_memory import SharedImages
+from alexnet_clients import (
+    IMAGES_PER_TASK,
+    AsyncClient,
+    Client,
+    FakeTransport,
+    ServedModel,
+    ServerUrl,
+    SharedImages,
+    transport_from_url,
+)
 from alexnet_model.contract import Contract
 from alexnet_model.environment import machine_name
 from alexnet_model.errors import BadResponse
@@ -45,7 +52,7 @@ print(json.dumps([1e3 * (time.perf_counter() - started), sorted(set(sys.modules)
 def decoded_per_s(paths: Sequence[Path]) -> float:
     """Preparing alone, in as many threads as there are cores, by the handful as the client does."""
     contract = Contract()
-    handfuls = [paths[start : start + HANDFUL] for start in range(0, len(paths), HANDFUL)]
+    handfuls = [paths[start : start + IMAGES_PER_TASK] for start in range(0, len(paths), IMAGES_PER_TASK)]
 
     def prepare(handful: Sequence[Path]) -> None:
         for path in handful:
@@ -142,7 +149,7 @@ def plain_grpc_per_s(url: str, model: str, *, in_flight: int, seconds: float) ->
 async def asked_per_s(url: str, model: str, *, in_flight: int, seconds: float) -> float:
     """A closed loop of tasks, each of which asks for one image again and again."""
     images = pool_of_images(Contract(), in_flight)
-    async with AsyncClient(url, most_in_flight=in_flight) as client:
+    async with AsyncClient(url, max_in_flight=in_flight) as client:
         await client.model(model)
         ends_s: list[float] = []
         until = time.perf_counter() + (1 + FILLING) * seconds
@@ -177,7 +184,7 @@ def call_us(calls: int) -> float:
     image = pool_of_images(Contract(), 1)
     answer = np.full((1, 10), 0.1, np.float32)
     took_us = []
-    with Client("grpc://fake", transport=FakeTransport(answer=lambda _: answer)) as client:
+    with Client("grpc://fake", transport=FakeTransport(predict=lambda _: answer)) as client:
         for _ in range(calls):
             started = time.perf_counter()
             client.probabilities(image)

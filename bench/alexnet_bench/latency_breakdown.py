@@ -19,8 +19,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
-from alexnet_clients.shared_memory import SharedImages
+from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction, SharedImages
 from alexnet_export import FloatArray, Runner, runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
@@ -231,7 +230,7 @@ def _ways_of(
     contract = Contract()
     encoded = encoded_images(batch)
     images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
-    once = Backoff(most_attempts=1)  # the wait for a second one would be timed as latency
+    once = Backoff(max_attempts=1)  # the wait for a second one would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
     sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
     ways = [

@@ -193,7 +193,7 @@ class OneServer:
         transport = FakeTransport(
             class_names=self.class_names,
             max_batch=self.max_batch,
-            answer=lambda request: self._answer(transport, request),
+            predict=lambda request: self._answer(transport, request),
         )
         transport.parameters["precision"] = "int8"  # so that one case decodes on the server
         return Client(url, transport=transport, backoff=backoff)

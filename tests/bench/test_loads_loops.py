@@ -104,7 +104,7 @@ def test_answers_that_are_there_at_once_do_not_nest() -> None:
             return super().submit(message, timeout_s=timeout_s)
 
     moved = VirtualTime()
-    transport = AtOnce(answer=lambda request: np.full((1, 10), 0.1, np.float32))
+    transport = AtOnce(predict=lambda request: np.full((1, 10), 0.1, np.float32))
     asked = asking(VirtualServer(moved))
     asked = type(asked)(transport=transport, messages=asked.messages, expected=asked.expected, timeout_s=5.0)
     part = Part(loop=ClosedLoop(concurrency=4), timing=Timing(burn_in_s=0, seconds=10, repeats=1))

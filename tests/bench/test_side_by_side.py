@@ -183,7 +183,7 @@ def test_an_even_stream_has_no_groups() -> None:
 def test_as_many_requests_are_in_flight_as_asked_and_none_after(in_flight: int) -> None:
     transport = FakeTransport(delay_s=0.005)
     measured = served_lane(transport, batch=1, in_flight=in_flight).run(0.1)
-    assert transport.most_in_flight == in_flight
+    assert transport.peak_in_flight == in_flight
     assert transport.in_flight == 0
     assert 0 < measured.images <= len(transport.requests) - in_flight
     transport.close()
@@ -193,7 +193,7 @@ def test_a_request_that_is_not_answered_leaves_no_figure() -> None:
     def refuse(request: InferRequest) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         raise Overloaded("alexnet_int8", got="a full queue")
 
-    transport = FakeTransport(answer=refuse)
+    transport = FakeTransport(predict=refuse)
     with pytest.raises(Overloaded):
         served_lane(transport, in_flight=4).run(0.01)
     transport.close()

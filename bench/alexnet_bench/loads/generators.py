@@ -14,8 +14,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from alexnet_clients import Transport
-from alexnet_clients.credentials import ANONYMOUS, Credentials
+from alexnet_clients import ANONYMOUS, Credentials, Transport
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
 from .load_results import Outcome, merged

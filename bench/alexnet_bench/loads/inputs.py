@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from alexnet_clients import InferRequest, ModelConfig, TensorSpec
-from alexnet_clients.transports.tensors import BYTES, DTYPES
+from alexnet_clients import BYTES, DTYPES, InferRequest, ModelConfig, TensorSpec
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import UsageError
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from alexnet_clients import Transport
-from alexnet_clients.credentials import Credentials
+from alexnet_clients import Credentials, Transport
 from alexnet_model.errors import AlexnetError
 
 from .answers import Expected

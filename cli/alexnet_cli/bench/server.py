@@ -110,7 +110,7 @@ def server_command(
     )
     timing = Timing(burn_in_s=burn_in_s, seconds=seconds, repeats=repeats)
     shapes = dict(_shape(text) for text in shape or [])
-    access = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).access()
+    access = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).credentials()
     address = ServerUrl.parse(url)
     check_writable(json_file)
     with ExitStack() as opened:
