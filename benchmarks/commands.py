@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from alexnet_bench.reports.files import report_from_file
+from alexnet_bench import report_from_file
 from alexnet_cli.main import run
 from alexnet_cli.screen import note
 

@@ -14,10 +14,13 @@ from pathlib import Path
 
 from tools import section_of
 
-from alexnet_bench.reports.files import report_from_file
-from alexnet_bench.reports.markdown import document_from_reports, write_document
-from alexnet_bench.reports.page import html_from_reports
-from alexnet_bench.schema import Report
+from alexnet_bench import (
+    Report,
+    document_from_reports,
+    html_from_reports,
+    report_from_file,
+    write_document,
+)
 from alexnet_cli.screen import note
 from alexnet_model.errors import AlexnetError, UsageError
 from alexnet_model.files import write_text_atomically

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import typer
 
-from alexnet_bench.reports.files import report_from_file, write_report
+from alexnet_bench import FigureRow, Log, Report, report_from_file, report_of_run, write_report
 from alexnet_bench.reports.markdown import escaped
 from alexnet_bench.reports.names import day_in_words
-from alexnet_bench.runs import Log, report_of_run
-from alexnet_bench.schema import FigureRow, Report
 from alexnet_cli.screen import say
 
 

@@ -10,7 +10,7 @@ import typer
 from .options import JsonFlag
 
 if TYPE_CHECKING:
-    from alexnet_bench.reports.comparing import Comparison
+    from alexnet_bench import Comparison
 
 
 def compare_command(
@@ -37,10 +37,9 @@ def compare_command(
 
     Example: alexnet compare main.json mine.json --tolerance 0.05
     """
-    from alexnet_bench.reports.comparing import comparison_of
-    from alexnet_bench.reports.files import report_from_file
+    from alexnet_bench import compare_reports, report_from_file
 
-    comparison = comparison_of(
+    comparison = compare_reports(
         report_from_file(before),
         report_from_file(after),
         tolerance=tolerance,
@@ -55,8 +54,7 @@ def compare_command(
 
 def _print(comparison: Comparison) -> None:
     """Print the differences of the environments, then the rows, and the result last."""
-    from alexnet_bench.reports.comparing import comparison_table
-    from alexnet_bench.reports.tables import renderables_from_table
+    from alexnet_bench import comparison_table, renderables_from_table
 
     from .screen import out, say
 

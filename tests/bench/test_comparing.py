@@ -17,7 +17,7 @@ from alexnet_bench.figures.verdicts import (
     saturation_reason,
     verdict_from,
 )
-from alexnet_bench.reports.comparing import Compared, Comparison, comparison_of
+from alexnet_bench.reports.comparing import Compared, Comparison, compare_reports
 from alexnet_bench.reports.comparison_rows import SEARCH_STEP
 from alexnet_bench.reports.distributions import distribution_of
 from alexnet_bench.reports.files import write_report
@@ -66,7 +66,7 @@ def with_loads(*rows: LoadRow, **changes: Any) -> Report:
 
 
 def compared(before: Report, after: Report, *, tolerance: float = 0.05) -> Comparison:
-    return comparison_of(before, after, tolerance=tolerance)
+    return compare_reports(before, after, tolerance=tolerance)
 
 
 def only_row(comparison: Comparison) -> Compared:
@@ -485,7 +485,7 @@ def test_different_devices_are_not_ranked_unless_asked() -> None:
     with pytest.raises(UsageError, match=f"different devices, .*{H200} and .*NVIDIA L4.*--across-devices"):
         compared(before, after)
     after = after.model_copy(update={"calibration_before": 2e11, "calibration_after": 2e11})
-    comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
+    comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
     assert only_row(comparison).ratio == pytest.approx(2100 / 9800, rel=0.02)
     assert comparison.exit_code == 1  # another machine's calibration workload excuses nothing
     assert "machine itself" not in comparison.summary
@@ -494,7 +494,7 @@ def test_different_devices_are_not_ranked_unless_asked() -> None:
 def test_every_part_of_a_report_meets_that_of_another_gpu() -> None:
     before = report_of_two_devices().model_copy(update={"reasons": ()})
     after = Report.model_validate_json(before.model_dump_json().replace(H200, "NVIDIA L4"))
-    comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
+    comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
     assert (comparison.only_before, comparison.only_after) == ((), ())
     assert comparison.exit_code == 0
 
@@ -506,7 +506,7 @@ def test_a_cpu_of_one_name_with_other_vectors_is_another() -> None:
     after = with_engines(engine_row(), environment=environment(cpu=other))
     with pytest.raises(UsageError, match=r"devices, AMD EPYC 9B14, 2 cores \(with avx2, avx512f.*across"):
         compared(before, after)
-    comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
+    comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
     assert ("CPU vectors", "avx2, avx512f, avx512_vnni", "avx2") in [
         (fact.name, fact.before, fact.after) for fact in comparison.environment
     ]

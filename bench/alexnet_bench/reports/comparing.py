@@ -1,6 +1,6 @@
 """Compare two reports: what got slower or faster, by how much, and what else differs.
 
-    comparison = comparison_of(report_from_file(before), report_from_file(after), tolerance=0.05)
+    comparison = compare_reports(report_from_file(before), report_from_file(after), tolerance=0.05)
 
 Each part of a report says by which figures its rows are judged (`comparison_rows`). INVALID rows are
 shown, but not judged; a row that was VALID and is INVALID or gone now fails the comparison.
@@ -82,7 +82,7 @@ class Comparison(Record):
     exit_code: int
 
 
-def comparison_of(
+def compare_reports(
     before: Report, after: Report, *, tolerance: float, across_devices: bool = False
 ) -> Comparison:
     """Match the rows of two reports by name, and judge each pair.

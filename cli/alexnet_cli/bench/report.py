@@ -20,8 +20,7 @@ def report_command(
 
     Example: alexnet bench report build/engine.json build/server.json --html build/report.html
     """
-    from alexnet_bench.reports.files import check_one_page, report_from_file
-    from alexnet_bench.reports.tables import renderables_from_report
+    from alexnet_bench import check_one_page, html_from_reports, renderables_from_report, report_from_file
 
     from ..screen import note, out
 
@@ -30,7 +29,6 @@ def report_command(
     read = [report_from_file(path) for path in reports]
     check_one_page(read)
     if html is not None:
-        from alexnet_bench.reports.page import html_from_reports
         from alexnet_model.files import write_text_atomically
 
         write_text_atomically(html, html_from_reports(read))
