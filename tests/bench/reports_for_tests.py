@@ -12,6 +12,8 @@ from alexnet_bench.environment import Environment, GpuState
 from alexnet_bench.figures.intervals import Figure, figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import calibration_reason, late_reason, saturation_reason, verdict_from
+from alexnet_bench.reports.parts import PARTS
+from alexnet_bench.reports.table_models import Table
 from alexnet_bench.schema import (
     ColdStart,
     EngineLabel,
@@ -324,6 +326,11 @@ def report(**changes: Any) -> Report:
         "left_out": (LeftOut(what="TensorRT", why="no NVIDIA GPU is here"),),
     }
     return Report.model_validate(values | changes)
+
+
+def tables_of(of: Report) -> list[Table]:
+    """Return the table of every part that the report has."""
+    return [part.table(rows, of.verdict) for part in PARTS if (rows := part.rows(of))]
 
 
 def report_of_two_devices() -> Report:

@@ -8,7 +8,6 @@ from markdown_it import MarkdownIt
 
 from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.markdown import Document, document_from_reports, write_document
-from alexnet_bench.reports.parts import tables_of
 from alexnet_bench.reports.parts.loads import LOADS
 from alexnet_bench.reports.table_models import figure_cell
 from alexnet_bench.schema import LoadRow, Report
@@ -24,6 +23,7 @@ from .reports_for_tests import (
     load_row,
     report,
     report_of_two_devices,
+    tables_of,
 )
 from .test_reports_page import EVIL, Elements, evil_report
 
@@ -53,7 +53,7 @@ def table_of(text: str, heading: str) -> list[list[str]]:
 def test_every_table_of_a_report_is_there_with_its_rows(made: Document) -> None:
     whole = report()
     text = rendered(made.text).text
-    tables = list(tables_of(whole))
+    tables = tables_of(whole)
     assert len(tables) >= 5
     for group in (group for table in tables for group in table.groups):
         assert group.name in text

@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.page import html_from_reports
-from alexnet_bench.reports.parts import PARTS, highlights_from_reports, tables_of
+from alexnet_bench.reports.parts import PARTS, highlights_from_reports
 from alexnet_bench.schema import FigureRow, Proof, Report, TuningStep
 from alexnet_model.errors import ReportError, UsageError
 
@@ -26,6 +26,7 @@ from .reports_for_tests import (
     load_row,
     report,
     report_of_two_devices,
+    tables_of,
     tuning,
 )
 from .sweep_fakes import judged
@@ -63,7 +64,7 @@ def test_every_part_is_on_the_page_with_all_its_columns_and_plots(page: str) -> 
     whole = whole_report()
     assert all(part.rows(whole) for part in PARTS)
     text = Elements(page).text
-    tables = list(tables_of(whole))
+    tables = tables_of(whole)
     for part, table in zip(PARTS, tables, strict=True):
         assert part.title in text
         for group in table.groups:

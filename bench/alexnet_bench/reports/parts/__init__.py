@@ -5,11 +5,10 @@ A new kind of benchmark is a row type in schema.py, a file here, and an entry in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...schema import Report
-from ..table_models import Table
 from .breakdown import BREAKDOWN
 from .cold_start import COLD_STARTS
 from .engines import CEILINGS, ENGINES, PROOFS
@@ -26,7 +25,6 @@ __all__ = [
     "devices_of",
     "highlights_from_reports",
     "on_device",
-    "tables_of",
 ]
 
 # In the order in which they are read. Tuning is last: its reason is below its table.
@@ -62,13 +60,6 @@ def on_device(report: Report, device: str) -> Report:
         rows = tuple(row for row in part.rows(report) if device_of(row) == device)
         kept[part.name] = rows if isinstance(getattr(report, part.name), tuple) else next(iter(rows), None)
     return report.model_copy(update=kept)
-
-
-def tables_of(report: Report) -> Iterator[Table]:
-    """Yield the table of every part that the report has."""
-    for part in PARTS:
-        if rows := part.rows(report):
-            yield part.table(rows, report.verdict)
 
 
 def highlights_from_reports(reports: Sequence[Report]) -> tuple[Highlight, ...]:
