@@ -1,4 +1,4 @@
-"""A report in which every part is filled, with figures of the right size that nobody measured."""
+"""A report with every part, made of plausible figures that were not measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 from alexnet_bench.environment import Environment, GpuState
 from alexnet_bench.figures.intervals import Figure, figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.figures.verdicts import control_reason, late_reason, saturation_reason, verdict_from
+from alexnet_bench.figures.verdicts import calibration_reason, late_reason, saturation_reason, verdict_from
+from alexnet_bench.reports.parts import PARTS
+from alexnet_bench.reports.table_models import Table
 from alexnet_bench.schema import (
     ColdStart,
     EngineLabel,
     EngineRow,
+    FigureRow,
     HeldRate,
     LatencyStep,
     LeftOut,
@@ -60,7 +63,7 @@ def engine(precision: Precision | None = "int8", runtime: str = "openvino", **ch
 
 @cache
 def histogram(median_ms: float, samples: int, *, spread: float = 0.15, seed: int = 0) -> LatencyHistogram:
-    """Most near the median, and one in fifty from a slower world."""
+    """Lognormal latencies, of which 2% are 2.5 times as long."""
     random = np.random.default_rng(seed)
     latencies = median_ms * random.lognormal(0, spread, samples)
     latencies[random.random(samples) < 0.02] *= 2.5
@@ -100,7 +103,7 @@ def load_row(
     seed: int = 0,
     **changes: Any,
 ) -> LoadRow:
-    """A closed loop; for an open one give a rate and no concurrency."""
+    """A closed loop; an open loop if a rate and no concurrency is given."""
     batch = changes.get("batch", 1)
     if median_ms is None:
         median_ms = 1e3 * batch * (concurrency or 4) / per_s
@@ -138,7 +141,7 @@ def load_row(
 
 @cache
 def engine_rows() -> tuple[EngineRow, ...]:
-    """What two cores did: images/s at 1, 2, 4, 8, 16, 32, 64."""
+    """Seven engines at batches 1 to 64, at the speed of two cores."""
     sweep: Sequence[tuple[EngineLabel, tuple[float, ...], float]] = (
         (engine("fp32", "torch", options="eager"), (55, 72, 88, 101, 109, 114, 116), 244.4e6),
         (engine("fp32", "torch", options="torch.compile"), (61, 80, 97, 114, 122, 127, 128), 244.4e6),
@@ -165,7 +168,7 @@ def engine_rows() -> tuple[EngineRow, ...]:
 
 @cache
 def load_rows() -> tuple[LoadRow, ...]:
-    """Sweeps over concurrencies and rates, of which the furthest ones are INVALID."""
+    """Sweeps over concurrencies and rates; the highest loads of two sweeps are INVALID."""
     sweeps: Sequence[tuple[Precision, str, tuple[float, ...]]] = (
         ("fp32", "grpc", (52, 78, 101, 121, 133, 138)),
         ("fp16", "grpc", (92, 135, 187, 231, 252, 262)),
@@ -193,7 +196,7 @@ def load_rows() -> tuple[LoadRow, ...]:
 
 
 def breakdown(of_engine: EngineLabel | None = None) -> tuple[LatencyStep, ...]:
-    """Two models, each by three ways over the network."""
+    """Two models, each over three transports."""
     steps = (
         ("engine", 1.0, 0, "in process"),
         ("copies", 0.15, 0, "server"),
@@ -288,6 +291,20 @@ def cold_starts() -> tuple[ColdStart, ...]:
     )
 
 
+def figure_rows() -> tuple[FigureRow, ...]:
+    """A client's ratio that reaches its target, a time that does not, and one without a target."""
+    ratio = figure_from_repeats(repeats(0.95), "times")
+    call = figure_from_repeats(repeats(180.0), "us")
+    of = "alexnet_int8 over grpc"
+    return (
+        FigureRow(
+            name="folder / served alone", of=of, figure=ratio, engine=engine(), at_least=0.9, better="higher"
+        ),
+        FigureRow(name="a call", of="batch 1, no server", figure=call, at_most=150, better="lower"),
+        FigureRow(name="import", of="alexnet_clients", figure=figure_from_repeats([90.0], "ms")),
+    )
+
+
 def report(**changes: Any) -> Report:
     values: dict[str, Any] = {
         "title": "AlexNet on two cores",
@@ -311,8 +328,13 @@ def report(**changes: Any) -> Report:
     return Report.model_validate(values | changes)
 
 
+def tables_of(of: Report) -> list[Table]:
+    """Return the table of every part that the report has."""
+    return [part.table(rows, of.verdict) for part in PARTS if (rows := part.rows(of))]
+
+
 def report_of_two_devices() -> Report:
-    """A machine with a GPU, whose CPU was measured too, while something else ran on it."""
+    """A machine with a GPU whose CPU was measured too, in an INVALID run."""
     rates = {"tensorrt": (9800, 18100, 33000, 58000, 97000, 131000, 152000, 163000, 168000)}
     rates["onnxruntime"] = (5100, 9700, 18000, 31000, 52000, 74000, 88000, 94000, 97000)
     on_gpu = [
@@ -327,7 +349,7 @@ def report_of_two_devices() -> Report:
         for step, rate in enumerate((1400, 2600, 4300, 6100, 7200))
     ]
     on_gpu_engine = engine("fp16", "tensorrt", device=H200)
-    reason = control_reason(1.0e11, 0.82e11)
+    reason = calibration_reason(1.0e11, 0.82e11)
     assert reason is not None
     return report(
         title="AlexNet on an H200",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -9,16 +10,18 @@ from rich.console import Console
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
-from alexnet_bench.reports.breakdown_text import breakdown_in_words
 from alexnet_bench.reports.names import in_short
-from alexnet_bench.reports.table_models import figure_cell, latency_cells, mean_batch
+from alexnet_bench.reports.parts.breakdown import BREAKDOWN
+from alexnet_bench.reports.parts.loads import mean_batch
+from alexnet_bench.reports.table_models import figure_cell, latency_cells
 from alexnet_bench.reports.tables import renderables_from_report
-from alexnet_bench.schema import LatencyStep, Proof, Report
+from alexnet_bench.schema import FigureRow, LatencyStep, Proof, Report
 from alexnet_model.records import Precision
 
 from .reports_for_tests import (
     engine,
     engine_row,
+    figure_rows,
     held_rate,
     histogram,
     load_row,
@@ -36,7 +39,11 @@ def shown(report: Report, width: int = 80) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("make", [report, report_of_two_devices])
+def report_of_figures() -> Report:
+    return report(engines=(), loads=(), figures=figure_rows())
+
+
+@pytest.mark.parametrize("make", [report, report_of_two_devices, report_of_figures])
 def test_everything_fits_in_80_columns_uncut(make: Callable[[], Report]) -> None:
     lines = shown(make())
     assert max(map(len, lines)) <= 80
@@ -48,12 +55,14 @@ def test_a_row_has_its_figure_interval_and_share() -> None:
     lines = shown(report(engines=rows, loads=(), breakdown=()))
     figure = rows[0].throughput
     (line,) = [line for line in lines if line.split()[:1] == ["32"]]
+    assert figure.low is not None
+    assert figure.high is not None
     assert f"{in_short(figure.value)} ({in_short(figure.low)} to {in_short(figure.high)})" in line
     assert f"{rows[0].share_of_limit:.0%} compute" in line
     assert any("needs 662" in line for line in lines)  # of the one with 500 samples
 
 
-def test_each_group_names_what_computes_and_columns_stand_below_one_another() -> None:
+def test_each_group_names_its_engine_and_columns_are_aligned() -> None:
     rows = (engine_row(), engine_row(of=engine("fp32", "torch", options="eager"), per_s=9.5))
     lines = shown(report(engines=rows, loads=(), breakdown=(), roofs=(), cold_starts=(), tuning=None))
     assert "int8 on openvino (CPU, computes in i8)" in lines
@@ -71,7 +80,7 @@ def test_an_invalid_load_says_why_and_what_to_do() -> None:
     assert f"VALID, {rows - 2} of {rows} rows are VALID" in text
 
 
-def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_rows_are_invalid() -> None:
+def test_proofs_have_their_figures_and_rows_of_a_refused_engine_are_invalid() -> None:
     right = Proof(engine=engine("fp32"), **dict(judged()))
     wrong = Proof(engine=engine("int8"), **dict(judged(accepted=False)))
     reason = wrong_model_reason(wrong.reason)
@@ -89,7 +98,7 @@ def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_ro
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> None:
+def test_the_breakdown_says_what_int8_gains_in_the_engine_and_at_the_client() -> None:
     def step(precision: Precision, name: str, ms: float, source: str) -> LatencyStep:
         total = figure_from_repeats([ms], "ms")
         of = f"{precision}, batch 1"
@@ -111,9 +120,10 @@ def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> No
         step("int8", "gRPC", 4.0, "client"),
     )
     words = " ".join(" ".join(shown(report(breakdown=breakdown, loads=(), engines=(), tuning=None))).split())
-    assert "At batch 1 INT8 computes 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words
-    assert "what a client sees is 2.00 (gRPC) times as fast" in words
-    assert breakdown_in_words(breakdown[:2]) == breakdown_in_words(breakdown[2:]) == ()
+    assert "At batch 1 the INT8 engine is 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words
+    assert "A client sees 2.00 (gRPC) times as fast" in words
+    for part in (breakdown[:2], breakdown[2:]):
+        assert list(BREAKDOWN.sentences(part)) == []
 
 
 def test_an_invalid_run_says_so_last() -> None:
@@ -125,7 +135,7 @@ def test_an_invalid_run_says_so_last() -> None:
     assert sum("VALID (run INVALID)" in line for line in lines) == len(loads)
 
 
-def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once() -> None:
+def test_a_cold_start_has_a_row_for_each_batch_and_one_ready_time() -> None:
     lines = shown(report(engines=(), loads=(), breakdown=(), tuning=None))
     start = lines.index("Cold start")
     rows = [" ".join(line.split()) for line in lines[start + 4 : start + 7]]
@@ -136,14 +146,14 @@ def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once
     assert " to " in rows[1]
 
 
-def test_nothing_measured_is_still_a_verdict() -> None:
+def test_an_empty_report_has_a_verdict() -> None:
     empty = report(
         engines=(), loads=(), breakdown=(), roofs=(), held_rates=(), cold_starts=(), tuning=None, left_out=()
     )
     assert shown(empty)[0].startswith("VALID; ")
 
 
-def test_markup_in_a_name_is_only_text() -> None:
+def test_markup_in_a_name_is_shown_as_text() -> None:
     row = load_row(model="[red]alexnet[/red]", samples=50)
     assert any("[red]alexnet[/red] over grpc" in line for line in shown(report(loads=(row,))))
 
@@ -171,7 +181,7 @@ def test_refused_percentiles_say_how_many_samples_they_need() -> None:
         (0, "0.000"),
     ],
 )
-def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
+def test_figures_have_three_significant_digits(value: float, text: str) -> None:
     assert in_short(value) == text
 
 
@@ -180,17 +190,48 @@ def test_the_mean_batch_is_over_executions() -> None:
     assert mean_batch({}) is None
 
 
-def test_a_run_without_a_valid_row_is_not_called_valid() -> None:
+def test_a_run_without_a_valid_row_is_invalid() -> None:
     reason = wrong_model_reason("another model")
     row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
     lines = shown(report(engines=(row,), loads=(), breakdown=(), roofs=(), tuning=None))
     assert any(line.startswith("INVALID, 0 of 1 rows are VALID") for line in lines)
 
 
-def test_a_search_that_tried_nothing_says_why_and_shows_no_empty_table() -> None:
+def test_a_search_without_probes_has_a_reason_and_no_table() -> None:
     alone = held_rate(None, probes=(), words="no rate holds 1 ms: a request alone takes 5 ms (median)")
     lines = shown(
         report(engines=(), loads=(), breakdown=(), cold_starts=(), tuning=None, held_rates=(alone,))
     )
     assert "a request alone takes 5 ms" in " ".join(lines)
     assert not [line for line in lines if line.split()[:1] == ["rate"]]
+
+
+def test_a_figure_is_shown_with_its_target_and_whether_it_is_reached() -> None:
+    words = [" ".join(line.split()) for line in shown(report_of_figures())]
+    ratio, call, imported = (row.figure for row in figure_rows())
+    cells = [figure_cell(figure) for figure in (ratio, call)]
+    assert f"folder / served alone {cells[0].text} times ({cells[0].small}) at least 0.9 yes" in words
+    assert f"a call {cells[1].text} us ({cells[1].small}) at most 150 NO" in words
+    assert f"import {in_short(imported.value)} ms (1 repeat) - -" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "reached"),
+    [
+        ({}, "", None),
+        ({"at_least": 99.0}, "at least 99", True),
+        ({"at_most": 99.0}, "at most 99", False),
+        ({"at_least": 90.0, "at_most": 110.0}, "90 to 110", True),
+        ({"at_most": 105.0}, "at most 105", True),
+        ({"at_most": 105.0, "every_repeat": True}, "at most 105, every repeat", False),
+    ],
+)
+def test_a_target_is_reached_by_the_median_or_by_every_repeat(
+    changes: dict[str, Any], target: str, reached: bool | None
+) -> None:
+    figure = figure_from_repeats([90, 100, 110], "ms")
+    row = FigureRow.model_validate({"name": "n", "of": "o", "figure": figure, **changes})
+    assert (row.target, row.reached) == (target, reached)
+    written = row.model_dump(mode="json")
+    assert written["reached"] == reached
+    assert FigureRow.model_validate(written) == row

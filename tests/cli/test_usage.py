@@ -106,7 +106,7 @@ WRONG_USE = [
     (["tune", "--limit-p99-ms", "nan"], ["limit of p99", "nan"]),
     (["tune", "model_repository", "--limit-p99-ms", "50"], ["model_repository"]),
     (["tune", "--limit-p99-ms", "50", "--probes", "1"], ["--probes"]),
-    (["tune", "--limit-p99-ms", "50", "--json", "."], ["--json .", "a file"]),
+    (["tune", "--limit-p99-ms", "50", "--output", "."], ["--output .", "a file"]),
     (["bench", "tune"], ["'tune'"]),
     (["bench", "breakdown", "model_repository"], ["model_repository"]),
     (["bench", "breakdown", "--batch", "one"], ["--batch", "'one'", "such as 1,16"]),
@@ -239,9 +239,9 @@ def test_nothing_asked_for_shows_the_help_and_no_error(
     assert "Error" not in shown.err
 
 
-def test_a_page_does_not_take_its_reports_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_report_does_not_overwrite_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
     report.write_text("{}")
     assert run(["bench", "report", str(report), "--html", str(report)]) == 2
-    assert "got a report that is read" in capsys.readouterr().err
+    assert "got one of the reports, expected another file" in capsys.readouterr().err
     assert report.read_text() == "{}"
