@@ -19,7 +19,7 @@ from alexnet_model.passport import Passport, Profile, passport_of
 from alexnet_model.triton_image import TRITON_IMAGE
 
 from ..stand_ins.trtexec import fake_trtexec
-from .test_engine_api import H200
+from .test_tensorrt_api import H200
 
 # As TensorRT's parser says it, in the lines that trtexec marks as errors.
 PARSER_SAYS = """\

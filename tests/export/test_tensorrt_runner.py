@@ -21,7 +21,7 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.passport import Passport, Profile
 
 from .fake_tensorrt import HostDevice, fake_tensorrt
-from .test_engine_api import H200, INSPECTED
+from .test_tensorrt_api import H200, INSPECTED
 
 PROFILE = Profile(min=1, opt=2, max=8)
 

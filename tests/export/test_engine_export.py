@@ -39,7 +39,7 @@ from ..folders import contents_of
 from ..stand_ins.nvidia_smi import L4 as LISTED_L4
 from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 from .fake_tensorrt import HostDevice, fake_tensorrt
-from .test_engine_api import H200
+from .test_tensorrt_api import H200
 
 L4 = Gpu(index=0, name="NVIDIA L4", compute_capability="8.9", driver="580.95.05", memory_mib=23034)
 RTX = EngineOptions(runtime="tensorrt-rtx", targets=("sm89",))
