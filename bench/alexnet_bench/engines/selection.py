@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_model.errors import CheckpointError, ExportError, UsageError
-from alexnet_model.gpus import Gpu, GpuSurvey
+from alexnet_clients import ModelConfig
+from alexnet_model.errors import CheckpointError, EngineError, ExportError, UsageError
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
 from alexnet_model.manifest import Artifact, Manifest, verify_artifact, verify_engine
 from alexnet_model.manifest import Engine as BuiltEngine
 from alexnet_model.records import PRECISIONS, Precision
-from alexnet_model.runtimes import Device, Runtime, runtime_named, runtimes
+from alexnet_model.runtimes import Device, Runtime, runtime_named, runtime_of_backend, runtimes
 
 from ..schema import LeftOut
 from .specs import EngineSpec
@@ -106,6 +107,88 @@ def engines_of_export(
             str(folder), got=f"nothing to measure ({reasons})", expected="an engine that this machine can run"
         )
     return EngineSelection(specs, tuple(left_out))
+
+
+def artifact_of_served_model(config: ModelConfig, manifest: Manifest) -> Artifact:
+    """Find the artifact of an export that a served model has the precision of.
+
+    Raises:
+        UsageError: there is none.
+    """
+    precision = config.parameters.get("precision")
+    found = next((artifact for artifact in manifest.accepted if artifact.precision == precision), None)
+    if found is None:
+        raise UsageError(
+            f"served model {config.name}",
+            got=f"precision {precision or 'unknown'}",
+            expected=f"one of this export: {', '.join(artifact.precision for artifact in manifest.accepted)}",
+            next_step="Name the repository that the server serves, or none.",
+        )
+    return found
+
+
+def gpu_of_served_model(config: ModelConfig) -> Gpu | None:
+    """Return the GPU that a served model computes on, the first of several; None for the CPU.
+
+    Raises:
+        EngineError: the model computes on a GPU, and this machine has none.
+    """
+    if config.device != "GPU":
+        return None
+    survey = gpus_here()
+    if not survey.gpus:
+        raise EngineError(
+            config.name,
+            got=f"no GPU here: {survey.problem}",
+            expected="the GPU that the server computes on",
+            next_step="Measure on the server's own machine.",
+        )
+    return survey.gpus[0]
+
+
+def served_engine(config: ModelConfig, manifest: Manifest, folder: Path) -> EngineSpec:
+    """Find the engine of an export that a served model runs: its backend's runtime, on its device.
+
+    Raises:
+        ManifestError: its file is missing or is not the one that was exported.
+        EngineError: the server's GPU is not here, or the export has no engine for it.
+        UsageError: the export has no model of that precision.
+    """
+    artifact, gpu = artifact_of_served_model(config, manifest), gpu_of_served_model(config)
+    runtime = runtime_of_backend(config.backend)
+    if runtime is None or not runtime.bound_to_machine:
+        return onnx_engine(artifact, manifest, folder, gpu)
+    survey = GpuSurvey(gpus=() if gpu is None else (gpu,), problem="the server computes on the CPU")
+    found = list(_built_engines(runtime, artifact, manifest, folder, survey))
+    spec = next((one for one in found if isinstance(one, EngineSpec)), None)
+    if spec is None:
+        reasons = "; ".join(one.why for one in found if isinstance(one, LeftOut))
+        raise EngineError(
+            f"{config.name} on {runtime.title}",
+            got=reasons or f"no engine of {artifact.precision}",
+            expected="the engine that is served",
+            next_step="Name the repository that the server serves.",
+        )
+    return spec
+
+
+def onnx_engine(artifact: Artifact, manifest: Manifest, folder: Path, gpu: Gpu | None = None) -> EngineSpec:
+    """Describe an artifact's ONNX file in the runtime that serves it, with the options it is served with.
+
+    Args:
+        artifact: The artifact.
+        manifest: The export's manifest.
+        folder: The export's folder.
+        gpu: GPU to run on, if the runtime supports GPUs; else it runs on the CPU.
+
+    Raises:
+        ManifestError: the file is missing or is not the one that was exported.
+    """
+    runtime = runtime_named(artifact.served_by.name)
+    *_, spec = _from_onnx([runtime], artifact, manifest, folder, None)
+    if gpu is None or "gpu" not in runtime.devices:
+        return spec
+    return spec.model_copy(update={"gpu": gpu, "options": {}})
 
 
 def _selected_artifacts(

@@ -19,17 +19,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.runners import ResidentRunner, Runner
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.manifest import Runtime, manifest_from_folder
 
 from ..figures.percentiles import LatencyHistogram
 from .specs import EngineSpec, GateResult, TimedCalls
+
+if TYPE_CHECKING:
+    from alexnet_export.runners import ResidentRunner, Runner
 
 FEWEST_IMAGES = 64  # distinct images that rotate, so that no cache holds the next input
 FEWEST_BATCHES = 2
@@ -274,6 +276,17 @@ class TimedEngine:
         return timed_calls(
             self._calls, self._placed, self._time_call, seconds=seconds, at_least=at_least, now=self._now
         )
+
+
+def runner_from_spec(spec: EngineSpec) -> Runner:
+    """Create the runner of an engine, and import only its runtime. Entering the runner loads the model.
+
+    Raises:
+        MissingExtra: a library is not installed.
+        RuntimeNotUsable: the runtime's entry in the registry names no runner.
+        EngineError: a library does not load, or this process does not see the GPU.
+    """
+    return _runner_opener(spec, None if spec.gpu is None else CudaDevice(spec.gpu))()
 
 
 def engine_from_spec(spec: EngineSpec, largest_batch: int) -> TimedEngine:
