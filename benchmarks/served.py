@@ -25,7 +25,7 @@ from alexnet_bench.side_by_side import Plan, SideBySide, side_by_side
 from alexnet_bench.unpacking import unpacked_export
 from alexnet_cli.screen import Bars
 from alexnet_clients import Client, ServerUrl, transport_from_url
-from alexnet_export.runner_factory import runner_from_artifact
+from alexnet_export import runner_from_artifact
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_serving import EmbeddedServer
 

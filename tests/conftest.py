@@ -13,7 +13,6 @@ import pytest
 
 from alexnet_model.manifest import Manifest, manifest_from_folder
 
-
 SLOW_FIXTURES = frozenset({"demo", "exported"})
 
 

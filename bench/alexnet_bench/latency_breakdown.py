@@ -46,7 +46,7 @@ from .runs import Log, report_of_run
 from .schema import EngineLabel, LatencyStep, LeftOut, Report
 
 if TYPE_CHECKING:
-    from alexnet_export.runners import Runner
+    from alexnet_export import Runner
 
 ENCODED_MODEL = "alexnet"
 IMAGE_SIZE = (500, 375)  # pixels; ImageNet's images are of about this size

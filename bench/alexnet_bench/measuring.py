@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_clients import Client, ServedModel, ServerUrl, transport_from_url
-from alexnet_export.runner_factory import runner_from_artifact
-from alexnet_export.runners import Runner
+from alexnet_export import Runner, runner_from_artifact
 from alexnet_model.contract import Uint8Array
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import BadResponse, UsageError

@@ -32,7 +32,7 @@ from .loads.inputs import Asked
 from .loads.rows import Subject
 
 if TYPE_CHECKING:
-    from alexnet_export.runners import Runner
+    from alexnet_export import Runner
 
 # An engine rounds at other places than the ONNX file that it was built from, most of all in INT8.
 MOST_DIFFERENCE_OF_ENGINES = 0.05

@@ -39,7 +39,8 @@ def demo_command(
 
     from alexnet_bench import measure
     from alexnet_clients import Client
-    from alexnet_export.pipeline import ExportOptions, export, refuse_foreign
+    from alexnet_export import OnnxOptions, export_onnx
+    from alexnet_export.onnx_export import refuse_foreign
     from alexnet_model.files import write_text_atomically
     from alexnet_serving import EmbeddedServer, refuse_foreign_repository, write_repository
     from alexnet_serving.servers.tritonserver import wheel_of_this_python
@@ -66,8 +67,8 @@ def demo_command(
 
     screen.rule("2/5 export: ONNX in three precisions, each proved the same model", align="left")
     with clock("export"), Bars() as bars:
-        manifest = export(
-            training.checkpoint, out / "export", ExportOptions(calibration="digits"), progress=bars
+        manifest = export_onnx(
+            training.checkpoint, out / "export", OnnxOptions(calibration="digits"), progress=bars
         )
     print_export(manifest)
     with clock("pack"):

@@ -97,8 +97,8 @@ def print_engines(manifest: Manifest) -> None:
         passport = engine.passport
         say(f"{engine.file}: {engine.decision.reason if engine.decision else 'no GPU here can run it'}")
         say(f"  {passport.built_for}, batches {passport.profile.min} to {passport.profile.max}")
-        if engine.judged_on:
-            say(f"  judged on {engine.judged_on}")
+        if engine.evaluated_on:
+            say(f"  judged on {engine.evaluated_on}")
 
 
 def print_answers(answers: list[Answers]) -> None:

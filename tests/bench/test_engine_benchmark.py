@@ -30,7 +30,7 @@ from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_model.manifest import write_manifest
 
 from ..serving.conftest import Artifacts
-from .engine_fakes import FakeProcess
+from .sweep_fakes import FakeProcess
 
 ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e9, bytes_per_s=1e9)
 NO_GPU = GpuSurvey(problem="no driver")

@@ -15,7 +15,7 @@ from alexnet_model.errors import ExportError
 
 from ..conftest import Exported
 from ..networks import random_checkpoint
-from .engine_fakes import spec
+from .sweep_fakes import spec
 
 
 def program(code: str) -> tuple[str, ...]:

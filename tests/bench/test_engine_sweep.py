@@ -18,7 +18,7 @@ from alexnet_bench.schema import EngineRow, Roof
 from alexnet_model.errors import ExportError, UsageError
 from alexnet_model.records import PRECISIONS
 
-from .engine_fakes import FakeProcess, spec
+from .sweep_fakes import FakeProcess, spec
 
 Failing = Callable[[str, int], Exception | None]
 LAYERS = dict.fromkeys(

@@ -19,11 +19,11 @@ from alexnet_bench.engines.timing import (
     timed_calls,
 )
 from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_export import EngineOptions
 from alexnet_export.convert import onnx_from_checkpoint
-from alexnet_export.engines.api import TensorRt
-from alexnet_export.engines.building import engine_from_onnx
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.engines.runner import EngineRunner
+from alexnet_export.engines.tensorrt_api import TensorRt
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
+from alexnet_export.engines.tensorrt_runner import EngineRunner
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError
 from alexnet_model.gpus import Gpu
@@ -31,7 +31,7 @@ from alexnet_model.passport import Profile
 
 from ..export.fake_tensorrt import HostDevice, fake_tensorrt
 from ..networks import random_checkpoint
-from .engine_fakes import FakeClock, FakeRunner, FakeStream
+from .sweep_fakes import FakeClock, FakeRunner, FakeStream
 
 # Eight images, each filled with its own number.
 IMAGES = np.repeat(np.arange(8, dtype=np.uint8), 224 * 224 * 3).reshape(8, 224, 224, 3)
@@ -115,7 +115,7 @@ def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(tmp_path: Path,
         api,
         onnx,
         engine,
-        EngineOptions(kind="tensorrt", timing_caches=tmp_path),
+        EngineOptions(runtime="tensorrt", timing_caches=tmp_path),
         precision="fp32",
         profile=Profile(min=1, opt=2, max=4),
         contract=Contract(),

@@ -23,18 +23,18 @@ from alexnet_bench.latency_breakdown import (
 from alexnet_bench.schema import EngineLabel, Report
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
-from alexnet_export.runners import FloatArray, Outputs, Runner
+from alexnet_export import FloatArray, Outputs, Runner
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import ClientError, ConnectionLost, EngineError, Overloaded, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_serving import EmbeddedServer
 
 from ..conftest import Exported
 from ..serving.conftest import Artifacts
 from ..serving.recorded_engines import H200, with_engines
-from .engine_fakes import spec
+from .sweep_fakes import spec
 
 L4, T4 = (
     Gpu(index=index, name=name, compute_capability="8.9", driver="580.95.05", memory_mib=23034)
@@ -186,7 +186,7 @@ def test_a_server_on_a_gpu_is_not_compared_with_the_cpu_if_no_gpu_is_here(
 class FakeRunner:
     """Computes what the fake server computes."""
 
-    runtime = Runtime(name="openvino", device="CPU", computes_in="f32", options={})
+    runtime = RuntimeInfo(name="openvino", device="CPU", computes_in="f32", options={})
 
     def infer(self, images: Uint8Array) -> Outputs:
         request = InferRequest(model="", inputs={"image": images}, outputs=())

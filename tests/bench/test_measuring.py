@@ -21,7 +21,7 @@ from alexnet_clients import Client, FakeTransport, InferRequest, ServedModel
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BadResponse, UsageError
-from alexnet_model.manifest import PRECISIONS, Precision, Runtime
+from alexnet_model.manifest import PRECISIONS, Precision, RuntimeInfo
 
 
 @dataclass
@@ -29,7 +29,7 @@ class SameAsTheServer:
     """A runner that answers as a fake server does, but for an error."""
 
     fake: FakeTransport
-    runtime: Runtime
+    runtime: RuntimeInfo
     error: float = 0.0
 
     def infer(self, images: Uint8Array) -> Any:
@@ -40,7 +40,7 @@ class SameAsTheServer:
 
 def loaded(precision: Precision, *, max_batch: int = 64, error: float = 0.0) -> LoadedModel:
     computes_in = {"fp32": "f32", "fp16": "f32", "int8": "i8"}[precision]
-    runtime = Runtime(name="openvino", device="CPU", computes_in=computes_in)
+    runtime = RuntimeInfo(name="openvino", device="CPU", computes_in=computes_in)
     served = ServedModel(
         name=f"alexnet_{precision}",
         precision=precision,

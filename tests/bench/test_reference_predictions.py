@@ -17,7 +17,7 @@ from alexnet_bench.loads.inputs import asked_from_config
 from alexnet_bench.loads.rows import Subject
 from alexnet_bench.reference_predictions import ExportPredictions
 from alexnet_clients import FakeTransport, ServerUrl
-from alexnet_export.runners import Outputs
+from alexnet_export import Outputs
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import UsageError
 

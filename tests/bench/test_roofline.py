@@ -22,7 +22,7 @@ from alexnet_model.errors import ExportError
 from alexnet_model.records import Precision
 
 from ..networks import random_checkpoint
-from .engine_fakes import FakeClock, engine
+from .sweep_fakes import FakeClock, engine
 
 # Of the H200's data sheet: bytes/s, and operations/s by precision.
 H200_BYTES_PER_S = 4.8e12

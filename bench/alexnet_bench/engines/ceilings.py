@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_export.engines.cuda import CudaDevice
+from alexnet_export import CudaDevice
 from alexnet_model.extras import needs
 from alexnet_model.gpus import Gpu
 

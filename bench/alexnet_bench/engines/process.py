@@ -24,7 +24,7 @@ from typing import Any, Self, TextIO
 
 from alexnet_model.errors import AlexnetError, ExportError
 from alexnet_model.gpus import Gpu
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.records import Record
 
 from .specs import EngineSpec, GateResult, TimedCalls
@@ -180,9 +180,9 @@ class EngineProcess(BenchProcess):
         reply = self.request("judge", export=str(export.absolute()), max_batch=self._largest_batch)
         return GateResult.model_validate(reply)
 
-    def describe(self) -> Runtime:
+    def describe(self) -> RuntimeInfo:
         """See `TimedEngine.describe`."""
-        return Runtime.model_validate(self.request("describe"))
+        return RuntimeInfo.model_validate(self.request("describe"))
 
 
 def execute_requests(requests: Iterable[str], replies: TextIO, verbs: Verbs) -> None:

@@ -188,7 +188,7 @@ def onnx_engine(artifact: Artifact, manifest: Manifest, folder: Path, gpu: Gpu |
     *_, spec = _from_onnx([runtime], artifact, manifest, folder, None)
     if gpu is None or "gpu" not in runtime.devices:
         return spec
-    return spec.model_copy(update={"gpu": gpu, "options": {}})
+    return spec.model_copy(update={"gpu": gpu, "options": None})
 
 
 def _selected_artifacts(
@@ -247,7 +247,7 @@ def _on_devices(spec: EngineSpec, runtime: Runtime, gpu: Gpu | None) -> Iterator
     if "cpu" in runtime.devices:
         yield spec
     if "gpu" in runtime.devices and gpu is not None:
-        on_gpu = spec.model_copy(update={"gpu": gpu, "options": {}})
+        on_gpu = spec.model_copy(update={"gpu": gpu, "options": None})
         yield on_gpu
         yield on_gpu.model_copy(update={"copies": True})
 
@@ -256,10 +256,10 @@ def _built_engines(
     runtime: Runtime, artifact: Artifact, manifest: Manifest, folder: Path, gpus: GpuSurvey
 ) -> Iterator[EngineSpec | LeftOut]:
     name, gpu = runtime.name, next(iter(gpus.gpus), None)
-    if not any(engine.passport.flavour == name for one in manifest.artifacts for engine in one.engines):
+    if not any(engine.passport.runtime == name for one in manifest.artifacts for engine in one.engines):
         yield LeftOut(what=name, why="this export has no engine of it (alexnet export --engine)")
     for engine in artifact.engines:
-        if engine.passport.flavour != name:
+        if engine.passport.runtime != name:
             continue
         reason = gpus.problem if gpu is None else _reason_against(engine, gpu)
         if reason:

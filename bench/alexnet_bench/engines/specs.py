@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
-
 from alexnet_model.gpus import Gpu
-from alexnet_model.manifest import RunnerReport, Runtime
+from alexnet_model.manifest import RunnerReport, RuntimeInfo
 from alexnet_model.records import Precision, Record
 
 from ..schema import EngineLabel
@@ -26,7 +24,7 @@ class EngineSpec(Record):
         max_batch: Largest batch that the engine takes.
         contract: Canonical JSON of the input contract.
         classes: Number of classes.
-        options: Options that the runtime is loaded with.
+        options: Options that the runtime is loaded with; None means its defaults for the precision.
         gpu: GPU to run on; None means the CPU.
         cuda_graphs: Capture each batch size as a CUDA graph; only for built engines.
         copies: Include the copies of images and outputs to and from the GPU in every call. Without them, only
@@ -40,7 +38,7 @@ class EngineSpec(Record):
     max_batch: int
     contract: str
     classes: int
-    options: dict[str, str] = Field(default={})
+    options: dict[str, str] | None = None
     gpu: Gpu | None = None
     cuda_graphs: bool = False
     copies: bool = False
@@ -56,7 +54,7 @@ class EngineSpec(Record):
         """The same engine, timed without copies: its outputs are the same."""
         return self.model_copy(update={"copies": False})
 
-    def label(self, loaded: Runtime | None) -> EngineLabel:
+    def label(self, loaded: RuntimeInfo | None) -> EngineLabel:
         """Label its rows.
 
         Args:

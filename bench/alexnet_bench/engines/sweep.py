@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alexnet_model.errors import AlexnetError, UsageError
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
@@ -36,7 +36,7 @@ class OpenEngine(Protocol):
 
     def judge(self, export: Path) -> GateResult: ...
 
-    def describe(self) -> Runtime: ...
+    def describe(self) -> RuntimeInfo: ...
 
 
 # Called with an engine and its largest batch.
@@ -124,7 +124,7 @@ class SweptEngine:
     engine: OpenEngine
     load_ms: float
     runs: dict[int, BatchRun] = field(default_factory=dict)
-    runtime: Runtime | None = None
+    runtime: RuntimeInfo | None = None
     gate_result: GateResult | None = None
     not_judged_because: str = "the run was ended before"
     is_up: bool = True

@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from alexnet_export.engines.cuda import CudaDevice
+from alexnet_export import CudaDevice, RunnerSource, open_runner
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.manifest import Runtime, manifest_from_folder
+from alexnet_model.manifest import RuntimeInfo, manifest_from_folder
+from alexnet_model.runtimes import runtime_named
 
 from ..figures.percentiles import LatencyHistogram
 from .specs import EngineSpec, GateResult, TimedCalls
 
 if TYPE_CHECKING:
-    from alexnet_export.runners import ResidentRunner, Runner
+    from alexnet_export import ResidentRunner, Runner
 
 FEWEST_IMAGES = 64  # distinct images that rotate, so that no cache holds the next input
 FEWEST_BATCHES = 2
@@ -183,7 +184,7 @@ class TimedEngine:
 
     def __init__(
         self,
-        open_runner: Callable[[], Runner],
+        create_runner: Callable[[], Runner],
         images: Uint8Array,
         *,
         calls_of: Callable[[Runner], Calls],
@@ -193,14 +194,14 @@ class TimedEngine:
     ) -> None:
         """
         Args:
-            open_runner: Creates the runner; entering it loads the model.
+            create_runner: Creates the runner; entering it loads the model.
             images: Images that rotate, `(N, 224, 224, 3)` uint8, N at least the largest batch.
             calls_of: What of a runner is timed.
             time_call: Times one call.
             memory: Measures the engine's memory.
             now: The host's clock, in seconds.
         """
-        self._open_runner = open_runner
+        self._create_runner = create_runner
         self._images = images
         self._calls_of = calls_of
         self._time_call = time_call
@@ -212,7 +213,7 @@ class TimedEngine:
         """Load the model, and return milliseconds; importing the library is not in it."""
         started = self._now()
         with self._memory.watched():
-            runner = self._open_runner()
+            runner = self._create_runner()
             self._runner = runner.__enter__()
         took_ms = 1e3 * (self._now() - started)
         self._calls = self._calls_of(self._runner)
@@ -258,17 +259,20 @@ class TimedEngine:
         Raises:
             ManifestError: the export's folder has no reference outputs.
         """
-        from alexnet_export.reference import gate_inputs_from_folder
+        from alexnet_export import gate_inputs_from_folder
 
         folder = Path(export)
         gate_inputs = gate_inputs_from_folder(folder, manifest_from_folder(folder))
         report = gate_inputs.report_of_loaded(self.runner, max_batch)
         decision = gate_inputs.decision(report)
         return GateResult(
-            report=report, accepted=decision.accepted, reason=decision.reason, judged_on=gate_inputs.judged_on
+            report=report,
+            accepted=decision.accepted,
+            reason=decision.reason,
+            judged_on=gate_inputs.evaluated_on,
         )
 
-    def describe(self) -> Runtime:
+    def describe(self) -> RuntimeInfo:
         """Report what the loaded engine computes in. Call it last: some runners load their file again."""
         return self.runner.runtime
 
@@ -278,15 +282,31 @@ class TimedEngine:
         )
 
 
-def runner_from_spec(spec: EngineSpec) -> Runner:
+def runner_from_spec(spec: EngineSpec, device: CudaDevice | None = None) -> Runner:
     """Create the runner of an engine, and import only its runtime. Entering the runner loads the model.
+
+    Args:
+        spec: The engine.
+        device: The GPU of the spec, if the caller has opened it already.
 
     Raises:
         MissingExtra: a library is not installed.
         RuntimeNotUsable: the runtime's entry in the registry names no runner.
         EngineError: a library does not load, or this process does not see the GPU.
     """
-    return _runner_opener(spec, None if spec.gpu is None else CudaDevice(spec.gpu))()
+    if spec.gpu is not None and device is None:
+        device = CudaDevice(spec.gpu)
+    source = RunnerSource(
+        file=spec.file,
+        precision=spec.precision,
+        contract=Contract.from_json(spec.contract),
+        classes=spec.classes,
+        max_batch=spec.max_batch,
+        options=spec.options,
+        device=device,
+        cuda_graphs=spec.cuda_graphs,
+    )
+    return open_runner(spec.runtime, source)
 
 
 def engine_from_spec(spec: EngineSpec, largest_batch: int) -> TimedEngine:
@@ -298,13 +318,13 @@ def engine_from_spec(spec: EngineSpec, largest_batch: int) -> TimedEngine:
         EngineError: a library does not load, or this process does not see the GPU.
     """
     device = None if spec.gpu is None else CudaDevice(spec.gpu)
-    open_runner = _runner_opener(spec, device)
+    runtime_named(spec.runtime).load_runner_factory()  # imports the library, which is no part of loading
     images = pool_of_images(
         Contract.from_json(spec.contract), max(FEWEST_IMAGES, FEWEST_BATCHES * largest_batch)
     )
     on_device = device is not None and not spec.copies
     return TimedEngine(
-        open_runner,
+        partial(runner_from_spec, spec, device),
         images,
         calls_of=_resident_calls if on_device else HostCalls,
         time_call=event_timer(device.event) if device is not None and on_device else host_timer(),
@@ -327,37 +347,3 @@ def batches_of(images: Uint8Array, batch: int) -> list[Uint8Array]:
 
 def _resident_calls(runner: Runner) -> Calls:
     return cast("ResidentRunner", runner)
-
-
-def _runner_opener(spec: EngineSpec, device: CudaDevice | None) -> Callable[[], Runner]:
-    if spec.runtime == "openvino":
-        from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
-
-        return partial(OpenVinoRunner, spec.file, spec.options or openvino_options(spec.precision))
-    if spec.runtime == "onnxruntime":
-        from alexnet_export.onnxruntime_runner import OnnxRunner
-
-        return partial(OnnxRunner, spec.file, device)
-    from alexnet_export.runners import CompiledTorchRunner, TorchRunner
-    from alexnet_model.checkpoint import load_checkpoint
-
-    if spec.runtime == "pytorch":
-        return lambda: TorchRunner(load_checkpoint(spec.file), device)
-    if spec.runtime == "torch.compile":
-        return lambda: CompiledTorchRunner(load_checkpoint(spec.file), device, max_batch=spec.max_batch)
-    assert device is not None
-    from alexnet_export.engines.api import api_of
-    from alexnet_export.engines.runner import EngineRunner
-    from alexnet_model.passport import passport_of
-
-    passport = passport_of(spec.file)
-    return partial(
-        EngineRunner,
-        spec.file,
-        passport,
-        api=api_of(passport.flavour),
-        device=device,
-        classes=spec.classes,
-        contract=Contract.from_json(spec.contract),
-        cuda_graphs=spec.cuda_graphs,
-    )

@@ -12,9 +12,9 @@ from alexnet_bench.engines.specs import EngineSpec, GateResult, TimedCalls
 from alexnet_bench.engines.timing import TimeCall, host_timer
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.schema import EngineLabel
-from alexnet_export.runners import Outputs
+from alexnet_export import Outputs
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.manifest import BatchParity, RunnerReport, Runtime
+from alexnet_model.manifest import BatchParity, RunnerReport, RuntimeInfo
 
 
 class FakeClock:
@@ -65,7 +65,7 @@ class FakeRunner:
         self._clock = clock
         self._seconds_per_image = seconds_per_image
         self._load_s = load_s
-        self.runtime = Runtime(name="openvino", device="CPU", computes_in="f32")
+        self.runtime = RuntimeInfo(name="openvino", device="CPU", computes_in="f32")
         self.seen: list[int] = []
 
     def __enter__(self) -> Self:
@@ -127,11 +127,11 @@ class FakeProcess:
 
     def judge(self, export: Path) -> GateResult:
         self._do("judge", 0)
-        return gate_result(accepted=self._is_the_model)
+        return judged(accepted=self._is_the_model)
 
-    def describe(self) -> Runtime:
+    def describe(self) -> RuntimeInfo:
         self._do("describe", 0)
-        return Runtime(name="openvino", device="CPU", computes_in="f32")
+        return RuntimeInfo(name="openvino", device="CPU", computes_in="f32")
 
     def _do(self, verb: str, batch: int) -> None:
         assert self.is_open
@@ -153,7 +153,7 @@ def spec(precision: str = "fp32", **changes: Any) -> EngineSpec:
     return EngineSpec.model_validate(values | changes)
 
 
-def gate_result(*, accepted: bool = True) -> GateResult:
+def judged(*, accepted: bool = True) -> GateResult:
     """The gate's result for two classes and one batch."""
     decibels = 120.0 if accepted else 12.0
     row = BatchParity(
@@ -166,7 +166,7 @@ def gate_result(*, accepted: bool = True) -> GateResult:
         probabilities_off=0.0,
     )
     report = RunnerReport(
-        runtime=Runtime(name="openvino", device="CPU", computes_in="f32"),
+        runtime=RuntimeInfo(name="openvino", device="CPU", computes_in="f32"),
         parity=(row,),
         signal_to_noise_db=decibels,
         agreement=1.0,
