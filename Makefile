@@ -36,9 +36,9 @@ TOOLS := benchmarks/results/tools
 bench-tools: setup
 	rm -rf $(TOOLS).new && mkdir -p $(TOOLS).new
 	failed=0; \
-	taskset -c 0 $(BIN)/python benchmarks/open_loop.py --json $(TOOLS).new/open_loop.json || failed=1; \
-	$(BIN)/python benchmarks/perf_analyzer.py demo/model_repository --json $(TOOLS).new/perf_analyzer.json || failed=1; \
-	$(BIN)/python benchmarks/served.py demo/model_repository --json $(TOOLS).new/served.json || failed=1; \
+	taskset -c 0 $(BIN)/python benchmarks/open_loop.py --output $(TOOLS).new/open_loop.json || failed=1; \
+	$(BIN)/python benchmarks/perf_analyzer.py demo/model_repository --output $(TOOLS).new/perf_analyzer.json || failed=1; \
+	$(BIN)/python benchmarks/served.py demo/model_repository --output $(TOOLS).new/served.json || failed=1; \
 	rm -rf $(TOOLS) && mv $(TOOLS).new $(TOOLS) && $(BIN)/python benchmarks/report.py --no-run && exit $$failed
 
 # The clients' figures, on the demo's export; a few minutes on a quiet machine.

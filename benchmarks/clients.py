@@ -1,6 +1,6 @@
 """The clients' figures, on an export's repository: `python benchmarks/clients.py demo/model_repository`.
 
-Prints a table; `--json FILE` writes the record too. Exits 1 where a figure does not hold to its bound.
+Prints a table; `--output FILE` writes the record too. Exits 1 where a figure does not hold to its bound.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", type=Path)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the record as JSON")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -37,8 +37,8 @@ def main() -> int:
             f"{_held(figure)})"
         )
     say("  images/s: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in found.rates_per_s.items()))
-    if options.json:
-        write_text_atomically(options.json, found.model_dump_json(indent=2) + "\n")
+    if options.output:
+        write_text_atomically(options.output, found.model_dump_json(indent=2) + "\n")
     return 0 if all(figure.holds for figure in found.figures) else 1
 
 

@@ -42,9 +42,9 @@ class Measuring:
         shutil.rmtree(self._new, ignore_errors=True)
 
     def __call__(self, part: str, *words: object) -> int:
-        """Run it with `--json` to the end; its exit code."""
+        """Run it with `--output` to the end; its exit code."""
         started_s = time.monotonic()
-        code = alexnet(*words, "--json", self._new / f"{part}.json")
+        code = alexnet(*words, "--output", self._new / f"{part}.json")
         self._took_s[part] = time.monotonic() - started_s
         return code
 

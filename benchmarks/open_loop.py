@@ -12,10 +12,9 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from tools import Line, end_with
+from tools import run_recipe
 
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
@@ -25,6 +24,8 @@ from alexnet_bench.loads.generators import InProcess
 from alexnet_bench.loads.inputs import asked_from_config
 from alexnet_bench.loads.plans import OpenLoop, Part, Timing, arrivals
 from alexnet_bench.loads.worker_protocol import Target
+from alexnet_bench.runs import Log
+from alexnet_bench.schema import FigureRow
 from alexnet_clients import FakeTransport
 
 MODEL = "alexnet_int8"
@@ -39,13 +40,15 @@ class Round:
     cpu_share: float
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=2000.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
+    return parser
+
+
+def measure(log: Log, options: argparse.Namespace) -> None:
     answer = np.full((1, 10), 0.1, np.float32)
     transport = FakeTransport(delay_s=SERVICE_S, answer=lambda request: answer)
     asked = asked_from_config(transport.model_config(MODEL, timeout_s=1).result(), 1)
@@ -61,30 +64,22 @@ def main() -> int:
     sent = figure_from_repeats([found.sent_per_s for found in rounds], "requests/s")
     late, bare = (figure_from_repeats(values, "ms") for values in (late_ms, bare_ms))
     cpu = figure_from_repeats([100 * found.cpu_share for found in rounds], "% of a core")
-    lines = [
-        Line(
-            name="sent",
-            figure=sent,
-            asked=f"{options.rate:,.0f}",
-            holds=abs(sent.value / options.rate - 1) < MOST_UNANSWERED,
-        ),
-        Line(
-            name="late at p99",
-            figure=late,
-            asked=f"under {MOST_LATE_MS:g} ms",
-            holds=late.value < MOST_LATE_MS,
-        ),
-        Line(
-            name="processor, the played server included",
+    cores = len(os.sched_getaffinity(0))
+    of = f"one generator and the fake server, on {cores} core{'s' if cores > 1 else ''}"
+    least, most = ((1 + sign * MOST_UNANSWERED) * options.rate for sign in (-1, 1))
+    log.figures += [
+        FigureRow(name="requests sent", of=of, figure=sent, at_least=least, at_most=most),
+        FigureRow(name="late at p99", of=of, figure=late, at_most=MOST_LATE_MS, better="lower"),
+        FigureRow(
+            name="processor time",
+            of=of,
             figure=cpu,
-            asked=f"under {MOST_CLIENT_CPU:.0%}",
-            holds=max(cpu.repeats) < 100 * MOST_CLIENT_CPU,
+            at_most=100 * MOST_CLIENT_CPU,
+            every_repeat=True,
+            better="lower",
         ),
     ]
-    note = f"a bare loop that only sleeps until the same moments is late by {bare} at p99"
-    cores = len(os.sched_getaffinity(0))
-    title = f"The open loop against a server that is played, on {cores} core{'s' if cores > 1 else ''}"
-    return end_with(title, lines, [note], options.json)
+    log.notes.append(f"A bare loop that only sleeps until the same moments is late by {bare} at p99.")
 
 
 def one_round(generator: InProcess, rate_per_s: float, seconds: float, seed: int) -> Round:
@@ -109,4 +104,4 @@ def one_round(generator: InProcess, rate_per_s: float, seconds: float, seed: int
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_recipe("Open loop against a fake server", options(), measure))

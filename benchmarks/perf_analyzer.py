@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tools import Line, end_with
+from tools import run_recipe
 
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.loads.generators import Workers
 from alexnet_bench.loads.measuring import ServerBench
 from alexnet_bench.loads.plans import ClosedLoop, Timing
+from alexnet_bench.runs import Log
+from alexnet_bench.schema import FigureRow
 from alexnet_cli.screen import Bars
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_serving import EmbeddedServer
@@ -88,7 +90,7 @@ def perf_analyzer_in(folder: Path, binary: Path | None, beside: Sequence[Path]) 
     return PerfAnalyzer(extracted, (libraries,))
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", type=Path)
     parser.add_argument("--binary", type=Path, help="perf_analyzer, if it is at hand")
@@ -99,8 +101,10 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each tool, a round and concurrency")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
+    return parser
+
+
+def measure(log: Log, options: argparse.Namespace) -> None:
     timing = Timing(burn_in_s=1.0, seconds=options.seconds, repeats=1)
     ours: dict[int, list[Measurement]] = {concurrency: [] for concurrency in options.concurrency}
     theirs: dict[int, list[Measurement]] = {concurrency: [] for concurrency in options.concurrency}
@@ -129,33 +133,28 @@ def main() -> int:
                         (ours if turn == "ours" else theirs)[concurrency].append(measured)
         progress("rounds", options.rounds + 1, options.rounds + 1)
         transport.close()
-    lines = [
-        line
-        for concurrency in options.concurrency
-        for line in lines_of(concurrency, ours[concurrency], theirs[concurrency])
-    ]
-    title = f"Our closed loop / perf_analyzer, {options.model} on the embedded server, batch 1"
-    return end_with(title, lines, [], options.json)
+    for concurrency in options.concurrency:
+        of = f"{options.model} on the embedded server, batch 1, concurrency {concurrency}"
+        log.figures += figures_of(of, ours[concurrency], theirs[concurrency])
 
 
-def lines_of(concurrency: int, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> list[Line]:
-    """Throughput and p50: the median of the rounds' ratios."""
-    lines = []
+def figures_of(of: str, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> list[FigureRow]:
+    """The ratio of each round, of throughput and of p50."""
+    rows = []
     for name, unit in (("throughput_per_s", "requests/s"), ("p50_ms", "ms")):
         a = [float(getattr(measured, name)) for measured in ours]
         b = [float(getattr(measured, name)) for measured in theirs]
-        ratio = figure_from_repeats([x / y for x, y in zip(a, b, strict=True)], "times")
-        found = f"{median(a):,.4g} against {median(b):,.4g} {unit}"
-        lines.append(
-            Line(
-                name=f"{name.partition('_')[0]} at concurrency {concurrency}, {found}",
-                figure=ratio,
-                asked=f"within {TOLERANCE:.0%} of 1",
-                holds=abs(ratio.value - 1) <= TOLERANCE,
+        rows.append(
+            FigureRow(
+                name=f"{name.partition('_')[0]}, ours / perf_analyzer",
+                of=f"{of}: {median(a):,.4g} / {median(b):,.4g} {unit}",
+                figure=figure_from_repeats([x / y for x, y in zip(a, b, strict=True)], "times"),
+                at_least=1 - TOLERANCE,
+                at_most=1 + TOLERANCE,
             )
         )
-    return lines
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_recipe("Closed loop against perf_analyzer", options(), measure))

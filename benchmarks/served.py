@@ -15,12 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import Line, end_with
+from tools import run_recipe
 
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images
 from alexnet_bench.measuring import LoadedModel, check_same_answers
 from alexnet_bench.records import Case
+from alexnet_bench.runs import Log
+from alexnet_bench.schema import FigureRow
 from alexnet_bench.side_by_side import Plan, SideBySide, side_by_side
 from alexnet_bench.unpacking import unpacked_export
 from alexnet_cli.screen import Bars
@@ -36,13 +38,15 @@ TRYING = Plan(rounds=3, slice_s=1.0)
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each side, a round")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
+    return parser
+
+
+def measure(log: Log, options: argparse.Namespace) -> None:
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(options.repository))
         manifest = manifest_from_folder(folder)
@@ -71,8 +75,8 @@ def main() -> int:
         plan = Plan(rounds=options.rounds, slice_s=options.seconds, burn_in_s=1.0)
         found = side_by_side([lane(case) for case in best], plan, progress=bars, stage="side by side")
         costs = [cost_of(lane(case), options.seconds) for case in best]
-    title = f"INT8 served at its best / in process at its best batch, on {best[0].runtime}"
-    return end_with(title, lines_of(found, *best), [cost_in_words(costs)], options.json)
+    log.figures.append(ratio_of(found, *best))
+    log.notes.append(cost_in_words(costs))
 
 
 def best_of(found: SideBySide, cases: Sequence[Case]) -> Case:
@@ -123,22 +127,24 @@ def cpu_s_by_program() -> dict[str, float]:
     return spent
 
 
-def lines_of(found: SideBySide, served: Case, alone: Case) -> list[Line]:
+def ratio_of(found: SideBySide, served: Case, alone: Case) -> FigureRow:
     """The ratio of each round, in which one ran right after the other."""
     rates = {row.case: row.throughput_per_s for row in found.rows()}
     pairs = zip(found.slices[served], found.slices[alone], strict=True)
     ratio = figure_from_repeats(
         [above.throughput_per_s / below.throughput_per_s for above, below in pairs], "times"
     )
-    sides = " against ".join(f"{rates[case]:,.0f} images/s ({case})" for case in (served, alone))
-    return [Line(name=sides, figure=ratio, asked=f"at least {ENOUGH:g}", holds=ratio.value >= ENOUGH)]
+    sides = " / ".join(f"{rates[case]:,.0f} images/s ({case}, {case.runtime})" for case in (served, alone))
+    return FigureRow(name="served / in process", of=sides, figure=ratio, at_least=ENOUGH, better="higher")
 
 
 def cost_in_words(costs: Sequence[Cost]) -> str:
     served, alone = costs
     parts = f"backend {served.backend:.3f}, Triton {served.triton:.3f}, client {served.client:.3f}"
-    return f"processor time an image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
+    return (
+        f"Processor time per image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_recipe("INT8 served at its best against in process at its best", options(), measure))

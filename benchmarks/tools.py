@@ -1,65 +1,63 @@
-"""What the tools themselves are held to: a recipe's result as JSON, and the section that shows it."""
+"""What the recipes that check the tools share: options, report, exit code, and Markdown section."""
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
+import typer
 
-from alexnet_bench.environment import Environment, environment_here
-from alexnet_bench.figures.intervals import Figure
+from alexnet_bench.reports.files import report_from_file, write_report
 from alexnet_bench.reports.sections import day_in_words
+from alexnet_bench.runs import Log, report_of_run
+from alexnet_bench.schema import FigureRow, Report
 from alexnet_cli.screen import say
-from alexnet_model.errors import ReportError
-from alexnet_model.files import write_text_atomically
-from alexnet_model.records import Record
 
 
-class Line(Record):
-    """One figure, what was asked of it, and whether it holds."""
+def run_recipe(
+    title: str, parser: argparse.ArgumentParser, measure: Callable[[Log, argparse.Namespace], None]
+) -> int:
+    """Parse the options, measure, print the report, write it with `--output`, and return the exit code.
 
-    name: str
-    figure: Figure  # over the rounds
-    asked: str
-    holds: bool
+    Args:
+        title: The title of the report.
+        parser: The options of the recipe; `--json` and `--output` are added.
+        measure: Measures, and adds `FigureRow`s and notes to the log.
 
-    def __str__(self) -> str:
-        return f"{self.name}: {self.figure}; asked {self.asked}: {'yes' if self.holds else 'NO'}"
-
-
-class ToolResult(Record):
-    """All of one recipe. `notes` are what it found beside."""
-
-    title: str
-    command: str
-    environment: Environment
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return all(line.holds for line in self.lines)
-
-
-def end_with(title: str, lines: Sequence[Line], notes: Sequence[str], file: Path | None) -> int:
-    """Say it, write it where that was asked for, and give the exit code: 1 where something does not hold."""
-    words = [word for word in sys.argv if not file or word not in ("--json", str(file))]
-    result = ToolResult(
-        title=title,
-        command=shlex.join(["python", *words]),
-        environment=environment_here(),
-        lines=tuple(lines),
-        notes=tuple(notes),
+    Returns:
+        0; 1 if a figure does not reach its target or the run was interrupted.
+    """
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
+    options = parser.parse_args()
+    words = [word for word in sys.argv if word not in ("--json", "--output", str(options.output))]
+    report = report_of_run(
+        lambda log: measure(log, options), title=title, command=shlex.join(["python", *words])
     )
-    say(f"{result.environment.machine}; {title}")
-    for line in (*result.lines, *result.notes):
-        say(f"  {line}")
-    if file is not None:
-        write_text_atomically(file, result.model_dump_json(indent=1) + "\n")
-    return 0 if result.holds else 1
+    if options.json:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        print_report(report)
+    if options.output is not None:
+        write_report(options.output, report)
+    interrupted = any(reason.rule == "interrupted" for reason in report.reasons)
+    return int(interrupted or any(row.reached is False for row in report.figures))
+
+
+def print_report(report: Report) -> None:
+    say(f"{report.environment.machine}; {report.title}")
+    for row in report.figures:
+        say(f"  {row.name}, {row.of}: {row.figure}; {in_words(row)}")
+    for words in (*report.notes, *map(str, report.reasons)):
+        say(f"  {words}")
+
+
+def in_words(row: FigureRow) -> str:
+    """The target and whether it is reached."""
+    return f"{row.target}: {'yes' if row.reached else 'NO'}" if row.target else "no target"
 
 
 def section_of(folder: Path) -> str:
@@ -68,26 +66,16 @@ def section_of(folder: Path) -> str:
     Raises:
         ReportError: a file is not such a result.
     """
-    results = [_read(file) for file in sorted(folder.glob("*.json"))]
-    return "\n".join(line for result in results for line in _lines_of(result)) if results else ""
+    reports = [report_from_file(file) for file in sorted(folder.glob("*.json"))]
+    return "\n".join(line for report in reports for line in _lines_of(report)) if reports else ""
 
 
-def _lines_of(result: ToolResult) -> Iterator[str]:
-    day = day_in_words(result.environment.date)
-    yield from (f"### {result.title}", "")
-    commit = result.environment.commit or "no commit"
-    yield f"{result.environment.machine}, {day}, {commit}: `{result.command}`"
-    yield from ("", "| | | asked | |", "|:--|:--|:--|:--|")
-    for line in result.lines:
-        yield f"| {line.name} | {line.figure} | {line.asked} | {'yes' if line.holds else '**no**'} |"
-    yield from ("", *(f"- {note}" for note in result.notes), "")
-
-
-def _read(file: Path) -> ToolResult:
-    try:
-        return ToolResult.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        said = next(iter(str(error).splitlines()), "")
-        raise ReportError(
-            str(file), got=said, expected="a recipe's result", next_step="Measure: make bench-tools."
-        ) from error
+def _lines_of(report: Report) -> Iterator[str]:
+    day = day_in_words(report.environment.date)
+    yield from (f"### {report.title}", "")
+    commit = report.environment.commit or "no commit"
+    yield f"{report.environment.machine}, {day}, {commit}: `{report.command}`"
+    yield from ("", "| | | target | |", "|:--|:--|:--|:--|")
+    for row in report.figures:
+        yield f"| {row.name}, {row.of} | {row.figure} | {row.target} | {'yes' if row.reached else '**no**'} |"
+    yield from ("", *(f"- {note}" for note in report.notes), "")

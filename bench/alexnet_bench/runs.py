@@ -1,4 +1,4 @@
-"""What every run has in common: where it was made, the control before and after, and an early end."""
+"""What every benchmark run has in common: environment, calibration, and early termination."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from .calibration_workload import calibration_rate
 from .environment import environment_here
-from .figures.verdicts import Reason, control_reason, interrupted_reason
+from .figures.verdicts import Reason, calibration_reason, interrupted_reason
 from .schema import (
     ColdStart,
     EngineRow,
+    FigureRow,
     HeldRate,
     LatencyStep,
     LeftOut,
@@ -28,7 +29,7 @@ from .schema import (
 
 @dataclass
 class Log:
-    """What has been measured so far, and the reasons against it."""
+    """What a run has measured so far, and the reasons against it."""
 
     roofs: list[Roof] = field(default_factory=list)
     engines: list[EngineRow] = field(default_factory=list)
@@ -38,11 +39,13 @@ class Log:
     breakdown: list[LatencyStep] = field(default_factory=list)
     tuning: Tuning | None = None
     cold_starts: list[ColdStart] = field(default_factory=list)
+    figures: list[FigureRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
 
     def note(self, reason: Reason | None) -> None:
-        """Keep what a rule said, if it said anything."""
+        """Add the reason that a rule found, if it found one."""
         if reason is not None:
             self.reasons.append(reason)
 
@@ -54,9 +57,15 @@ def report_of_run(
     command: str,
     calibration: Callable[[], float] = calibration_rate,
 ) -> Report:
-    """Measure, and report what there is.
+    """Run a measurement between two calibrations, and return what it logged as a report.
 
-    Ctrl-C and SIGTERM, as of a cancelled job, end it early; what was logged by then is in the report.
+    Ctrl-C and SIGTERM end it early; the report then holds what was logged so far, and is INVALID.
+
+    Args:
+        measure: Adds its rows to the log.
+        title: The title of the report.
+        command: The command line, without secrets.
+        calibration: Measures the speed of the machine in operations per second.
     """
     started = time.perf_counter()
     environment = environment_here()
@@ -67,7 +76,7 @@ def report_of_run(
     except KeyboardInterrupt:
         log.note(interrupted_reason(True))
     after = calibration()
-    log.note(control_reason(before, after))
+    log.note(calibration_reason(before, after))
     return Report(
         title=title,
         command=command,
@@ -83,6 +92,8 @@ def report_of_run(
         breakdown=tuple(log.breakdown),
         tuning=log.tuning,
         cold_starts=tuple(log.cold_starts),
+        figures=tuple(log.figures),
+        notes=tuple(log.notes),
         left_out=tuple(log.left_out),
         reasons=tuple(log.reasons),
     )
@@ -90,7 +101,7 @@ def report_of_run(
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Only the main thread hears signals; elsewhere nothing is changed."""
+    """Turn SIGTERM into KeyboardInterrupt; does nothing outside of the main thread, which gets no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

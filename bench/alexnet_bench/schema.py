@@ -1,11 +1,12 @@
-"""The record of a benchmark run. Every row says what it is a figure of, so that none can be mistaken.
+"""The result schema of every benchmark: one `Report` a run, one row type for each kind of measurement.
 
-A run fills the parts that it measured; the others stay empty. Times are milliseconds, rates images a
-second, sizes bytes.
+Every row names its engine, device, precision and batch. A run fills the parts that it measured and leaves the
+others empty. Times are in milliseconds, rates in images per second, sizes in bytes.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -18,12 +19,12 @@ from .figures.intervals import Figure
 from .figures.percentiles import Latencies
 from .figures.verdicts import Reason, Verdict
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 Loop = Literal["closed", "open"]
 
 
 class EngineLabel(Record):
-    """What computes: `runtime` such as openvino, `device` such as CPU or a GPU's name."""
+    """What computes: `runtime` is such as openvino, `device` is CPU or a GPU's name."""
 
     runtime: str
     device: str
@@ -38,16 +39,16 @@ class EngineLabel(Record):
 
 
 class Roof(Record):
-    """The limits that were measured on a device in this run, and what a network asks of it."""
+    """The compute and memory limits that this run measured on a device."""
 
     device: str
     computes_in: str
-    operations_per_s: float  # two a multiply-add, of a large matrix product
-    bytes_per_s: float  # of a large copy, read and written, or a large read
+    operations_per_s: float  # of a large matrix product; a multiply-add is two
+    bytes_per_s: float  # of a large copy (read and write) or a large read, whichever is faster
 
 
 class EngineRow(Record):
-    """One engine in process at one batch."""
+    """One engine in process at one batch size."""
 
     engine: EngineLabel
     batch: int
@@ -56,61 +57,61 @@ class EngineRow(Record):
     first_call_ms: float
     load_ms: float
     size_bytes: int  # of its file
-    # At this batch, with loading and what is kept of smaller ones (CUDA graphs: a graph and a context each).
+    # At this batch, including loading and what is kept for smaller batches (CUDA graphs, contexts).
     peak_memory_bytes: int | None
-    limit_ms: float | None  # the roofline's: no call can be shorter
+    limit_ms: float | None  # by the roofline no call can be shorter
     bound_by: Literal["compute", "memory", "unknown"] = "unknown"
     verdict: Verdict = Verdict()
 
     @property
     def share_of_limit(self) -> float | None:
-        """1 is the roof."""
+        """The roofline limit divided by the median call: 1 is the limit."""
         if self.limit_ms is None or self.latencies.p50_ms is None:
             return None
         return self.limit_ms / self.latencies.p50_ms
 
 
 class Proof(Record):
-    """Whether an engine that was timed is still the model: the gate's figures of that same process."""
+    """Whether a timed engine is still the model, judged by the accuracy gate in the same process."""
 
     engine: EngineLabel
     report: RunnerReport  # the parity matrix, signal-to-noise, agreement and accuracy
     accepted: bool
     reason: str
-    judged_on: str  # which images
+    judged_on: str  # the images
 
 
 class LoadRow(Record):
     """One model on a server under one load.
 
-    In JSON its headline figures are there once more under plain names with their units (`throughput_per_s`,
-    `latency_p50_ms`, ...), for whoever reads it with a line of script.
+    In JSON it also has its main figures under flat names with units (`throughput_per_s`, `latency_p50_ms`),
+    so that a script can read them easily.
     """
 
     model: str
     engine: EngineLabel
     url_scheme: str  # grpc, http, ..., or "shared memory"
     loop: Loop
-    batch: int  # images a request
+    batch: int  # images per request
     concurrency: int | None  # of a closed loop
-    rate_per_s: float | None  # requests a second that an open loop meant to send
+    rate_per_s: float | None  # planned requests per second of an open loop
     throughput: Figure  # images/s
-    latencies: Latencies  # of a request; of an open loop from when it was meant to be sent
-    histogram: str  # HdrHistogram's compressed form, of latencies in microseconds
+    latencies: Latencies  # of a request; in an open loop from its planned send time
+    histogram: str  # HdrHistogram's compressed form, in microseconds
     requests: int
     failed: int
-    failed_by_kind: dict[str, int] = Field(default_factory=dict)  # by the error's name
+    failed_by_kind: dict[str, int] = Field(default_factory=dict)  # by error name
     late_p99_ms: float | None  # how late an open loop sent
-    client_cpu_share: float  # of one core, the busiest process
-    client_away_share: float  # of the time, that the most starved process was kept from running
+    client_cpu_share: float  # of one core, by the busiest client process
+    client_away_share: float  # share of time in which the most starved client process could not run
     request_bytes: int
     executions_by_batch: dict[int, int]  # from the server's statistics
-    batching: str  # in words: whether batching happened, and if not why
+    batching: str  # a sentence: whether the server batched, and if not why
     verdict: Verdict
 
     @property
     def plain_figures(self) -> dict[str, float | None]:
-        """Images a second and milliseconds, None where a percentile was refused."""
+        """Throughput in images per second and latencies in ms; None for a percentile with too few samples."""
         latencies = self.latencies.model_dump(exclude={"samples"})
         named = {f"latency_{name}": value for name, value in latencies.items()}
         return {"throughput_per_s": self.throughput.value, **named}
@@ -122,41 +123,38 @@ class LoadRow(Record):
     @model_validator(mode="before")
     @classmethod
     def _without_plain_figures(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        plain = {"throughput_per_s", *(f"latency_{name}" for name in Latencies.model_fields)}
-        return {name: value for name, value in values.items() if name not in plain}
+        return _without(values, {"throughput_per_s", *(f"latency_{name}" for name in Latencies.model_fields)})
 
 
 class RateProbe(Record):
-    """One rate that was tried in a search."""
+    """One rate that a search measured."""
 
-    rate_per_s: float  # requests
+    rate_per_s: float  # requests per second
     p99_ms: float | None
     held: bool
-    note: str = ""  # why not, where the percentile alone does not say it
+    note: str = ""  # why not, if the percentile alone does not tell
 
 
 class HeldRate(Record):
-    """The highest rate of an open loop whose p99 stays within a limit."""
+    """The highest open-loop rate whose p99 latency stays within a limit."""
 
     model: str
     engine: EngineLabel
     url_scheme: str
     batch: int
     limit_p99_ms: float
-    rate_per_s: float | None  # requests a second; None where no rate held
+    rate_per_s: float | None  # requests per second; None if no rate held
     throughput: Figure | None  # images/s
-    p99_ms: float | None  # at that rate; where none held, the best that was seen
+    p99_ms: float | None  # at that rate; if none held, the lowest that was measured
     probes: tuple[RateProbe, ...]
-    words: str  # what was found, and what was not
+    words: str  # a sentence that says what was found
 
 
 class LatencyStep(Record):
-    """One step from the engine to the encoded image: milliseconds that it adds, and bytes a request.
+    """One step from the engine to the encoded image: the milliseconds that it adds, the bytes per request.
 
-    The steps of one `of` are in the order in which each stands on the one before; where several stand on the
-    same one, as gRPC and HTTP do, their `total_ms - added_ms` says on which.
+    The steps of one `of` are in order: each one adds to an earlier one. Several may add to the same step, as
+    gRPC and HTTP do; `total_ms - added_ms` is the total of the step below.
     """
 
     name: str
@@ -165,7 +163,7 @@ class LatencyStep(Record):
     total: Figure  # ms up to here
     added_ms: float
     request_bytes: int
-    source: str  # whose clock: "in process", "server" (Triton's statistics), "client"
+    source: str  # the clock: "in process", "server" (Triton's statistics) or "client"
 
     @property
     def total_ms(self) -> float:
@@ -173,52 +171,96 @@ class LatencyStep(Record):
 
 
 class TuningStep(Record):
-    """One configuration that was tried."""
+    """One configuration that tuning measured."""
 
     precision: Precision
     instances: int
     queue_delay_us: int
     max_batch: int
-    held_rate_per_s: float | None  # images/s within the limit; None where none was
+    held_rate_per_s: float | None  # images/s within the limit; None if no rate held
     p99_ms: float | None
     note: str
 
 
 class Tuning(Record):
+    """The configurations that tuning measured, and the one that it chose."""
+
     device: str
     limit_p99_ms: float
     steps: tuple[TuningStep, ...]
-    winner: int | None  # an index of steps
+    winner: int | None  # index into steps
     why: str
 
 
 class ColdStart(Record):
-    """From nothing to the first answer. Every start of the server is a repeat of each figure."""
+    """Time from starting a server to its first responses. Every start is one repeat of each figure."""
 
     model: str
     engine: EngineLabel
     warmed_up: bool
     ready_ms: Figure  # from starting the server until it was ready
     first_ms: dict[int, Figure]  # of the first request of each batch
-    second_ms: dict[int, Figure]  # and of the one after it
+    second_ms: dict[int, Figure]  # of the request after it
+
+
+class FigureRow(Record):
+    """One figure of any kind with its target, such as the overhead of a client or the check of a tool.
+
+    In JSON it also has `reached`, which is None if there is no target.
+    """
+
+    name: str  # such as "AsyncClient / raw requests"
+    of: str  # what was measured, such as "alexnet_int8 over gRPC, 64 requests in flight"
+    figure: Figure
+    engine: EngineLabel | None = None  # None: no model computes in it
+    at_least: float | None = None  # the target, in the unit of the figure
+    at_most: float | None = None
+    every_repeat: bool = False  # every repeat has to reach the target, not only the median
+    better: Literal["higher", "lower", "neither"] = "neither"  # how two runs are compared
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the figure reaches its target; None if it has none."""
+        if self.at_least is None and self.at_most is None:
+            return None
+        values = self.figure.repeats if self.every_repeat else (self.figure.value,)
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return all(low <= value <= high for value in values)
+
+    @property
+    def target(self) -> str:
+        """Such as `at least 0.9`; empty if there is none."""
+        ends = (("at least", self.at_least), ("at most", self.at_most))
+        target = " and ".join(f"{word} {end:,.4g}" for word, end in ends if end is not None)
+        return f"{target} in every repeat" if target and self.every_repeat else target
+
+    @model_serializer(mode="wrap")
+    def _with_reached(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**write(self), "reached": self.reached}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_reached(cls, values: Any) -> Any:
+        return _without(values, {"reached"})
 
 
 class LeftOut(Record):
-    """What a run has no figure of, and why."""
+    """What a run did not measure, and why."""
 
     what: str
     why: str
 
 
 class Report(Record):
-    """Everything of one run."""
+    """All results of one run."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     title: str
     command: str
     environment: Environment
     seconds: float
-    calibration_before: float  # of the same fixed work, operations/s
+    calibration_before: float  # operations/s of the calibration workload
     calibration_after: float
     roofs: tuple[Roof, ...] = ()
     engines: tuple[EngineRow, ...] = ()
@@ -228,10 +270,19 @@ class Report(Record):
     breakdown: tuple[LatencyStep, ...] = ()
     tuning: Tuning | None = None
     cold_starts: tuple[ColdStart, ...] = ()
+    figures: tuple[FigureRow, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences about the figures
     left_out: tuple[LeftOut, ...] = ()
-    reasons: tuple[Reason, ...] = ()  # against the whole run
+    reasons: tuple[Reason, ...] = ()  # why the whole run is INVALID
 
     @property
     def verdict(self) -> Verdict:
-        """Of the run as a whole; a load keeps its own."""
+        """The verdict on the run as a whole; engine and load rows have their own."""
         return Verdict(reasons=self.reasons)
+
+
+def _without(values: Any, names: set[str]) -> Any:
+    """Drop the fields that are only written, never read."""
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if name not in names}

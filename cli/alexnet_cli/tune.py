@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .bench.reporting import ReportOption, check_writable, end_with, print_tables
+from .bench.reporting import JsonFlag, OutputOption, check_output, finish, recorded_command
 from .options import RepositoryOption
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def tune_command(
+    context: typer.Context,
     limit_p99_ms: Annotated[
         float, typer.Option("--limit-p99-ms", help="The latency that 99% of requests must keep.")
     ],
@@ -26,7 +27,8 @@ def tune_command(
     ] = False,
     probes: Annotated[int, typer.Option(min=2, max=20, help="Rates that are tried a configuration.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each load, where p99 does not need more.")] = 2,
-    json_file: ReportOption = None,
+    as_json: JsonFlag = False,
+    output: OutputOption = None,
 ) -> None:
     """Find how the repository holds the most within a limit, and write it so.
 
@@ -47,23 +49,26 @@ def tune_command(
 
     timing = Timing(burn_in_s=0.5, seconds=seconds, repeats=1)
     options = TuningOptions(limit_p99_ms=limit_p99_ms, most_probes=probes, timing=timing)
-    check_writable(json_file)
+    check_output(output)
     EmbeddedServer(repository)  # refuses what it cannot serve
     with Bars() as bars:  # what was changed by hand would be lost
         raise_if_findings(repository, lint(repository, progress=in_megabytes(bars)))
     manifest, base = manifest_from_folder(repository), options_of_repository(repository)
-    words = ["alexnet", "tune", "--limit-p99-ms", f"{limit_p99_ms:g}", "--repository", str(repository)]
-    words += ["--probes", str(probes), "--seconds", f"{seconds:g}", *(["--dry-run"] if dry_run else [])]
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(repository))
         with Bars() as bars:
-            report = bench_tuning(manifest, folder, options, base, command=shlex.join(words), progress=bars)
-        print_tables(report)
+            report = bench_tuning(
+                manifest, folder, options, base, command=recorded_command(context), progress=bars
+            )
         winner = winner_of(report, base)
         against = _against_writing(report)
-        if dry_run or against:
-            note(f"{repository} is as it was{against}.")
-        end_with(report, json_file, measured=winner is not None and (dry_run or not against))
+        finish(
+            report,
+            as_json=as_json,
+            output=output,
+            measured=winner is not None and (dry_run or not against),
+            message=f"{repository} is as it was{against}." if dry_run or against else "",
+        )
         if winner is not None and not dry_run:
             write_winner(manifest, folder, repository, winner)
             note(f"Written: {repository}. Next: alexnet serve --repository {shlex.quote(str(repository))}")

@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_bench.environment import Environment, GpuState
 from alexnet_bench.figures.intervals import Figure, figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.figures.verdicts import control_reason, late_reason, saturation_reason, verdict_from
+from alexnet_bench.figures.verdicts import calibration_reason, late_reason, saturation_reason, verdict_from
 from alexnet_bench.schema import (
     ColdStart,
     EngineLabel,
@@ -327,7 +327,7 @@ def report_of_two_devices() -> Report:
         for step, rate in enumerate((1400, 2600, 4300, 6100, 7200))
     ]
     on_gpu_engine = engine("fp16", "tensorrt", device=H200)
-    reason = control_reason(1.0e11, 0.82e11)
+    reason = calibration_reason(1.0e11, 0.82e11)
     assert reason is not None
     return report(
         title="AlexNet on an H200",

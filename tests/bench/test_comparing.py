@@ -12,7 +12,7 @@ from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import (
     Reason,
     Verdict,
-    control_reason,
+    calibration_reason,
     errors_reason,
     saturation_reason,
     verdict_from,
@@ -283,7 +283,7 @@ class TestRowsThatAreLost:
 
 
 def busy_machine() -> Reason:
-    reason = control_reason(1e11, 8e10)
+    reason = calibration_reason(1e11, 8e10)
     assert reason is not None
     return reason
 

@@ -181,7 +181,7 @@ def test_the_command_measures_real_engines_and_writes_the_report(
     monkeypatch.setattr("alexnet_bench.engines.benchmark.CEILINGS_S", 0.01)
     path = tmp_path / "new" / "engine.json"
     arguments = ["bench", "engine", str(export), "--batch", "1,2", "--precision", "fp32"]
-    arguments += ["--seconds", "0.01", "--repeats", "2", "--json", str(path)]
+    arguments += ["--seconds", "0.01", "--repeats", "2", "--output", str(path)]
     assert run(arguments) == 0
     printed = capsys.readouterr().out
     assert all(len(line.rstrip()) <= 80 for line in printed.splitlines())
@@ -199,7 +199,7 @@ def test_the_command_measures_real_engines_and_writes_the_report(
         row.latencies.p50_ms and row.share_of_limit and row.peak_memory_bytes for row in report.engines
     )
     # Every option that was given and says how it was measured.
-    assert set(arguments) - set(shlex.split(report.command)) == {"--json", str(path)}
+    assert set(arguments) - set(shlex.split(report.command)) == {"--output", str(path)}
     # These files are of a record that keeps no answers to judge by.
     assert report.proofs == ()
     assert {reason.rule for row in report.engines for reason in row.verdict.reasons} == {"not judged"}
@@ -217,7 +217,7 @@ def test_the_command_measures_real_engines_and_writes_the_report(
         (["--seconds", "0"], "seconds: got 0, expected a finite number above 0"),
         (["--seconds", "inf"], "seconds: got inf, expected a finite number above 0"),
         (["--repeats", "0"], "repeats: got 0"),
-        (["--json", "."], "got a folder, expected a file"),
+        (["--output", "."], "got a folder, expected a file"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -246,7 +246,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
 
     monkeypatch.setattr("alexnet_bench.engines.benchmark.bench_engines", interrupted)
     path = tmp_path / "engine.json"
-    assert run(["bench", "engine", str(export), "--json", str(path)]) == 130
+    assert run(["bench", "engine", str(export), "--output", str(path)]) == 130
     assert json.loads(path.read_text())["reasons"][0]["rule"] == "interrupted"
     assert "Interrupted." in capsys.readouterr().err
 

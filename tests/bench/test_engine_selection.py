@@ -51,9 +51,9 @@ def test_on_a_cpu_the_onnx_files_of_accepted_precisions_are_selected(artifacts: 
         "int8 on openvino (CPU)",
         "int8 on onnxruntime (CPU)",
     ]
-    # The options that a file is served with; none where another runtime serves it.
+    # The options that a file is served with; the defaults of a runtime that does not serve it.
     fp32, int8 = (artifact.served_by.options for artifact in artifacts.manifest.accepted)
-    assert [spec.options for spec in selection.specs] == [{}, fp32, int8, {}]
+    assert [spec.options for spec in selection.specs] == [None, fp32, int8, None]
     assert {spec.max_batch for spec in selection.specs} == {8}
     assert all(spec.size_bytes == spec.file.stat().st_size for spec in selection.specs)
     assert reasons(selection) == {

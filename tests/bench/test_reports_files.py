@@ -54,14 +54,14 @@ def without(name: str) -> Callable[[dict[str, Any]], str]:
 @pytest.mark.parametrize(
     ("broken", "line"),
     [
-        (changed(schema_version=2), "schema_version: got 2, expected 1. A newer alexnet wrote it"),
-        (changed(schema_version=0), "schema_version: got 0, expected 1. Measure again"),
-        (changed(schema_version="1"), 'schema_version: got "1", expected 1'),
-        (changed(schema_version=True), "schema_version: got true, expected 1"),
-        (without("schema_version"), "schema_version: got none, expected 1"),
+        (changed(schema_version=3), "schema_version: got 3, expected 2. A newer alexnet wrote it"),
+        (changed(schema_version=1), "schema_version: got 1, expected 2. Measure again"),
+        (changed(schema_version="2"), 'schema_version: got "2", expected 2'),
+        (changed(schema_version=True), "schema_version: got true, expected 2"),
+        (without("schema_version"), "schema_version: got none, expected 2"),
         (
             without("seconds"),
-            "seconds: got field required, expected a report of alexnet bench of schema version 1",
+            "seconds: got field required, expected a report of alexnet bench of schema version 2",
         ),
         (changed(surprise=1), "surprise: got extra inputs are not permitted"),
         (changed(seconds="soon"), "seconds: got input should be a valid number"),

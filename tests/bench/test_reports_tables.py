@@ -48,6 +48,8 @@ def test_a_row_has_its_figure_interval_and_share() -> None:
     lines = shown(report(engines=rows, loads=(), breakdown=()))
     figure = rows[0].throughput
     (line,) = [line for line in lines if line.split()[:1] == ["32"]]
+    assert figure.low is not None
+    assert figure.high is not None
     assert f"{in_short(figure.value)} ({in_short(figure.low)} to {in_short(figure.high)})" in line
     assert f"{rows[0].share_of_limit:.0%} compute" in line
     assert any("needs 662" in line for line in lines)  # of the one with 500 samples

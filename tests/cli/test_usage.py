@@ -95,7 +95,7 @@ WRONG_USE = [
     (["tune", "--limit-p99-ms", "nan"], ["limit of p99", "nan"]),
     (["tune", "model_repository", "--limit-p99-ms", "50"], ["model_repository"]),
     (["tune", "--limit-p99-ms", "50", "--probes", "1"], ["--probes"]),
-    (["tune", "--limit-p99-ms", "50", "--json", "."], ["--json .", "a file"]),
+    (["tune", "--limit-p99-ms", "50", "--output", "."], ["--output .", "a file"]),
     (["bench", "tune"], ["'tune'"]),
     (["bench", "breakdown", "model_repository"], ["model_repository"]),
     (["bench", "breakdown", "--batch", "one"], ["--batch", "'one'", "such as 1,16"]),

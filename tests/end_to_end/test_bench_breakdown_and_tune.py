@@ -84,7 +84,7 @@ def test_rungs_are_measured_shown_and_kept(
     )
     before = files_beside(repository)
     words = ["bench", "breakdown", "--repository", str(repository)]
-    assert run([*words, "--batch", "1", "--rounds", "1", "--requests", "2", "--json", str(file)]) == 0
+    assert run([*words, "--batch", "1", "--rounds", "1", "--requests", "2", "--output", str(file)]) == 0
     shown = capsys.readouterr().out
     report = report_from_file(file)
     assert {step.of for step in report.breakdown} == {f"{p}, batch 1" for p in ("fp32", "fp16", "int8")}
@@ -100,7 +100,7 @@ def test_the_winner_is_written_and_the_rest_stays_as_the_repository_had_it(
 ) -> None:
     file, before = tmp_path / "tune.json", manifest_from_folder(repository)
     no_measuring({"500 us": 150.0, "fp": 20.0})
-    assert run([*TUNE, str(repository), "--json", str(file)]) == 0
+    assert run([*TUNE, str(repository), "--output", str(file)]) == 0
     assert options_of_repository(repository) == RepositoryOptions(
         queue_size=7, encoded=False, queue_delay_us=500, instances=1, max_batch=16
     )
@@ -125,7 +125,7 @@ def test_ctrl_c_keeps_what_was_tried_and_touches_nothing(
         return Held(rate_per_s=20.0, p99_ms=30.0, words="")
 
     monkeypatch.setattr(tuning, "_held_by", held_by)
-    assert run([*TUNE, str(repository), "--json", str(file)]) == 130
+    assert run([*TUNE, str(repository), "--output", str(file)]) == 130
     assert files_beside(repository) == before
     found = report_from_file(file).tuning
     assert found is not None
@@ -144,7 +144,7 @@ def test_a_server_that_went_away_makes_the_run_invalid_and_nothing_is_written(
         return Held(rate_per_s=20.0, p99_ms=30.0, words="")
 
     monkeypatch.setattr(tuning, "_held_by", held_by)
-    assert run([*TUNE, str(repository), "--json", str(file)]) == 1
+    assert run([*TUNE, str(repository), "--output", str(file)]) == 1
     assert files_beside(repository) == before
     assert "server gone" in [reason.rule for reason in report_from_file(file).reasons]
 
@@ -162,7 +162,7 @@ def test_ctrl_c_in_the_middle_of_a_load_ends_the_search(
         return replace(found, outcome=replace(found.outcome, interrupted=True))
 
     monkeypatch.setattr(ServerBench, "measure", interrupted)
-    assert run([*TUNE, str(repository), "--seconds", "0.2", "--json", str(tmp_path / "tune.json")]) == 130
+    assert run([*TUNE, str(repository), "--seconds", "0.2", "--output", str(tmp_path / "tune.json")]) == 130
     assert loads == ["alexnet_fp32"]
 
 
@@ -198,7 +198,7 @@ def test_what_writes_nothing_says_so(
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
     no_measuring(rates, calibration=calibration)
-    assert run([*TUNE, str(repository), *options, "--json", str(file)]) == code
+    assert run([*TUNE, str(repository), *options, "--output", str(file)]) == code
     assert files_beside(repository) == before
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(repository))]
     assert said in line
@@ -247,7 +247,7 @@ def test_a_run_that_does_not_end_well_leaves_the_repository(
 def test_ctrl_c_keeps_the_report(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tune.json"
     monkeypatch.setattr(tuning, "_held_by", interrupted)
-    assert run([*TUNE, str(repository), "--json", str(file)]) == 130
+    assert run([*TUNE, str(repository), "--output", str(file)]) == 130
     assert "interrupted" in [reason.rule for reason in report_from_file(file).reasons]
 
 

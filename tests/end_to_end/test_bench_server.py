@@ -43,7 +43,7 @@ def test_a_sweep_leaves_a_report_with_plain_names(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "results" / "load.json"
-    arguments = ["--concurrency", "1,8", "--batch", "1,4", "--rate", "20", "--json", str(path)]
+    arguments = ["--concurrency", "1,8", "--batch", "1,4", "--rate", "20", "--output", str(path)]
     assert run(command(server.grpc_url, *arguments)) == 0
     content = json.loads(path.read_text())
     rows = content["loads"]
@@ -83,7 +83,7 @@ def test_the_model_that_decodes_is_measured_by_what_its_network_executes(
 ) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
     path = tmp_path / "load.json"
-    assert run(command(url, "--concurrency", "4", "--json", str(path), model="alexnet")) == 0
+    assert run(command(url, "--concurrency", "4", "--output", str(path), model="alexnet")) == 0
     (row,) = report_from_file(path).loads
     assert (row.url_scheme, row.engine.device, row.engine.precision) == (protocol, "CPU", "int8")
     assert "dynamic_batching" not in row.batching  # the network's, that is: the ensemble has none
@@ -129,7 +129,7 @@ def test_a_foreign_model_is_driven_by_its_own_configuration(
     path = tmp_path / "load.json"
     with EmbeddedServer(tmp_path / "models") as foreign:
         url = foreign.grpc_url if protocol == "grpc" else foreign.http_url
-        arguments = command(url, "--concurrency", "4", "--batch", "2", "--json", str(path), model="adder")
+        arguments = command(url, "--concurrency", "4", "--batch", "2", "--output", str(path), model="adder")
         assert "--shape image:3,N" in line_of(capsys, 2, *arguments)
         assert run([*arguments, "--shape", "image:3,5"]) == 0
     (row,) = report_from_file(path).loads
@@ -141,7 +141,7 @@ def test_a_foreign_model_is_driven_by_its_own_configuration(
 
 def test_the_decoder_alone_is_driven_too(server: EmbeddedServer, tmp_path: Path) -> None:
     path = tmp_path / "load.json"
-    arguments = ["--concurrency", "2", "--json", str(path)]
+    arguments = ["--concurrency", "2", "--output", str(path)]
     assert run(command(server.grpc_url, *arguments, model="alexnet_decode")) == 0
     (row,) = report_from_file(path).loads
     assert 40_000 < row.request_bytes < 56_000
@@ -175,7 +175,7 @@ WRONG_USE = [
     (["--shape", "image"], ["--shape", "NAME:1,2,3"]),
     (["--shape", "pixels:3"], ["shape of pixels", "expected image"]),
     (["--header", "secret"], ["--header", "'Name: value'"]),
-    (["--json", "."], ["--json .: got a folder"]),
+    (["--output", "."], ["--output .: got a folder"]),
 ]
 
 
@@ -191,7 +191,7 @@ def test_wrong_use_is_one_line_and_measures_nothing(
 def test_an_unknown_model_is_one_line_and_no_report(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = command(server.grpc_url, "--json", str(tmp_path / "load.json"), model="resnet")
+    arguments = command(server.grpc_url, "--output", str(tmp_path / "load.json"), model="resnet")
     assert "resnet" in line_of(capsys, 1, *arguments)
     assert list(tmp_path.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    line = line_of(capsys, 1, *command(server.grpc_url, "--json", str(tmp_path / "file" / "load.json")))
+    line = line_of(capsys, 1, *command(server.grpc_url, "--output", str(tmp_path / "file" / "load.json")))
     assert "file" in line
 
 
@@ -219,7 +219,7 @@ def test_no_space_for_the_report_is_one_line_after_the_table(
 
     monkeypatch.setattr("alexnet_bench.reports.files.write_text_atomically", full)
     path = tmp_path / "load.json"
-    assert run(command(server.grpc_url, "--concurrency", "1", "--json", str(path))) == 1
+    assert run(command(server.grpc_url, "--concurrency", "1", "--output", str(path))) == 1
     captured = capsys.readouterr()
     assert "1 at a time" in captured.out  # the figures are not lost
     assert captured.err.splitlines()[-1] == f"Error: {path}: No space left on device. Free some space."
@@ -262,7 +262,7 @@ def wait_until_asked(url: str, requests: int) -> None:
 def test_a_server_that_is_killed_in_the_middle_leaves_a_report(own_server: Any, tmp_path: Path) -> None:
     path = tmp_path / "load.json"
     arguments = ["--concurrency", "4,8", "--seconds", "8", "--repeats", "1", "--burn-in", "0.2"]
-    with started(own_server.grpc_url, *arguments, "--json", str(path)) as bench:
+    with started(own_server.grpc_url, *arguments, "--output", str(path)) as bench:
         wait_until_asked(own_server.grpc_url, 400)
         os.kill(own_server._process.pid, signal.SIGKILL)
         out, err = bench.communicate(timeout=120)
@@ -286,7 +286,7 @@ def test_ctrl_c_writes_what_was_measured_and_leaves_no_process(
     before = transport.statistics("alexnet_int8", timeout_s=10).result().requests
     transport.close()
     arguments = ["--concurrency", "2", "--seconds", "60", "--burn-in", "0.1", "--workers", "2"]
-    with started(server.grpc_url, *arguments, "--json", str(path)) as bench:
+    with started(server.grpc_url, *arguments, "--output", str(path)) as bench:
         wait_until_asked(server.grpc_url, before + 400)
         workers = children_of(bench.pid)
         assert len(workers) >= 2

@@ -82,7 +82,7 @@ def checked_against_the_truth(url: str, repository: Path, model: str, file: Path
     """As the command does it."""
     words = ["bench", "server", "--url", url, "--model", model, "--repository", str(repository)]
     words += ["--concurrency", "2", "--seconds", "0.5", "--repeats", "1", "--burn-in", "0.1"]
-    assert run([*words, "--json", str(file)]) == 0
+    assert run([*words, "--output", str(file)]) == 0
     report = report_from_file(file)
     assert f"--repository {repository}" in report.command
     (row,) = report.loads

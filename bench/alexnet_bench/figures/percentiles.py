@@ -1,26 +1,25 @@
-"""Percentiles of latencies, each refused where the sample is too small to know it.
+"""Percentiles of latencies, each given only if there are enough samples.
 
-A percentile is believed where, with 99% confidence, at least two samples lie beyond it: the smallest n with
+A percentile is given if, with 99% confidence, at least two samples lie beyond it: the smallest n with
 p^n + n(1-p)p^(n-1) <= 0.01. That is 64 samples for p90, 130 for p95, 662 for p99 and 6,636 for p99.9.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import count
 from typing import Any
 
 from alexnet_model.extras import needs
 from alexnet_model.records import Record
 
-# The percentiles that are reported, by name, with the samples that each needs (held to the rule by a test).
+# The reported percentiles by name, with the samples that each needs (a test checks them by the rule).
 NEEDED = {"p50": 11, "p90": 64, "p95": 130, "p99": 662, "p99.9": 6636}
 _LONGEST_US = 3600 * 10**6
 _DIGITS = 3
 
 
 class Latencies(Record):
-    """Milliseconds. None where a percentile needs more samples than there are (`NEEDED` says how many)."""
+    """Latencies in ms. A percentile is None if there are fewer samples than it needs (`NEEDED`)."""
 
     samples: int
     mean_ms: float
@@ -33,12 +32,12 @@ class Latencies(Record):
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """The percentiles that are not given."""
+        """The names of the percentiles that have too few samples."""
         return tuple(name for name, needed in NEEDED.items() if self.samples < needed)
 
 
 class LatencyHistogram:
-    """An HdrHistogram of microseconds to an hour, to three digits: a billion take no more room than one."""
+    """A histogram of latencies from 1 us to an hour with three significant digits, of constant size."""
 
     def __init__(self) -> None:
         with needs("bench"):
@@ -53,15 +52,15 @@ class LatencyHistogram:
             self.record(latency_ms)
 
     def add(self, encoded: bytes) -> None:
-        """Take in what another histogram was encoded to."""
+        """Add another histogram from its encoded form."""
         self._histogram.decode_and_add(encoded)
 
     def encoded(self) -> bytes:
-        """HdrHistogram's own compressed form."""
+        """Return HdrHistogram's compressed form."""
         return bytes(self._histogram.encode())
 
     def percentile_ms(self, percent: float) -> float:
-        """Whatever the number of samples: for curves; a figure is asked of `latencies`."""
+        """Return a percentile in ms however few samples there are. Reported figures come from `latencies`."""
         return float(self._histogram.get_value_at_percentile(percent)) / 1e3
 
     @property
@@ -69,7 +68,7 @@ class LatencyHistogram:
         return int(self._histogram.get_total_count())
 
     def latencies(self) -> Latencies:
-        """The figures.
+        """Return the mean, the maximum, and every percentile that has enough samples.
 
         Raises:
             ValueError: nothing was recorded.
@@ -88,9 +87,3 @@ class LatencyHistogram:
             max_ms=float(self._histogram.get_max_value()) / 1e3,
             **believed,
         )
-
-
-def samples_needed(share: float, *, confidence: float = 0.99) -> int:
-    """How many samples the percentile at `share` (0.99 for p99) needs."""
-    risk = 1 - confidence
-    return next(n for n in count(2) if share**n + n * (1 - share) * share ** (n - 1) <= risk)

@@ -148,7 +148,7 @@ def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
     )
 
 
-def control_reason(before: float, after: float) -> Reason | None:
+def calibration_reason(before: float, after: float) -> Reason | None:
     """The same work, in operations a second before and after: what else the machine did."""
     change = abs(after / before - 1)
     if change <= MOST_CALIBRATION_CHANGE:

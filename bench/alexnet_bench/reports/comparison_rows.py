@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..figures.intervals import CONFIDENCE, RESAMPLES, Figure, ends_of_ratio
+from ..figures.intervals import CONFIDENCE, Figure, ends_of_ratio
 from ..figures.verdicts import Verdict
 from ..schema import ColdStart, EngineLabel, EngineRow, HeldRate, LatencyStep, LoadRow, Report, Tuning
 from .distributions import Distribution, checked_distribution_of
@@ -25,6 +25,7 @@ SEARCH_STEP = 1.25
 # percentile, of requests that are taken for independent, is narrower than runs lie apart.
 LATENCY_TOLERANCES = 2
 _FEWEST_REPEATS = 2
+RESAMPLES = 2000  # of the bootstrap of a percentile
 _VALID = Verdict()
 
 Key = tuple[str, str, int]  # group, row, and which of that name

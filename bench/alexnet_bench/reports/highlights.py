@@ -94,6 +94,6 @@ def _tuned(report: Report) -> Tile | None:
 
 
 def _interval(figure: Figure) -> str:
-    if len(figure.repeats) < 2:
+    if figure.low is None or figure.high is None:
         return ""
     return f"{in_short(figure.low)} to {in_short(figure.high)}; "

@@ -361,8 +361,9 @@ def _latencies(*, of_calls: bool = False) -> tuple[Column, ...]:
 
 def figure_cell(figure: Figure) -> Cell:
     """The figure, with its interval where it has one."""
-    if len(figure.repeats) < 2:
-        return Cell(in_short(figure.value), "1 repeat")
+    if figure.low is None or figure.high is None:
+        repeats = len(figure.repeats)
+        return Cell(in_short(figure.value), "1 repeat" if repeats == 1 else "no interval")
     return Cell(in_short(figure.value), f"{in_short(figure.low)} to {in_short(figure.high)}")
 
 

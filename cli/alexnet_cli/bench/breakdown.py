@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +9,17 @@ from typing import Annotated
 import typer
 
 from ..options import RepositoryOption
-from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
+from .reporting import JsonFlag, OutputOption, check_output, finish, recorded_command, whole_numbers
 
 
 def breakdown_command(
+    context: typer.Context,
     repository: RepositoryOption = Path("model_repository"),
     batch: Annotated[str, typer.Option(help="Images a request.", metavar="N,...")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Of each way of asking, in turn.")] = 5,
     requests: Annotated[int, typer.Option(min=1, max=10_000, help="Of each way in a round.")] = 20,
-    json_file: ReportOption = None,
+    as_json: JsonFlag = False,
+    output: OutputOption = None,
 ) -> None:
     """Measure engine, Triton, queue, gRPC, HTTP, shared memory and JPEG on an embedded server, one at a time.
 
@@ -32,10 +33,8 @@ def breakdown_command(
     from ..screen import Bars, err
 
     options = BreakdownOptions(batches=whole_numbers("--batch", batch), rounds=rounds, requests=requests)
-    check_writable(json_file)
+    check_output(output)
     server = EmbeddedServer(repository, shared_memory=True)
-    words = ["alexnet", "bench", "breakdown", "--repository", str(repository)]
-    words += ["--batch", batch, "--rounds", str(rounds), "--requests", str(requests)]
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(repository))
         manifest = manifest_from_folder(folder)
@@ -49,8 +48,7 @@ def breakdown_command(
             grpc_url=server.grpc_url,
             http_url=server.http_url,
             options=options,
-            command=shlex.join(words),
+            command=recorded_command(context),
             progress=bars,
         )
-    print_tables(report)
-    end_with(report, json_file, measured=bool(report.breakdown))
+    finish(report, as_json=as_json, output=output, measured=bool(report.breakdown))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .reporting import ReportOption, check_writable, end_with, print_tables
+from .reporting import JsonFlag, OutputOption, check_output, finish, recorded_command
 
 
 def cold_start_command(
+    context: typer.Context,
     repository: Annotated[Path, typer.Argument(help="A Triton model repository.")],
     model: Annotated[
         list[str] | None,
@@ -20,25 +20,22 @@ def cold_start_command(
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, max=20, help="Starts of each, all in turn.")] = 3,
-    json_file: ReportOption = None,
+    as_json: JsonFlag = False,
+    output: OutputOption = None,
 ) -> None:
     """Start a server for each model, with its warm-up and without, and time its first requests.
 
     From the start of the embedded server. Its files may lie in the machine's cache; after one start they do.
 
-    Example: alexnet bench cold-start build/model_repository --json cold_start.json
+    Example: alexnet bench cold-start build/model_repository --output cold_start.json
     """
     from alexnet_bench.cold_start import bench_cold_start
 
     from ..screen import Bars
 
-    check_writable(json_file)
-    words = ["alexnet", "bench", "cold-start", str(repository)]
-    words += [word for name in model or () for word in ("--model", name)]
-    words += ["--repeats", str(repeats)]
+    check_output(output)
     with Bars() as bars:
         report = bench_cold_start(
-            repository, model, repeats=repeats, command=shlex.join(words), progress=bars
+            repository, model, repeats=repeats, command=recorded_command(context), progress=bars
         )
-    print_tables(report)
-    end_with(report, json_file, measured=bool(report.cold_starts))
+    finish(report, as_json=as_json, output=output, measured=bool(report.cold_starts))

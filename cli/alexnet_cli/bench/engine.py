@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,15 @@ import typer
 from alexnet_model.errors import UsageError
 
 from ..options import precisions_from
-from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
+from .reporting import (
+    JsonFlag,
+    OutputOption,
+    check_output,
+    finish,
+    print_tables,
+    recorded_command,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from alexnet_bench.schema import Report
@@ -24,6 +31,7 @@ class Device(StrEnum):
 
 
 def engine_command(
+    context: typer.Context,
     export: Annotated[Path, typer.Argument(help="Folder of an export, with its export.json.")],
     batch: Annotated[
         str | None,
@@ -54,7 +62,8 @@ def engine_command(
     judge: Annotated[
         bool, typer.Option("--judge/--no-judge", help="Judge every engine by the export's gate.")
     ] = True,
-    json_file: ReportOption = None,
+    as_json: JsonFlag = False,
+    output: OutputOption = None,
 ) -> None:
     """Time every engine of an export that this machine can run.
 
@@ -83,22 +92,10 @@ def engine_command(
         repeats=repeats,
         judge=judge,
     )
-    check_writable(json_file)
-    words = ["alexnet", "bench", "engine", str(export)]
-    words += ["--seconds", f"{seconds:g}", "--repeats", str(repeats)]
-    for option, value in (
-        ("--batch", batch),
-        ("--precision", precision),
-        ("--runtime", runtime),
-        ("--device", device),
-        ("--checkpoint", checkpoint),
-    ):
-        words += [] if value is None else [option, str(value)]
-    words += [] if judge else ["--no-judge"]
+    check_output(output)
     with Bars() as bars:
-        report = bench_engines(export, options, command=shlex.join(words), progress=bars)
-    print_engines(report)
-    end_with(report, json_file, measured=bool(report.engines))
+        report = bench_engines(export, options, command=recorded_command(context), progress=bars)
+    finish(report, as_json=as_json, output=output, measured=bool(report.engines), show=print_engines)
 
 
 def print_engines(report: Report) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +21,15 @@ from ..connecting import (
     TimeoutOption,
     UrlOption,
 )
-from .reporting import ReportOption, check_writable, end_with, print_tables, whole_numbers
+from .reporting import (
+    JsonFlag,
+    OutputOption,
+    check_output,
+    finish,
+    print_tables,
+    recorded_command,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from alexnet_bench.loads.measuring import ReferencePredictions
@@ -33,6 +40,7 @@ _DEFAULT_CONCURRENCY = "1,16"
 
 
 def server_command(
+    context: typer.Context,
     model: Annotated[
         list[str], typer.Option("--model", help="A model of the server; may be repeated.", metavar="NAME")
     ],
@@ -78,7 +86,8 @@ def server_command(
             metavar="FOLDER",
         ),
     ] = None,
-    json_file: ReportOption = None,
+    as_json: JsonFlag = False,
+    output: OutputOption = None,
     timeout_s: TimeoutOption = 30,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -112,7 +121,7 @@ def server_command(
     shapes = dict(_shape(text) for text in shape or [])
     access = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).access()
     address = ServerUrl.parse(url)
-    check_writable(json_file)
+    check_output(output)
     with ExitStack() as opened:
         generator = opened.enter_context(Workers(url, workers, access=access))  # before gRPC has threads
         transport = transport_from_url(address, access)
@@ -122,29 +131,16 @@ def server_command(
         bench = ServerBench(
             transport, address, generator, timing=timing, timeout_s=timeout_s, shapes=shapes, truth=truth
         )
-        words = ["alexnet", "bench", "server", "--url", url]
-        words += [word for name in campaign.models for word in ("--model", name)]
-        words += ["--batch", batch, "--seconds", f"{seconds:g}", "--repeats", str(repeats)]
-        words += ["--burn-in", f"{burn_in_s:g}", "--timeout", f"{timeout_s:g}"]
-        words += [word for text in shape or () for word in ("--shape", text)]
-        for option, value in (
-            ("--concurrency", concurrency),
-            ("--rate", rate),
-            ("--limit-p99-ms", limit_p99_ms),
-            ("--repository", repository),
-        ):
-            words += [] if value is None else [option, f"{value}"]
-        words += ["--workers", str(workers)]
         report = report_of_campaign(
             campaign,
             bench,
             title=f"Under load: {', '.join(campaign.models)}",
-            command=shlex.join(words),
+            command=recorded_command(context),
             progress=progress,
         )
-    print_loads(report)
     gone = any(reason.rule == "server gone" for reason in report.reasons)
-    end_with(report, json_file, measured=not report.left_out and not gone)
+    measured = not report.left_out and not gone
+    finish(report, as_json=as_json, output=output, measured=measured, show=print_loads)
 
 
 def print_loads(report: Report) -> None:
