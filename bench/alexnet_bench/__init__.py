@@ -1,6 +1,6 @@
-"""How fast a model answers, in process and through a server, measured side by side.
+"""Benchmarks with a verdict: engines in process, servers under load, and the two compared.
 
-`measure` and `MeasureOptions` need the [export] extra and come on first use.
+Names are imported on first use, because most of them need the [export] extra.
 """
 
 from __future__ import annotations
@@ -9,24 +9,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .measuring import MeasureOptions, measure
-    from .records import Case, Measurements, Ratio, Throughput
-    from .side_by_side import Plan
+    from .engine_vs_server import ComparisonOptions, compare_with_server
+    from .engines.benchmark import EngineBenchOptions, bench_engines
+    from .engines.selection import EngineFilter
+    from .latency_breakdown import BreakdownOptions, bench_latency_breakdown
+    from .reference_predictions import ExportPredictions
+    from .unpacking import unpacked_export
 
-_HOME = {
-    "Case": ".records",
-    "MeasureOptions": ".measuring",
-    "Measurements": ".records",
-    "Plan": ".side_by_side",
-    "Ratio": ".records",
-    "Throughput": ".records",
-    "measure": ".measuring",
+_MODULES = {
+    ".engine_vs_server": ("ComparisonOptions", "compare_with_server"),
+    ".engines.benchmark": ("EngineBenchOptions", "bench_engines"),
+    ".engines.selection": ("EngineFilter",),
+    ".latency_breakdown": ("BreakdownOptions", "bench_latency_breakdown"),
+    ".reference_predictions": ("ExportPredictions",),
+    ".unpacking": ("unpacked_export",),
 }
 
-__all__ = ["Case", "MeasureOptions", "Measurements", "Plan", "Ratio", "Throughput", "measure"]
+__all__ = [
+    "BreakdownOptions",
+    "ComparisonOptions",
+    "EngineBenchOptions",
+    "EngineFilter",
+    "ExportPredictions",
+    "bench_engines",
+    "bench_latency_breakdown",
+    "compare_with_server",
+    "unpacked_export",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name], __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -189,8 +189,8 @@ def test_the_command_measures_real_engines_and_writes_the_report(
     assert "left out: pytorch: no checkpoint was named" in printed
     report = report_from_file(path)
     assert [(row.engine.runtime, row.batch) for row in report.engines] == [
-        *(("onnxruntime", 1), ("onnxruntime", 2)),
         *(("openvino", 1), ("openvino", 2)),
+        *(("onnxruntime", 1), ("onnxruntime", 2)),
     ]
     assert {roof.computes_in for roof in report.roofs} >= {"f32"}
     # Their process was looked at three times.

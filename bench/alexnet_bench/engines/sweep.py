@@ -135,6 +135,12 @@ class SweptEngine:
         largest = self.spec.max_batch if self.fails_from is None else self.fails_from - 1
         return self.is_up and batch <= largest
 
+    def time_calls(self, batch: int, plan: SweepPlan) -> None:
+        """Warm up and add one repeat at a batch."""
+        first_call_ms = self.engine.warm_up(batch, plan.burn_in_s)
+        timed = self.engine.time_calls(batch, plan.seconds, plan.calls)
+        self.runs.setdefault(batch, BatchRun(batch, first_call_ms)).repeats.append(timed)
+
     def fail(self, batch: int, why: str) -> None:
         """Record its first or second failure."""
         if self.fails_from is None:
@@ -228,9 +234,7 @@ def _measure(sweep: Sweep, after_repeat: Callable[[], None], progress: Progress)
                 progress("measuring", done, total, f"batch {batch}: {one.spec}")
                 done += 1
                 with _failing_alone(one, batch, sweep):
-                    first_call_ms = one.engine.warm_up(batch, plan.burn_in_s)
-                    timed = one.engine.time_calls(batch, plan.seconds, plan.calls)
-                    one.runs.setdefault(batch, BatchRun(batch, first_call_ms)).repeats.append(timed)
+                    one.time_calls(batch, plan)
         after_repeat()
     progress("measuring", done, total)
 
