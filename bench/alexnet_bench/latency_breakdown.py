@@ -8,7 +8,6 @@ not add up to the last digit. Before a way is timed, its answer is held to that 
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from PIL import Image
 
 from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
 from alexnet_clients.shared_memory import SharedImages
@@ -36,12 +34,12 @@ from alexnet_model.progress import Progress, silent
 
 from .figures.intervals import figure_from_repeats
 from .figures.verdicts import Reason, gone_reason
-from .loads.answers import MOST_DIFFERENCE
-from .loads.load_results import GONE
-from .loads.server_counts import counted_in
+from .loads.results import SERVER_GONE, counted_in
+from .loads.traffic import SAME_PROBABILITY
 from .reference_predictions import device_of_server
 from .runs import Log, report_of_run
 from .schema import EngineLabel, LatencyStep, LeftOut, Report
+from .synthetic_images import synthetic_jpegs
 
 ENCODED_MODEL = "alexnet"
 IMAGE_SIZE = (500, 375)  # pixels; ImageNet's images are of about this size
@@ -166,7 +164,7 @@ def bench_latency_breakdown(
                 measure_case(artifact, batch, of, log)
             except (ClientError, ImageError) as error:  # an image's own: the server could not decode it
                 log.left_out.append(LeftOut(what=of, why=str(error)))
-                if isinstance(error, GONE):
+                if isinstance(error, SERVER_GONE):
                     gone = str(error).rstrip(".")
                     log.reasons.append(gone_reason(gone))
         if not gone:
@@ -213,24 +211,12 @@ def steps_from_ways(
     return list(found.values())
 
 
-def encoded_images(count: int) -> list[bytes]:
-    """JPEGs of smooth noise of a photograph's size: about as many bytes, and as much work to decode."""
-    random = np.random.default_rng(0)
-    encoded = []
-    for _ in range(count):
-        coarse = random.integers(0, 256, (IMAGE_SIZE[1] // 6, IMAGE_SIZE[0] // 6, 3), dtype=np.uint8)
-        content = io.BytesIO()
-        Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(content, "JPEG", quality=85)
-        encoded.append(content.getvalue())
-    return encoded
-
-
 def _ways_of(
     opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
 ) -> tuple[list[Way], list[LeftOut]]:
     """The ways that this server has, and what it has not."""
     contract = Contract()
-    encoded = encoded_images(batch)
+    encoded = synthetic_jpegs(batch, size=IMAGE_SIZE, noise_cell_px=6, quality=85)
     images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
     once = Backoff(most_attempts=1)  # the wait for a second one would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
@@ -302,7 +288,7 @@ def _fault(answer: Answer, expected: FloatArray) -> str:
         return f"probabilities {answer.shape} instead of {expected.shape}"
     else:
         apart = float(np.abs(answer - expected).max())
-    return "" if apart <= MOST_DIFFERENCE else f"probabilities up to {apart:.2g} away from the engine's"
+    return "" if apart <= SAME_PROBABILITY else f"probabilities up to {apart:.2g} away from the engine's"
 
 
 def _measured(

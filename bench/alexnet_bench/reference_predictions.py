@@ -1,7 +1,8 @@
 """What a repository's models truly answer: the export in it, computed in this process.
 
     with unpacked_export(repository) as folder:
-        bench = ServerBench(transport, url, workers, truth=ExportTruth(manifest_from_folder(folder), folder))
+        reference = ExportPredictions(manifest_from_folder(folder), folder)
+        bench = ServerBench(transport, url, generator, reference=reference)
 
 A server that serves another model, or the right one wrongly, is found however long it has done so.
 """
@@ -23,9 +24,8 @@ from alexnet_model.errors import EngineError, UsageError
 from alexnet_model.gpus import gpus_here
 from alexnet_model.manifest import Artifact, Manifest
 
-from .loads.answers import MOST_DIFFERENCE, TrueAnswers
-from .loads.inputs import Asked
-from .loads.rows import Subject
+from .loads.results import ModelUnderTest
+from .loads.traffic import SAME_PROBABILITY, ReferenceOutputs, RequestSet
 
 # An engine that was built from the ONNX file rounds elsewhere than the file's own runtime does, most in INT8.
 _MOST_DIFFERENCE_OF_ENGINES = 0.05
@@ -38,9 +38,9 @@ class ExportPredictions:
 
     manifest: Manifest
     folder: Path
-    _known: dict[tuple[str, int], TrueAnswers] = field(default_factory=dict)  # by model and batch
+    _known: dict[tuple[str, int], ReferenceOutputs] = field(default_factory=dict)  # by model and batch
 
-    def __call__(self, subject: Subject, asked: Asked) -> TrueAnswers:
+    def __call__(self, subject: ModelUnderTest, asked: RequestSet) -> ReferenceOutputs:
         """Compute every distinct request, on the device that the server computes on.
 
         Raises:
@@ -53,7 +53,7 @@ class ExportPredictions:
             self._known[key] = self._computed(subject, asked)
         return self._known[key]
 
-    def _computed(self, subject: Subject, asked: Asked) -> TrueAnswers:
+    def _computed(self, subject: ModelUnderTest, asked: RequestSet) -> ReferenceOutputs:
         artifact = self._artifact_of(subject)
         contract = self.manifest.contract
         device = device_of_server(subject.network)
@@ -61,10 +61,10 @@ class ExportPredictions:
             answers = tuple(
                 runner.infer(images_of(request, contract)).probabilities for request in asked.requests()
             )
-        within = _MOST_DIFFERENCE_OF_ENGINES if subject.network.backend == _ENGINES else MOST_DIFFERENCE
-        return TrueAnswers(probabilities=answers, within=within)
+        within = _MOST_DIFFERENCE_OF_ENGINES if subject.network.backend == _ENGINES else SAME_PROBABILITY
+        return ReferenceOutputs(probabilities=answers, tolerance=within)
 
-    def _artifact_of(self, subject: Subject) -> Artifact:
+    def _artifact_of(self, subject: ModelUnderTest) -> Artifact:
         precision = subject.engine.precision
         found = next((a for a in self.manifest.accepted if a.precision == precision), None)
         if found is None:

@@ -13,7 +13,6 @@ from alexnet_bench.latency_breakdown import (
     BreakdownOptions,
     Way,
     bench_latency_breakdown,
-    encoded_images,
     steps_from_ways,
 )
 from alexnet_bench.reference_predictions import device_of_server
@@ -23,7 +22,7 @@ from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelC
 from alexnet_export import runner_factory
 from alexnet_export.runners import FloatArray, Outputs, Runner
 from alexnet_model.class_names import DIGITS
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ClientError, ConnectionLost, EngineError, Overloaded, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_model.manifest import Runtime
@@ -94,13 +93,6 @@ def test_options_that_cannot_be(options: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as refused:
         BreakdownOptions(**options)  # type: ignore[arg-type]
     assert str(refused.value) == words
-
-
-def test_the_images_are_jpegs_of_a_photographs_size() -> None:
-    images = encoded_images(2)
-    assert len({*images}) == 2
-    assert all(20_000 < len(image) < 200_000 for image in images)
-    assert Contract().prepared(images[0]).shape == (224, 224, 3)
 
 
 class FakeCuda:
