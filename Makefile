@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test bench bench-gpu bench-tools bench-clients check format clean
+.PHONY: setup demo test test-fast bench bench-gpu bench-tools bench-clients check format clean
 
 setup: .venv/installed
 
@@ -17,6 +17,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Without the tests that train, start a server or run the demo (CONTRIBUTING.md).
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
 
 # Everything that `alexnet bench` measures, on the demo's export: docs/performance.md and a page with plots.
 bench: setup

@@ -14,6 +14,17 @@ import pytest
 from alexnet_model.manifest import Manifest, manifest_from_folder
 
 
+SLOW_FIXTURES = frozenset({"demo", "exported"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests `slow` that need the demo's run or a real server end to end."""
+    for item in items:
+        fixtures = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if fixtures or "end_to_end" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class Demo:
     """What a user has after the demo."""

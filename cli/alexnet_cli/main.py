@@ -1,7 +1,7 @@
-"""`alexnet`: parses, calls one verb, prints.
+"""`alexnet`: the list of commands, and the translation of errors to exit codes.
 
-Here are the commands' register and the one border where an error becomes a line on standard error and an
-exit code: 2 for wrong usage, 1 for a failure, 130 for Ctrl-C.
+An error becomes one line on standard error and an exit code: 2 for wrong usage, 1 for a failure, 130 for
+Ctrl-C. A traceback is printed only with `--debug`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from alexnet_model.errors import AlexnetError
 
 from . import bench, classify, compare, demo, doctor, export, lint, serve, train, tune, ui
 
-INTERRUPTED = 130  # as shells say it of SIGINT
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
     name="alexnet",
-    help="A trained image classifier to ONNX in three precisions to Triton, provably the same model.",
+    help="Export a trained image classifier to ONNX and TensorRT, check it, and serve it on Triton.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,17 +57,24 @@ def _root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Runs before every command; its options are read by `main` itself."""
+    """Declare the options before the command; `run` reads `--debug` itself."""
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line of this process and exit."""
     signal.signal(signal.SIGTERM, _exit_cleanly)
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and give its exit code; nothing but a bug under `--debug` escapes."""
+    """Run one command line.
+
+    Args:
+        arguments: The words after `alexnet`.
+
+    Returns:
+        The exit code. With `--debug` an error is raised instead.
+    """
     debug = "--debug" in arguments
     try:
         code = app(arguments, standalone_mode=False, prog_name="alexnet")
@@ -77,10 +84,10 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         if isinstance(error, typer.TyperException) and not error.format_message():
-            return error.exit_code  # nothing was asked for: the help was shown, and there is no more to say
+            return error.exit_code  # no command was given, and the help was printed
         return _failed(_line_of(error), getattr(error, "exit_code", 1))
     if code == INTERRUPTED:
-        return _failed("Interrupted.", INTERRUPTED)  # typer has taken the exception for itself
+        return _failed("Interrupted.", INTERRUPTED)  # typer has caught the exception
     return code if isinstance(code, int) else 0
 
 
@@ -109,5 +116,5 @@ def _failed(line: str, code: int) -> int:
 
 
 def _exit_cleanly(_: int, __: FrameType | None) -> None:
-    """SIGTERM unwinds like an exit, so that every `with` closes what it opened."""
+    """Exit on SIGTERM by an exception, so that every `with` block closes its resources."""
     raise SystemExit(143)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the few conversions from words to values."""
+"""Options that several commands share, and conversions from option texts to values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from alexnet_model.manifest import PRECISIONS, Precision
 RepositoryOption = Annotated[
     Path, typer.Option("--repository", help="The Triton model repository.", show_default=True)
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of a table.")]
 
 
 def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
-    """`fp32,int8` to its precisions; None stays None.
+    """Parse `fp32,int8` to precisions; None stays None.
 
     Raises:
-        UsageError: a word is no precision.
+        UsageError: a word is not a precision.
     """
     if text is None:
         return None
@@ -36,10 +36,10 @@ def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
 
 
 def model_from_options(model: str | None, precision: str | None) -> str:
-    """The model that is asked, by its name or by its precision; the default where neither is given.
+    """Return the name of the model to query: as given, by its precision, or the default.
 
     Raises:
-        UsageError: both are given, the model has no name, or the precision is none.
+        UsageError: both are given, the name is empty, or the precision is unknown.
     """
     from alexnet_clients import DEFAULT_MODEL
 

@@ -1,4 +1,4 @@
-"""Where commands print: results on standard output, progress on standard error."""
+"""Print results to standard output, and progress and notes to standard error."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
-    """A line of result as it is: no wrapping inside a path, no markup read into a class name."""
+    """Print a line of results unchanged: paths are not wrapped, class names are not read as markup."""
     out.print(text, markup=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """A line to the person at the terminal, on standard error."""
+    """Print a line for the user to standard error."""
     err.print(text, markup=False, soft_wrap=True)
 
 
 def harmless(text: str) -> str:
-    """For what others have named: nothing in it moves the cursor, colours the screen or cannot be encoded."""
+    """Escape characters that would move the cursor, change colours or cannot be printed.
+
+    For text that comes from outside, such as file and class names.
+    """
     if text.isprintable():
         return text
     return "".join(
@@ -43,9 +46,9 @@ def harmless(text: str) -> str:
 
 
 class Bars:
-    """Draws one bar a stage; the library calls it as its `Progress`.
+    """Draw one progress bar per stage; an instance is a `Progress` callback.
 
-    A stage is drawn from its first report on and stays on the screen when it is done.
+    A bar appears with the first report of its stage and remains on the screen when the stage is done.
     """
 
     def __init__(self) -> None:
@@ -60,7 +63,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        self._bars.start()  # not before there is something to draw
+        self._bars.start()  # only now: without reports nothing is drawn
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
         self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
@@ -72,18 +75,18 @@ class Bars:
         self.stop()
 
     def stop(self) -> None:
-        """Leave the bars as they are; what is printed after stands below them."""
+        """Stop redrawing; later output is printed below the bars."""
         if self._tasks:
             self._bars.stop()
 
 
 class Rate:
-    """How many of how many, and how many a second, on standard error.
+    """Show a count with its total and rate on standard error.
 
-    Not where the results themselves scroll by on a terminal (`hidden`), nor for what is done at once.
+    Nothing is shown if `hidden` (results are printed to the same terminal) or in the first second.
     """
 
-    _AT_ONCE_S = 1.0
+    _FIRST_SHOWN_S = 1.0
 
     def __init__(self, stage: str, total: int, *, hidden: bool) -> None:
         self._hidden = hidden
@@ -94,7 +97,7 @@ class Rate:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=err,
-            redirect_stdout=False,  # results go where they were sent
+            redirect_stdout=False,  # results may be redirected to a file
         )
         self._task = self._bars.add_task(stage, total=total, rate="")
         self._started_s = time.monotonic()
@@ -102,10 +105,10 @@ class Rate:
         self._is_shown = False
 
     def advance(self) -> None:
-        """One more."""
+        """Count one more."""
         self._done += 1
         seconds = time.monotonic() - self._started_s
-        if not self._hidden and not self._is_shown and seconds > self._AT_ONCE_S:
+        if not self._hidden and not self._is_shown and seconds > self._FIRST_SHOWN_S:
             self._is_shown = True
             self._bars.start()
         if self._is_shown:
@@ -120,7 +123,7 @@ class Rate:
 
 
 def in_megabytes(reports: Reports) -> Reports:
-    """For work that counts bytes, of which nobody wants to read nine digits."""
+    """Wrap a progress callback so that byte counts are shown in megabytes."""
 
     def reported(stage: str, done: int, total: int, note: str = "") -> None:
         reports(f"{stage}, MB", done // 10**6, total // 10**6, note)

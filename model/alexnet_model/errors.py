@@ -2,6 +2,7 @@
 
     AlexnetError
     ├── UsageError               an option or argument that cannot be (exit code 2)
+    ├── RuntimeNotUsable         a registered runtime whose entry or module does not load
     ├── MissingExtra             a heavy dependency that is not installed
     ├── ImageError             bytes that are no image, or an array of the wrong shape or dtype
     │   └── UnreadableImage    a file that cannot be read now: it is missing, or its web server is
@@ -62,6 +63,10 @@ class AlexnetError(Exception):
 
 class UsageError(AlexnetError):
     exit_code = 2
+
+
+class RuntimeNotUsable(AlexnetError):
+    """A registered runtime cannot be loaded or used as its entry says."""
 
 
 class MissingExtra(AlexnetError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -58,7 +57,7 @@ def test_another_export_in_its_place_is_refused(exported: Exported, tmp_path: Pa
     first = EmbeddedServer(exported.repository(tmp_path / "first"))
     contract = Contract(resize=232)
     manifest = exported.manifest.model_copy(
-        update={"contract": json.loads(contract.to_json()), "contract_digest": contract.digest}
+        update={"contract": contract, "contract_digest": contract.digest}
     )
     write_repository(manifest, exported.folder, tmp_path / "other")
     with first:

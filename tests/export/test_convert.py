@@ -93,6 +93,7 @@ def test_int8_is_placed_as_tensorrt_wants_it(files: dict[str, Path]) -> None:
         assert values[bias].data_type == TensorProto.FLOAT
         stored = values[made_by[weight].input[0]]
         assert stored.data_type == TensorProto.INT8
+        assert np.abs(numpy_helper.to_array(stored).astype(int)).max() <= 64, "more than 7 bits"
         scales = values[made_by[weight].input[1]]
         assert list(scales.dims) == [stored.dims[0]]
         axis = [attribute.i for attribute in made_by[weight].attribute if attribute.name == "axis"]
