@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from tools import run_recipe
@@ -29,14 +28,6 @@ MODEL = "alexnet_int8"
 SERVICE_S = 0.005
 
 
-@dataclass(frozen=True)
-class Round:
-    late_p99_ms: float
-    bare_late_p99_ms: float
-    sent_per_s: float
-    cpu_share: float
-
-
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=2000.0, help="requests a second")
@@ -50,13 +41,17 @@ def measure(log: Log, options: argparse.Namespace) -> None:
     transport = FakeTransport(delay_s=SERVICE_S, answer=lambda request: probabilities)
     url = ServerUrl.parse("grpc://127.0.0.1:8001")  # the fake server's name in messages
     bench = ServerBench(transport, url, InProcessGenerator(transport), timeout_s=5)
-    rounds = [one_round(bench, options.rate, options.seconds, seed) for seed in range(options.rounds)]
+    load = Load(model=MODEL, loop=OpenLoop(rate_per_s=options.rate))
+    timing = Timing(burn_in_s=0.5, seconds=options.seconds, repeats=1)
+    results, bare_ms = [], []
+    for seed in range(options.rounds):
+        results.append(bench.run(load, timing=timing, seed=seed))
+        bare_ms.append(bare_loop_p99_ms(options.rate, options.seconds / 2, seed))
     transport.close()
-    late_ms = [found.late_p99_ms for found in rounds]
-    bare_ms = [found.bare_late_p99_ms for found in rounds]
-    sent = figure_from_repeats([found.sent_per_s for found in rounds], "requests/s")
-    late, bare = (figure_from_repeats(values, "ms") for values in (late_ms, bare_ms))
-    cpu = figure_from_repeats([100 * found.cpu_share for found in rounds], "% of a core")
+    sent = figure_from_repeats([result.requests / options.seconds for result in results], "requests/s")
+    late = figure_from_repeats([result.send_delay_p99_ms() or 0.0 for result in results], "ms")
+    bare = figure_from_repeats(bare_ms, "ms")
+    cpu = figure_from_repeats([100 * result.cpu_share for result in results], "% of a core")
     cores = len(os.sched_getaffinity(0))
     of = f"one generator and the fake server, on {cores} core{'s' if cores > 1 else ''}"
     least, most = ((1 + sign * MOST_UNANSWERED) * options.rate for sign in (-1, 1))
@@ -75,24 +70,16 @@ def measure(log: Log, options: argparse.Namespace) -> None:
     log.notes.append(f"A bare loop that only sleeps until each planned time is late by {bare} at p99.")
 
 
-def one_round(bench: ServerBench, rate_per_s: float, seconds: float, seed: int) -> Round:
+def bare_loop_p99_ms(rate_per_s: float, seconds: float, seed: int) -> float:
+    """Sleep until each planned time of an open loop, and return the p99 of the delays."""
+    timing = Timing(burn_in_s=0, seconds=seconds, repeats=1)
     loop = OpenLoop(rate_per_s=rate_per_s)
-    timing = Timing(burn_in_s=0.5, seconds=seconds, repeats=1)
-    result = bench.run(Load(model=MODEL, loop=loop), timing=timing, seed=seed)
-    late_p99_ms = result.send_delay_p99_ms()
-    assert late_p99_ms is not None
-    bare = LatencyHistogram()
-    bare_timing = Timing(burn_in_s=0, seconds=seconds / 2, repeats=1)
-    segment = Segment(loop=loop, timing=bare_timing, starts_s=time.monotonic(), seed=seed)
+    segment = Segment(loop=loop, timing=timing, starts_s=time.monotonic(), seed=seed)
+    delays = LatencyHistogram()
     for planned_s in segment.send_times(rate_per_s).tolist():
         time.sleep(max(0.0, planned_s - time.monotonic()))
-        bare.record(1e3 * (time.monotonic() - planned_s))
-    return Round(
-        late_p99_ms=late_p99_ms,
-        bare_late_p99_ms=bare.percentile_ms(99),
-        sent_per_s=result.requests / seconds,
-        cpu_share=result.cpu_share,
-    )
+        delays.record(1e3 * (time.monotonic() - planned_s))
+    return delays.percentile_ms(99)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_bench import InProcessGenerator, ServerBench, Timing
-from alexnet_bench.loads.clock import Completion, Completions, StallReading
+from alexnet_bench.loads.clock import Clock, Completion, Completions
 from alexnet_bench.loads.traffic import (
     ExpectedReplies,
     Traffic,
@@ -37,18 +37,7 @@ URL = ServerUrl.parse("grpc://127.0.0.1:8001")
 Event = Callable[[], object]
 
 
-class VirtualStalls:
-    """Stalled for the share of the time that the clock is set to."""
-
-    def __init__(self, time: VirtualTime, since_s: float) -> None:
-        self._time, self._since_s = time, since_s
-
-    @property
-    def stalled_s(self) -> float:
-        return self._time.stalled_share * (self._time.now_s() - self._since_s)
-
-
-class VirtualTime:
+class VirtualTime(Clock):
     """A clock that only scheduled events advance.
 
     `wakes_late_s` gives how late a wait ends; `cpu_share` is the processor time that the process uses.
@@ -68,8 +57,9 @@ class VirtualTime:
     def cpu_s(self) -> float:
         return self.cpu_share * self._now_s
 
-    def monitor_stalls(self) -> AbstractContextManager[StallReading]:
-        return nullcontext(VirtualStalls(self, self._now_s))
+    def monitor_stalls(self) -> AbstractContextManager[Callable[[], float]]:
+        since_s = self._now_s
+        return nullcontext(lambda: self.stalled_share * (self._now_s - since_s))
 
     def realtime_priority(self) -> AbstractContextManager[None]:
         return nullcontext()

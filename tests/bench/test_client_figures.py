@@ -11,9 +11,9 @@ from alexnet_bench import ClientBenchOptions, measure_clients, write_client_imag
 from alexnet_bench.client_figures import classified_per_s, raw_grpc_per_s
 from alexnet_model.contract import Contract
 from alexnet_model.errors import BadResponse
-from alexnet_serving import EmbeddedServer
+from alexnet_serving import EmbeddedServer, write_repository
 
-from ..conftest import Exported
+from ..serving.conftest import Artifacts
 
 QUICK = ClientBenchOptions(rounds=1, slice_s=0.5, calls=20, imports=1)
 
@@ -26,8 +26,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(exported: Exported) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(exported.repository, shared_memory=True) as server:
+def server(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    repository = tmp_path_factory.mktemp("served") / "model_repository"
+    write_repository(artifacts.manifest, artifacts.folder, repository)
+    with EmbeddedServer(repository, shared_memory=True) as server:
         yield server
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_bench import ClosedLoop, LoadResult, OpenLoop, Timing
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.loads.clock import Completion, Completions, SystemClock
+from alexnet_bench.loads.clock import Clock, Completion, Completions
 from alexnet_bench.loads.loop import LoadRun
 from alexnet_bench.loads.plans import Loop, Segment
 from alexnet_clients import FakeTransport, InferReply, Message
@@ -307,7 +307,7 @@ def test_a_stop_cancels_the_requests_in_flight() -> None:
 
 
 def test_the_system_clock_waits_until_the_time_or_a_completion() -> None:
-    clock = SystemClock()
+    clock = Clock()
     completions: Completions = SimpleQueue()
     completion = Completion(0, 0.0, 0.0, Future())
     completions.put(completion)

@@ -56,9 +56,7 @@ def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, pr
 def test_another_export_in_its_place_is_refused(exported: Exported, tmp_path: Path) -> None:
     first = EmbeddedServer(exported.repository(tmp_path / "first"))
     contract = Contract(resize=232)
-    manifest = exported.manifest.model_copy(
-        update={"contract": contract, "contract_digest": contract.digest}
-    )
+    manifest = exported.manifest.model_copy(update={"contract": contract, "contract_digest": contract.digest})
     write_repository(manifest, exported.folder, tmp_path / "other")
     with first:
         client = Client(first.grpc_url, timeout_s=60)

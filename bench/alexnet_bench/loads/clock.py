@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import TypeAlias
 
 from alexnet_clients import InferReply
 
@@ -45,27 +44,59 @@ class Completion:
 Completions: TypeAlias = SimpleQueue[Completion | None]  # None wakes up the waiting thread
 
 
-class StallReading(Protocol):
-    """How long this process was kept from running since the monitoring began."""
-
-    @property
-    def stalled_s(self) -> float: ...
-
-
-class Clock(Protocol):
-    """Time as a load sees it."""
+class Clock:
+    """Time as a load sees it. Tests replace it by a clock that events advance."""
 
     def now_s(self) -> float:
         """Return the monotonic time, which all processes of a machine share."""
+        return time.monotonic()
 
     def cpu_s(self) -> float:
         """Return the processor time of this process, all threads together."""
+        return time.process_time()
 
-    def monitor_stalls(self) -> AbstractContextManager[StallReading]:
-        """Measure inside the `with` how long this process is kept from running."""
+    @contextmanager
+    def monitor_stalls(self) -> Iterator[Callable[[], float]]:
+        """Measure how long the system keeps this process from running; yields a function that returns it.
 
-    def realtime_priority(self) -> AbstractContextManager[None]:
-        """Run this process inside the `with` as soon as it is due, where the system allows that."""
+        A thread sleeps briefly, again and again, and adds up how much too late it wakes. An open loop knows
+        how late it sent each request. A closed loop has no plan to be late against: if another process, a
+        limit on processor time or a stop keeps it from running, it sends less and only looks idle.
+        """
+        stalled_s = 0.0
+        ended = threading.Event()
+
+        def monitor() -> None:
+            nonlocal stalled_s
+            while not ended.is_set():
+                due_s = time.monotonic() + _CHECK_S
+                ended.wait(_CHECK_S)
+                late_s = time.monotonic() - due_s
+                if late_s > _ORDINARY_DELAY_S:
+                    stalled_s += late_s
+
+        thread = threading.Thread(target=monitor, name="stall monitor", daemon=True)
+        thread.start()
+        try:
+            yield lambda: stalled_s
+        finally:
+            ended.set()
+            thread.join()
+
+    @contextmanager
+    def realtime_priority(self) -> Iterator[None]:
+        """Schedule this process inside the `with` as soon as it is due, where the system allows that.
+
+        Without it a server on the same cores delays sends by milliseconds. It needs root or a limit
+        (`ulimit -r`); otherwise nothing changes. All threads get the priority, since one that holds Python's
+        lock would block the others. Threads started inside inherit it.
+        """
+        usual, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+        _schedule_all_threads(os.SCHED_FIFO, os.sched_param(1))
+        try:
+            yield
+        finally:
+            _schedule_all_threads(usual, parameter)
 
     def wait(self, completions: Completions, until_s: float, *, nap_s: float = 0.0) -> Completion | None:
         """Wait for the next completion.
@@ -79,67 +110,6 @@ class Clock(Protocol):
         Returns:
             The completion; None at `until_s` or after a wake-up.
         """
-
-
-class StallMonitor:
-    """Measure how long the system keeps this process from running.
-
-    A thread sleeps briefly, again and again, and adds up how much too late it wakes. An open loop knows how
-    late it sent each request. A closed loop has no plan to be late against: if another process, a limit on
-    processor time or a stop keeps it from running, it sends less and only looks idle.
-    """
-
-    def __init__(self) -> None:
-        self.stalled_s = 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._monitor, name="stall monitor", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _monitor(self) -> None:
-        while not self._ended.is_set():
-            due_s = time.monotonic() + _CHECK_S
-            self._ended.wait(_CHECK_S)
-            late_s = time.monotonic() - due_s
-            if late_s > _ORDINARY_DELAY_S:
-                self.stalled_s += late_s
-
-
-class SystemClock:
-    """The real clock."""
-
-    def now_s(self) -> float:
-        return time.monotonic()
-
-    def cpu_s(self) -> float:
-        return time.process_time()
-
-    def monitor_stalls(self) -> AbstractContextManager[StallReading]:
-        return StallMonitor()
-
-    @contextmanager
-    def realtime_priority(self) -> Iterator[None]:
-        """Use real-time scheduling. Without it a server on the same cores delays sends by milliseconds.
-
-        This needs root or a limit (`ulimit -r`); otherwise nothing changes. All threads get the priority,
-        since one that holds Python's lock would block the others. Threads started inside inherit it.
-        """
-        usual, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
-        _schedule_all_threads(os.SCHED_FIFO, os.sched_param(1))
-        try:
-            yield
-        finally:
-            _schedule_all_threads(usual, parameter)
-
-    def wait(self, completions: Completions, until_s: float, *, nap_s: float = 0.0) -> Completion | None:
         if nap_s and completions.empty():
             time.sleep(max(0.0, min(nap_s, until_s - time.monotonic() - _BUSY_WAIT_S)))
         sleep_s = until_s - time.monotonic() - _BUSY_WAIT_S

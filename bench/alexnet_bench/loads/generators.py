@@ -26,7 +26,7 @@ from alexnet_clients import ServerUrl, Transport, transport_from_url
 from alexnet_clients.credentials import ANONYMOUS, Credentials
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
-from .clock import Clock, SystemClock
+from .clock import Clock
 from .loop import LoadRun
 from .plans import Segment, loops_for_processes
 from .results import LoadResult, combined_in_parallel
@@ -62,7 +62,7 @@ class InProcessGenerator:
 
     def __init__(self, transport: Transport, clock: Clock | None = None) -> None:
         self._transport = transport
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
 
     def prepare(self, spec: TrafficSpec) -> None:
         self._traffic = spec.traffic(self._transport)
@@ -72,16 +72,17 @@ class InProcessGenerator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Connect:
-    """The first command: which server to send to."""
+class _Prepare:
+    """A command: connect to this server unless connected already, and build these requests."""
 
     url: str
     credentials: Credentials
+    spec: TrafficSpec
 
 
 _STOP: Literal["stop"] = "stop"  # end the running load; it is not replied to
 _DONE: Literal["done"] = "done"
-_Command: TypeAlias = _Connect | TrafficSpec | Segment
+_Command: TypeAlias = _Prepare | Segment
 _WorkerReply: TypeAlias = LoadResult | AlexnetError | Literal["done"]
 
 
@@ -96,13 +97,15 @@ class MultiProcessGenerator:
 
     Raises:
         UsageError: `processes` is below 1.
-        ClientError: on entering, if the URL does not parse or a worker could not be started.
+        InvalidUrl: the URL does not parse.
     """
 
     def __init__(self, url: str, processes: int = 1, *, credentials: Credentials = ANONYMOUS) -> None:
         if processes < 1:
             raise UsageError("workers", got=str(processes), expected="at least 1")
-        self._connect = _Connect(url=url, credentials=credentials)
+        ServerUrl.parse(url)  # an error here is clearer than one in each worker
+        self._url = url
+        self._credentials = credentials
         self._count = processes
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection[Any, Any]] = []
@@ -135,7 +138,13 @@ class MultiProcessGenerator:
     def prepare(self, spec: TrafficSpec) -> None:
         if not self._connections:  # an error has ended the workers
             self._open()
-        self._send_to_all(spec)
+        command = _Prepare(url=self._url, credentials=self._credentials, spec=spec)
+        numbers = range(self._count)
+        for number in numbers:
+            self._send(number, command)
+        replies: dict[int, _WorkerReply] = {}
+        self._receive_from(numbers, replies)
+        assert set(replies.values()) == {_DONE}
 
     def run(self, segment: Segment, tick: Tick = no_tick) -> LoadResult:
         """Run a load that starts now.
@@ -172,7 +181,6 @@ class MultiProcessGenerator:
         try:
             for _ in range(self._count):
                 self._start()
-            self._send_to_all(self._connect)
         except BaseException:
             self.close()
             raise
@@ -193,15 +201,6 @@ class MultiProcessGenerator:
                 )
             )
         self._connections.append(Connection(ours.detach()))
-
-    def _send_to_all(self, command: _Command) -> None:
-        """Send a command to all workers and wait until each one has executed it."""
-        numbers = range(self._count)
-        for number in numbers:
-            self._send(number, command)
-        replies: dict[int, _WorkerReply] = {}
-        self._receive_from(numbers, replies)
-        assert set(replies.values()) == {_DONE}
 
     def _send(self, number: int, command: _Command | str) -> None:
         with contextlib.suppress(ConnectionError):  # receiving its reply finds that the worker has died
@@ -279,16 +278,14 @@ class _LoadWorker:
                 self._commands.put(command)
 
     def _execute(self, command: _Command) -> _WorkerReply:
-        if isinstance(command, _Connect):
-            self._transport = transport_from_url(ServerUrl.parse(command.url), command.credentials)
-        elif isinstance(command, TrafficSpec):
-            assert self._transport is not None
-            self._traffic = command.traffic(self._transport)
-            gc.collect()
-            gc.freeze()  # a collection that looks through all of these objects would delay a send
-        else:
+        if isinstance(command, Segment):
             assert self._run is not None
             return self._run.result()
+        if self._transport is None:
+            self._transport = transport_from_url(ServerUrl.parse(command.url), command.credentials)
+        self._traffic = command.spec.traffic(self._transport)
+        gc.collect()
+        gc.freeze()  # a collection that looks through all of these objects would delay a send
         return _DONE
 
 

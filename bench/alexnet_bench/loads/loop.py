@@ -20,7 +20,7 @@ from alexnet_clients import InferReply, ModelStatistics
 from alexnet_model.errors import ClientError
 
 from ..figures.percentiles import LatencyHistogram
-from .clock import Clock, Completion, Completions, SystemClock
+from .clock import Clock, Completion, Completions
 from .plans import ClosedLoop, OpenLoop, Segment
 from .results import SERVER_GONE, LoadResult, Span
 from .traffic import Traffic
@@ -46,7 +46,7 @@ class LoadRun:
     def __init__(self, segment: Segment, traffic: Traffic, clock: Clock | None = None) -> None:
         self._segment = segment
         self._traffic = traffic
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
         self._tally = _Tally(segment, traffic)
         self._completions: Completions = SimpleQueue()
         self._open: set[Future[InferReply]] = set()
@@ -97,13 +97,13 @@ class LoadRun:
         self._send_until(segment.measured_from_s, times_s[:burning_in])
         self._statistics_before = self._request_statistics()  # without waiting, so that no send is late
         cpu_s, started_s = self._clock.cpu_s(), self._clock.now_s()
-        with self._clock.monitor_stalls() as stalls:
+        with self._clock.monitor_stalls() as stalled_s:
             try:
                 self._send_until(segment.ends_s, times_s[burning_in:])
             finally:
                 if (taken_s := self._clock.now_s() - started_s) > 0:
                     self._cpu_share = (self._clock.cpu_s() - cpu_s) / taken_s
-                    self._stalled_share = stalls.stalled_s / taken_s
+                    self._stalled_share = stalled_s() / taken_s
 
     def _send_until(self, until_s: float, times_s: Sequence[float]) -> None:
         if isinstance(self._segment.loop, ClosedLoop):
