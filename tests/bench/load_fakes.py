@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from itertools import count
 from queue import Empty
 from typing import Any
@@ -57,12 +57,14 @@ class VirtualTime(Clock):
     def cpu_s(self) -> float:
         return self.cpu_share * self._now_s
 
-    def monitor_stalls(self) -> AbstractContextManager[Callable[[], float]]:
+    @contextmanager
+    def monitor_stalls(self) -> Iterator[Callable[[], float]]:
         since_s = self._now_s
-        return nullcontext(lambda: self.stalled_share * (self._now_s - since_s))
+        yield lambda: self.stalled_share * (self._now_s - since_s)
 
-    def realtime_priority(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def realtime_priority(self) -> Iterator[None]:
+        yield
 
     def at(self, when_s: float, event: Event) -> None:
         heapq.heappush(self._events, (when_s, next(self._numbers), event))
