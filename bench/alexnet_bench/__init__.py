@@ -1,6 +1,6 @@
-"""Benchmarks: engines in process, servers under load, latency, tuning and cold start.
+"""Benchmarks with a verdict: engines in process, servers under load, latency, tuning, cold start, clients.
 
-Every public name is imported when it is first used, as most need the [bench] or [export] extra.
+Names are imported on first use, because most of them need the [bench] or [export] extra.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .client_figures import ClientBenchOptions, measure_clients, write_client_images
     from .cold_start import bench_cold_start
+    from .engine_vs_server import ComparisonOptions, compare_with_server
+    from .engines.benchmark import EngineBenchOptions, bench_engines
+    from .engines.selection import EngineFilter
+    from .latency_breakdown import BreakdownOptions, bench_latency_breakdown
     from .loads.generators import InProcessGenerator, LoadGenerator, MultiProcessGenerator
     from .loads.plans import ClosedLoop, Load, OpenLoop, Timing
     from .loads.rate_search import RateSearch, SearchOptions, search_rate
@@ -18,15 +22,18 @@ if TYPE_CHECKING:
     from .loads.run import LoadPlan, bench_load
     from .loads.server_bench import MeasuredLoad, ReferenceSource, ServerBench
     from .loads.traffic import ReferenceOutputs, RequestSet
-    from .measuring import MeasureOptions, measure
-    from .records import Case, Measurements, Ratio, Throughput
-    from .side_by_side import Plan
+    from .reference_predictions import ExportPredictions
     from .synthetic_images import synthetic_jpegs
     from .tuning import Candidate, TuningOptions, bench_tuning, winner_of, write_winner
+    from .unpacking import unpacked_export
 
-_NAMES = {
+_MODULES = {
     ".client_figures": ("ClientBenchOptions", "measure_clients", "write_client_images"),
     ".cold_start": ("bench_cold_start",),
+    ".engine_vs_server": ("ComparisonOptions", "compare_with_server"),
+    ".engines.benchmark": ("EngineBenchOptions", "bench_engines"),
+    ".engines.selection": ("EngineFilter",),
+    ".latency_breakdown": ("BreakdownOptions", "bench_latency_breakdown"),
     ".loads.generators": ("InProcessGenerator", "LoadGenerator", "MultiProcessGenerator"),
     ".loads.plans": ("ClosedLoop", "Load", "OpenLoop", "Timing"),
     ".loads.rate_search": ("RateSearch", "SearchOptions", "search_rate"),
@@ -34,48 +41,48 @@ _NAMES = {
     ".loads.run": ("LoadPlan", "bench_load"),
     ".loads.server_bench": ("MeasuredLoad", "ReferenceSource", "ServerBench"),
     ".loads.traffic": ("ReferenceOutputs", "RequestSet"),
-    ".measuring": ("MeasureOptions", "measure"),
-    ".records": ("Case", "Measurements", "Ratio", "Throughput"),
-    ".side_by_side": ("Plan",),
+    ".reference_predictions": ("ExportPredictions",),
     ".synthetic_images": ("synthetic_jpegs",),
     ".tuning": ("Candidate", "TuningOptions", "bench_tuning", "winner_of", "write_winner"),
+    ".unpacking": ("unpacked_export",),
 }
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "BreakdownOptions",
     "Candidate",
-    "Case",
     "ClientBenchOptions",
     "ClosedLoop",
+    "ComparisonOptions",
+    "EngineBenchOptions",
+    "EngineFilter",
+    "ExportPredictions",
     "InProcessGenerator",
     "Load",
     "LoadGenerator",
     "LoadPlan",
     "LoadResult",
-    "MeasureOptions",
     "MeasuredLoad",
-    "Measurements",
     "ModelUnderTest",
     "MultiProcessGenerator",
     "OpenLoop",
-    "Plan",
     "RateSearch",
-    "Ratio",
     "ReferenceOutputs",
     "ReferenceSource",
     "RequestSet",
     "SearchOptions",
     "ServerBench",
-    "Throughput",
     "Timing",
     "TuningOptions",
     "bench_cold_start",
+    "bench_engines",
+    "bench_latency_breakdown",
     "bench_load",
     "bench_tuning",
-    "measure",
+    "compare_with_server",
     "measure_clients",
     "search_rate",
     "synthetic_jpegs",
+    "unpacked_export",
     "winner_of",
     "write_client_images",
     "write_winner",
@@ -83,6 +90,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULE_OF:
-        return getattr(import_module(_MODULE_OF[name], __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

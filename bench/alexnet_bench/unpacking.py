@@ -1,4 +1,4 @@
-"""A repository holds the export that it was packed from: for what is measured on its files in process."""
+"""Unpack the export that a model repository was written from, to measure its files in process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from alexnet_serving import models_of_repository, unpack_repository
 
 @contextmanager
 def unpacked_export(repository: Path) -> Iterator[Path]:
-    """The export's folder, which is there for a while, in a hidden one that holds nothing else.
+    """Unpack a repository's export into a temporary folder, which is removed afterwards.
+
+    Args:
+        repository: The model repository.
+
+    Returns:
+        A context manager that gives the export's folder.
 
     Raises:
-        RepositoryError: the repository is missing or holds no model, or there is no room for the export.
-        ManifestError: its record is missing or broken, or an ONNX file or the reference is another.
-        OSError: nothing can be written beside the repository.
+        RepositoryError: the repository is missing, holds no model, or there is no space for the export.
+        ManifestError: its record is missing or broken, or an ONNX file or the reference differs from it.
+        OSError: the folder beside the repository cannot be written.
     """
-    models_of_repository(repository)  # says it if there is none
+    models_of_repository(repository)  # raises if it is missing or holds no model
     repository = repository.resolve()
-    # On the same disk, so that large files are linked.
+    # Beside the repository, on the same disk, so that large files are linked instead of copied.
     with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as name:
         folder = Path(name) / "export"
         unpack_repository(repository, folder)

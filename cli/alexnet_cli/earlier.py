@@ -72,7 +72,7 @@ def manifest_of_earlier(folder: Path, out: Path) -> Manifest:
         OSError: `out` cannot be written.
     """
     if folder != out:
-        from alexnet_export.pipeline import refuse_foreign
+        from alexnet_export.onnx_export import refuse_foreign
         from alexnet_model.files import atomic_directory
         from alexnet_serving import unpack_repository
 

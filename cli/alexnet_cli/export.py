@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from .earlier import EngineChoice, folder_of_earlier, manifest_of_earlier
 from .options import JsonFlag, RepositoryOption, precisions_from
 
 if TYPE_CHECKING:
-    from alexnet_export.engines.options import EngineOptions
+    from alexnet_export import EngineOptions
 
 
 class Compatibility(StrEnum):
@@ -117,11 +117,9 @@ def export_command(
 
     Example: alexnet export checkpoint.safetensors --precision fp32,int8 --calibration digits
     """
-    from alexnet_export.datasets import data_trained_on
-    from alexnet_export.engine_build import build_engines, raise_if_engine_refused
-    from alexnet_export.engines.builders import builders_from
-    from alexnet_export.gate import Tolerances
-    from alexnet_export.pipeline import ExportOptions, export, raise_if_refused
+    from alexnet_export import OnnxOptions, Tolerances, build_engines, data_trained_on, export_onnx
+    from alexnet_export.engine_export import builders_from, raise_if_engine_refused
+    from alexnet_export.onnx_export import raise_if_refused
     from alexnet_model.pretrained import checkpoint_from
     from alexnet_serving import (
         RepositoryOptions,
@@ -168,7 +166,7 @@ def export_command(
             manifest = manifest_of_earlier(earlier, folder)
         else:
             loaded = checkpoint_from(checkpoint)
-            options = ExportOptions(
+            options = OnnxOptions(
                 precisions=precisions,
                 calibration=calibration or data_trained_on(loaded),
                 evaluation=evaluation,
@@ -176,7 +174,7 @@ def export_command(
                 runtime="onnxruntime" if engine is EngineChoice.ONNX else "openvino",
                 tolerances=Tolerances(top1_drop=0.01 if max_top1_drop is None else max_top1_drop / 100),
             )
-            manifest = export(loaded, folder, options, progress=bars)
+            manifest = export_onnx(loaded, folder, options, progress=bars)
         if building:
             manifest = build_engines(
                 folder, building, precisions=precisions, builders=builders, progress=bars
@@ -212,11 +210,13 @@ def _engine_options(
     Raises:
         UsageError: options that cannot be, or that are for engines alone.
     """
-    from alexnet_export.engines.options import EngineKind, EngineOptions, profile_from, targets_from
+    from alexnet_export import EngineOptions
+    from alexnet_export.engines.options import profile_from, targets_from
 
-    if engine is not None and engine.value in get_args(EngineKind):
+    if engine in (*PLANS, EngineChoice.TENSORRT_RTX):
         return EngineOptions(
-            kind=cast("EngineKind", engine.value),
+            runtime="tensorrt-rtx" if engine is EngineChoice.TENSORRT_RTX else "tensorrt",
+            build="docker" if engine is EngineChoice.DOCKER else "here",
             profile=profile_from(profile) if profile else None,
             targets=targets_from(target),
             hardware_compatibility=hardware_compatibility.value,

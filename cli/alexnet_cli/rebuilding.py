@@ -39,9 +39,8 @@ def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
         RepositoryError: the repository was not written by this version, or cannot be replaced.
         DockerError, EngineError: the engines cannot be built.
     """
-    from alexnet_export.engine_build import build_engines, raise_if_engine_refused
-    from alexnet_export.engines.builders import builders_from
-    from alexnet_export.engines.options import EngineOptions
+    from alexnet_export import EngineOptions, build_engines
+    from alexnet_export.engine_export import builders_from, raise_if_engine_refused
     from alexnet_serving import (
         options_of_repository,
         targets_of_image,
@@ -57,7 +56,8 @@ def rebuild(repository: Path, image: str, *, progress: Progress) -> Manifest:
         manifest = manifest_from_folder(folder)
         for precision, passport in _served_engines(repository).items():
             building = EngineOptions(
-                kind="docker",
+                runtime="tensorrt",
+                build="docker",
                 image=image,
                 profile=passport.profile,
                 hardware_compatibility=passport.hardware_compatibility,
@@ -78,5 +78,5 @@ def _served_engines(repository: Path) -> dict[Precision, Passport]:
         artifact.precision: engine.passport
         for artifact in manifest_from_folder(repository).artifacts
         for engine in artifact.engines
-        if engine.accepted and engine.passport.flavour == "tensorrt"
+        if engine.accepted and engine.passport.runtime == "tensorrt"
     }

@@ -42,8 +42,14 @@ def tune_command(
 
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
-    from alexnet_bench import Timing, TuningOptions, bench_tuning, winner_of, write_winner
-    from alexnet_bench.unpacking import unpacked_export
+    from alexnet_bench import (
+        Timing,
+        TuningOptions,
+        bench_tuning,
+        unpacked_export,
+        winner_of,
+        write_winner,
+    )
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings
 

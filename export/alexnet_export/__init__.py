@@ -1,8 +1,84 @@
-"""Checkpoint to ONNX in FP32, FP16 and INT8, each proved to be the same model.
+"""Checkpoint to ONNX in FP32, FP16 and INT8, and from there to engines; each checked to be the same model.
 
-    from alexnet_export.pipeline import ExportOptions, export
+    from alexnet_export import OnnxOptions, export_onnx
 
-Every module here but `statistics` needs the [export] extra, so nothing is imported until it is asked for.
+Names are imported on first use, because nearly all of them need the [export] extra.
 """
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .cuda import CudaDevice
+    from .datasets import data_trained_on
+    from .engine_export import build_engines
+    from .engines.builders import EngineBuilder
+    from .engines.options import EngineOptions
+    from .gate import GateInputs, Tolerances
+    from .onnx_export import OnnxOptions, export_onnx
+    from .reference import gate_inputs_from_folder
+    from .runners import (
+        FloatArray,
+        Outputs,
+        ResidentRunner,
+        Runner,
+        RunnerSource,
+        infer_in_batches,
+        open_runner,
+        runner_from_artifact,
+    )
+    from .statistics import paired_drop_interval, signal_to_noise_db, softmax, wilson_interval
+    from .torch_runner import CompiledTorchRunner, TorchRunner
+
+_MODULES = {
+    ".cuda": ("CudaDevice",),
+    ".datasets": ("data_trained_on",),
+    ".engine_export": ("build_engines",),
+    ".engines.builders": ("EngineBuilder",),
+    ".engines.options": ("EngineOptions",),
+    ".gate": ("GateInputs", "Tolerances"),
+    ".onnx_export": ("OnnxOptions", "export_onnx"),
+    ".reference": ("gate_inputs_from_folder",),
+    ".runners": (
+        *("FloatArray", "Outputs", "ResidentRunner", "Runner", "RunnerSource"),
+        *("infer_in_batches", "open_runner", "runner_from_artifact"),
+    ),
+    ".statistics": ("paired_drop_interval", "signal_to_noise_db", "softmax", "wilson_interval"),
+    ".torch_runner": ("CompiledTorchRunner", "TorchRunner"),
+}
+
+__all__ = [
+    "CompiledTorchRunner",
+    "CudaDevice",
+    "EngineBuilder",
+    "EngineOptions",
+    "FloatArray",
+    "GateInputs",
+    "OnnxOptions",
+    "Outputs",
+    "ResidentRunner",
+    "Runner",
+    "RunnerSource",
+    "Tolerances",
+    "TorchRunner",
+    "build_engines",
+    "data_trained_on",
+    "export_onnx",
+    "gate_inputs_from_folder",
+    "infer_in_batches",
+    "open_runner",
+    "paired_drop_interval",
+    "runner_from_artifact",
+    "signal_to_noise_db",
+    "softmax",
+    "wilson_interval",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,10 +12,10 @@ import numpy as np
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 
-from .engines.cuda import CudaDevice
-from .runners import Outputs
+from .cuda import CudaDevice
+from .runners import Outputs, RunnerSource
 
 with needs("export"):
     import onnxruntime
@@ -28,6 +28,11 @@ HEAVY_OPERATORS = frozenset(
 SHORT_NAMES = {"float": "f32", "float16": "f16", "uint8": "i8", "int8": "i8"}
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 OUTPUTS = ["probabilities", "logits"]
+
+
+def runner_from_source(source: RunnerSource) -> OnnxRunner:
+    """Make a runner of an ONNX file."""
+    return OnnxRunner(source.file, source.device)
 
 
 class OnnxRunner:
@@ -57,11 +62,11 @@ class OnnxRunner:
         self._session = self._binding = None
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> RuntimeInfo:
         """Asked for the first time, this loads the file once more, to look at its layers at work."""
         self._computes_in = self._computes_in or self._types_of_layers()
         name = "CPU" if self._device is None else self._device.name
-        return Runtime(name="onnxruntime", device=name, computes_in=self._computes_in)
+        return RuntimeInfo(name="onnxruntime", device=name, computes_in=self._computes_in)
 
     def infer(self, images: Uint8Array) -> Outputs:
         return Outputs(*self._session.run(OUTPUTS, {"image": images}))

@@ -8,9 +8,9 @@ from typing import Any, Self
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
-from alexnet_model.manifest import Precision, Runtime
+from alexnet_model.manifest import Precision, RuntimeInfo
 
-from .runners import Outputs
+from .runners import Outputs, RunnerSource
 
 with needs("export"):
     import openvino
@@ -28,6 +28,12 @@ def openvino_options(precision: Precision) -> dict[str, str]:
     has_f16 = "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hint = "f16" if precision == "fp16" and has_f16 else "f32"
     return {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+
+
+def runner_from_source(source: RunnerSource) -> OpenVinoRunner:
+    """Make a runner of an ONNX file."""
+    options = openvino_options(source.precision) if source.options is None else dict(source.options)
+    return OpenVinoRunner(source.file, options)
 
 
 class OpenVinoRunner:
@@ -59,8 +65,10 @@ class OpenVinoRunner:
         self._request = self._compiled = None
 
     @property
-    def runtime(self) -> Runtime:
-        return Runtime(name="openvino", device="CPU", computes_in=self._computes_in(), options=self._options)
+    def runtime(self) -> RuntimeInfo:
+        return RuntimeInfo(
+            name="openvino", device="CPU", computes_in=self._computes_in(), options=self._options
+        )
 
     def infer(self, images: Uint8Array) -> Outputs:
         results = self._request.infer({"image": images}, share_inputs=True)

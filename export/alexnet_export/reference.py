@@ -21,8 +21,7 @@ from alexnet_model.manifest import REFERENCE_NAME, Manifest, verify_reference
 from alexnet_model.progress import Progress, silent
 
 from .datasets import Evaluation, evaluation_from, synthetic_evaluation
-from .gate import Reference, Tolerances
-from .gate_inputs import GateInputs
+from .gate import GateInputs, Reference, Tolerances
 from .runners import FloatArray
 
 with needs("export"):
@@ -86,7 +85,7 @@ def gate_inputs_from_folder(folder: Path, manifest: Manifest, *, progress: Progr
     """The gate as it judged the ONNX files of an export, for engines that are built from them.
 
     On the evaluation images where they can be read here and are still the same; on the synthetic ones
-    otherwise, which `GateInputs.judged_on` says.
+    otherwise, which `GateInputs.evaluated_on` says.
 
     Raises:
         ManifestError: PyTorch's answers are missing or altered.
@@ -100,16 +99,16 @@ def gate_inputs_from_folder(folder: Path, manifest: Manifest, *, progress: Progr
     evaluation, why_not = _evaluation_again(manifest, answers, progress)
     if evaluation is None:
         reference = Reference(synthetic.images, None, answers.synthetic)
-        judged_on = f"{len(synthetic.images)} synthetic images{why_not}"
+        evaluated_on = f"{len(synthetic.images)} synthetic images{why_not}"
     else:
         reference = Reference(evaluation.images, evaluation.labels, answers.evaluation)
-        judged_on = f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})"
+        evaluated_on = f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})"
     return GateInputs.of(
         reference,
         Reference(synthetic.images, None, answers.synthetic),
         max_batch=manifest.max_batch,
         tolerances=tolerances,
-        judged_on=judged_on,
+        evaluated_on=evaluated_on,
     )
 
 

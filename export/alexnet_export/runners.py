@@ -1,55 +1,59 @@
-"""The Runner seam: something that answers prepared images, and says what it really computes in.
+"""The Runner interface, and how to open the runner of any registered runtime.
 
-    with OpenVinoRunner(path) as runner:
+    with open_runner("openvino", RunnerSource(file=path, precision="int8", ...)) as runner:
         outputs = runner.infer(images)
 
-PyTorch is the reference; every other runner is held against it (`parity.py`, `gate.py`). A runtime joins the
-house by one class here and one backend folder in serving/.
+PyTorch is the reference: the gate compares every other runner with it (`parity.py`, `gate.py`). The table of
+runtimes (`alexnet_model.runtimes`) names the function that makes a runtime's runner from a `RunnerSource`.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_model.checkpoint import Checkpoint
-from alexnet_model.classifier import Classifier
-from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import ExportError
-from alexnet_model.extras import needs
-from alexnet_model.manifest import Runtime
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import UsageError
+from alexnet_model.manifest import Artifact, RuntimeInfo, manifest_from_folder, verify_artifact
+from alexnet_model.records import Precision
+from alexnet_model.runtimes import runtime_named
 
-from .engines.cuda import CudaDevice
-
-with needs("export"):
-    import torch
+from .cuda import CudaDevice
 
 FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Row i answers image i."""
+    """The outputs of a model for N images; row i belongs to image i.
 
-    probabilities: FloatArray  # (N, classes)
-    logits: FloatArray  # (N, classes)
+    Attributes:
+        probabilities: float32, `(N, classes)`.
+        logits: float32, `(N, classes)`.
+    """
+
+    probabilities: FloatArray
+    logits: FloatArray
 
 
 class Runner(Protocol):
     """Holds a loaded model between `__enter__` and `__exit__`.
 
-    `runtime` is complete only inside the `with`: what a runner computes in is asked of the loaded model.
+    `runtime` is complete only inside the `with`: the precision a runner computes in is read from the loaded
+    model.
     """
 
     @property
-    def runtime(self) -> Runtime: ...
+    def runtime(self) -> RuntimeInfo:
+        """Describe the runtime: its name, device, options, and the precision it computes in."""
 
     def infer(self, images: Uint8Array) -> Outputs:
-        """Answer `(N, 224, 224, 3)` uint8, N at least 1."""
+        """Compute the outputs of `images`, uint8 `(N, 224, 224, 3)` with N at least 1."""
 
     def __enter__(self) -> Self: ...
 
@@ -57,108 +61,106 @@ class Runner(Protocol):
 
 
 class ResidentRunner(Runner, Protocol):
-    """A runner on a GPU whose computing can be told from its copies: images are placed there beforehand.
+    """A runner on a GPU that can compute without copying: images are placed on the GPU beforehand.
 
-    `take` and `launch` put work on the runner's stream and return before it is done.
+    `take` and `launch` put work on the runner's CUDA stream and return before it is done.
     """
 
     def place(self, images: Uint8Array) -> Any:
-        """Copy `(N, 224, 224, 3)` uint8 to where the runner computes."""
+        """Copy `images`, uint8 `(N, 224, 224, 3)`, to the GPU and return a handle to the copy."""
 
     def take(self, placed: Any) -> None:
-        """Make them the next input."""
+        """Make placed images the next input."""
 
     def launch(self) -> None:
-        """Answer the input; the answer stays where it was computed."""
+        """Compute the outputs of the current input; they stay on the GPU."""
 
 
-class TorchRunner:
-    """The reference: the checkpoint itself in PyTorch, in float32, on the CPU or on a GPU."""
+@dataclass(frozen=True, kw_only=True)
+class RunnerSource:
+    """What a runtime's factory needs to make a runner.
 
-    def __init__(self, checkpoint: Checkpoint, device: CudaDevice | None = None) -> None:
-        self._checkpoint = checkpoint
-        self._classifier: Any = Classifier(checkpoint.network(), checkpoint.contract).eval()
-        self._device = device
-        name = "CPU" if device is None else device.name
-        self.runtime = Runtime(name="pytorch", device=name, computes_in="f32")
-
-    def infer(self, images: Uint8Array) -> Outputs:
-        with self._working():
-            probabilities, logits = self._answered(self.place(images))
-            return Outputs(probabilities.cpu().numpy(), logits.cpu().numpy())
-
-    def place(self, images: Uint8Array) -> Any:
-        tensor = torch.from_numpy(images)
-        return tensor if self._device is None else tensor.to(f"cuda:{self._device.index}")
-
-    def take(self, placed: Any) -> None:
-        self._images = placed
-
-    def launch(self) -> None:
-        with self._working():
-            self._answers = self._answered(self._images)
-
-    def _answered(self, placed: Any) -> Any:
-        with torch.inference_mode():
-            return self._classifier(placed)
-
-    def _working(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._device is None else self._device.working()
-
-    def __enter__(self) -> Self:
-        if self._device is not None:
-            # On by default for convolutions, and not FP32.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-            self._classifier.to(f"cuda:{self._device.index}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class CompiledTorchRunner(TorchRunner):
-    """The same through `torch.compile`, which needs a C++ compiler, or on a GPU Triton, the language.
-
-    Entering compiles: for any batch, then for one image and for the largest batch, which PyTorch may want
-    to compile anew.
-
-    Raises (on entering):
-        ExportError: PyTorch could not compile it.
+    Attributes:
+        file: The ONNX file, engine or checkpoint; `Runtime.source` says which of them the runtime loads.
+        precision: The precision of that file.
+        contract: The input contract of the model.
+        classes: Number of classes of the model.
+        max_batch: Largest batch that the runner will be given.
+        options: Options that the runtime loads the file with. None: the runtime's own defaults for the
+            precision.
+        device: The GPU to compute on. None: the CPU.
+        cuda_graphs: Whether to capture a CUDA graph for each batch size. Only TensorRT engines do.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: CudaDevice | None = None, *, max_batch: int) -> None:
-        super().__init__(checkpoint, device)
-        self._batches = dict.fromkeys((min(2, max_batch), 1, max_batch))
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self._classifier = torch.compile(self._classifier)
-        shape = self._checkpoint.contract.image_shape
-        try:
-            for batch in self._batches:
-                images = self.place(np.zeros((batch, *shape), np.uint8))
-                if batch > 1:
-                    torch._dynamo.mark_dynamic(images, 0)
-                self.take(images)
-                self.launch()
-        except Exception as error:  # PyTorch's compilers raise errors of every kind
-            raise ExportError(
-                "torch.compile",
-                got=_first_line(error),
-                expected="a network that it can compile",
-                next_step="Leave it out, or see that a C++ compiler works here.",
-            ) from error
-        return self
+    file: Path
+    precision: Precision
+    contract: Contract
+    classes: int
+    max_batch: int
+    options: Mapping[str, str] | None = None
+    device: CudaDevice | None = None
+    cuda_graphs: bool = False
 
 
-def _first_line(error: Exception) -> str:
-    error = getattr(error, "inner_exception", error)  # of PyTorch's compilers: what went wrong in them
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def open_runner(runtime_name: str, source: RunnerSource) -> Runner:
+    """Make the runner of a registered runtime; entering the runner loads the file.
+
+    Args:
+        runtime_name: The runtime's name in the table, such as `openvino`.
+        source: The file and how to run it.
+
+    Raises:
+        UsageError: no runtime has that name, or it does not compute on the source's device.
+        RuntimeNotUsable: the table names a function that does not exist.
+        MissingExtra: a library that the runtime needs is not installed.
+        EngineError: the library is installed but does not load.
+        ManifestError: an engine has no passport beside it.
+        CheckpointError: a checkpoint cannot be read.
+    """
+    runtime = runtime_named(runtime_name)
+    device = "cpu" if source.device is None else "gpu"
+    if device not in runtime.devices:
+        raise UsageError(
+            f"device for {runtime.title}", got=device.upper(), expected=" or ".join(runtime.devices).upper()
+        )
+    runner: Runner = runtime.load_runner_factory()(source)
+    return runner
+
+
+def runner_from_artifact(artifact: Artifact, folder: Path, device: CudaDevice | None = None) -> Runner:
+    """Open an ONNX file of an export with the runtime and options that it is served with.
+
+    Args:
+        artifact: The record of the ONNX file.
+        folder: The folder of the export, with its `export.json`.
+        device: The GPU to compute on. A runtime that computes only on the CPU ignores it. None: the CPU.
+
+    Raises:
+        ManifestError: the record is broken, or the file is missing or has another hash than the record's.
+        MissingExtra: a library that the runtime needs is not installed.
+    """
+    manifest = manifest_from_folder(folder)
+    served_by = artifact.served_by
+    source = RunnerSource(
+        file=verify_artifact(artifact, folder),
+        precision=artifact.precision,
+        contract=manifest.contract,
+        classes=len(manifest.model.class_names),
+        max_batch=manifest.max_batch,
+        options=served_by.options,
+        device=device if "gpu" in runtime_named(served_by.name).devices else None,
+    )
+    return open_runner(served_by.name, source)
 
 
 def infer_in_batches(runner: Runner, images: Uint8Array, batch: int) -> Outputs:
-    """Answer any number of images, `batch` at a time."""
+    """Compute the outputs of any number of images, at most `batch` at a time.
+
+    Args:
+        runner: A runner that was entered.
+        images: uint8 `(N, 224, 224, 3)`, N at least 1.
+        batch: Largest number of images in one call.
+    """
     parts = [runner.infer(images[start : start + batch]) for start in range(0, len(images), batch)]
     return Outputs(
         np.concatenate([part.probabilities for part in parts]),

@@ -21,6 +21,7 @@ from .records import PRECISIONS as PRECISIONS
 from .records import Precision as Precision
 from .records import Record as Record
 from .records import record_from_file
+from .runtimes import RuntimeName
 
 MANIFEST_NAME = "export.json"
 REFERENCE_NAME = "reference.safetensors"  # PyTorch's answers, which engines built later are judged by
@@ -65,10 +66,10 @@ class EvaluationRecord(Record):
     unreadable: tuple[str, ...] = ()
 
 
-class Runtime(Record):
+class RuntimeInfo(Record):
     """A runtime with the options that it was measured with and must be served with."""
 
-    name: Literal["openvino", "onnxruntime", "pytorch", "tensorrt", "tensorrt-rtx"]
+    name: RuntimeName
     device: str
     computes_in: str = Field(description="what its Conv and Gemm layers really ran in, e.g. 'i8'")
     options: dict[str, str] = Field(default={})
@@ -89,7 +90,7 @@ class BatchParity(Record):
 class RunnerReport(Record):
     """What one runtime makes of one ONNX file. Accuracy only where the images have labels."""
 
-    runtime: Runtime
+    runtime: RuntimeInfo
     parity: tuple[BatchParity, ...]
     signal_to_noise_db: float = Field(description="of logits against PyTorch, all evaluation images")
     agreement: float = Field(description="share of evaluation images with PyTorch's top-1")
@@ -114,7 +115,7 @@ class Engine(Record):
     passport_digest: str
     report: RunnerReport | None = None
     decision: GateDecision | None = None
-    judged_on: str = Field(default="", description="which images, such as '360 images of digits (test)'")
+    evaluated_on: str = Field(default="", description="which images, such as '360 images of digits (test)'")
 
     @property
     def accepted(self) -> bool:
@@ -136,7 +137,7 @@ class Artifact(Record):
     engines: tuple[Engine, ...] = ()
 
     @property
-    def served_by(self) -> Runtime:
+    def served_by(self) -> RuntimeInfo:
         return self.reports[0].runtime
 
 
@@ -156,7 +157,7 @@ ContractField = Annotated[
 
 
 class Manifest(Record):
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     created_at: str
     versions: dict[str, str]
     machine: str

@@ -10,13 +10,13 @@ import hashlib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .contract import canonical_json
 from .files import write_text_atomically
 from .records import Precision, Record, record_from_file
+from .runtimes import RuntimeName, runtime_named
 
-Flavour = Literal["tensorrt", "tensorrt-rtx"]
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
 ENGINE_SUFFIX = ".plan"
 PASSPORT_SUFFIX = ".passport.json"
@@ -42,9 +42,9 @@ class Profile(Record):
 class Passport(Record):
     """What decides whether an engine loads, and the hashes that tie it to one file and one model."""
 
-    schema_version: Literal[1] = 1
-    flavour: Flavour
-    tensorrt_version: str = Field(description="of the builder, such as 11.1.0.106")
+    schema_version: Literal[2] = 2
+    runtime: RuntimeName = Field(description="that loads it, such as tensorrt")
+    runtime_version: str = Field(description="of the library that built it, such as 11.1.0.106")
     precision: Precision
     profile: Profile
     onnx_sha256: str = Field(description="of the ONNX file it was built from")
@@ -65,6 +65,13 @@ class Passport(Record):
     build_seconds: float
     built_at: str
 
+    @field_validator("runtime")
+    @classmethod
+    def _loads_engines(cls, name: str) -> str:
+        if not runtime_named(name).bound_to_machine:
+            raise ValueError(f"runtime {name} loads no engines")
+        return name
+
     @property
     def digest(self) -> str:
         """Hex SHA-256 of the canonical JSON: a passport edited by hand no longer has its old one."""
@@ -72,10 +79,9 @@ class Passport(Record):
 
     @property
     def built_for(self) -> str:
-        """In words, for messages: flavour, version and GPU."""
+        """Runtime, version and GPU, for messages."""
         where = ", ".join(self.targets) or f"{self.gpu_name} ({self.compute_capability})"
-        name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[self.flavour]
-        return f"{name} {self.tensorrt_version} on {where}"
+        return f"{runtime_named(self.runtime).title} {self.runtime_version} on {where}"
 
 
 def passport_path(engine: Path) -> Path:

@@ -18,9 +18,12 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from .errors import RuntimeNotUsable, UsageError
+from pydantic import AfterValidator
+
+from .errors import MissingExtra, RuntimeNotUsable, UsageError
+from .extras import needs
 
 ENTRY_POINT_GROUP = "alexnet_serving.runtimes"
 
@@ -130,7 +133,7 @@ BUILT_IN = (
         title="TensorRT",
         source="engine",
         devices=("gpu",),
-        runner="alexnet_export.engines.runner:runner_from_source",
+        runner="alexnet_export.engines.tensorrt_runner:runner_from_source",
         extra="tensorrt",
         builder="alexnet_export.engines.builders:builders_from",
         backend="tensorrt",
@@ -141,7 +144,7 @@ BUILT_IN = (
         title="TensorRT-RTX",
         source="engine",
         devices=("gpu",),
-        runner="alexnet_export.engines.runner:runner_from_source",
+        runner="alexnet_export.engines.tensorrt_runner:runner_from_source",
         extra="rtx",
         builder="alexnet_export.engines.builders:builders_from",
     ),
@@ -150,7 +153,7 @@ BUILT_IN = (
         title="PyTorch",
         source="checkpoint",
         devices=("cpu", "gpu"),
-        runner="alexnet_export.runners:torch_runner_from_source",
+        runner="alexnet_export.torch_runner:runner_from_source",
         extra="export",
     ),
     Runtime(
@@ -158,7 +161,7 @@ BUILT_IN = (
         title="torch.compile",
         source="checkpoint",
         devices=("cpu", "gpu"),
-        runner="alexnet_export.runners:compiled_torch_runner_from_source",
+        runner="alexnet_export.torch_runner:compiled_runner_from_source",
         extra="export",
     ),
 )
@@ -227,15 +230,35 @@ def _not_usable(point: EntryPoint, got: str) -> RuntimeNotUsable:
 
 
 def _imported(path: str, runtime: Runtime) -> Any:
-    from .extras import needs
-
     module, _, attribute = path.partition(":")
-    with needs(runtime.extra or runtime.name):
-        try:
-            return getattr(import_module(module), attribute)
-        except AttributeError as error:
-            raise RuntimeNotUsable(
-                f"runtime {runtime.name}",
-                got=f"no {attribute} in {module}",
-                expected="the function that its entry names",
-            ) from error
+    try:
+        if runtime.extra:
+            with needs(runtime.extra):
+                found = import_module(module)
+        else:
+            found = import_module(module)
+        return getattr(found, attribute)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"module {error.name}",
+            got="no such module",
+            expected=f"what the runtime {runtime.name} needs",
+            next_step="Install it as the distribution that registers this runtime says.",
+        ) from error
+    except AttributeError as error:
+        raise RuntimeNotUsable(
+            f"runtime {runtime.name}",
+            got=f"no {attribute} in {module}",
+            expected="the function that its entry names",
+            next_step="Repair or uninstall the distribution that registers it.",
+        ) from error
+
+
+def _known(name: str) -> str:
+    if name not in _table():
+        raise ValueError(f"no such runtime {name!r}; it is one of {', '.join(_table())}")
+    return name
+
+
+RuntimeName = Annotated[str, AfterValidator(_known)]
+"""The type of a record's field that holds the name of a runtime in the table."""

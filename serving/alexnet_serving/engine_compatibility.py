@@ -39,7 +39,7 @@ class EngineTarget:
 
 def reason_to_refuse(passport: Passport, target: EngineTarget) -> str:
     """Why the engine does not load there, in words; empty if it loads."""
-    if passport.flavour != TENSORRT:
+    if passport.runtime != TENSORRT:
         return "Triton has no backend for TensorRT-RTX engines"
     if driver_is_too_old(target.gpu):
         return f"driver {target.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
@@ -126,7 +126,7 @@ def _recorded_passport(repository: Path) -> Passport | None:
     except ManifestError:
         return None
     passports = (engine.passport for artifact in manifest.artifacts for engine in artifact.engines)
-    return next((passport for passport in passports if passport.flavour == TENSORRT), None)
+    return next((passport for passport in passports if passport.runtime == TENSORRT), None)
 
 
 def _check_driver(gpu: Gpu) -> None:
@@ -140,13 +140,13 @@ def _check_driver(gpu: Gpu) -> None:
 
 
 def _other_version(passport: Passport, target: EngineTarget) -> str:
-    built, here = version_tuple(passport.tensorrt_version), version_tuple(target.tensorrt_version)
+    built, here = version_tuple(passport.runtime_version), version_tuple(target.tensorrt_version)
     if built == here:
         return ""
     if not passport.version_compatible:
         return f"TensorRT {target.tensorrt_version} loads only its own engines"
     if built > here:
-        return f"a version-compatible engine needs TensorRT {passport.tensorrt_version} or newer"
+        return f"a version-compatible engine needs TensorRT {passport.runtime_version} or newer"
     if here[0] not in (built[0], NEXT_MAJOR.get(built[0])):
         return f"version compatibility does not reach from TensorRT {built[0]} to {here[0]}"
     return ""

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_clients import Client
-from alexnet_export.gate import Tolerances
-from alexnet_export.pipeline import ExportOptions, export
+from alexnet_export import OnnxOptions, Tolerances, export_onnx
 from alexnet_model.manifest import Manifest
 from alexnet_serving import EmbeddedServer, write_repository
 
@@ -34,8 +33,8 @@ class Exported:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     checkpoint = random_checkpoint()
     folder = tmp_path_factory.mktemp("export") / "export"
-    options = ExportOptions(calibration="digits", max_batch=16, tolerances=ANYTHING_GOES)
-    return Exported(export(checkpoint, folder, options), folder)
+    options = OnnxOptions(calibration="digits", max_batch=16, tolerances=ANYTHING_GOES)
+    return Exported(export_onnx(checkpoint, folder, options), folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client
-from alexnet_export.engine_build import build_engines
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.runners import TorchRunner
+from alexnet_export import EngineOptions, TorchRunner, build_engines
 from alexnet_model import docker
 from alexnet_model.datasets import prepared_from_set, splits_from
 from alexnet_model.errors import DockerError
@@ -37,7 +35,10 @@ def test_engines_from_docker_to_a_client(exported: Exported, tmp_path: Path) -> 
         pytest.skip(str(error))
     folder = Path(shutil.copytree(exported.folder, tmp_path / "export"))
     options = EngineOptions(
-        kind="docker", profile=Profile(min=1, opt=8, max=16), timing_caches=tmp_path / "caches"
+        runtime="tensorrt",
+        build="docker",
+        profile=Profile(min=1, opt=8, max=16),
+        timing_caches=tmp_path / "caches",
     )
     manifest = build_engines(folder, options, precisions=("fp32", "fp16"))
     for artifact in manifest.artifacts[:2]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from alexnet_clients import Client, Images, InferRequest, ServerUrl, transport_from_url
-from alexnet_export.runner_factory import runner_from_artifact
+from alexnet_export import runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.datasets import prepared_from_set, splits_from
 from alexnet_model.errors import (

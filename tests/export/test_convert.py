@@ -8,10 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from alexnet_export import TorchRunner, signal_to_noise_db
 from alexnet_export.convert import onnx_from_checkpoint, operator_counts
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
-from alexnet_export.runners import TorchRunner
-from alexnet_export.statistics import signal_to_noise_db
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array

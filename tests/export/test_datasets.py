@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_export.datasets import (
-    Evaluation,
-    calibration_from,
-    evaluation_from,
-    synthetic_evaluation,
-)
+from alexnet_export.datasets import Evaluation, calibration_from, evaluation_from, synthetic_evaluation
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
 from alexnet_model.errors import CalibrationError, DatasetError

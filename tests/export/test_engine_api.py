@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from alexnet_export.engines import api as api_module
-from alexnet_export.engines.api import TensorRt, api_of, reason_from_log
-from alexnet_export.engines.building import engine_from_onnx
-from alexnet_export.engines.options import EngineOptions
+from alexnet_export import EngineOptions
+from alexnet_export.engines import tensorrt_api as api_module
+from alexnet_export.engines.tensorrt_api import TensorRt, reason_from_log, tensorrt_api
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError, MissingExtra, UsageError
 from alexnet_model.gpus import Gpu
@@ -27,7 +27,7 @@ INSPECTED = json.dumps({"Layers": [{"LayerType": "gemm", "Inputs": [{"Format/Dat
 
 
 def build(trt: Any, onnx: Path, folder: Path, **options: Any) -> Passport:
-    chosen = EngineOptions(kind="tensorrt", timing_caches=folder / "caches", **options)
+    chosen = EngineOptions(runtime="tensorrt", timing_caches=folder / "caches", **options)
     return engine_from_onnx(
         TensorRt(trt, "tensorrt"),
         onnx,
@@ -77,7 +77,7 @@ def test_a_build_on_each_generation(version: str, files: dict[str, Path], tmp_pa
     assert recorder.verbosity is trt.ProfilingVerbosity.DETAILED
     assert recorder.shapes == {"image": ((1, 224, 224, 3), (2, 224, 224, 3), (8, 224, 224, 3))}
     assert recorder.hardware is None
-    assert (passport.flavour, passport.tensorrt_version) == ("tensorrt", version)
+    assert (passport.runtime, passport.runtime_version) == ("tensorrt", version)
     assert (passport.gpu_name, passport.compute_capability) == ("NVIDIA H200", "9.0")
     assert (passport.driver, passport.cuda) == ("580.95.05", "13.0")
     assert passport.layer_precisions == {"i8": 3}
@@ -131,15 +131,15 @@ def test_a_machine_whose_builder_does_not_start(files: dict[str, Path], tmp_path
 def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.11.0.33"))
     with pytest.raises(EngineError, match=r"got 10\.11\.0\.33, expected 10\.12 or newer"):
-        api_of("tensorrt")
+        tensorrt_api("tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("10.12.0.36"))
-    assert api_of("tensorrt").version == "10.12.0.36"
+    assert tensorrt_api("tensorrt").version == "10.12.0.36"
 
 
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingExtra, match=r"pip install 'alexnet-serving\[tensorrt\]'"):
-        api_of("tensorrt")
+        tensorrt_api("tensorrt")
 
 
 def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(api_module, "import_module", broken)
     with pytest.raises(EngineError, match=r"got libnvinfer\.so\.11: cannot open"):
-        api_of("tensorrt")
+        tensorrt_api("tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_the_sentence_that_matters(said: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"kind": "docker", "targets": ("sm89",)}, "for the GPU of the machine"),
-        ({"kind": "tensorrt-rtx", "targets": ("hopper",)}, "names such as sm89"),
-        ({"kind": "tensorrt-rtx", "version_compatible": True}, "--target sm89,sm120"),
-        ({"kind": "tensorrt-rtx", "hardware_compatibility": "ampere-plus"}, "--target sm89,sm120"),
+        ({"runtime": "tensorrt", "build": "docker", "targets": ("sm89",)}, "for the GPU of the machine"),
+        ({"runtime": "tensorrt-rtx", "targets": ("hopper",)}, "names such as sm89"),
+        ({"runtime": "tensorrt-rtx", "version_compatible": True}, "--target sm89,sm120"),
+        ({"runtime": "tensorrt-rtx", "hardware_compatibility": "ampere-plus"}, "--target sm89,sm120"),
     ],
 )
 def test_options_that_cannot_be(wrong: dict[str, Any], word: str) -> None:
@@ -180,10 +180,10 @@ def test_options_that_cannot_be(wrong: dict[str, Any], word: str) -> None:
 
 
 def test_profiles() -> None:
-    options = EngineOptions(kind="tensorrt")
+    options = EngineOptions(runtime="tensorrt")
     assert options.profile_to(64) == Profile(min=1, opt=8, max=64)
     assert options.profile_to(4) == Profile(min=1, opt=4, max=4)
     with pytest.raises(UsageError, match="a max of at most 8"):
-        EngineOptions(kind="tensorrt", profile=Profile(min=1, opt=8, max=16)).profile_to(8)
+        EngineOptions(runtime="tensorrt", profile=Profile(min=1, opt=8, max=16)).profile_to(8)
     with pytest.raises(UsageError, match="a min of 1"):
-        EngineOptions(kind="tensorrt", profile=Profile(min=2, opt=8, max=8)).profile_to(8)
+        EngineOptions(runtime="tensorrt", profile=Profile(min=2, opt=8, max=8)).profile_to(8)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from alexnet_export.engine_build import build_engines, raise_if_engine_refused
-from alexnet_export.engines.api import TensorRt
-from alexnet_export.engines.builders import EngineBuilder, builders_from, on_gpu
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.pipeline import refuse_foreign
+from alexnet_export import EngineBuilder, EngineOptions, build_engines
+from alexnet_export.engine_export import raise_if_engine_refused
+from alexnet_export.engines.builders import builders_from, on_gpu
+from alexnet_export.engines.tensorrt_api import TensorRt
+from alexnet_export.onnx_export import refuse_foreign
 from alexnet_model.errors import (
     DockerError,
     EngineError,
@@ -36,7 +36,7 @@ from .fake_tensorrt import HostDevice, fake_tensorrt
 from .test_engine_api import H200
 
 L4 = Gpu(index=0, name="NVIDIA L4", compute_capability="8.9", driver="580.95.05", memory_mib=23034)
-RTX = EngineOptions(kind="tensorrt-rtx", targets=("sm89",))
+RTX = EngineOptions(runtime="tensorrt-rtx", targets=("sm89",))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
 def tensorrt(tmp_path: Path) -> EngineOptions:
     """To batch 4, so that gate_inputs takes seconds."""
     profile = Profile(min=1, opt=2, max=4)
-    return EngineOptions(kind="tensorrt", timing_caches=tmp_path / "caches", profile=profile)
+    return EngineOptions(runtime="tensorrt", timing_caches=tmp_path / "caches", profile=profile)
 
 
 def on(gpu: Gpu, options: EngineOptions, version: str = "11.1.0.106") -> EngineBuilder:
@@ -85,7 +85,7 @@ def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptio
         assert [row.batch for row in engine.report.parity] == [1, 2, 3, 4]
         # ONNX Runtime is behind the stand-in, so it must find what ONNX Runtime found.
         assert engine.report.top1 == artifact.reports[1].top1
-        assert engine.judged_on == "360 images of digits (test)"
+        assert engine.evaluated_on == "360 images of digits (test)"
 
 
 def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: EngineOptions) -> None:
@@ -102,7 +102,7 @@ def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: Engi
     newer = on(H200, tensorrt, version="11.4.0.106")
     manifest = build_engines(folder, tensorrt, precisions=("int8",), builders=[newer])
     assert len(manifest.artifacts[2].engines) == 2
-    versions = [engine.passport.tensorrt_version for engine in manifest.artifacts[2].engines]
+    versions = [engine.passport.runtime_version for engine in manifest.artifacts[2].engines]
     assert versions == ["11.1.0.106", "11.4.0.106"]
 
 
@@ -143,7 +143,7 @@ def test_an_engine_that_is_not_the_same_model_is_refused(
 
 
 def test_without_a_profile_it_is_judged_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
-    options = EngineOptions(kind="tensorrt", timing_caches=tmp_path)
+    options = EngineOptions(runtime="tensorrt", timing_caches=tmp_path)
     manifest = build_engines(folder, options, precisions=("int8",), builders=[on(H200, options)])
     (engine,) = manifest.artifacts[2].engines
     assert engine.report is not None
@@ -201,7 +201,7 @@ def test_nothing_is_built_from_or_beside_altered_files(
 
 
 def test_a_profile_beyond_what_was_proved(folder: Path) -> None:
-    options = EngineOptions(kind="tensorrt-rtx", targets=("sm89",), profile=Profile(min=1, opt=8, max=128))
+    options = EngineOptions(runtime="tensorrt-rtx", targets=("sm89",), profile=Profile(min=1, opt=8, max=128))
     with pytest.raises(UsageError, match="a max batch of 64"):
         build_engines(folder, options)
 
@@ -220,10 +220,10 @@ def test_a_precision_that_is_not_there(folder: Path, tensorrt: EngineOptions) ->
 @pytest.mark.parametrize(
     ("options", "kind", "word"),
     [
-        (EngineOptions(kind="tensorrt"), EngineError, "--engine tensorrt-rtx --target sm89"),
-        (EngineOptions(kind="docker"), EngineError, "no NVIDIA driver"),
-        (EngineOptions(kind="tensorrt-rtx"), UsageError, "--target sm89"),
-        (EngineOptions(kind="tensorrt-rtx", targets=("sm90",)), UsageError, "some of .*sm120"),
+        (EngineOptions(runtime="tensorrt"), EngineError, "--engine tensorrt-rtx --target sm89"),
+        (EngineOptions(runtime="tensorrt", build="docker"), EngineError, "no NVIDIA driver"),
+        (EngineOptions(runtime="tensorrt-rtx"), UsageError, "--target sm89"),
+        (EngineOptions(runtime="tensorrt-rtx", targets=("sm90",)), UsageError, "some of .*sm120"),
     ],
 )
 def test_a_machine_without_a_gpu_says_what_it_can_do(
@@ -243,15 +243,15 @@ def test_a_machine_without_a_gpu_says_what_it_can_do(
     [
         (
             [(0, "NVIDIA L4", "8.9", "550.54.14", 1)],
-            EngineOptions(kind="docker"),
+            EngineOptions(runtime="tensorrt", build="docker"),
             "got 550.54.14, expected 580",
         ),
         (
             [(0, "NVIDIA L4", "8.9", "580.95.05", 1), (1, "NVIDIA RTX 4090", "8.9", "580.95.05", 1)],
-            EngineOptions(kind="docker"),
+            EngineOptions(runtime="tensorrt", build="docker"),
             "Add --hardware-compatibility same-compute-capability",
         ),
-        ([LISTED_L4], EngineOptions(kind="tensorrt"), r"tensorrt==11\.1\.0\.106, or use --engine docker"),
+        ([LISTED_L4], EngineOptions(runtime="tensorrt"), r"tensorrt==11\.1\.0\.106, or use --engine docker"),
     ],
 )
 def test_what_would_be_refused_after_the_build_is_refused_before(
@@ -271,7 +271,7 @@ def test_docker_is_asked_before_anything_is_built(tmp_path: Path, monkeypatch: p
     path = fake_nvidia_smi(monkeypatch, tmp_path, [LISTED_L4])
     monkeypatch.setenv("PATH", str(path.parent))
     with pytest.raises(DockerError, match="Docker Engine"):
-        builders_from(EngineOptions(kind="docker"))
+        builders_from(EngineOptions(runtime="tensorrt", build="docker"))
 
 
 def test_rtx_for_a_gpu_here_that_it_does_not_build_for(
@@ -279,4 +279,4 @@ def test_rtx_for_a_gpu_here_that_it_does_not_build_for(
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [(0, "NVIDIA H200", "9.0", "580.95.05", 143771)])
     with pytest.raises(UsageError, match=r"got sm90, expected some of .*sm120"):
-        builders_from(EngineOptions(kind="tensorrt-rtx"))
+        builders_from(EngineOptions(runtime="tensorrt-rtx"))

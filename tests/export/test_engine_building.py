@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-from alexnet_export.engines.api import TensorRt, api_of
-from alexnet_export.engines.building import engine_from_onnx
-from alexnet_export.engines.options import EngineOptions
+from alexnet_export import EngineOptions
+from alexnet_export.engines.tensorrt_api import TensorRt, tensorrt_api
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import EngineError, UsageError
 from alexnet_model.files import sha256_of_file
@@ -26,7 +26,7 @@ PROFILE = Profile(min=1, opt=4, max=8)
 
 @pytest.fixture(scope="module")
 def rtx() -> TensorRt:
-    return api_of("tensorrt-rtx")
+    return tensorrt_api("tensorrt-rtx")
 
 
 def build(
@@ -37,7 +37,7 @@ def build(
     precision: Precision = "fp32",
     progress: Progress = silent,
 ) -> Passport:
-    options = EngineOptions(kind="tensorrt-rtx", targets=targets or ("sm89",))
+    options = EngineOptions(runtime="tensorrt-rtx", targets=targets or ("sm89",))
     return engine_from_onnx(
         rtx,
         onnx_file,
@@ -58,8 +58,8 @@ def test_every_precision_builds_and_gets_its_passport(
     passport = build(rtx, files[precision], engine, precision=precision)
     assert passport_of(engine) == passport
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.passport.json", "engine.plan"]
-    assert passport.flavour == "tensorrt-rtx"
-    assert passport.tensorrt_version == rtx.version
+    assert passport.runtime == "tensorrt-rtx"
+    assert passport.runtime_version == rtx.version
     assert passport.targets == ("sm89",)
     assert passport.gpu_name is None
     assert passport.profile == PROFILE
@@ -209,7 +209,7 @@ def test_a_signal_while_tensorrt_parses_is_not_lost(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorRT calls its logger then, and swallows what is raised there."""
-    rtx = api_of("tensorrt-rtx")
+    rtx = tensorrt_api("tensorrt-rtx")
 
     class Logger(rtx.trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_export.engines.api import TensorRt
-from alexnet_export.engines.building import engine_from_onnx
-from alexnet_export.engines.cuda import CudaDevice
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.engines.runner import EngineRunner
+from alexnet_export import CudaDevice, EngineOptions
+from alexnet_export.engines.tensorrt_api import TensorRt
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
+from alexnet_export.engines.tensorrt_runner import EngineRunner
 from alexnet_export.gate import Reference
 from alexnet_export.onnxruntime_runner import OnnxRunner
 from alexnet_export.parity import parity_batches, parity_matrix
@@ -40,7 +39,7 @@ class Built:
             self.api,
             onnx,
             self.path,
-            EngineOptions(kind="tensorrt", timing_caches=folder, **options),
+            EngineOptions(runtime="tensorrt", timing_caches=folder, **options),
             precision="fp32",
             profile=PROFILE,
             contract=Contract(),
@@ -163,12 +162,12 @@ def test_without_a_gpu_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.gpu
 def test_a_real_engine_on_a_real_gpu(files: dict[str, Path], reference: Reference, tmp_path: Path) -> None:
     """TensorRT-RTX, for the GPU that is here: built, inspected, run, with graphs and without."""
-    from alexnet_export.engines.api import api_of
+    from alexnet_export.engines.tensorrt_api import tensorrt_api
 
     survey = gpus_here()
     if not survey.gpus:
         pytest.skip(survey.problem)
-    api, gpu = api_of("tensorrt-rtx"), survey.gpus[0]
+    api, gpu = tensorrt_api("tensorrt-rtx"), survey.gpus[0]
     try:
         api.check_targets((gpu.target,))
     except UsageError as error:
@@ -179,7 +178,7 @@ def test_a_real_engine_on_a_real_gpu(files: dict[str, Path], reference: Referenc
             api,
             files[precision],
             engine,
-            EngineOptions(kind="tensorrt-rtx"),
+            EngineOptions(runtime="tensorrt-rtx"),
             precision="fp32",
             profile=PROFILE,
             contract=Contract(),

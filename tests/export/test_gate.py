@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from alexnet_export.gate import Reference, Tolerances, judge, report_of
+from alexnet_export import Tolerances, paired_drop_interval, signal_to_noise_db, wilson_interval
+from alexnet_export.gate import Reference, judge, report_of
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
-from alexnet_export.statistics import paired_drop_interval, signal_to_noise_db, wilson_interval
 from alexnet_model.manifest import RunnerReport
 
 EASY = Tolerances(signal_to_noise_db=10, agreement=0.5)

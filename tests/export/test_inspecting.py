@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_export.engines.inspecting import layer_precisions_from_json
+from alexnet_export.engines.passports import layer_precisions_from_json
 
 
 def layer(kind: str, said: str, **more: Any) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Self
 import numpy as np
 import pytest
 
-from alexnet_export.gate import Reference, Tolerances, judge, report_of
+from alexnet_export import FloatArray, Outputs, Tolerances
+from alexnet_export.gate import Reference, judge, report_of
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_export.parity import parity_batches, parity_matrix
-from alexnet_export.runners import FloatArray, Outputs
 from alexnet_model.contract import Uint8Array
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 
 BATCHES = (1, 2, 3, 8)
 
@@ -27,7 +27,7 @@ class SpoiledRunner:
         self._spoil = spoil
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> RuntimeInfo:
         return self._runner.runtime
 
     def infer(self, images: Uint8Array) -> Outputs:

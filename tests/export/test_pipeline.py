@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_export.datasets import data_trained_on
-from alexnet_export.gate import Tolerances
-from alexnet_export.pipeline import ExportOptions, export, raise_if_refused
+from alexnet_export import OnnxOptions, Tolerances, data_trained_on, export_onnx
+from alexnet_export.onnx_export import raise_if_refused
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
 from alexnet_model.files import sha256_of_file
@@ -51,7 +50,7 @@ def test_int8_is_small_and_computes_in_integers(exported: Exported) -> None:
 
 
 def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> None:
-    export(small, tmp_path / "out", ExportOptions(precisions=("fp16",), max_batch=2))
+    export_onnx(small, tmp_path / "out", OnnxOptions(precisions=("fp16",), max_batch=2))
     assert sorted(contents_of(tmp_path / "out")) == [
         "alexnet_fp16.onnx",
         "export.json",
@@ -60,7 +59,7 @@ def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> Non
 
 
 def test_without_images_int8_is_left_out_and_accuracy_not_claimed(small: Checkpoint, tmp_path: Path) -> None:
-    manifest = export(small, tmp_path / "out", ExportOptions(max_batch=2))
+    manifest = export_onnx(small, tmp_path / "out", OnnxOptions(max_batch=2))
     assert [artifact.precision for artifact in manifest.artifacts] == ["fp32", "fp16"]
     assert manifest.evaluation.source == "synthetic"
     assert manifest.evaluation.pytorch_top1 is None
@@ -69,13 +68,13 @@ def test_without_images_int8_is_left_out_and_accuracy_not_claimed(small: Checkpo
 
 def test_int8_by_name_without_images_is_refused(small: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="no calibration images"):
-        export(small, tmp_path / "out", ExportOptions(precisions=("int8",)))
+        export_onnx(small, tmp_path / "out", OnnxOptions(precisions=("int8",)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_precision_is_recorded_but_not_accepted(small: Checkpoint, tmp_path: Path) -> None:
-    options = ExportOptions(calibration="digits", max_batch=2, tolerances=Tolerances(signal_to_noise_db=60))
-    manifest = export(small, tmp_path / "out", options)
+    options = OnnxOptions(calibration="digits", max_batch=2, tolerances=Tolerances(signal_to_noise_db=60))
+    manifest = export_onnx(small, tmp_path / "out", options)
     assert [artifact.precision for artifact in manifest.accepted] == ["fp32", "fp16"]
     raise_if_refused(manifest, ("fp32",))
     with pytest.raises(PrecisionRefused, match="dB above their error"):
@@ -99,10 +98,10 @@ def test_an_interrupt_leaves_the_previous_export_whole(
     small: Checkpoint, tmp_path: Path, stage: str, done: int, error: BaseException
 ) -> None:
     out = tmp_path / "out"
-    export(small, out, ExportOptions(precisions=("fp32",), max_batch=1))
+    export_onnx(small, out, OnnxOptions(precisions=("fp32",), max_batch=1))
     before = contents_of(out)
     with pytest.raises(type(error)):
-        export(small, out, ExportOptions(max_batch=1), progress=Fault(stage, done, error))
+        export_onnx(small, out, OnnxOptions(max_batch=1), progress=Fault(stage, done, error))
     assert contents_of(out) == before
     assert list(tmp_path.iterdir()) == [out], "nothing half-written is left beside it"
 
@@ -110,19 +109,19 @@ def test_an_interrupt_leaves_the_previous_export_whole(
 def test_a_folder_that_is_not_an_export_is_never_replaced(small: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
-        export(small, tmp_path, ExportOptions())
+        export_onnx(small, tmp_path, OnnxOptions())
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
-        export(small, tmp_path, ExportOptions())
+        export_onnx(small, tmp_path, OnnxOptions())
     with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
-        export(small, tmp_path / "thesis.tex", ExportOptions())
+        export_onnx(small, tmp_path / "thesis.tex", OnnxOptions())
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("max_batch", [0, -1, 2000])
 def test_impossible_batches_are_usage_errors(max_batch: int) -> None:
     with pytest.raises(UsageError, match="max batch"):
-        ExportOptions(max_batch=max_batch)
+        OnnxOptions(max_batch=max_batch)
 
 
 def test_the_calibration_set_defaults_to_what_was_trained_on(small: Checkpoint, tmp_path: Path) -> None:
@@ -141,6 +140,8 @@ def test_another_networks_weights_give_another_chain(
     weights = {name: tensor.clone() for name, tensor in small.weights.items()}
     weights["classifier.6.bias"] += torch.ones(())
     changed = Checkpoint(**{**vars(small), "weights": weights})
-    manifest: Manifest = export(changed, tmp_path / "out", ExportOptions(precisions=("fp32",), max_batch=1))
+    manifest: Manifest = export_onnx(
+        changed, tmp_path / "out", OnnxOptions(precisions=("fp32",), max_batch=1)
+    )
     assert manifest.model.weights_sha256 != exported.manifest.model.weights_sha256
     assert manifest.artifacts[0].sha256 != exported.manifest.artifacts[0].sha256

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_export import gate_inputs_from_folder
 from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
-from alexnet_export.reference import answers_from_folder, gate_inputs_from_folder, sha256_of_pixels
+from alexnet_export.reference import answers_from_folder, sha256_of_pixels
 from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME
@@ -27,7 +28,7 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
 def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported) -> None:
     manifest = exported.manifest
     gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
-    assert gate_inputs.judged_on == "360 images of digits (test)"
+    assert gate_inputs.evaluated_on == "360 images of digits (test)"
     assert gate_inputs.max_batch == manifest.max_batch == len(gate_inputs.probes)
     int8 = manifest.artifacts[2]
     again = gate_inputs.report(OnnxRunner(exported.folder / int8.file))
@@ -59,7 +60,7 @@ def test_without_the_evaluation_images_it_judges_synthetic_ones_and_says_so(
     monkeypatch.setattr(reference_module, "evaluation_from", evaluation_from)
     gate_inputs = gate_inputs_from_folder(exported.folder, exported.manifest)
     reason = "no such folder" if why == "gone" else "it holds other images than at export"
-    assert gate_inputs.judged_on == f"256 synthetic images (not on digits: {reason})"
+    assert gate_inputs.evaluated_on == f"256 synthetic images (not on digits: {reason})"
     assert gate_inputs.reference.labels is None
     decision = gate_inputs.decision(gate_inputs.report(OnnxRunner(exported.folder / "alexnet_fp32.onnx")))
     assert decision.accepted

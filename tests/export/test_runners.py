@@ -9,12 +9,10 @@ import onnxruntime
 import pytest
 import torch
 
-from alexnet_export.engines.cuda import CudaDevice
+from alexnet_export import CompiledTorchRunner, CudaDevice, signal_to_noise_db
 from alexnet_export.gate import Reference
 from alexnet_export.onnxruntime_runner import CPU, CUDA, OUTPUTS, OnnxRunner, types_from_profile
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
-from alexnet_export.runners import CompiledTorchRunner
-from alexnet_export.statistics import signal_to_noise_db
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.errors import ExportError
 from alexnet_model.manifest import PRECISIONS, Precision

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_export import EngineOptions, signal_to_noise_db
 from alexnet_export.engines import trtexec
-from alexnet_export.engines.options import EngineOptions
 from alexnet_export.engines.trtexec import TrtexecRunner, engine_from_onnx_in_docker
 from alexnet_export.gate import Reference
-from alexnet_export.statistics import signal_to_noise_db
 from alexnet_model.contract import Contract
 from alexnet_model.errors import DockerError, EngineError
 from alexnet_model.passport import Passport, Profile, passport_of
@@ -40,7 +39,7 @@ def build(onnx: Path, folder: Path, **options: Any) -> Passport:
     return engine_from_onnx_in_docker(
         onnx,
         folder / "engine.plan",
-        EngineOptions(kind="docker", timing_caches=folder / "caches", **options),
+        EngineOptions(runtime="tensorrt", build="docker", timing_caches=folder / "caches", **options),
         precision="int8",
         profile=Profile(min=1, opt=2, max=8),
         contract=Contract(),
@@ -87,7 +86,7 @@ def test_the_passport_names_the_image_by_digest(
     fake_trtexec(monkeypatch, tmp_path, tensorrt="11.2.1.2")
     passport = build(files["int8"], tmp_path)
     assert passport_of(tmp_path / "engine.plan") == passport
-    assert passport.tensorrt_version == "11.2.1.2", "the image's own word counts"
+    assert passport.runtime_version == "11.2.1.2", "the image's own word counts"
     assert (passport.image, passport.image_digest) == (TRITON_IMAGE, "triton@sha256:2")
     assert (passport.gpu_name, passport.compute_capability) == ("NVIDIA H200", "9.0")
     assert passport.layer_precisions == {"i8": 1}

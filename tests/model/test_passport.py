@@ -23,8 +23,8 @@ def plan(tmp_path: Path) -> Path:
     path = tmp_path / "alexnet_int8.sm90.plan"
     path.write_bytes(PLAN)
     passport = Passport(
-        flavour="tensorrt",
-        tensorrt_version="11.1.0.106",
+        runtime="tensorrt",
+        runtime_version="11.1.0.106",
         precision="int8",
         profile=Profile(min=1, opt=8, max=64),
         onnx_sha256="a" * 64,
@@ -77,7 +77,7 @@ def test_built_for_in_words(plan: Path) -> None:
     passport = passport_of(plan)
     assert passport.built_for == "TensorRT 11.1.0.106 on NVIDIA H200 (9.0)"
     rtx = {
-        "flavour": "tensorrt-rtx",
+        "runtime": "tensorrt-rtx",
         "gpu_name": None,
         "compute_capability": None,
         "targets": ("sm86", "sm89"),
@@ -88,7 +88,7 @@ def test_built_for_in_words(plan: Path) -> None:
 def test_every_field_counts_for_the_digest(plan: Path) -> None:
     passport = passport_of(plan)
     others: dict[str, Any] = {
-        "flavour": "tensorrt-rtx",
+        "runtime": "tensorrt-rtx",
         "precision": "fp32",
         "profile": Profile(min=1, opt=8, max=32),
         "targets": ("sm89",),
@@ -97,7 +97,7 @@ def test_every_field_counts_for_the_digest(plan: Path) -> None:
         "layer_precisions": {"Half": 8},
         "engine_size_bytes": 1,
         "build_seconds": 1.5,
-        "schema_version": 2,
+        "schema_version": 3,
     }
     for name in Passport.model_fields:
         other = passport.model_copy(update={name: others.get(name, "another")})
@@ -115,9 +115,9 @@ def test_profiles_that_cannot_be(minimum: int, best: int, most: int) -> None:
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        (lambda values: values.update(schema_version=2), "schema_version"),
-        (lambda values: values.pop("tensorrt_version"), "tensorrt_version"),
-        (lambda values: values.update(flavour="openvino"), "flavour"),
+        (lambda values: values.update(schema_version=1), "schema_version"),
+        (lambda values: values.pop("runtime_version"), "runtime_version"),
+        (lambda values: values.update(runtime="openvino"), "runtime"),
         (lambda values: values.update(extra=1), "extra"),
         (lambda values: values["profile"].update(max=4), "profile"),
         (lambda values: values["profile"].update(max="many"), "profile.max"),
@@ -156,8 +156,8 @@ class TestVerifying:
         [
             (lambda values: values.update(gpu_name="NVIDIA L4"), "gpu_name NVIDIA L4, not NVIDIA H200"),
             (
-                lambda values: values.update(tensorrt_version="11.2.1.2"),
-                "tensorrt_version 11.2.1.2, not 11.1",
+                lambda values: values.update(runtime_version="11.2.1.2"),
+                "runtime_version 11.2.1.2, not 11.1",
             ),
             (lambda values: values.update(version_compatible=True), "version_compatible True, not False"),
         ],

@@ -26,7 +26,7 @@ from alexnet_model.manifest import (
     ModelRecord,
     Precision,
     RunnerReport,
-    Runtime,
+    RuntimeInfo,
 )
 from alexnet_serving import EmbeddedServer, write_repository
 
@@ -34,10 +34,10 @@ from ..networks import random_checkpoint
 
 MAX_BATCH = 8
 ENCODED = ("alexnet", "alexnet_decode")
-ONNXRUNTIME = Runtime(
+ONNXRUNTIME = RuntimeInfo(
     name="onnxruntime", device="CPU", computes_in="f32", options={"session.dynamic_block_base": "4"}
 )
-OPENVINO = Runtime(
+OPENVINO = RuntimeInfo(
     name="openvino", device="CPU", computes_in="i8", options={"INFERENCE_PRECISION_HINT": "f32"}
 )
 
@@ -60,7 +60,7 @@ def artifacts(images: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> A
     onnx_from_checkpoint(checkpoint, folder / "fp32.onnx", max_batch=MAX_BATCH)
     int8_from_onnx(folder / "fp32.onnx", folder / "int8.onnx", images)
 
-    def artifact(precision: Precision, file: str, runtime: Runtime, *, accepted: bool = True) -> Artifact:
+    def artifact(precision: Precision, file: str, runtime: RuntimeInfo, *, accepted: bool = True) -> Artifact:
         return Artifact(
             precision=precision,
             file=file,

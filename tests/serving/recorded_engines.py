@@ -19,7 +19,7 @@ from alexnet_model.manifest import (
     GateDecision,
     Manifest,
     RunnerReport,
-    Runtime,
+    RuntimeInfo,
     write_manifest,
 )
 from alexnet_model.passport import Passport, Profile, write_passport
@@ -80,8 +80,8 @@ def engine_of(
     plan = folder / f"alexnet_{artifact.precision}.{gpu.target}.plan"
     plan.write_bytes(f"{artifact.precision} for {gpu.name}, up to {max_batch}".encode() * 100)
     values: dict[str, Any] = {
-        "flavour": "tensorrt",
-        "tensorrt_version": TENSORRT,
+        "runtime": "tensorrt",
+        "runtime_version": TENSORRT,
         "precision": artifact.precision,
         "profile": Profile(min=1, opt=min(8, max_batch), max=max_batch),
         "onnx_sha256": artifact.sha256,
@@ -99,7 +99,7 @@ def engine_of(
     }
     written = Passport.model_validate({**values, **passport})
     write_passport(written, plan)
-    runtime = Runtime(name="tensorrt", device=gpu.name, computes_in="f16")
+    runtime = RuntimeInfo(name="tensorrt", device=gpu.name, computes_in="f16")
     judged = accepted is not None
     reason = "as good as FP32" if accepted else "another model"
     return Engine(

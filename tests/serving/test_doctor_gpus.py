@@ -326,8 +326,8 @@ def test_an_rtx_engine_is_not_for_triton_and_needs_no_mending(machine: Machine, 
     with_engines(
         artifacts,
         machine.out,
-        flavour="tensorrt-rtx",
-        tensorrt_version="1.7.1.116",
+        runtime="tensorrt-rtx",
+        runtime_version="1.7.1.116",
         targets=("sm89", "sm120"),
         gpu_name=None,
         compute_capability=None,
@@ -340,7 +340,7 @@ def test_an_rtx_engine_is_not_for_triton_and_needs_no_mending(machine: Machine, 
 
 def test_an_rtx_engine_for_the_gpu_it_was_built_on(machine: Machine, artifacts: Artifacts) -> None:
     """Without named targets it is that GPU's."""
-    with_engines(artifacts, machine.out, L4_GPU, flavour="tensorrt-rtx", tensorrt_version="1.7.1.116")
+    with_engines(artifacts, machine.out, L4_GPU, runtime="tensorrt-rtx", runtime_version="1.7.1.116")
     for engine in machine.examine().engines:
         assert engine.built_for == "TensorRT-RTX 1.7.1.116 on NVIDIA L4 (8.9)"
         assert engine.needs == "TensorRT-RTX 1.7.1.116 on a GPU of compute capability 8.9"

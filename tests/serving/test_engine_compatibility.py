@@ -38,11 +38,11 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
         ({"version_compatible": True}, on(H200, "11.2.1.2"), ""),
         ({"version_compatible": True}, on(H200, "11.0.0.114"), "needs TensorRT 11.1.0.106 or newer"),
         ({"version_compatible": True}, on(H200, "12.0.0.1"), "does not reach from TensorRT 11 to 12"),
-        ({"version_compatible": True, "tensorrt_version": "10.12.0.36"}, HERE, ""),
-        ({"version_compatible": True, "tensorrt_version": "10.12.0.36"}, on(H200, "10.9.0.1"), "or newer"),
-        ({"version_compatible": True, "tensorrt_version": "8.6.1.6"}, on(H200, "10.16.1.11"), ""),
-        ({"version_compatible": True, "tensorrt_version": "8.6.1.6"}, HERE, "from TensorRT 8 to 11"),
-        ({"tensorrt_version": "10.12.0.36"}, HERE, "loads only its own engines"),
+        ({"version_compatible": True, "runtime_version": "10.12.0.36"}, HERE, ""),
+        ({"version_compatible": True, "runtime_version": "10.12.0.36"}, on(H200, "10.9.0.1"), "or newer"),
+        ({"version_compatible": True, "runtime_version": "8.6.1.6"}, on(H200, "10.16.1.11"), ""),
+        ({"version_compatible": True, "runtime_version": "8.6.1.6"}, HERE, "from TensorRT 8 to 11"),
+        ({"runtime_version": "10.12.0.36"}, HERE, "loads only its own engines"),
         # GPU: its own model.
         ({}, on(L4), "runs on NVIDIA H200 alone"),
         ({}, on(H100), "runs on NVIDIA H200 alone"),
@@ -60,7 +60,7 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
         ({}, on(replace(H200, driver="")), "too old"),
         # RTX: no backend, wherever.
         (
-            {"flavour": "tensorrt-rtx", "gpu_name": None, "compute_capability": None, "targets": ("sm89",)},
+            {"runtime": "tensorrt-rtx", "gpu_name": None, "compute_capability": None, "targets": ("sm89",)},
             HERE,
             "no backend for TensorRT-RTX",
         ),

@@ -190,7 +190,7 @@ def test_an_engine_of_a_refused_file_is_not_packed(export: Artifacts, repository
 
 def test_rtx_engines_have_no_backend(artifacts: Artifacts, tmp_path: Path) -> None:
     rtx: dict[str, Any] = {
-        "flavour": "tensorrt-rtx",
+        "runtime": "tensorrt-rtx",
         "gpu_name": None,
         "compute_capability": None,
         "targets": ("sm89",),

@@ -183,7 +183,7 @@ class TestPassports:
     @pytest.mark.parametrize(
         ("edit", "field"),
         [
-            (lambda p: p.update(tensorrt_version="11.2.1.2"), 'tensorrt_version: got "11.2.1.2"'),
+            (lambda p: p.update(runtime_version="11.2.1.2"), 'runtime_version: got "11.2.1.2"'),
             (lambda p: p.update(gpu_name="NVIDIA H100"), 'gpu_name: got "NVIDIA H100"'),
             (lambda p: p["profile"].update(opt=7), "profile.opt: got 7, expected 8"),
             (lambda p: p.update(version_compatible=True), "version_compatible: got true, expected false"),

@@ -14,7 +14,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8, ModelConfi
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ManifestError, RepositoryError, UsageError
 from alexnet_model.files import link_or_copy
-from alexnet_model.manifest import Manifest, Runtime, manifest_from_folder
+from alexnet_model.manifest import Manifest, RuntimeInfo, manifest_from_folder
 from alexnet_serving import RepositoryOptions, lint, models_of_repository, write_repository
 from alexnet_serving.repositories import writing
 from alexnet_serving.repositories.model_config import config_from_text
@@ -241,7 +241,7 @@ class TestNothingIsLost:
 
 def test_a_runtime_that_no_backend_serves(artifacts: Any, tmp_path: Path) -> None:
     (fp32, *_) = artifacts.manifest.artifacts
-    pytorch = Runtime(name="pytorch", device="CPU", computes_in="f32")
+    pytorch = RuntimeInfo(name="pytorch", device="CPU", computes_in="f32")
     report = fp32.reports[0].model_copy(update={"runtime": pytorch})
     manifest = artifacts.manifest.model_copy(
         update={"artifacts": (fp32.model_copy(update={"reports": (report,)}),)}

@@ -169,8 +169,7 @@ def print_loads(report: Report) -> None:
 
 @contextmanager
 def _reference_from(repository: Path) -> Iterator[ReferenceSource]:
-    from alexnet_bench.reference_predictions import ExportPredictions
-    from alexnet_bench.unpacking import unpacked_export
+    from alexnet_bench import ExportPredictions, unpacked_export
     from alexnet_model.manifest import manifest_from_folder
 
     with unpacked_export(repository) as folder:

@@ -17,12 +17,12 @@ from alexnet_model.progress import Progress
 from alexnet_model.records import Precision
 from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION, driver_is_too_old
 
+from ..cuda import CudaDevice, Device
 from ..runners import Runner
-from .api import TensorRt, api_of
-from .building import engine_from_onnx
-from .cuda import CudaDevice, Device
 from .options import EngineOptions
-from .runner import EngineRunner
+from .tensorrt_api import TensorRt, tensorrt_api
+from .tensorrt_compiler import engine_from_onnx
+from .tensorrt_runner import EngineRunner
 from .trtexec import TrtexecRunner, engine_from_onnx_in_docker
 
 
@@ -63,17 +63,17 @@ def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
         UsageError: RTX has neither a target nor a GPU, or does not build for it.
     """
     survey = gpus_here()
-    if options.kind == "tensorrt-rtx" and options.targets:
+    if options.runtime == "tensorrt-rtx" and options.targets:
         return (_for_targets(options, survey),)
     if not survey.gpus:
         raise _no_gpu(options, survey)
-    if options.kind != "tensorrt-rtx":
+    if options.runtime != "tensorrt-rtx":
         _check_gpus(options, survey)
-    if options.kind == "docker":
+    if options.build == "docker":
         docker.tensorrt_of_image(options.image)
         return tuple(_in_docker(options, gpu, survey.cuda) for gpu in survey.kinds)
-    api = api_of(options.kind)
-    if options.kind == "tensorrt":
+    api = tensorrt_api(options.runtime)
+    if options.runtime == "tensorrt":
         _check_version(options, api)
     else:
         api.check_targets(tuple(gpu.target for gpu in survey.kinds))
@@ -101,7 +101,7 @@ def on_gpu(
 def _for_targets(options: EngineOptions, survey: GpuSurvey) -> EngineBuilder:
     """Engines for the named GPUs; run here if this machine has one of them."""
     label = _prefix(options) + "-".join(options.targets)
-    api = api_of("tensorrt-rtx")
+    api = tensorrt_api("tensorrt-rtx")
     api.check_targets(options.targets)
     here = next((gpu for gpu in survey.kinds if gpu.target in options.targets), None)
     if here is not None:
@@ -143,16 +143,16 @@ def _check_version(options: EngineOptions, api: TensorRt) -> None:
             "tensorrt",
             got=api.version,
             expected=f"{TENSORRT_VERSION}, the version in Triton's image, which loads only its own engines",
-            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or use --engine docker.",
+            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or use --build docker.",
         )
 
 
 def _prefix(options: EngineOptions) -> str:
-    return "rtx-" if options.kind == "tensorrt-rtx" else ""
+    return "rtx-" if options.runtime == "tensorrt-rtx" else ""
 
 
 def _no_gpu(options: EngineOptions, survey: GpuSurvey) -> EngineError | UsageError:
-    if options.kind == "tensorrt-rtx":
+    if options.runtime == "tensorrt-rtx":
         return UsageError(
             "target",
             got=f"none, and no GPU here: {survey.problem}",
@@ -160,8 +160,8 @@ def _no_gpu(options: EngineOptions, survey: GpuSurvey) -> EngineError | UsageErr
             next_step="Name them: --target sm89",
         )
     return EngineError(
-        f"--engine {options.kind}",
+        f"--runtime {options.runtime}",
         got=f"no GPU: {survey.problem}",
         expected="the GPU that the engine is for",
-        next_step="Build where it will be served, or without a GPU: --engine tensorrt-rtx --target sm89",
+        next_step="Build where it will be served, or without a GPU: --runtime tensorrt-rtx --target sm89",
     )

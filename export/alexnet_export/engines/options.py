@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from alexnet_model.errors import UsageError
 from alexnet_model.gpus import Gpu
-from alexnet_model.passport import Flavour, HardwareCompatibility, Profile
+from alexnet_model.passport import HardwareCompatibility, Profile
+from alexnet_model.runtimes import runtimes
 from alexnet_model.triton_image import TRITON_IMAGE
 
-EngineKind = Literal["tensorrt", "tensorrt-rtx", "docker"]
 OPT_BATCH = 8  # what dynamic batching mostly gathers under a moderate load
 
 
@@ -24,10 +24,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
 
 
-def timing_cache_name(flavour: Flavour, version: str, gpu: Gpu) -> str:
+def timing_cache_name(runtime_name: str, version: str, gpu: Gpu) -> str:
     """One file a GPU model, compute capability and version: timings of others are worth nothing."""
     model = re.sub(r"\W+", "-", gpu.name).strip("-").lower()
-    return f"{flavour}-{version}-{gpu.target}-{model}.cache"
+    return f"{runtime_name}-{version}-{gpu.target}-{model}.cache"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class EngineOptions:
     RTX builds for other GPUs than this machine's; TensorRT builds for the GPU that it runs on.
     """
 
-    kind: EngineKind
+    runtime: str
+    build: Literal["here", "docker"] = "here"
     profile: Profile | None = None
     targets: tuple[str, ...] = ()
     hardware_compatibility: HardwareCompatibility = "none"
@@ -46,20 +47,31 @@ class EngineOptions:
     timing_caches: Path = field(default_factory=cache_folder)
 
     def __post_init__(self) -> None:
-        if self.targets and self.kind != "tensorrt-rtx":
+        buildable = [runtime.name for runtime in runtimes() if runtime.builder]
+        if self.runtime not in buildable:
+            raise UsageError("runtime", got=repr(self.runtime), expected=f"one of {', '.join(buildable)}")
+        if self.build == "docker" and self.runtime != "tensorrt":
+            raise UsageError(
+                "build",
+                got=f"docker with the runtime {self.runtime}",
+                expected="here, since Triton's image builds TensorRT engines only",
+            )
+        if self.targets and self.runtime != "tensorrt-rtx":
             raise UsageError(
                 "target",
-                got=f"{','.join(self.targets)} with --engine {self.kind}",
+                got=f"{','.join(self.targets)} with --runtime {self.runtime}",
                 expected="none, since TensorRT builds for the GPU of the machine it runs on",
-                next_step="Use --engine tensorrt-rtx, or build on a machine with that GPU.",
+                next_step="Use --runtime tensorrt-rtx, or build on a machine with that GPU.",
             )
         for target in self.targets:
             if not re.fullmatch(r"sm\d{2,3}", target):
                 raise UsageError("target", got=repr(target), expected="names such as sm89")
-        if self.kind == "tensorrt-rtx" and (self.version_compatible or self.hardware_compatibility != "none"):
+        if self.runtime == "tensorrt-rtx" and (
+            self.version_compatible or self.hardware_compatibility != "none"
+        ):
             raise UsageError(
                 "compatibility",
-                got="a compatible engine with --engine tensorrt-rtx",
+                got="a compatible engine with --runtime tensorrt-rtx",
                 expected="the default, since RTX engines have no such modes",
                 next_step="Name several GPUs instead: --target sm89,sm120",
             )

@@ -25,16 +25,16 @@ from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import DockerError, EngineError
 from alexnet_model.files import atomic_file, link_or_copy, sha256_of_file
 from alexnet_model.gpus import Gpu
-from alexnet_model.manifest import Runtime
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.passport import HardwareCompatibility, Passport, Profile, write_passport
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
 from ..runners import Outputs
-from .api import reason_from_log
-from .building import advice_for
-from .inspecting import layer_precisions_from_json
 from .options import EngineOptions, timing_cache_name
+from .passports import layer_precisions_from_json
+from .tensorrt_api import reason_from_log
+from .tensorrt_compiler import advice_for
 
 BUILDING_S = 3600.0
 ANSWERING_S = 120.0
@@ -92,8 +92,8 @@ def engine_from_onnx_in_docker(
     seconds = time.perf_counter() - started
     progress(stage, 1, 1, "in Docker")
     passport = Passport(
-        flavour="tensorrt",
-        tensorrt_version=version,
+        runtime="tensorrt",
+        runtime_version=version,
         precision=precision,
         profile=profile,
         onnx_sha256=sha256_of_file(onnx),
@@ -190,13 +190,13 @@ class TrtexecRunner:
         self._folder.cleanup()
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> RuntimeInfo:
         layers = self._passport.layer_precisions
-        return Runtime(
+        return RuntimeInfo(
             name="tensorrt",
             device=self._gpu.name,
             computes_in="+".join(layers) if layers else f"{self._passport.precision} (not inspected)",
-            options={"tensorrt_version": self._passport.tensorrt_version},
+            options={"tensorrt_version": self._passport.runtime_version},
         )
 
     def infer(self, images: Uint8Array) -> Outputs:

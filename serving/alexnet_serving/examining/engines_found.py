@@ -140,7 +140,7 @@ def _found(
     else:
         mend = rebuild_command(repository, engine.passport, source=folder)
     # An engine that Triton has no backend for is not broken: another one beside it may be served.
-    to_mend = engine.passport.flavour == TENSORRT and not all(loading.loads for loading in here)
+    to_mend = engine.passport.runtime == TENSORRT and not all(loading.loads for loading in here)
     return EngineFound(
         folder=str(folder),
         file=engine.file,
@@ -154,16 +154,16 @@ def _found(
 
 
 def _needs(passport: Passport) -> str:
-    if passport.flavour != TENSORRT:
+    if passport.runtime != TENSORRT:
         gpus = ", ".join(passport.targets) or f"compute capability {passport.compute_capability}"
-        return f"TensorRT-RTX {passport.tensorrt_version} on a GPU of {gpus}"
+        return f"TensorRT-RTX {passport.runtime_version} on a GPU of {gpus}"
     gpu = {
         "none": f"{passport.gpu_name} ({passport.compute_capability})",
         "same-compute-capability": f"a GPU of compute capability {passport.compute_capability}",
         "ampere-plus": "an Ampere GPU or newer",
     }[passport.hardware_compatibility]
     newer = " or newer" if passport.version_compatible else ""
-    return f"TensorRT {passport.tensorrt_version}{newer} on {gpu}"
+    return f"TensorRT {passport.runtime_version}{newer} on {gpu}"
 
 
 def _of_record(name: str, found: str, mend: str = "") -> Check:

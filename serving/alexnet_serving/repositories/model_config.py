@@ -248,6 +248,6 @@ def _parameters(entry: ModelEntry, manifest: Manifest, options: RepositoryOption
         target = name.removeprefix("model").removesuffix(ENGINE_SUFFIX)  # nothing, or _sm90
         parameters[f"engine_sha256{target}"] = engine.passport.engine_sha256
     if entry.engines:
-        versions = {engine.passport.tensorrt_version for engine in entry.engines.values()}
+        versions = {engine.passport.runtime_version for engine in entry.engines.values()}
         parameters["tensorrt_version"] = ", ".join(sorted(versions))
     return parameters

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from alexnet_model.errors import RepositoryError
-from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, Runtime
+from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RuntimeInfo
 from alexnet_model.passport import ENGINE_SUFFIX
 
 from .layout import RepositoryOptions, model_name
@@ -36,7 +36,7 @@ class ModelEntry:
         return model_name(self.artifact.precision)
 
     @property
-    def runtimes(self) -> tuple[Runtime, ...]:
+    def runtimes(self) -> tuple[RuntimeInfo, ...]:
         """What its figures were measured on: one, or one an engine."""
         of_engines = tuple(engine.report.runtime for engine in self.engines.values() if engine.report)
         return of_engines or (self.artifact.served_by,)
@@ -111,7 +111,7 @@ def plan_names(engines: tuple[Engine, ...]) -> dict[str, Engine]:
 
 
 def _reason_against(engine: Engine) -> str:
-    if engine.passport.flavour != TENSORRT:
+    if engine.passport.runtime != TENSORRT:
         return f"{engine.file} is a TensorRT-RTX engine, which Triton has no backend for"
     if engine.report is None or engine.decision is None:
         return f"{engine.file} was never run, so it was not judged"

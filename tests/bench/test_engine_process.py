@@ -1,4 +1,4 @@
-"""An engine in a process of its own: what it answers, how it dies, and what it leaves behind."""
+"""An engine in a process of its own: requests and replies, how it ends, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_bench.engines.process import EngineProcess, Worker
-from alexnet_bench.engines.worker import Verbs, answer
+from alexnet_bench.engines.process import BenchProcess, EngineProcess, Verbs, execute_requests
 from alexnet_export.convert import onnx_from_checkpoint
 from alexnet_model.errors import ExportError
 
@@ -31,10 +30,10 @@ for line in sys.stdin:
 
 
 def test_it_answers_in_order_and_ends_with_its_input() -> None:
-    with Worker(program(ECHO)) as worker:
-        assert [worker.ask("load"), worker.ask("warm")] == ["load", "warm"]
-        process = worker._process
-    assert process.returncode == 0
+    with BenchProcess(program(ECHO)) as process:
+        assert [process.request("load"), process.request("warm")] == ["load", "warm"]
+        child = process._process
+    assert child.returncode == 0
 
 
 def test_a_reply_whose_waiting_was_interrupted_is_passed_over() -> None:
@@ -44,8 +43,8 @@ for line in sys.stdin:
     for one in (number - 1, number):
         print(json.dumps({"number": one, "value": one}), flush=True)
 """
-    with Worker(program(answering_twice)) as worker:
-        assert [worker.ask("load"), worker.ask("warm")] == [1, 2]
+    with BenchProcess(program(answering_twice)) as process:
+        assert [process.request("load"), process.request("warm")] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -56,21 +55,21 @@ for line in sys.stdin:
     ],
 )
 def test_a_death_is_noticed_and_said(code: str, said: str) -> None:
-    with Worker(program(f"sys.stdin.readline(); {code}")) as worker:
+    with BenchProcess(program(f"sys.stdin.readline(); {code}")) as process:
         with pytest.raises(ExportError, match=said):
-            worker.ask("load")
+            process.request("load")
         with pytest.raises(ExportError, match="its process ended"):
-            worker.ask("warm")
+            process.request("warm")
 
 
 def test_no_answer_has_a_deadline_and_the_process_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet_bench.engines.process.CLOSING_S", 0.1)
     stuck = "import time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
-    with Worker(program(stuck), deadline_s=0.2) as worker:
-        with pytest.raises(ExportError, match=r"got no answer in 0\.2 s"):
-            worker.ask("load")
-        process = worker._process
-    assert process.returncode == -9
+    with BenchProcess(program(stuck), deadline_s=0.2) as process:
+        with pytest.raises(ExportError, match=r"got no reply in 0\.2 s"):
+            process.request("load")
+        child = process._process
+    assert child.returncode == -9
 
 
 def test_errors_are_replies_and_the_next_request_is_answered() -> None:
@@ -88,7 +87,7 @@ def test_errors_are_replies_and_the_next_request_is_answered() -> None:
     ]
     replies = io.StringIO()
     verbs: Verbs = {"refuse": refuse, "break_down": break_down, "add": lambda left, right: left + right}
-    answer(requests, replies, verbs)
+    execute_requests(requests, replies, verbs)
     assert [json.loads(line) for line in replies.getvalue().splitlines()] == [
         {"number": 0, "error": "a.onnx: got nonsense, expected a model"},
         {"number": 1, "error": "ZeroDivisionError: by zero"},
@@ -109,8 +108,8 @@ def test_a_real_engine_is_measured_in_a_process_of_its_own(onnx: Path, runtime: 
     chosen = spec(runtime=runtime, file=onnx, size_bytes=onnx.stat().st_size, max_batch=4, classes=10)
     with EngineProcess(chosen, 4) as process:
         assert process.load() > 0
-        assert process.warm(4, 0.01) > 0
-        found = process.slice(4, 0.01, 3)
+        assert process.warm_up(4, 0.01) > 0
+        found = process.time_calls(4, 0.01, 3)
         assert found.throughput_per_s > 0
         assert found.peak_memory_bytes is not None
         assert found.peak_memory_bytes > onnx.stat().st_size / 2

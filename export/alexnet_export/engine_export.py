@@ -20,10 +20,11 @@ from alexnet_model.manifest import (
 from alexnet_model.passport import ENGINE_SUFFIX, Profile, passport_path
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
+from alexnet_model.runtimes import runtime_named
 
-from .engines.builders import EngineBuilder, builders_from
+from .engines.builders import EngineBuilder
 from .engines.options import EngineOptions
-from .gate_inputs import GateInputs
+from .gate import GateInputs
 from .reference import gate_inputs_from_folder
 
 
@@ -58,7 +59,8 @@ def build_engines(
             expected="an ONNX file that passed the gate",
             next_step="See the reasons: alexnet export CHECKPOINT",
         )
-    builders = builders_from(options) if builders is None else builders
+    if builders is None:
+        builders = builders_from(options)
     gate_inputs = None
     if any(builder.run for builder in builders):
         gate_inputs = gate_inputs_from_folder(folder, manifest, progress=progress)
@@ -77,6 +79,19 @@ def build_engines(
         manifest = manifest.model_copy(update={"artifacts": tuple(kept.values())})
         write_manifest(manifest, staged)
     return manifest
+
+
+def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
+    """Call what the table of runtimes names as the builder of `options.runtime`.
+
+    It makes one builder for each kind of GPU that engines are built for, and checks all that can be known
+    before a build, since a build and its check by the gate take minutes.
+
+    Raises:
+        EngineError, DockerError, MissingExtra, UsageError: nothing can be built here as `options` say.
+    """
+    builders: tuple[EngineBuilder, ...] = runtime_named(options.runtime).load_builder()(options)
+    return builders
 
 
 def engine_file_name(artifact: Artifact, builder: EngineBuilder) -> str:
@@ -98,7 +113,7 @@ def raise_if_engine_refused(manifest: Manifest, builders: Sequence[EngineBuilder
                     f"{artifact.precision} engine",
                     got=engine.decision.reason,
                     expected="the same model",
-                    next_step="Serve another precision, or the ONNX file: --engine onnx.",
+                    next_step="Serve another precision, or the ONNX file: --runtime openvino.",
                 )
 
 
@@ -131,7 +146,7 @@ def _engine(
             update={
                 "report": report,
                 "decision": gate_inputs.decision(report),
-                "judged_on": gate_inputs.judged_on,
+                "evaluated_on": gate_inputs.evaluated_on,
             }
         )
     path.replace(folder / name)

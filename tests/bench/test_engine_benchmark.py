@@ -1,4 +1,4 @@
-"""A whole run of the ladder, from an export's folder to the report: over fakes, once over real engines."""
+"""A whole run of the engine benchmark, from an export's folder to the report: mostly on fake engines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_bench.engines.discovery import EngineFilter, Machine
-from alexnet_bench.engines.running import EngineBench, Instruments, Look, bench_engines
+from alexnet_bench.engines.benchmark import (
+    EngineBenchOptions,
+    Instruments,
+    MeasureRoofs,
+    bench_engines,
+)
+from alexnet_bench.engines.selection import EngineFilter
 from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.engines.sweep import OpenEngine
 from alexnet_bench.reports.files import report_from_file
@@ -28,8 +33,8 @@ from ..serving.conftest import Artifacts
 from .sweep_fakes import FakeProcess
 
 ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e9, bytes_per_s=1e9)
-MACHINE = Machine(gpus=GpuSurvey(problem="no driver"), cpp_compiler=None)
-ONCE = EngineBench(batches=(1, 2), repeats=2)
+NO_GPU = GpuSurvey(problem="no driver")
+ONCE = EngineBenchOptions(batches=(1, 2), repeats=2)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +47,13 @@ class Fakes:
     """Instruments whose calibration workload goes at these rates, one after another."""
 
     def __init__(self, *rates: float, roofs: Callable[[], Sequence[Roof]] = lambda: [ROOF]) -> None:
-        self.diary: list[str] = []
+        self.log: list[str] = []
         self._rates = iter(rates or (100, 100))
         self._roofs = roofs
 
     def instruments(self) -> Instruments:
         return Instruments(
-            machine=MACHINE,
+            gpus=NO_GPU,
             engines=self._open,
             ceilings=self._ceilings,
             calibration=lambda: next(self._rates),
@@ -58,17 +63,17 @@ class Fakes:
         return bench_engines(export, ONCE, command="alexnet bench engine", instruments=self.instruments())
 
     def _open(self, spec: EngineSpec, largest: int) -> AbstractContextManager[OpenEngine]:
-        return FakeProcess(spec, self.diary)
+        return FakeProcess(spec, self.log)
 
     @contextmanager
-    def _ceilings(self, gpu: Gpu | None) -> Iterator[Look]:
-        def look(seconds: float) -> Sequence[Roof]:
-            self.diary.append(f"look of {seconds:g} s")
+    def _ceilings(self, gpu: Gpu | None) -> Iterator[MeasureRoofs]:
+        def measure(seconds: float) -> Sequence[Roof]:
+            self.log.append(f"ceilings for {seconds:g} s")
             return self._roofs()
 
-        self.diary.append(f"ceilings of {gpu}")
-        yield look
-        self.diary.append("ceilings closed")
+        self.log.append(f"open ceilings of {gpu}")
+        yield measure
+        self.log.append("ceilings closed")
 
 
 def test_a_report_holds_rows_with_limits_ceilings_and_what_was_left_out(export: Path) -> None:
@@ -93,7 +98,7 @@ def test_every_engine_is_judged_unless_that_is_not_wanted(export: Path) -> None:
     fakes = Fakes()
     report = bench_engines(export, replace(ONCE, judge=False), instruments=fakes.instruments())
     assert report.proofs == ()
-    assert not any(line.startswith("judge") for line in fakes.diary)
+    assert not any(line.startswith("judge") for line in fakes.log)
 
 
 def test_other_load_makes_it_invalid(export: Path) -> None:
@@ -108,11 +113,15 @@ def test_ceilings_are_looked_at_before_the_ladder_and_in_each_of_its_repeats(exp
     fakes = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": next(looks)})])
     report = fakes.run(export)
     assert report.roofs == (ROOF,)
-    looked = [index for index, line in enumerate(fakes.diary) if line.startswith("look")]
-    assert [fakes.diary[index] for index in looked] == ["look of 0.5 s", "look of 0.2 s", "look of 0.2 s"]
-    assert fakes.diary[0] == "ceilings of None"
-    assert fakes.diary[-1] == "ceilings closed"
-    slices = [line.startswith("slice") for line in fakes.diary]
+    looked = [index for index, line in enumerate(fakes.log) if line.startswith("ceilings for")]
+    assert [fakes.log[index] for index in looked] == [
+        "ceilings for 0.5 s",
+        "ceilings for 0.2 s",
+        "ceilings for 0.2 s",
+    ]
+    assert fakes.log[0] == "open ceilings of None"
+    assert fakes.log[-1] == "ceilings closed"
+    slices = [line.startswith("time") for line in fakes.log]
     assert [sum(slices[start:end]) for start, end in pairwise((0, *looked))] == [0, 8, 8]
 
 
@@ -168,8 +177,8 @@ def test_the_command_measures_real_engines_and_writes_the_report(
     export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("alexnet_bench.engines.running.FIRST_LOOK_S", 0.01)
-    monkeypatch.setattr("alexnet_bench.engines.running.LOOK_S", 0.01)
+    monkeypatch.setattr("alexnet_bench.engines.benchmark.FIRST_CEILINGS_S", 0.01)
+    monkeypatch.setattr("alexnet_bench.engines.benchmark.CEILINGS_S", 0.01)
     path = tmp_path / "new" / "engine.json"
     arguments = ["bench", "engine", str(export), "--batch", "1,2", "--precision", "fp32"]
     arguments += ["--seconds", "0.01", "--repeats", "2", "--output", str(path)]
@@ -180,8 +189,8 @@ def test_the_command_measures_real_engines_and_writes_the_report(
     assert "left out: pytorch: no checkpoint was named" in printed
     report = report_from_file(path)
     assert [(row.engine.runtime, row.batch) for row in report.engines] == [
-        *(("onnxruntime", 1), ("onnxruntime", 2)),
         *(("openvino", 1), ("openvino", 2)),
+        *(("onnxruntime", 1), ("onnxruntime", 2)),
     ]
     assert {roof.computes_in for roof in report.roofs} >= {"f32"}
     # Their process was looked at three times.
@@ -235,7 +244,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
 
         return report.model_copy(update={"reasons": verdict_from(interrupted_reason(True)).reasons})
 
-    monkeypatch.setattr("alexnet_bench.engines.running.bench_engines", interrupted)
+    monkeypatch.setattr("alexnet_bench.engines.benchmark.bench_engines", interrupted)
     path = tmp_path / "engine.json"
     assert run(["bench", "engine", str(export), "--output", str(path)]) == 130
     assert json.loads(path.read_text())["reasons"][0]["rule"] == "interrupted"
@@ -243,7 +252,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
 
 
 def test_the_batches_of_an_export_double_by_default(artifacts: Artifacts) -> None:
-    assert EngineBench().plan(artifacts.manifest, artifacts.folder).batches == (1, 2, 4, 8)
+    assert EngineBenchOptions().plan(artifacts.manifest, artifacts.folder).batches == (1, 2, 4, 8)
     assert replace(ONCE, engine_filter=EngineFilter(precisions=("int8",))).plan(
         artifacts.manifest, artifacts.folder
     ).batches == (1, 2)
@@ -260,7 +269,7 @@ def test_a_batch_that_no_engine_of_the_export_takes_is_refused_before_anything_i
     fakes = Fakes()
     with pytest.raises(UsageError, match=r"got 9, expected at most 8, .*--max-batch 9"):
         bench_engines(export, replace(ONCE, batches=(1, 9)), instruments=fakes.instruments())
-    assert fakes.diary == []
+    assert fakes.log == []
     assert (
         len(bench_engines(export, replace(ONCE, batches=(8,)), instruments=fakes.instruments()).engines) == 4
     )

@@ -1,4 +1,4 @@
-"""What is timed in an engine's own process: calls, clocks and memory. The GPU's clock is a fake's."""
+"""How the calls of one engine are timed: clocks, memory, warm-up. The GPU's clock is a fake."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from alexnet_bench.engines.calls import Calls, EventClock, HostCalls, timed_calls
-from alexnet_bench.engines.hosting import HostedEngine
-from alexnet_bench.engines.memory import DeviceMemory, HostMemory
+from alexnet_bench.engines.timing import (
+    Calls,
+    DeviceMemory,
+    HostCalls,
+    HostMemory,
+    TimedEngine,
+    event_timer,
+    timed_calls,
+)
 from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_export import EngineOptions
 from alexnet_export.convert import onnx_from_checkpoint
-from alexnet_export.engines.api import TensorRt
-from alexnet_export.engines.building import engine_from_onnx
-from alexnet_export.engines.options import EngineOptions
-from alexnet_export.engines.runner import EngineRunner
+from alexnet_export.engines.tensorrt_api import TensorRt
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
+from alexnet_export.engines.tensorrt_runner import EngineRunner
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError
 from alexnet_model.gpus import Gpu
@@ -33,17 +39,17 @@ H200 = Gpu(index=0, name="NVIDIA H200", compute_capability="9.0", driver="580.95
 
 
 class ResidentFake:
-    """A runner on a GPU: launching takes this machine nothing, and the stream 5 ms; taking takes it 3 ms."""
+    """A runner on a GPU: `launch` takes the stream 5 ms, `take` 3 ms, and both take the host no time."""
 
     def __init__(self, stream: FakeStream) -> None:
         self._stream = stream
-        self.diary: list[str] = []
+        self.log: list[str] = []
 
     def place(self, images: Any) -> str:
         return f"images {images.flat[0]}"
 
     def take(self, placed: str) -> None:
-        self.diary.append(placed)
+        self.log.append(placed)
         self._stream.ms += 3
 
     def launch(self) -> None:
@@ -56,56 +62,51 @@ def latencies_of(histogram: str) -> LatencyHistogram:
     return found
 
 
-def test_calls_go_on_for_so_long_and_at_least_so_often() -> None:
+def test_calls_last_for_the_given_seconds_and_have_the_given_minimum() -> None:
     clock = FakeClock()
     calls = HostCalls(FakeRunner(clock, 0.1))
     images = cycle([IMAGES[:1]])
-    timed = timed_calls(calls, images, clock.device_clock(), seconds=0.25, now=clock)
-    assert timed.latencies_ms == pytest.approx((100, 100, 100))
-    assert timed.seconds == pytest.approx(0.3)
-    timed = timed_calls(calls, images, clock.device_clock(), seconds=0.05, at_least=4, now=clock)
-    assert len(timed.latencies_ms) == 4
-    timed = timed_calls(calls, images, clock.device_clock(), seconds=0, now=clock)
-    assert len(timed.latencies_ms) == 1
+    assert timed_calls(calls, images, clock.timer(), seconds=0.25, now=clock) == pytest.approx([100] * 3)
+    assert clock() == pytest.approx(0.3)
+    assert len(timed_calls(calls, images, clock.timer(), seconds=0.05, at_least=4, now=clock)) == 4
+    assert len(timed_calls(calls, images, clock.timer(), seconds=0, now=clock)) == 1
 
 
-def test_a_gpus_calls_are_timed_by_its_events_and_waited_for() -> None:
-    """Placing and taking images is no part of the time, and this machine's clock does not move at all."""
-    stream, clock = FakeStream(), FakeClock()
+def test_calls_on_a_gpu_are_timed_by_its_events_without_placing_and_taking_images() -> None:
+    stream, clock = FakeStream(), FakeClock()  # the host's clock does not advance
     calls = ResidentFake(stream)
-    timed = timed_calls(calls, cycle(["a", "b"]), EventClock(stream.event), seconds=-1, at_least=3, now=clock)
-    assert timed.latencies_ms == (5, 5, 5)
-    assert timed.calls_per_s == 200
-    assert calls.diary == ["a", "b", "a"]
+    timer = event_timer(stream.event)
+    assert timed_calls(calls, cycle(["a", "b"]), timer, seconds=-1, at_least=3, now=clock) == [5, 5, 5]
+    assert calls.log == ["a", "b", "a"]
 
 
-def test_an_engine_is_loaded_warmed_up_and_measured() -> None:
+def test_an_engine_is_loaded_warmed_up_and_timed() -> None:
     clock = FakeClock()
     runner = FakeRunner(clock, 0.5, load_s=2.0)
-    hosted = HostedEngine(
+    engine_here = TimedEngine(
         lambda: runner,
         IMAGES,
         calls_of=HostCalls,
-        clock=clock.device_clock(),
+        time_call=clock.timer(),
         memory=HostMemory(),
         now=clock,
     )
-    assert hosted.load() == pytest.approx(2000)
-    assert hosted.warm(2, 2.5) == pytest.approx(1000)
+    assert engine_here.load() == pytest.approx(2000)
+    assert engine_here.warm_up(2, 2.5) == pytest.approx(1000)
     assert runner.seen == [0, 2, 4, 6]  # the first call, then 2.5 s of burn-in
-    found = hosted.slice(2, 1.5, 1)
+    found = engine_here.time_calls(2, 1.5, 1)
     assert runner.seen[4:] == [0, 2]  # the images go on rotating
     assert found.throughput_per_s == pytest.approx(2)
     assert latencies_of(found.histogram).samples == 2
     assert latencies_of(found.histogram).percentile_ms(50) == pytest.approx(1000, rel=1e-3)
-    assert hosted.slice(2, 0.1, 3).throughput_per_s == pytest.approx(2)
-    assert hosted.warm(8, 0) == pytest.approx(4000)
-    assert hosted.describe().name == "openvino"
+    assert engine_here.time_calls(2, 0.1, 3).throughput_per_s == pytest.approx(2)
+    assert engine_here.warm_up(8, 0) == pytest.approx(4000)
+    assert engine_here.describe().name == "openvino"
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_an_engine_on_a_gpu_is_timed_from_its_own_memory(tmp_path: Path, graphs: bool) -> None:
-    """TensorRT's runner behind a stand-in of TensorRT, on a device in this machine's memory."""
+def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(tmp_path: Path, graphs: bool) -> None:
+    """TensorRT's runner on a fake of TensorRT, with a device in host memory."""
     onnx = tmp_path / "fp32.onnx"
     onnx_from_checkpoint(random_checkpoint(width=0.05), onnx, max_batch=4)
     trt, device, stream = fake_tensorrt("11.1.0.106"), HostDevice(), FakeStream()
@@ -114,7 +115,7 @@ def test_an_engine_on_a_gpu_is_timed_from_its_own_memory(tmp_path: Path, graphs:
         api,
         onnx,
         engine,
-        EngineOptions(kind="tensorrt", timing_caches=tmp_path),
+        EngineOptions(runtime="tensorrt", timing_caches=tmp_path),
         precision="fp32",
         profile=Profile(min=1, opt=2, max=4),
         contract=Contract(),
@@ -124,11 +125,11 @@ def test_an_engine_on_a_gpu_is_timed_from_its_own_memory(tmp_path: Path, graphs:
     executions, clock = trt.recorder.executions, FakeClock()
 
     def event() -> Any:
-        stream.ms = 7.0 * len(executions)  # each takes the stream so long
-        clock.spend(0.01)  # and this machine longer
+        stream.ms = 7.0 * len(executions)  # the stream takes 7 ms for each
+        clock.spend(0.01)  # and the host 10 ms
         return stream.event()
 
-    hosted = HostedEngine(
+    engine_here = TimedEngine(
         lambda: EngineRunner(
             engine,
             passport,
@@ -140,23 +141,23 @@ def test_an_engine_on_a_gpu_is_timed_from_its_own_memory(tmp_path: Path, graphs:
         ),
         IMAGES,
         calls_of=lambda runner: cast("Calls", runner),
-        clock=EventClock(event),
+        time_call=event_timer(event),
         memory=DeviceMemory(lambda: 1000),
         now=clock,
     )
-    hosted.load()
-    hosted.warm(4, 0)
-    found = hosted.slice(4, 0, 3)
+    engine_here.load()
+    engine_here.warm_up(4, 0)
+    found = engine_here.time_calls(4, 0, 3)
     assert latencies_of(found.histogram).percentile_ms(100) == pytest.approx(7, rel=1e-3)
-    # Of the stream's 7 ms, as the latencies are: this machine's clock has seen longer.
+    # By the stream's 7 ms, as the latencies, not by the host's 10 ms.
     assert found.throughput_per_s == pytest.approx(4 / 0.007)
     assert executions == [4] * 5  # the first call, one of burn-in, three that count
     assert device.captures == (1 if graphs else 0)
     with pytest.raises(EngineError, match="a batch of 8, expected at most 4"):
-        hosted.warm(8, 0)
+        engine_here.warm_up(8, 0)
 
 
-def test_a_process_growth_is_its_peak_less_what_it_was(tmp_path: Path) -> None:
+def test_host_memory_is_the_peak_of_the_process_minus_its_size_before(tmp_path: Path) -> None:
     def status(resident_kb: int, peak_kb: int) -> None:
         lines = f"Name:\tpython\nVmHWM:\t{peak_kb:8} kB\nVmRSS:\t{resident_kb:8} kB\n"
         (tmp_path / "status").write_text(lines)
@@ -172,7 +173,7 @@ def test_a_process_growth_is_its_peak_less_what_it_was(tmp_path: Path) -> None:
     assert HostMemory(tmp_path / "nowhere").peak_bytes() is None
 
 
-def test_real_memory_is_seen() -> None:
+def test_host_memory_sees_a_real_allocation() -> None:
     memory = HostMemory()
     block = np.ones(64 << 20, np.uint8)
     del block
@@ -181,7 +182,7 @@ def test_real_memory_is_seen() -> None:
     assert 60 << 20 < peak < 256 << 20
 
 
-def test_a_gpus_memory_is_what_is_no_longer_free_and_not_what_others_take_in_between() -> None:
+def test_device_memory_does_not_count_what_others_allocate_outside_of_watching() -> None:
     free = [1000]
     memory = DeviceMemory(lambda: free[0])
     with memory.watched():

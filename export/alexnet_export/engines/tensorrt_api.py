@@ -17,13 +17,10 @@ from typing import Any
 from alexnet_model.errors import EngineError, UsageError
 from alexnet_model.extras import needs
 from alexnet_model.gpus import version_tuple
-from alexnet_model.passport import Flavour, HardwareCompatibility
+from alexnet_model.passport import HardwareCompatibility
+from alexnet_model.runtimes import runtime_named
 
 MINIMUM_VERSION = (10, 12)  # the first whose strongly typed networks take these files as they are
-_MODULES: dict[Flavour, tuple[str, str]] = {  # module, extra
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
-}
 _HARDWARE: dict[HardwareCompatibility, str] = {
     "none": "NONE",
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
@@ -32,14 +29,14 @@ _HARDWARE: dict[HardwareCompatibility, str] = {
 _CAPABILITIES_OF_NO_GPU = ("NONE", "CURRENT")
 
 
-def api_of(flavour: Flavour) -> TensorRt:
-    """Load one of the libraries.
+def tensorrt_api(runtime_name: str) -> TensorRt:
+    """Load the library of a runtime: `tensorrt` or `tensorrt-rtx`.
 
     Raises:
         MissingExtra: it is not installed.
         EngineError: it is too old, or does not load.
     """
-    module_name, extra = _MODULES[flavour]
+    module_name, extra = runtime_name.replace("-", "_"), runtime_named(runtime_name).extra
     with needs(extra):
         try:
             module = import_module(module_name)
@@ -50,24 +47,24 @@ def api_of(flavour: Flavour) -> TensorRt:
                 module_name,
                 got=str(error).splitlines()[0],
                 expected="a library that loads",
-                next_step=f"Install it anew: pip install --force-reinstall 'alexnet-serving[{extra}]'",
+                next_step=f"Install it again: pip install --force-reinstall 'alexnet-serving[{extra}]'",
             ) from error
-    if flavour == "tensorrt" and version_tuple(module.__version__) < MINIMUM_VERSION:
+    if runtime_name == "tensorrt" and version_tuple(module.__version__) < MINIMUM_VERSION:
         raise EngineError(
             "tensorrt",
             got=module.__version__,
             expected="10.12 or newer",
             next_step="Run: pip install --upgrade tensorrt",
         )
-    return TensorRt(module, flavour)
+    return TensorRt(module, runtime_name)
 
 
 class TensorRt:
     """One of the three. `trt` is its module."""
 
-    def __init__(self, module: ModuleType | Any, flavour: Flavour) -> None:
+    def __init__(self, module: ModuleType | Any, runtime_name: str) -> None:
         self.trt = module
-        self.flavour = flavour
+        self.runtime_name = runtime_name
         self.version: str = module.__version__
 
     def logger(self) -> Any:

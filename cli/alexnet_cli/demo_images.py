@@ -1,4 +1,4 @@
-"""Held-out digits as PNG files, and how many of them a served model names rightly."""
+"""Held-out digits as PNG files, and how many of them a served model classifies correctly."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOutImage:
+    """An image that training never saw, and its class."""
+
     path: Path
     label: str
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one served model said of each image, in their order."""
+class ServedPredictions:
+    """What one served model predicted for each image, in their order."""
 
     model: str
     predictions: Sequence[Prediction]
     images: Sequence[HeldOutImage]
 
     @property
-    def right(self) -> int:
-        """How many are named rightly.
+    def correct(self) -> int:
+        """How many images are classified correctly.
 
         Raises:
-            AlexnetError: an image could not be answered.
+            AlexnetError: the request for an image failed.
         """
         return sum(
             prediction.best.label == image.label
@@ -43,12 +45,12 @@ class Answers:
 
     @property
     def request_bytes_per_image(self) -> int:
-        """The most that an image took on the wire."""
+        """The largest number of bytes that one image took in a request."""
         return max(prediction.request_bytes or 0 for prediction in self.predictions)
 
 
 def write_held_out_images(folder: Path) -> list[HeldOutImage]:
-    """Write the digits' held-out part, one PNG an image, named by number and class.
+    """Write the digits' held-out images as PNG files, named by number and class.
 
     Raises:
         OSError: the folder cannot be written.

@@ -24,9 +24,9 @@ from alexnet_model.passport import Passport, Profile, write_passport
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
-from .api import TensorRt, reason_from_log
-from .inspecting import layer_precisions_from_json
 from .options import EngineOptions, timing_cache_name
+from .passports import layer_precisions_from_json
+from .tensorrt_api import TensorRt, reason_from_log
 
 # (what TensorRT says, what to do about it)
 ADVICE = (
@@ -61,8 +61,8 @@ def engine_from_onnx(
     """
     started = time.perf_counter()
     cache = None
-    if gpu is not None and api.flavour != "tensorrt-rtx":  # whose timing caches do nothing
-        cache = options.timing_caches / timing_cache_name(api.flavour, api.version, gpu)
+    if gpu is not None and api.runtime_name != "tensorrt-rtx":  # whose timing caches do nothing
+        cache = options.timing_caches / timing_cache_name(api.runtime_name, api.version, gpu)
     logger = api.logger()
     with _interrupts_held() as interrupted:
         builder = _builder(api, logger, onnx)
@@ -88,8 +88,8 @@ def engine_from_onnx(
     seconds = time.perf_counter() - started
 
     passport = Passport(
-        flavour=api.flavour,
-        tensorrt_version=api.version,
+        runtime=api.runtime_name,
+        runtime_version=api.version,
         precision=precision,
         profile=profile,
         onnx_sha256=sha256_of_file(onnx),

@@ -8,12 +8,33 @@ from typing import Any, Self
 
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import EngineError
-from alexnet_model.manifest import Runtime
-from alexnet_model.passport import Passport
+from alexnet_model.manifest import RuntimeInfo
+from alexnet_model.passport import Passport, passport_of
 
-from ..runners import Outputs
-from .api import TensorRt, reason_from_log
-from .cuda import Device, contiguous
+from ..cuda import Device, contiguous
+from ..runners import Outputs, RunnerSource
+from .tensorrt_api import TensorRt, reason_from_log, tensorrt_api
+
+
+def runner_from_source(source: RunnerSource) -> EngineRunner:
+    """Make a runner of an engine, by the passport beside it.
+
+    Raises:
+        ManifestError: the engine has no passport.
+        MissingExtra: the library that built it is not installed.
+        EngineError: that library does not load.
+    """
+    assert source.device is not None  # `open_runner` refuses a source without one
+    passport = passport_of(source.file)
+    return EngineRunner(
+        source.file,
+        passport,
+        api=tensorrt_api(passport.runtime),
+        device=source.device,
+        classes=source.classes,
+        contract=source.contract,
+        cuda_graphs=source.cuda_graphs,
+    )
 
 
 class EngineRunner:
@@ -73,13 +94,13 @@ class EngineRunner:
         self._buffers.clear()
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> RuntimeInfo:
         layers = self._passport.layer_precisions
-        return Runtime(
-            name=self._passport.flavour,
+        return RuntimeInfo(
+            name=self._passport.runtime,
             device=self._device.name,
             computes_in="+".join(layers) if layers else f"{self._passport.precision} (not inspected)",
-            options={"tensorrt_version": self._passport.tensorrt_version},
+            options={"tensorrt_version": self._passport.runtime_version},
         )
 
     def infer(self, images: Uint8Array) -> Outputs:

@@ -1,4 +1,4 @@
-"""The ladder's order, its failures and its rows, on engines whose time only fakes move."""
+"""The order of a sweep, failures of engines, and the rows of a report, on fake engines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_bench.engines.counting import Layer
-from alexnet_bench.engines.rows import doubtful_limits, proofs_from_sweep, rows_from_sweep
+from alexnet_bench.engines.benchmark import doubtful_limits, proofs_from_sweep, rows_from_sweep
+from alexnet_bench.engines.roofline import Layer
 from alexnet_bench.engines.specs import EngineSpec
-from alexnet_bench.engines.sweep import Sweep, SweepPlan, climb, doubling_batches
+from alexnet_bench.engines.sweep import Sweep, SweepPlan, doubling_batches, run_sweep
 from alexnet_bench.figures.percentiles import NEEDED
 from alexnet_bench.schema import EngineRow, Roof
 from alexnet_model.errors import ExportError, UsageError
@@ -27,8 +27,8 @@ LAYERS = dict.fromkeys(
 ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e9, bytes_per_s=1e9)
 
 
-class Climb:
-    """One run of the ladder over fakes, with the diary of what they were asked."""
+class FakeSweep:
+    """One sweep over fake engines, with the log of their calls."""
 
     def __init__(
         self,
@@ -37,23 +37,23 @@ class Climb:
         failing: dict[str, Failing] | None = None,
         other_models: tuple[str, ...] = (),
     ) -> None:
-        self.diary: list[str] = []
+        self.log: list[str] = []
         self.processes: list[FakeProcess] = []
         self.progress: list[tuple[str, int, int]] = []
         self._failing = failing or {}
         self._other_models = other_models
-        self.sweep: Sweep = climb(
-            specs, plan, self._open, self._report, after_repeat=lambda: self.diary.append("look")
+        self.sweep: Sweep = run_sweep(
+            specs, plan, self._open, self._report, after_repeat=lambda: self.log.append("after repeat")
         )
 
     def rows(self, *roofs: Roof) -> tuple[EngineRow, ...]:
         return rows_from_sweep(self.sweep, LAYERS, roofs)
 
     def _open(self, spec: EngineSpec, largest: int) -> FakeProcess:
-        self.diary.append(f"open {spec.precision} to {largest}")
+        self.log.append(f"open {spec.precision} to {largest}")
         failing = self._failing.get(spec.precision, lambda verb, batch: None)
         is_the_model = spec.precision not in self._other_models
-        self.processes.append(FakeProcess(spec, self.diary, failing=failing, is_the_model=is_the_model))
+        self.processes.append(FakeProcess(spec, self.log, failing=failing, is_the_model=is_the_model))
         return self.processes[-1]
 
     def _report(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -69,31 +69,31 @@ def plan(*batches: int, repeats: int = 2) -> SweepPlan:
 
 
 def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards() -> None:
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(4, 1, repeats=3))
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(4, 1, repeats=3))
     order = ["fp32 1", "int8 1", "fp32 4", "int8 4"]
-    assert climbed.diary[:4] == ["open fp32 to 4", "load fp32", "open int8 to 4", "load int8"]
-    assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
+    assert swept.log[:4] == ["open fp32 to 4", "load fp32", "open int8 to 4", "load int8"]
+    assert swept.log[-2:] == ["describe fp32", "describe int8"]
     up, down = (
-        [f"{verb} {what}" for what in turn for verb in ("warm", "slice")] for turn in (order, order[::-1])
+        [f"{verb} {what}" for what in turn for verb in ("warm up", "time")] for turn in (order, order[::-1])
     )
-    assert climbed.diary[4:-2] == [*up, "look", *down, "look", *up, "look"]
-    assert not any(process.is_open for process in climbed.processes)
-    assert [step for step in climbed.progress if step[0] == "measuring"][-1] == ("measuring", 12, 12)
+    assert swept.log[4:-2] == [*up, "after repeat", *down, "after repeat", *up, "after repeat"]
+    assert not any(process.is_open for process in swept.processes)
+    assert [step for step in swept.progress if step[0] == "measuring"][-1] == ("measuring", 12, 12)
 
 
 def test_memory_is_that_of_the_first_repeat_which_has_seen_no_larger_batch() -> None:
-    climbed = Climb(spec("fp32"), plan=plan(1, 4, repeats=2))
-    for number, part in enumerate(climbed.sweep.climbers[0].runs[1].slices):
-        climbed.sweep.climbers[0].runs[1].slices[number] = part.model_copy(
+    swept = FakeSweep(spec("fp32"), plan=plan(1, 4, repeats=2))
+    for number, part in enumerate(swept.sweep.engines[0].runs[1].repeats):
+        swept.sweep.engines[0].runs[1].repeats[number] = part.model_copy(
             update={"peak_memory_bytes": 7 if number == 0 else 9_000}
         )
-    assert climbed.rows()[0].peak_memory_bytes == 7
+    assert swept.rows()[0].peak_memory_bytes == 7
 
 
 def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
-    climbed = Climb(spec("fp32", max_batch=4), spec("int8"), plan=plan(8, 2))
-    assert climbed.diary[0] == "open fp32 to 2"
-    assert [(row.engine.precision, row.batch) for row in climbed.rows()] == [
+    swept = FakeSweep(spec("fp32", max_batch=4), spec("int8"), plan=plan(8, 2))
+    assert swept.log[0] == "open fp32 to 2"
+    assert [(row.engine.precision, row.batch) for row in swept.rows()] == [
         ("fp32", 2),
         ("int8", 2),
         ("int8", 8),
@@ -101,46 +101,46 @@ def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
 
 
 def test_an_engine_that_takes_none_of_the_batches_is_left_out_unopened() -> None:
-    climbed = Climb(spec("fp32", max_batch=1), spec("int8"), plan=plan(2))
-    assert "open fp32 to 0" not in climbed.diary
-    (left_out,) = climbed.sweep.left_out
+    swept = FakeSweep(spec("fp32", max_batch=1), spec("int8"), plan=plan(2))
+    assert "open fp32 to 0" not in swept.log
+    (left_out,) = swept.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "it takes batches to 1")
 
 
 def test_an_engine_that_does_not_load_costs_itself_alone() -> None:
     failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2), failing=failing)
-    (left_out,) = climbed.sweep.left_out
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 2), failing=failing)
+    (left_out,) = swept.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "a.onnx: got nonsense")
-    assert [row.engine.precision for row in climbed.rows()] == ["int8", "int8"]
+    assert [row.engine.precision for row in swept.rows()] == ["int8", "int8"]
 
 
 def test_where_no_engine_loads_there_is_nothing_to_wait_for() -> None:
     failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
-    assert "look" not in Climb(spec("fp32"), plan=plan(1), failing=failing).diary
+    assert "after repeat" not in FakeSweep(spec("fp32"), plan=plan(1), failing=failing).log
 
 
-@pytest.mark.parametrize("verb", ["warm", "slice"])
+@pytest.mark.parametrize("verb", ["warm up", "time"])
 def test_an_engine_that_fails_keeps_the_batches_that_it_has_done(verb: str) -> None:
     failing = {"fp32": failing_at(verb, ExportError("no memory"), batch=4)}
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing=failing)
-    rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing=failing)
+    rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in swept.rows()]
     assert rows == [("fp32", 1, 2), ("int8", 1, 2), ("int8", 4, 2), ("int8", 8, 2)]
-    (left_out,) = climbed.sweep.left_out
+    (left_out,) = swept.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU) from batch 4 on", "no memory")
-    assert climbed.diary.count(f"{verb} fp32 4") == 1
-    assert "describe fp32" in climbed.diary
+    assert swept.log.count(f"{verb} fp32 4") == 1
+    assert "describe fp32" in swept.log
 
 
 def test_a_batch_that_was_half_done_when_its_engine_failed_is_no_row() -> None:
     asked: list[int] = []
 
     def second_slice(verb: str, batch: int) -> Exception | None:
-        asked.extend([batch] * (verb == "slice"))
-        return ExportError("no memory") if verb == "slice" and asked == [1, 4, 4] else None
+        asked.extend([batch] * (verb == "time"))
+        return ExportError("no memory") if verb == "time" and asked == [1, 4, 4] else None
 
-    climbed = Climb(spec("fp32"), plan=plan(1, 4), failing={"fp32": second_slice})
-    assert [(row.batch, len(row.throughput.repeats)) for row in climbed.rows()] == [(1, 2)]
+    swept = FakeSweep(spec("fp32"), plan=plan(1, 4), failing={"fp32": second_slice})
+    assert [(row.batch, len(row.throughput.repeats)) for row in swept.rows()] == [(1, 2)]
 
 
 def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() -> None:
@@ -150,14 +150,14 @@ def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() 
         died.extend([verb] * (batch == 4))
         return ExportError("its process ended") if died else None
 
-    climbed = Climb(spec("fp32"), plan=plan(1, 2, 4, repeats=5), failing={"fp32": dead_from_4_on})
-    assert [(row.batch, len(row.throughput.repeats)) for row in climbed.rows()] == [(1, 1), (2, 1)]
-    assert [left.what for left in climbed.sweep.left_out] == [
+    swept = FakeSweep(spec("fp32"), plan=plan(1, 2, 4, repeats=5), failing={"fp32": dead_from_4_on})
+    assert [(row.batch, len(row.throughput.repeats)) for row in swept.rows()] == [(1, 1), (2, 1)]
+    assert [left.what for left in swept.sweep.left_out] == [
         "fp32 on openvino (CPU) from batch 4 on",
         "fp32 on openvino (CPU): the rest of its repeats",
     ]
     assert len(died) == 1
-    for row in climbed.rows():
+    for row in swept.rows():
         failed, too_few = row.verdict.reasons
         assert (failed.rule, too_few.rule) == ("errors", "too few samples")
         assert failed.found == "its engine failed after 1 of 5 repeats: its process ended"
@@ -171,10 +171,10 @@ def test_only_rows_whose_repeats_a_failure_took_are_invalid(repeat: int) -> None
 
     def at_4(verb: str, batch: int) -> Exception | None:
         asked.extend([verb] * (batch == 4))
-        return ExportError("no memory") if batch == 4 and asked.count("warm") == repeat else None
+        return ExportError("no memory") if batch == 4 and asked.count("warm up") == repeat else None
 
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing={"fp32": at_4})
-    found = {(row.engine.precision, row.batch): row.verdict for row in climbed.rows()}
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing={"fp32": at_4})
+    found = {(row.engine.precision, row.batch): row.verdict for row in swept.rows()}
     assert all(verdict.is_valid for verdict in found.values())
     assert ("fp32", 8) in found if repeat == 2 else ("fp32", 8) not in found
 
@@ -184,10 +184,10 @@ def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_
 
     def second_at_4(verb: str, batch: int) -> Exception | None:
         asked.extend([verb] * (batch == 4))
-        return ExportError("no memory") if asked == ["warm", "slice", "warm"] and batch == 4 else None
+        return ExportError("no memory") if asked == ["warm up", "time", "warm up"] and batch == 4 else None
 
-    climbed = Climb(spec("fp32"), plan=plan(1, 4, 8, repeats=3), failing={"fp32": second_at_4})
-    found = {row.batch: row for row in climbed.rows()}
+    swept = FakeSweep(spec("fp32"), plan=plan(1, 4, 8, repeats=3), failing={"fp32": second_at_4})
+    found = {row.batch: row for row in swept.rows()}
     assert found[1].verdict.is_valid
     (reason, too_few) = found[8].verdict.reasons
     assert reason.found == "its engine failed after 2 of 3 repeats: no memory"
@@ -195,20 +195,20 @@ def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_
 
 
 def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_images_come() -> None:
-    gate_inputs = replace(plan(1), judged_by=Path("/export"))
-    climbed = Climb(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=gate_inputs)
-    after = [line for line in climbed.diary if not line.startswith("describe")][-2:]
+    judging = replace(plan(1), judged_by=Path("/export"))
+    swept = FakeSweep(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=judging)
+    after = [line for line in swept.log if not line.startswith("describe")][-2:]
     assert after == ["judge fp32", "judge int8"]
-    proofs = proofs_from_sweep(climbed.sweep)
+    proofs = proofs_from_sweep(swept.sweep)
     assert [(proof.engine.precision, proof.accepted) for proof in proofs] == [("fp32", True), ("int8", True)]
-    assert all(row.verdict.is_valid for row in climbed.rows())
-    assert ("gate_inputs answers", 3, 3) in climbed.progress
+    assert all(row.verdict.is_valid for row in swept.rows())
+    assert ("gate", 3, 3) in swept.progress
 
 
 def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> None:
-    gate_inputs = replace(plan(1, 2), judged_by=Path("/export"))
-    climbed = Climb(spec("fp32"), spec("int8"), plan=gate_inputs, other_models=("int8",))
-    found = {(row.engine.precision, row.batch): row.verdict for row in climbed.rows()}
+    judging = replace(plan(1, 2), judged_by=Path("/export"))
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=judging, other_models=("int8",))
+    found = {(row.engine.precision, row.batch): row.verdict for row in swept.rows()}
     assert {key for key, verdict in found.items() if verdict.is_valid} == {("fp32", 1), ("fp32", 2)}
     (reason,) = found["int8", 2].reasons
     assert reason.rule == "wrong answers"
@@ -216,15 +216,15 @@ def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> N
 
 
 def test_rows_of_an_engine_that_cannot_be_judged_are_invalid_and_no_others() -> None:
-    gate_inputs = replace(plan(1), judged_by=Path("/export"))
+    judging = replace(plan(1), judged_by=Path("/export"))
     failing = {"fp32": failing_at("judge", ExportError("killed by signal 9"))}
-    climbed = Climb(spec("fp32"), spec("int8"), plan=gate_inputs, failing=failing)
-    unjudged, other = climbed.rows()
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=judging, failing=failing)
+    unjudged, other = swept.rows()
     (reason,) = unjudged.verdict.reasons
     assert reason.rule == "not judged"
     assert reason.found == "whether it is still the model is not known: killed by signal 9"
     assert other.verdict.is_valid
-    assert [proof.engine.precision for proof in proofs_from_sweep(climbed.sweep)] == ["int8"]
+    assert [proof.engine.precision for proof in proofs_from_sweep(swept.sweep)] == ["int8"]
 
 
 def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
@@ -235,23 +235,23 @@ def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
         asked.extend([verb] * (batch == 1))
         return ExportError("killed by signal 9") if len(asked) > 2 or batch == 4 else None
 
-    gate_inputs = replace(plan(1, 2, 4), judged_by=Path("/export"))
-    climbed = Climb(spec("fp32"), plan=gate_inputs, failing={"fp32": at_last})
-    assert not any(line.startswith("judge") for line in climbed.diary)
-    rules = {row.batch: [reason.rule for reason in row.verdict.reasons] for row in climbed.rows()}
+    judging = replace(plan(1, 2, 4), judged_by=Path("/export"))
+    swept = FakeSweep(spec("fp32"), plan=judging, failing={"fp32": at_last})
+    assert not any(line.startswith("judge") for line in swept.log)
+    rules = {row.batch: [reason.rule for reason in row.verdict.reasons] for row in swept.rows()}
     assert rules == {1: ["errors", "not judged", "too few samples"], 2: ["not judged"]}
-    assert "it had failed before (killed by signal 9)" in str(climbed.rows()[1].verdict.reasons[0])
+    assert "it had failed before (killed by signal 9)" in str(swept.rows()[1].verdict.reasons[0])
 
 
 def test_rows_that_were_not_to_be_judged_are_valid() -> None:
-    climbed = Climb(spec("fp32"), plan=plan(1))
-    assert [row.verdict.is_valid for row in climbed.rows()] == [True]
+    swept = FakeSweep(spec("fp32"), plan=plan(1))
+    assert [row.verdict.is_valid for row in swept.rows()] == [True]
 
 
 def test_what_died_cannot_say_what_it_computed_in() -> None:
     failing = {"fp32": failing_at("describe", ExportError("gone"))}
-    climbed = Climb(spec("fp32"), plan=plan(1), failing=failing)
-    (row,) = climbed.rows(ROOF)
+    swept = FakeSweep(spec("fp32"), plan=plan(1), failing=failing)
+    (row,) = swept.rows(ROOF)
     assert (row.engine.runtime, row.engine.device, row.engine.computes_in) == ("openvino", "CPU", "unknown")
     assert (row.limit_ms, row.bound_by, row.share_of_limit) == (None, "unknown", None)
 
@@ -261,23 +261,23 @@ def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
         calls = 0
 
         def __call__(self, verb: str, batch: int) -> Exception | None:
-            self.calls += (verb, batch) == ("slice", 2)
+            self.calls += (verb, batch) == ("time", 2)
             if self.calls == 2:
                 self.calls += 1
                 raise KeyboardInterrupt
             return None
 
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2, 4), failing={"fp32": Interrupting()})
-    assert climbed.sweep.is_interrupted
-    rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in climbed.rows()]
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 2, 4), failing={"fp32": Interrupting()})
+    assert swept.sweep.is_interrupted
+    rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in swept.rows()]
     assert rows == [
         *(("fp32", 1, 1), ("fp32", 2, 1), ("fp32", 4, 2)),
         *(("int8", 1, 1), ("int8", 2, 2), ("int8", 4, 2)),
     ]
-    assert climbed.diary[-2:] == ["describe fp32", "describe int8"]
-    assert not any(process.is_open for process in climbed.processes)
+    assert swept.log[-2:] == ["describe fp32", "describe int8"]
+    assert not any(process.is_open for process in swept.processes)
     # It is the run that was ended: no engine has failed.
-    rules = {reason.rule for row in climbed.rows() for reason in row.verdict.reasons}
+    rules = {reason.rule for row in swept.rows() for reason in row.verdict.reasons}
     assert rules == {"too few samples"}
 
 
@@ -286,8 +286,8 @@ def test_an_interrupt_before_the_judging_leaves_rows_that_nobody_judged() -> Non
         if verb == "judge":
             raise KeyboardInterrupt
 
-    gate_inputs = replace(plan(1), judged_by=Path("/export"))
-    (row,) = Climb(spec("fp32"), plan=gate_inputs, failing={"fp32": interrupted}).rows()
+    judging = replace(plan(1), judged_by=Path("/export"))
+    (row,) = FakeSweep(spec("fp32"), plan=judging, failing={"fp32": interrupted}).rows()
     (reason,) = row.verdict.reasons
     assert (reason.rule, reason.found.rpartition(": ")[2]) == ("not judged", "the run was ended before")
 
@@ -296,15 +296,15 @@ def test_an_interrupt_while_loading_leaves_no_rows_and_nothing_open() -> None:
     def interrupted(verb: str, batch: int) -> None:
         raise KeyboardInterrupt
 
-    climbed = Climb(spec("fp32"), spec("int8"), plan=plan(1), failing={"int8": interrupted})
-    assert climbed.sweep.is_interrupted
-    assert climbed.rows() == ()
-    assert not any(process.is_open for process in climbed.processes)
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1), failing={"int8": interrupted})
+    assert swept.sweep.is_interrupted
+    assert swept.rows() == ()
+    assert not any(process.is_open for process in swept.processes)
 
 
 def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
-    climbed = Climb(spec("fp32"), plan=plan(2, repeats=3))
-    (row,) = climbed.rows(ROOF)
+    swept = FakeSweep(spec("fp32"), plan=plan(2, repeats=3))
+    (row,) = swept.rows(ROOF)
     assert row.throughput.repeats == (200, 200, 200)
     assert row.throughput.unit == "images/s"
     assert row.latencies.samples == 3 * 4
@@ -318,16 +318,16 @@ def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
 
 
 def test_a_row_that_comes_too_near_to_its_limit_stays_and_its_limit_is_in_doubt() -> None:
-    rows = Climb(spec("fp32"), spec("int8"), plan=plan(1, 2, 4)).rows(ROOF)  # 20%, 40% and 80%
+    rows = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 2, 4)).rows(ROOF)  # 20%, 40% and 80%
     assert doubtful_limits(rows) == ()
     lower = ROOF.model_copy(update={"operations_per_s": 4e8})  # 50%, 100% and 200%
-    rows = Climb(spec("fp32"), plan=plan(1, 2, 4)).rows(lower)
+    rows = FakeSweep(spec("fp32"), plan=plan(1, 2, 4)).rows(lower)
     (doubtful,) = doubtful_limits(rows)
     assert doubtful.what.endswith("a sure share of the limit at batch 2, 4")
     assert "likely measured too low" in doubtful.why
     assert all(row.verdict.is_valid for row in rows)
     at_95 = ROOF.model_copy(update={"operations_per_s": 4e8 / 0.96})  # 96% at batch 2
-    assert doubtful_limits(Climb(spec("fp32"), plan=plan(2)).rows(at_95)) != ()
+    assert doubtful_limits(FakeSweep(spec("fp32"), plan=plan(2)).rows(at_95)) != ()
 
 
 @pytest.mark.parametrize("repeats", range(1, 13))

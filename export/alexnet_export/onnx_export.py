@@ -6,7 +6,6 @@ import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from alexnet_model.architectures import parameter_count
 from alexnet_model.checkpoint import Checkpoint
@@ -28,6 +27,7 @@ from alexnet_model.manifest import (
 )
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
 from alexnet_model.progress import Progress, silent
+from alexnet_model.runtimes import BUILT_IN, runtimes
 
 from .convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
 from .datasets import (
@@ -38,13 +38,11 @@ from .datasets import (
     sha256_of_digests,
     synthetic_evaluation,
 )
-from .gate import EVALUATION_BATCH, Reference, Tolerances
-from .gate_inputs import GateInputs
-from .onnxruntime_runner import OnnxRunner
-from .openvino_runner import OpenVinoRunner, openvino_options
+from .gate import EVALUATION_BATCH, GateInputs, Reference, Tolerances
 from .reference import KeptAnswers, sha256_of_pixels, write_answers
-from .runners import TorchRunner, infer_in_batches
+from .runners import RunnerSource, infer_in_batches, open_runner
 from .statistics import wilson_interval
+from .torch_runner import TorchRunner
 
 _PRECISION = "|".join(PRECISIONS)
 _ENGINE = "|".join(map(re.escape, (ENGINE_SUFFIX, PASSPORT_SUFFIX)))
@@ -55,7 +53,7 @@ TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "pil
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class OnnxOptions:
     """`precisions` None: all that can be made. `calibration` and `evaluation`: `digits` or a folder.
 
     `runtime` is the one that will serve the ONNX files, and that the gate judges.
@@ -65,10 +63,13 @@ class ExportOptions:
     calibration: str | None = None
     evaluation: str | None = None
     max_batch: int = 64
-    runtime: Literal["openvino", "onnxruntime"] = "openvino"
+    runtime: str = "openvino"
     tolerances: Tolerances = field(default_factory=Tolerances)
 
     def __post_init__(self) -> None:
+        onnx_runtimes = [runtime.name for runtime in runtimes() if runtime.source == "onnx"]
+        if self.runtime not in onnx_runtimes:
+            raise UsageError("runtime", got=repr(self.runtime), expected=f"one of {', '.join(onnx_runtimes)}")
         if not 1 <= self.max_batch <= 1024:
             raise UsageError("max batch", got=str(self.max_batch), expected="1 to 1024")
         if self.precisions is not None and not self.precisions:
@@ -81,8 +82,8 @@ class ExportOptions:
         return tuple(precision for precision in PRECISIONS if precision in wanted)
 
 
-def export(
-    checkpoint: Checkpoint, out: Path, options: ExportOptions, *, progress: Progress = silent
+def export_onnx(
+    checkpoint: Checkpoint, out: Path, options: OnnxOptions, *, progress: Progress = silent
 ) -> Manifest:
     """Convert, measure, judge, and write `out/alexnet_<precision>.onnx` with `out/export.json`.
 
@@ -126,7 +127,7 @@ def export(
         Reference(synthetic.images, None, synthetic_logits),
         max_batch=options.max_batch,
         tolerances=options.tolerances,
-        judged_on=f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})",
+        evaluated_on=f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})",
     )
     answers = KeptAnswers(
         logits, sha256_of_pixels(evaluation.images), synthetic_logits, sha256_of_pixels(synthetic.images)
@@ -190,7 +191,7 @@ def file_name(precision: Precision) -> str:
 def _convert(
     checkpoint: Checkpoint,
     folder: Path,
-    options: ExportOptions,
+    options: OnnxOptions,
     calibration: Uint8Array | None,
     progress: Progress,
 ) -> None:
@@ -212,12 +213,18 @@ def _convert(
 def _artifact(
     checkpoint: Checkpoint, path: Path, precision: Precision, gate_inputs: GateInputs, runtime: str
 ) -> Artifact:
-    reports = (
-        gate_inputs.report(OpenVinoRunner(path, openvino_options(precision))),
-        gate_inputs.report(OnnxRunner(path)),
+    """Measure one ONNX file with the runtime that will serve it, then with the others of this project."""
+    source = RunnerSource(
+        file=path,
+        precision=precision,
+        contract=checkpoint.contract,
+        classes=len(checkpoint.class_names),
+        max_batch=gate_inputs.max_batch,
     )
-    if runtime == "onnxruntime":
-        reports = reports[::-1]
+    others = (other.name for other in BUILT_IN if other.source == "onnx")
+    reports = tuple(
+        gate_inputs.report(open_runner(name, source)) for name in dict.fromkeys((runtime, *others))
+    )
     return Artifact(
         precision=precision,
         file=path.name,
@@ -233,7 +240,7 @@ def _artifact(
 
 def _manifest(
     checkpoint: Checkpoint,
-    options: ExportOptions,
+    options: OnnxOptions,
     evaluation: Evaluation,
     reference: Reference,
     ledger: CalibrationLedger | None,
