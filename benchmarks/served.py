@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tools import run_recipe
 
+from alexnet_bench import Timing
 from alexnet_bench.engine_vs_server import Case, ComparedCases, Comparison, ComparisonOptions, open_comparison
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.loads.plans import ClosedLoop, Timing
 from alexnet_bench.runs import Log
 from alexnet_bench.unpacking import unpacked_export
 from alexnet_cli.screen import Bars
@@ -64,7 +64,10 @@ def measure(log: Log, options: argparse.Namespace) -> None:
             rounds=options.rounds, call_seconds=options.seconds, load_seconds=options.seconds, burn_in_s=1.0
         )
         found = comparison.measure([alone, served], plan, progress=bars, stage="alternating rounds")
-        costs = cost_in_process(comparison, alone, options.seconds), cost_served(comparison, served, options.seconds)
+        costs = (
+            cost_in_process(comparison, alone, options.seconds),
+            cost_served(comparison, served, options.seconds),
+        )
     rates = " / ".join(f"{found.rows[case].throughput.value:,.0f} images/s" for case in (served, alone))
     row = found.ratio(served, alone, at_least=ENOUGH)
     log.figures.append(row.model_copy(update={"of": f"{row.of} ({rates})"}))
@@ -100,11 +103,10 @@ def cost_in_process(comparison: Comparison, case: Case, seconds: float) -> Cost:
 
 def cost_served(comparison: Comparison, case: Case, seconds: float) -> Cost:
     """Count every request of a load without a burn-in; the server is warm from the rounds before."""
-    assert case.concurrency is not None
     timing = Timing(burn_in_s=0.0, seconds=seconds, repeats=1)
     before = cpu_s_by_program()
-    outcome = comparison.bench.run(case.model, ClosedLoop(concurrency=case.concurrency), case.batch, timing=timing)
-    return cost_since(before, images=outcome.requests * case.batch)
+    result = comparison.bench.run(case.load, timing=timing)
+    return cost_since(before, images=result.requests * case.batch)
 
 
 def cost_since(before: dict[str, float], *, images: int) -> Cost:
@@ -135,7 +137,9 @@ def cpu_s_by_program() -> dict[str, float]:
 def cost_in_words(costs: Sequence[Cost]) -> str:
     alone, served = costs
     parts = f"backend {served.backend:.3f}, Triton {served.triton:.3f}, client {served.client:.3f}"
-    return f"processor time per image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
+    return (
+        f"processor time per image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
+    )
 
 
 if __name__ == "__main__":

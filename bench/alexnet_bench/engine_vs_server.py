@@ -26,10 +26,10 @@ from .engines.selection import onnx_engine
 from .engines.sweep import Sweep, SweepPlan, SweptEngine
 from .engines.timing import TimedEngine, engine_from_spec
 from .figures.intervals import figure_from_repeats
-from .loads.generators import Workers
-from .loads.load_results import Outcome
-from .loads.measuring import ServerBench
-from .loads.plans import ClosedLoop, Timing
+from .loads.generators import MultiProcessGenerator
+from .loads.plans import ClosedLoop, Load, Timing
+from .loads.results import LoadResult
+from .loads.server_bench import ServerBench
 from .reference_predictions import ExportPredictions
 from .runs import Log, report_of_run
 from .schema import EngineRow, FigureRow, LoadRow, Report
@@ -58,6 +58,12 @@ class Case:
     def model(self) -> str:
         """The name of the served model."""
         return f"alexnet_{self.precision}"
+
+    @property
+    def load(self) -> Load:
+        """The load on the server; only of a case that is served."""
+        assert self.concurrency is not None
+        return Load(model=self.model, loop=ClosedLoop(concurrency=self.concurrency), batch=self.batch)
 
     def __str__(self) -> str:
         how = "in process" if self.concurrency is None else f"served, {self.concurrency} at a time"
@@ -156,7 +162,7 @@ class Comparison:
         """
         plan = options.plan({case.batch for case in cases if case.concurrency is None} or {1})
         engines = {precision: replace(one, runs={}) for precision, one in self.engines.items()}
-        outcomes: dict[Case, list[Outcome]] = {case: [] for case in cases if case.concurrency is not None}
+        results: dict[Case, list[LoadResult]] = {case: [] for case in cases if case.concurrency is not None}
         seconds: dict[Case, float] = {}
         done, total = 0, len(cases) * options.rounds
         for number in range(options.rounds):
@@ -172,19 +178,17 @@ class Comparison:
                         options.load_seconds, MARGIN * _seconds_of_calls(one, case.batch, plan)
                     )
                 timing = Timing(burn_in_s=options.burn_in_s, seconds=seconds[case], repeats=1)
-                loop = ClosedLoop(concurrency=case.concurrency)
-                outcome = self.bench.run(case.model, loop, case.batch, timing=timing)
-                if outcome.interrupted:
+                result = self.bench.run(case.load, timing=timing)
+                if result.interrupted:
                     raise KeyboardInterrupt
-                outcomes[case].append(outcome)
+                results[case].append(result)
         progress(stage, done, total)
         rows: dict[Case, EngineRow | LoadRow] = {}
         for case in cases:
             if case.concurrency is None:
                 rows[case] = _engine_row(engines[case.precision], case.batch, plan)
             else:
-                loop = ClosedLoop(concurrency=case.concurrency)
-                rows[case] = self.bench.measured(case.model, loop, case.batch, outcomes[case]).row
+                rows[case] = self.bench.measured(case.load, results[case]).row
         return ComparedCases(rows)
 
 
@@ -222,7 +226,7 @@ def open_comparison(
             timed[artifact.precision] = engine
             engines[artifact.precision] = SweptEngine(spec, engine, load_ms, runtime=engine.describe())
         progress("loading in process", len(timed), len(timed))
-        workers = opened.enter_context(Workers(url, 1))
+        generator = opened.enter_context(MultiProcessGenerator(url))
         address = ServerUrl.parse(url)
         transport = transport_from_url(address)
         opened.callback(transport.close)
@@ -230,7 +234,7 @@ def open_comparison(
         predictions = ExportPredictions(
             manifest, folder, lambda spec: nullcontext(timed[spec.precision].runner)
         )
-        yield Comparison(engines, ServerBench(transport, address, workers, truth=predictions))
+        yield Comparison(engines, ServerBench(transport, address, generator, reference=predictions))
 
 
 def compare_with_server(

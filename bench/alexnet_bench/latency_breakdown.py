@@ -9,7 +9,6 @@ timed, its outputs are compared with those of the engine in process, which is th
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
 from alexnet_clients.shared_memory import SharedImages
@@ -39,11 +37,11 @@ from .engines.selection import served_engine
 from .engines.timing import runner_from_spec
 from .figures.intervals import figure_from_repeats
 from .figures.verdicts import Reason, gone_reason
-from .loads.load_results import GONE
-from .loads.server_counts import counted_in
+from .loads.results import SERVER_GONE, counted_in
 from .reference_predictions import most_difference
 from .runs import Log, report_of_run
 from .schema import EngineLabel, LatencyStep, LeftOut, Report
+from .synthetic_images import synthetic_jpegs
 
 if TYPE_CHECKING:
     from alexnet_export import Runner
@@ -197,7 +195,7 @@ def bench_latency_breakdown(
                 measure_case(artifact, batch, of, log)
             except (ClientError, ImageError) as error:  # ImageError: the server could not decode an image
                 log.left_out.append(LeftOut(what=of, why=str(error)))
-                if isinstance(error, GONE):
+                if isinstance(error, SERVER_GONE):
                     gone = str(error).rstrip(".")
                     log.reasons.append(gone_reason(gone))
         if not gone:
@@ -250,24 +248,12 @@ def steps_from_routes(
     return list(found.values())
 
 
-def encoded_images(count: int) -> list[bytes]:
-    """Make JPEGs of smooth noise with the size, the bytes and the decoding work of a photograph."""
-    random = np.random.default_rng(0)
-    encoded = []
-    for _ in range(count):
-        coarse = random.integers(0, 256, (IMAGE_SIZE[1] // 6, IMAGE_SIZE[0] // 6, 3), dtype=np.uint8)
-        content = io.BytesIO()
-        Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(content, "JPEG", quality=85)
-        encoded.append(content.getvalue())
-    return encoded
-
-
 def _routes(
     opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
 ) -> tuple[list[Route], list[LeftOut]]:
     """Open the routes that this server supports, and list those that it does not."""
     contract = Contract()
-    encoded = encoded_images(batch)
+    encoded = synthetic_jpegs(batch, size=IMAGE_SIZE, noise_cell_px=6, quality=85)
     images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
     once = Backoff(most_attempts=1)  # the wait before a second attempt would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))

@@ -2,7 +2,7 @@
 
     with unpacked_export(repository) as folder:
         predictions = ExportPredictions(manifest_from_folder(folder), folder)
-        bench = ServerBench(transport, url, workers, truth=predictions)
+        bench = ServerBench(transport, url, generator, reference=predictions)
 
 A load benchmark compares the server's outputs with them. A server that runs another model is found, and so is
 one that runs the right model wrongly.
@@ -27,9 +27,8 @@ from alexnet_model.runtimes import runtime_of_backend
 from .engines.selection import artifact_of_served_model, gpu_of_served_model, onnx_engine
 from .engines.specs import EngineSpec
 from .engines.timing import runner_from_spec
-from .loads.answers import MOST_DIFFERENCE, TrueAnswers
-from .loads.inputs import Asked
-from .loads.rows import Subject
+from .loads.results import ModelUnderTest
+from .loads.traffic import SAME_PROBABILITY, ReferenceOutputs, RequestSet
 
 if TYPE_CHECKING:
     from alexnet_export import Runner
@@ -55,9 +54,9 @@ class ExportPredictions:
     manifest: Manifest
     folder: Path
     open_runner: Callable[[EngineSpec], AbstractContextManager[Runner]] = runner_from_spec
-    _known: dict[tuple[str, int], TrueAnswers] = field(default_factory=dict)  # by model and batch
+    _known: dict[tuple[str, int], ReferenceOutputs] = field(default_factory=dict)  # by model and batch
 
-    def __call__(self, subject: Subject, asked: Asked) -> TrueAnswers:
+    def __call__(self, tested: ModelUnderTest, requests: RequestSet) -> ReferenceOutputs:
         """Compute the predictions for every distinct request.
 
         Raises:
@@ -65,26 +64,26 @@ class ExportPredictions:
             ManifestError: a file is missing or is not the one that was exported.
             ExportError: the file cannot be loaded here, or the server's GPU is not here.
         """
-        key = subject.config.name, asked.batch
+        key = tested.config.name, requests.batch
         if key not in self._known:
-            self._known[key] = self._predictions(subject.network, asked)
+            self._known[key] = self._predictions(tested.network, requests)
         return self._known[key]
 
-    def _predictions(self, network: ModelConfig, asked: Asked) -> TrueAnswers:
+    def _predictions(self, network: ModelConfig, requests: RequestSet) -> ReferenceOutputs:
         artifact, contract = artifact_of_served_model(network, self.manifest), self.manifest.contract
         spec = onnx_engine(artifact, self.manifest, self.folder, gpu_of_served_model(network))
         with self.open_runner(spec) as runner:
             predictions = tuple(
-                runner.infer(images_of(request, contract)).probabilities for request in asked.requests()
+                runner.infer(images_of(request, contract)).probabilities for request in requests.requests()
             )
-        return TrueAnswers(probabilities=predictions, within=most_difference(network))
+        return ReferenceOutputs(probabilities=predictions, tolerance=most_difference(network))
 
 
 def most_difference(network: ModelConfig) -> float:
     """Return how far a probability of a served model may be from its reference."""
     runtime = runtime_of_backend(network.backend)
     is_engine = runtime is not None and runtime.bound_to_machine
-    return MOST_DIFFERENCE_OF_ENGINES if is_engine else MOST_DIFFERENCE
+    return MOST_DIFFERENCE_OF_ENGINES if is_engine else SAME_PROBABILITY
 
 
 def images_of(request: InferRequest, contract: Contract) -> Uint8Array:

@@ -371,9 +371,9 @@ def test_a_search_is_judged_by_the_tolerance_where_that_is_coarser() -> None:
 
 
 def test_a_searchs_step_is_that_of_the_search() -> None:
-    from alexnet_bench.loads import searching
+    from alexnet_bench.loads import rate_search
 
-    assert SEARCH_STEP == searching._GROWTH
+    assert SEARCH_STEP == rate_search._GROWTH
 
 
 @pytest.mark.parametrize(

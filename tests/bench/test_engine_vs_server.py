@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_bench import Load, Timing
 from alexnet_bench.engine_vs_server import (
     Case,
     Comparison,
@@ -17,7 +18,6 @@ from alexnet_bench.engine_vs_server import (
 )
 from alexnet_bench.engines.sweep import SweptEngine
 from alexnet_bench.figures.intervals import figure_from_repeats
-from alexnet_bench.loads.plans import ClosedLoop, Timing
 from alexnet_model.errors import UsageError
 
 from ..serving.conftest import Artifacts
@@ -36,13 +36,13 @@ class FakeBench:
         self._log = log
         self._rates = rates
 
-    def run(self, model: str, loop: ClosedLoop, batch: int, *, timing: Timing) -> Any:
-        self._log.append(f"load {model} {batch}, {loop}")
+    def run(self, load: Load, *, timing: Timing) -> Any:
+        self._log.append(f"load {load.model} {load.batch}, {load.loop}")
         self.timings.append(timing)
         return SimpleNamespace(interrupted=self.interrupted)
 
-    def measured(self, model: str, loop: ClosedLoop, batch: int, outcomes: list[Any]) -> Any:
-        assert len(outcomes) == len(self._rates)
+    def measured(self, load: Load, results: list[Any]) -> Any:
+        assert len(results) == len(self._rates)
         throughput = figure_from_repeats(self._rates, "images/s")
         return SimpleNamespace(row=SimpleNamespace(throughput=throughput, engine=engine()))
 

@@ -17,7 +17,6 @@ from alexnet_bench.latency_breakdown import (
     BreakdownOptions,
     Route,
     bench_latency_breakdown,
-    encoded_images,
     steps_from_routes,
 )
 from alexnet_bench.schema import EngineLabel, Report
@@ -25,7 +24,7 @@ from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
 from alexnet_export import FloatArray, Outputs, Runner
 from alexnet_model.class_names import DIGITS
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ClientError, ConnectionLost, EngineError, Overloaded, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_model.manifest import RuntimeInfo
@@ -98,13 +97,6 @@ def test_options_out_of_range_are_an_error(options: dict[str, object], words: st
     with pytest.raises(UsageError) as refused:
         BreakdownOptions(**options)  # type: ignore[arg-type]
     assert str(refused.value) == words
-
-
-def test_encoded_images_have_the_size_of_photographs() -> None:
-    images = encoded_images(2)
-    assert len({*images}) == 2
-    assert all(20_000 < len(image) < 200_000 for image in images)
-    assert Contract().prepared(images[0]).shape == (224, 224, 3)
 
 
 class OnDevice(FakeTransport):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_bench import ModelUnderTest
 from alexnet_bench.engines.specs import EngineSpec
-from alexnet_bench.loads.inputs import asked_from_config
-from alexnet_bench.loads.rows import Subject
+from alexnet_bench.loads.traffic import request_set_from_config
 from alexnet_bench.reference_predictions import ExportPredictions
 from alexnet_clients import FakeTransport, ServerUrl
 from alexnet_export import Outputs
@@ -39,9 +39,11 @@ with predictions.open_runner(onnx_engine(artifact, manifest, folder)) as runner:
 """
 
 
-def subject(model: str, backend: str = "onnxruntime") -> Subject:
+def subject(model: str, backend: str = "onnxruntime") -> ModelUnderTest:
     config = replace(FakeTransport().model_config(model, timeout_s=1).result(), backend=backend)
-    return Subject(url=ServerUrl.parse("grpc://127.0.0.1:1"), config=config, network=config, device="CPU")
+    return ModelUnderTest(
+        url=ServerUrl.parse("grpc://127.0.0.1:1"), config=config, network=config, device="CPU"
+    )
 
 
 class Ones:
@@ -68,11 +70,11 @@ def test_each_batch_is_computed_once_and_engines_may_differ_more(
 
     predictions = ExportPredictions(artifacts.manifest, artifacts.folder, open_runner)
     served = subject("alexnet_fp32", backend)
-    requests = asked_from_config(served.config, 8)
+    requests = request_set_from_config(served.config, 8)
     found = predictions(served, requests)
     assert predictions(served, requests) is found
     assert len(found.probabilities) == runner.calls == requests.distinct
-    assert found.within == within
+    assert found.tolerance == within
     # By the ONNX file, also for an engine: TensorRT may not be installed here.
     assert [(spec.runtime, spec.file.suffix) for spec in opened] == [("onnxruntime", ".onnx")]
 
@@ -80,7 +82,9 @@ def test_each_batch_is_computed_once_and_engines_may_differ_more(
 def test_a_precision_that_the_export_does_not_have_is_an_error(artifacts: Artifacts) -> None:
     served = subject("alexnet_fp16")  # refused by the gate
     with pytest.raises(UsageError, match="served model alexnet_fp16: got precision fp16, expected one of"):
-        ExportPredictions(artifacts.manifest, artifacts.folder)(served, asked_from_config(served.config, 1))
+        ExportPredictions(artifacts.manifest, artifacts.folder)(
+            served, request_set_from_config(served.config, 1)
+        )
 
 
 def test_an_onnx_runtime_model_needs_no_openvino(artifacts: Artifacts, tmp_path: Path) -> None:

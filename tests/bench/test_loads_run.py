@@ -1,4 +1,4 @@
-"""All loads of a run, in virtual time: the report is there whatever happens on the way."""
+"""Whole runs in virtual time: there is a report even if the server dies or Ctrl-C comes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_bench.loads.answers import TrueAnswers
-from alexnet_bench.loads.campaign import Campaign, report_of_campaign
-from alexnet_bench.loads.generators import InProcess
-from alexnet_bench.loads.measuring import ServerBench
-from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop, Timing
-from alexnet_bench.loads.searching import SearchOptions
+from alexnet_bench import (
+    ClosedLoop,
+    InProcessGenerator,
+    Load,
+    LoadPlan,
+    OpenLoop,
+    ReferenceOutputs,
+    SearchOptions,
+    ServerBench,
+    Timing,
+    bench_load,
+)
 from alexnet_bench.schema import Report
 from alexnet_model.errors import BadRequest, ModelNotFound, Unreachable, UsageError
 
 from .load_fakes import MODEL, URL, VirtualServer, VirtualTime, bench_of
 
 TIMING = Timing(burn_in_s=1.0, seconds=2.0, repeats=2)
-SWEEP = Campaign(models=(MODEL,), loops=(ClosedLoop(concurrency=1), ClosedLoop(concurrency=8)))
+SWEEP = LoadPlan(models=(MODEL,), loops=(ClosedLoop(concurrency=1), ClosedLoop(concurrency=8)))
 
 
 @pytest.fixture
@@ -28,9 +34,9 @@ def server() -> VirtualServer:
     return VirtualServer(VirtualTime(), together=8)
 
 
-def report_of(server: VirtualServer, campaign: Campaign = SWEEP, **options: Any) -> Report:
-    options = {"control": lambda: 1e9, **options}
-    return report_of_campaign(campaign, bench_of(server, TIMING), title="t", command="c", **options)
+def report_of(server: VirtualServer, plan: LoadPlan = SWEEP, **options: Any) -> Report:
+    options = {"calibration": lambda: 1e9, **options}
+    return bench_load(plan, bench_of(server, TIMING), title="t", command="c", **options)
 
 
 def rules(report: Report) -> list[list[str]]:
@@ -41,13 +47,13 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_sweep_is_a_row_a_load(server: VirtualServer) -> None:
+def test_a_sweep_gives_a_row_for_each_load(server: VirtualServer) -> None:
     report = report_of(server)
     one, eight = report.loads
     assert (one.concurrency, eight.concurrency) == (1, 8)
     assert one.throughput.value == pytest.approx(100, rel=0.01)
     assert "synchronous client" in one.batching
-    # The first request is executed alone, so seven and one take turns.
+    # The first request is executed alone, so executions of seven and of one alternate.
     assert eight.throughput.value == pytest.approx(400, rel=0.01)
     assert eight.batching == "yes: 4.0 images an execution on average, 7 at most"
     assert set(eight.executions_by_batch) == {1, 7}
@@ -56,20 +62,20 @@ def test_a_sweep_is_a_row_a_load(server: VirtualServer) -> None:
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
-def test_models_batches_and_loops_are_all_crossed(server: VirtualServer) -> None:
-    campaign = Campaign(
+def test_every_model_is_loaded_at_every_batch_under_every_loop(server: VirtualServer) -> None:
+    plan = LoadPlan(
         models=(MODEL, "alexnet"),
         batches=(1, 4),
         loops=(ClosedLoop(concurrency=2), OpenLoop(rate_per_s=20)),
     )
-    report = report_of(server, campaign)
+    report = report_of(server, plan)
     assert len({(row.model, row.batch, row.loop) for row in report.loads}) == 8
     fours = [row.throughput.value for row in report.loads if (row.batch, row.loop) == (4, "closed")]
     assert fours == pytest.approx([4 * 100, 4 * 100], rel=0.02)
 
 
-def test_the_repeats_of_a_load_lie_all_over_the_run(server: VirtualServer) -> None:
-    """One, eight, eight, one: a machine that slows down steadily favours none, and intervals know of it."""
+def test_the_repeats_of_a_load_are_spread_over_the_run(server: VirtualServer) -> None:
+    """The order is one, eight, eight, one: a machine that slows down steadily favours neither."""
     server.takes_s = lambda now_s: 0.01 * (1 + now_s / 12)
     one, eight = report_of(server).loads
     first, last = one.throughput.repeats
@@ -79,13 +85,13 @@ def test_the_repeats_of_a_load_lie_all_over_the_run(server: VirtualServer) -> No
     assert min(one.throughput.repeats) == pytest.approx(last)
 
 
-def test_an_open_loop_sends_at_other_times_in_each_round(server: VirtualServer) -> None:
-    (row,) = report_of(server, Campaign(models=(MODEL,), loops=(OpenLoop(rate_per_s=50),))).loads
+def test_an_open_loop_has_other_send_times_in_each_round(server: VirtualServer) -> None:
+    (row,) = report_of(server, LoadPlan(models=(MODEL,), loops=(OpenLoop(rate_per_s=50),))).loads
     first, second = row.throughput.repeats
     assert first != second
 
 
-def test_progress_ends_where_it_said(server: VirtualServer) -> None:
+def test_progress_ends_at_its_total(server: VirtualServer) -> None:
     seen: list[tuple[int, int]] = []
     report_of(server, progress=lambda stage, done, total, note="": seen.append((done, total)))
     assert seen[0] == (0, 12)
@@ -95,12 +101,12 @@ def test_progress_ends_where_it_said(server: VirtualServer) -> None:
 # What goes wrong
 
 
-def test_a_server_that_dies_in_the_middle_leaves_a_report(server: VirtualServer) -> None:
+def test_a_server_that_dies_during_a_load_leaves_a_report(server: VirtualServer) -> None:
     server.time.at(server_time_of_load(server, 2.5), server.die)
-    campaign = Campaign(models=(MODEL,), loops=tuple(ClosedLoop(concurrency=n) for n in (1, 2, 3)))
+    plan = LoadPlan(models=(MODEL,), loops=tuple(ClosedLoop(concurrency=n) for n in (1, 2, 3)))
     timing = Timing(burn_in_s=1, seconds=3, repeats=4)
     bench = bench_of(server, timing)
-    report = report_of_campaign(campaign, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
     (row,) = report.loads
     assert [reason.rule for reason in row.verdict.reasons] == ["server gone", "errors"]
     assert row.throughput.value < 100
@@ -113,14 +119,14 @@ def test_a_server_that_dies_in_the_middle_leaves_a_report(server: VirtualServer)
 
 
 def server_time_of_load(server: VirtualServer, into_s: float) -> float:
-    """The answers before the load take 64 requests of 10 ms."""
+    """Return the time `into_s` after the first load began: 64 requests of 10 ms precede it."""
     return server.time.now_s() + 64 * 0.01 + into_s
 
 
 def test_a_server_that_dies_between_two_loads_leaves_a_report(server: VirtualServer) -> None:
-    campaign = Campaign(models=(MODEL, "alexnet"), loops=(ClosedLoop(concurrency=1),))
+    plan = LoadPlan(models=(MODEL, "alexnet"), loops=(ClosedLoop(concurrency=1),))
     server.time.at(server_time_of_load(server, 3.0), server.die)
-    report = report_of(server, campaign)
+    report = report_of(server, plan)
     assert [row.model for row in report.loads] == [MODEL]
     assert [reason.rule for reason in report.reasons] == ["server gone"]
     assert report.left_out[0].what.startswith("alexnet,")
@@ -135,16 +141,16 @@ def test_a_server_that_is_replaced_between_two_loads_ends_the_run(server: Virtua
     run = bench.run
 
     def replacing(*args: Any, **options: Any) -> Any:
-        outcome = run(*args, **options)
+        result = run(*args, **options)
         replace()
-        return outcome
+        return result
 
     bench.run = replacing  # type: ignore[method-assign]
-    report = report_of_campaign(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
     assert [row.concurrency for row in report.loads] == [1]
     (reason,) = report.reasons
     assert reason.rule == "server gone"
-    assert "statistics that began anew" in reason.found
+    assert "counters that have restarted" in reason.found
     assert [left.what for left in report.left_out] == ["alexnet_int8, 8 at a time, batch 1"]
 
 
@@ -153,24 +159,24 @@ def test_a_model_that_is_replaced_between_two_loads_ends_the_run(server: Virtual
     run = bench.run
 
     def replacing(*args: Any, **options: Any) -> Any:
-        outcome = run(*args, **options)
+        result = run(*args, **options)
         server.queue_delay_us = 500
-        return outcome
+        return result
 
     bench.run = replacing  # type: ignore[method-assign]
-    report = report_of_campaign(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
     (reason,) = report.reasons
-    assert "another configuration of it than before" in reason.found
+    assert "a configuration that has changed" in reason.found
 
 
-def test_a_server_that_is_restarted_in_the_middle_makes_its_row_invalid(server: VirtualServer) -> None:
+def test_a_server_that_is_restarted_during_a_load_makes_its_row_invalid(server: VirtualServer) -> None:
     server.time.at(server_time_of_load(server, 4.5), server.die)
     server.time.at(server_time_of_load(server, 5.0), server.come_back)
     report = report_of(server)
     one, eight = report.loads
     assert rules(report) == [[], ["server gone", "errors"]]
     assert "started again" in eight.verdict.reasons[0].found
-    assert len(one.throughput.repeats) == 1, "what came after would be another server's"
+    assert len(one.throughput.repeats) == 1, "later repeats would be those of another server"
     assert [reason.rule for reason in report.reasons] == ["server gone"]
 
 
@@ -181,7 +187,7 @@ def test_ctrl_c_keeps_what_was_measured(server: VirtualServer) -> None:
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
-def test_ctrl_c_in_a_later_round_keeps_the_whole_ones(server: VirtualServer) -> None:
+def test_ctrl_c_in_a_later_round_keeps_the_whole_rounds(server: VirtualServer) -> None:
     server.time.at(server_time_of_load(server, 2 * 3.0 + 2.0), interrupt)
     report = report_of(server)
     assert rules(report) == [[], []]
@@ -189,21 +195,21 @@ def test_ctrl_c_in_a_later_round_keeps_the_whole_ones(server: VirtualServer) -> 
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
-def test_ctrl_c_before_anything_was_measured_is_a_report_too(server: VirtualServer) -> None:
+def test_ctrl_c_before_anything_was_measured_leaves_a_report(server: VirtualServer) -> None:
     server.time.at(0.05, interrupt)
     report = report_of(server)
     assert report.loads == ()
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
-def test_an_unknown_model_is_said_before_anything_is_measured(server: VirtualServer) -> None:
-    campaign = Campaign(models=(MODEL, "resnet"), loops=(ClosedLoop(concurrency=1),))
+def test_an_unknown_model_is_an_error_before_anything_is_measured(server: VirtualServer) -> None:
+    plan = LoadPlan(models=(MODEL, "resnet"), loops=(ClosedLoop(concurrency=1),))
     with pytest.raises(ModelNotFound, match="resnet"):
-        report_of(server, campaign)
+        report_of(server, plan)
     assert server.submitted == 0
 
 
-def test_a_model_that_answers_nothing_is_left_out_and_the_others_are_measured(server: VirtualServer) -> None:
+def test_a_model_without_replies_is_left_out_and_the_others_are_measured(server: VirtualServer) -> None:
     submit = server.submit
 
     def refusing(message: Any, *, timeout_s: float) -> Any:
@@ -212,21 +218,21 @@ def test_a_model_that_answers_nothing_is_left_out_and_the_others_are_measured(se
         return submit(message, timeout_s=timeout_s)
 
     server.submit = refusing  # type: ignore[method-assign]
-    campaign = Campaign(models=("alexnet", MODEL), loops=(ClosedLoop(concurrency=1),))
-    report = report_of(server, campaign)
+    plan = LoadPlan(models=("alexnet", MODEL), loops=(ClosedLoop(concurrency=1),))
+    report = report_of(server, plan)
     assert [row.model for row in report.loads] == [MODEL]
     assert ["a broken model" in left.why for left in report.left_out] == [True]
     assert report.reasons == ()
 
 
-def test_another_load_on_the_machine_is_said_of_the_whole_run(server: VirtualServer) -> None:
+def test_a_busy_machine_makes_the_whole_run_invalid(server: VirtualServer) -> None:
     rates = iter([1e9, 0.8e9])
     report = report_of(server, calibration=lambda: next(rates))
     assert [reason.rule for reason in report.reasons] == ["machine busy"]
     assert (report.calibration_before, report.calibration_after) == (1e9, 0.8e9)
 
 
-def test_wrong_answers_under_load_make_a_row_invalid(server: VirtualServer) -> None:
+def test_wrong_replies_under_load_make_a_row_invalid(server: VirtualServer) -> None:
     def go_wrong() -> None:
         server.probabilities = np.roll(np.linspace(0, 0.2, 10, dtype=np.float32), 1)
 
@@ -234,17 +240,17 @@ def test_wrong_answers_under_load_make_a_row_invalid(server: VirtualServer) -> N
     assert rules(report_of(server))[0] == ["wrong answers"]
 
 
-def test_a_wrong_model_from_the_start_is_found_by_the_truth(server: VirtualServer) -> None:
-    truth = TrueAnswers((np.full((1, 10), 0.2, np.float32),) * 64)
+def test_a_wrong_model_is_found_by_reference_outputs(server: VirtualServer) -> None:
+    reference = ReferenceOutputs((np.full((1, 10), 0.2, np.float32),) * 64)
     bench = ServerBench(
         server,
         URL,
-        InProcess(server, server.time),
+        InProcessGenerator(server, server.time),
         timing=TIMING,
         timeout_s=5.0,
-        truth=lambda subject, asked: truth,
+        reference=lambda tested, requests: reference,
     )
-    row = bench.measure(MODEL, ClosedLoop(concurrency=1)).row
+    row = bench.measure(Load(model=MODEL, loop=ClosedLoop(concurrency=1))).row
     assert [reason.rule for reason in row.verdict.reasons] == ["wrong answers"]
 
 
@@ -252,7 +258,7 @@ def test_a_wrong_model_from_the_start_is_found_by_the_truth(server: VirtualServe
     ("spoil", "rule"),
     [
         (lambda time: setattr(time, "cpu_share", 0.95), "client saturated"),
-        (lambda time: setattr(time, "away_share", 0.5), "generator starved"),
+        (lambda time: setattr(time, "stalled_share", 0.5), "generator starved"),
         (lambda time: setattr(time, "wakes_late_s", lambda now_s: 0.002), "generator late"),
     ],
 )
@@ -260,15 +266,15 @@ def test_a_starved_generator_makes_a_row_invalid(
     server: VirtualServer, spoil: Callable[[VirtualTime], None], rule: str
 ) -> None:
     spoil(server.time)
-    report = report_of(server, Campaign(models=(MODEL,), loops=(OpenLoop(rate_per_s=50),)))
+    report = report_of(server, LoadPlan(models=(MODEL,), loops=(OpenLoop(rate_per_s=50),)))
     assert rules(report) == [[rule]]
 
 
-def test_a_slow_server_at_too_high_a_rate_fails_its_requests(server: VirtualServer) -> None:
+def test_requests_above_a_servers_capacity_fail_at_their_deadline(server: VirtualServer) -> None:
     server.takes_s = lambda now_s: 0.05
     server.together = 1
     bench = bench_of(server, Timing(seconds=10, repeats=2))
-    row = bench.measure(MODEL, OpenLoop(rate_per_s=40)).row
+    row = bench.measure(Load(model=MODEL, loop=OpenLoop(rate_per_s=40))).row
     assert [reason.rule for reason in row.verdict.reasons] == ["errors"]
     assert set(row.failed_by_kind) == {"DeadlineExceeded"}
     assert row.throughput.value < 21
@@ -277,13 +283,13 @@ def test_a_slow_server_at_too_high_a_rate_fails_its_requests(server: VirtualServ
 # The highest rate within a limit
 
 
-def test_the_highest_rate_is_a_row_and_a_record(server: VirtualServer) -> None:
+def test_a_search_gives_a_row_and_a_record(server: VirtualServer) -> None:
     server.together = 1
-    campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
-    report = report_of(server, campaign)
+    plan = LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
+    report = report_of(server, plan)
     (held,) = report.held_rates
     assert held.rate_per_s is not None
-    assert 60 < held.rate_per_s < 95  # of the hundred that it can do
+    assert 60 < held.rate_per_s < 95  # the server's capacity is 100
     assert held.p99_ms is not None
     assert held.p99_ms <= 100
     closed, kept = report.loads
@@ -292,15 +298,15 @@ def test_the_highest_rate_is_a_row_and_a_record(server: VirtualServer) -> None:
     assert kept.latencies.p99_ms == held.p99_ms
 
 
-def test_a_limit_below_what_a_request_takes_alone_is_said_without_a_search(server: VirtualServer) -> None:
-    report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=5)))
+def test_no_rate_is_tried_if_a_request_alone_exceeds_the_limit(server: VirtualServer) -> None:
+    report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=5)))
     (held,) = report.held_rates
     assert (held.rate_per_s, held.throughput, held.probes) == (None, None, ())
     assert held.words == "no rate holds 5 ms: a request alone takes 10 ms (median)"
 
 
-def test_a_limit_that_no_rate_meets_is_said_with_the_best(server: VirtualServer) -> None:
-    report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=10.5)))
+def test_if_no_rate_meets_the_limit_the_record_has_the_lowest_p99(server: VirtualServer) -> None:
+    report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=10.5)))
     (held,) = report.held_rates
     assert (held.rate_per_s, held.throughput) == (None, None)
     assert held.p99_ms is not None
@@ -309,18 +315,16 @@ def test_a_limit_that_no_rate_meets_is_said_with_the_best(server: VirtualServer)
     assert "the best was" in held.words
 
 
-def test_with_rates_alone_the_search_still_knows_where_to_begin(server: VirtualServer) -> None:
-    campaign = Campaign(
-        models=(MODEL,), loops=(OpenLoop(rate_per_s=20),), limit=SearchOptions(limit_p99_ms=100)
-    )
-    report = report_of(server, campaign)
+def test_a_plan_of_open_loops_gets_a_closed_loop_as_the_searchs_estimate(server: VirtualServer) -> None:
+    plan = LoadPlan(models=(MODEL,), loops=(OpenLoop(rate_per_s=20),), limit=SearchOptions(limit_p99_ms=100))
+    report = report_of(server, plan)
     assert [row.loop for row in report.loads] == ["open", "closed", "open"]
 
 
 def test_ctrl_c_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
     server.together = 1
     server.time.at(server_time_of_load(server, 5.0 + 30), interrupt)
-    report = report_of(server, Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100)))
+    report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100)))
     (held,) = report.held_rates
     assert held.probes
     assert "cut short" in held.words
@@ -328,23 +332,23 @@ def test_ctrl_c_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
-def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_search_too(server: VirtualServer) -> None:
+def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_probes(server: VirtualServer) -> None:
     server.together = 1
-    campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
-    whole = report_of(server, campaign)
+    plan = LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
+    whole = report_of(server, plan)
     again = VirtualServer(VirtualTime())
     bench = bench_of(again, TIMING)
     measure, rates = bench.measure, 0
 
-    def measuring(model: str, loop: Loop, *args: Any, **options: Any) -> Any:
+    def measuring(load: Load, **options: Any) -> Any:
         nonlocal rates
-        rates += isinstance(loop, OpenLoop)
+        rates += isinstance(load.loop, OpenLoop)
         if rates == 3:
             raise KeyboardInterrupt
-        return measure(model, loop, *args, **options)
+        return measure(load, **options)
 
     bench.measure = measuring  # type: ignore[method-assign]
-    report = report_of_campaign(campaign, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
     assert len(report.held_rates[0].probes) == 2 < len(whole.held_rates[0].probes)
     assert "cut short" in report.held_rates[0].words
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
@@ -355,46 +359,46 @@ def test_an_error_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
     bench = bench_of(server, TIMING)
     measure, rates = bench.measure, 0
 
-    def measuring(model: str, loop: Loop, *args: Any, **options: Any) -> Any:
+    def measuring(load: Load, **options: Any) -> Any:
         nonlocal rates
-        rates += isinstance(loop, OpenLoop)
+        rates += isinstance(load.loop, OpenLoop)
         if rates == 3:
             raise Unreachable("grpc://127.0.0.1:8001", got="nobody")
-        return measure(model, loop, *args, **options)
+        return measure(load, **options)
 
     bench.measure = measuring  # type: ignore[method-assign]
-    campaign = Campaign(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
-    report = report_of_campaign(campaign, bench, title="t", command="c", calibration=lambda: 1.0)
+    plan = LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
+    report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
     assert len(report.held_rates[0].probes) == 2
     assert report.left_out[0].what.endswith("the rest of the search")
     assert [reason.rule for reason in report.reasons] == ["server gone"]
 
 
-# What cannot be
+# Usage errors
 
 
-def test_more_requests_than_there_is_room_for(server: VirtualServer) -> None:
+def test_too_many_requests_are_a_usage_error(server: VirtualServer) -> None:
     bench = bench_of(server, Timing(seconds=1000, repeats=10))
-    campaign = Campaign(models=(MODEL,), loops=(OpenLoop(rate_per_s=10_000),))
+    plan = LoadPlan(models=(MODEL,), loops=(OpenLoop(rate_per_s=10_000),))
     with pytest.raises(UsageError, match="got 100,010,000 requests, expected at most 10,000,000"):
-        report_of_campaign(campaign, bench, title="t", command="c")
+        bench_load(plan, bench, title="t", command="c")
     assert server.submitted == 0
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Campaign(models=(), loops=(ClosedLoop(concurrency=1),)),
-        lambda: Campaign(models=(MODEL,), batches=(), loops=(ClosedLoop(concurrency=1),)),
-        lambda: Campaign(models=(MODEL,)),
+        lambda: LoadPlan(models=(), loops=(ClosedLoop(concurrency=1),)),
+        lambda: LoadPlan(models=(MODEL,), batches=(), loops=(ClosedLoop(concurrency=1),)),
+        lambda: LoadPlan(models=(MODEL,)),
     ],
 )
-def test_a_campaign_of_nothing(make: Callable[[], Campaign]) -> None:
+def test_an_empty_plan_is_a_usage_error(make: Callable[[], LoadPlan]) -> None:
     with pytest.raises(UsageError, match="got none"):
         make()
 
 
-def test_a_shape_of_no_input(server: VirtualServer) -> None:
-    bench = ServerBench(server, URL, InProcess(server, server.time), shapes={"pixels": (1,)})
+def test_a_shape_for_an_unknown_input_is_a_usage_error(server: VirtualServer) -> None:
+    bench = ServerBench(server, URL, InProcessGenerator(server, server.time), shapes={"pixels": (1,)})
     with pytest.raises(UsageError, match="shape of pixels: got no such input, expected image"):
-        report_of_campaign(SWEEP, bench, title="t", command="c")
+        bench_load(SWEEP, bench, title="t", command="c")
