@@ -1,8 +1,8 @@
 """How much of a runtime's throughput its server keeps: `python benchmarks/served.py demo/model_repository`.
 
-INT8 on the embedded server at its best batch and concurrency is compared with INT8 in process at its best batch,
-on the same cores, in alternating rounds. Then the processor time of an image is measured, in process and in each
-program of the served path. Exits with 1 if the median ratio is below 0.9.
+INT8 on the embedded server at its best batch and concurrency is compared with INT8 in process at its best
+batch, on the same cores, in alternating rounds. Then the processor time of an image is measured, in process and
+and in each program of the served path. Exits with 1 if the median ratio is below 0.9.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def cost_since(before: dict[str, float], *, images: int) -> Cost:
 
 
 def cpu_s_by_program() -> dict[str, float]:
-    """Return the processor time of this process and its descendants, by the name that Linux cuts to 15 letters."""
+    """Return the processor time of this process and its descendants, by program; Linux cuts names to 15."""
     stats = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -111,13 +111,13 @@ class ComparedCases:
 
     rows: Mapping[Case, EngineRow | LoadRow]
 
-    def ratio(self, of: Case, against: Case, **target: float) -> FigureRow:
+    def ratio(self, of: Case, against: Case, *, at_least: float | None = None) -> FigureRow:
         """Divide the throughput of one case by that of another in each round.
 
         Args:
             of: The case above the line.
             against: The case below it.
-            target: The row's `at_least` or `at_most`.
+            at_least: The target of the ratio; None for no target.
 
         Raises:
             KeyError: one of the cases was not measured.
@@ -128,8 +128,8 @@ class ComparedCases:
             of=f"{of} / {str(against).removeprefix(f'{of.precision} ')}",
             figure=figure_from_repeats([above / below for above, below in rates], "times"),
             engine=self.rows[of].engine,
+            at_least=at_least,
             better="higher",
-            **target,
         )
 
 
