@@ -1,8 +1,8 @@
 """How much of a runtime's throughput its server keeps: `python benchmarks/served.py demo/model_repository`.
 
 INT8 on the embedded server at its best batch and concurrency is compared with INT8 in process at its best
-batch, on the same cores, in alternating rounds. Then the processor time of an image is measured, in process and
-and in each program of the served path. Exits with 1 if the median ratio is below 0.9.
+batch, on the same cores, in alternating rounds. Then the processor time of an image is measured,
+in process and in each program of the served path. Exits with 1 if the median ratio is below 0.9.
 """
 
 from __future__ import annotations
