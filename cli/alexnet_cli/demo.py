@@ -13,7 +13,7 @@ from .options import JsonFlag
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import Report
+    from alexnet_bench import Report
     from alexnet_model.manifest import Manifest
     from alexnet_training import TrainingReport
 

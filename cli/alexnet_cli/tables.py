@@ -14,7 +14,7 @@ from .screen import note, out, say
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import EngineRow, LoadRow, Report
+    from alexnet_bench import EngineRow, LoadRow, Report
     from alexnet_training import TrainingReport
 
     from .demo_images import ServedPredictions
