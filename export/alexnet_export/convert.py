@@ -103,8 +103,8 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
             _Images(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            # Weights in 7 bits: on a CPU without VNNI instructions, the sum of two 8-bit products overflows the
-            # 16-bit intermediate (docs/decisions/precision-in-the-graph.md).
+            # Weights in 7 bits: without VNNI instructions a CPU adds two 8-bit products in 16 bits, which
+            # overflows with 8-bit weights (docs/decisions/precision-in-the-graph.md).
             reduce_range=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8,

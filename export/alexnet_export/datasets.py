@@ -79,7 +79,7 @@ def evaluation_from(
     prepared = prepared_from_set(images.sample(EVALUATION_IMAGES), contract, progress=progress)
     return Evaluation(
         source=source,
-        part=images.part,
+        part=images.split,
         images=prepared.images,
         labels=None if label_of is None else label_of[prepared.labels],
         names=prepared.names,
@@ -131,7 +131,7 @@ def calibration_from(
         )
     return prepared, CalibrationLedger(
         source=source,
-        part=images.part,
+        part=images.split,
         images=len(prepared.images),
         images_sha256=sha256_of_digests(prepared.digests),
         classes_covered=len(set(prepared.labels.tolist())),

@@ -150,7 +150,7 @@ def test_a_foreign_checkpoint_is_one_line(
     path.write_bytes(content)
     code, line = failing(capsys, "export", str(path), "--out", str(tmp_path / "out"))
     assert code == 1
-    assert f"{len(content)} bytes that are no whole safetensors file" in line
+    assert f"{len(content)} bytes that are not a complete safetensors file" in line
     assert not (tmp_path / "out").exists()
 
 

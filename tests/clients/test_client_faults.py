@@ -64,7 +64,7 @@ def test_a_url_that_does_not_parse() -> None:
 
 
 def test_another_contract_is_refused_by_the_fields_that_differ() -> None:
-    served = Contract(resize=232, interpolation="bicubic")
+    served = Contract(resize=232, interpolation="bicubic-antialias")
     fake = FakeTransport(contract=served)
     with Client(URL, transport=fake) as client:
         with pytest.raises(ContractMismatch, match="resize: 256 here, 232 there; interpolation: ") as caught:
