@@ -125,7 +125,9 @@ def server_command(
     )
     timing = Timing(burn_in_s=burn_in_s, seconds=seconds, repeats=repeats)
     shapes = dict(_shape(text) for text in shape or [])
-    credentials = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).access()
+    credentials = Connection(
+        url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header
+    ).credentials()
     address = ServerUrl.parse(url)
     check_output(output)
     with ExitStack() as opened:
