@@ -1,4 +1,4 @@
-"""Commands of `alexnet`, as the recipes here run them: shown, and again where the machine was busy."""
+"""Run commands of `alexnet` from the recipes, and repeat those during which the machine was busy."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from alexnet_bench.reports.files import report_from_file
+from alexnet_bench import report_from_file
 from alexnet_cli.main import run
 from alexnet_cli.screen import note
 
 
 def alexnet(*words: object) -> int:
-    """Run one, and give its exit code."""
+    """Print a command, run it, and return its exit code."""
     line = [str(word) for word in words]
     note(f"alexnet {shlex.join(line)}")
     return run(line)
 
 
 class Measuring:
-    """Commands that write a report, each a part of what is measured.
+    """Runs commands that write a report each.
 
-    The reports lie in a folder beside `results` until `keep`: what is committed is not changed while it is
-    measured, since then a report would say that its commit had changes.
+    New reports are in a folder beside `results` until `keep`: committed files do not change during the run,
+    since the reports would then say that their commit had changes.
+
+    Args:
+        results: The folder of the committed reports.
+        within_s: The time after which no part is repeated.
     """
 
     def __init__(self, results: Path, *, within_s: float) -> None:
@@ -35,31 +39,33 @@ class Measuring:
         shutil.rmtree(self._new, ignore_errors=True)
 
     def keep(self) -> None:
-        """Put what was measured where earlier results are."""
+        """Replace the committed reports by the new ones."""
         self._results.mkdir(parents=True, exist_ok=True)
         for file in self._new.glob("*.json"):
             file.replace(self._results / file.name)
         shutil.rmtree(self._new, ignore_errors=True)
 
     def __call__(self, part: str, *words: object) -> int:
-        """Run it with `--output` to the end; its exit code."""
+        """Run a command with `--output`, and return its exit code."""
         started_s = time.monotonic()
         code = alexnet(*words, "--output", self._new / f"{part}.json")
         self._took_s[part] = time.monotonic() - started_s
         return code
 
     def all_of(self, parts: Mapping[str, Callable[[], int]]) -> int:
-        """Every part once; then those in which the machine was busy once more, while there is time.
+        """Run every part once, then repeat those during which the machine was busy, while there is time.
 
-        What a quieter moment gives takes its place: an INVALID run is no result, so none is chosen among. It
-        ends at the first exit code that is not 0, and gives it.
+        A repeat replaces an INVALID run, which is no result: this selects nothing among valid results.
+
+        Returns:
+            0, or the first exit code that is not 0, at which it stops.
         """
         for part in parts.values():
             if code := part():
                 return code
         for name, part in parts.items():
             if self._was_busy(name) and time.monotonic() + self._took_s[name] < self._ends_s:
-                note(f"{name}: the machine was busy; once more.")
+                note(f"{name}: the machine was busy; measuring again.")
                 if code := part():
                     return code
         return 0

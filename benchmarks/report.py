@@ -1,8 +1,7 @@
-"""This project's own figures on this machine: `make bench`, after `make demo`, in about a quarter of an hour.
+"""Measure this project on this machine: `make bench`, after `make demo`, in about a quarter of an hour.
 
-Every part is one command of `alexnet`; their reports, the page and docs/performance.md are written from
-what they measured and nothing else. A part in which the machine was busy is measured again while there is
-time for it.
+Every part is one command of `alexnet`. The pages are written from the reports of these commands only. A part
+during which the machine was busy is measured again while there is time.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=Path("demo"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--docs", type=Path, default=Path("docs/performance.md"))
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="only these; the rest stays")
-    parser.add_argument("--no-run", action="store_true", help="write the pages of what was measured before")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="measure only these")
+    parser.add_argument("--no-run", action="store_true", help="only write the pages of earlier reports")
     options = parser.parse_args()
     if options.no_run:
         compose(options.results, options.docs)
@@ -59,19 +58,10 @@ def parts_of(demo: Path, measuring: Measuring) -> dict[str, Callable[[], int]]:
     sweep = ["--checkpoint", demo / "checkpoint.safetensors", "--device", "cpu"]
     sweep += ["--batch", "1,8,32", "--seconds", "0.4", "--repeats", "5"]
     loads = ["--concurrency", "1,4,16,64", "--seconds", "2.5", "--repeats", "5"]
-    # A search begins at what a closed loop reached: at one that is not among the server's, for one page.
-    rates = [
-        "--concurrency",
-        "32",
-        "--rate",
-        "100,300",
-        "--limit-p99-ms",
-        "50",
-        "--seconds",
-        "2",
-        "--repeats",
-        "5",
-    ]
+    # A search starts at the rate of a closed loop. This one is not among those of `server`, so that both
+    # reports can be on one page.
+    rates = ["--concurrency", "32", "--rate", "100,300", "--limit-p99-ms", "50"]
+    rates += ["--seconds", "2", "--repeats", "5"]
     return {
         "engine": command("engine", "bench", "engine", export, *sweep),
         "server": served("server", *models, *loads),

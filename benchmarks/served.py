@@ -1,8 +1,8 @@
 """How much of a runtime's throughput its server keeps: `python benchmarks/served.py demo/model_repository`.
 
-INT8 on the embedded server at its best batch and concurrency is compared with INT8 in process at its best batch,
-on the same cores, in alternating rounds. Then the processor time of an image is measured, in process and in each
-program of the served path. Exits with 1 if the median ratio is below 0.9.
+INT8 on the embedded server at its best batch and concurrency is compared with INT8 in process at its best
+batch, on the same cores, in alternating rounds. Then the processor time of an image is measured,
+in process and in each program of the served path. Exits with 1 if the median ratio is below 0.9.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from pathlib import Path
 from tools import run_recipe
 
 from alexnet_bench import Timing
-from alexnet_bench.engine_vs_server import Case, ComparedCases, Comparison, ComparisonOptions, open_comparison
+from alexnet_bench.engine_vs_server import (
+    Case,
+    ComparedCases,
+    ComparisonOptions,
+    ServerComparison,
+    open_server_comparison,
+)
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.runs import Log
 from alexnet_bench.unpacking import unpacked_export
@@ -52,7 +58,7 @@ def measure(log: Log, options: argparse.Namespace) -> None:
         server = opened.enter_context(EmbeddedServer(options.repository))
         bars = opened.enter_context(Bars())
         comparison = opened.enter_context(
-            open_comparison(manifest, folder, server.grpc_url, precisions=["int8"], progress=bars)
+            open_server_comparison(manifest, folder, server.grpc_url, precisions=["int8"], progress=bars)
         )
         cases = [case for case in (*IN_PROCESS, *SERVED) if case.batch <= manifest.max_batch]
         trial = comparison.measure(cases, TRIAL, progress=bars, stage="which is best")
@@ -91,7 +97,7 @@ class Cost:
         return self.client + self.triton + self.backend
 
 
-def cost_in_process(comparison: Comparison, case: Case, seconds: float) -> Cost:
+def cost_in_process(comparison: ServerComparison, case: Case, seconds: float) -> Cost:
     engine = comparison.engines[case.precision].engine
     engine.warm_up(case.batch, WARM_UP_S)
     before = cpu_s_by_program()
@@ -101,7 +107,7 @@ def cost_in_process(comparison: Comparison, case: Case, seconds: float) -> Cost:
     return cost_since(before, images=histogram.samples * case.batch)
 
 
-def cost_served(comparison: Comparison, case: Case, seconds: float) -> Cost:
+def cost_served(comparison: ServerComparison, case: Case, seconds: float) -> Cost:
     """Count every request of a load without a burn-in; the server is warm from the rounds before."""
     timing = Timing(burn_in_s=0.0, seconds=seconds, repeats=1)
     before = cpu_s_by_program()
@@ -116,7 +122,7 @@ def cost_since(before: dict[str, float], *, images: int) -> Cost:
 
 
 def cpu_s_by_program() -> dict[str, float]:
-    """Return the processor time of this process and its descendants, by the name that Linux cuts to 15 letters."""
+    """Return the processor time of this process and its descendants, by program; Linux cuts names to 15."""
     stats = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import typer
 
-from alexnet_bench.reports.files import report_from_file, write_report
-from alexnet_bench.reports.sections import day_in_words
-from alexnet_bench.runs import Log, report_of_run
-from alexnet_bench.schema import FigureRow, Report
+from alexnet_bench import FigureRow, Log, Report, report_from_file, report_of_run, write_report
+from alexnet_bench.reports.markdown import escaped
+from alexnet_bench.reports.names import day_in_words
 from alexnet_cli.screen import say
 
 
@@ -72,10 +71,12 @@ def section_of(folder: Path) -> str:
 
 def _lines_of(report: Report) -> Iterator[str]:
     day = day_in_words(report.environment.date)
-    yield from (f"### {report.title}", "")
+    yield from (f"### {escaped(report.title)}", "")
     commit = report.environment.commit or "no commit"
-    yield f"{report.environment.machine}, {day}, {commit}: `{report.command}`"
-    yield from ("", "| | | target | |", "|:--|:--|:--|:--|")
+    yield f"{escaped(report.environment.machine)}, {day}, {commit}: `{report.command}`"
+    yield from ("", "| figure | of | value | target | reached |", "|:--|:--|:--|:--|:--|")
     for row in report.figures:
-        yield f"| {row.name}, {row.of} | {row.figure} | {row.target} | {'yes' if row.reached else '**no**'} |"
-    yield from ("", *(f"- {note}" for note in report.notes), "")
+        cells = (row.name, row.of, str(row.figure), row.target)
+        reached = "yes" if row.reached else "**no**"
+        yield f"| {' | '.join(map(escaped, cells))} | {reached} |"
+    yield from ("", *(f"- {escaped(note)}" for note in report.notes), "")

@@ -1,4 +1,4 @@
-"""The calibration measurement: the same work before and after a run, to see what else happened."""
+"""The calibration workload: the same work before and after a run shows whether the machine was busy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ _SIZE = 512
 
 
 def calibration_rate(seconds: float = SLICE_S, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Operations a second of a fixed matrix product, two a multiply-add, on as many cores as NumPy takes.
+    """Return the operations per second of a fixed matrix product; a multiply-add is two.
 
-    The median of several slices: what lasts is found, and what passes within a tenth of a second is not.
+    It uses as many cores as NumPy does. The median of several slices shows a lasting load; a disturbance of a
+    tenth of a second does not count.
+
+    Args:
+        seconds: The length of one slice.
+        clock: Returns the time in seconds.
     """
     matrix = np.random.default_rng(0).random((_SIZE, _SIZE), dtype=np.float32)
     product = np.empty_like(matrix)

@@ -111,13 +111,13 @@ class ComparedCases:
 
     rows: Mapping[Case, EngineRow | LoadRow]
 
-    def ratio(self, of: Case, against: Case, **target: float) -> FigureRow:
+    def ratio(self, of: Case, against: Case, *, at_least: float | None = None) -> FigureRow:
         """Divide the throughput of one case by that of another in each round.
 
         Args:
             of: The case above the line.
             against: The case below it.
-            target: The row's `at_least` or `at_most`.
+            at_least: The target of the ratio; None for no target.
 
         Raises:
             KeyError: one of the cases was not measured.
@@ -128,13 +128,13 @@ class ComparedCases:
             of=f"{of} / {str(against).removeprefix(f'{of.precision} ')}",
             figure=figure_from_repeats([above / below for above, below in rates], "times"),
             engine=self.rows[of].engine,
+            at_least=at_least,
             better="higher",
-            **target,
         )
 
 
-class Comparison:
-    """Loaded engines, and a server that serves them. `open_comparison` makes one."""
+class ServerComparison:
+    """Loaded engines, and a server that serves them. `open_server_comparison` makes one."""
 
     def __init__(self, engines: Mapping[Precision, SweptEngine], bench: ServerBench) -> None:
         self.engines = engines
@@ -193,14 +193,14 @@ class Comparison:
 
 
 @contextmanager
-def open_comparison(
+def open_server_comparison(
     manifest: Manifest,
     folder: Path,
     url: str,
     *,
     precisions: Collection[Precision] | None = None,
     progress: Progress = silent,
-) -> Iterator[Comparison]:
+) -> Iterator[ServerComparison]:
     """Load engines of an export in this process, and connect to the server that serves them.
 
     Args:
@@ -234,7 +234,7 @@ def open_comparison(
         predictions = ExportPredictions(
             manifest, folder, lambda spec: nullcontext(timed[spec.precision].runner)
         )
-        yield Comparison(engines, ServerBench(transport, address, generator, reference=predictions))
+        yield ServerComparison(engines, ServerBench(transport, address, generator, reference=predictions))
 
 
 def compare_with_server(
@@ -277,7 +277,7 @@ def compare_with_server(
     )  # a load's length follows from its calls
 
     def measure(log: Log) -> None:
-        with open_comparison(manifest, folder, url, progress=progress) as comparison:
+        with open_server_comparison(manifest, folder, url, progress=progress) as comparison:
             found = comparison.measure(cases, options, progress=progress)
         log.engines += [row for row in found.rows.values() if isinstance(row, EngineRow)]
         log.loads += [row for row in found.rows.values() if isinstance(row, LoadRow)]

@@ -1,4 +1,4 @@
-"""Where a result comes from: the machine, what else it did, the versions and the commit."""
+"""Where a result comes from: machine, other load, versions and commit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _GPU_FIELDS = (
 )
 
 
-# What decides how fast a CPU multiplies, as Linux names it.
+# The vector instructions that decide how fast a CPU multiplies, by Linux's names.
 _VECTORS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
 )
@@ -45,7 +45,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 class GpuState(Record):
-    """One GPU. The readings are nvidia-smi's own words, such as `1980 MHz`."""
+    """One GPU. The readings are as nvidia-smi prints them, such as `1980 MHz`."""
 
     name: str
     compute_capability: str
@@ -54,26 +54,26 @@ class GpuState(Record):
 
 
 class Environment(Record):
-    """As it was when the run began. Two runs whose `machine` or `gpus` differ are not ranked together."""
+    """The machine when the run began. Figures are comparable only between equal `machine` and `gpus`."""
 
     machine: str
-    cpu: dict[str, str]  # its clock when the run began, and its vector instructions, in Linux's words
+    cpu: dict[str, str]  # its clock and its vector instructions, by Linux's names
     memory_gb: float
     kernel: str
     gpus: tuple[GpuState, ...]
     versions: dict[str, str]
-    load_1_min: float  # what else was running, with whatever had just stopped
-    commit: str  # of the source tree, with `+changes`; empty outside one
+    load_1_min: float  # the load average before the run
+    commit: str  # of the source tree, `+changes` if files differ from it; empty outside of one
     date: str  # UTC
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """What figures may be compared within."""
+        """The devices: only figures with equal devices are comparable."""
         return (self.machine, *(gpu.name for gpu in self.gpus))
 
 
 def environment_here() -> Environment:
-    """Look around; nothing is changed, and what cannot be read is left out."""
+    """Read the environment. What cannot be read is left out."""
     return Environment(
         machine=machine_name(),
         cpu=cpu_facts(),
@@ -96,7 +96,7 @@ def environment_here() -> Environment:
 
 
 def cpu_facts(cpuinfo: Path = _CPUINFO) -> dict[str, str]:
-    """What Linux says of the first core; other systems say nothing."""
+    """Return clock and vector instructions of the first core; empty on systems other than Linux."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -115,7 +115,7 @@ def cpu_facts(cpuinfo: Path = _CPUINFO) -> dict[str, str]:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit of the source tree that a folder is in, `+changes` where files differ from it."""
+    """Return the commit of the source tree of a folder, with `+changes` if files differ from it."""
     commit = _output(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"])
     changed = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
     return f"{commit}+changes" if commit and changed else commit

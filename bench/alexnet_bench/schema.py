@@ -259,9 +259,9 @@ class Report(Record):
     title: str
     command: str
     environment: Environment
-    seconds: float
-    calibration_before: float  # operations/s of the calibration workload
-    calibration_after: float
+    seconds: float | None  # None: not measured, as in results of before schema version 2
+    calibration_before: float | None  # operations/s of the calibration workload
+    calibration_after: float | None
     roofs: tuple[Roof, ...] = ()
     engines: tuple[EngineRow, ...] = ()
     proofs: tuple[Proof, ...] = ()

@@ -1,4 +1,4 @@
-"""`alexnet compare`: two reports against each other, with an exit code for CI."""
+"""`alexnet compare`: compare two reports, with an exit code for CI."""
 
 from __future__ import annotations
 
@@ -10,40 +10,36 @@ import typer
 from .options import JsonFlag
 
 if TYPE_CHECKING:
-    from alexnet_bench.reports.comparing import Comparison
+    from alexnet_bench import Comparison
 
 
 def compare_command(
-    before: Annotated[Path, typer.Argument(help="The report to hold against.", metavar="BEFORE.json")],
+    before: Annotated[Path, typer.Argument(help="The report to compare with.", metavar="BEFORE.json")],
     after: Annotated[Path, typer.Argument(help="The report that is judged.", metavar="AFTER.json")],
-    tolerance: Annotated[
-        float, typer.Option(help="A change of up to this share is none: runs differ by more than repeats.")
-    ] = 0.1,
+    tolerance: Annotated[float, typer.Option(help="Ignore relative changes up to this.")] = 0.1,
     across_devices: Annotated[
-        bool, typer.Option("--across-devices", help="Compare figures of different machines all the same.")
+        bool, typer.Option("--across-devices", help="Compare figures of different machines too.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what got slower or faster between two reports, and what else is not the same.
+    """Show what got slower or faster between two reports, and what else differs.
 
-    Engines and closed loops are judged by throughput, open loops by their
-    median, loads by their p99 too, both with twice the tolerance; breakdowns and
-    cold starts by their times; a searched rate beyond the step of a search.
-    A row is slower where its whole 95% interval is beyond the tolerance, and
-    perhaps slower where only its ratio is.
+    Engines and closed loops are judged by throughput, open loops by median
+    latency, loads also by p99. Latencies get twice the tolerance. Breakdowns
+    and cold starts are judged by time, searches by the rate that they found.
+    A row is slower if its whole 95% interval is beyond the tolerance, and
+    perhaps slower if only its ratio is and the interval excludes 1.
 
-    Exit code 0: no row is slower.
-    Exit code 1: a row is slower; or one that was VALID is gone or INVALID
-    now.
-    Exit code 2: nothing could be judged; or rows got slower on a machine
-    that itself ran at another speed; or the files or options are wrong.
+    Exit code 0: no row is slower, or only perhaps.
+    Exit code 1: a row is slower, or a row that was VALID is gone or INVALID.
+    Exit code 2: nothing could be judged; or rows are slower on a machine that
+    ran at another speed; or the files or options are wrong.
 
     Example: alexnet compare main.json mine.json --tolerance 0.05
     """
-    from alexnet_bench.reports.comparing import comparison_of
-    from alexnet_bench.reports.files import report_from_file
+    from alexnet_bench import compare_reports, report_from_file
 
-    comparison = comparison_of(
+    comparison = compare_reports(
         report_from_file(before),
         report_from_file(after),
         tolerance=tolerance,
@@ -57,9 +53,8 @@ def compare_command(
 
 
 def _print(comparison: Comparison) -> None:
-    """What differs around the figures, the figures, and the verdict last."""
-    from alexnet_bench.reports.comparison_table import comparison_sheet
-    from alexnet_bench.reports.tables import renderables_from_sheet
+    """Print the differences of the environments, then the rows, and the result last."""
+    from alexnet_bench import comparison_table, renderables_from_table
 
     from .screen import out, say
 
@@ -73,16 +68,16 @@ def _print(comparison: Comparison) -> None:
     for reason in shown.against:
         say(reason)
     if shown.rows:
-        for part in renderables_from_sheet(comparison_sheet(shown)):
+        for part in renderables_from_table(comparison_table(shown)):
             out.print(part)
     for when, names in (("before", shown.only_before), ("after", shown.only_after)):
         for name in names:
             say(f"only {when}: {name}")
-    say(f"Verdict: {shown.verdict}")
+    say(f"Result: {shown.summary}")
 
 
 def _harmless(value: Any) -> Any:
-    """Every text in it: a report is a file that others may have written."""
+    """Escape control characters in every text: the report may come from somebody else."""
     from .screen import harmless
 
     if isinstance(value, str):

@@ -152,7 +152,7 @@ def print_comparison(report: Report) -> None:
 
 def _print_verdict(report: Report) -> None:
     """Print VALID, or every reason of the run and of its rows with how many rows it concerns."""
-    rows = (*report.engines, *report.loads)
+    rows: tuple[EngineRow | LoadRow, ...] = (*report.engines, *report.loads)
     invalid = [row for row in rows if not row.verdict.is_valid]
     if report.verdict.is_valid and not invalid:
         say("Verdict: VALID")

@@ -16,6 +16,7 @@ from alexnet_bench.schema import (
     ColdStart,
     EngineLabel,
     EngineRow,
+    FigureRow,
     HeldRate,
     LatencyStep,
     LeftOut,
@@ -285,6 +286,20 @@ def cold_starts() -> tuple[ColdStart, ...]:
             second_ms=of_batches(7.4, 25.0, 79.0),
         )
         for warmed_up in (False, True)
+    )
+
+
+def figure_rows() -> tuple[FigureRow, ...]:
+    """A client's ratio that reaches its target, a time that does not, and one without a target."""
+    ratio = figure_from_repeats(repeats(0.95), "times")
+    call = figure_from_repeats(repeats(180.0), "us")
+    of = "alexnet_int8 over grpc"
+    return (
+        FigureRow(
+            name="folder / served alone", of=of, figure=ratio, engine=engine(), at_least=0.9, better="higher"
+        ),
+        FigureRow(name="a call", of="batch 1, no server", figure=call, at_most=150, better="lower"),
+        FigureRow(name="import", of="alexnet_clients", figure=figure_from_repeats([90.0], "ms")),
     )
 
 

@@ -17,7 +17,7 @@ from alexnet_bench.figures.verdicts import (
     saturation_reason,
     verdict_from,
 )
-from alexnet_bench.reports.comparing import Compared, Comparison, comparison_of
+from alexnet_bench.reports.comparing import Compared, Comparison, compare_reports
 from alexnet_bench.reports.comparison_rows import SEARCH_STEP
 from alexnet_bench.reports.distributions import distribution_of
 from alexnet_bench.reports.files import write_report
@@ -66,7 +66,7 @@ def with_loads(*rows: LoadRow, **changes: Any) -> Report:
 
 
 def compared(before: Report, after: Report, *, tolerance: float = 0.05) -> Comparison:
-    return comparison_of(before, after, tolerance=tolerance)
+    return compare_reports(before, after, tolerance=tolerance)
 
 
 def only_row(comparison: Comparison) -> Compared:
@@ -85,10 +85,10 @@ def test_two_runs_that_differ_by_their_noise_are_no_different() -> None:
     tails = sum(row.figure == "p99 latency" for row in comparison.rows)
     searched = 2  # a held rate, and tuning's
     assert len(comparison.rows) == 49 + 34 + tails + searched
-    assert comparison.verdict.startswith(
+    assert comparison.summary.startswith(
         f"no difference beyond 5% in {len(comparison.rows) - 2} rows (median ratio 1.0"
     )
-    assert comparison.verdict.endswith("). Not judged: 2.")  # INVALID loads
+    assert comparison.summary.endswith("). Not judged: 2.")  # INVALID loads
     assert (comparison.only_before, comparison.only_after) == ((), ())
 
 
@@ -138,10 +138,10 @@ def test_a_change_is_one_where_the_whole_interval_is_beyond_the_tolerance(
     comparison = compared(*reports, tolerance=0.1)
     assert (only_row(comparison).found, comparison.exit_code) == (found, exit_code)
     if found.startswith("perhaps"):
-        assert comparison.verdict.startswith("no difference beyond 10% in 1 rows")
+        assert comparison.summary.startswith("no difference beyond 10% in 1 rows")
         assert (
             f"{found[0].upper()}{found[1:]} in 1, whose intervals reach into the tolerance"
-            in comparison.verdict
+            in comparison.summary
         )
 
 
@@ -224,7 +224,7 @@ def test_a_row_that_is_valid_now_is_shown_and_counts_neither_way() -> None:
     assert row.why_not[0].startswith("INVALID before: client saturated")
     assert len(comparison.rows) == 1 + 2  # no tail of what is not judged
     assert comparison.exit_code == 0
-    assert comparison.verdict.endswith(" Not judged: 1.")
+    assert comparison.summary.endswith(" Not judged: 1.")
 
 
 class TestRowsThatAreLost:
@@ -235,14 +235,14 @@ class TestRowsThatAreLost:
         after = with_loads(load_row(340, 16, verdict=BUSY), load_row(50, 1))
         comparison = compared(before, after)
         assert comparison.exit_code == 1
-        assert comparison.verdict.startswith("1 row that was VALID is INVALID now. No difference beyond 5%")
+        assert comparison.summary.startswith("1 row that was VALID is INVALID now. No difference beyond 5%")
         assert comparison.rows[0].why_not[0].startswith("INVALID after: client saturated")
 
     def test_rows_that_are_gone_have_failed(self) -> None:
         before = with_engines(engine_row(batch=1), engine_row(batch=2), engine_row())
         comparison = compared(before, with_engines(engine_row()))
         assert comparison.exit_code == 1
-        assert comparison.verdict.startswith("2 rows that were VALID are gone now. No difference beyond 5%")
+        assert comparison.summary.startswith("2 rows that were VALID are gone now. No difference beyond 5%")
         assert len(comparison.only_before) == 2
 
     def test_what_was_invalid_before_cannot_be_lost(self) -> None:
@@ -267,7 +267,7 @@ class TestRowsThatAreLost:
         after = with_loads(load_row(340, 16, verdict=wrong), load_row(50, 1), reasons=(busy_machine(),))
         comparison = compared(before, after)
         assert comparison.exit_code == 1
-        assert comparison.verdict == (
+        assert comparison.summary == (
             "1 row that was VALID is INVALID now. "
             "Nothing else could be judged: the whole run after is INVALID. Not judged: 2."
         )
@@ -292,7 +292,7 @@ def test_where_nothing_can_be_judged_nothing_has_passed() -> None:
     busy = with_loads(load_row(verdict=BUSY))
     comparison = compared(busy, with_loads(load_row()))
     assert comparison.exit_code == 2
-    assert comparison.verdict.startswith("nothing could be judged")
+    assert comparison.summary.startswith("nothing could be judged")
     assert compared(with_engines(), with_engines()).exit_code == 2
 
 
@@ -305,9 +305,9 @@ def test_an_invalid_run_is_of_invalid_rows() -> None:
     assert comparison.against == (f"INVALID after: {reason}",)
     assert [row.why_not for row in comparison.rows] == [()] * 2
     assert comparison.exit_code == 2
-    assert comparison.verdict == ("nothing could be judged: the whole run after is INVALID. Not judged: 2.")
+    assert comparison.summary == ("nothing could be judged: the whole run after is INVALID. Not judged: 2.")
     twice = compared(after, after)
-    assert twice.verdict.startswith("nothing could be judged: the whole run before and the one after is")
+    assert twice.summary.startswith("nothing could be judged: the whole run before and the one after is")
 
 
 def test_one_repeat_has_no_interval() -> None:
@@ -456,13 +456,13 @@ def test_where_the_machine_itself_had_another_speed_slower_rows_say_nothing(spee
     comparison = compared(before, slower)
     assert comparison.rows[0].found == "slower"
     assert comparison.exit_code == 2
-    assert comparison.verdict.startswith(
+    assert comparison.summary.startswith(
         f"the machine itself ran {speed:.2f} times as fast: measure again. Slower in 1 of 1 rows"
     )
     assert compared(before, with_engines(engine_row(400), **calibration)).exit_code == 0
     lost = compared(with_engines(engine_row(400), engine_row(batch=1)), slower)
     assert lost.exit_code == 1
-    assert lost.verdict.startswith("1 row that was VALID is gone now. The machine itself ran")
+    assert lost.summary.startswith("1 row that was VALID is gone now. The machine itself ran")
 
 
 def test_the_machines_speed_is_the_mean_of_before_and_after_a_run() -> None:
@@ -485,16 +485,16 @@ def test_different_devices_are_not_ranked_unless_asked() -> None:
     with pytest.raises(UsageError, match=f"different devices, .*{H200} and .*NVIDIA L4.*--across-devices"):
         compared(before, after)
     after = after.model_copy(update={"calibration_before": 2e11, "calibration_after": 2e11})
-    comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
+    comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
     assert only_row(comparison).ratio == pytest.approx(2100 / 9800, rel=0.02)
     assert comparison.exit_code == 1  # another machine's calibration workload excuses nothing
-    assert "machine itself" not in comparison.verdict
+    assert "machine itself" not in comparison.summary
 
 
 def test_every_part_of_a_report_meets_that_of_another_gpu() -> None:
     before = report_of_two_devices().model_copy(update={"reasons": ()})
     after = Report.model_validate_json(before.model_dump_json().replace(H200, "NVIDIA L4"))
-    comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
+    comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
     assert (comparison.only_before, comparison.only_after) == ((), ())
     assert comparison.exit_code == 0
 
@@ -506,7 +506,7 @@ def test_a_cpu_of_one_name_with_other_vectors_is_another() -> None:
     after = with_engines(engine_row(), environment=environment(cpu=other))
     with pytest.raises(UsageError, match=r"devices, AMD EPYC 9B14, 2 cores \(with avx2, avx512f.*across"):
         compared(before, after)
-    comparison = comparison_of(before, after, tolerance=0.05, across_devices=True)
+    comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
     assert ("CPU vectors", "avx2, avx512f, avx512_vnni", "avx2") in [
         (fact.name, fact.before, fact.after) for fact in comparison.environment
     ]
@@ -571,7 +571,7 @@ class TestCommand:
         monkeypatch.setattr("alexnet_cli.screen.out._width", 80)
         assert run(["compare", *files]) == 1
         shown = capsys.readouterr().out
-        assert shown.splitlines()[-1].startswith("Verdict: slower in 1 of 12 rows, furthest in process: int8")
+        assert shown.splitlines()[-1].startswith("Result: slower in 1 of 12 rows, furthest in process: int8")
         assert "INVALID" in shown
         assert "calibration workload: 1.000 times as fast" in shown
         assert run(["compare", *reversed(files)]) == 0

@@ -50,7 +50,7 @@ def measured(tmp_path: Path) -> Path:
 def test_pages_are_of_the_parts_that_are_there_in_their_order(measured: Path) -> None:
     assert composed(measured).returncode == 0
     text = (measured / "docs" / "figures.md").read_text(encoding="utf-8")
-    titles = ["Engines", "Cold start", "The other", "Where it was measured"]
+    titles = ["Engines", "Cold start", "The other", "Environment"]
     assert re.findall("^### (.*)", text, re.MULTILINE) == titles
     page = (measured / "results" / "report.html").read_text(encoding="utf-8")
     assert "<h1>Engines, Cold start, The other</h1>" in page
@@ -73,7 +73,7 @@ def test_another_machines_figures_have_a_page_and_a_chapter_of_their_own(measure
     assert "<h1>On a GPU</h1>" in page
     assert "AMD EPYC" not in page
     images = {file.name for file in (measured / "docs" / "figures").iterdir()}
-    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= images
+    assert {"engine-throughput.svg", "nvidia-h200-engine-throughput.svg"} <= images
 
 
 def test_nothing_measured_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.schema import Report, Roof
 from alexnet_cli.bench.engine import engine_command
 from alexnet_cli.main import run
+from alexnet_model import runtimes as runtimes_module
 from alexnet_model.errors import ExportError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_model.manifest import write_manifest
+from alexnet_model.runtimes import ENTRY_POINT_GROUP
 
 from ..serving.conftest import Artifacts
 from .sweep_fakes import FakeProcess
@@ -282,3 +284,63 @@ def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: p
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     written = [line.strip() for line in (engine_command.__doc__ or "").strip().splitlines()]
     assert set(written) <= set(shown)
+
+
+PLUGIN = """
+import numpy as np
+from alexnet_export import Outputs
+from alexnet_model.manifest import RuntimeInfo
+from alexnet_model.runtimes import Runtime
+
+RUNTIME = Runtime(name="constant", title="Constant", source="onnx", devices=("cpu",),
+                  runner="constant_runtime:runner_from_source")
+
+
+def runner_from_source(source):
+    return Runner(source.classes)
+
+
+class Runner:
+    def __init__(self, classes):
+        self.classes = classes
+        self.runtime = RuntimeInfo(name="constant", device="CPU", computes_in="f32")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def infer(self, images):
+        zeros = np.zeros((len(images), self.classes), np.float32)
+        return Outputs(zeros + 1 / self.classes, zeros)
+"""
+
+
+@pytest.fixture
+def constant_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install a distribution that registers a runtime, for this process and for those that it starts."""
+    site = tmp_path / "site"
+    info = site / "constant_runtime-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "constant_runtime.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: constant-runtime\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nconstant = constant_runtime:RUNTIME\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    runtimes_module._table.cache_clear()
+    yield
+    runtimes_module._table.cache_clear()
+
+
+def test_a_runtime_of_another_distribution_is_measured_in_its_own_process(
+    export: Path, constant_runtime: None
+) -> None:
+    options = replace(ONCE, engine_filter=EngineFilter(runtimes=("constant",)), seconds=0.01)
+    instruments = replace(Fakes().instruments(), engines=None)
+    report = bench_engines(export, options, instruments=instruments)
+    assert [(str(row.engine), row.batch) for row in report.engines] == [
+        (f"{precision} on constant (CPU, computes in f32)", batch)
+        for precision in ("fp32", "int8")
+        for batch in (1, 2)
+    ]

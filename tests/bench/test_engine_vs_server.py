@@ -11,8 +11,8 @@ import pytest
 from alexnet_bench import Load, Timing
 from alexnet_bench.engine_vs_server import (
     Case,
-    Comparison,
     ComparisonOptions,
+    ServerComparison,
     cases_of_export,
     ratios_of_export,
 )
@@ -52,11 +52,11 @@ def log() -> list[str]:
     return []
 
 
-def comparison(log: list[str], bench: FakeBench, *, latency_ms: float = 10.0) -> Comparison:
+def comparison(log: list[str], bench: FakeBench, *, latency_ms: float = 10.0) -> ServerComparison:
     process = FakeProcess(spec("int8"), log, latency_ms=latency_ms)
     process.is_open = True
     loaded = SweptEngine(spec("int8"), process, load_ms=100.0)
-    return Comparison({"int8": loaded}, bench)  # type: ignore[arg-type]
+    return ServerComparison({"int8": loaded}, bench)  # type: ignore[arg-type]
 
 
 def test_cases_are_measured_in_alternating_rounds(log: list[str]) -> None:

@@ -8,9 +8,10 @@ from markdown_it import MarkdownIt
 
 from alexnet_bench.figures.verdicts import Reason, Verdict
 from alexnet_bench.reports.markdown import Document, document_from_reports, write_document
-from alexnet_bench.reports.sections import devices_of, sections_of
-from alexnet_bench.reports.table_models import figure_cell, sheets_of
-from alexnet_bench.schema import Proof, Report
+from alexnet_bench.reports.parts import tables_of
+from alexnet_bench.reports.parts.loads import LOADS
+from alexnet_bench.reports.table_models import figure_cell
+from alexnet_bench.schema import LoadRow, Report
 from alexnet_model.errors import UsageError
 
 from .reports_for_tests import (
@@ -24,7 +25,6 @@ from .reports_for_tests import (
     report,
     report_of_two_devices,
 )
-from .sweep_fakes import judged
 from .test_reports_page import EVIL, Elements, evil_report
 
 WRONG = Reason(rule="wrong answers", found="it is another model", advice="Export it again.")
@@ -53,31 +53,28 @@ def table_of(text: str, heading: str) -> list[list[str]]:
 def test_every_table_of_a_report_is_there_with_its_rows(made: Document) -> None:
     whole = report()
     text = rendered(made.text).text
-    sheets = list(sheets_of(whole))
-    assert len(sheets) >= 5
-    for group in (group for sheet in sheets for group in sheet.groups):
+    tables = list(tables_of(whole))
+    assert len(tables) >= 5
+    for group in (group for table in tables for group in table.groups):
         assert group.name in text
-        for line in group.lines:
-            assert line.cells[0].text in text
+        for row in group.rows:
+            assert row.cells[0].text in text
     assert whole.environment.machine in text
     assert whole.command in text
-    assert "VALID, 2026-11-23 10:00 UTC" in text
+    assert "VALID, 2026-11-23 10:00 UTC, took 412 s" in text
 
 
-def test_sections_hold_every_table_but_tunings() -> None:
-    whole = report(proofs=(Proof(engine=engine(), **dict(judged())),))
-    sections = [section for device in devices_of([whole]) for section in sections_of([whole], device)]
-    titles = [sheet.title for section in sections for sheet in section.sheets]
-    assert titles == [sheet.title for sheet in sheets_of(whole)][:-1]
+def latency_plot_of(row: LoadRow) -> str:
+    return next(iter(LOADS.plots([row]))).svg
 
 
-def test_the_figures_that_a_run_is_remembered_by_come_first(made: Document) -> None:
+def test_highlights_come_first(made: Document) -> None:
     text = made.text
-    glance = text[text.index("## At a glance") : text.index("### ")]
-    assert "| Fastest engine | **480&nbsp;images/s** |" in glance
-    assert "| Tuned to a p99 within 25.0 ms | **312&nbsp;images/s** |" in glance
+    highlights = text[text.index("## Highlights") : text.index("### ")]
+    assert "| Fastest engine | **480&nbsp;images/s** |" in highlights
+    assert "| Tuned to a p99 within 25.0 ms | **312&nbsp;images/s** |" in highlights
     reason = Reason(rule="machine busy", found="it went down", advice="End what else runs")
-    assert "nothing, for no run of it is VALID" in document(report(reasons=(reason,))).text
+    assert "none, since no run is VALID" in document(report(reasons=(reason,))).text
 
 
 def test_images_are_beside_the_page_and_say_what_they_are(made: Document) -> None:
@@ -86,9 +83,9 @@ def test_images_are_beside_the_page_and_say_what_they_are(made: Document) -> Non
     assert len(shown) == 2 + 2 + 6 + 6 + 1
     assert shown[0] == (
         "Throughput by batch. Higher is better. Whiskers are 95% intervals.",
-        "engine-ladder.svg",
+        "engine-throughput.svg",
     )
-    assert {"engine-roof.svg", "latency-open-loop-batch-1.svg", "rungs.svg"} <= set(made.images)
+    assert {"engine-limit.svg", "latency-open-loop-batch-1.svg", "breakdown.svg"} <= set(made.images)
 
 
 def test_images_of_one_name_do_not_replace_one_another() -> None:
@@ -97,8 +94,9 @@ def test_images_of_one_name_do_not_replace_one_another() -> None:
     here = report(engines=(), breakdown=(), loads=(row,))
     there = report(engines=(), breakdown=(), loads=(other,), environment=environment(machine="another"))
     made = document(here, there)
-    assert f"16 at a time: {row.throughput}" in made.images["latency-closed-loop-batch-1.svg"]
-    assert f"16 at a time: {other.throughput}" in made.images["latency-closed-loop-batch-1-2.svg"]
+    first, second = (latency_plot_of(load) for load in (row, other))
+    assert made.images["latency-closed-loop-batch-1.svg"] == first
+    assert made.images["latency-closed-loop-batch-1-2.svg"] == second
     assert made.text.count("latency-closed-loop-batch-1-2.svg") == 1
 
 
@@ -119,7 +117,7 @@ def test_a_refused_percentile_says_what_it_needs_and_a_figure_its_interval(made:
     assert '<td align="right">needs 662</td>' in text
     assert "needs 662<br>" not in text
     assert re.search(r'<td align="right">480<br><sub>47\d to 48\d</sub></td>', text)
-    assert text.index("takes that many samples") < text.index("## At a glance")
+    assert text.index("p99 needs that many") < text.index("## Highlights")
 
 
 def test_a_detail_is_shown_where_it_is_bad() -> None:
@@ -152,7 +150,7 @@ def test_devices_share_neither_an_image_nor_a_table() -> None:
     parts = [*made.images.values(), *re.findall(r"<table>.*?</table>", made.text, re.DOTALL)]
     assert not [part for part in parts if f"({H200}" in part and "(CPU" in part]
     assert len([part for part in parts if f"({H200}" in part]) > 3
-    assert {"engine-ladder.svg", "nvidia-h200-engine-ladder.svg"} <= set(made.images)
+    assert {"engine-throughput.svg", "nvidia-h200-engine-throughput.svg"} <= set(made.images)
     assert f"#### Engines in process, {H200}\n" in made.text
     assert "#### Engines in process, CPU\n" in made.text
 
@@ -168,17 +166,19 @@ def test_machines_have_chapters_of_their_own() -> None:
     )
     text = document(report(), there).text
     chapters = re.findall("^## (.*)", text, re.MULTILINE)
-    assert chapters == ["At a glance", "AMD EPYC 9B14, 2 cores", f"EPYC, 16 cores + {H200}"]
+    assert chapters == ["Highlights", "AMD EPYC 9B14, 2 cores", f"EPYC, 16 cores + {H200}"]
     assert f"| EPYC, 16 cores + {H200} | | |" in text
-    assert text.count("### Where it was measured") == 2
+    assert text.count("### Environment") == 2
     with pytest.raises(UsageError):
         document(there, there)
 
 
 def test_a_run_of_one_part_needs_no_heading_below_its_title() -> None:
-    empty = report(loads=(), breakdown=(), held_rates=(), cold_starts=(), tuning=None, title="Engines")
+    empty = report(
+        loads=(), breakdown=(), held_rates=(), cold_starts=(), tuning=None, title="Engines in process"
+    )
     headings = re.findall("^####? (.*)", document(empty).text, re.MULTILINE)
-    assert headings == ["Engines", "Ceilings, measured in this run", "Where it was measured"]
+    assert headings == ["Engines in process", "Ceilings, measured in this run", "Environment"]
 
 
 def test_a_run_that_is_not_to_be_believed_says_why() -> None:

@@ -9,9 +9,10 @@ from rich.console import Console
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
-from alexnet_bench.reports.breakdown_text import breakdown_in_words
 from alexnet_bench.reports.names import in_short
-from alexnet_bench.reports.table_models import figure_cell, latency_cells, mean_batch
+from alexnet_bench.reports.parts.breakdown import BREAKDOWN
+from alexnet_bench.reports.parts.loads import mean_batch
+from alexnet_bench.reports.table_models import figure_cell, latency_cells
 from alexnet_bench.reports.tables import renderables_from_report
 from alexnet_bench.schema import LatencyStep, Proof, Report
 from alexnet_model.records import Precision
@@ -113,9 +114,10 @@ def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> No
         step("int8", "gRPC", 4.0, "client"),
     )
     words = " ".join(" ".join(shown(report(breakdown=breakdown, loads=(), engines=(), tuning=None))).split())
-    assert "At batch 1 INT8 computes 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words
-    assert "what a client sees is 2.00 (gRPC) times as fast" in words
-    assert breakdown_in_words(breakdown[:2]) == breakdown_in_words(breakdown[2:]) == ()
+    assert "At batch 1 the INT8 engine is 3.00 times as fast as FP32 (2.00 ms against 6.00 ms)" in words
+    assert "A client sees 2.00 (gRPC) times as fast" in words
+    for part in (breakdown[:2], breakdown[2:]):
+        assert list(BREAKDOWN.sentences(part)) == []
 
 
 def test_an_invalid_run_says_so_last() -> None:

@@ -176,9 +176,8 @@ class EngineProcess(BenchProcess):
         return TimedCalls.model_validate(reply)
 
     def judge(self, export: Path) -> GateResult:
-        """See `TimedEngine.judge`; up to the largest batch that the engine was opened for."""
-        reply = self.request("judge", export=str(export.absolute()), max_batch=self._largest_batch)
-        return GateResult.model_validate(reply)
+        """See `TimedEngine.judge`."""
+        return GateResult.model_validate(self.request("judge", export=str(export.absolute())))
 
     def describe(self) -> RuntimeInfo:
         """See `TimedEngine.describe`."""
@@ -215,8 +214,9 @@ def verbs_of_child() -> Verbs:
         from .timing import engine_from_spec
 
         timed = engine_from_spec(EngineSpec.model_validate(spec), largest_batch)
-        for verb in (timed.load, timed.warm_up, timed.time_calls, timed.judge, timed.describe):
+        for verb in (timed.load, timed.warm_up, timed.time_calls, timed.describe):
             verbs[verb.__name__] = verb
+        verbs["judge"] = lambda export: timed.judge(Path(export))
 
     def ceilings(gpu: dict[str, Any] | None) -> None:
         from .ceilings import ceilings_of_device

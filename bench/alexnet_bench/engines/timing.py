@@ -187,6 +187,7 @@ class TimedEngine:
         create_runner: Callable[[], Runner],
         images: Uint8Array,
         *,
+        largest_batch: int,
         calls_of: Callable[[Runner], Calls],
         time_call: TimeCall,
         memory: Memory,
@@ -196,6 +197,7 @@ class TimedEngine:
         Args:
             create_runner: Creates the runner; entering it loads the model.
             images: Images that rotate, `(N, 224, 224, 3)` uint8, N at least the largest batch.
+            largest_batch: Largest batch that is measured and judged.
             calls_of: What of a runner is timed.
             time_call: Times one call.
             memory: Measures the engine's memory.
@@ -203,6 +205,7 @@ class TimedEngine:
         """
         self._create_runner = create_runner
         self._images = images
+        self._largest_batch = largest_batch
         self._calls_of = calls_of
         self._time_call = time_call
         self._memory = memory
@@ -253,17 +256,16 @@ class TimedEngine:
             peak_memory_bytes=self._memory.peak_bytes(),
         )
 
-    def judge(self, export: Path | str, max_batch: int) -> GateResult:
-        """Judge the loaded engine by the gate of an export, at batches up to `max_batch`.
+    def judge(self, export: Path) -> GateResult:
+        """Judge the loaded engine by the gate of the export in a folder, at batches up to the largest.
 
         Raises:
             ManifestError: the export's folder has no reference outputs.
         """
         from alexnet_export import gate_inputs_from_folder
 
-        folder = Path(export)
-        gate_inputs = gate_inputs_from_folder(folder, manifest_from_folder(folder))
-        report = gate_inputs.report_of_loaded(self.runner, max_batch)
+        gate_inputs = gate_inputs_from_folder(export, manifest_from_folder(export))
+        report = gate_inputs.report_of_loaded(self.runner, self._largest_batch)
         decision = gate_inputs.decision(report)
         return GateResult(
             report=report,
@@ -326,6 +328,7 @@ def engine_from_spec(spec: EngineSpec, largest_batch: int) -> TimedEngine:
     return TimedEngine(
         partial(runner_from_spec, spec, device),
         images,
+        largest_batch=largest_batch,
         calls_of=_resident_calls if on_device else HostCalls,
         time_call=event_timer(device.event) if device is not None and on_device else host_timer(),
         # Created last: what was imported and allocated until here is not the engine's.

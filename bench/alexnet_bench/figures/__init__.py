@@ -1,1 +1,1 @@
-"""What is made of measurements: percentiles, intervals and verdicts. Nothing here measures."""
+"""Figures from measurements: intervals, percentiles and verdicts. Nothing here measures."""

@@ -1,6 +1,6 @@
-"""Whether a result may be believed, in MLPerf's manner: VALID, or INVALID with every reason and what to do.
+"""Verdicts, as MLPerf gives them: VALID, or INVALID with every reason and what to do.
 
-Each rule is a function from what was observed to a reason or None; what holds the observations calls them.
+Each rule is a function that returns a reason, or None if it has nothing against the result.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from alexnet_model.records import Record
 
 from .percentiles import NEEDED
 
-# Beyond these a result is INVALID.
-MOST_LATE_MS = 1.0  # p99 of how late an open loop sent, over the plan
+# Beyond these limits a result is INVALID.
+MOST_LATE_MS = 1.0  # p99 of the delay between planned and actual send time of an open loop
 MOST_UNANSWERED = 0.05  # of the rate of an open loop
-MOST_CLIENT_CPU = 0.9  # of one core, by any one process of the generator
-MOST_AWAY = 0.1  # of the time, that any one process of the generator was kept from running
-MOST_CALIBRATION_CHANGE = 0.1  # of the calibration workload, from before to after
+MOST_CLIENT_CPU = 0.9  # of one core, by one process of the load generator
+MOST_AWAY = 0.1  # share of time in which one process of the load generator could not run
+MOST_CALIBRATION_CHANGE = 0.1  # relative change of the calibration workload during the run
 Rule = Literal[
     "errors",
     "server overloaded",
@@ -33,7 +33,7 @@ Rule = Literal[
 
 
 class Reason(Record):
-    """Why a result is not to be believed, and what would mend it."""
+    """Why a result is INVALID, and what to do."""
 
     rule: Rule
     found: str
@@ -44,7 +44,7 @@ class Reason(Record):
 
 
 class Verdict(Record):
-    """VALID where there is no reason against it."""
+    """VALID if there is no reason against the result, else INVALID."""
 
     reasons: tuple[Reason, ...] = ()
 
@@ -58,23 +58,23 @@ class Verdict(Record):
 
 
 def verdict_from(*reasons: Reason | None) -> Verdict:
-    """Put together what the rules said."""
+    """Return a verdict with the reasons that are not None."""
     return Verdict(reasons=tuple(reason for reason in reasons if reason is not None))
 
 
 def errors_reason(failed: int, requests: int, example: str) -> Reason | None:
-    """A rate over requests of which some were not answered is of something else."""
+    """Throughput is meaningless if requests failed."""
     if not failed:
         return None
     return Reason(
         rule="errors",
         found=f"{failed:,} of {requests:,} requests failed, such as: {example}",
-        advice="Ask for less, or mend the server.",
+        advice="Lower the load, or fix the server.",
     )
 
 
 def late_reason(late_p99_ms: float | None) -> Reason | None:
-    """An open loop that sends late measures a gentler load than it says."""
+    """An open loop that sends late generates less load than planned."""
     if late_p99_ms is None or late_p99_ms <= MOST_LATE_MS:
         return None
     return Reason(
@@ -85,7 +85,7 @@ def late_reason(late_p99_ms: float | None) -> Reason | None:
 
 
 def starved_reason(client_away_share: float) -> Reason | None:
-    """A client that is kept from running sends less, and its latencies are its own."""
+    """A starved client sends less, and measures its own delays as latencies."""
     if client_away_share <= MOST_AWAY:
         return None
     return Reason(
@@ -96,7 +96,7 @@ def starved_reason(client_away_share: float) -> Reason | None:
 
 
 def saturation_reason(client_cpu_share: float) -> Reason | None:
-    """A client that is at its limit is what is measured."""
+    """A saturated client measures itself."""
     if client_cpu_share <= MOST_CLIENT_CPU:
         return None
     return Reason(
@@ -107,38 +107,38 @@ def saturation_reason(client_cpu_share: float) -> Reason | None:
 
 
 def answers_reason(wrong: int, checked: int, example: str) -> Reason | None:
-    """A model that answers wrongly may do so quickly."""
+    """A fast model with wrong outputs is no result."""
     if not wrong:
         return None
     return Reason(
         rule="wrong answers",
         found=f"{wrong:,} of {checked:,} checked answers were wrong, such as: {example}",
-        advice="Lint the repository and see which export is served.",
+        advice="Lint the repository, and check which export is served.",
     )
 
 
 def wrong_model_reason(refusal: str) -> Reason | None:
-    """Of an engine that the gate refuses; empty where it does not."""
+    """An engine that the accuracy gate refuses; `refusal` is empty if it does not."""
     if not refusal:
         return None
     return Reason(
         rule="wrong answers",
         found=f"it is not the model any more: {refusal}",
-        advice="See its row among the proofs; its speed is of no use.",
+        advice="See its row in the table `Is it still the model?`.",
     )
 
 
 def gone_reason(found: str) -> Reason:
-    """Of a run whose server was not there to its end."""
+    """A run whose server stopped or was replaced."""
     return Reason(
         rule="server gone",
         found=found.rstrip("."),
-        advice="See the server's log; what came after was not measured.",
+        advice="See the server's log. Nothing was measured after that.",
     )
 
 
 def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
-    """Not even the median of so few of them (answers, calls) is known."""
+    """Too few samples (responses, calls) even for a median."""
     if samples >= NEEDED["p50"]:
         return None
     return Reason(
@@ -149,7 +149,7 @@ def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
 
 
 def calibration_reason(before: float, after: float) -> Reason | None:
-    """The same work, in operations a second before and after: what else the machine did."""
+    """The machine was busy if the same work ran at another speed after the run; in operations per second."""
     change = abs(after / before - 1)
     if change <= MOST_CALIBRATION_CHANGE:
         return None
@@ -157,27 +157,27 @@ def calibration_reason(before: float, after: float) -> Reason | None:
     return Reason(
         rule="machine busy",
         found=f"the calibration workload went from {rates}, {change:.0%}",
-        advice="End what else runs on this machine, and measure again.",
+        advice="Stop other programs on this machine, and measure again.",
     )
 
 
 def interrupted_reason(was_interrupted: bool) -> Reason | None:
-    """Of a run that Ctrl-C has ended: a part of what was to be measured."""
+    """A run that was ended by Ctrl-C: it is incomplete."""
     if not was_interrupted:
         return None
     return Reason(
         rule="interrupted",
         found="the run was ended before its end",
-        advice="What there is of it is whole, but there was more to measure: run it again.",
+        advice="Its rows are complete, but rows are missing. Run it again.",
     )
 
 
 def not_judged_reason(why: str) -> Reason | None:
-    """Of an engine that the gate was to judge, and did not; empty where it did, or was not to."""
+    """An engine that the accuracy gate could not judge; `why` is empty if it did, or was not requested."""
     if not why:
         return None
     return Reason(
         rule="not judged",
         found=f"whether it is still the model is not known: {why}",
-        advice="Mend that and measure again, or measure with --no-judge where answers do not matter.",
+        advice="Fix that and measure again, or use --no-judge if outputs do not matter.",
     )

@@ -1,1 +1,1 @@
-"""What a run leaves behind: one JSON record, its tables, its page, and the comparison of two."""
+"""Reports: JSON files, tables, plots and pages, and the comparison of two reports."""

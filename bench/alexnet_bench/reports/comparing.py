@@ -1,16 +1,16 @@
-"""Two reports against each other: what got slower or faster, by how much, and what else is not the same.
+"""Compare two reports: what got slower or faster, by how much, and what else differs.
 
-    comparison = comparison_of(report_from_file(before), report_from_file(after), tolerance=0.05)
+    comparison = compare_reports(report_from_file(before), report_from_file(after), tolerance=0.05)
 
-What a row is judged by is in `comparables`. INVALID rows are shown and not judged; one that was VALID before
-and is INVALID or gone now has failed.
+Each part of a report says by which figures its rows are judged (`comparison_rows`). INVALID rows are
+shown, but not judged; a row that was VALID and is INVALID or gone now fails the comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,17 +19,22 @@ from alexnet_model.records import Record
 
 from ..figures.verdicts import MOST_CALIBRATION_CHANGE
 from ..schema import Report
-from .comparison_rows import Ends, Key, Measure, Row, on_any_gpu, rows_of
+from .comparison_rows import ComparisonRow, Ends, Measure
 from .environments import devices_in_words, differences_of
+from .names import in_short
+from .parts import PARTS
+from .table_models import Cell, Column, Kind, Table, TableRow, grouped
 
 Found = Literal["slower", "faster", "perhaps slower", "perhaps faster", "no difference", "not judged"]
 _FAILED = 1
-_NOTHING_LEARNT = 2  # the exit code, as of wrong usage
+_NO_RESULT = 2  # the exit code, the same as of wrong usage
 _NO_ROW = "no row is VALID in both and has an interval"
+_KINDS: dict[str, Kind] = {"slower": "bad", "faster": "good", "not judged": "refused"}
+Key = tuple[str, str, int]  # group, row, and a number if several rows have that name
 
 
 class Compared(Record):
-    """One figure in both. `ratio` is after / before, with its interval where there is one."""
+    """One figure in both reports. `ratio` is after / before, with its interval if there is one."""
 
     group: str  # such as an engine or sweep
     row: str  # such as a batch or load
@@ -45,11 +50,11 @@ class Compared(Record):
     invalid_before: bool
     invalid_after: bool
     found: Found
-    why_not: tuple[str, ...] = ()  # it was not judged, as far as that is of this row alone
+    why_not: tuple[str, ...] = ()  # why it was not judged, if the reason is in this row
 
 
 class Changed(Record):
-    """One fact of the environment that is not the same."""
+    """One fact of the environment that differs."""
 
     name: str
     before: str
@@ -57,33 +62,40 @@ class Changed(Record):
 
 
 class Comparison(Record):
-    """All of it.
+    """The result of a comparison.
 
-    `exit_code` is 0 where no row is slower but perhaps; 1 for slower, or a row that was VALID and is gone or
-    INVALID now; 2 where nothing could be judged, or what is slower ran on a machine that had another speed.
+    `exit_code` is 0 if no row is slower, or only perhaps slower; 1 if a row is slower, or was VALID and
+    is gone or INVALID now; 2 if nothing could be judged, or if rows are slower on a machine that had another
+    speed.
     """
 
     before: str
     after: str
     tolerance: float
     environment: tuple[Changed, ...]
-    calibration_ratio: float | None  # how fast the machine itself was, by the mean of each run's two
-    against: tuple[str, ...]  # why a whole run is INVALID
+    calibration_ratio: float | None  # how fast the machine itself was: after / before
+    against: tuple[str, ...]  # why a run is INVALID
     rows: tuple[Compared, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
-    verdict: str
+    summary: str
     exit_code: int
 
 
-def comparison_of(
+def compare_reports(
     before: Report, after: Report, *, tolerance: float, across_devices: bool = False
 ) -> Comparison:
-    """Match rows by what they are figures of, and judge each pair.
+    """Match the rows of two reports by name, and judge each pair.
+
+    Args:
+        before: The report to compare with.
+        after: The report that is judged.
+        tolerance: Relative changes up to this are ignored, such as 0.1.
+        across_devices: Compare figures of different devices too.
 
     Raises:
-        UsageError: the tolerance cannot be, or the devices differ and that was not asked for.
-        ReportError: a histogram is broken, or its row says otherwise.
+        UsageError: the tolerance is out of range, or the devices differ without `across_devices`.
+        ReportError: a histogram is broken, or does not match its row.
     """
     if not 0 <= tolerance < 1:
         raise UsageError("tolerance", got=f"{tolerance:g}", expected="0 or more, below 1")
@@ -93,14 +105,14 @@ def comparison_of(
             "reports",
             got=f"figures of different devices, {devices[0]} and {devices[1]}",
             expected="one device",
-            next_step="Measure both on one, or see the ratios all the same: --across-devices.",
+            next_step="Measure both on one, or compare them nevertheless: --across-devices.",
         )
-    reports = [on_any_gpu(report) if across_devices else report for report in (before, after)]
-    firsts, seconds = map(rows_of, reports)
+    reports = [_without_gpu_names(report) if across_devices else report for report in (before, after)]
+    firsts, seconds = map(_rows_by_name, reports)
     pairs = [(first, seconds[key]) for key, first in firsts.items() if key in seconds]
     rows = tuple(compared for pair in pairs for compared in _judged(*pair, tolerance))
-    calibration = _calibration(after) / _calibration(before) if _calibration(before) else None
-    verdict, exit_code = _verdict(
+    calibration = _calibration_ratio(before, after)
+    summary, exit_code = _summary(
         rows,
         tolerance,
         gone=sum(row.is_valid for key, row in firsts.items() if key not in seconds),
@@ -125,19 +137,79 @@ def comparison_of(
         rows=rows,
         only_before=_only(firsts, seconds),
         only_after=_only(seconds, firsts),
-        verdict=verdict,
+        summary=summary,
         exit_code=exit_code,
     )
 
 
-def _judged(before: Row, after: Row, tolerance: float) -> Iterator[Compared]:
-    """By its measure, and by its tail where both have one and are VALID."""
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a table with a group for each engine or sweep. The p99 of a load has a row of its own."""
+    columns = (
+        Column("", brief=True, left=True),
+        Column("before", brief=True),
+        Column("after", brief=True),
+        Column("", brief=True, left=True),
+        Column("ratio", brief=True),
+        Column("found", brief=True, left=True),
+    )
+    groups = grouped(comparison.rows, lambda row: row.group, _table_row)
+    return Table("After against before", columns, groups)
+
+
+def _table_row(row: Compared) -> TableRow:
+    interval = "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}"
+    percentiles = {"median latency": "ms p50", "p99 latency": "ms p99"}
+    unit = percentiles.get(row.figure, "/s" if row.unit.endswith("/s") else row.unit)
+    is_invalid = row.invalid_before or row.invalid_after
+    cells = (
+        Cell(row.row),
+        Cell(in_short(row.before)),
+        Cell(in_short(row.after)),
+        Cell(unit),
+        Cell("-" if row.ratio is None else f"{row.ratio:.2f}", interval),
+        Cell("INVALID", kind="bad") if is_invalid else Cell(row.found, kind=_KINDS.get(row.found, "plain")),
+    )
+    return TableRow(cells, row.why_not)
+
+
+def _rows_by_name(report: Report) -> dict[Key, ComparisonRow]:
+    """By name; rows of one name, such as a rate that was measured twice, also by their order."""
+    found: dict[Key, ComparisonRow] = {}
+    for part in PARTS:
+        for row in part.comparison_rows(report):
+            number = sum(key[:2] == (row.group, row.name) for key in found)
+            found[row.group, row.name, number] = row
+    return found
+
+
+def _without_gpu_names(report: Report) -> Report:
+    """Rename every GPU to `GPU`, so that rows of different GPUs have the same name."""
+
+    def renamed(row: Any) -> Any:
+        engine = getattr(row, "engine", None)
+        if engine is None or engine.device == "CPU":
+            return row
+        return row.model_copy(update={"engine": engine.model_copy(update={"device": "GPU"})})
+
+    return report.model_copy(
+        update={
+            part.name: tuple(map(renamed, part.rows(report)))
+            for part in PARTS
+            if isinstance(getattr(report, part.name), tuple)
+        }
+    )
+
+
+def _judged(before: ComparisonRow, after: ComparisonRow, tolerance: float) -> Iterator[Compared]:
+    """Judge by the measure, and by the tail if both rows have one and are VALID."""
     yield _compared(before, after, before.measure, after.measure, tolerance)
     if before.tail and after.tail and before.is_valid and after.is_valid:
         yield _compared(before, after, before.tail, after.tail, tolerance)
 
 
-def _compared(before: Row, after: Row, first: Measure, second: Measure, tolerance: float) -> Compared:
+def _compared(
+    before: ComparisonRow, after: ComparisonRow, first: Measure, second: Measure, tolerance: float
+) -> Compared:
     why_not = [
         f"INVALID {when}: {reason}"
         for when, row in (("before", before), ("after", after))
@@ -171,7 +243,7 @@ def _compared(before: Row, after: Row, first: Measure, second: Measure, toleranc
 
 
 def _found(ratio: float, ends: Ends, tolerance: float, *, higher_is_better: bool) -> Found:
-    """As the whole interval lies; perhaps, where it leaves out 1 and the ratio is beyond the tolerance."""
+    """Judge by the whole interval; `perhaps` if only the ratio is beyond and the interval excludes 1."""
     if ends[0] > 1 + tolerance:
         return "faster" if higher_is_better else "slower"
     if ends[1] < 1 - tolerance:
@@ -183,7 +255,7 @@ def _found(ratio: float, ends: Ends, tolerance: float, *, higher_is_better: bool
     return "no difference"
 
 
-def _verdict(
+def _summary(
     rows: Sequence[Compared],
     tolerance: float,
     *,
@@ -192,7 +264,7 @@ def _verdict(
     whole: Sequence[str],
     calibration: float | None,
 ) -> tuple[str, int]:
-    """The sentences, the worst first, and the exit code. `whole` says which runs are INVALID as such."""
+    """Return the sentences, the worst first, and the exit code. `whole` names the runs that are INVALID."""
     judged = [row for row in rows if row.found != "not judged"]
     slower, faster = ([row for row in judged if row.found == kind] for kind in ("slower", "faster"))
     said = [_lost(count, now) for count, now in ((gone, "gone"), (turned, "INVALID")) if count]
@@ -200,7 +272,7 @@ def _verdict(
     if said:
         exit_code = _FAILED
     elif not judged or (slower and is_other_speed):  # the machine is to blame as likely as the code
-        exit_code = _NOTHING_LEARNT
+        exit_code = _NO_RESULT
     else:
         exit_code = _FAILED if slower else 0
     if is_other_speed:
@@ -237,11 +309,17 @@ def _furthest(kind: str, rows: Sequence[Compared], judged: int) -> str:
     )
 
 
-def _calibration(report: Report) -> float:
-    return fmean((report.calibration_before, report.calibration_after))
+def _calibration_ratio(before: Report, after: Report) -> float | None:
+    """How fast the machine was, after / before, by the mean of the two calibrations of each run."""
+    means = []
+    for report in (before, after):
+        if report.calibration_before is None or report.calibration_after is None:
+            return None
+        means.append(fmean((report.calibration_before, report.calibration_after)))
+    return means[1] / means[0] if means[0] else None
 
 
-def _only(these: Mapping[Key, Row], others: Mapping[Key, Row]) -> tuple[str, ...]:
+def _only(these: Mapping[Key, ComparisonRow], others: Mapping[Key, ComparisonRow]) -> tuple[str, ...]:
     return tuple(
         f"{row.group}, {row.name}{'' if row.is_valid else ' (INVALID)'}"
         for key, row in these.items()

@@ -1,4 +1,4 @@
-"""What is read out of a load's histogram: its curve, and how far a percentile may be from another run's."""
+"""Latency distributions from the histogram of a load: curves, percentiles and their bootstrap."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ..schema import LoadRow
 from .names import name_of_load
 
 _PRECISION = 1e-3  # of a latency, relative: HdrHistogram keeps three digits
-_NEXT_STEP = "Measure again: alexnet bench ... --json FILE."
+_NEXT_STEP = "Measure again: alexnet bench ... --output FILE."
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Latencies in rising order, with how many of the samples are up to each."""
+    """Latencies in rising order, each with the number of samples up to it."""
 
     values_ms: Floats  # (n,)
-    counts: npt.NDArray[np.int64]  # (n,), summed up
+    counts: npt.NDArray[np.int64]  # (n,), cumulative
 
     @property
     def samples(self) -> int:
         return int(self.counts[-1]) if len(self.counts) else 0
 
     def at(self, shares: Floats) -> Floats:
-        """The latencies, in milliseconds, that these shares of the samples do not exceed."""
+        """Return the latencies in ms that these shares of the samples do not exceed."""
         ranks = np.ceil(shares * self.samples).clip(1, self.samples)
         found: Floats = self.values_ms[np.searchsorted(self.counts, ranks)]
         return found
 
     def percentile_ms(self, share: float) -> float:
-        """As the row has it: HdrHistogram rounds to the nearest rank. 0 where there is no sample."""
+        """Return a percentile in ms by nearest rank, as HdrHistogram does; 0 if there is no sample."""
         rank = max(math.floor(share * self.samples + 0.5), 1)
         return float(self.values_ms[np.searchsorted(self.counts, rank)]) if self.samples else 0.0
 
     def resampled(self, share: float, resamples: int, seed: int) -> Floats:
-        """The percentile at `share` of bootstrap resamples.
+        """Return the percentile at `share` of bootstrap resamples, in ms.
 
-        The k-th smallest of n draws with replacement is where the k-th of n uniform numbers falls in the
-        distribution, and that is Beta(k, n + 1 - k) distributed: no resample has to be drawn. Here k is
+        The k-th smallest of n draws with replacement is the quantile at the k-th smallest of n uniform
+        numbers, which is Beta(k, n + 1 - k) distributed: no resample has to be drawn. Here k is
         `share * n + 0.5`, the middle one for the median.
         """
         below, above = share * self.samples, (1 - share) * self.samples
@@ -58,17 +58,18 @@ def distribution_of(row: LoadRow) -> Distribution:
     """Decode a load's histogram.
 
     Raises:
-        ReportError: it is none.
+        ReportError: it is not an HdrHistogram.
     """
     with needs("bench"):
         from hdrh.codec import HdrCookieException, HdrLengthException
         from hdrh.histogram import HdrHistogram
     try:
         histogram = HdrHistogram.decode(row.histogram.encode())
-        steps = [
-            (step.value_iterated_to / 1e3, step.count_added_in_this_iter_step)
-            for step in histogram.get_recorded_iterator()
+        found = np.flatnonzero(np.ctypeslib.as_array(histogram.counts))
+        values = [
+            histogram.get_highest_equivalent_value(histogram.get_value_from_index(int(at))) for at in found
         ]
+        counts = [histogram.counts[at] for at in found]
     except (HdrCookieException, HdrLengthException, IndexError, TypeError, ValueError, zlib.error) as error:
         raise ReportError(
             f"histogram of {name_of_load(row)}",
@@ -76,15 +77,14 @@ def distribution_of(row: LoadRow) -> Distribution:
             expected="HdrHistogram's compressed form",
             next_step=_NEXT_STEP,
         ) from error
-    values, counts = zip(*steps, strict=True) if steps else ((), ())
-    return Distribution(np.asarray(values, np.float64), np.cumsum(counts, dtype=np.int64))
+    return Distribution(np.asarray(values, np.float64) / 1e3, np.cumsum(counts, dtype=np.int64))
 
 
 def checked_distribution_of(row: LoadRow) -> Distribution:
-    """Decode a load's histogram, and hold the row's own count and percentiles against it.
+    """Decode a load's histogram, and check the count and the percentiles of its row against it.
 
     Raises:
-        ReportError: it is none, or they are not of it: the file was altered, or is broken.
+        ReportError: it is not an HdrHistogram, or does not match its row.
     """
     distribution = distribution_of(row)
     if row.latencies.samples != distribution.samples:

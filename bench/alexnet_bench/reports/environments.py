@@ -1,4 +1,4 @@
-"""Environments and runs as rows of words: for the page, and to see where two of them differ."""
+"""Environments as rows of words: for pages, and to show where two of them differ."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from ..environment import Environment
 from ..schema import Report
-from .names import in_short
 
 Fact = tuple[str, str]
 _CPU_VECTORS = "CPU vectors"  # as `environment.cpu_facts` calls them
 
 
 def facts_of(environment: Environment) -> dict[str, str]:
-    """Name by name what a figure may depend on, in words."""
+    """Return by name, in words, what a figure may depend on."""
     facts = {
         "machine": environment.machine,
         **environment.cpu,
@@ -29,36 +28,24 @@ def facts_of(environment: Environment) -> dict[str, str]:
 
 
 def environment_rows(reports: Sequence[Report]) -> tuple[Fact, ...]:
-    """Every fact once; where the reports differ, each one's."""
+    """Return every fact once; if the reports differ, with the value of each."""
     return tuple(_fact(name, reports, _environments(reports)) for name in _names(_environments(reports)))
 
 
-def run_rows(reports: Sequence[Report]) -> tuple[Fact, ...]:
-    """What was run when and for how long, and what the calibration measurement said of the machine."""
-    rows = []
-    for report in reports:
-        rows += [
-            ("command", report.command),
-            ("date", report.environment.date),
-            ("took", f"{in_short(report.seconds)} s"),
-            ("calibration workload", calibration_in_words(report)),
-            ("verdict of the run", report.verdict.word),
-        ]
-    return tuple(rows)
-
-
 def calibration_in_words(report: Report) -> str:
-    """The same fixed work before and after: what else the machine did in between."""
+    """Return the calibration before and after: what else the machine did in between."""
     before, after = report.calibration_before, report.calibration_after
+    if before is None or after is None:
+        return "not measured"
     change = f" ({after / before - 1:+.1%})" if before else ""
     return f"{before / 1e9:.4g} x 10^9 operations/s before, {after / 1e9:.4g} x 10^9 after{change}"
 
 
 def devices_in_words(before: Environment, after: Environment) -> tuple[str, str]:
-    """What each ran on, in the same words where figures of one may be held against the other's.
+    """Return the devices of both, in equal words if their figures may be compared.
 
-    A name such as `Intel Xeon Processor`, which clouds give, is that of many CPUs: where one has vector
-    instructions that the other has not, it is another CPU.
+    Clouds give many CPUs one name, such as `Intel Xeon Processor`: CPUs with different vector instructions
+    are different devices.
     """
     first, second = (" + ".join(environment.devices) for environment in (before, after))
     vectors = [environment.cpu.get(_CPU_VECTORS, "") for environment in (before, after)]
@@ -68,7 +55,7 @@ def devices_in_words(before: Environment, after: Environment) -> tuple[str, str]
 
 
 def differences_of(before: Environment, after: Environment) -> tuple[tuple[str, str, str], ...]:
-    """What is not the same, with both; `none` where one has no such thing."""
+    """Return (name, before, after) of every fact that differs; `none` if one does not have it."""
     facts = facts_of(before), facts_of(after)
     return tuple(
         (name, facts[0].get(name, "none"), facts[1].get(name, "none"))

@@ -1,4 +1,4 @@
-"""Reports on disk: written whole or not at all, and read only where their schema is this one."""
+"""Reports on disk: written atomically, and read only if their schema version is the current one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from alexnet_model.errors import ReportError, UsageError, os_error_reason
 from alexnet_model.files import write_text_atomically
 
 from ..schema import SCHEMA_VERSION, Report
-from .names import name_of_engine_row, name_of_load
+from .parts import PARTS
 
 _WHAT = "a report of alexnet bench"
-_MAKE = "Measure again: alexnet bench ... --json FILE."
+_MAKE = "Measure again: alexnet bench ... --output FILE."
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Replace the file at `path`, or leave it as it was.
+    """Write a report as JSON; on an error the file keeps its content.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -56,7 +56,7 @@ def report_from_file(path: Path) -> Report:
 
 
 def check_one_page(reports: Sequence[Report]) -> None:
-    """Whether reports are the parts of one run of recipes, and fit on one page.
+    """Check that reports are of one machine and have no row in common.
 
     Raises:
         UsageError: there is none, they are of different machines, or a figure is in two of them.
@@ -68,20 +68,19 @@ def check_one_page(reports: Sequence[Report]) -> None:
         raise UsageError(
             "reports of one page",
             got=f"{len(machines)} machines: {'; '.join(machines)}",
-            expected="one, since figures of different devices are not ranked together",
+            expected="one, since figures of different devices are not compared",
             next_step="Write a page for each, or: alexnet compare A B --across-devices.",
         )
     seen: dict[str, str] = {}
     for report in reports:
-        names = {name_of_engine_row(row) for row in report.engines}
-        names |= {name_of_load(row) for row in report.loads}
-        for name in names:
+        names = {part.row_name(row) for part in PARTS if part.row_name for row in part.rows(report)}
+        for name in sorted(names):
             if name in seen:
                 raise UsageError(
                     "reports of one page",
                     got=f"{name} in both {seen[name]!r} and {report.title!r}",
                     expected="each figure in one of them",
-                    next_step="Hold two runs against each other: alexnet compare A B.",
+                    next_step="Compare two runs: alexnet compare A B.",
                 )
             seen[name] = report.title
 

@@ -1,4 +1,4 @@
-"""What rows are called, and how figures are written: the same wherever they are shown."""
+"""Names of rows and short forms of figures, the same in every table, plot and message."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from ..schema import ColdStart, EngineRow, LoadRow
 
 
 def load_in_words(row: LoadRow) -> str:
-    """Such as `16 at a time`, or `250 requests/s`."""
+    """Return such as `16 at a time` or `250 requests/s`."""
     if row.concurrency is not None:
         return f"{row.concurrency} at a time"
     return "no load" if row.rate_per_s is None else f"{_rate(row.rate_per_s)} requests/s"
 
 
 def name_of_series(row: LoadRow) -> str:
-    """What a sweep over concurrencies or rates keeps as it is."""
+    """Return what the loads of one sweep over concurrencies or rates have in common."""
     return f"{row.model} over {row.url_scheme}, {row.loop} loop, batch {row.batch}"
 
 
 def name_of_load(row: LoadRow) -> str:
-    """All that a load is of, with what computes it."""
+    """Return the full label of a load row, with its engine."""
     return f"{name_of_series(row)}, {load_in_words(row)}; {row.engine}"
 
 
 def name_of_engine_row(row: EngineRow) -> str:
-    """All that a rung of the ladder is of."""
+    """Return the full label of an engine row."""
     return f"{row.engine}, batch {row.batch}"
 
 
 def name_of_cold_start(row: ColdStart) -> str:
-    """All that a cold start is of."""
+    """Return the full label of a cold start."""
     return f"{row.model}, {'with' if row.warmed_up else 'without'} warm-up; {row.engine}"
 
 
 def in_short(value: float) -> str:
-    """Three digits that count, without an exponent: 12,346, 472, 47.2, 4.72, 0.472, 0.0047."""
+    """Return three significant digits without an exponent: 12,346, 472, 47.2, 4.72, 0.472, 0.0047."""
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"
@@ -49,5 +49,10 @@ def _rate(per_s: float) -> str:
 
 
 def in_megabytes(size_bytes: int | None) -> str:
-    """Megabytes of 10^6 bytes; a dash where it is not known."""
+    """Return megabytes of 10^6 bytes, or a dash for None."""
     return "-" if size_bytes is None else in_short(size_bytes / 1e6)
+
+
+def day_in_words(date: str) -> str:
+    """Return a run's date to the minute."""
+    return f"{date[:16].replace('T', ' ')} UTC"

@@ -1,336 +1,351 @@
-"""From a report's rows to its plots. Every plot holds rows of one device: the caller has chosen them."""
+"""Line and bar plots as SVG by matplotlib, which is imported when a plot is drawn.
+
+An SVG brings its own card and follows the reader's light or dark theme by CSS. The same data gives the same
+bytes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from html import escape
+from io import StringIO
+from itertools import groupby, pairwise
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from alexnet_model.extras import needs
 from alexnet_model.records import Precision
 
-from ..figures.percentiles import NEEDED
-from ..schema import EngineRow, LatencyStep, LoadRow
-from .distributions import distribution_of
-from .drawing.alone import svg_alone
-from .drawing.bars import Bar, Bars, Segment, drawing_from_bars, ramp
-from .drawing.canvas import COLOURS, Drawing, Key, svg_from_drawing
-from .drawing.lines import LONGEST_NAME, Lines, Point, Series, drawing_from_lines
-from .names import in_short, load_in_words, name_of_series
-from .table_models import mean_batch
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# A precision has one colour on the whole page; what else differs is told apart by the marker.
-_COLOURS: dict[Precision | None, str] = {"fp32": "c0", "fp16": "c2", "int8": "c1", None: "c3"}
-_MARKERS = 4
-_MOST_CURVES = 6
-_CURVE_POINTS = 60
-# The last size of each step of the key; the last step is open.
-_BATCH_STEPS = (1, 2, 4, 8, 16, 32, 64)
-Row = TypeVar("Row")
-Name = TypeVar("Name", bound=Hashable)
+WIDTH_IN = 4.8  # two plots are shown side by side on a usual page
+LONGEST_NAME = 54  # letters of a name in a legend
+COLOURS: dict[Precision | None, str] = {
+    "fp32": "#4c8dd6",
+    "fp16": "#3fa77a",
+    "int8": "#e8833a",
+    None: "#a371d6",
+}
+MORE_COLOURS = ("#c4596b", "#8d8d3f", "#4aa6b5", "#b06fb0", "#7f8ea3", "#c79a3b")
+RAMP = ("#a9cdee", "#86b6e2", "#649fd5", "#4a88c4", "#3f73b5", "#4560b0", "#5650a8", "#6c44a0")
+MARKERS = ("o", "s", "^", "D")
+_LOG_BEYOND = 25.0  # a linear axis hides small values if the largest is this many times the smallest
+# Placeholders that are replaced by CSS variables, with their value in light and in dark.
+_THEME = {
+    "#010203": ("ink", "#1b1f24", "#e6e9ed"),
+    "#040506": ("card", "#f6f7f9", "#1c2128"),
+    "#070809": ("grid", "#d5d9df", "#3a424d"),
+}
+_INK, _CARD, _GRID = _THEME
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot, with what it is and how to read it. Its name tells it from the others of its report."""
+    """A plot: its file name without suffix, its title, how to read it, and the image."""
 
     name: str
     title: str
     note: str
-    drawing: Drawing
-
-    @property
-    def svg(self) -> str:
-        """For a page that has the style of plots."""
-        return svg_from_drawing(self.drawing)
-
-    @property
-    def svg_alone(self) -> str:
-        """For a file of its own."""
-        return svg_alone(self.title, self.note, self.drawing, style_of_plots())
+    svg: str
 
 
-def style_of_plots() -> str:
-    """The CSS that every plot needs, with its colours in light and dark."""
-    return Path(__file__).with_name("plots.css").read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class Series:
+    """One line. Points that are not `firm` (INVALID, or too few samples) are hollow and joined by dots."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    colour: str
+    marker: str = ""
+    firm: tuple[bool, ...] = ()  # empty: all are
+    low: tuple[float | None, ...] = ()  # the ends of each point's whisker; empty: none has one
+    high: tuple[float | None, ...] = ()
 
 
-def sweep_plot(rows: Sequence[EngineRow]) -> Plot:
-    """Throughput by batch, a line an engine, the best first in the key."""
-    series = _engine_series(
-        rows,
-        lambda row: Point(
-            math.log2(row.batch),
-            row.throughput.value,
-            row.throughput.low,
-            row.throughput.high,
-            is_doubtful=not row.verdict.is_valid,
-            says=f"{row.engine}, batch {row.batch}: {row.throughput}" + _if_invalid(row),
-        ),
-    )
-    plot = Lines("Throughput by batch", "batch", "images/s", series, x_ticks=_batch_ticks(rows))
-    note = f"Higher is better. Whiskers are 95% intervals.{_of_invalid(rows)}"
-    return Plot("engine-ladder", plot.title, note, drawing_from_lines(plot))
+@dataclass(frozen=True)
+class Bar:
+    """A stacked bar: segments as (start, end, index of the legend), and a text after its end."""
+
+    name: str
+    segments: tuple[tuple[float, float, int], ...]
+    text: str
+    firm: bool = True
 
 
-def roof_plot(rows: Sequence[EngineRow]) -> Plot | None:
-    """The share of the limit that each engine reaches; nothing where no limit is known."""
-    limited = [row for row in rows if row.share_of_limit is not None]
-    if not limited:
-        return None
-    series = _engine_series(
-        limited,
-        lambda row: Point(
-            math.log2(row.batch),
-            row.share_of_limit or 0.0,
-            is_doubtful=not row.verdict.is_valid,
-            says=f"{row.engine}, batch {row.batch}: {row.share_of_limit:.0%}, bound by {row.bound_by}"
-            + _if_invalid(row),
-        ),
-    )
-    plot = Lines(
-        "Share of the limit",
-        "batch",
-        "of the roofline",
-        series,
-        x_ticks=_batch_ticks(limited),
-        roof=(1.0, "the limit: no call can be shorter"),
-        y_percent=True,
-    )
-    note = "The limit is the larger of compute and memory time in this run."
-    return Plot("engine-roof", plot.title, note + _of_invalid(limited), drawing_from_lines(plot))
-
-
-def latency_plots(rows: Sequence[LoadRow]) -> tuple[Plot, ...]:
-    """Latency against throughput, a plot for each loop and batch, a curve a model."""
-    images = []
-    for (loop, batch), group in _grouped(rows, lambda row: (row.loop, row.batch)).items():
-        styles = _Styles()
-        series = []
-        for name, sweep in _grouped(group, name_of_series).items():
-            points = tuple(point for row in _by_load(sweep) if (point := _load_point(row)) is not None)
-            colour, marker = styles.next_for(sweep[0].engine.precision)
-            if points:
-                series.append(Series(name.partition(f", {loop} loop")[0], points, colour, marker))
-        if series:
-            title = f"Latency against throughput: {loop} loop, batch {batch}"
-            plot = Lines(title, "images/s", "ms, median and up to p99", tuple(series))
-            note = "Right and down is better. Whiskers reach p99 where known; hollow and dotted is INVALID."
-            name = f"latency {loop} loop batch {batch}"
-            images.append(Plot(name, title, note, drawing_from_lines(plot)))
-    return tuple(images)
-
-
-def percentile_plots(rows: Sequence[LoadRow]) -> tuple[Plot, ...]:
-    """HdrHistogram's plot of the tail, for each sweep a plot, a curve a load.
-
-    Raises:
-        ReportError: a histogram is broken.
-    """
-    images = []
-    for name, sweep in _grouped(rows, name_of_series).items():
-        chosen = _evenly(_by_load(sweep), _MOST_CURVES)
-        curves = [_curve(row, ramp(index, len(chosen))) for index, row in enumerate(chosen)]
-        series = tuple(curve for curve in curves if curve.points)
-        if series:
-            ticks = [(-math.log10(0.5), "50%")]
-            furthest = max(curve.points[-1].x for curve in series)
-            ticks += [(float(nines), _share(nines)) for nines in range(1, 7) if nines <= furthest]
-            plot = Lines(name, "share of requests", "ms", series, x_ticks=tuple(ticks))
-            note = "Dotted where there are too few samples to know it"
-            note += "." if all(row.verdict.is_valid for row in chosen) else ", and where it is INVALID."
-            images.append(Plot(f"tail {name}", name, note, drawing_from_lines(plot)))
-    return tuple(images)
-
-
-def batch_plots(rows: Sequence[LoadRow]) -> tuple[Plot, ...]:
-    """Which batches the server executed, for each sweep a plot, a bar a load."""
-    images = []
-    counted = [row for row in rows if row.executions_by_batch]
-    for name, of_series in _grouped(counted, name_of_series).items():
-        sweep = _by_load(of_series)
-        bars = tuple(_batch_bar(row) for row in sweep)
-        last = max(_step_of(batch) for row in sweep for batch in row.executions_by_batch)
-        key = tuple(Key(_step_name(step), f"r{step}") for step in range(last + 1))
-        plot = Bars(name, "of executions, by batch", bars, key, x_percent=True)
-        ends = dict.fromkeys(
-            f"{load_in_words(row)}: {row.batching.rstrip('.')}." for row in (sweep[0], sweep[-1])
-        )
-        images.append(Plot(f"batches {name}", name, " ".join(ends), drawing_from_bars(plot)))
-    return tuple(images)
-
-
-def breakdown_plot(breakdown: Sequence[LatencyStep]) -> Plot | None:
-    """Where the time goes, a bar for each way that an image takes."""
-    if not breakdown:
-        return None
-    names = list(dict.fromkeys(step.name for step in breakdown))
-    colours = {name: f"c{index % COLOURS}" for index, name in enumerate(names)}
-    bars = []
-    for of, group in _grouped(breakdown, lambda step: step.of).items():
-        ways = _ways(group)
-        for way in ways:
-            top = way[-1]
-            segments = tuple(
-                Segment(
-                    step.total_ms - step.added_ms,
-                    step.total_ms,
-                    colours[step.name],
-                    f"{step.name}: adds {in_short(step.added_ms)} ms ({step.source})",
-                )
-                for step in way
-            )
-            name = f"{of}, {top.name}" if len(ways) > 1 else of
-            name += f": {top.request_bytes:,} bytes"
-            bars.append(Bar(name, segments, f"{in_short(top.total_ms)} ms"))
-    plot = Bars(
-        "Where the time goes",
-        "ms, median",
-        tuple(bars),
-        tuple(Key(name, colour) for name, colour in colours.items()),
-    )
-    note = "From the engine alone to an image over the wire, one request at a time, with the bytes it sends."
-    return Plot("breakdown", plot.title, note, drawing_from_bars(plot))
-
-
-class _Styles:
-    """A colour and a marker for each line, no two alike while they last."""
+class Styles:
+    """Give each line a colour by its precision, and a marker; no two lines look the same while they last."""
 
     def __init__(self) -> None:
         self._used: dict[Precision | None, int] = {}
         self._spare = 0
 
-    def next_for(self, precision: Precision | None) -> tuple[str, int]:
+    def next_for(self, precision: Precision | None) -> tuple[str, str]:
+        """Return colour and marker."""
         used = self._used.get(precision, 0)
         self._used[precision] = used + 1
-        if used < _MARKERS:
-            return _COLOURS[precision], used
+        if used < len(MARKERS):
+            return COLOURS[precision], MARKERS[used]
         self._spare += 1
-        return f"c{4 + self._spare % 4}", self._spare // 4
+        return MORE_COLOURS[self._spare % len(MORE_COLOURS)], MARKERS[self._spare // len(MORE_COLOURS) % 4]
 
 
-def _engine_series(rows: Sequence[EngineRow], point: Callable[[EngineRow], Point]) -> tuple[Series, ...]:
-    styles = _Styles()
-    series = []
-    has_room = all(len(str(row.engine)) <= LONGEST_NAME for row in rows)
-    for name, group in _grouped(rows, lambda row: str(row.engine)).items():
-        ordered = sorted(group, key=lambda row: row.batch)
-        engine = group[0].engine
-        colour, marker = styles.next_for(engine.precision)
-        # All of a plot are on one device.
-        short = name if has_room else name.replace(f"({engine.device}, ", "(", 1)
-        series.append(Series(short, tuple(point(row) for row in ordered), colour, marker))
-    return tuple(sorted(series, key=lambda line: -max(point.y for point in line.points)))
+def line_plot(
+    name: str,
+    title: str,
+    note: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[tuple[float, str]] = (),
+    limit: tuple[float, str] | None = None,
+    y_percent: bool = False,
+) -> Plot:
+    """Draw lines through points.
+
+    Args:
+        name: The file name of the plot, without suffix.
+        title: The title.
+        note: How to read it, below the title.
+        series: The lines, in the order of the legend.
+        x_label: The name of the x axis with its unit.
+        y_label: The name of the y axis with its unit.
+        x_ticks: Positions and names on an x axis that is not numeric.
+        limit: A horizontal line and its name.
+        y_percent: Show the y axis in percent.
+    """
+    with _drawing(title, note, height_in=2, left_in=0.66, legend_rows=len(series)) as (figure, axes, image):
+        for line in series:
+            _draw_line(axes, line)
+        heights = [y for line in series for y in (*line.y, *line.low, *line.high) if y is not None]
+        if limit is not None:
+            heights.append(limit[0])
+            axes.axhline(limit[0], color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.annotate(
+                _clean(limit[1]),
+                (1, limit[0]),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                xytext=(0, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        _scale(axes, "y", heights, percent=y_percent)
+        if x_ticks:
+            axes.set_xticks([at for at, _ in x_ticks], [words for _, words in x_ticks])
+        else:
+            _scale(axes, "x", [x for line in series for x in line.x])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        handles = [_legend_line(line) for line in series]
+        _legend(figure, handles, [cut(line.name, LONGEST_NAME) for line in series])
+    return Plot(name, title, note, image[0])
 
 
-def _if_invalid(row: EngineRow) -> str:
-    return "" if row.verdict.is_valid else f", {row.verdict.word}"
+def bar_plot(
+    name: str,
+    title: str,
+    note: str,
+    bars: Sequence[Bar],
+    legend: Sequence[tuple[str, str]],
+    *,
+    x_label: str,
+    x_percent: bool = False,
+) -> Plot:
+    """Draw stacked horizontal bars, the first one on top.
+
+    Args:
+        name: The file name of the plot, without suffix.
+        title: The title.
+        note: How to read it, below the title.
+        bars: The bars.
+        legend: Name and colour of each kind of segment.
+        x_label: The name of the x axis with its unit.
+        x_percent: Show the x axis in percent.
+    """
+    columns = 4 if all(len(words) <= 9 for words, _ in legend) else 2
+    rows, height_in = math.ceil(len(legend) / columns), 0.15 + 0.36 * len(bars)
+    with _drawing(title, note, height_in=height_in, left_in=0.12, legend_rows=rows) as (figure, axes, image):
+        from matplotlib.patches import Patch
+
+        for row, bar in enumerate(bars):
+            for start, end, kind in bar.segments:
+                width, colour = max(end - start, 0), legend[kind][1]
+                axes.barh(row, width, 0.42, left=start, color=colour, alpha=1 if bar.firm else 0.45)
+            end = max((segment[1] for segment in bar.segments), default=0.0)
+            axes.annotate(
+                _clean(bar.text),
+                (end, row),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
+            axes.annotate(
+                cut(bar.name, 60),
+                (0, row - 0.34),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="bottom",
+                fontsize=7,
+            )
+        longest = max((segment[1] for bar in bars for segment in bar.segments), default=1.0)
+        _scale(axes, "x", [0.0, 1.0 if x_percent else longest], percent=x_percent)
+        axes.set_xlim(0, (1.0 if x_percent else longest) * 1.22)
+        axes.set_ylim(len(bars) - 0.5, -0.85)
+        axes.set_yticks([])
+        axes.set_xlabel(x_label)
+        handles = [Patch(color=colour) for _, colour in legend]
+        _legend(figure, handles, [cut(words, 30) for words, _ in legend], columns)
+    return Plot(name, title, note, image[0])
 
 
-def _of_invalid(rows: Sequence[EngineRow]) -> str:
-    return "" if all(row.verdict.is_valid for row in rows) else " Hollow is INVALID."
+def cut(words: str, longest: int) -> str:
+    """Shorten a name in its middle, since names differ at their ends."""
+    words = _clean(words)
+    if len(words) <= longest:
+        return words
+    end = longest // 2
+    return f"{words[: longest - 1 - end]}…{words[-end:]}"
 
 
-def _batch_ticks(rows: Sequence[EngineRow]) -> tuple[tuple[float, str], ...]:
-    return tuple((math.log2(batch), str(batch)) for batch in sorted({row.batch for row in rows}))
+def tick_text(value: float) -> str:
+    """Return the short name of a tick: 15k, 1,500, 200, 0.05."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= max(size, 1e4):
+            return f"{value / size:g}{letter}"
+    return f"{value:,g}"
 
 
-def _by_load(sweep: Sequence[LoadRow]) -> list[LoadRow]:
-    """From the least on: a file has them in the order in which they were measured."""
-    return sorted(sweep, key=lambda row: (row.concurrency or 0, row.rate_per_s or 0.0))
+@contextmanager
+def _drawing(
+    title: str, note: str, *, height_in: float, left_in: float, legend_rows: int
+) -> Iterator[tuple[Figure, Axes, list[str]]]:
+    """Give axes with title and note above and space for the legend below; write the SVG at the end."""
+    with needs("bench"):
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    titles, notes = wrap(_clean(title), 58), wrap(_clean(note), 82)
+    top_in = 0.26 + 0.17 * len(titles) + 0.13 * len(notes)
+    bottom_in = 0.5 + 0.155 * legend_rows
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "alexnet",
+        "text.parse_math": False,
+        "font.size": 8,
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.facecolor": "none",
+        "figure.facecolor": _CARD,
+        "grid.color": _GRID,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    image: list[str] = []
+    with mpl.rc_context({**mpl.rcParamsDefault, **style}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letter
+        whole_in = top_in + height_in + bottom_in
+        figure = Figure((WIDTH_IN, whole_in))
+        width_in = WIDTH_IN - left_in - 0.2
+        box = (left_in / WIDTH_IN, bottom_in / whole_in, width_in / WIDTH_IN, height_in / whole_in)
+        axes = figure.add_axes(box)
+        axes.grid(visible=True, linewidth=0.6)
+        axes.set_axisbelow(True)
+        for number, line in enumerate(titles):
+            y_in = whole_in - 0.1 - 0.17 * number
+            figure.text(0.025, y_in / whole_in, line, va="top", fontsize=9, fontweight="bold")
+        for number, line in enumerate(notes):
+            y_in = whole_in - 0.12 - 0.17 * len(titles) - 0.13 * number
+            figure.text(0.025, y_in / whole_in, line, va="top", fontsize=7)
+        yield figure, axes, image
+        written = StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    image.append(_themed(written.getvalue(), f"{title}. {note}"))
 
 
-def _load_point(row: LoadRow) -> Point | None:
-    latencies = row.latencies
-    if latencies.p50_ms is None:
-        return None
-    tail = "p99 refused" if latencies.p99_ms is None else f"p99 {in_short(latencies.p99_ms)} ms"
-    return Point(
-        row.throughput.value,
-        latencies.p50_ms,
-        latencies.p50_ms,
-        latencies.p99_ms,
-        is_doubtful=not row.verdict.is_valid,
-        says=f"{load_in_words(row)}: {row.throughput}, p50 {in_short(latencies.p50_ms)} ms, {tail}, "
-        f"{row.verdict.word}",
+def _themed(svg: str, words: str) -> str:
+    """Replace the placeholders by CSS variables with a value for light and dark; add a description."""
+    light, dark = ("".join(f"--{names[0]}:{names[value]};" for names in _THEME.values()) for value in (1, 2))
+    for placeholder, (variable, *_) in _THEME.items():
+        svg = svg.replace(placeholder, f"var(--{variable})")
+    style = f"<style>:root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}</style>"
+    start = svg.index("<svg")
+    end = svg.index(">", start)
+    label = f' role="img" aria-label="{escape(_clean(words))}"'
+    return f"{svg[start:end]}{label}>{style}{svg[end + 1 :]}"
+
+
+def _draw_line(axes: Axes, line: Series) -> None:
+    firm = line.firm or (True,) * len(line.x)
+    for is_firm, steps in groupby(
+        pairwise(range(len(line.x))), key=lambda step: firm[step[0]] and firm[step[1]]
+    ):
+        ends = [end for step in steps for end in step]
+        part = slice(ends[0], ends[-1] + 1)
+        axes.plot(
+            line.x[part], line.y[part], color=line.colour, linewidth=1.4, linestyle="-" if is_firm else ":"
+        )
+    for index, (low, high) in enumerate(zip(line.low, line.high, strict=True)):
+        if low is not None and high is not None:
+            axes.plot([line.x[index]] * 2, [low, high], color=line.colour, linewidth=1, alpha=0.7)
+    if line.marker:
+        for x, y, is_firm in zip(line.x, line.y, firm, strict=True):
+            face = line.colour if is_firm else _CARD
+            axes.plot(x, y, line.marker, color=line.colour, markersize=4.5, markerfacecolor=face)
+
+
+def _legend_line(line: Series) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=line.colour, marker=line.marker or None, markersize=4.5, linewidth=1.4)
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 1) -> None:
+    if handles:
+        figure.legend(
+            handles,
+            names,
+            loc="lower left",
+            ncols=columns,
+            frameon=False,
+            fontsize=7,
+            labelspacing=0.3,
+        )
+
+
+def _scale(axes: Axes, axis: str, values: Sequence[float], *, percent: bool = False) -> None:
+    """From zero if that shows all values, logarithmic if it does not; with short tick names."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    found = [value for value in values if value > 0] or [1.0]
+    of_axis = axes.xaxis if axis == "x" else axes.yaxis
+    if max(found) / min(found) > _LOG_BEYOND:
+        (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
+        decades = math.log10(max(found) / min(found))
+        of_axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+        of_axis.set_minor_locator(NullLocator())
+    else:
+        top = max(found) * 1.06
+        (axes.set_xlim if axis == "x" else axes.set_ylim)(0, top)
+        of_axis.set_major_locator(MaxNLocator(6))
+    of_axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:.0%}" if percent else tick_text(value))
     )
 
 
-def _curve(row: LoadRow, colour: str) -> Series:
-    """Even steps in the logarithm of what is left, up to the slowest sample."""
-    distribution = distribution_of(row)
-    name = load_in_words(row) + ("" if row.verdict.is_valid else ", INVALID")
-    if not distribution.samples:
-        return Series(name, (), colour, None)
-    nines = np.linspace(0, math.log10(max(distribution.samples, 2)), _CURVE_POINTS)
-    latencies = distribution.at(1 - 10.0**-nines)
-    known = [name for name, needed in NEEDED.items() if distribution.samples >= needed]
-    last = float(known[-1][1:]) / 100 if known else 0.0
-    believed = int(np.searchsorted(nines, -math.log10(1 - last) + 1e-9))
-    is_doubtful = not row.verdict.is_valid
-    points = tuple(
-        Point(float(x), float(y), is_doubtful=is_doubtful) for x, y in zip(nines, latencies, strict=True)
-    )
-    return Series(name, points, colour, None, believed=believed)
-
-
-def _batch_bar(row: LoadRow) -> Bar:
-    total = sum(row.executions_by_batch.values())
-    segments, reached = [], 0
-    by_step: dict[int, int] = {}
-    for batch, count in row.executions_by_batch.items():
-        by_step[_step_of(batch)] = by_step.get(_step_of(batch), 0) + count
-    for step, count in sorted(by_step.items()):
-        says = f"batch {_step_name(step)}: {count:,} executions, {count / total:.0%}"
-        segments.append(Segment(reached / total, (reached + count) / total, f"r{step}", says))
-        reached += count
-    mean = in_short(mean_batch(row.executions_by_batch) or 0.0)
-    return Bar(load_in_words(row), tuple(segments), f"mean {mean}", is_doubtful=not row.verdict.is_valid)
-
-
-def _step_of(batch: int) -> int:
-    return sum(batch > last for last in _BATCH_STEPS)
-
-
-def _step_name(step: int) -> str:
-    if step < 2:
-        return str(_BATCH_STEPS[step])
-    low = _BATCH_STEPS[step - 1] + 1
-    return f"{low} to {_BATCH_STEPS[step]}" if step < len(_BATCH_STEPS) else f"{low} on"
-
-
-def _ways(breakdown: Sequence[LatencyStep]) -> list[list[LatencyStep]]:
-    """Each way from the bottom to a rung that nothing stands on."""
-    below: list[int] = []  # the index of the rung that each stands on, -1 for the ground
-    for step in breakdown:
-        base = step.total_ms - step.added_ms
-        heights = [0.0, *(other.total_ms for other in breakdown[: len(below)])]
-        below.append(min(range(len(heights)), key=lambda index: (abs(heights[index] - base), -index)) - 1)
-    ways = []
-    for top in (index for index in range(len(breakdown)) if index not in below):
-        way = [top]
-        while below[way[0]] >= 0:
-            way.insert(0, below[way[0]])
-        ways.append([breakdown[index] for index in way])
-    return ways
-
-
-def _share(nines: int) -> str:
-    return f"{100 * (1 - 10.0**-nines):.{max(nines - 2, 0)}f}%"
-
-
-def _evenly(rows: Sequence[Row], most: int) -> list[Row]:
-    """The first, the last, and even steps between."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(index * (len(rows) - 1) / (most - 1))] for index in range(most)]
-
-
-def _grouped(rows: Iterable[Row], name: Callable[[Row], Name]) -> dict[Name, list[Row]]:
-    groups: dict[Name, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(name(row), []).append(row)
-    return groups
+def _clean(words: str) -> str:
+    """On one line, without letters that XML cannot hold; and no name is hidden from a legend."""
+    words = "".join(letter if letter.isprintable() else " " for letter in words)
+    words = " ".join(words.split())
+    return f"\u200b{words}" if words.startswith("_") else words

@@ -1,8 +1,6 @@
-"""A report's parts as tables for a terminal of 80 columns.
+"""A report as tables for a terminal of 80 columns: `console.print(*renderables_from_report(report))`.
 
-    console.print(*renderables_from_sheet(engines_sheet(report.engines)))
-
-Only the brief columns are shown; what a row may be doubted by stands below its table.
+Only the brief columns are shown. Notes on rows are below their table.
 """
 
 from __future__ import annotations
@@ -10,43 +8,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..schema import Report
-from .breakdown_text import breakdown_in_words
 from .environments import calibration_in_words
-from .table_models import Cell, Column, Group, Kind, Sheet, sheets_of
+from .parts import PARTS
+from .table_models import Cell, Column, Group, Kind, Table
 
 _STYLES: dict[Kind, str] = {"plain": "", "refused": "dim italic", "bad": "red", "good": "green"}
 
 
 def renderables_from_report(report: Report) -> list[RenderableType]:
-    """Everything of a run, for `console.print(*...)`, the verdict last."""
-    parts: list[RenderableType] = []
-    for sheet in sheets_of(report):
-        parts += renderables_from_sheet(sheet)
-    parts += [Text(words) for words in breakdown_in_words(report.breakdown)]
-    if report.tuning is not None:
-        parts.append(Text(report.tuning.why))
-    return [*parts, *verdict_of_run(report)]
+    """Return everything of a report for `console.print(*...)`, the verdict last."""
+    found: list[RenderableType] = []
+    for part in PARTS:
+        if rows := part.rows(report):
+            found += renderables_from_table(part.table(rows, report.verdict))
+            found += [Text(sentence) for sentence in part.sentences(rows)]
+    return [*found, *map(Text, report.notes), *verdict_of_run(report)]
 
 
-def renderables_from_sheet(sheet: Sheet) -> list[RenderableType]:
-    """One table under its title; a group's name stands above its rows."""
-    shown = [index for index, column in enumerate(sheet.columns) if column.brief]
-    parts: list[RenderableType] = [Text(sheet.title, style="bold")]
-    for index, group in enumerate(sheet.groups):
-        parts.append(Text(group.name, style="cyan"))
-        if group.lines:  # of a search that tried nothing there is only why
-            parts.append(_table(sheet, group, shown, is_first=index == 0))
-        parts += _notes(group)
-    return parts
+def renderables_from_table(table: Table) -> list[RenderableType]:
+    """Return a table below its title; the name of a group is above its rows."""
+    shown = [index for index, column in enumerate(table.columns) if column.brief]
+    found: list[RenderableType] = [Text(table.title, style="bold")]
+    for index, group in enumerate(table.groups):
+        found.append(Text(group.name, style="cyan"))
+        if group.rows:  # a search that tried no rate has none
+            found.append(_table(table, group, shown, is_first=index == 0))
+        found += _notes(group)
+    return found
 
 
 def verdict_of_run(report: Report) -> list[RenderableType]:
-    """Whether the run may be believed, and which of its rows may not."""
-    verdicts = [*(row.verdict for row in report.engines), *(row.verdict for row in report.loads)]
+    """Return the verdict on the run, what was not measured, and the reasons against the run."""
+    verdicts = [row.verdict for part in PARTS for row in part.rows(report) if hasattr(row, "verdict")]
     valid = sum(verdict.is_valid for verdict in verdicts)
     of_what = ", the whole run" if report.reasons else ""
     if verdicts and not report.reasons:
@@ -59,26 +56,28 @@ def verdict_of_run(report: Report) -> list[RenderableType]:
     return [*lines, *(Text(str(reason), style=_STYLES["bad"]) for reason in report.reasons)]
 
 
-def _table(sheet: Sheet, group: Group, shown: Sequence[int], *, is_first: bool) -> Table:
-    table = Table(pad_edge=False, box=None, padding=(0, 1, 0, 0), show_header=is_first)
-    widths = _widths(sheet, shown)
+def _table(table: Table, group: Group, shown: Sequence[int], *, is_first: bool) -> RichTable:
+    rich = RichTable(pad_edge=False, box=None, padding=(0, 1, 0, 0), show_header=is_first)
+    widths = _widths(table, shown)
     for index in shown:
-        column = sheet.columns[index]
-        name = _heading(column)
-        table.add_column(
-            name, justify="left" if column.left else "right", min_width=widths[index], no_wrap=True
+        column = table.columns[index]
+        rich.add_column(
+            _heading(column),
+            justify="left" if column.left else "right",
+            min_width=widths[index],
+            no_wrap=True,
         )
-    for line in group.lines:
-        table.add_row(*(_text(line.cells[index]) for index in shown))
-    return table
+    for row in group.rows:
+        rich.add_row(*(_text(row.cells[index]) for index in shown))
+    return rich
 
 
-def _widths(sheet: Sheet, shown: Sequence[int]) -> dict[int, int]:
-    """The same in every group, so that columns stand under one another."""
-    cells = [line.cells for group in sheet.groups for line in group.lines]
+def _widths(table: Table, shown: Sequence[int]) -> dict[int, int]:
+    """The same in every group, so that columns are below one another."""
+    cells = [row.cells for group in table.groups for row in group.rows]
     return {
         index: max(
-            *(len(word) for word in _heading(sheet.columns[index]).split("\n")),
+            *(len(word) for word in _heading(table.columns[index]).split("\n")),
             *(len(_words(row[index])) for row in cells),
             0,
         )
@@ -92,9 +91,9 @@ def _heading(column: Column) -> str:
 
 def _notes(group: Group) -> list[Text]:
     return [
-        Text(f"  {line.cells[0].text}: {note}", style=_STYLES["bad"])
-        for line in group.lines
-        for note in line.notes
+        Text(f"  {row.cells[0].text}: {note}", style=_STYLES["bad"])
+        for row in group.rows
+        for note in row.notes
     ]
 
 
@@ -103,7 +102,7 @@ def _text(cell: Cell) -> Text:
 
 
 def _words(cell: Cell) -> str:
-    """The small print beside the figure; there is no room for it beside a refused one."""
+    """The small print is beside the text; there is no space for it beside a refused percentile."""
     if cell.kind == "refused":
         return cell.text
     return f"{cell.text} ({cell.small})" if cell.small else cell.text

@@ -1,4 +1,4 @@
-"""`alexnet bench`: how fast, under which load, and whether the figures may be believed."""
+"""`alexnet bench`: measure engines and servers, with a verdict on each figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .server import server_command
 
 app = typer.Typer(
     name="bench",
-    help="How fast it is, and whether the figures may be believed.",
+    help="Measure engines and servers, with a verdict on each figure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -1,4 +1,4 @@
-"""The tables of the engine ladder that stand above its rows, of one device each, within 80 columns."""
+"""The summary tables of the engine benchmark: one device each, within 80 columns."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from alexnet_bench import EngineLabel, EngineRow
 from alexnet_bench.reports.names import in_megabytes, in_short
-from alexnet_bench.schema import EngineLabel, EngineRow
 
 LIMITS_IN_WORDS = (
-    "The limit is the shortest call there can be: layer by layer the longer of computing its multiply-adds "
-    "and moving its weights and activations once, at the ceilings below. Normalisation, pooling and softmax "
-    "are left out of it."
+    "The limit is the shortest possible call: for each layer the longer of computing its multiply-adds and "
+    "moving its weights and activations once, at the ceilings below. Normalisation, pooling and softmax are "
+    "not counted."
 )
 _MOST_BATCHES = 5
 
 
 def side_by_side_table(rows: Sequence[EngineRow]) -> Table:
-    """Engines below one another, batches beside: all of these were measured in turn."""
+    """Return the throughput of each engine by batch."""
     batches = _some_batches(sorted({row.batch for row in rows}))
     table = _table("engine", "computes in", *map(str, batches))
     for engine in dict.fromkeys(row.engine for row in rows):
@@ -28,9 +28,9 @@ def side_by_side_table(rows: Sequence[EngineRow]) -> Table:
 
 
 def costs_table(rows: Sequence[EngineRow]) -> Table:
-    """Once an engine: loading, the first call at the smallest batch, its file, and memory to its largest.
+    """Return load time, first call at the smallest batch, file size and peak memory of each engine.
 
-    Memory is of all batches together: a runtime keeps what it took for smaller ones.
+    Memory is of all batches together: a runtime keeps what it allocated for smaller ones.
     """
     table = _table("engine", "computes in", "load ms", "first ms", "file MB", "memory MB")
     for engine in dict.fromkeys(row.engine for row in rows):
@@ -47,7 +47,7 @@ def costs_table(rows: Sequence[EngineRow]) -> Table:
 
 
 def _names(engine: EngineLabel) -> tuple[str, str]:
-    """The options are what tells two of the same runtime apart; PyTorch's compiler is named without it."""
+    """Return names for the first two columns; PyTorch's compiler is named without its runtime."""
     runtime = engine.options or engine.runtime
     if engine.options and engine.options != "torch.compile":
         runtime = f"{engine.runtime}, {engine.options}"
@@ -55,7 +55,7 @@ def _names(engine: EngineLabel) -> tuple[str, str]:
 
 
 def _some_batches(batches: Sequence[int]) -> list[int]:
-    """The smallest, the largest, and as many between as there is room for."""
+    """Return the smallest and the largest batch, and as many between as fit."""
     if len(batches) <= _MOST_BATCHES:
         return list(batches)
     steps = (len(batches) - 1) / (_MOST_BATCHES - 1)

@@ -1,4 +1,4 @@
-"""`alexnet bench report`: reports in JSON as tables here and as one page."""
+"""`alexnet bench report`: show reports as tables, or write them as one HTML page."""
 
 from __future__ import annotations
 
@@ -11,28 +11,24 @@ from alexnet_model.errors import UsageError
 
 
 def report_command(
-    reports: Annotated[
-        list[Path], typer.Argument(help="Reports of one run on one machine.", metavar="REPORT.json...")
-    ],
+    reports: Annotated[list[Path], typer.Argument(help="Reports of one machine.", metavar="REPORT.json...")],
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write one page that opens offline.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write one HTML page that opens offline.")
     ] = None,
 ) -> None:
-    """Show reports that `alexnet bench` wrote: as tables, or with --html as one page with plots.
+    """Show reports that `alexnet bench` wrote as tables, or write them as one page with plots (--html).
 
     Example: alexnet bench report build/engine.json build/server.json --html build/report.html
     """
-    from alexnet_bench.reports.files import check_one_page, report_from_file
-    from alexnet_bench.reports.tables import renderables_from_report
+    from alexnet_bench import check_one_page, html_from_reports, renderables_from_report, report_from_file
 
     from ..screen import note, out
 
     if html is not None and html.resolve() in [path.resolve() for path in reports]:
-        raise UsageError(f"--html {html}", got="a report that is read", expected="a file for the page")
+        raise UsageError(f"--html {html}", got="one of the reports", expected="another file for the page")
     read = [report_from_file(path) for path in reports]
     check_one_page(read)
     if html is not None:
-        from alexnet_bench.reports.page import html_from_reports
         from alexnet_model.files import write_text_atomically
 
         write_text_atomically(html, html_from_reports(read))

@@ -17,7 +17,7 @@ from alexnet_model.files import is_stream
 from ..options import JsonFlag
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import Report
+    from alexnet_bench import Report
 
 __all__ = ["JsonFlag", "OutputOption", "check_output", "finish", "print_tables", "recorded_command"]
 
@@ -82,7 +82,7 @@ def _word(value: Any, *, is_secret: bool) -> str:
 
 def print_tables(report: Report) -> None:
     """Print the table of every part that was measured, and the verdict."""
-    from alexnet_bench.reports.tables import renderables_from_report
+    from alexnet_bench import renderables_from_report
 
     from ..screen import out
 
@@ -113,7 +113,7 @@ def finish(
         typer.Exit: with code 130 after Ctrl-C, and with code 1 if not everything was measured.
         OSError: the file cannot be written.
     """
-    from alexnet_bench.reports.files import write_report
+    from alexnet_bench import write_report
 
     from ..screen import note
 
