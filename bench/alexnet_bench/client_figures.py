@@ -85,7 +85,7 @@ def measure_clients(
         progress: Called before each round.
 
     Raises:
-        ClientError: the server cannot be reached, or did not answer.
+        ClientError: the server cannot be reached, or did not reply.
         BadResponse: a request failed, so that a rate would be meaningless.
     """
     options = options or ClientBenchOptions()

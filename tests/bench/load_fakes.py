@@ -200,7 +200,7 @@ class VirtualServer(FakeTransport):
 
 
 def expected_of(server: VirtualServer, messages: int = 4) -> ExpectedReplies:
-    """Return the server's right replies to so many distinct requests."""
+    """Return the right replies to some distinct requests."""
     requests = request_set_from_config(server._config(MODEL), 1)
     replies = [
         InferReply(outputs={"probabilities": server.probabilities[None]}, latency_ms=0, request_bytes=0)
