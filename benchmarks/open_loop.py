@@ -38,7 +38,7 @@ def options() -> argparse.ArgumentParser:
 
 def measure(log: Log, options: argparse.Namespace) -> None:
     probabilities = np.full((1, 10), 0.1, np.float32)
-    transport = FakeTransport(delay_s=SERVICE_S, answer=lambda request: probabilities)
+    transport = FakeTransport(delay_s=SERVICE_S, predict=lambda request: probabilities)
     url = ServerUrl.parse("grpc://127.0.0.1:8001")  # the fake server's name in messages
     bench = ServerBench(transport, url, InProcessGenerator(transport), timeout_s=5)
     load = Load(model=MODEL, loop=OpenLoop(rate_per_s=options.rate))

@@ -23,12 +23,12 @@ from statistics import median
 
 from tools import run_recipe
 
-from alexnet_bench import ClosedLoop, Load, MultiProcessGenerator, ServerBench, Timing
+from alexnet_bench import ClosedLoop, Load, Timing, open_server_bench
 from alexnet_bench.figures.intervals import figure_from_repeats
 from alexnet_bench.runs import Log
 from alexnet_bench.schema import FigureRow
 from alexnet_cli.screen import Bars
-from alexnet_clients import ServerUrl, transport_from_url
+from alexnet_clients import ServerUrl
 from alexnet_serving import EmbeddedServer
 
 WHEELS = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12")
@@ -115,13 +115,10 @@ def measure(log: Log, options: argparse.Namespace) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedServer(options.repository) as server,
-        MultiProcessGenerator(server.grpc_url) as generator,
+        open_server_bench(server.grpc_url, timing=timing) as bench,
         Bars() as progress,
     ):
         analyzer = perf_analyzer_in(Path(folder), options.binary, options.libraries)
-        url = ServerUrl.parse(server.grpc_url)
-        transport = transport_from_url(url)
-        bench = ServerBench(transport, url, generator, timing=timing)
         for number in range(options.rounds + 1):  # the first round only warms up
             progress("rounds", number, options.rounds + 1)
             for concurrency in options.concurrency:
@@ -132,11 +129,10 @@ def measure(log: Log, options: argparse.Namespace) -> None:
                         assert row.latencies.p50_ms is not None
                         measured = Measurement(row.throughput.value, row.latencies.p50_ms)
                     else:
-                        measured = analyzer.measure(url, options.model, concurrency, options.seconds)
+                        measured = analyzer.measure(bench.url, options.model, concurrency, options.seconds)
                     if number:
                         (ours if tool == "ours" else theirs)[concurrency].append(measured)
         progress("rounds", options.rounds + 1, options.rounds + 1)
-        transport.close()
     for concurrency in options.concurrency:
         of = f"{options.model} on the embedded server, batch 1, concurrency {concurrency}"
         log.figures += figures_of(of, ours[concurrency], theirs[concurrency])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .loads.rate_search import RateSearch, SearchOptions, search_rate
     from .loads.results import LoadResult, ModelUnderTest
     from .loads.run import LoadPlan, bench_load
-    from .loads.server_bench import MeasuredLoad, ReferenceSource, ServerBench
+    from .loads.server_bench import MeasuredLoad, ReferenceSource, ServerBench, open_server_bench
     from .loads.traffic import ReferenceOutputs, RequestSet
     from .reference_predictions import ExportPredictions
     from .reports.comparing import Comparison, compare_reports, comparison_table
@@ -67,7 +67,7 @@ _MODULES = {
     ".loads.rate_search": ("RateSearch", "SearchOptions", "search_rate"),
     ".loads.results": ("LoadResult", "ModelUnderTest"),
     ".loads.run": ("LoadPlan", "bench_load"),
-    ".loads.server_bench": ("MeasuredLoad", "ReferenceSource", "ServerBench"),
+    ".loads.server_bench": ("MeasuredLoad", "ReferenceSource", "ServerBench", "open_server_bench"),
     ".loads.traffic": ("ReferenceOutputs", "RequestSet"),
     ".reference_predictions": ("ExportPredictions",),
     ".reports.comparing": ("Comparison", "compare_reports", "comparison_table"),
@@ -151,6 +151,7 @@ __all__ = [
     "figure_from_repeats",
     "html_from_reports",
     "measure_clients",
+    "open_server_bench",
     "renderables_from_report",
     "renderables_from_table",
     "report_from_file",

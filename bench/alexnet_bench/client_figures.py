@@ -23,8 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_clients import AsyncClient, Client, FakeTransport, ServerUrl, transport_from_url
-from alexnet_clients.shared_memory import SharedImages
+from alexnet_clients import (
+    IMAGES_PER_TASK,
+    AsyncClient,
+    Client,
+    FakeTransport,
+    ServerUrl,
+    SharedImages,
+    transport_from_url,
+)
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import BadResponse
 from alexnet_model.progress import Progress, silent
@@ -41,7 +48,6 @@ from .synthetic_images import synthetic_jpegs
 IN_FLIGHT = 64  # requests of AsyncClient and of raw gRPC
 SHARED_BATCHES = (1, 8, 32)
 _BURN_IN_SHARE = 0.2  # of a slice, before it
-_DECODE_AT_ONCE = 8  # images of a task of the thread pool, as in the client
 _SLOW_TO_IMPORT = ("torch", "onnx", "onnxruntime", "tritonclient", "grpc", "aiohttp")
 _IMPORT = """
 import json, sys, time
@@ -79,7 +85,7 @@ def measure_clients(
         progress: Called before each round.
 
     Raises:
-        ClientError: the server cannot be reached, or did not answer.
+        ClientError: the server cannot be reached, or did not reply.
         BadResponse: a request failed, so that a rate would be meaningless.
     """
     options = options or ClientBenchOptions()
@@ -160,7 +166,7 @@ def write_client_images(folder: Path, count: int) -> None:
 def decoded_per_s(paths: Sequence[Path]) -> float:
     """Images a second that are decoded and resized in as many threads as there are cores."""
     contract = Contract()
-    chunks = [paths[start : start + _DECODE_AT_ONCE] for start in range(0, len(paths), _DECODE_AT_ONCE)]
+    chunks = [paths[start : start + IMAGES_PER_TASK] for start in range(0, len(paths), IMAGES_PER_TASK)]
 
     def prepare(chunk: Sequence[Path]) -> None:
         for path in chunk:
@@ -252,7 +258,7 @@ def raw_grpc_per_s(url: str, model: str, seconds: float) -> float:
 async def async_client_per_s(url: str, model: str, seconds: float) -> float:
     """Requests a second of `AsyncClient`, batch 1: concurrent tasks, each of which awaits one reply."""
     images = _noise_images(IN_FLIGHT)
-    async with AsyncClient(url, most_in_flight=IN_FLIGHT) as client:
+    async with AsyncClient(url, max_in_flight=IN_FLIGHT) as client:
         await client.model(model)
         ends_s: list[float] = []
         until_s = time.perf_counter() + (1 + _BURN_IN_SHARE) * seconds
@@ -287,7 +293,7 @@ def call_us(calls: int) -> float:
     image = _noise_images(1)
     probabilities = np.full((1, 10), 0.1, np.float32)
     took_us = []
-    with Client("grpc://fake", transport=FakeTransport(answer=lambda _: probabilities)) as client:
+    with Client("grpc://fake", transport=FakeTransport(predict=lambda _: probabilities)) as client:
         for _ in range(calls):
             started = time.perf_counter()
             client.probabilities(image)

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
-from alexnet_clients.shared_memory import SharedImages
+from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction, SharedImages
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,
@@ -255,7 +254,7 @@ def _routes(
     contract = Contract()
     encoded = synthetic_jpegs(batch, size=IMAGE_SIZE, noise_cell_px=6, quality=85)
     images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
-    once = Backoff(most_attempts=1)  # the wait before a second attempt would be timed as latency
+    once = Backoff(max_attempts=1)  # the wait before a second attempt would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
     sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
     routes = [

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import ClientError, RepositoryError, ServerError, UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
@@ -23,11 +22,10 @@ from alexnet_model.records import Precision
 from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, raise_if_findings, write_repository
 
 from .figures.verdicts import Reason
-from .loads.generators import MultiProcessGenerator
 from .loads.plans import Load, Timing
 from .loads.rate_search import ESTIMATE_LOOP, SearchOptions, search_rate
 from .loads.results import SERVER_GONE
-from .loads.server_bench import MeasuredLoad, ServerBench
+from .loads.server_bench import MeasuredLoad, open_server_bench
 from .reference_predictions import ExportPredictions
 from .runs import Log, report_of_run
 from .schema import Report, Tuning, TuningStep
@@ -234,11 +232,9 @@ def measure_candidate(
         only = manifest.model_copy(update={"artifacts": artifacts})
         write_repository(only, folder, repository, candidate.options(base))
         server = opened.enter_context(EmbeddedServer(repository))
-        generator = opened.enter_context(MultiProcessGenerator(server.grpc_url))
-        url = ServerUrl.parse(server.grpc_url)
-        transport = transport_from_url(url)
-        opened.callback(transport.close)
-        bench = ServerBench(transport, url, generator, timing=options.timing, reference=reference)
+        bench = opened.enter_context(
+            open_server_bench(server.grpc_url, timing=options.timing, reference=reference)
+        )
         try:
             estimate = bench.measure(Load(model=model, loop=ESTIMATE_LOOP))
             _raise_if_interrupted(estimate)

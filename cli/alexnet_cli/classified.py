@@ -1,4 +1,4 @@
-"""A prediction on the screen: its image, and the classes with a bar for each probability."""
+"""Print a prediction: its image, and the classes with a bar for each probability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def print_prediction(prediction: Prediction) -> None:
-    """An image that could not be answered is one line on standard error."""
+    """Print the classes on standard output, or an error as one line on standard error."""
     if prediction.error:
         note(harmless(f"Error: {prediction.error}"))
         return
@@ -25,7 +25,7 @@ def print_prediction(prediction: Prediction) -> None:
 
 
 def bar_of(share: float) -> str:
-    """A bar for 0..1, to an eighth of a character."""
+    """A bar for a share 0..1, precise to an eighth of a character."""
     eighths = round(share * _BAR_WIDTH * 8)
     whole, part = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(_BAR_WIDTH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -28,15 +27,14 @@ from .connecting import (
 from .options import model_from_options
 
 if TYPE_CHECKING:
-    from alexnet_clients import Prediction
-    from alexnet_clients.sources import Source
+    from alexnet_clients import ImageSource, Prediction
 
 
 def classify_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns ('images/**/*.jpg'), web addresses, or - for standard input.",
+            help="Files, folders, patterns ('images/**/*.jpg'), or - for standard input.",
             metavar="IMAGE...",
         ),
     ],
@@ -48,16 +46,17 @@ def classify_command(
             show_default="alexnet_fp32",
         ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8: the model of that name.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8: alexnet_PRECISION.")] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders inside folders too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an image, a line each.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One row an image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per image.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the lines there; JSON unless --csv.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write there instead: JSON lines, or CSV with --csv."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the output: what it holds is not asked again.")
+        bool, typer.Option("--resume", help="Continue the output file; skip images that it has results for.")
     ] = False,
     concurrency: Annotated[
         int | None,
@@ -69,12 +68,11 @@ def classify_command(
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Classify images. Exits 1 if any could not be answered; the others are answered all the same.
+    """Classify images. Exits 1 if any image failed; the others are classified all the same.
 
-    Example: alexnet classify images/ --recursive --precision int8 --output answers.jsonl
+    Example: alexnet classify images/ --recursive --precision int8 --output results.jsonl
     """
-    from alexnet_clients.results import LineFormat, ResultFile
-    from alexnet_clients.sources import sources_from_words
+    from alexnet_clients import LineFormat, ResultFile, sources_from_arguments
 
     from .classified import print_prediction
     from .screen import Rate, harmless, note, out
@@ -82,21 +80,14 @@ def classify_command(
     if as_json and as_csv:
         raise UsageError("--json and --csv", got="both", expected="one of them")
     if resume and output is None:
-        raise UsageError("--resume", got="no output to go on with", expected="--output FILE too")
+        raise UsageError("--resume", got="no output to continue", expected="--output FILE too")
     served = model_from_options(model, precision)
-    given_up = threading.Event()
-    find = partial(
-        sources_from_words,
-        images,
-        recursive=recursive,
-        stdin=getattr(sys.stdin, "buffer", None),  # there is no stdin where it was closed
-        timeout_s=timeout_s,
-        given_up=given_up,
-    )
+    stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
+    find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin)
+    sources = find()  # checks the arguments before connecting
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
-        opened.callback(given_up.set)  # before the client waits for what it prepares
         lines = LineFormat("csv" if as_csv else "json", min(top, client.model(served).classes))
         done: Counter[str] = Counter()
         failed = 0
@@ -110,16 +101,16 @@ def classify_command(
             show = print_prediction
         total = sum(1 for _ in _not_done(find(), done))
         if file is not None:
-            opened.enter_context(file)  # not before the images were found
+            opened.enter_context(file)  # only after the images were found
             if done:
-                note(harmless(f"{output} holds {done.total()} answers; going on."))
+                note(harmless(f"{output} has {done.total()} results; continuing."))
         elif as_json or as_csv:
             typer.echo(lines.header, nl=False)
         rate = opened.enter_context(Rate("classifying", total, hidden=file is None and out.is_terminal))
-        wanted = (_loaded(source) for source in _not_done(find(), done))
-        for prediction in client.classify_each(wanted, model=served, top=top, in_flight=concurrency):
+        pending = _not_done(sources, done)
+        for prediction in client.classify_each(pending, model=served, top=top, in_flight=concurrency):
             if isinstance(prediction.error, Unreachable):
-                raise prediction.error  # no other image would fare better
+                raise prediction.error  # the other images would fail too
             show(prediction)
             failed += prediction.error is not None
             rate.advance()
@@ -127,22 +118,14 @@ def classify_command(
         raise typer.Exit(1)
 
 
-def _not_done(sources: Iterable[Source], done: Counter[str]) -> Iterator[Source]:
-    """An image that was named twice is done when it was answered twice."""
-    from alexnet_clients.sources import name_of_source
+def _not_done(sources: Iterable[ImageSource], done: Counter[str]) -> Iterator[ImageSource]:
+    """Leave out images with results. An image that is named twice needs two results."""
+    from alexnet_clients import name_from_source
 
     left = done.copy()
     for source in sources:
-        name = name_of_source(source)
+        name = name_from_source(source)
         if left[name]:
             left[name] -= 1
         else:
             yield source
-
-
-def _loaded(source: Source) -> Source:
-    from alexnet_clients.sources import StdinImage
-
-    if isinstance(source, StdinImage):
-        source.load()
-    return source

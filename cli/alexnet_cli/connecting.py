@@ -1,4 +1,4 @@
-"""The options by which a command finds its server and shows who it is."""
+"""Options of commands that connect to a server: its URL, a deadline, TLS files and headers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import typer
 from alexnet_model.errors import UsageError
 
 if TYPE_CHECKING:
-    from alexnet_clients import Client
-    from alexnet_clients.credentials import Credentials
+    from alexnet_clients import Client, Credentials
 
-UrlOption = Annotated[
-    str, typer.Option(help="Where the server listens: grpc://, grpcs://, http:// or https://.")
-]
+UrlOption = Annotated[str, typer.Option(help="The server: grpc://, grpcs://, http:// or https://.")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.001, help="Seconds until a request must be answered.")
+    float, typer.Option("--timeout", min=0.001, help="Deadline of a request, in seconds.")
 ]
 CaOption = Annotated[
-    Path | None, typer.Option("--ca", help="PEM file of the CA to believe.", show_default="the system's")
+    Path | None, typer.Option("--ca", help="PEM file of the CA to trust.", show_default="the system's")
 ]
 CertOption = Annotated[
     Path | None, typer.Option("--cert", help="PEM file of this client's certificate (mutual TLS).")
@@ -36,7 +33,16 @@ DEFAULT_URL = "grpc://127.0.0.1:8001"
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """What the options said."""
+    """The values of these options.
+
+    Args:
+        url: the server.
+        timeout_s: deadline of a request, seconds.
+        ca: PEM file of the CA to trust.
+        cert: PEM file of this client's certificate.
+        key: PEM file of its key.
+        headers: lines of `Name: value`.
+    """
 
     url: str
     timeout_s: float
@@ -54,17 +60,16 @@ class Connection:
         """
         from alexnet_clients import Client
 
-        access = self.access()
-        return Client(self.url, timeout_s=self.timeout_s, tls=access.tls, headers=access.headers)
+        found = self.credentials()
+        return Client(self.url, timeout_s=self.timeout_s, tls=found.tls, headers=found.headers)
 
-    def access(self) -> Credentials:
-        """How this client presents itself.
+    def credentials(self) -> Credentials:
+        """The TLS files and headers.
 
         Raises:
             UsageError: the options do not fit together.
         """
-        from alexnet_clients import ClientTls
-        from alexnet_clients.credentials import Credentials
+        from alexnet_clients import ClientTls, Credentials
 
         given = self.ca or self.cert or self.key
         tls = ClientTls(ca=self.ca, certificate=self.cert, key=self.key) if given else None
@@ -72,10 +77,10 @@ class Connection:
 
 
 def headers_from_lines(lines: list[str]) -> dict[str, str]:
-    """`Name: value` to its parts. A value may be a secret, so no error repeats one.
+    """Split lines of `Name: value`. A value may be a secret, so no error repeats it.
 
     Raises:
-        UsageError: a line has no colon, no name, or a character that no header may have.
+        UsageError: a line has no colon, no name or no value, or a character that headers cannot have.
     """
     headers = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""`alexnet ui`: a page on loopback, for those who would rather look."""
+"""`alexnet ui`: a web page on loopback that classifies images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .connecting import (
 def ui_command(
     url: UrlOption = DEFAULT_URL,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the page, on loopback; 0 takes a free port.")
+        int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0 takes a free one.")
     ] = 7860,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
     timeout_s: TimeoutOption = 10,
@@ -31,19 +31,19 @@ def ui_command(
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Open a page that classifies the images dropped on it, until Ctrl-C; says where it is.
+    """Host a page that classifies the images dropped on it, until Ctrl-C; prints its URL.
 
     Example: alexnet ui --url grpc://127.0.0.1:8001 --port 7860
     """
-    from alexnet_clients.ui.hosting import HostedPage
+    from alexnet_clients import PageServer
 
     from .screen import err, note, say
 
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
-        with err.status("Making the page ..."):
-            page = opened.enter_context(HostedPage(client, port=port, top=top))
+        with err.status("Starting the page ..."):
+            page = opened.enter_context(PageServer(client, port=port, top=top))
         say(f"page     {page.url}")
         note("Stop with Ctrl-C.")
         try:

@@ -1,6 +1,7 @@
-"""Images in, classes out: `Client` and `AsyncClient` over one core and one `Transport` seam.
+"""Clients of a Triton server: images in, classes out.
 
-Nothing of a protocol is imported before a client is made.
+`Client` blocks, `AsyncClient` is awaited; a `Transport` carries their requests by gRPC or HTTP. A protocol's
+library is imported when a client is made, not with this package.
 """
 
 from __future__ import annotations
@@ -8,17 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .client import Client
-from .core import DEFAULT_MODEL
-from .credentials import ClientTls, Headers
-from .items import Images
-from .predictions import Prediction
-from .replies import Classification
-from .retrying import Backoff
+from .client import DEFAULT_MODEL, Client
+from .credentials import ANONYMOUS, ClientTls, Credentials, Headers
+from .images import IMAGES_PER_TASK, Images
+from .predictions import Classification, Prediction
+from .sending import Backoff
 from .served_model import ServedModel
-from .transports.fake_transport import FakeTransport
-from .transports.opening import transport_from_url
+from .sources import ImageSource, StdinImage, images_in_folder, name_from_source, sources_from_arguments
 from .transports.transport import (
+    BYTES,
+    DTYPES,
     InferReply,
     InferRequest,
     Message,
@@ -27,38 +27,69 @@ from .transports.transport import (
     Region,
     TensorSpec,
     Transport,
+    transport_from_url,
 )
 from .url import ServerUrl
 
 if TYPE_CHECKING:
     from .async_client import AsyncClient
+    from .results import LineFormat, ResultFile
+    from .shared_memory import SharedImages, remove_orphans
+    from .transports.fake_transport import FakeTransport
+    from .ui.server import PageServer
+
+# Imported on first use: asyncio alone takes longer than the rest of the client.
+_LAZY = {
+    "AsyncClient": "async_client",
+    "FakeTransport": "transports.fake_transport",
+    "LineFormat": "results",
+    "PageServer": "ui.server",
+    "ResultFile": "results",
+    "SharedImages": "shared_memory",
+    "remove_orphans": "shared_memory",
+}
 
 __all__ = [
+    "ANONYMOUS",
+    "BYTES",
     "DEFAULT_MODEL",
+    "DTYPES",
+    "IMAGES_PER_TASK",
     "AsyncClient",
     "Backoff",
     "Classification",
     "Client",
     "ClientTls",
+    "Credentials",
     "FakeTransport",
     "Headers",
+    "ImageSource",
     "Images",
     "InferReply",
     "InferRequest",
+    "LineFormat",
     "Message",
     "ModelConfig",
     "ModelStatistics",
+    "PageServer",
     "Prediction",
     "Region",
+    "ResultFile",
     "ServedModel",
     "ServerUrl",
+    "SharedImages",
+    "StdinImage",
     "TensorSpec",
     "Transport",
+    "images_in_folder",
+    "name_from_source",
+    "remove_orphans",
+    "sources_from_arguments",
     "transport_from_url",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name == "AsyncClient":  # asyncio takes longer to import than the rest of the client
-        return import_module(f"{__name__}.async_client").AsyncClient
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The client for event loops: the same verbs as `Client`, over the same core."""
+"""The client for event loops: the methods of `Client`, to be awaited, over the same rules."""
 
 from __future__ import annotations
 
@@ -12,61 +12,30 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
-from alexnet_model.contract import Contract
-
-from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, Core
-from .credentials import ClientTls, Headers
-from .folders import images_in_folder
-from .items import ImageOrArray, Images, items_of
+from .client import DEFAULT_MODEL, BaseClient
+from .images import AsyncIteratorSource, ImageOrArray, Images, IteratorSource, Source, iterable_of_images
 from .predictions import Prediction
-from .preparing import AsyncItemsInTurn, ItemsInTurn, Source
-from .retrying import Backoff
+from .sending import Steps
 from .served_model import ServedModel
-from .steps import Steps
-from .transports.transport import FloatArray, ModelStatistics, Transport
+from .sources import images_in_folder
+from .transports.transport import FloatArray, ModelStatistics
 
 T = TypeVar("T")
 AsyncImages: TypeAlias = Images | AsyncIterable[ImageOrArray]
 
 
-class AsyncClient:
-    """`Client` for event loops. Every verb is awaited; cancelling a task leaves no request of it running.
+class AsyncClient(BaseClient):
+    """Classify images on a Triton server from an event loop. It takes the arguments of `Client`.
 
     >>> async with AsyncClient("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
     ...     async for prediction in client.classify_each(paths):
     ...         print(prediction.image, prediction.best.label)
 
-    Images are decoded in threads. An iterator that blocks would block the event loop: pass an asynchronous
-    one. However many tasks ask, `most_in_flight` requests are open at a time.
+    Cancelling a task cancels its requests. Images are decoded in threads, but an iterator that blocks would
+    block the event loop: pass an asynchronous one. Any number of tasks may share a client.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout_s: float = 30.0,
-        tls: ClientTls | None = None,
-        headers: Headers | None = None,
-        contract: Contract | None = None,
-        backoff: Backoff | None = None,
-        most_in_flight: int = CALLS_IN_FLIGHT,
-        transport: Transport | None = None,
-    ) -> None:
-        """As `Client`."""
-        self._core = Core(
-            url,
-            timeout_s=timeout_s,
-            tls=tls,
-            headers=headers,
-            contract=contract,
-            backoff=backoff,
-            most_in_flight=most_in_flight,
-            transport=transport,
-        )
-        self.url = self._core.url
-        self.contract = self._core.contract
-        self.transport = self._core.transport
-        self._bell: Doorbell | None = None
+    _wakeup: LoopWakeup | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -80,47 +49,99 @@ class AsyncClient:
         await self.close()
 
     async def connect(self, *, wait_s: float = 0.0) -> None:
-        """As `Client.connect`."""
-        await self._awaited(self._core.connect(wait_s))
+        """Check that the server is reachable and ready. Does nothing once connected.
+
+        >>> await client.connect(wait_s=60)  # doctest: +SKIP
+
+        Args:
+            wait_s: how long to keep trying, for a server that is starting; 0 tries once.
+
+        Raises:
+            Unreachable: no server listens at the URL.
+            ForeignServer: what listens there is not Triton.
+            Untrusted: a certificate does not prove who the server, or the client, is.
+            NotReady: the server is still loading, or shutting down.
+            ClientError: no reply for another reason.
+        """
+        await self._run(self._connect(wait_s))
 
     async def close(self) -> None:
-        """End what is in flight and let go of the connection; the client is of no more use."""
-        await asyncio.to_thread(self._core.close)
+        """Cancel open requests and close the connection. The client cannot be used afterwards."""
+        await asyncio.to_thread(self._close)
 
     async def model(self, name: str) -> ServedModel:
-        """As `Client.model`."""
-        return await self._awaited(self._core.model(name))
+        """Read a model's configuration and check that its contract is this client's.
+
+        >>> (await client.model("alexnet_int8")).labels[0]  # doctest: +SKIP
+
+        Args:
+            name: such as `alexnet_int8`.
+
+        Raises:
+            ModelNotFound: the server has no model of that name.
+            ContractMismatch: the model expects other images, or is not one of this project's.
+            ClientError: no reply.
+        """
+        return await self._run(self._model(name))
 
     async def statistics(self, name: str) -> ModelStatistics:
-        """As `Client.statistics`."""
-        return await self._awaited(self._core.statistics(name))
+        """Read the server's own counts of a model: requests, times in the queue and computing, batches.
+
+        >>> (await client.statistics("alexnet_int8")).requests  # doctest: +SKIP
+
+        Args:
+            name: such as `alexnet_int8`.
+
+        Raises:
+            ModelNotFound: the server has no model of that name.
+            ClientError: no reply.
+        """
+        return await self._run(self._statistics(name))
 
     async def classify(
-        self,
-        images: AsyncImages,
-        *,
-        model: str = DEFAULT_MODEL,
-        top: int = 5,
-        in_flight: int | None = None,
+        self, images: AsyncImages, *, model: str = DEFAULT_MODEL, top: int = 5, in_flight: int | None = None
     ) -> list[Prediction]:
-        """As `Client.classify`; an asynchronous iterable will do too."""
+        """Classify one image or many.
+
+        >>> (prediction,) = await client.classify("cat.jpg", top=1)  # doctest: +SKIP
+
+        An image that cannot be read, or whose request fails, has its error in its prediction; the others are
+        classified all the same.
+
+        Args:
+            images: what `Client.classify` takes, or an asynchronous iterable of single images.
+            model: the model's name on the server.
+            top: how many classes each prediction has, best first.
+            in_flight: how many requests are open at once. Default: 2 batches, or 32 images for a model that
+                decodes on the server.
+
+        Returns:
+            One prediction for each image, in order.
+
+        Raises:
+            UsageError: `top` or `in_flight` is less than 1.
+            ImageError: an array has the wrong shape, layout or dtype, or an item cannot be an image.
+            ClientError: the server or the model cannot be used at all.
+        """
         each = self.classify_each(images, model=model, top=top, in_flight=in_flight)
         return [prediction async for prediction in each]
 
     def classify_each(
-        self,
-        images: AsyncImages,
-        *,
-        model: str = DEFAULT_MODEL,
-        top: int = 5,
-        in_flight: int | None = None,
+        self, images: AsyncImages, *, model: str = DEFAULT_MODEL, top: int = 5, in_flight: int | None = None
     ) -> AsyncGenerator[Prediction]:
-        """As `Client.classify_each`."""
-        stream = self._core.stream(self._source(images), model, top, in_flight)
+        """As `classify`, but yield each prediction as soon as it is there, in order.
+
+        >>> async for prediction in client.classify_each(paths):  # doctest: +SKIP
+        ...     print(prediction.best.label)
+
+        Needs as little memory for a million images as for one; `images` may be endless. After leaving the
+        loop early, `aclose()` cancels the open requests.
+        """
+        stream = self._stream(self._source(images), model, top, in_flight)
 
         async def predictions() -> AsyncGenerator[Prediction]:
             try:
-                while (found := await self._awaited(stream.next())) is not None:
+                while (found := await self._run(stream.next())) is not None:
                     for prediction in found:
                         yield prediction
             finally:
@@ -137,12 +158,34 @@ class AsyncClient:
         top: int = 5,
         in_flight: int | None = None,
     ) -> AsyncGenerator[Prediction]:
-        """As `Client.classify_folder`."""
+        """As `classify_each`, for the image files in a folder, sorted by name.
+
+        >>> async for prediction in client.classify_folder("images", recursive=True):  # doctest: +SKIP
+        ...     print(prediction.image)
+
+        Args:
+            folder: the folder; files are chosen by their suffix.
+            recursive: also the folders inside it.
+
+        Raises:
+            DatasetError: the folder does not exist or cannot be read.
+        """
         images = images_in_folder(Path(folder), recursive=recursive)
         return self.classify_each(images, model=model, top=top, in_flight=in_flight)
 
     async def probabilities(self, images: npt.NDArray[Any], *, model: str = DEFAULT_MODEL) -> FloatArray:
-        """As `Client.probabilities`."""
+        """Class probabilities, float32 `(N, classes)`, of prepared images.
+
+        >>> (await client.probabilities(images)).argmax(axis=1)  # doctest: +SKIP
+
+        Args:
+            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            model: the model's name on the server.
+
+        Raises:
+            ImageError: the array does not fit the contract.
+            ClientError: the server, the model or a request failed.
+        """
         name = self.contract.probabilities_name
         return (await self.infer(images, model=model, outputs=(name,)))[name]
 
@@ -153,64 +196,74 @@ class AsyncClient:
         model: str = DEFAULT_MODEL,
         outputs: tuple[str, ...] = ("probabilities", "logits"),
     ) -> dict[str, FloatArray]:
-        """As `Client.infer`."""
-        return await self._awaited(self._core.infer(images, model, outputs))
+        """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared images.
 
-    async def _awaited(self, steps: Steps[T]) -> T:
+        >>> (await client.infer(images, outputs=("logits",)))["logits"]  # doctest: +SKIP
+
+        Args:
+            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            model: the model's name on the server.
+            outputs: names of the outputs to return.
+
+        Raises:
+            ImageError: the array does not fit the contract.
+            UsageError: the model takes encoded images only.
+            ClientError: the server, the model or a request failed.
+        """
+        return await self._run(self._infer(images, model, outputs))
+
+    async def _run(self, coroutine: Steps[T]) -> T:
+        """Run a coroutine of `BaseClient`. A cancelled task closes it, which cancels what it waits for."""
         loop = asyncio.get_running_loop()
-        if self._bell is None or self._bell.loop is not loop:
-            self._bell = Doorbell(loop)
-        return await awaited(steps, self._bell)
+        if self._wakeup is None or self._wakeup.loop is not loop:
+            self._wakeup = LoopWakeup(loop)
+        wakeup = self._wakeup
+        try:
+            while True:
+                await wakeup.wait(coroutine.send(None))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            coroutine.close()
 
     def _source(self, images: AsyncImages) -> Source:
         if isinstance(images, AsyncIterable):
-            return AsyncItemsInTurn(aiter(images), _spawn)
-        return ItemsInTurn(iter(items_of(images, self.contract)))
+            return AsyncIteratorSource(aiter(images), _spawn)
+        return IteratorSource(iter(iterable_of_images(images, self.contract)))
 
 
-class Doorbell:
-    """Futures of other threads, awaited in one event loop: one ring for all that are done when it is heard.
+class LoopWakeup:
+    """Wait in one event loop for futures of other threads, with one wakeup for all that are done by then.
 
-    `asyncio.wrap_future` wakes the loop for every future. Answers come in groups, as a server batches them,
-    and to be woken costs more than to read one.
+    `asyncio.wrap_future` wakes the loop for every future. Replies come in groups, as a server batches them,
+    and a wakeup costs more than reading a reply.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._done: deque[asyncio.Future[None]] = deque()
-        self._is_rung = False
+        self._is_scheduled = False
 
     async def wait(self, future: Future[Any]) -> None:
-        """Until it is done, whatever comes of it."""
+        """Wait until a future is done. Its result or error is not taken."""
         waiter: asyncio.Future[None] = self.loop.create_future()
-        future.add_done_callback(lambda _: self._ring(waiter))
+        future.add_done_callback(lambda _: self._add(waiter))
         await waiter
 
-    def _ring(self, waiter: asyncio.Future[None]) -> None:
+    def _add(self, waiter: asyncio.Future[None]) -> None:
         self._done.append(waiter)
-        if not self._is_rung:  # else it is yet to be heard, and this one will be seen then
-            self._is_rung = True
-            with suppress(RuntimeError):  # the loop was closed: nobody waits
-                self.loop.call_soon_threadsafe(self._answer)
+        if not self._is_scheduled:  # else the scheduled call will find this waiter too
+            self._is_scheduled = True
+            with suppress(RuntimeError):  # the loop was closed
+                self.loop.call_soon_threadsafe(self._wake_all)
 
-    def _answer(self) -> None:
-        self._is_rung = False  # first: who comes from now on rings again
+    def _wake_all(self) -> None:
+        self._is_scheduled = False  # first: a future that is done from now on schedules another call
         while self._done:
             waiter = self._done.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-
-
-async def awaited(steps: Steps[T], bell: Doorbell) -> T:
-    """Run to the end in this event loop. Cancelling closes the generator, which cancels what it waits for."""
-    try:
-        while True:
-            await bell.wait(next(steps))
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    finally:
-        steps.close()
 
 
 def _spawn(coroutine: Coroutine[Any, Any, T]) -> Future[T]:

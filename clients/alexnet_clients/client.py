@@ -1,40 +1,63 @@
-"""The blocking client: images in, classes out, and never a silently wrong answer."""
+"""The blocking client, and the base class with the rules that it shares with `AsyncClient`.
+
+The rules are coroutines that wait only for the futures of a transport (see `sending.py`): what is prepared,
+when a request is sent and sent again, and what is checked before a reply is accepted. `Client` runs them in
+the calling thread, `AsyncClient` in the caller's event loop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+import os
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
-from alexnet_model.contract import Contract
+from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
+from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
 
-from .core import CALLS_IN_FLIGHT, DEFAULT_MODEL, Core
-from .credentials import ClientTls, Headers
-from .folders import images_in_folder
-from .items import Images, items_of
-from .predictions import Prediction
-from .preparing import ItemsInTurn
-from .retrying import Backoff
-from .served_model import ServedModel
-from .steps import blocking
-from .transports.transport import FloatArray, ModelStatistics, Transport
+from .credentials import ClientTls, Credentials, Headers
+from .images import Batch, Images, IteratorSource, PreparedBatches, SlicedBatches, Source, iterable_of_images
+from .predictions import Prediction, numbers_from_reply, predictions_from_batch
+from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, result_of, run_blocking, wait_for
+from .served_model import ServedModel, served_model_from_config
+from .sources import images_in_folder
+from .transports.transport import (
+    FloatArray,
+    InferReply,
+    InferRequest,
+    ModelConfig,
+    ModelStatistics,
+    Region,
+    Transport,
+    transport_from_url,
+)
+from .url import ServerUrl
+
+T = TypeVar("T")
+DEFAULT_MODEL = "alexnet_fp32"
+# One request is computed while the next is prepared and sent; more would only wait in the server's queue.
+BATCHES_IN_FLIGHT = 2
+# Encoded images are sent one a request, so that a broken one costs only itself; the server batches them.
+ENCODED_IN_FLIGHT = 32
+THREADS = min(8, os.cpu_count() or 1)
 
 
-class Client:
-    """Ask a server for the classes of images.
+class BaseClient:
+    """What `Client` and `AsyncClient` have in common. Thread-safe; each stream is used by one thread or task.
 
-    >>> with Client("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
-    ...     for prediction in client.classify(["cat.jpg", "dog.jpg"]):
-    ...         print(prediction.image, prediction.best.label)
-
-    `with` connects at once; without it the first request does. A model's contract and labels are checked when
-    it is first asked, and again whenever the connection was lost, before an answer is believed. Every request
-    has `timeout_s` to be answered in, within which it is sent again where that is safe: nobody listened, the
-    server was starting or stopping, its queue was full. Safe to use from several threads, of which
-    `most_in_flight` have a request open at a time.
+    Attributes:
+        url: the server.
+        contract: how images are prepared.
+        timeout_s: the deadline of a request, seconds.
+        transport: what carries the requests.
     """
 
     def __init__(
@@ -46,33 +69,302 @@ class Client:
         headers: Headers | None = None,
         contract: Contract | None = None,
         backoff: Backoff | None = None,
-        most_in_flight: int = CALLS_IN_FLIGHT,
+        max_in_flight: int = 64,
         transport: Transport | None = None,
     ) -> None:
-        """Open a transport; nothing is sent yet. A transport that is given is closed with the client.
+        """Open a transport; nothing is sent yet.
 
         Args:
-            url: `grpc://`, `grpcs://`, `http://` or `https://`.
-            tls: for `grpcs://` and `https://`: the CA to believe, and this client's own certificate.
-            headers: sent with every request, or a function that is asked for them each time.
+            url: `grpc://`, `grpcs://`, `http://` or `https://`, with host and port.
+            timeout_s: deadline of each request in seconds, with all its attempts.
+            tls: for `grpcs://` and `https://`: the CA to trust, and this client's own certificate.
+            headers: sent with every request, or a function that returns them and is called for each.
+            contract: how images are prepared; a model with another one is refused. Default: `Contract()`.
+            backoff: waits between attempts. Default: `Backoff()`.
+            max_in_flight: how many requests are open at once at most; others wait in the client.
+            transport: used instead of one for `url`; closed with the client.
 
         Raises:
             InvalidUrl: the URL does not parse.
-            UsageError: the timeout is not a positive number of seconds, or certificates cannot be used.
+            UsageError: an option is out of range, or certificates cannot be used.
         """
-        self._core = Core(
-            url,
-            timeout_s=timeout_s,
-            tls=tls,
-            headers=headers,
-            contract=contract,
-            backoff=backoff,
-            most_in_flight=most_in_flight,
-            transport=transport,
+        if not (math.isfinite(timeout_s) and timeout_s > 0):
+            raise UsageError("timeout_s", got=f"{timeout_s}", expected="a positive number of seconds")
+        if max_in_flight < 1:
+            raise UsageError("max_in_flight", got=f"{max_in_flight}", expected="at least 1")
+        self.url = ServerUrl.parse(url)
+        self.contract = contract or Contract()
+        self.timeout_s = timeout_s
+        self.transport = transport or transport_from_url(self.url, Credentials(tls=tls, headers=headers))
+        self._name = str(self.url)
+        self._retrier = Retrier(backoff or Backoff())
+        self._permits = FifoSemaphore(max_in_flight)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
+        self._connected = self._closed = False
+        # Each model with the transport's count of connections when it was read.
+        self._models: dict[str, tuple[ServedModel, int]] = {}
+        self._lock = threading.Lock()
+        # Requests whose reply several callers wait for, by name and the count of connections at their start.
+        self._shared: dict[tuple[str, int], Future[Any]] = {}
+
+    def _close(self) -> None:
+        """End open requests. Does not wait for an image that is being read, which may take forever."""
+        self._closed = True
+        self._retrier.close()
+        self.transport.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _subject(self, model: str) -> str:
+        return f"{self._name} {model}"
+
+    async def _connect(self, wait_s: float = 0.0) -> None:
+        """Check readiness once, or repeatedly for `wait_s` seconds."""
+        if self._closed:
+            raise ClientError(
+                self._name,
+                got="a client that was closed",
+                expected="an open one",
+                next_step="Make a new client.",
+            )
+        if self._connected:
+            return
+        if wait_s > 0:
+            await result_of(self._retrier.run(self._ready, timeout_s=wait_s, patient=True))
+        else:
+            await self._once_for_all("ready", lambda: self._ready(self.timeout_s))
+        self._connected = True
+
+    async def _model(self, name: str) -> ServedModel:
+        """A model's configuration, read once for each connection."""
+        known = self._models.get(name)
+        if known is not None and known[1] == self.transport.connections:
+            return known[0]
+        await self._connect()
+        return await self._read_model(name)
+
+    async def _revalidate(self, served: ServedModel) -> ServedModel:
+        """Read the model again if the connection changed: another server may have sent the reply."""
+        if self._models[served.name][1] == self.transport.connections:
+            return served
+        now = await self._read_model(served.name)
+        if now.labels != served.labels or now.decodes != served.decodes:
+            raise ContractMismatch(
+                self._subject(served.name),
+                got="a model with other classes since the connection was lost",
+                expected=f"the {served.classes} classes that it had",
+                next_step="Another export is served now: make a new client.",
+            )
+        return now
+
+    async def _read_model(self, name: str) -> ServedModel:
+        connections = self.transport.connections
+
+        def read(left_s: float) -> Future[ModelConfig]:
+            return self.transport.model_config(name, timeout_s=left_s)
+
+        config = await self._once_for_all(
+            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.timeout_s)
         )
-        self.url = self._core.url
-        self.contract = self._core.contract
-        self.transport = self._core.transport
+        if config.name != name:
+            raise BadResponse(self._subject(name), got=f"the model {config.name!r}", expected=repr(name))
+        served = served_model_from_config(config, self.contract, subject=self._subject(name))
+        self._models[name] = (served, connections)
+        return served
+
+    async def _statistics(self, name: str) -> ModelStatistics:
+        await self._connect()
+        return await result_of(self.transport.statistics(name, timeout_s=self.timeout_s))
+
+    async def _infer(
+        self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
+    ) -> dict[str, FloatArray]:
+        checked = self.contract.checked(images)
+        served = await self._model(model)
+        if served.decodes:
+            raise UsageError(
+                f"model {model}",
+                got="prepared pixels",
+                expected="encoded images, which this model decodes itself",
+                next_step="Use classify, or a model that takes pixels.",
+            )
+        pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
+        batches = SlicedBatches(checked, size=served.max_batch)
+        send = partial(self._send, served, outputs=tuple(outputs))
+        with closing(RequestWindow(batches, send, limit=BATCHES_IN_FLIGHT)) as window:
+            while (sent := await window.next()) is not None:
+                batch, future = sent
+                assert future is not None  # a slice of an array holds at least one image
+                assert batch.rows is not None
+                reply = future.result()
+                served = await self._revalidate(served)
+                for name, values in self._numbers(reply, served, len(batch.rows), outputs).items():
+                    pieces[name].append(values)
+        return {
+            name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # (N, classes)
+            for name, arrays in pieces.items()
+        }
+
+    async def _infer_in_region(
+        self, region: Region, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
+    ) -> dict[str, FloatArray]:
+        """As `_infer`, for at most one batch at the start of shared memory."""
+        served = await self._model(model)
+        future = await self._send(served, Batch((), images), outputs=tuple(outputs), region=region.name)
+        reply = await result_of(future)
+        return self._numbers(reply, await self._revalidate(served), len(images), outputs)
+
+    def _numbers(
+        self, reply: InferReply, served: ServedModel, images: int, outputs: tuple[str, ...]
+    ) -> dict[str, FloatArray]:
+        return {
+            name: numbers_from_reply(
+                reply,
+                name,
+                shape=(images, served.classes),
+                subject=self._subject(served.name),
+                are_probabilities=name == self.contract.probabilities_name,
+            )
+            for name in outputs
+        }
+
+    def _stream(self, source: Source, model: str, top: int, in_flight: int | None) -> PredictionStream:
+        if top < 1:
+            raise UsageError("top", got=f"{top}", expected="at least 1")
+        if in_flight is not None and in_flight < 1:
+            raise UsageError("in_flight", got=f"{in_flight}", expected="at least 1")
+        return PredictionStream(self, source, model=model, top=top, in_flight=in_flight)
+
+    async def _send(
+        self,
+        served: ServedModel,
+        batch: Batch,
+        *,
+        outputs: tuple[str, ...],
+        top: int = 0,
+        region: str = "",
+    ) -> Future[InferReply]:
+        """Wait for a permit, which is returned with the reply, then send the batch."""
+        assert batch.rows is not None
+        name = ENCODED_INPUT_NAME if served.decodes else self.contract.input_name
+        request = InferRequest(
+            model=served.name, inputs={name: batch.rows}, outputs=outputs, top=top, region=region
+        )
+        await self._permits.acquire()
+        try:
+            message = self.transport.prepare(request)
+            future = self._retrier.run(
+                lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=self.timeout_s
+            )
+        except BaseException:
+            self._permits.release()
+            raise
+        future.add_done_callback(lambda _: self._permits.release())
+        return future
+
+    async def _once_for_all(self, what: str, send: Callable[[], Future[T]]) -> T:
+        """Send one request for all callers that need its reply at the same time."""
+        key = (what, self.transport.connections)
+        with self._lock:
+            future = self._shared.get(key)
+            is_first = future is None
+            if future is None:
+                future = self._shared[key] = send()
+        if is_first:  # only the first removes it: later, another request may have this key
+            future.add_done_callback(lambda _: self._shared.pop(key, None))
+        await wait_for(future, shared=True)
+        result: T = future.result()
+        return result
+
+    def _ready(self, left_s: float) -> Future[bool]:
+        """A future of True, or of `NotReady`, which is an error so that it can be retried."""
+        outcome: Future[bool] = Future()
+
+        def finish(reply: Future[bool]) -> None:
+            if reply.cancelled() or not outcome.set_running_or_notify_cancel():
+                return
+            error = reply.exception()
+            if error is None and not reply.result():
+                error = NotReady(
+                    self._name,
+                    got="a server that is not ready",
+                    expected="a ready one",
+                    next_step="Wait until its models have loaded.",
+                )
+            if error is None:
+                outcome.set_result(True)
+            else:
+                outcome.set_exception(error)
+
+        reply = self.transport.ready(timeout_s=left_s)
+        reply.add_done_callback(finish)
+        outcome.add_done_callback(lambda outcome: outcome.cancelled() and reply.cancel())
+        return outcome
+
+
+class PredictionStream:
+    """Predictions in the order of the images, a batch at a time. Nothing is sent before the first `next`."""
+
+    def __init__(
+        self, client: BaseClient, source: Source, *, model: str, top: int, in_flight: int | None
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._name = model
+        self._top = top
+        self._in_flight = in_flight
+        self._served: ServedModel | None = None
+        self._window: RequestWindow | None = None
+
+    async def next(self) -> tuple[Prediction, ...] | None:
+        """The predictions of the next batch; None after the last."""
+        client = self._client
+        output = client.contract.probabilities_name
+        if self._served is None or self._window is None:
+            served = self._served = await client._model(self._name)
+            batches = PreparedBatches(
+                self._source,
+                client.contract,
+                size=1 if served.decodes else served.max_batch,
+                encoded=served.decodes,
+                pool=client._pool,
+                threads=THREADS,
+            )
+            limit = self._in_flight or (ENCODED_IN_FLIGHT if served.decodes else BATCHES_IN_FLIGHT)
+            send = partial(client._send, served, outputs=(output,), top=self._top)
+            self._window = RequestWindow(batches, send, limit=limit)
+        sent = await self._window.next()
+        if sent is None:
+            return None
+        batch, future = sent
+        if future is not None and future.exception() is None:
+            self._served = await client._revalidate(self._served)
+        return predictions_from_batch(
+            batch,
+            future,
+            output=output,
+            top=self._top,
+            labels=self._served.labels,
+            subject=client._subject(self._name),
+        )
+
+    def close(self) -> None:
+        """Cancel the open requests."""
+        if self._window is not None:
+            self._window.close()
+
+
+class Client(BaseClient):
+    """Classify images on a Triton server, blocking the calling thread.
+
+    >>> with Client("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
+    ...     for prediction in client.classify(["cat.jpg", "dog.jpg"]):
+    ...         print(prediction.image, prediction.best.label)
+
+    `with` connects; without it the first request does. A model's contract and labels are checked before its
+    first request, and again whenever the connection was lost, before a reply is accepted. A request is sent
+    again within its deadline where that is safe: the server was unreachable, was starting or stopping, or its
+    queue was full. Several threads may share a client.
+    """
 
     def __enter__(self) -> Self:
         try:
@@ -86,81 +378,89 @@ class Client:
         self.close()
 
     def connect(self, *, wait_s: float = 0.0) -> None:
-        """Check that the server is there and ready; once connected, do nothing.
+        """Check that the server is reachable and ready. Does nothing once connected.
 
-        With `wait_s` a server that is still starting is waited for so long.
+        Args:
+            wait_s: how long to keep trying, for a server that is starting; 0 tries once.
 
         Raises:
-            Unreachable: nobody listens there.
-            ForeignServer: no Triton server answers there.
+            Unreachable: no server listens at the URL.
+            ForeignServer: what listens there is not Triton.
             Untrusted: a certificate does not prove who the server, or the client, is.
-            NotReady: it is still loading, or shutting down.
-            ClientError: any other reason for no answer.
+            NotReady: the server is still loading, or shutting down.
+            ClientError: no reply for another reason.
         """
-        blocking(self._core.connect(wait_s))
+        run_blocking(self._connect(wait_s))
 
     def close(self) -> None:
-        """End what is in flight and let go of the connection; the client is of no more use."""
-        self._core.close()
+        """Cancel open requests and close the connection. The client cannot be used afterwards."""
+        self._close()
 
     def model(self, name: str) -> ServedModel:
-        """What the server says of a model, whose contract is made sure to be this client's.
+        """Read a model's configuration and check that its contract is this client's.
+
+        Args:
+            name: such as `alexnet_int8`.
 
         Raises:
-            ModelNotFound: the server has no such model.
+            ModelNotFound: the server has no model of that name.
             ContractMismatch: the model expects other images, or is not one of this project's.
-            ClientError: no answer.
+            ClientError: no reply.
         """
-        return blocking(self._core.model(name))
+        return run_blocking(self._model(name))
 
     def statistics(self, name: str) -> ModelStatistics:
-        """What the server has counted of a model: requests, queueing and computing, batches.
+        """Read the server's own counts of a model: requests, times in the queue and computing, batches.
+
+        Args:
+            name: such as `alexnet_int8`.
 
         Raises:
-            ModelNotFound: the server has no such model.
-            ClientError: no answer.
+            ModelNotFound: the server has no model of that name.
+            ClientError: no reply.
         """
-        return blocking(self._core.statistics(name))
+        return run_blocking(self._statistics(name))
 
     def classify(
-        self,
-        images: Images,
-        *,
-        model: str = DEFAULT_MODEL,
-        top: int = 5,
-        in_flight: int | None = None,
+        self, images: Images, *, model: str = DEFAULT_MODEL, top: int = 5, in_flight: int | None = None
     ) -> list[Prediction]:
-        """Classify one image or many: paths, bytes, binary files, PIL images or prepared uint8 arrays.
+        """Classify one image or many.
 
-        One prediction an image, in order. An image that cannot be read, or whose request fails once the
-        model was found, has its error in its prediction and costs the others nothing. `in_flight` requests
-        are open at a time: two batches, or 32 images where the model decodes them itself.
+        An image that cannot be read, or whose request fails, has its error in its prediction; the others are
+        classified all the same.
+
+        Args:
+            images: one image or an iterable of them: paths, bytes, binary files, PIL images, or prepared
+                uint8 arrays `(224, 224, 3)`; or one prepared batch `(N, 224, 224, 3)`.
+            model: the model's name on the server.
+            top: how many classes each prediction has, best first.
+            in_flight: how many requests are open at once. Default: 2 batches, or 32 images for a model that
+                decodes on the server.
+
+        Returns:
+            One prediction for each image, in order.
 
         Raises:
             UsageError: `top` or `in_flight` is less than 1.
-            ImageError: an array has the wrong shape, layout or dtype, or an item can be no image.
+            ImageError: an array has the wrong shape, layout or dtype, or an item cannot be an image.
             ClientError: the server or the model cannot be used at all.
         """
         return list(self.classify_each(images, model=model, top=top, in_flight=in_flight))
 
     def classify_each(
-        self,
-        images: Images,
-        *,
-        model: str = DEFAULT_MODEL,
-        top: int = 5,
-        in_flight: int | None = None,
+        self, images: Images, *, model: str = DEFAULT_MODEL, top: int = 5, in_flight: int | None = None
     ) -> Generator[Prediction]:
-        """As `classify`, each prediction as it comes, in order; as little memory for a million as for one.
+        """As `classify`, but yield each prediction as soon as it is there, in order.
 
-        `images` may be an iterator without an end. Leaving the loop early leaves nothing running.
+        Needs as little memory for a million images as for one; `images` may be an endless iterator. Leaving
+        the loop early cancels the open requests.
         """
-        items = items_of(images, self.contract)
-        stream = self._core.stream(ItemsInTurn(iter(items)), model, top, in_flight)
+        items = iterable_of_images(images, self.contract)
+        stream = self._stream(IteratorSource(iter(items)), model, top, in_flight)
 
         def predictions() -> Generator[Prediction]:
             with closing(stream):
-                while (found := blocking(stream.next())) is not None:
+                while (found := run_blocking(stream.next())) is not None:
                     yield from found
 
         return predictions()
@@ -174,19 +474,27 @@ class Client:
         top: int = 5,
         in_flight: int | None = None,
     ) -> Generator[Prediction]:
-        """`classify_each` of the image files in a folder, by their suffixes, sorted; with those below it.
+        """As `classify_each`, for the image files in a folder, sorted by name.
+
+        Args:
+            folder: the folder; files are chosen by their suffix.
+            recursive: also the folders inside it.
 
         Raises:
-            DatasetError: there is no such folder.
+            DatasetError: the folder does not exist or cannot be read.
         """
         images = images_in_folder(Path(folder), recursive=recursive)
         return self.classify_each(images, model=model, top=top, in_flight=in_flight)
 
     def probabilities(self, images: npt.NDArray[Any], *, model: str = DEFAULT_MODEL) -> FloatArray:
-        """Class probabilities, float32 `(N, classes)`, of prepared images, uint8 `(N, 224, 224, 3)`.
+        """Class probabilities, float32 `(N, classes)`, of prepared images.
+
+        Args:
+            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            model: the model's name on the server.
 
         Raises:
-            ImageError: the array is not the contract's.
+            ImageError: the array does not fit the contract.
             ClientError: the server, the model or a request failed.
         """
         name = self.contract.probabilities_name
@@ -201,9 +509,14 @@ class Client:
     ) -> dict[str, FloatArray]:
         """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared images.
 
+        Args:
+            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            model: the model's name on the server.
+            outputs: names of the outputs to return.
+
         Raises:
-            ImageError: the array is not the contract's.
+            ImageError: the array does not fit the contract.
             UsageError: the model takes encoded images only.
             ClientError: the server, the model or a request failed.
         """
-        return blocking(self._core.infer(images, model, outputs))
+        return run_blocking(self._infer(images, model, outputs))

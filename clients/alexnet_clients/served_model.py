@@ -1,8 +1,9 @@
-"""What a client knows of a model that it may ask: one whose contract is its own."""
+"""What a client knows about a model: its configuration, checked against the client's contract."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
@@ -13,24 +14,42 @@ from .transports.transport import ModelConfig, TensorSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
+    """A model that has the client's contract.
+
+    Attributes:
+        name: its name on the server.
+        precision: fp32, fp16 or int8.
+        backend: Triton's name of the backend.
+        computes_in: the data type that its Conv and Gemm layers really compute in.
+        max_batch: how many images a request may hold.
+        labels: the classes, in the order of the outputs.
+        decodes: it takes encoded images; otherwise it takes prepared pixels.
+    """
+
     name: str
     precision: str
     backend: str
-    computes_in: str  # what its Conv and Gemm layers really run in
+    computes_in: str
     max_batch: int
-    labels: tuple[str, ...]  # of the classes, in the order of the outputs
-    decodes: bool  # takes encoded images; the others take prepared pixels
+    labels: tuple[str, ...]
+    decodes: bool
 
     @property
     def classes(self) -> int:
+        """The number of classes."""
         return len(self.labels)
 
 
 def served_model_from_config(config: ModelConfig, contract: Contract, *, subject: str) -> ServedModel:
-    """Accept a model that expects what this contract prepares.
+    """Check that a model expects what a contract prepares.
+
+    Args:
+        config: the model's configuration, from the server.
+        contract: the client's contract.
+        subject: the server and model that an error names.
 
     Raises:
-        ContractMismatch: it expects other images, or is not one of this project's models.
+        ContractMismatch: the model expects other images, or is not one of this project's.
     """
     digest = config.parameters.get("contract_digest")
     if digest is None:
@@ -38,7 +57,7 @@ def served_model_from_config(config: ModelConfig, contract: Contract, *, subject
             subject,
             got="a model without a contract",
             expected="one that alexnet export wrote",
-            next_step="Ask for another model.",
+            next_step="Use another model.",
         )
     if digest != contract.digest:
         raise ContractMismatch(
@@ -50,12 +69,12 @@ def served_model_from_config(config: ModelConfig, contract: Contract, *, subject
     labels = _labels(config.parameters.get("labels", ""))
     pixels = TensorSpec(datatype="UINT8", shape=contract.image_shape)
     encoded = TensorSpec(datatype="BYTES", shape=(1,))
-    answers = TensorSpec(datatype="FP32", shape=(len(labels),))
+    probabilities = TensorSpec(datatype="FP32", shape=(len(labels),))
     decodes = config.inputs == {ENCODED_INPUT_NAME: encoded}
     takes = decodes or config.inputs == {contract.input_name: pixels}
     if config.max_batch < 1 or not labels or not takes:
         raise _not_ours(config, subject, "batches of images in, and labels")
-    if config.outputs.get(contract.probabilities_name) != answers:
+    if config.outputs.get(contract.probabilities_name) != probabilities:
         raise _not_ours(config, subject, f"{contract.probabilities_name} of {len(labels)} labelled classes")
     return ServedModel(
         name=config.name,
@@ -69,8 +88,7 @@ def served_model_from_config(config: ModelConfig, contract: Contract, *, subject
 
 
 def _not_ours(config: ModelConfig, subject: str, expected: str) -> ContractMismatch:
-    def words(tensors: object) -> str:
-        assert isinstance(tensors, dict)
+    def words(tensors: Mapping[str, TensorSpec]) -> str:
         return ", ".join(f"{name} {spec.datatype} {spec.shape}" for name, spec in tensors.items())
 
     return ContractMismatch(
@@ -82,13 +100,13 @@ def _not_ours(config: ModelConfig, subject: str, expected: str) -> ContractMisma
 
 
 def _labels(text: str) -> tuple[str, ...]:
-    """None where a model says none, or no list of words: that is no model of this project."""
+    """The labels; empty if they are not a list of words, so that the model is refused."""
     try:
         labels = json.loads(text)
     except ValueError:
         return ()
-    wanted = isinstance(labels, list) and all(isinstance(label, str) and label for label in labels)
-    return tuple(labels) if wanted else ()
+    are_words = isinstance(labels, list) and all(isinstance(label, str) and label for label in labels)
+    return tuple(labels) if are_words else ()
 
 
 def _difference(contract: Contract, digest: str, text: str) -> str:

@@ -1,11 +1,11 @@
-"""Images in memory that a server on the same machine reads: no copy travels.
+"""Images in shared memory, which a server on the same machine reads without a copy over the network.
 
     with SharedImages(client, capacity=32) as shared:
         shared.images[:2] = prepared  # uint8 (2, 224, 224, 3)
         probabilities = shared.probabilities(2)
 
-The server must have been started with `alexnet serve --shared-memory`. Whether it is faster depends on the
-batch and the machine: docs/decisions/shared-memory.md has figures.
+The server must be started with `alexnet serve --shared-memory`. Whether it is faster depends on the batch and
+the machine: docs/decisions/shared-memory.md has figures.
 """
 
 from __future__ import annotations
@@ -26,26 +26,35 @@ import numpy as np
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BadRequest, ClientError, UsageError
 
-from .client import Client
-from .core import DEFAULT_MODEL
-from .steps import blocking
+from .client import DEFAULT_MODEL, Client
+from .sending import run_blocking
 from .transports.transport import FloatArray, Region
 
 _PREFIX = "alexnet_images_"
-_OURS = re.compile(rf"{_PREFIX}(?P<pid>\d+)_[0-9a-f]+")
+_NAME = re.compile(rf"{_PREFIX}(?P<pid>\d+)_[0-9a-f]+")
 _SHM = Path("/dev/shm")  # noqa: S108 (where Linux keeps POSIX shared memory)
 
 
 class SharedImages:
-    """Room for `capacity` images, in a `with`; gone from this machine and the server after it.
+    """Shared memory for images, registered with the server inside `with` and removed after it.
 
-    Python's resource tracker, a process of its own, removes the memory even where this process is killed.
-    What the server still knows of it then, and what outlives the tracker, is removed by the next to enter.
+    If this process is killed, Python's resource tracker (another process) removes the memory. What then is
+    still registered, or outlives the tracker, is removed when the next `SharedImages` is entered.
+
+    Attributes:
+        images: the memory, uint8 `(capacity, 224, 224, 3)`.
+        region: its name, key and size.
     """
 
     def __init__(self, client: Client, *, capacity: int) -> None:
-        """Raises:
-        UsageError: the capacity is less than 1, or the server is on another machine.
+        """Check the arguments; the memory is made by `with`.
+
+        Args:
+            client: a client of a server on this machine.
+            capacity: how many images fit.
+
+        Raises:
+            UsageError: the capacity is less than 1, or the server is on another machine.
         """
         if capacity < 1:
             raise UsageError("capacity", got=f"{capacity}", expected="at least 1 image")
@@ -54,16 +63,15 @@ class SharedImages:
                 f"shared memory with {client.url}", got="another machine", expected="a server on this one"
             )
         self._client = client
-        self._core = client._core
         self._capacity = capacity
 
     def __enter__(self) -> Self:
-        """Make the memory and tell the server.
+        """Create the memory and register it.
 
         Raises:
-            BadRequest: the server was not started for shared memory.
-            ClientError: no answer.
-            UsageError: there is no room for it.
+            BadRequest: the server does not allow shared memory.
+            ClientError: no reply.
+            UsageError: there is not enough memory.
         """
         self._client.connect()
         remove_orphans(self._client)
@@ -75,7 +83,7 @@ class SharedImages:
         try:
             self._memory = SharedMemory(name, create=True, size=size_bytes)
         except OSError as error:
-            raise self._no_room(error) from error
+            raise self._not_enough_memory(error) from error
         try:
             self._reserve()
             self.images: Uint8Array = np.ndarray(
@@ -88,9 +96,9 @@ class SharedImages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        timeout_s = self._core.timeout_s
+        timeout_s = self._client.timeout_s
         try:
-            with contextlib.suppress(ClientError):  # a server that is gone has forgotten it
+            with contextlib.suppress(ClientError):  # a stopped server has no registrations
                 self._client.transport.unregister(self.region.name, timeout_s=timeout_s).result()
         finally:
             self._release()
@@ -98,8 +106,12 @@ class SharedImages:
     def probabilities(self, count: int, *, model: str = DEFAULT_MODEL) -> FloatArray:
         """Class probabilities, float32 `(count, classes)`, of the first images in `images`.
 
+        Args:
+            count: how many images, at most one batch.
+            model: the model's name on the server.
+
         Raises:
-            UsageError: there are not so many.
+            UsageError: `count` is not 1 to the capacity.
             ClientError: the server, the model or the request failed.
         """
         name = self._client.contract.probabilities_name
@@ -112,63 +124,75 @@ class SharedImages:
         model: str = DEFAULT_MODEL,
         outputs: tuple[str, ...] = ("probabilities", "logits"),
     ) -> dict[str, FloatArray]:
-        """The model's raw outputs for the first images in `images`, at most a batch.
+        """The model's raw outputs by name, float32 `(count, classes)`, for the first images in `images`.
+
+        Args:
+            count: how many images, at most one batch.
+            model: the model's name on the server.
+            outputs: names of the outputs to return.
 
         Raises:
-            UsageError: there are not so many.
+            UsageError: `count` is not 1 to the capacity.
             ClientError: the server, the model or the request failed.
         """
         if not 1 <= count <= self._capacity:
             raise UsageError("count", got=f"{count}", expected=f"1 to {self._capacity} images")
+        images = self.images[:count]
         try:
-            return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
+            return run_blocking(self._client._infer_in_region(self.region, images, model, outputs))
         except BadRequest:
             if self.region.name in {region.name for region in _regions(self._client)}:
                 raise
-            self._register()  # a server that was started again knows nothing of it
-            return blocking(self._core.infer_in_region(self.region, self.images[:count], model, outputs))
+            self._register()  # the server was restarted
+            return run_blocking(self._client._infer_in_region(self.region, images, model, outputs))
 
     def _register(self) -> None:
-        timeout_s = self._core.timeout_s
-        self._client.transport.register(self.region, timeout_s=timeout_s).result()
+        self._client.transport.register(self.region, timeout_s=self._client.timeout_s).result()
 
     def _release(self) -> None:
-        self.images = np.empty((0, 0, 0, 3), np.uint8)  # a view of the memory would hinder its closing
-        with contextlib.suppress(BufferError):  # a caller kept one: the memory goes with the last of them
+        self.images = np.empty((0, 0, 0, 3), np.uint8)  # an open view prevents closing
+        with contextlib.suppress(BufferError):  # a caller kept a view: the memory is freed with the last one
             self._memory.close()
         try:
             self._memory.unlink()
-        except FileNotFoundError:  # somebody has tidied up; the tracker would complain of it at the end
+        except FileNotFoundError:  # already removed: the tracker would warn about it at exit
             resource_tracker.unregister(self.region.key, "shared_memory")
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def _reserve(self) -> None:
-        """Lock the memory's file, so that no other takes it for an orphan's, and take the room for it."""
+        """Lock the memory's file, so that it is not taken for an orphan, and allocate its pages."""
         self._file = os.open(_SHM / self.region.name, os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            os.posix_fallocate(self._file, 0, self.region.size_bytes)  # else a write without room would kill
+            # Without it, a write may be killed by SIGBUS when memory runs out.
+            os.posix_fallocate(self._file, 0, self.region.size_bytes)
         except OSError as error:
-            raise self._no_room(error) from error
+            raise self._not_enough_memory(error) from error
 
-    def _no_room(self, cause: OSError) -> UsageError:
+    def _not_enough_memory(self, cause: OSError) -> UsageError:
         return UsageError(
             f"capacity of {self._capacity} images",
             got=f"{cause.strerror} for {self.region.size_bytes / 2**20:.0f} MiB in {_SHM}",
-            expected="room for them",
-            next_step="Use a smaller capacity, or give it more room (docker run --shm-size).",
+            expected="enough shared memory",
+            next_step="Use a smaller capacity, or enlarge it (docker run --shm-size).",
         )
 
 
 def remove_orphans(client: Client) -> tuple[str, ...]:
-    """Remove the memory of processes that are no more, here and from the server; gives the names.
+    """Remove the memory of processes that have ended, here and on the server.
+
+    Args:
+        client: a client of a server on this machine.
+
+    Returns:
+        The names of what was removed.
 
     Raises:
-        ClientError: the server does not answer, or was not started for shared memory.
+        ClientError: the server does not reply, or does not allow shared memory.
     """
-    transport, timeout_s = client.transport, client._core.timeout_s
+    transport, timeout_s = client.transport, client.timeout_s
     registered = {region.name for region in _regions(client)}
     here = {path.name for path in _SHM.glob(f"{_PREFIX}*")}
     orphans = []
@@ -178,28 +202,28 @@ def remove_orphans(client: Client) -> tuple[str, ...]:
                 continue
             if name in registered:
                 transport.unregister(name, timeout_s=timeout_s).result()
-            with contextlib.suppress(PermissionError):  # another user's
+            with contextlib.suppress(PermissionError):  # another user's file
                 (_SHM / name).unlink(missing_ok=True)
             orphans.append(name)
     return tuple(orphans)
 
 
 def _regions(client: Client) -> tuple[Region, ...]:
-    return client.transport.regions(timeout_s=client._core.timeout_s).result()
+    return client.transport.regions(timeout_s=client.timeout_s).result()
 
 
 @contextlib.contextmanager
 def _locked_orphan(name: str) -> Iterator[bool]:
-    """Whether memory is an orphan. Its file is locked meanwhile: that of the living is already.
+    """Whether memory is an orphan. Its file stays locked inside `with`; a live owner holds the lock itself.
 
-    A process's number alone does not say: it means another one, or none, in a container of its own.
+    The process's ID alone does not prove it: in another container the ID means another process, or none.
     """
-    if not _is_of_the_dead(name):
+    if not _owner_has_ended(name):
         yield False
         return
     try:
         lock = os.open(_SHM / name, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # removed by the tracker, and still known to the server
+    except FileNotFoundError:  # removed by the tracker, but still registered
         yield True
         return
     except PermissionError:  # another user's
@@ -215,14 +239,14 @@ def _locked_orphan(name: str) -> Iterator[bool]:
         os.close(lock)
 
 
-def _is_of_the_dead(name: str) -> bool:
-    found = _OURS.fullmatch(name)
+def _owner_has_ended(name: str) -> bool:
+    found = _NAME.fullmatch(name)
     if found is None:
         return False
     try:
         os.kill(int(found["pid"]), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's, and alive
+    except PermissionError:  # another user's live process
         return False
     return False

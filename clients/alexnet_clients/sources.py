@@ -1,196 +1,127 @@
-"""What a person writes to name images on a command line: files, folders, patterns, `-`, web addresses."""
+"""What names images on a command line: files, folders, patterns and `-` for standard input."""
 
 from __future__ import annotations
 
 import glob
-import io
 import itertools
-import socket
-import threading
-import time
-import urllib.error
-import urllib.request
+import shlex
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, wait
-from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import DatasetError, UsageError
-
-from .folders import images_in_folder
+from alexnet_model.datasets import SUFFIXES
+from alexnet_model.errors import DatasetError, UsageError, os_error_reason
 
 STDIN = "-"
-_WEB = ("http://", "https://")
-_CHUNK_BYTES = 1 << 16
-_LOOK_UP_S = 0.05
-
-
-class WebImage:
-    """An image on the web: a file that is fetched when it is read, so in the threads that prepare images.
-
-    `read` raises OSError, as files do: no such host, an error's status, or more than `timeout_s` in all. Once
-    `given_up` is set nobody waits any more.
-    """
-
-    read_later = True  # not when it is taken from the iterator, but in the thread that prepares it
-
-    def __init__(self, url: str, *, timeout_s: float, given_up: threading.Event | None = None) -> None:
-        self.name = url
-        self._timeout_s = timeout_s
-        self._given_up = given_up or threading.Event()
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes of it."""
-        # A socket's timeout is of each piece that arrives, and nothing interrupts it: what counts is here.
-        deadline = time.monotonic() + self._timeout_s
-        fetched: Future[bytes] = Future()
-        threading.Thread(target=self._fetch, args=(size, deadline, fetched), daemon=True).start()
-        while not fetched.done():
-            left_s = deadline - time.monotonic()
-            if self._given_up.is_set():
-                raise InterruptedError("given up")
-            if left_s <= 0:
-                raise self._too_slow()
-            wait([fetched], timeout=min(left_s, _LOOK_UP_S))
-        try:
-            return fetched.result()
-        except (OSError, HTTPException, ValueError) as error:
-            raise self._in_words(error) from error
-
-    def _fetch(self, size: int, deadline: float, fetched: Future[bytes]) -> None:
-        try:
-            fetched.set_result(self._content(size, deadline))
-        except Exception as error:
-            fetched.set_exception(error)
-
-    def _content(self, size: int, deadline: float) -> bytes:
-        request = urllib.request.Request(self.name, headers={"User-Agent": "alexnet-serving"})  # noqa: S310
-        chunks: list[bytes] = []
-        try:
-            opened = urllib.request.urlopen(request, timeout=self._timeout_s)  # noqa: S310 (http or https)
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise
-        with opened as answer:
-            while size > 0 and (chunk := answer.read1(min(size, _CHUNK_BYTES))):
-                chunks.append(chunk)
-                size -= len(chunk)
-                if time.monotonic() > deadline:
-                    raise self._too_slow()
-            missing = getattr(answer, "length", None)  # http.client only counts them
-            if size > 0 and missing:
-                raise OSError(f"{missing:,} bytes less than was said")
-        return b"".join(chunks)
-
-    def _too_slow(self) -> TimeoutError:
-        return TimeoutError(f"no whole image in {self._timeout_s:g} s")
-
-    def _in_words(self, error: Exception) -> OSError:
-        """The reason on one line."""
-        if isinstance(error, urllib.error.HTTPError):
-            redirects = "a redirect that leads nowhere, " if 300 <= error.code < 400 else ""
-            return OSError(f"{redirects}HTTP status {error.code}")
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, TimeoutError):
-            return self._too_slow()
-        if isinstance(reason, socket.gaierror):
-            return OSError("no such host")
-        if isinstance(reason, OSError):  # first: some are of the other kinds too
-            return OSError(" ".join((reason.strerror or str(reason)).split()))
-        if isinstance(reason, InvalidURL | ValueError):
-            return OSError("no web address that can be asked for")
-        if isinstance(reason, HTTPException):
-            return OSError("an answer that is broken, or no HTTP")
-        return OSError(str(reason))
 
 
 class StdinImage:
-    """The one image that stands on standard input.
-
-    `load` it in the main thread: an interrupt does not end the reading of any other.
-    """
+    """The one image on standard input. A client reads it in the thread that iterates over the images."""
 
     name = STDIN
 
     def __init__(self, stdin: BinaryIO) -> None:
         self._stdin = stdin
-        self._content = io.BytesIO()
-
-    def load(self) -> None:
-        """Read it to its end, or to just past what an image may take."""
-        self._content = io.BytesIO(self._stdin.read(MAX_ENCODED_BYTES + 1))
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes of what was loaded."""
-        return self._content.read(size)
+        """At most `size` bytes, fewer only at the end."""
+        return self._stdin.read(size)
 
 
-Source: TypeAlias = Path | WebImage | StdinImage
+ImageSource: TypeAlias = Path | StdinImage
 
 
-def name_of_source(source: Source) -> str:
-    """As it will be called in a prediction."""
+def name_from_source(source: ImageSource) -> str:
+    """The name that a prediction has for it."""
     return str(source) if isinstance(source, Path) else source.name
 
 
-def sources_from_words(
-    words: Iterable[str],
-    *,
-    recursive: bool,
-    stdin: BinaryIO | None,
-    timeout_s: float,
-    given_up: threading.Event | None = None,
-) -> Iterator[Source]:
-    """Every image that is meant, in order, found as it is wanted.
+def sources_from_arguments(
+    arguments: Iterable[str], *, recursive: bool, stdin: BinaryIO | None
+) -> Iterator[ImageSource]:
+    """Every image that the arguments name, in order. The arguments are checked now, images found lazily.
 
-    A folder means the images in it, a pattern what it matches (`**` goes deeper). A file that is not there
-    is given all the same: it gets its error in its place. `given_up` ends what is being fetched.
+    Args:
+        arguments: a file, a folder (its images), a pattern (`**` matches folders), or `-`. A file that does
+            not exist is yielded too: its error becomes its prediction.
+        recursive: also the folders inside folders.
+        stdin: standard input; None if it is closed.
 
     Raises:
-        DatasetError: a folder without an image, or a pattern that matches nothing.
-        UsageError: `-` twice, or where standard input is closed.
+        DatasetError: a folder without an image, or a pattern without a match.
+        UsageError: a web address; `-` twice, or with standard input closed.
     """
-    stdin_is_read = False
-    for word in words:
-        if word == STDIN:
-            if stdin_is_read:
-                raise UsageError("images", got="'-' twice", expected="one image on standard input")
-            if stdin is None:
-                raise UsageError("standard input", got="a closed one", expected="one image on it")
-            stdin_is_read = True
-            yield StdinImage(stdin)
-        elif word.lower().startswith(_WEB):
-            yield WebImage(word, timeout_s=timeout_s, given_up=given_up)
-        else:
-            yield from _from_disk(word, recursive=recursive)
+    listed = list(arguments)
+    for argument in listed:
+        if argument.lower().startswith(("http://", "https://")):
+            raise UsageError(
+                argument,
+                got="a web address",
+                expected="a file, a folder, a pattern, or - for standard input",
+                next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet classify -",
+            )
+    if listed.count(STDIN) > 1:
+        raise UsageError("images", got="'-' twice", expected="one image on standard input")
+    if stdin is None and STDIN in listed:
+        raise UsageError("standard input", got="a closed one", expected="one image on it")
+
+    def found() -> Iterator[ImageSource]:
+        for argument in listed:
+            if argument == STDIN and stdin is not None:
+                yield StdinImage(stdin)
+            else:
+                yield from _sources_on_disk(argument, recursive=recursive)
+
+    return found()
 
 
-def _from_disk(word: str, *, recursive: bool) -> Iterator[Path]:
-    path = Path(word)
+def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
+    """Every image file by its suffix, sorted within each folder; hidden files and folders are left out.
+
+    Only one folder's names are in memory at a time. A symbolic link to a folder is not followed.
+
+    Raises:
+        DatasetError: the folder does not exist or cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        got = os_error_reason(error)
+        raise DatasetError(
+            str(folder), got=got, expected="a folder of images", next_step="Check the path."
+        ) from error
+    visible = [path for path in entries if not path.name.startswith(".")]
+    yield from (path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file())
+    if recursive:
+        for path in visible:
+            if path.is_dir() and not path.is_symlink():
+                yield from images_in_folder(path, recursive=True)
+
+
+def _sources_on_disk(argument: str, *, recursive: bool) -> Iterator[Path]:
+    path = Path(argument)
     if path.is_dir():
         yield from _at_least_one(
             images_in_folder(path, recursive=recursive),
-            word,
+            argument,
             "a folder of images",
-            "Check the path." if recursive else "Look in its folders too: --recursive.",
+            "Check the path." if recursive else "Search the folders inside it too: --recursive.",
         )
-    elif glob.has_magic(word) and not path.exists():
+    elif glob.has_magic(argument) and not path.exists():
         fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        # Not glob.glob, whose `**` follows symbolic links round and round.
+        # Not glob.glob, whose `**` follows symbolic links in circles.
         base, pattern = Path(*fixed), str(Path(*path.parts[len(fixed) :]))
         files = (match for match in sorted(base.glob(pattern)) if match.is_file())
-        if "/." not in f"/{pattern}":  # as in a shell, hidden files are matched only where a dot is written
+        if "/." not in f"/{pattern}":  # as in a shell, hidden files match only where a dot is written
             files = (match for match in files if "/." not in f"/{match.relative_to(base)}")
-        yield from _at_least_one(files, word, "a pattern that matches files", "Check the pattern.")
+        yield from _at_least_one(files, argument, "a pattern that matches files", "Check the pattern.")
     else:
         yield path
 
 
-def _at_least_one(paths: Iterator[Path], word: str, expected: str, next_step: str) -> Iterator[Path]:
+def _at_least_one(paths: Iterator[Path], argument: str, expected: str, next_step: str) -> Iterator[Path]:
     first = next(paths, None)
     if first is None:
-        raise DatasetError(word, got="no image", expected=expected, next_step=next_step)
+        raise DatasetError(argument, got="no image", expected=expected, next_step=next_step)
     yield first
     yield from paths

@@ -1,4 +1,4 @@
-"""Where a server is: one value object, so that no other module takes a URL apart."""
+"""The address of a server. No other module parses URLs."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ from urllib.parse import urlsplit
 
 from alexnet_model.errors import InvalidUrl
 
-# Triton's own ports; HTTPS is never Triton's, but a proxy's in front of it.
+# Triton's own ports. Triton has no HTTPS: that is a proxy in front of it.
 DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 _EXAMPLE = "a URL such as grpc://127.0.0.1:8001"
 
 
 @dataclass(frozen=True)
 class ServerUrl:
-    scheme: str  # a key of DEFAULT_PORTS
+    """A parsed URL.
+
+    Attributes:
+        scheme: grpc, grpcs, http or https.
+        host: a name or an address, IPv6 without brackets.
+        port: the given one, or the scheme's default.
+        path: a prefix that a proxy needs before HTTP's own paths, such as `/triton`.
+    """
+
+    scheme: str
     host: str
     port: int
-    path: str = ""  # before HTTP's own paths, where a proxy wants one: "/triton"
+    path: str = ""
 
     @classmethod
     def parse(cls, text: str) -> ServerUrl:
-        """Read `SCHEME://HOST[:PORT]`, for HTTP with a path too; IPv6 goes in brackets.
+        """Parse `SCHEME://HOST[:PORT]`, with a path for HTTP. IPv6 addresses need brackets.
 
         Raises:
-            InvalidUrl: it does not parse, or its scheme is not spoken.
+            InvalidUrl: the text does not parse, or its scheme is not supported.
         """
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
-        except ValueError as error:  # a port that is no number or past 65535, an open bracket
+        except ValueError as error:  # a port that is not 0..65535, an open bracket
             raise InvalidUrl(f"URL {text!r}", got=str(error), expected=_EXAMPLE) from error
         if parts.scheme not in DEFAULT_PORTS or "://" not in text:
             raise InvalidUrl(
@@ -65,7 +74,7 @@ class ServerUrl:
 
     @property
     def address(self) -> str:
-        """`host:port`, as gRPC takes it."""
+        """`host:port`, with brackets around IPv6."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 

@@ -115,7 +115,7 @@ class VirtualServer(FakeTransport):
         self.takes_s: Callable[[float], float] = lambda now_s: 0.01
         self.refuses: Callable[[float], ClientError | None] = lambda now_s: None
         self.probabilities = np.full(10, 0.1, np.float32)
-        self.answer = lambda request: np.tile(self.probabilities, (len(request.images), 1))
+        self.predict = lambda request: np.tile(self.probabilities, (len(request.images), 1))
         self.is_down = False
         self.submitted = 0
         self.open_at_once = 0
@@ -187,7 +187,7 @@ class VirtualServer(FakeTransport):
         self._execute()
         for future, request in batch:
             if future.set_running_or_notify_cancel() if not future.done() else False:
-                outputs = {name: self.answer(request) for name in request.outputs}
+                outputs = {name: self.predict(request) for name in request.outputs}
                 future.set_result(InferReply(outputs=outputs, latency_ms=0.0, request_bytes=150_528))
 
     def _fail(self, future: VirtualFuture, error: ClientError) -> None:
@@ -200,7 +200,7 @@ class VirtualServer(FakeTransport):
 
 
 def expected_of(server: VirtualServer, messages: int = 4) -> ExpectedReplies:
-    """Return the server's right replies to so many distinct requests."""
+    """Return the right replies to some distinct requests."""
     requests = request_set_from_config(server._config(MODEL), 1)
     replies = [
         InferReply(outputs={"probabilities": server.probabilities[None]}, latency_ms=0, request_bytes=0)

@@ -221,7 +221,7 @@ class OneServer:
         transport.class_names = self.class_names
         transport.parameters["labels"] = json.dumps(self.class_names)
         transport.max_batch = self.max_batch
-        transport.answer = lambda request: self._answer(transport, request)
+        transport.predict = lambda request: self._answer(transport, request)
         transport.parameters["precision"] = "int8"  # so that one case decodes on the server
         return Client(url, transport=transport, backoff=backoff)
 

@@ -98,7 +98,7 @@ def test_replies_that_come_during_submit_do_not_nest() -> None:
             return super().submit(message, timeout_s=timeout_s)
 
     clock = VirtualTime()
-    transport = Immediate(answer=lambda request: np.full((1, 10), 0.1, np.float32))
+    transport = Immediate(predict=lambda request: np.full((1, 10), 0.1, np.float32))
     segment = Segment(loop=ClosedLoop(concurrency=4), timing=Timing(burn_in_s=0, seconds=10, repeats=1))
     result = LoadRun(segment, traffic_of(VirtualServer(clock), transport), clock).result()
     assert result.requests == pytest.approx(10_000, abs=4)

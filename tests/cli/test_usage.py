@@ -65,6 +65,10 @@ WRONG_USE = [
     (["export"], ["checkpoint"]),
     (["classify"], ["IMAGE"]),
     (["classify", "x.png", "--top", "0"], ["--top"]),
+    (
+        ["classify", "https://host/x.png"],
+        ["a web address", "curl -s https://host/x.png | alexnet classify -"],
+    ),
     (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
     (["classify", "x.png", "--concurrency", "0"], ["--concurrency"]),
     (["classify", "x.png", "--json", "--csv"], ["--json and --csv", "one of them"]),

@@ -30,7 +30,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_both_clients_have_the_same_verbs_with_the_same_options() -> None:
+def test_both_clients_have_the_same_methods_and_options() -> None:
     def verbs(kind: type) -> dict[str, list[str]]:
         return {
             name: list(inspect.signature(member).parameters)
@@ -41,15 +41,15 @@ def test_both_clients_have_the_same_verbs_with_the_same_options() -> None:
     assert verbs(AsyncClient) == verbs(Client)
 
 
-def test_the_same_answers_as_the_blocking_client(fake: FakeTransport) -> None:
+def test_async_client_returns_what_the_blocking_client_returns(fake: FakeTransport) -> None:
     items = [grey(0), b"no image", grey(255), images(1, 128)[0]]
 
-    async def asked() -> tuple[list[Prediction], Any, Any]:
+    async def run() -> tuple[list[Prediction], Any, Any]:
         async with AsyncClient(URL, transport=fake) as client:
             served = await client.model("alexnet_int8")
             return await client.classify(items), await client.probabilities(images(40)), served
 
-    predictions, probabilities, served = asyncio.run(asked())
+    predictions, probabilities, served = asyncio.run(run())
     with Client(URL, transport=FakeTransport()) as client:
         expected = client.classify(items)
         assert np.array_equal(probabilities, client.probabilities(images(40)))
@@ -62,7 +62,7 @@ def test_the_same_answers_as_the_blocking_client(fake: FakeTransport) -> None:
     assert fake.closed
 
 
-def test_an_asynchronous_iterator_of_images(fake: FakeTransport) -> None:
+def test_classify_each_reads_an_asynchronous_iterator_lazily(fake: FakeTransport) -> None:
     taken = 0
 
     async def images() -> AsyncIterator[Image.Image]:
@@ -72,7 +72,7 @@ def test_an_asynchronous_iterator_of_images(fake: FakeTransport) -> None:
             taken += 1
             yield grey(level)
 
-    async def asked() -> list[str]:
+    async def run() -> list[str]:
         fake.max_batch = 4
         async with AsyncClient(URL, transport=fake) as client:
             labels: list[str] = []
@@ -81,25 +81,25 @@ def test_an_asynchronous_iterator_of_images(fake: FakeTransport) -> None:
                 labels.append(prediction.best.label)
             return labels
 
-    assert asyncio.run(asked()) == ["0", "9"] * 50
+    assert asyncio.run(run()) == ["0", "9"] * 50
 
 
-def test_an_error_in_an_asynchronous_iterator_is_the_callers_own(fake: FakeTransport) -> None:
+def test_an_error_of_an_asynchronous_iterator_is_raised_unchanged(fake: FakeTransport) -> None:
     async def images() -> AsyncIterator[Image.Image]:
         yield grey(0)
         raise KeyError("the caller's own")
 
-    async def asked() -> None:
+    async def run() -> None:
         async with AsyncClient(URL, transport=fake) as client:
             await client.classify(images())
 
     with pytest.raises(KeyError, match="own"):
-        asyncio.run(asked())
+        asyncio.run(run())
     assert fake.in_flight == 0
 
 
-def test_a_cancelled_task_leaves_no_request_running(fake: FakeTransport) -> None:
-    async def asked() -> None:
+def test_cancelling_a_task_cancels_its_requests(fake: FakeTransport) -> None:
+    async def run() -> None:
         async with AsyncClient(URL, transport=fake) as client:
             await client.model("alexnet_fp32")
             fake.hold()
@@ -113,11 +113,11 @@ def test_a_cancelled_task_leaves_no_request_running(fake: FakeTransport) -> None
             fake.release()
             assert len(await client.classify(images(3))) == 3  # and the client is as good as before
 
-    asyncio.run(asked())
+    asyncio.run(run())
 
 
-def test_leaving_a_loop_early_leaves_nothing_running(fake: FakeTransport) -> None:
-    async def asked() -> None:
+def test_leaving_a_loop_early_cancels_open_requests(fake: FakeTransport) -> None:
+    async def run() -> None:
         fake.max_batch = 1
         async with AsyncClient(URL, transport=fake) as client:
             each = client.classify_each(images(50))
@@ -128,26 +128,26 @@ def test_leaving_a_loop_early_leaves_nothing_running(fake: FakeTransport) -> Non
             assert fake.in_flight == 0
             assert len(fake.requests) <= 3
 
-    asyncio.run(asked())
+    asyncio.run(run())
 
 
-def test_ten_thousand_requests_at_once_have_few_open(fake: FakeTransport) -> None:
+def test_ten_thousand_calls_at_once_have_64_open_requests(fake: FakeTransport) -> None:
     image = images(1, 255)
 
-    async def asked() -> list[Any]:
+    async def run() -> list[Any]:
         fake.delay_s = 0.0001
         async with AsyncClient(URL, transport=fake) as client:
             return await asyncio.gather(*(client.probabilities(image) for _ in range(10_000)))
 
-    answers = asyncio.run(asked())
+    answers = asyncio.run(run())
     assert len(answers) == 10_000
     assert all(answer.argmax() == 9 for answer in answers)
-    assert fake.most_in_flight == 64
+    assert fake.peak_in_flight == 64
 
 
-def test_a_turn_that_is_given_up_is_not_lost(fake: FakeTransport) -> None:
-    async def asked() -> None:
-        async with AsyncClient(URL, transport=fake, most_in_flight=1) as client:
+def test_cancelled_calls_return_their_permits(fake: FakeTransport) -> None:
+    async def run() -> None:
+        async with AsyncClient(URL, transport=fake, max_in_flight=1) as client:
             await client.model("alexnet_fp32")
             fake.hold()
             tasks = [asyncio.ensure_future(client.probabilities(images(1))) for _ in range(4)]
@@ -164,28 +164,28 @@ def test_a_turn_that_is_given_up_is_not_lost(fake: FakeTransport) -> None:
             np.ndarray,
         ]
 
-    asyncio.run(asked())
+    asyncio.run(run())
 
 
-def test_errors_are_the_same(fake: FakeTransport) -> None:
-    async def asked() -> None:
+def test_async_client_raises_the_same_errors(fake: FakeTransport) -> None:
+    async def run() -> None:
         async with AsyncClient(URL, transport=fake) as client:
-            fake.answer = lambda request: np.full((len(request.images), 10), np.nan, np.float32)
+            fake.predict = lambda request: np.full((len(request.images), 10), np.nan, np.float32)
             with pytest.raises(BadResponse, match="NaN"):
                 await client.probabilities(images(1))
             with pytest.raises(ImageError):
                 await client.classify(np.zeros((3, 224, 224), np.uint8))
 
-    asyncio.run(asked())
+    asyncio.run(run())
 
 
-def test_a_server_that_is_not_ready_is_refused_at_the_door_and_closed(fake: FakeTransport) -> None:
+def test_entering_fails_and_closes_if_the_server_is_not_ready(fake: FakeTransport) -> None:
     fake.is_ready = False
 
-    async def asked() -> None:
+    async def run() -> None:
         async with AsyncClient(URL, transport=fake):
             pytest.fail("entered")
 
     with pytest.raises(NotReady):
-        asyncio.run(asked())
+        asyncio.run(run())
     assert fake.closed

@@ -34,7 +34,7 @@ def labels(client: Client, images: Images) -> list[str]:
     return [prediction.best.label for prediction in client.classify(images)]
 
 
-def test_one_image_in_every_form(client: Client, tmp_path: Path) -> None:
+def test_classify_takes_one_image_in_every_form(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "white.png"
     path.write_bytes(encoded(255))
     assert labels(client, path) == ["9"]
@@ -63,18 +63,18 @@ def test_many_images_of_mixed_forms_from_an_iterator_keep_their_order(client: Cl
     ]
 
 
-def test_no_images_are_no_predictions(client: Client, fake: FakeTransport) -> None:
+def test_an_empty_list_gives_no_predictions(client: Client, fake: FakeTransport) -> None:
     assert client.classify([]) == []
     assert fake.requests == []
 
 
-def test_the_pixels_sent_are_the_contracts(client: Client, fake: FakeTransport) -> None:
+def test_pixels_are_prepared_by_the_contract(client: Client, fake: FakeTransport) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8))
     client.classify(noise)
     assert np.array_equal(fake.requests[0].images[0], Contract().prepared(noise))
 
 
-def test_the_best_classes_come_first_and_as_many_as_asked(client: Client) -> None:
+def test_top_limits_the_classes_best_first(client: Client) -> None:
     (prediction,) = client.classify(grey(255), top=3)
     assert [found.index for found in prediction.classes] == [9, 8, 7]
     assert prediction.classes[0].probability > prediction.classes[1].probability
@@ -84,7 +84,7 @@ def test_the_best_classes_come_first_and_as_many_as_asked(client: Client) -> Non
         client.classify(grey(255), top=0)
 
 
-def test_a_broken_image_costs_only_itself(client: Client, tmp_path: Path) -> None:
+def test_other_images_are_classified_beside_broken_ones(client: Client, tmp_path: Path) -> None:
     missing = tmp_path / "missing.jpg"
     predictions = client.classify([grey(0), b"not an image", grey(255), missing, b""])
     assert [bool(prediction.error) for prediction in predictions] == [False, True, False, True, True]
@@ -95,7 +95,7 @@ def test_a_broken_image_costs_only_itself(client: Client, tmp_path: Path) -> Non
         _ = predictions[1].best
 
 
-def test_nothing_but_broken_images_ask_nothing(client: Client, fake: FakeTransport) -> None:
+def test_only_broken_images_send_no_request(client: Client, fake: FakeTransport) -> None:
     predictions = client.classify([b"", b"x"])
     assert all(isinstance(prediction.error, ImageError) for prediction in predictions)
     assert fake.requests == []
@@ -116,7 +116,7 @@ def test_nothing_but_broken_images_ask_nothing(client: Client, fake: FakeTranspo
         (None, "images: got NoneType"),
     ],
 )
-def test_what_can_be_no_image_is_the_callers_error(
+def test_wrong_arguments_raise_image_errors(
     client: Client, fake: FakeTransport, images: Images, message: str
 ) -> None:
     with pytest.raises(ImageError, match=message):
@@ -156,7 +156,7 @@ def test_few_requests_are_open_and_few_images_are_taken_ahead(fake: FakeTranspor
         fake.release()
         thread.join()
     assert taken_while_waiting < 30
-    assert fake.most_in_flight == 2
+    assert fake.peak_in_flight == 2
     assert taken == 500
 
 

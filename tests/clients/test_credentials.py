@@ -13,8 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from alexnet_clients import Client, ClientTls, Headers, ServerUrl, Transport, transport_from_url
-from alexnet_clients.credentials import Credentials
+from alexnet_clients import Client, ClientTls, Credentials, Headers, ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import BadRequest, ClientError, Unreachable, Untrusted, UsageError
 
 from ..certificates import Certificates, Pair, make_certificates
@@ -55,7 +54,7 @@ def own(pair: Pair, ca: Path) -> ClientTls:
     return ClientTls(ca=ca, certificate=pair.certificate, key=pair.key)
 
 
-def test_a_server_whose_ca_is_believed_is_asked(made: Certificates) -> None:
+def test_a_server_with_a_certificate_of_the_given_ca_is_used(made: Certificates) -> None:
     with (
         served(made.server) as (_, address),
         Client(f"grpcs://{address}", tls=ClientTls(ca=made.ca)) as client,
@@ -73,7 +72,7 @@ def test_a_server_whose_ca_is_believed_is_asked(made: Certificates) -> None:
         ("misnamed", "ca", "Hostname Verification Check failed"),
     ],
 )
-def test_a_server_that_does_not_prove_who_it_is(
+def test_a_server_with_a_wrong_certificate_is_untrusted(
     made: Certificates, server: str, ca: str | None, words: str
 ) -> None:
     tls = ClientTls(ca=getattr(made, ca)) if ca else None
@@ -88,7 +87,7 @@ def test_a_server_that_does_not_prove_who_it_is(
     assert wire.received == []
 
 
-def test_mutual_tls_answers_a_client_that_proves_who_it_is(made: Certificates) -> None:
+def test_mutual_tls_accepts_a_client_certificate_of_the_ca(made: Certificates) -> None:
     with (
         served(made.server, client_ca=made.ca) as (_, address),
         Client(f"grpcs://{address}", tls=own(made.client, made.ca)) as client,
@@ -96,9 +95,9 @@ def test_mutual_tls_answers_a_client_that_proves_who_it_is(made: Certificates) -
         assert client.probabilities(IMAGE).shape == (1, 10)
 
 
-@pytest.mark.parametrize("client", ["nobody", "stranger"])
-def test_mutual_tls_refuses_a_client_that_does_not(made: Certificates, client: str) -> None:
-    tls = ClientTls(ca=made.ca) if client == "nobody" else own(made.other_client, made.ca)
+@pytest.mark.parametrize("client", ["none", "stranger"])
+def test_mutual_tls_refuses_other_clients(made: Certificates, client: str) -> None:
+    tls = ClientTls(ca=made.ca) if client == "none" else own(made.other_client, made.ca)
     with (
         served(made.server, client_ca=made.ca) as (wire, address),
         pytest.raises(ClientError, match="certificate") as caught,
@@ -109,7 +108,7 @@ def test_mutual_tls_refuses_a_client_that_does_not(made: Certificates, client: s
     assert wire.received == []
 
 
-def test_one_side_encrypted_and_the_other_not(made: Certificates) -> None:
+def test_tls_on_one_side_only_is_reported(made: Certificates) -> None:
     with (
         served(made.server) as (_, address),
         pytest.raises(Unreachable, match="grpcs:// if it wants TLS"),
@@ -124,7 +123,7 @@ def test_one_side_encrypted_and_the_other_not(made: Certificates) -> None:
         pytest.fail("entered")
 
 
-def test_certificates_that_cannot_be_used(made: Certificates, tmp_path: Path) -> None:
+def test_unusable_certificates_are_usage_errors(made: Certificates, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="grpcs://127"):
         Client("grpc://127.0.0.1:8001", tls=ClientTls(ca=made.ca))
     with pytest.raises(UsageError, match="certificate without its key"):
@@ -143,14 +142,14 @@ def test_certificates_that_cannot_be_used(made: Certificates, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": "Bearer 1"}, lambda: {"Authorization": "Bearer 1"}])
-def test_headers_travel_with_every_request(headers: Headers) -> None:
+def test_headers_are_sent_with_every_request(headers: Headers) -> None:
     with served(None) as (wire, address), Client(f"grpc://{address}", headers=headers) as client:
         client.probabilities(IMAGE)
     seen = [sent.get("authorization") for sent in wire.metadata]
     assert seen == ["Bearer 1"] * 3
 
 
-def test_a_function_is_asked_for_headers_each_time() -> None:
+def test_a_headers_function_is_called_for_each_request() -> None:
     number = itertools.count()
     with (
         served(None) as (wire, address),
@@ -161,7 +160,7 @@ def test_a_function_is_asked_for_headers_each_time() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_an_error_of_the_function_is_the_futures(scheme: str) -> None:
+def test_an_error_of_the_headers_function_fails_the_request(scheme: str) -> None:
     def fails() -> dict[str, str]:
         raise KeyError("no token")
 
@@ -188,7 +187,7 @@ def test_an_error_of_the_function_is_the_futures(scheme: str) -> None:
         ({1: "x"}, "a header of the name 1"),
     ],
 )
-def test_headers_that_cannot_be_carried(
+def test_invalid_headers_fail_the_request_without_repeating_their_value(
     scheme: str, headers: Any, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for given in (headers, lambda: headers):

@@ -5,8 +5,8 @@ from http import HTTPStatus
 import grpc
 import pytest
 
-from alexnet_clients.transports.grpc_errors import MEANING_OF_STATUS, error_from_status
-from alexnet_clients.transports.meanings import MEANING_OF_WORDS
+from alexnet_clients.transports.error_rules import RULE_OF_TEXT
+from alexnet_clients.transports.grpc_errors import RULE_OF_STATUS, error_from_status
 from alexnet_model.errors import (
     BadRequest,
     ClientError,
@@ -21,13 +21,13 @@ from alexnet_model.errors import (
 )
 
 
-def test_every_status_of_grpc_has_a_meaning() -> None:
-    assert set(MEANING_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
+def test_every_grpc_status_has_a_rule() -> None:
+    assert set(RULE_OF_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
 
 
-def test_tritons_words_come_with_statuses_of_both_protocols() -> None:
-    of_grpc, of_http = set(MEANING_OF_STATUS), {status.value for status in HTTPStatus}
-    for part, statuses, _ in MEANING_OF_WORDS:
+def test_text_rules_name_statuses_of_both_protocols() -> None:
+    of_grpc, of_http = set(RULE_OF_STATUS), {status.value for status in HTTPStatus}
+    for part, statuses, _ in RULE_OF_TEXT:
         assert part == part.lower()
         assert statuses <= of_grpc | of_http
         assert statuses & of_grpc
@@ -89,13 +89,13 @@ def test_statuses_become_this_projects_errors(status: str, details: str, kind: t
     assert details.removesuffix(".") in str(error)
 
 
-def test_a_server_that_hangs_up_is_not_told_apart_but_the_ways_out_are_named() -> None:
+def test_a_closed_connection_names_the_possible_causes() -> None:
     closed = f"{CONNECTING}UNAVAILABLE: ipv4:127.0.0.1:8000: Socket closed"
     plain = error_from_status("UNAVAILABLE", closed, subject="grpc://host:8000")
     assert "Write grpcs:// if it wants TLS" in str(plain)
     encrypted = error_from_status("UNAVAILABLE", closed, subject="grpcs://host:8000", is_encrypted=True)
-    assert "a certificate of the CA that the server believes" in str(encrypted)
+    assert "a certificate of the CA that the server trusts" in str(encrypted)
 
 
-def test_a_status_without_words_is_named() -> None:
+def test_a_status_without_text_is_named() -> None:
     assert "got data loss" in str(error_from_status("DATA_LOSS", "", subject="grpc://host:8001"))

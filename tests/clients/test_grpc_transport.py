@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import io
+import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
+from types import FrameType
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
 
 from alexnet_clients import Client, InferReply, InferRequest, ServerUrl, transport_from_url
@@ -68,7 +73,7 @@ def _refuse(code: grpc.StatusCode, words: str) -> Handler:
 
 @pytest.mark.parametrize("top", [0, 5])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_message_is_the_one_that_tritonclient_sends(
+def test_messages_equal_those_of_tritonclient(
     wire_server: WireServer, transport: GrpcTransport, batch: int, top: int
 ) -> None:
     ours = request(batch, outputs=("probabilities", "logits"), top=top)
@@ -84,7 +89,7 @@ def test_the_message_is_the_one_that_tritonclient_sends(
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_an_image_costs_its_pixels_and_less_than_a_kibibyte(
+def test_a_request_is_its_pixels_and_less_than_a_kibibyte(
     wire_server: WireServer, transport: GrpcTransport, batch: int
 ) -> None:
     reply = sent(transport, request(batch, top=5), timeout_s=10).result()
@@ -93,7 +98,7 @@ def test_an_image_costs_its_pixels_and_less_than_a_kibibyte(
     assert 150_528 * batch < message.ByteSize() < 150_528 * batch + 1024
 
 
-def test_the_models_configuration_is_read(wire_server: WireServer) -> None:
+def test_a_models_configuration_is_read(wire_server: WireServer) -> None:
     with Client(wire_server.url) as client:
         served = client.model("alexnet_int8")
     assert (served.precision, served.backend, served.max_batch, served.classes) == (
@@ -104,7 +109,7 @@ def test_the_models_configuration_is_read(wire_server: WireServer) -> None:
     )
 
 
-def test_numbers_and_strings_come_back(wire_server: WireServer, transport: GrpcTransport) -> None:
+def test_numbers_and_strings_are_read(wire_server: WireServer, transport: GrpcTransport) -> None:
     reply = sent(transport, request(2, outputs=("probabilities", "logits")), timeout_s=10).result()
     assert set(reply.outputs) == {"probabilities", "logits"}
     assert reply.outputs["logits"].shape == (2, 10)
@@ -144,7 +149,7 @@ def _response(datatype: str, content: bytes | None) -> Handler:
         pytest.param(_response("BYTES", b"\xff\0\0\0abc"), id="torn strings"),
     ],
 )
-def test_answers_that_do_not_add_up_are_bad_responses(
+def test_inconsistent_replies_are_bad_responses(
     wire_server: WireServer, transport: GrpcTransport, handler: Handler
 ) -> None:
     wire_server.handlers["ModelInfer"] = handler
@@ -152,13 +157,13 @@ def test_answers_that_do_not_add_up_are_bad_responses(
         sent(transport, request(1), timeout_s=10).result(10)
 
 
-def test_an_answer_that_is_no_message(wire_server: WireServer, transport: GrpcTransport) -> None:
+def test_a_reply_without_a_message_is_an_error(wire_server: WireServer, transport: GrpcTransport) -> None:
     wire_server.handlers["ModelInfer"] = lambda request, context: b"<html>no</html>"
     with pytest.raises(ClientError):
         sent(transport, request(1), timeout_s=10).result(10)
 
 
-def test_refusals_are_translated_with_the_servers_words(
+def test_refusals_are_translated_and_keep_the_servers_text(
     wire_server: WireServer, transport: GrpcTransport
 ) -> None:
     words = "inference request batch-size must be <= 8 for 'alexnet_int8'"
@@ -181,24 +186,24 @@ def test_not_ready(wire_server: WireServer) -> None:
         pytest.fail("entered")
 
 
-def test_a_grpc_server_that_is_no_triton(wire_server: WireServer) -> None:
+def test_another_grpc_server_is_a_foreign_server(wire_server: WireServer) -> None:
     wire_server.handlers.clear()
     with pytest.raises(ForeignServer, match="expected a Triton Inference Server"), Client(wire_server.url):
         pytest.fail("entered")
 
 
-def test_nobody_there() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="alexnet serve") as caught, Client("grpc://127.0.0.1:1"):
         pytest.fail("entered")
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_nobody_knows() -> None:
+def test_an_unknown_host_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="check the URL"), Client("grpc://nosuch.invalid:8001"):
         pytest.fail("entered")
 
 
-def test_a_request_that_fails_with_its_connection_is_counted_before_that_is_told(
+def test_a_lost_connection_is_counted_before_its_request_fails(
     wire_server: WireServer, transport: GrpcTransport
 ) -> None:
     assert transport.ready(timeout_s=10).result(10)
@@ -246,9 +251,7 @@ def test_cancelling_the_future_cancels_the_request(wire_server: WireServer, tran
         future.result(10)
 
 
-def test_closing_ends_what_is_in_flight_and_what_comes_after(
-    wire_server: WireServer, transport: GrpcTransport
-) -> None:
+def test_closing_fails_open_and_later_requests(wire_server: WireServer, transport: GrpcTransport) -> None:
     arrived, release = threading.Event(), threading.Event()
 
     def never(request: Any, context: Any) -> Any:
@@ -281,7 +284,7 @@ def test_many_requests_are_open_at_a_time(wire_server: WireServer, transport: Gr
     assert [future.result(10).outputs["probabilities"].shape for future in waiting] == [(1, 10)] * 4
 
 
-def test_a_client_that_found_nobody_does_not_spoil_the_next() -> None:
+def test_a_failed_connection_does_not_affect_the_next_client() -> None:
     running = grpc.server(futures.ThreadPoolExecutor(1), handlers=[WireServer({"ServerReady": ready})])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -297,6 +300,39 @@ def test_a_client_that_found_nobody_does_not_spoil_the_next() -> None:
     finally:
         early.close()
         running.stop(grace=None).wait()
+
+
+def test_one_classify_call_crosses_at_most_eight_files(wire_server: WireServer) -> None:
+    """Counted over the packages clients/ and model/, in all threads, without connecting."""
+
+    def classes(request: Any, context: Any) -> Any:
+        response = service_pb2.ModelInferResponse()
+        response.outputs.add(name="probabilities", datatype="BYTES", shape=[1, 1])
+        response.raw_output_contents.append(len(b"0.9:0:0").to_bytes(4, "little") + b"0.9:0:0")
+        return response
+
+    wire_server.handlers["ModelInfer"] = classes
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if re.search("/alexnet_(clients|model)/", frame.f_code.co_filename):
+            files.add(frame.f_code.co_filename)
+
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(image, "JPEG")
+    with Client(wire_server.url) as client:
+        threading.setprofile(note)  # for the threads that decode
+        try:
+            client.classify(image.getvalue(), top=1)
+            files.clear()
+            sys.setprofile(note)
+            (prediction,) = client.classify(image.getvalue(), top=1)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+    assert prediction.best.label == "0"
+    assert len(files) <= 8, sorted(files)
+    assert any(name.endswith("/contract.py") for name in files)
 
 
 def test_closing_twice_is_allowed(transport: GrpcTransport) -> None:

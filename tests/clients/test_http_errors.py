@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 
 from alexnet_clients.transports.http_errors import (
-    LONGEST_EXCERPT,
-    MEANING_OF_EXCEPTION,
-    MEANING_OF_STATUS,
-    Answer,
-    error_from_answer,
+    MAX_EXCERPT,
+    RULE_OF_EXCEPTION,
+    RULE_OF_STATUS,
+    HttpResponse,
     error_from_exception,
-    meaning_of_exception,
+    error_from_response,
+    rule_of_exception,
 )
 from alexnet_model.errors import (
     BadRequest,
@@ -38,7 +38,7 @@ PAGE = b"<!DOCTYPE html>\n<html><body>" + b"<p>We are sorry.</p>" * 1000 + b"</b
 
 
 def of_answer(status: int, body: bytes = b"", **more: str) -> ClientError:
-    return error_from_answer(Answer(status, body, **more), subject=SUBJECT)
+    return error_from_response(HttpResponse(status, body, **more), subject=SUBJECT)
 
 
 def of_exception(error: Exception) -> ClientError:
@@ -53,21 +53,17 @@ def aiohttps_exceptions() -> dict[str, type[Exception]]:
     }
 
 
-def test_every_status_that_is_no_answer_has_a_meaning() -> None:
-    assert set(MEANING_OF_STATUS) == {status for status in HTTPStatus if status >= 300}
-
-
-def test_every_exception_of_aiohttp_has_a_meaning() -> None:
+def test_every_exception_of_aiohttp_has_a_rule() -> None:
     exceptions = aiohttps_exceptions()
     assert len(exceptions) > 20
     del exceptions["ClientError"]  # the root, which is never raised: what comes new is to be thought about
-    without = [name for name, kind in exceptions.items() if meaning_of_exception(kind.__new__(kind)) is None]
+    without = [name for name, kind in exceptions.items() if rule_of_exception(kind.__new__(kind)) is None]
     assert without == []
 
 
 def test_every_exception_in_the_table_exists() -> None:
     known = aiohttps_exceptions().keys() | vars(builtins).keys()
-    assert set(MEANING_OF_EXCEPTION) <= known
+    assert set(RULE_OF_EXCEPTION) <= known
 
 
 # The texts are Triton's own, over HTTP.
@@ -94,7 +90,7 @@ def test_every_exception_in_the_table_exists() -> None:
         (405, "Method Not Allowed", ForeignServer),
     ],
 )
-def test_tritons_words_go_first(status: int, words: str, kind: type[ClientError]) -> None:
+def test_tritons_text_decides_before_the_status(status: int, words: str, kind: type[ClientError]) -> None:
     error = of_answer(status, json.dumps({"error": words}).encode())
     assert type(error) is kind
     assert str(error).startswith(f"{SUBJECT}: got {words}")
@@ -121,7 +117,7 @@ def test_tritons_words_go_first(status: int, words: str, kind: type[ClientError]
     ],
 )
 @pytest.mark.parametrize("body", [b"", b"no healthy upstream", PAGE, b'{"detail": "no"}', b'{"error": {}}'])
-def test_without_tritons_words_the_status_counts(
+def test_without_tritons_text_the_status_decides(
     status: int, kind: type[ClientError], words: str, body: bytes
 ) -> None:
     error = of_answer(status, body)
@@ -131,29 +127,29 @@ def test_without_tritons_words_the_status_counts(
     assert len(str(error)) < 500
 
 
-def test_a_stranger_is_told_to_pass_headers_also_in_json() -> None:
+def test_401_in_json_suggests_headers_too() -> None:
     assert "Pass headers" in str(of_answer(401, b'{"error": "invalid token"}'))
 
 
-def test_a_page_is_named_and_a_text_is_cut() -> None:
+def test_html_is_named_and_text_is_shortened() -> None:
     assert "HTTP 502 Bad Gateway with an HTML page, expected" in str(of_answer(502, PAGE))
-    text = f"with the text '{'x' * LONGEST_EXCERPT}...'"
+    text = f"with the text '{'x' * MAX_EXCERPT}...'"
     assert text in str(of_answer(500, b"x" * 100_000))
     assert "\x1b" not in str(of_answer(500, b"\x1b[31mred"))
     assert "\n" not in str(of_answer(500, b'{"error": "one\\ntwo"}'))
 
 
-def test_a_redirect_names_its_goal_and_no_secrets() -> None:
+def test_a_redirect_names_its_target_without_the_query() -> None:
     error = of_answer(302, b"", location="https://login.example/start?state=secret")
     assert "HTTP 302 Found, a redirect to https://login.example/start" in str(error)
     assert "secret" not in str(error)
 
 
-def test_the_reason_is_given_where_the_status_is_unknown() -> None:
+def test_an_unknown_status_is_reported_with_its_reason() -> None:
     assert "HTTP 521 Web Server Is Down," in str(of_answer(521, reason="Web Server\x1bIs Down"))
 
 
-def test_json_that_is_nested_without_end_is_no_answer_of_tritons() -> None:
+def test_endlessly_nested_json_is_not_read() -> None:
     assert type(of_answer(500, b'{"error":' + b"[" * 100_000)) is ClientError
 
 
@@ -170,8 +166,8 @@ KEY: Any = SimpleNamespace(host="host", port=8000, ssl=True, is_ssl=False)
         (aiohttp.ClientOSError(104, "x"), ConnectionLost, "got connection reset by peer"),
         (aiohttp.ClientConnectionResetError("Cannot write"), ConnectionLost, "got Cannot write"),
         (aiohttp.ClientPayloadError("not completed"), ConnectionLost, "got not completed"),
-        (aiohttp.ServerTimeoutError(), DeadlineExceeded, "got no answer in 3 s"),
-        (TimeoutError(), DeadlineExceeded, "got no answer in 3 s"),
+        (aiohttp.ServerTimeoutError(), DeadlineExceeded, "got no reply in 3 s"),
+        (TimeoutError(), DeadlineExceeded, "got no reply in 3 s"),
         (ConnectionResetError(104, "x"), ConnectionLost, "got connection reset by peer"),
         (asyncio.IncompleteReadError(b"", 1), ClientError, "0 bytes read"),
         (ValueError("Newline in header"), BadRequest, "headers that HTTP can carry"),
@@ -187,29 +183,29 @@ def test_exceptions_become_this_projects_errors(
     assert str(found).startswith(f"{SUBJECT}: got ")
 
 
-def test_what_is_no_http_is_cut() -> None:
+def test_a_reply_that_is_not_http_is_shortened() -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientResponseError(request, (), message="\x00binary" * 1000))
     assert type(error) is ForeignServer
-    assert "an answer that is not HTTP" in str(error)
+    assert "a reply that is not HTTP" in str(error)
     assert len(str(error)) < 400
 
 
-def test_a_tunnel_that_was_not_opened_carried_nothing() -> None:
+def test_502_for_a_tunnel_is_unreachable() -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientHttpProxyError(request, (), status=502, message="no"))
     assert type(error) is Unreachable
 
 
 @pytest.mark.parametrize("status", [407, 503])
-def test_a_proxy_that_opens_no_tunnel_counts_by_its_status(status: int) -> None:
+def test_a_proxys_refusal_of_a_tunnel_is_translated_by_status(status: int) -> None:
     request: Any = SimpleNamespace(real_url="http://host:8000")
     error = of_exception(aiohttp.ClientHttpProxyError(request, (), status=status, message="no"))
-    assert type(error) is MEANING_OF_STATUS[status].kind
+    assert type(error) is RULE_OF_STATUS[status].kind
     assert f"HTTP {status} {HTTPStatus(status).phrase} from the proxy" in str(error)
 
 
-def test_an_alert_after_the_handshake_is_about_certificates_and_other_trouble_is_not() -> None:
+def test_a_tls_alert_after_the_handshake_is_untrusted() -> None:
     def lost(reason: str) -> ClientError:
         error = aiohttp.ClientOSError(1, "x")
         error.__cause__ = ssl.SSLError(1, "x")

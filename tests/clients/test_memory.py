@@ -30,7 +30,7 @@ def images(count: int) -> Iterator[bytes]:
 
 def test_memory_is_flat_over_a_hundred_thousand_images() -> None:
     uniform = np.full((1, 10), 0.1, np.float32)
-    transport = FakeTransport(contract=SMALL, answer=lambda request: uniform.repeat(len(request.images), 0))
+    transport = FakeTransport(contract=SMALL, predict=lambda request: uniform.repeat(len(request.images), 0))
     transport.requests = _Forgetful()
     with Client("grpc://host", contract=SMALL, transport=transport) as client:
         marks = []

@@ -48,7 +48,7 @@ def test_lines_are_json_or_csv(tmp_path: Path) -> None:
     assert (second["label_1"], second["error_type"]) == ("", "ImageError")
 
 
-def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, kind: Format) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     path.write_text("a year of work")
     with pytest.raises(UsageError, match="--resume"):
@@ -56,7 +56,7 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, kind: Format) 
     assert path.read_text() == "a year of work"
 
 
-def test_going_on_knows_what_is_done_and_appends(tmp_path: Path, kind: Format) -> None:
+def test_resume_skips_final_results_and_appends(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     with opened(path, kind, resume=True) as file:
         assert not file.done
@@ -65,7 +65,7 @@ def test_going_on_knows_what_is_done_and_appends(tmp_path: Path, kind: Format) -
         file.write(failed("late", DeadlineExceeded))
         file.write(failed("missing", UnreadableImage))
     with opened(path, kind, resume=True) as file:
-        assert set(file.done) == {"one", "torn"}  # the server's failure is asked again, the image's not
+        assert set(file.done) == {"one", "torn"}  # only the server's failures are retried
         assert file.failed == 1
         file.write(answered("late"))
     with opened(path, kind, resume=True) as file:
@@ -74,7 +74,7 @@ def test_going_on_knows_what_is_done_and_appends(tmp_path: Path, kind: Format) -
 
 
 @pytest.mark.parametrize("torn_bytes", [1, 10, 40])
-def test_a_torn_last_line_is_cut_off(tmp_path: Path, kind: Format, torn_bytes: int) -> None:
+def test_resume_removes_an_incomplete_last_line(tmp_path: Path, kind: Format, torn_bytes: int) -> None:
     path = tmp_path / "out"
     with opened(path, kind) as file:
         file.write(answered("one"))
@@ -87,7 +87,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, kind: Format, torn_bytes: i
 
 
 @pytest.mark.parametrize("content", [b"", b"pict"])
-def test_a_file_that_was_hardly_begun(tmp_path: Path, kind: Format, content: bytes) -> None:
+def test_resume_accepts_a_file_without_a_whole_line(tmp_path: Path, kind: Format, content: bytes) -> None:
     path = tmp_path / "out"
     path.write_bytes(content)
     with opened(path, kind, resume=True) as file:
@@ -95,12 +95,12 @@ def test_a_file_that_was_hardly_begun(tmp_path: Path, kind: Format, content: byt
     assert path.read_bytes() == LineFormat(kind, 2).header
 
 
-def test_what_was_begun_otherwise_is_not_gone_on_with(tmp_path: Path, kind: Format) -> None:
+def test_resume_refuses_another_model_or_format(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     with opened(path, kind) as file:
         file.write(answered("one"))
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="answers of alexnet_int8"):
+    with pytest.raises(UsageError, match="predictions of alexnet_int8"):
         opened(path, kind, resume=True, model="alexnet_fp32")
     with pytest.raises(UsageError, match="expected"):
         opened(path, "json" if kind == "csv" else "csv", resume=True)
@@ -108,11 +108,11 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(tmp_path: Path, kind: Form
 
 
 @pytest.mark.parametrize("top", [1, 3])
-def test_another_number_of_classes_is_not_gone_on_with(tmp_path: Path, kind: Format, top: int) -> None:
+def test_resume_refuses_another_number_of_classes(tmp_path: Path, kind: Format, top: int) -> None:
     path = tmp_path / "out"
     with opened(path, kind) as file:
         file.write(answered("one"))
-    with pytest.raises(UsageError, match=f"{top} classes an image"):
+    with pytest.raises(UsageError, match=f"{top} classes per image"):
         opened(path, kind, resume=True, top=top)
 
 
@@ -127,10 +127,10 @@ def test_another_number_of_classes_is_not_gone_on_with(tmp_path: Path, kind: For
         '{"image": "x", "model": "alexnet_int8", "error_type": null, "classes": 2}\n',
     ],
 )
-def test_a_foreign_file_is_refused(tmp_path: Path, content: str) -> None:
+def test_resume_refuses_a_file_of_other_content(tmp_path: Path, content: str) -> None:
     path = tmp_path / "out"
     path.write_text(content)
-    with pytest.raises(UsageError, match="no JSON of predictions"):
+    with pytest.raises(UsageError, match="lines that are not JSON of predictions"):
         opened(path, "json", resume=True)
     assert path.read_text() == content
 
@@ -146,7 +146,7 @@ AWKWARD_NAMES = [
 ]
 
 
-def test_any_name_can_be_gone_on_with(tmp_path: Path, kind: Format) -> None:
+def test_resume_reads_any_file_name(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     with opened(path, kind) as file:
         for name in AWKWARD_NAMES:
@@ -160,12 +160,12 @@ def test_any_name_can_be_gone_on_with(tmp_path: Path, kind: Format) -> None:
         assert [row["image"] for row in rows] == AWKWARD_NAMES
 
 
-def test_json_is_utf_8_whatever_a_name_is(tmp_path: Path) -> None:
+def test_json_is_utf_8_for_any_file_name(tmp_path: Path) -> None:
     line = LineFormat("json", 2).line(answered(AWKWARD_NAMES[0]), MODEL)
     assert json.loads(line.decode())["image"] == AWKWARD_NAMES[0]
 
 
-def test_csv_that_is_torn_anywhere_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_resume_repairs_csv_cut_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with opened(path, "csv") as file:
         file.write(answered("one"))
@@ -179,7 +179,7 @@ def test_csv_that_is_torn_anywhere_can_be_gone_on_with(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
 
 
-def test_a_name_counts_as_often_as_it_is_there(tmp_path: Path, kind: Format) -> None:
+def test_a_repeated_name_is_counted(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     with opened(path, kind) as file:
         file.write(answered("one"))
@@ -187,7 +187,7 @@ def test_a_name_counts_as_often_as_it_is_there(tmp_path: Path, kind: Format) -> 
     assert opened(path, kind, resume=True).done == {"one": 2}
 
 
-def test_nothing_is_written_before_it_is_entered(tmp_path: Path, kind: Format) -> None:
+def test_constructing_writes_nothing(tmp_path: Path, kind: Format) -> None:
     opened(tmp_path / "new", kind)
     (tmp_path / "torn").write_bytes(b"pict")
     opened(tmp_path / "torn", kind, resume=True)
@@ -196,7 +196,7 @@ def test_nothing_is_written_before_it_is_entered(tmp_path: Path, kind: Format) -
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_what_is_no_file_is_refused(tmp_path: Path, kind: Format, resume: bool) -> None:
+def test_folders_pipes_and_devices_are_refused(tmp_path: Path, kind: Format, resume: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
         (tmp_path, "a folder"),
@@ -207,7 +207,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: Format, resume: bool) 
             opened(path, kind, resume=resume)
 
 
-def test_a_link_is_written_through_and_modes_are_kept(tmp_path: Path, kind: Format) -> None:
+def test_links_are_followed_and_modes_kept(tmp_path: Path, kind: Format) -> None:
     (tmp_path / "there").mkdir()
     target, link = tmp_path / "there" / "target", tmp_path / "link"
     link.symlink_to(target)
@@ -229,7 +229,7 @@ def test_a_link_is_written_through_and_modes_are_kept(tmp_path: Path, kind: Form
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_long_file_is_read_a_line_at_a_time(tmp_path: Path, kind: Format) -> None:
+def test_resume_reads_one_line_at_a_time(tmp_path: Path, kind: Format) -> None:
     path = tmp_path / "out"
     with opened(path, kind) as file:
         for _ in range(3000):

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_clients import Client, FakeTransport, Region
-from alexnet_clients.shared_memory import SharedImages, remove_orphans
+from alexnet_clients import Client, FakeTransport, Region, SharedImages, remove_orphans
 from alexnet_model.errors import BadRequest, UsageError
 
 SHM = Path("/dev/shm")
@@ -29,7 +28,7 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_images_are_read_where_they_lie(fake: FakeTransport, client: Client) -> None:
+def test_the_server_reads_shared_images(fake: FakeTransport, client: Client) -> None:
     before = ours()
     with SharedImages(client, capacity=4) as shared:
         shared.images[:2] = IMAGES
@@ -41,7 +40,7 @@ def test_images_are_read_where_they_lie(fake: FakeTransport, client: Client) -> 
     assert fake.known_regions == {}
 
 
-def test_an_error_inside_leaves_nothing(fake: FakeTransport, client: Client) -> None:
+def test_an_error_inside_with_removes_the_memory(fake: FakeTransport, client: Client) -> None:
     before = ours()
     kept = []  # views that outlive the memory
 
@@ -57,7 +56,7 @@ def test_an_error_inside_leaves_nothing(fake: FakeTransport, client: Client) -> 
     assert kept[0].shape == (1, 224, 224, 3)
 
 
-def test_a_server_that_shares_no_memory_leaves_nothing(fake: FakeTransport, client: Client) -> None:
+def test_a_refused_registration_removes_the_memory(fake: FakeTransport, client: Client) -> None:
     before = ours()
     client.connect()
     fake.failures.append(BadRequest("server", got="This protocol is restricted"))
@@ -78,7 +77,7 @@ def test_a_server_that_shares_no_memory_leaves_nothing(fake: FakeTransport, clie
     assert ours() == before
 
 
-def test_what_dead_processes_left_is_removed_and_the_livings_is_not(
+def test_remove_orphans_removes_only_memory_of_ended_processes(
     fake: FakeTransport, client: Client, dead_process: int
 ) -> None:
     names = [f"alexnet_images_{dead_process}_0123abcd", f"alexnet_images_1_{'f' * 8}", "somebody_elses"]
@@ -93,7 +92,7 @@ def test_what_dead_processes_left_is_removed_and_the_livings_is_not(
         (SHM / names[0]).unlink(missing_ok=True)
 
 
-def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Client) -> None:
+def test_memory_is_registered_again_after_a_restart(fake: FakeTransport, client: Client) -> None:
     with SharedImages(client, capacity=2) as shared:
         shared.images[:] = IMAGES
         shared.probabilities(2)
@@ -105,25 +104,25 @@ def test_a_server_that_came_back_is_told_again(fake: FakeTransport, client: Clie
                 raise BadRequest("server", got="Unable to find shared memory region")
             return answered(request)  # type: ignore[arg-type]
 
-        fake.answer = answer  # type: ignore[assignment]
+        fake.predict = answer  # type: ignore[assignment]
         assert shared.probabilities(2).argmax(axis=1).tolist() == [0, 9]
 
 
-def test_a_refusal_of_the_same_server_is_told(fake: FakeTransport, client: Client) -> None:
+def test_a_refusal_with_registered_memory_is_raised(fake: FakeTransport, client: Client) -> None:
     with SharedImages(client, capacity=2) as shared:
 
         def refuse(request: object) -> object:
             raise BadRequest("server", got="batch-size must be <= 1")
 
-        fake.answer = refuse  # type: ignore[assignment]
+        fake.predict = refuse  # type: ignore[assignment]
         with pytest.raises(BadRequest, match="batch-size"):
             shared.probabilities(2)
 
 
-def test_the_living_of_another_pid_namespace_are_let_be(
+def test_locked_memory_of_another_pid_namespace_is_kept(
     fake: FakeTransport, client: Client, dead_process: int
 ) -> None:
-    """Their number is nobody's here, but they hold the lock."""
+    """No process here has the owner's ID, but the owner holds the lock."""
     name = f"alexnet_images_{dead_process}_0123abcd"
     fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
     try:
@@ -147,7 +146,7 @@ def test_memory_in_use_is_locked(client: Client) -> None:
 
 
 @pytest.mark.parametrize("forbidden", ["open", "unlink"])
-def test_an_orphan_of_another_user_hinders_nobody(
+def test_an_orphan_of_another_user_is_skipped(
     client: Client, dead_process: int, monkeypatch: pytest.MonkeyPatch, forbidden: str
 ) -> None:
     name = f"alexnet_images_{dead_process}_0123abcd"
@@ -169,11 +168,10 @@ def test_an_orphan_of_another_user_hinders_nobody(
         (SHM / name).unlink()
 
 
-def test_memory_that_somebody_removed_is_let_go_in_peace() -> None:
+def test_memory_that_was_removed_already_is_closed_silently() -> None:
     code = (
         "from pathlib import Path\n"
-        "from alexnet_clients import Client, FakeTransport\n"
-        "from alexnet_clients.shared_memory import SharedImages\n"
+        "from alexnet_clients import Client, FakeTransport, SharedImages\n"
         "with Client('grpc://127.0.0.1', transport=FakeTransport()) as client:\n"
         "    with SharedImages(client, capacity=1) as shared:\n"
         "        (Path('/dev/shm') / shared.region.name).unlink()\n"
@@ -182,7 +180,7 @@ def test_memory_that_somebody_removed_is_let_go_in_peace() -> None:
     assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_more_images_than_there_is_memory_for(client: Client) -> None:
+def test_too_large_a_capacity_is_refused(client: Client) -> None:
     before = ours()
     room = os.statvfs(SHM)
     capacity = room.f_blocks * room.f_frsize // IMAGES[0].nbytes + 1
@@ -195,12 +193,12 @@ def test_more_images_than_there_is_memory_for(client: Client) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_more_images_than_there_are(count: int, client: Client) -> None:
+def test_count_must_be_within_the_capacity(count: int, client: Client) -> None:
     with SharedImages(client, capacity=2) as shared, pytest.raises(UsageError, match="1 to 2"):
         shared.probabilities(count)
 
 
-def test_what_cannot_be_shared(client: Client) -> None:
+def test_invalid_capacity_and_remote_servers_are_refused(client: Client) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         SharedImages(client, capacity=0)
     with (

@@ -1,4 +1,4 @@
-"""What callers do with their own images while they are asked about, and what they close too early."""
+"""Callers that reuse their images while they are classified, and that close things early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BadResponse, ClientError, ImageError, NotReady, Unreachable
 
 URL = "grpc://127.0.0.1:8001"
-LEVELS = [round(255 * digit / 9) for digit in range(10)]  # each looks like its own digit to the fake
+LEVELS = [round(255 * digit / 9) for digit in range(10)]  # the fake transport classifies each as its digit
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -38,7 +38,7 @@ def labels(client: Client, images: object) -> list[str]:
     return [prediction.best.label for prediction in client.classify(images)]  # type: ignore[arg-type]
 
 
-def test_an_array_that_is_filled_anew_for_each_image(client: Client) -> None:
+def test_an_array_may_be_reused_by_the_iterator(client: Client) -> None:
     frame = np.empty((224, 224, 3), np.uint8)
 
     def camera() -> Iterator[Uint8Array]:
@@ -49,7 +49,7 @@ def test_an_array_that_is_filled_anew_for_each_image(client: Client) -> None:
     assert labels(client, camera()) == DIGITS
 
 
-def test_the_frames_of_a_gif_are_one_object(client: Client) -> None:
+def test_frames_of_a_gif_are_classified_one_by_one(client: Client) -> None:
     content = io.BytesIO()
     first, *others = [grey(level) for level in LEVELS]
     first.save(content, "GIF", save_all=True, append_images=others)
@@ -57,12 +57,12 @@ def test_the_frames_of_a_gif_are_one_object(client: Client) -> None:
         assert labels(client, ImageSequence.Iterator(gif)) == DIGITS
 
 
-def test_one_image_that_was_opened_and_not_read_again_and_again(client: Client) -> None:
+def test_one_opened_image_may_be_repeated(client: Client) -> None:
     with Image.open(io.BytesIO(encoded(grey(255)))) as image:
         assert labels(client, [image] * 40) == ["9"] * 40
 
 
-def test_files_that_are_closed_as_soon_as_they_were_given(client: Client, tmp_path: Path) -> None:
+def test_files_may_be_closed_by_the_iterator(client: Client, tmp_path: Path) -> None:
     for digit, level in enumerate(LEVELS):
         (tmp_path / f"{digit}.png").write_bytes(encoded(grey(level)))
 
@@ -74,7 +74,7 @@ def test_files_that_are_closed_as_soon_as_they_were_given(client: Client, tmp_pa
     assert labels(client, opened()) == DIGITS
 
 
-def test_a_file_that_fails_in_its_own_way_costs_only_itself(client: Client) -> None:
+def test_an_exception_of_a_file_is_its_images_error(client: Client) -> None:
     class Fails:
         name = "mine"
 
@@ -86,12 +86,12 @@ def test_a_file_that_fails_in_its_own_way_costs_only_itself(client: Client) -> N
     assert "lens cap on" in str(second.error)
 
 
-def test_none_among_the_images_is_the_callers_mistake_and_no_end(client: Client) -> None:
+def test_none_among_the_images_is_an_error_and_not_the_end(client: Client) -> None:
     with pytest.raises(ImageError, match=r"images\[2\]: got NoneType"):
         client.classify([grey(0), grey(0), None, grey(0)])  # type: ignore[list-item]
 
 
-def test_a_slow_source_is_answered_before_it_has_filled_a_batch(client: Client) -> None:
+def test_a_slow_source_is_sent_before_the_batch_is_full(client: Client) -> None:
     taken = 0
 
     def camera() -> Iterator[Image.Image]:
@@ -107,19 +107,19 @@ def test_a_slow_source_is_answered_before_it_has_filled_a_batch(client: Client) 
     each.close()
 
 
-def test_only_so_many_requests_are_open_whoever_asks(fake: FakeTransport) -> None:
+def test_max_in_flight_limits_all_calls_together(fake: FakeTransport) -> None:
     fake.delay_s = 0.001
     images = np.zeros((64, 224, 224, 3), np.uint8)
     fake.max_batch = 4
 
-    async def asked() -> None:
-        async with AsyncClient(URL, transport=fake, most_in_flight=3) as client:
+    async def run() -> None:
+        async with AsyncClient(URL, transport=fake, max_in_flight=3) as client:
             streams = [client.classify(images) for _ in range(20)]
             calls = [client.probabilities(images) for _ in range(20)]
             await asyncio.gather(*streams, *calls)
 
-    asyncio.run(asked())
-    assert fake.most_in_flight == 3
+    asyncio.run(run())
+    assert fake.peak_in_flight == 3
     assert len(fake.requests) == 40 * 16
 
 
@@ -134,7 +134,7 @@ def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> No
 
     fake.ready = ready  # type: ignore[assignment,method-assign]
 
-    async def asked() -> None:
+    async def run() -> None:
         async with AsyncClient(URL, transport=fake) as client:
             image = np.zeros((1, 224, 224, 3), np.uint8)
             config = fake.model_config
@@ -152,18 +152,18 @@ def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> No
             while not held:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(0.02)
-            tasks[0].cancel()  # the one that asked first: the others still get the answer
+            tasks[0].cancel()  # the call that sent the request: the others still get its reply
             assert len(held) == 1
             held[0]()
             answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert sum(isinstance(answer, np.ndarray) for answer in answers) == 499
 
-    asyncio.run(asked())
+    asyncio.run(run())
     assert readies <= 2
 
 
 @pytest.mark.parametrize("kind", [NotReady, Unreachable])
-def test_closing_ends_what_waits_to_be_asked_again(kind: type[ClientError], fake: FakeTransport) -> None:
+def test_closing_ends_waiting_retries(kind: type[ClientError], fake: FakeTransport) -> None:
     client = Client(URL, transport=fake, backoff=Backoff(first_s=5, longest_s=5), timeout_s=60)
     client.model("alexnet_fp32")
     fake.failures.extend(kind("server", got="still") for _ in range(100))
@@ -172,7 +172,7 @@ def test_closing_ends_what_waits_to_be_asked_again(kind: type[ClientError], fake
         target=lambda: errors.append(client.classify(np.zeros((1, 224, 224, 3), np.uint8))[0].error)
     )
     thread.start()
-    while not client._core._retrier.waiting:
+    while not client._retrier.waiting:
         time.sleep(0.001)
     client.close()
     thread.join(10)
@@ -180,7 +180,7 @@ def test_closing_ends_what_waits_to_be_asked_again(kind: type[ClientError], fake
     assert isinstance(errors[0], kind)
 
 
-def test_closing_ends_what_the_server_has_not_answered(fake: FakeTransport) -> None:
+def test_closing_ends_open_requests(fake: FakeTransport) -> None:
     client = Client(URL, transport=fake, timeout_s=60)
     client.model("alexnet_fp32")
     fake.hold()
@@ -197,7 +197,7 @@ def test_closing_ends_what_the_server_has_not_answered(fake: FakeTransport) -> N
     assert isinstance(errors[0], ClientError)
 
 
-def test_a_closed_client_says_so(fake: FakeTransport) -> None:
+def test_a_closed_client_cannot_be_used(fake: FakeTransport) -> None:
     client = Client(URL, transport=fake)
     client.connect()
     client.close()
@@ -206,7 +206,7 @@ def test_a_closed_client_says_so(fake: FakeTransport) -> None:
             ask()
 
 
-def test_a_client_that_is_closed_in_the_middle_of_a_stream_says_so(fake: FakeTransport) -> None:
+def test_closing_in_the_middle_of_a_stream_raises_an_error(fake: FakeTransport) -> None:
     fake.max_batch = 2
     client = Client(URL, transport=fake)
     outcomes: list[object] = []
@@ -229,10 +229,10 @@ def test_an_asynchronous_client_in_one_event_loop_after_another(fake: FakeTransp
     fake.delay_s = 0.001
     for _ in range(2):
         assert asyncio.run(client.probabilities(image)).shape == (1, 10)
-    client._core.close()
+    client._close()
 
 
-def test_a_configuration_of_another_model_is_not_believed(fake: FakeTransport, client: Client) -> None:
+def test_a_configuration_of_another_model_is_refused(fake: FakeTransport, client: Client) -> None:
     config = fake.model_config
     fake.model_config = lambda model, *, timeout_s: config("alexnet_fp32", timeout_s=timeout_s)  # type: ignore[method-assign]
     with pytest.raises(BadResponse, match="alexnet_fp32"):
@@ -244,7 +244,7 @@ def test_outputs_may_be_a_list(client: Client) -> None:
     assert set(client.infer(image, outputs=["logits"])) == {"logits"}  # type: ignore[arg-type]
 
 
-def test_a_forked_child_is_told_to_make_its_own(fake: FakeTransport) -> None:
+def test_a_forked_child_cannot_use_the_client(fake: FakeTransport) -> None:
     fake.delay_s = 0.001
     client = Client(URL, transport=fake, timeout_s=5)
     image = np.zeros((1, 224, 224, 3), np.uint8)

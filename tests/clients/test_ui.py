@@ -1,4 +1,4 @@
-"""What the page asks and says, and who may open it. Chromium looks at the page itself in end_to_end/."""
+"""The page's inference, its HTML and its server. end_to_end/test_ui_in_chromium.py tests the page itself."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ import pytest
 from PIL import Image
 
 from alexnet_cli.main import run
-from alexnet_clients import Classification, Client, FakeTransport, InferReply, Message, ModelStatistics
-from alexnet_clients.ui.asking import Asked, ask, offered_models
-from alexnet_clients.ui.examples import write_examples
-from alexnet_clients.ui.hosting import HostedPage, OnlyFromHere
-from alexnet_clients.ui.showing import confidences_from_classes, html_from_asked, html_from_error
+from alexnet_clients import (
+    Classification,
+    Client,
+    FakeTransport,
+    InferReply,
+    Message,
+    ModelStatistics,
+    PageServer,
+)
+from alexnet_clients.ui.inference import TimedClassification, available_models, classify_with_timing
+from alexnet_clients.ui.rendering import confidences_from_classes, html_from_error, html_from_timed
+from alexnet_clients.ui.server import LoopbackOnly, write_examples
 from alexnet_model.decoding import MAX_ENCODED_BYTES
 from alexnet_model.errors import BadRequest, ContractMismatch, ImageError, ModelNotFound, PortTaken
 
@@ -75,14 +82,14 @@ class Counting(FakeTransport):
 
 
 @pytest.fixture
-def asking() -> Iterator[Callable[..., Asked]]:
+def classified() -> Iterator[Callable[..., TimedClassification]]:
     opened = []
 
-    def asked(model: str, fake: FakeTransport, **options: Any) -> Asked:
+    def run_one(model: str, fake: FakeTransport, **options: Any) -> TimedClassification:
         opened.append(Client("grpc://host", transport=fake))
-        return ask(opened[-1], model, png(255), **options)
+        return classify_with_timing(opened[-1], model, png(255), **options)
 
-    yield asked
+    yield run_one
     for client in opened:
         client.close()
 
@@ -93,91 +100,95 @@ def png(level: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_model_of_pixels_is_sent_what_was_decoded_here(asking: Callable[..., Asked]) -> None:
+def test_a_model_of_pixels_is_sent_what_was_decoded_here(
+    classified: Callable[..., TimedClassification],
+) -> None:
     fake = Counting()
-    asked = asking("alexnet_fp32", fake, top=3)
-    assert [found.index for found in asked.classes] == [9, 8, 7]
-    assert asked.request_bytes == 150_528
+    timed = classified("alexnet_fp32", fake, top=3)
+    assert [found.index for found in timed.classes] == [9, 8, 7]
+    assert timed.request_bytes == 150_528
     assert np.array_equal(fake.requests[0].images, np.full((1, 224, 224, 3), 255))
-    assert asked.decode_ms > 0
-    assert asked.queue_ms == pytest.approx(1)
-    assert asked.compute_ms == pytest.approx(36)
-    assert asked.counted == 1
+    assert timed.decode_ms > 0
+    assert timed.queue_ms == pytest.approx(1)
+    assert timed.compute_ms == pytest.approx(36)
+    assert timed.counted == 1
 
 
-def test_a_model_of_encoded_images_is_sent_the_file_and_counted_in_its_halves(
-    asking: Callable[..., Asked],
+def test_an_encoded_model_gets_the_file_and_sums_its_ensembles_counts(
+    classified: Callable[..., TimedClassification],
 ) -> None:
     fake = Counting(delay_s=0.1)
-    asked = asking("alexnet", fake)
+    timed = classified("alexnet", fake)
     assert fake.requests[0].images[0, 0] == png(255)
-    assert asked.decode_ms == 0
-    assert asked.request_bytes == len(png(255))
-    assert asked.queue_ms == pytest.approx(2)
-    assert asked.compute_ms == pytest.approx(72)
+    assert timed.decode_ms == 0
+    assert timed.request_bytes == len(png(255))
+    assert timed.queue_ms == pytest.approx(2)
+    assert timed.compute_ms == pytest.approx(72)
 
 
 @pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
-def test_the_parts_are_the_whole(asking: Callable[..., Asked], model: str) -> None:
-    asked = asking(model, Counting(delay_s=0.1))
-    assert asked.queue_ms is not None
-    assert asked.compute_ms is not None
-    assert asked.network_ms is not None
-    assert asked.network_ms > 0
-    parts_ms = asked.decode_ms + asked.network_ms + asked.queue_ms + asked.compute_ms
-    assert parts_ms == pytest.approx(asked.total_ms)
+def test_the_parts_add_up_to_the_total(classified: Callable[..., TimedClassification], model: str) -> None:
+    timed = classified(model, Counting(delay_s=0.1))
+    assert timed.queue_ms is not None
+    assert timed.compute_ms is not None
+    assert timed.network_ms is not None
+    assert timed.network_ms > 0
+    parts_ms = timed.decode_ms + timed.network_ms + timed.queue_ms + timed.compute_ms
+    assert parts_ms == pytest.approx(timed.total_ms)
 
 
-def test_among_others_requests_the_servers_count_is_a_mean(asking: Callable[..., Asked]) -> None:
-    asked = asking("alexnet_fp32", Counting(others=3))
-    assert asked.counted == 4
-    assert asked.queue_ms == pytest.approx((1 + 3 * 10) / 4)
-    assert asked.compute_ms == pytest.approx((36 + 3 * 360) / 4)
-    assert asked.network_ms == 0, "a mean longer than this request leaves nothing, not less than nothing"
-    assert "a mean of 4 requests" in html_from_asked(asked)
+def test_counts_with_other_requests_are_a_mean(
+    classified: Callable[..., TimedClassification],
+) -> None:
+    timed = classified("alexnet_fp32", Counting(others=3))
+    assert timed.counted == 4
+    assert timed.queue_ms == pytest.approx((1 + 3 * 10) / 4)
+    assert timed.compute_ms == pytest.approx((36 + 3 * 360) / 4)
+    assert timed.network_ms == 0, "a mean longer than this request leaves nothing, not less than nothing"
+    assert "a mean of 4 requests" in html_from_timed(timed)
 
 
 @pytest.mark.parametrize("fake", [Counting(withheld=True), FakeTransport()])
-def test_a_server_that_does_not_tell_its_times_answers_all_the_same(
-    asking: Callable[..., Asked], fake: FakeTransport
+def test_refused_statistics_do_not_prevent_inference(
+    classified: Callable[..., TimedClassification], fake: FakeTransport
 ) -> None:
-    asked = asking("alexnet", fake)  # the plain fake counts nothing for an ensemble's halves
-    assert asked.classes[0].label == "9"
-    assert (asked.queue_ms, asked.compute_ms, asked.network_ms) == (None, None, None)
-    assert "does not tell" in html_from_asked(asked)
+    timed = classified("alexnet", fake)  # the plain fake counts nothing for an ensemble's halves
+    assert timed.classes[0].label == "9"
+    assert (timed.queue_ms, timed.compute_ms, timed.network_ms) == (None, None, None)
+    assert "does not report" in html_from_timed(timed)
 
 
 @pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
-def test_a_broken_image_is_named(model: str) -> None:
+def test_an_error_names_the_broken_image(model: str) -> None:
     with (
         Client("grpc://host", transport=FakeTransport()) as client,
         pytest.raises(ImageError, match=r"^cat.jpg: got 3 bytes that are no image"),
     ):
-        ask(client, model, b"cat", name="cat.jpg")
+        classify_with_timing(client, model, b"cat", name="cat.jpg")
 
 
-def test_only_the_models_that_are_there_are_offered() -> None:
+def test_available_models_are_those_of_the_server() -> None:
     fake = FakeTransport(models=("alexnet_int8", "alexnet", "another"))
     with Client("grpc://host", transport=fake) as client:
-        assert [served.name for served in offered_models(client)] == ["alexnet_int8", "alexnet"]
+        assert [served.name for served in available_models(client)] == ["alexnet_int8", "alexnet"]
 
 
-def test_nothing_to_offer_is_said() -> None:
+def test_no_available_model_is_an_error() -> None:
     with (
         Client("grpc://host", transport=FakeTransport(models=("another",))) as client,
         pytest.raises(ModelNotFound, match="alexnet_fp32, alexnet_fp16, alexnet_int8, alexnet"),
     ):
-        offered_models(client)
+        available_models(client)
     foreign = FakeTransport()
     del foreign.parameters["contract_digest"]
     with (
         Client("grpc://host", transport=foreign) as client,
         pytest.raises(ContractMismatch, match=r"alexnet_fp32.* without a contract"),
     ):
-        offered_models(client)
+        available_models(client)
 
 
-def test_classes_that_share_a_label_are_both_shown() -> None:
+def test_classes_that_share_a_label_get_their_number() -> None:
     classes = [Classification("crane", 134, 0.5), Classification("tabby", 281, 0.3)]
     assert confidences_from_classes(classes) == {"crane": 0.5, "tabby": 0.3}
     classes.append(Classification("crane", 517, 0.2))
@@ -188,12 +199,12 @@ def test_classes_that_share_a_label_are_both_shown() -> None:
     }
 
 
-def test_what_came_from_outside_is_escaped(asking: Callable[..., Asked]) -> None:
+def test_html_is_escaped(classified: Callable[..., TimedClassification]) -> None:
     error = ImageError("<img src=x onerror=alert(1)>.png", got="0 bytes")
     assert "<img" not in html_from_error(error)
     fake = Counting()
     fake.parameters["computes_in"] = "<script>"
-    assert "<script>" not in html_from_asked(asking("alexnet_fp32", fake))
+    assert "<script>" not in html_from_timed(classified("alexnet_fp32", fake))
 
 
 def test_examples_are_digits_and_photographs(tmp_path: Path) -> None:
@@ -230,7 +241,7 @@ HERE = {"host": "127.0.0.1:7860"}
         ({}, 403),
     ],
 )
-def test_no_page_of_another_site_is_listened_to(headers: dict[str, str], status: int) -> None:
+def test_requests_of_other_sites_are_refused(headers: dict[str, str], status: int) -> None:
     statuses = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -243,11 +254,11 @@ def test_no_page_of_another_site_is_listened_to(headers: dict[str, str], status:
         raise AssertionError("nothing to receive")
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(OnlyFromHere(app, port=7860)({"type": "http", "headers": raw}, receive, send))
+    asyncio.run(LoopbackOnly(app, port=7860)({"type": "http", "headers": raw}, receive, send))
     assert statuses == [status]
 
 
-def test_a_browser_leaves_out_the_port_of_http() -> None:
+def test_port_80_may_be_omitted_in_host() -> None:
     reached = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -257,14 +268,14 @@ def test_a_browser_leaves_out_the_port_of_http() -> None:
         raise AssertionError("refused")
 
     scope = {"type": "http", "headers": [(b"host", b"127.0.0.1")]}
-    asyncio.run(OnlyFromHere(app, port=80)(scope, unused, unused))
+    asyncio.run(LoopbackOnly(app, port=80)(scope, unused, unused))
     assert reached
 
 
-def test_a_taken_port_is_told_before_anything_else(client: Client) -> None:
+def test_a_taken_port_is_reported_first(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        page = HostedPage(client, port=port)
+        page = PageServer(client, port=port)
         with pytest.raises(PortTaken, match=f"port {port}: got something listening on it already.* 0 takes"):
             page.__enter__()
 
@@ -273,11 +284,10 @@ def test_a_taken_port_is_told_before_anything_else(client: Client) -> None:
 HOST_A_PAGE = """
 import json, os, socket, sys, tempfile
 from pathlib import Path
-from alexnet_clients import Client, FakeTransport
-from alexnet_clients.ui.hosting import HostedPage
+from alexnet_clients import Client, FakeTransport, PageServer
 
 before = dict(os.environ)
-with Client("grpc://host", transport=FakeTransport()) as client, HostedPage(client, port=0) as page:
+with Client("grpc://host", transport=FakeTransport()) as client, PageServer(client, port=0) as page:
     (folder,) = Path(tempfile.gettempdir()).iterdir()
     listens_on = page._listener.getsockname()
     said = {
@@ -299,7 +309,7 @@ print(json.dumps(said))
 """
 
 
-def test_the_page_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_page_is_on_loopback_and_leaves_no_files(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="needs the [ui] extra")
     # What others may have set for Gradio does not count here.
     wishes = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_TEMP_DIR": "/elsewhere", "GRADIO_SERVER_NAME": "0.0.0.0"}
@@ -324,7 +334,7 @@ def test_the_page_is_on_loopback_and_leaves_nothing(tmp_path: Path) -> None:
     }
 
 
-def test_the_command_says_at_once_that_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ui_reports_an_unreachable_server_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ui", "--url", "grpc://127.0.0.1:1"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "127.0.0.1:1" in line
@@ -332,7 +342,7 @@ def test_the_command_says_at_once_that_nobody_listens(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("wrong", [["--port", "70000"], ["--top", "0"], ["--url", "nonsense"]])
-def test_wrong_use_of_the_command_exits_2(capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
+def test_wrong_options_of_ui_exit_2(capsys: pytest.CaptureFixture[str], wrong: list[str]) -> None:
     assert run(["ui", *wrong]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (wrong[-1] if wrong[0] == "--url" else wrong[0]) in line

@@ -44,7 +44,7 @@ def test_grpc_urls_parse(text: str, host: str, port: int, address: str) -> None:
         "ftp://host",
     ],
 )
-def test_what_does_not_parse_is_an_invalid_url_with_an_example(text: str) -> None:
+def test_invalid_urls_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidUrl, match=r"grpc://127\.0\.0\.1:8001") as caught:
         ServerUrl.parse(text)
     assert caught.value.exit_code == 2
@@ -59,7 +59,7 @@ def test_what_does_not_parse_is_an_invalid_url_with_an_example(text: str) -> Non
         ("https", 443, True, True),
     ],
 )
-def test_every_scheme_has_its_port(scheme: str, port: int, is_encrypted: bool, speaks_http: bool) -> None:
+def test_schemes_have_default_ports(scheme: str, port: int, is_encrypted: bool, speaks_http: bool) -> None:
     url = ServerUrl.parse(f"{scheme}://host")
     assert (url.port, url.is_encrypted, url.speaks_http) == (port, is_encrypted, speaks_http)
     assert ServerUrl.parse(str(url)) == url
@@ -70,7 +70,7 @@ def test_a_proxys_path_is_kept_for_http() -> None:
     assert (url.path, str(url)) == ("/triton", "https://example.org:443/triton")
 
 
-def test_a_password_in_a_url_is_refused_without_being_repeated() -> None:
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(InvalidUrl, match="as a header") as caught:
         ServerUrl.parse("https://user:secret@host")
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A real gRPC server that speaks Triton's messages and answers as it is told to."""
+"""A real gRPC server with Triton's messages and replies chosen by the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Handler = Callable[[Any, Any], Any]
 
 @dataclass
 class WireServer:
-    """A real gRPC server that speaks Triton's messages and answers as it is told to."""
+    """A gRPC server whose `handlers`, by method, make the replies."""
 
     handlers: dict[str, Handler] = field(default_factory=dict)
     received: list[Any] = field(default_factory=list)

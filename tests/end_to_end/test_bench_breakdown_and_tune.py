@@ -96,7 +96,7 @@ def test_rungs_are_measured_shown_and_kept(
     assert {step.of for step in report.breakdown} == {f"{p}, batch 1" for p in ("fp32", "fp16", "int8")}
     assert "shared memory" in shown
     assert report.command.startswith(f"alexnet bench breakdown --repository {repository}")
-    # The encoded model is made of one precision; of the others that is said.
+    # The ensemble has one precision; the other two are left out.
     assert len(report.left_out) == 2
     assert files_beside(repository) == before
 
@@ -182,7 +182,7 @@ def test_the_default_repository_is_the_one_that_export_writes(
 
 
 @pytest.mark.parametrize(
-    ("rates", "control", "options", "code", "said"),
+    ("rates", "calibration", "options", "code", "message"),
     [
         ({"500 us": 150.0}, (100.0, 100.0), ["--dry-run"], 0, "was not changed."),
         ({"500 us": 150.0}, (100.0, 50.0), ["--dry-run"], 0, "INVALID (machine busy)"),
@@ -200,14 +200,14 @@ def test_a_run_that_writes_nothing_says_why(
     calibration: tuple[float, float],
     options: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
     fixed_rates(rates, calibration=calibration)
     assert run([*TUNE, str(repository), *options, "--output", str(file)]) == code
     assert files_beside(repository) == before
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(repository))]
-    assert said in line
+    assert message in line
     assert report_from_file(file).tuning is not None
 
 
@@ -224,7 +224,7 @@ def wrong(repository: Path) -> tuple[Finding, ...]:
 
 
 @pytest.mark.parametrize(
-    ("what", "fails", "code", "said"),
+    ("what", "fails", "code", "message"),
     [
         ("measure_candidate", interrupted, 130, "Interrupted."),
         ("measure_candidate", died, 1, "no configuration held the limit"),
@@ -240,13 +240,13 @@ def test_a_run_that_fails_does_not_change_the_repository(
     what: str,
     fails: Callable[..., object],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     before = files_beside(repository)
     fixed_rates({"500 us": 150.0})
     monkeypatch.setattr(tuning, what, fails)
     assert run([*TUNE, str(repository)]) == code
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert files_beside(repository) == before
 
 

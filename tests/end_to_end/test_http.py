@@ -1,4 +1,4 @@
-"""HTTP against a real Triton server: the same answers as over gRPC, bit for bit."""
+"""HTTP with a real Triton server: the same outputs as over gRPC, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, InferReply, InferRequest, Region, ServerUrl, Transport, transport_from_url
-from alexnet_clients.shared_memory import SharedImages
+from alexnet_clients import (
+    Client,
+    InferReply,
+    InferRequest,
+    Region,
+    ServerUrl,
+    SharedImages,
+    Transport,
+    transport_from_url,
+)
 from alexnet_model.contract import ENCODED_INPUT_NAME
 from alexnet_model.errors import (
     BadRequest,
@@ -47,7 +55,7 @@ def request(batch: int, *, top: int = 0, **other: Any) -> InferRequest:
     return InferRequest(top=top, **given)
 
 
-def answered(transport: Transport, request: InferRequest, *, timeout_s: float = 30) -> InferReply:
+def reply_to(transport: Transport, request: InferRequest, *, timeout_s: float = 30) -> InferReply:
     return transport.submit(transport.prepare(request), timeout_s=timeout_s).result(60)
 
 
@@ -56,7 +64,7 @@ def answered(transport: Transport, request: InferRequest, *, timeout_s: float = 
 def test_http_answers_as_grpc_does_bit_for_bit(
     http: Transport, grpc: Transport, batch: int, top: int
 ) -> None:
-    ours, theirs = (answered(transport, request(batch, top=top)).outputs for transport in (http, grpc))
+    ours, theirs = (reply_to(transport, request(batch, top=top)).outputs for transport in (http, grpc))
     assert set(ours) == set(theirs) == {"probabilities", "logits"}
     for name in ours:
         assert ours[name].shape == theirs[name].shape == (batch, top or 10)
@@ -70,7 +78,7 @@ def test_configuration_and_statistics_are_what_grpc_reads(http: Transport, grpc:
     assert ours == theirs
     assert ours.inputs["image"].shape == (224, 224, 3)
     before, _ = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
-    answered(http, request(3))
+    reply_to(http, request(3))
     after, same = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
     assert after == same
     assert (after.requests, after.images) == (before.requests + 1, before.images + 3)
@@ -118,28 +126,28 @@ def test_refusals_are_the_same_over_http_and_grpc(
 ) -> None:
     for transport in (http, grpc):
         with pytest.raises(kind, match=words):
-            answered(transport, wrong)
+            reply_to(transport, wrong)
 
 
-def test_a_model_that_is_not_there(http: Transport) -> None:
+def test_a_missing_model_is_not_found(http: Transport) -> None:
     with pytest.raises(ModelNotFound, match="unknown model: 'nothing'"):
         http.model_config("nothing", timeout_s=30).result(60)
     with pytest.raises(ModelNotFound, match="requested model 'nothing' is not available"):
         http.statistics("nothing", timeout_s=30).result(60)
 
 
-def test_a_deadline_that_cannot_be_met(http: Transport) -> None:
+def test_a_missed_deadline_is_an_error(http: Transport) -> None:
     with pytest.raises(DeadlineExceeded):
-        answered(http, request(16), timeout_s=0.001)
+        reply_to(http, request(16), timeout_s=0.001)
     assert http.ready(timeout_s=30).result(60) is True
 
 
-def test_tritons_other_ports_are_told_apart(server: EmbeddedServer) -> None:
+def test_tritons_other_ports_are_recognised(server: EmbeddedServer) -> None:
     grpc_port = ServerUrl.parse(server.grpc_url).port
     metrics_port = ServerUrl.parse(server.metrics_url.removesuffix("/metrics")).port
     for url, kind, words in (
-        (f"http://127.0.0.1:{grpc_port}", ForeignServer, "an answer that is not HTTP"),
-        (f"http://127.0.0.1:{metrics_port}", ForeignServer, "an empty answer"),
+        (f"http://127.0.0.1:{grpc_port}", ForeignServer, "a reply that is not HTTP"),
+        (f"http://127.0.0.1:{metrics_port}", ForeignServer, "an empty body"),
         (f"{server.http_url}/triton", ForeignServer, "got Not Found"),
         (server.http_url.replace("http", "https"), Untrusted, "expected a server that speaks TLS"),
     ):
@@ -148,9 +156,9 @@ def test_tritons_other_ports_are_told_apart(server: EmbeddedServer) -> None:
             transport.model_config(MODEL, timeout_s=30).result(60)
 
 
-def test_one_connection_is_enough_for_one_request_after_another(http: Transport) -> None:
+def test_consecutive_requests_share_one_connection(http: Transport) -> None:
     for batch in (1, 16, 1):
-        answered(http, request(batch))
+        reply_to(http, request(batch))
     assert http.connections == 1
 
 
@@ -170,6 +178,6 @@ def test_images_in_shared_memory(exported: Any, tmp_path: Path) -> None:
                     transport.register(nowhere, timeout_s=30).result(60)
 
 
-def test_a_server_that_shares_no_memory(http: Transport) -> None:
+def test_shared_memory_is_refused_by_default(http: Transport) -> None:
     with pytest.raises(BadRequest, match="This API is restricted"):
         http.regions(timeout_s=30).result(60)

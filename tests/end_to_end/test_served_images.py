@@ -1,4 +1,4 @@
-"""Real images to a real Triton server and back: the client's promises where nothing is fake."""
+"""Real images, the real clients and a real Triton server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def png(image: Image.Image) -> bytes:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_precision_answers_as_its_runtime_does_in_process(
+def test_every_precision_equals_its_runtime_in_process(
     exported: Any, client: Client, digits: Uint8Array, precision: str
 ) -> None:
     artifact = next(found for found in exported.manifest.accepted if found.precision == precision)
@@ -58,7 +58,7 @@ def test_every_precision_answers_as_its_runtime_does_in_process(
     assert client.model(f"alexnet_{precision}").backend == "openvino_dynamic"
 
 
-def test_one_image_in_every_form_gets_the_same_answer(client: Client, tmp_path: Path) -> None:
+def test_every_form_of_an_image_gets_the_same_classes(client: Client, tmp_path: Path) -> None:
     image = noise(1)
     path = tmp_path / "noise.png"
     path.write_bytes(png(image))
@@ -69,7 +69,7 @@ def test_one_image_in_every_form_gets_the_same_answer(client: Client, tmp_path: 
     assert len({predictions[0].classes for predictions in answers}) == 1
 
 
-def test_classes_are_the_probabilities_of_the_labels(client: Client, digits: Uint8Array) -> None:
+def test_classes_are_the_highest_probabilities_with_labels(client: Client, digits: Uint8Array) -> None:
     predictions = client.classify(digits, model="alexnet_int8", top=3)
     probabilities = client.probabilities(digits, model="alexnet_int8")
     assert [prediction.best.index for prediction in predictions] == probabilities.argmax(axis=1).tolist()
@@ -80,13 +80,13 @@ def test_classes_are_the_probabilities_of_the_labels(client: Client, digits: Uin
             assert found.probability == pytest.approx(row[found.index], abs=1e-5)
 
 
-def test_asking_for_more_classes_than_there_are_gives_all(client: Client) -> None:
+def test_a_top_above_the_number_of_classes_returns_all(client: Client) -> None:
     (prediction,) = client.classify(noise(1), top=1000)
     assert sorted(found.index for found in prediction.classes) == list(range(10))
     assert sum(found.probability for found in prediction.classes) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_broken_image_in_the_middle_costs_only_itself(client: Client, tmp_path: Path) -> None:
+def test_other_images_are_classified_beside_a_broken_one(client: Client, tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.png" for number in range(5)]
     for number, path in enumerate(files):
         path.write_bytes(png(noise(number)))
@@ -116,19 +116,19 @@ def test_request_bytes_and_latency_are_reported(client: Client, digits: Uint8Arr
         np.zeros((256, 256, 3), np.uint8),
     ],
 )
-def test_a_wrong_array_is_refused_before_it_is_sent(client: Client, images: Any) -> None:
+def test_a_wrong_array_is_refused_before_sending(client: Client, images: Any) -> None:
     with pytest.raises(ImageError, match="images: got shape"):
         client.classify(images)
     with pytest.raises(ImageError, match="images: got shape"):
         client.probabilities(images)
 
 
-def test_a_model_that_the_server_does_not_have(client: Client) -> None:
+def test_a_missing_model_is_not_found(client: Client) -> None:
     with pytest.raises(ModelNotFound, match="alexnet_int4"):
         client.classify(noise(1), model="alexnet_int4")
 
 
-def test_another_contract_is_refused_by_its_fields(server: EmbeddedServer) -> None:
+def test_another_contract_is_refused_and_its_differences_named(server: EmbeddedServer) -> None:
     other = Contract(resize=232, background=(0, 0, 0))
     with (
         Client(server.grpc_url, contract=other) as client,
@@ -137,9 +137,7 @@ def test_another_contract_is_refused_by_its_fields(server: EmbeddedServer) -> No
         client.classify(noise(1))
 
 
-def test_a_batch_past_the_models_maximum_is_the_requests_fault(
-    server: EmbeddedServer, digits: Uint8Array
-) -> None:
+def test_a_batch_above_the_maximum_is_a_bad_request(server: EmbeddedServer, digits: Uint8Array) -> None:
     transport = transport_from_url(ServerUrl.parse(server.grpc_url))
     request = InferRequest(model="alexnet_fp32", inputs={"image": digits[:17]}, outputs=("probabilities",))
     with pytest.raises(BadRequest, match="batch-size must be <= 16"):
@@ -147,7 +145,7 @@ def test_a_batch_past_the_models_maximum_is_the_requests_fault(
     transport.close()
 
 
-def test_a_deadline_that_cannot_be_met(server: EmbeddedServer, digits: Uint8Array) -> None:
+def test_a_missed_deadline_is_an_error(server: EmbeddedServer, digits: Uint8Array) -> None:
     transport = transport_from_url(ServerUrl.parse(server.grpc_url))
     request = InferRequest(model="alexnet_fp32", inputs={"image": digits[:16]}, outputs=("probabilities",))
     with pytest.raises(DeadlineExceeded):
@@ -168,6 +166,6 @@ def test_many_clients_and_threads_share_a_server(server: EmbeddedServer, digits:
     with Client(server.grpc_url) as client, Client(server.grpc_url) as other:
         expected = client.probabilities(digits, model="alexnet_fp32")
         with ThreadPoolExecutor(8) as pool:
-            asked = [pool.submit((client, other)[turn % 2].probabilities, digits) for turn in range(8)]
-            for answer in asked:
-                assert np.allclose(answer.result(), expected, atol=1e-5)
+            futures = [pool.submit((client, other)[turn % 2].probabilities, digits) for turn in range(8)]
+            for future in futures:
+                assert np.allclose(future.result(), expected, atol=1e-5)

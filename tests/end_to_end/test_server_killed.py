@@ -1,4 +1,4 @@
-"""A server that dies while it is asked: every image still has its place, and nothing hangs."""
+"""A server that is killed during requests: every image has a prediction, and nothing blocks."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ def test_kill_9_in_the_middle_of_many_images(exported: Any, tmp_path: Path) -> N
     assert predictions[0].error is None
     assert {type(prediction.error) for prediction in predictions[150:]} == {Unreachable}
     lost = [prediction for prediction in predictions if isinstance(prediction.error, ConnectionLost)]
-    assert 0 < len(lost) <= 32, "the two batches of sixteen that were on their way are not asked again"
+    assert 0 < len(lost) <= 32, "the two batches of sixteen that were sent are not retried"

@@ -1,4 +1,4 @@
-"""A client outlives its server: started again, replaced by another, or with a full queue."""
+"""A client of a server that is restarted, replaced by another, or has a full queue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def port_of(url: str) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, protocol: str) -> None:
+def test_a_client_works_after_a_restart(exported: Exported, tmp_path: Path, protocol: str) -> None:
     repository = exported.repository(tmp_path / "model_repository")
     server = EmbeddedServer(repository)
     with server:
@@ -42,7 +42,7 @@ def test_a_client_goes_on_after_a_restart(exported: Exported, tmp_path: Path, pr
     starting.start()
     try:
         started = time.monotonic()
-        after = client.probabilities(IMAGES)  # asked while nobody listens: it waits for the server
+        after = client.probabilities(IMAGES)  # sent while no server listens: it is retried
         assert time.monotonic() - started > 0.9
         assert np.array_equal(before, after)
         assert client.transport.connections > connections
@@ -69,8 +69,8 @@ def test_another_export_in_its_place_is_refused(exported: Exported, tmp_path: Pa
     client.close()
 
 
-def test_a_full_queue_is_waited_out(exported: Exported, tmp_path: Path) -> None:
-    """A queue of one request turns thirty-two threads' away again and again, and answers all in the end."""
+def test_requests_are_retried_while_the_queue_is_full(exported: Exported, tmp_path: Path) -> None:
+    """A queue of one request refuses those of 32 threads many times, and serves all in the end."""
     options = RepositoryOptions(queue_size=1)
     write_repository(exported.manifest, exported.folder, tmp_path / "model_repository", options)
     with EmbeddedServer(tmp_path / "model_repository") as server:

@@ -1,4 +1,4 @@
-"""Shared memory with the real embedded server."""
+"""Shared memory with a real embedded server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_clients import Client
-from alexnet_clients.shared_memory import SharedImages, remove_orphans
+from alexnet_clients import Client, SharedImages, remove_orphans
 from alexnet_model.errors import BadRequest
 from alexnet_serving import EmbeddedServer
 
@@ -36,7 +35,7 @@ def client(request: pytest.FixtureRequest, sharing: EmbeddedServer) -> Iterator[
         yield client
 
 
-def test_the_same_answers_as_over_the_wire(client: Client) -> None:
+def test_outputs_equal_those_over_the_network(client: Client) -> None:
     with SharedImages(client, capacity=8) as shared:
         shared.images[:] = IMAGES
         for count in (1, 3, 8):
@@ -44,12 +43,12 @@ def test_the_same_answers_as_over_the_wire(client: Client) -> None:
                 shared.probabilities(count, model="alexnet_int8"),
                 client.probabilities(IMAGES[:count], model="alexnet_int8"),
             )
-        shared.images[0] = IMAGES[7]  # what lies there now, not what lay there
+        shared.images[0] = IMAGES[7]  # the new content is used
         assert np.array_equal(shared.probabilities(1), client.probabilities(IMAGES[7:]))
     assert client.transport.regions(timeout_s=10).result() == ()
 
 
-def test_a_server_that_does_not_share_says_so(server: EmbeddedServer) -> None:
+def test_shared_memory_is_refused_by_default(server: EmbeddedServer) -> None:
     with (
         Client(server.grpc_url) as client,
         pytest.raises(BadRequest, match="restricted"),
@@ -58,11 +57,10 @@ def test_a_server_that_does_not_share_says_so(server: EmbeddedServer) -> None:
         pytest.fail("entered")
 
 
-def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client: Client) -> None:
+def test_memory_of_a_killed_client_is_removed(sharing: EmbeddedServer, client: Client) -> None:
     code = (
         "import sys, os, signal\n"
-        "from alexnet_clients import Client\n"
-        "from alexnet_clients.shared_memory import SharedImages\n"
+        "from alexnet_clients import Client, SharedImages\n"
         "client = Client(sys.argv[1])\n"
         "shared = SharedImages(client, capacity=1).__enter__()\n"
         "print(shared.region.name, flush=True)\n"
@@ -81,7 +79,7 @@ def test_what_a_killed_client_leaves_is_removed(sharing: EmbeddedServer, client:
 
 
 @pytest.mark.parametrize("protocol", ["grpc_url", "http_url"])
-def test_a_server_that_was_started_again_is_told_again(
+def test_memory_is_registered_again_after_a_restart(
     exported: Exported, tmp_path: Path, protocol: str
 ) -> None:
     repository = exported.repository(tmp_path / "model_repository")
@@ -90,7 +88,7 @@ def test_a_server_that_was_started_again_is_told_again(
         shared = SharedImages(client, capacity=2).__enter__()
         shared.images[:] = IMAGES[:2]
         before = shared.probabilities(2)
-        os.kill(first._process.pid, signal.SIGKILL)  # asked to end, it would wait for its HTTP connections
+        os.kill(first._process.pid, signal.SIGKILL)  # SIGTERM would wait for its HTTP connections
     grpc_port, http_port = port_of(first.grpc_url), port_of(first.http_url)
     with EmbeddedServer(repository, shared_memory=True, grpc_port=grpc_port, http_port=http_port):
         try:

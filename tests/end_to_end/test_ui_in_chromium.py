@@ -1,4 +1,4 @@
-"""`alexnet ui` as a person meets it: a real process, a real browser, a real server."""
+"""`alexnet ui` in a real process, a real browser and with a real server."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SETTLED_MS = 30_000
 
 
-class Line:
-    """The way to a server, which can be cut and mended."""
+class TcpProxy:
+    """A TCP proxy in front of a server, which can be stopped and started."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -44,20 +44,20 @@ class Line:
         self.port = self._listener.getsockname()[1]
         self._accepting = _started(self._accept)
 
-    def cut(self) -> None:
-        """Twice is allowed."""
+    def stop(self) -> None:
+        """Close all connections. Stopping twice is allowed."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         for end in self._ends:
-            with suppress(OSError):  # the other side may have hung up
+            with suppress(OSError):  # the other side may have closed it
                 end.shutdown(socket.SHUT_RDWR)
         for thread in self._passing:
             thread.join()
         for end in (self._listener, *self._ends):
             end.close()
 
-    def mend(self) -> None:
+    def start(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._accepting = _started(self._accept)
 
@@ -89,14 +89,14 @@ class Running:
     process: subprocess.Popen[str]
     url: str
     folder: Path  # all temporary files of the process
-    line: Line
+    proxy: TcpProxy
 
 
 @contextmanager
 def ui(server: EmbeddedServer, folder: Path) -> Iterator[Running]:
-    line = Line(int(server.grpc_url.rpartition(":")[2]))
+    proxy = TcpProxy(int(server.grpc_url.rpartition(":")[2]))
     command = [sys.executable, "-m", "alexnet_cli", "ui", "--port", "0", "--timeout", "3"]
-    command += ["--url", f"grpc://127.0.0.1:{line.port}"]
+    command += ["--url", f"grpc://127.0.0.1:{proxy.port}"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -108,10 +108,10 @@ def ui(server: EmbeddedServer, folder: Path) -> Iterator[Running]:
         try:
             words = process.stdout.readline().split()
             assert words[:1] == ["page"], process.communicate()[1]
-            yield Running(process, words[1], folder, line)
+            yield Running(process, words[1], folder, proxy)
         finally:
             process.kill()
-            line.cut()
+            proxy.stop()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def running(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # Names of other machines do not resolve: the page has to do without.
+    # Names of other machines do not resolve.
     arguments = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_api.sync_playwright() as playwright:
@@ -149,13 +149,13 @@ def opened(browser: Browser, url: str, **options: Any) -> Page:
 def drop(page: Page, name: str, content: bytes) -> None:
     if page.get_by_label("Remove Image").count():
         page.get_by_label("Remove Image").click()
-        page.wait_for_selector("#words .asked, #words .failed", state="detached")
+        page.wait_for_selector("#words .timing, #words .failed", state="detached")
     page.set_input_files("#image input[type=file]", {"name": name, "mimeType": "image/*", "buffer": content})
 
 
 def shown(page: Page, model: str) -> dict[str, float]:
-    """The bars' labels and lengths, once the answer of this model is there."""
-    page.wait_for_selector(f".asked[data-model={model}]")
+    """Labels and values of the bars, once the result of this model is shown."""
+    page.wait_for_selector(f".timing[data-model={model}]")
     page.wait_for_selector("#classes meter")
     return {
         str(bar.get_attribute("aria-label")): float(bar.get_attribute("value") or "nan")
@@ -163,7 +163,7 @@ def shown(page: Page, model: str) -> dict[str, float]:
     }
 
 
-def answered(client: Client, content: bytes, model: str) -> dict[str, Any]:
+def expected(client: Client, content: bytes, model: str) -> dict[str, Any]:
     (prediction,) = client.classify(content, model=model)
     return {found.label: pytest.approx(found.probability, abs=1e-5) for found in prediction.classes}
 
@@ -178,13 +178,13 @@ def test_the_file_is_classified_as_it_was_dropped(page: Page, client: Client, im
     content = AWKWARD[image]()
     page.locator(f"#model input[value={model}]").check()
     drop(page, f"image.{'jpg' if 'exif' in image else 'png'}", content)
-    assert shown(page, model) == answered(client, content, model)
+    assert shown(page, model) == expected(client, content, model)
     sent = int(fact(page, "sent").removesuffix(" bytes").replace(",", ""))
     pixels = len(content) if model == "alexnet" else 150_528
     assert pixels < sent < pixels + 1024
 
 
-def test_switching_the_precision_asks_again(page: Page, client: Client) -> None:
+def test_switching_the_model_classifies_again(page: Page, client: Client) -> None:
     content = AWKWARD["progressive jpeg"]()
     drop(page, "image.jpg", content)
     seen = [shown(page, "alexnet_fp32")]
@@ -193,12 +193,12 @@ def test_switching_the_precision_asks_again(page: Page, client: Client) -> None:
     seen.append(shown(page, "alexnet_int8"))
     assert fact(page, "precision") == "INT8, computed in i8"
     models = ["alexnet_fp32", "alexnet_int8"]
-    assert seen == [answered(client, content, model) for model in models]
+    assert seen == [expected(client, content, model) for model in models]
     assert seen[0] != seen[1]
 
 
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
-def test_the_time_is_split(page: Page, model: str) -> None:
+def test_the_parts_of_the_time_are_shown(page: Page, model: str) -> None:
     page.locator(f"#model input[value={model}]").check()
     drop(page, "image.jpg", AWKWARD["cmyk jpeg"]())
     shown(page, model)
@@ -214,14 +214,14 @@ def test_the_time_is_split(page: Page, model: str) -> None:
     assert sum(took[part] for part in parts) == pytest.approx(took["total"], abs=0.3)
 
 
-def test_an_example_is_classified_when_it_is_picked(page: Page) -> None:
+def test_a_selected_example_is_classified(page: Page) -> None:
     page.wait_for_selector("button.gallery-item")
     assert page.locator("button.gallery-item").count() == 5
     page.locator("button.gallery-item").first.click()
     assert len(shown(page, "alexnet_fp32")) == 5
 
 
-def test_a_broken_image_is_one_line_and_the_next_is_answered(page: Page, client: Client) -> None:
+def test_a_broken_image_is_one_line_and_the_next_is_classified(page: Page, client: Client) -> None:
     drop(page, "cat & <b>dog.png", b"not an image")
     line = page.inner_text(".failed")
     assert "got 13 bytes that are no image" in line
@@ -230,38 +230,38 @@ def test_a_broken_image_is_one_line_and_the_next_is_answered(page: Page, client:
     assert page.locator("#classes meter").count() == 0
     content = AWKWARD["gif"]()
     drop(page, "image.gif", content)
-    assert shown(page, "alexnet_fp32") == answered(client, content, "alexnet_fp32")
+    assert shown(page, "alexnet_fp32") == expected(client, content, "alexnet_fp32")
 
 
-def test_a_server_that_went_away_is_one_line_until_it_is_back(
+def test_an_unreachable_server_is_one_line_until_it_is_back(
     page: Page, running: Running, client: Client
 ) -> None:
     content = AWKWARD["webp"]()
-    running.line.cut()
+    running.proxy.stop()
     try:
         drop(page, "image.webp", content)
         line = page.inner_text(".failed")
-        assert f"127.0.0.1:{running.line.port}" in line
+        assert f"127.0.0.1:{running.proxy.port}" in line
         page.reload()
         page.wait_for_selector(".failed")
         assert page.locator("#model input").count() == 4
     finally:
-        running.line.mend()
+        running.proxy.start()
     for _ in range(10):  # the first may still meet a connection that waits before it tries again
         drop(page, "image.webp", content)
-        page.wait_for_selector("#words .asked, #words .failed")
-        if page.locator(".asked").count():
+        page.wait_for_selector("#words .timing, #words .failed")
+        if page.locator(".timing").count():
             break
-    assert shown(page, "alexnet_fp32") == answered(client, content, "alexnet_fp32")
+    assert shown(page, "alexnet_fp32") == expected(client, content, "alexnet_fp32")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_the_page_needs_no_other_machine_and_fits_its_window(
+def test_the_page_loads_nothing_from_elsewhere_and_fits_its_window(
     browser: Browser, running: Running, tmp_path: Path, width: int, height: int
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": height})
-    asked_for: set[str] = set()
-    page.on("request", lambda request: asked_for.add(request.url))
+    requested: set[str] = set()
+    page.on("request", lambda request: requested.add(request.url))
     page.goto(running.url)
     page.wait_for_selector("#image input[type=file]", state="attached")
     drop(page, "image.jpg", AWKWARD["progressive jpeg"]())
@@ -269,8 +269,8 @@ def test_the_page_needs_no_other_machine_and_fits_its_window(
     image = tmp_path / "page.png"
     page.screenshot(path=image, full_page=True)  # waits for fonts
     assert image.stat().st_size > 10_000
-    elsewhere = {url for url in asked_for if not url.startswith((f"{running.url}/", "data:", "blob:"))}
-    assert len(asked_for) > 10
+    elsewhere = {url for url in requested if not url.startswith((f"{running.url}/", "data:", "blob:"))}
+    assert len(requested) > 10
     assert elsewhere == set()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
@@ -279,7 +279,7 @@ def test_the_page_needs_no_other_machine_and_fits_its_window(
 @pytest.mark.parametrize(
     ("signal_number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
-def test_it_ends_cleanly_though_a_page_is_open(
+def test_it_ends_cleanly_while_a_page_is_open(
     server: EmbeddedServer, browser: Browser, tmp_path: Path, signal_number: int, code: int
 ) -> None:
     with ui(server, tmp_path) as running:

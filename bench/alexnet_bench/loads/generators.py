@@ -22,8 +22,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
-from alexnet_clients import ServerUrl, Transport, transport_from_url
-from alexnet_clients.credentials import ANONYMOUS, Credentials
+from alexnet_clients import ANONYMOUS, Credentials, ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
 from .clock import Clock

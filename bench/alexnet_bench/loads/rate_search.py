@@ -155,7 +155,7 @@ def search_rate(
         progress: Called before each probe.
 
     Raises:
-        ClientError: the server did not answer one request at a time.
+        ClientError: the server did not reply to one request at a time.
         KeyboardInterrupt: Ctrl-C came before a rate was tried.
         UsageError: as `ServerBench.check` does.
     """

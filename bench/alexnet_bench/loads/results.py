@@ -195,7 +195,7 @@ class ModelUnderTest:
 
     @property
     def engine(self) -> EngineLabel:
-        """What computes, as far as the configuration says it."""
+        """What computes, as far as the configuration tells."""
         parameters = self.network.parameters
         precision = next((p for p in PRECISIONS if p == parameters.get("precision")), None)
         return EngineLabel(
@@ -216,7 +216,7 @@ def load_row(tested: ModelUnderTest, load: Load, result: LoadResult, *, request_
         request_bytes: Size of one request on the wire.
 
     Returns:
-        The row; None if no request was answered.
+        The row; None if there was no reply.
     """
     loop = load.loop
     latencies = _histogram(result.latencies)

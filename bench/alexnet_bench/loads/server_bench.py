@@ -1,22 +1,31 @@
 """Measure one load at a time on one server: prepare its requests, have it generated, make its row.
 
-with MultiProcessGenerator(url) as generator:
-    bench = ServerBench(transport, ServerUrl.parse(url), generator)
+with open_server_bench("grpc://127.0.0.1:8001") as bench:
     measured = bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=16)))
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from alexnet_clients import InferReply, ModelConfig, ModelStatistics, ServerUrl, Transport
+from alexnet_clients import (
+    ANONYMOUS,
+    Credentials,
+    InferReply,
+    ModelConfig,
+    ModelStatistics,
+    ServerUrl,
+    Transport,
+    transport_from_url,
+)
 from alexnet_model.errors import BadResponse, ClientError, Unreachable, UsageError
 from alexnet_model.gpus import gpus_here
 
 from ..schema import LoadRow
-from .generators import LoadGenerator, Tick, no_tick
+from .generators import LoadGenerator, MultiProcessGenerator, Tick, no_tick
 from .plans import Load, Segment, Timing, check_requests
 from .results import LoadResult, ModelUnderTest, combined_in_sequence, counters_restarted, load_row
 from .traffic import (
@@ -154,7 +163,7 @@ class ServerBench:
 
         Raises:
             ServerReplaced: since the previous load the server was started again, or its model changed.
-            ClientError: the server did not answer before the load, or a process of the generator died.
+            ClientError: the server did not reply before the load, or a process of the generator died.
             UsageError: as `check` does.
         """
         timing = timing or self.timing
@@ -176,7 +185,7 @@ class ServerBench:
         """Make one row from the results of a load that was run once or several times.
 
         Raises:
-            ClientError: no request was answered.
+            ClientError: there was no reply to any request.
             KeyboardInterrupt: Ctrl-C came before anything was measured.
         """
         tested = self.model(load.model)
@@ -231,6 +240,49 @@ class ServerBench:
             subject = f"{self.url} {requests.model}"
             raise BadResponse(subject, got="no " + ", ".join(sorted(missing)), expected="all its outputs")
         return replies
+
+
+@contextmanager
+def open_server_bench(
+    url: str,
+    *,
+    processes: int = 1,
+    credentials: Credentials = ANONYMOUS,
+    timing: Timing | None = None,
+    timeout_s: float = 30.0,
+    shapes: Shapes | None = None,
+    reference: ReferenceSource | None = None,
+) -> Iterator[ServerBench]:
+    """Connect to a server and start the worker processes that load it; both end with the `with`.
+
+    Args:
+        url: The server's URL.
+        processes: How many workers share each load.
+        credentials: TLS files and headers of the client; the headers must be a mapping.
+        timing: As in `ServerBench`, and so are the other arguments.
+        timeout_s: Deadline of each request.
+        shapes: Shapes of inputs that have open dimensions.
+        reference: Computes the correct outputs.
+
+    Raises:
+        InvalidUrl: the URL does not parse.
+        UsageError: `processes` is below 1.
+    """
+    address = ServerUrl.parse(url)
+    with (
+        # The workers are started before gRPC starts threads in this process.
+        MultiProcessGenerator(url, processes, credentials=credentials) as generator,
+        closing(transport_from_url(address, credentials)) as transport,
+    ):
+        yield ServerBench(
+            transport,
+            address,
+            generator,
+            timing=timing,
+            timeout_s=timeout_s,
+            shapes=shapes,
+            reference=reference,
+        )
 
 
 def read_model(transport: Transport, url: ServerUrl, name: str, *, timeout_s: float) -> ModelUnderTest:

@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_clients import InferReply, InferRequest, Message, ModelConfig, TensorSpec, Transport
-from alexnet_clients.transports.tensors import BYTES, DTYPES
+from alexnet_clients import (
+    BYTES,
+    DTYPES,
+    InferReply,
+    InferRequest,
+    Message,
+    ModelConfig,
+    TensorSpec,
+    Transport,
+)
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import UsageError
 

@@ -105,15 +105,7 @@ def server_command(
 
     Example: alexnet bench server --model alexnet_int8 --concurrency 1,16
     """
-    from alexnet_bench import (
-        LoadPlan,
-        MultiProcessGenerator,
-        SearchOptions,
-        ServerBench,
-        Timing,
-        bench_load,
-    )
-    from alexnet_clients import ServerUrl, transport_from_url
+    from alexnet_bench import LoadPlan, SearchOptions, Timing, bench_load, open_server_bench
 
     from ..screen import Bars
 
@@ -125,25 +117,24 @@ def server_command(
     )
     timing = Timing(burn_in_s=burn_in_s, seconds=seconds, repeats=repeats)
     shapes = dict(_shape(text) for text in shape or [])
-    credentials = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).access()
-    address = ServerUrl.parse(url)
+    credentials = Connection(
+        url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header
+    ).credentials()
     check_output(output)
     with ExitStack() as opened:
-        # The workers are started before gRPC starts threads in this process.
-        generator = opened.enter_context(MultiProcessGenerator(url, workers, credentials=credentials))
-        transport = transport_from_url(address, credentials)
-        opened.callback(transport.close)
         reference = None if repository is None else opened.enter_context(_reference_from(repository))
-        progress = opened.enter_context(Bars())
-        bench = ServerBench(
-            transport,
-            address,
-            generator,
-            timing=timing,
-            timeout_s=timeout_s,
-            shapes=shapes,
-            reference=reference,
+        bench = opened.enter_context(
+            open_server_bench(
+                url,
+                processes=workers,
+                credentials=credentials,
+                timing=timing,
+                timeout_s=timeout_s,
+                shapes=shapes,
+                reference=reference,
+            )
         )
+        progress = opened.enter_context(Bars())
         report = bench_load(
             plan,
             bench,

@@ -1,1 +1,1 @@
-"""How requests travel. Only this room imports `tritonclient`, gRPC and HTTP libraries, each on first use."""
+"""How requests are carried. Only here are `tritonclient`, gRPC and HTTP libraries imported, on first use."""

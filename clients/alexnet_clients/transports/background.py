@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own: for HTTP's connections, and for waiting before a retry."""
+"""An event loop in a thread of its own: for HTTP's connections, and for the waits before retries."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-Ending = Callable[[], Coroutine[Any, Any, None]]
-_LONGEST_ENDING_S = 5.0
+Finalizer = Callable[[], Coroutine[Any, Any, None]]
+_MAX_CLOSE_S = 5.0
 
 
 class BackgroundLoop:
-    """Runs coroutines and delayed calls; the thread starts with the first of them. Thread-safe.
+    """Runs coroutines and delayed calls; the first of them starts the thread. Thread-safe.
 
-    `ending` is run last of all, once everything else was cancelled.
+    `finalizer` runs last, after everything else was cancelled.
     """
 
-    def __init__(self, ending: Ending | None = None) -> None:
-        self._ending = ending
+    def __init__(self, finalizer: Finalizer | None = None) -> None:
+        self._finalizer = finalizer
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -39,17 +39,17 @@ class BackgroundLoop:
         """
         import asyncio
 
-        heard = _heard(coroutine)
+        consumed = _consumed(coroutine)
         try:
-            with self._lock:  # or the loop could stop in between, and the future would never be done
-                return asyncio.run_coroutine_threadsafe(heard, self._running())
+            with self._lock:  # else the loop could stop in between, and the future would never be done
+                return asyncio.run_coroutine_threadsafe(consumed, self._running())
         except RuntimeError:
-            heard.close()  # or Python would warn that they were never awaited
+            consumed.close()  # or Python would warn that they were never awaited
             coroutine.close()
             raise
 
     def call_later(self, delay_s: float, function: Callable[[], object]) -> None:
-        """Call a function that neither blocks nor raises, after a while.
+        """Call a function, which neither blocks nor raises, after `delay_s` seconds.
 
         Raises:
             RuntimeError: the loop is closed.
@@ -59,7 +59,7 @@ class BackgroundLoop:
             loop.call_soon_threadsafe(lambda: loop.call_later(delay_s, function))
 
     def close(self) -> None:
-        """Cancel what runs, forget what was to be called, and end the thread. Closing twice is allowed."""
+        """Cancel coroutines, drop delayed calls and end the thread. Closing twice is allowed."""
         with self._lock:
             self._closed = True
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
@@ -71,19 +71,19 @@ class BackgroundLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         import asyncio
 
-        if self._closed or self._process != os.getpid():  # a fork has no threads: nothing would ever be done
+        if self._closed or self._process != os.getpid():  # a fork has no threads
             raise RuntimeError("the client is closed, or was made before a fork")
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
-                target=_serve, args=(self._loop, self._ending), name="alexnet-client", daemon=True
+                target=_serve, args=(self._loop, self._finalizer), name="alexnet-client", daemon=True
             )
             self._thread.start()
         return self._loop
 
 
-async def _heard(coroutine: Coroutine[Any, Any, T]) -> T:
-    """asyncio would log an error that nobody asked for, because its future had been cancelled."""
+async def _consumed(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Retrieve the error of a coroutine whose future was cancelled, which asyncio would log otherwise."""
     import asyncio
 
     task = asyncio.current_task()
@@ -92,26 +92,26 @@ async def _heard(coroutine: Coroutine[Any, Any, T]) -> T:
     return await coroutine
 
 
-def _serve(loop: asyncio.AbstractEventLoop, ending: Ending | None) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, finalizer: Finalizer | None) -> None:
     import asyncio
 
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        loop.run_until_complete(_end(ending))
+        loop.run_until_complete(_finish(finalizer))
     finally:
         loop.close()
 
 
-async def _end(ending: Ending | None) -> None:
+async def _finish(finalizer: Finalizer | None) -> None:
     import asyncio
 
-    # What was started before the loop stopped has taken its first step by now: it can catch its cancelling.
+    # Every task that started before the loop stopped has run its first step, so it can handle cancellation.
     running = asyncio.all_tasks() - {asyncio.current_task()}
     for task in running:
         task.cancel()
     if running:
-        await asyncio.wait(running, timeout=_LONGEST_ENDING_S)
-    if ending is not None:
+        await asyncio.wait(running, timeout=_MAX_CLOSE_S)
+    if finalizer is not None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ending(), _LONGEST_ENDING_S)
+            await asyncio.wait_for(finalizer(), _MAX_CLOSE_S)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import re
 
-from alexnet_model.errors import BadRequest, ClientError, Unreachable
+from alexnet_model.errors import ClientError, Unreachable
 
-from .meanings import (
+from .error_rules import (
     FAILED,
     FOREIGN,
     FULL,
     LATE,
     LOST,
     NO_MODEL,
-    NOBODY,
     NOT_ENCRYPTED,
     REFUSED,
+    UNAUTHENTICATED,
+    UNREACHABLE,
     UNTRUSTED,
-    Meaning,
-    meaning_of_words,
+    ErrorRule,
+    rule_from_text,
 )
 
-MEANING_OF_STATUS: dict[str, Meaning] = {
-    "CANCELLED": Meaning(ClientError),
+RULE_OF_STATUS: dict[str, ErrorRule] = {
+    "CANCELLED": ErrorRule(ClientError),
     "UNKNOWN": FAILED,
     "INVALID_ARGUMENT": REFUSED,
     "DEADLINE_EXCEEDED": LATE,
@@ -37,27 +38,25 @@ MEANING_OF_STATUS: dict[str, Meaning] = {
     "INTERNAL": FAILED,
     "UNAVAILABLE": LOST,
     "DATA_LOSS": FAILED,
-    "UNAUTHENTICATED": Meaning(
-        BadRequest, "a caller that the server or its proxy knows", "Pass headers, such as a bearer token."
-    ),
+    "UNAUTHENTICATED": UNAUTHENTICATED,
 }
 
-# Somebody accepts the connection and closes it at once. gRPC has no better word for a wrong port, for a
-# client without TLS, and for one whose certificate the server does not want.
-_HUNG_UP_ON_PLAIN = Meaning(
+# The server accepts the connection and closes it at once. gRPC reports the same for a wrong port, for a
+# client without TLS, and for a client whose certificate the server rejects.
+_CLOSED_WITHOUT_TLS = ErrorRule(
     Unreachable,
     "a server that speaks gRPC without TLS there",
     "Write grpcs:// if it wants TLS, and check the port; gRPC's is 8001 by default.",
 )
-_HUNG_UP_ON_TLS = Meaning(
+_CLOSED_WITH_TLS = ErrorRule(
     Unreachable,
-    "a server that speaks gRPC with TLS there, and wants this client",
-    "Give the client a certificate of the CA that the server believes, and check the port.",
+    "a server that speaks gRPC with TLS there and accepts this client",
+    "Give the client a certificate of the CA that the server trusts, and check the port.",
 )
-_HANGING_UP = re.compile("failed to connect.*(socket closed|connection reset|broken pipe)", re.DOTALL)
+_CLOSED = re.compile("failed to connect.*(socket closed|connection reset|broken pipe)", re.DOTALL)
 
-# gRPC's own words, by a part of them in lower case; the first match counts.
-_OF_CONNECTING: tuple[tuple[str, Meaning], ...] = (
+# By a part of gRPC's own text in lower case; the first match counts.
+_RULE_OF_CONNECTING: tuple[tuple[str, ErrorRule], ...] = (
     ("wrong_version_number", NOT_ENCRYPTED),
     ("handshake read failed", NOT_ENCRYPTED),
     ("certificate_verify_failed", UNTRUSTED),
@@ -65,25 +64,32 @@ _OF_CONNECTING: tuple[tuple[str, Meaning], ...] = (
     ("tls handshake failed", UNTRUSTED),
     ("ssl handshake failed", UNTRUSTED),
     ("http1.x server", FOREIGN),
-    ("failed to connect", NOBODY),
-    ("connection refused", NOBODY),
-    ("dns resolution failed", NOBODY),
-    ("address resolution failed", NOBODY),
-    ("address lookup failed", NOBODY),
-    ("errors resolving", NOBODY),
+    ("failed to connect", UNREACHABLE),
+    ("connection refused", UNREACHABLE),
+    ("dns resolution failed", UNREACHABLE),
+    ("address resolution failed", UNREACHABLE),
+    ("address lookup failed", UNREACHABLE),
+    ("errors resolving", UNREACHABLE),
     ("message larger than max", REFUSED),
     ("http status code", FOREIGN),
     ("content-type", FOREIGN),
 )
-_MAY_BE_CONNECTING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL")
+_STATUSES_OF_CONNECTING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL")
 
 
 def error_from_status(status: str, details: str, *, subject: str, is_encrypted: bool = False) -> ClientError:
-    """Translate a status (`grpc.StatusCode`'s name) with the words that came with it."""
-    meaning = meaning_of_words(details, status) or MEANING_OF_STATUS[status]
+    """Translate a failed call.
+
+    Args:
+        status: `grpc.StatusCode`'s name.
+        details: the text that came with it.
+        subject: the server and model that the error names.
+        is_encrypted: whether the client used TLS.
+    """
+    rule = rule_from_text(details, status) or RULE_OF_STATUS[status]
     text = details.lower()
-    if status in _MAY_BE_CONNECTING:
-        meaning = next((found for part, found in _OF_CONNECTING if part in text), meaning)
-    if meaning is NOBODY and _HANGING_UP.search(text):
-        meaning = _HUNG_UP_ON_TLS if is_encrypted else _HUNG_UP_ON_PLAIN
-    return meaning.error(subject, details or status.lower().replace("_", " "))
+    if status in _STATUSES_OF_CONNECTING:
+        rule = next((found for part, found in _RULE_OF_CONNECTING if part in text), rule)
+    if rule is UNREACHABLE and _CLOSED.search(text):
+        rule = _CLOSED_WITH_TLS if is_encrypted else _CLOSED_WITHOUT_TLS
+    return rule.error(subject, details or status.lower().replace("_", " "))

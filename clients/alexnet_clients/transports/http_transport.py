@@ -1,121 +1,122 @@
-"""HTTP to a Triton server, or to what stands in front of it.
+"""HTTP to a Triton server, or to a proxy in front of it.
 
-aiohttp is used directly, on a thread of its own, not `tritonclient.http`: that one keeps a thread busy for
-every open request, and cannot cancel one.
+aiohttp is used directly, in a thread of its own, not `tritonclient.http`: that one blocks a thread for every
+open request and cannot cancel a request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
-from alexnet_model.errors import AlexnetError, BadResponse, ClientError, InvalidUrl
+from alexnet_model.errors import AlexnetError, BadResponse, ClientError, InvalidUrl, UsageError
 
 from ..credentials import ANONYMOUS, ClientTls, Credentials
 from ..url import ServerUrl
 from .background import BackgroundLoop
-from .http_errors import Answer, error_from_exception, tritons_words
-from .http_messages import (
+from .http_errors import HttpResponse, error_from_exception, triton_error_text
+from .messages import (
     HEADER_LENGTH,
     body_from_region,
-    config_from_answer,
+    check_empty,
+    config_from_response,
     message_from_request,
-    nothing_from_answer,
-    outputs_from_answer,
-    regions_from_answer,
-    statistics_from_answer,
+    outputs_from_response,
+    regions_from_response,
+    statistics_from_response,
 )
-from .http_setup import proxy_from_environment, ssl_context_from_tls
 from .transport import InferReply, InferRequest, Message, ModelConfig, ModelStatistics, Region
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
     from aiohttp.connector import Connection
 
-LONGEST_ANSWER = 256 * 2**20  # bytes; a thousand classes of a thousand images are 4 MB
+MAX_RESPONSE_BYTES = 256 * 2**20  # a thousand classes of a thousand images are 4 MB
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Question:
+class _HttpRequest:
     url: str
-    subject: str
+    subject: str  # the server and model that an error names
     body: bytes | None = None
     header_bytes: int = 0  # of the JSON before the tensors
 
 
 class HttpTransport:
-    """Opening it imports aiohttp but sends nothing: the first request connects."""
+    """HTTP connections. Opening it imports aiohttp but sends nothing: the first request connects."""
 
-    def __init__(self, url: ServerUrl, access: Credentials = ANONYMOUS) -> None:
-        import aiohttp  # noqa: F401 (on this thread: the loop's would stand still for it)
+    def __init__(self, url: ServerUrl, credentials: Credentials = ANONYMOUS) -> None:
+        import aiohttp  # noqa: F401 (in this thread: the import would block the loop's thread)
         import yarl
 
         self._url = url
-        self._access = access
+        self._credentials = credentials
         try:
             self._base = yarl.URL(f"{url}/")
         except ValueError as error:
             raise InvalidUrl(f"URL {url}", got=str(error), expected="a host's name or address") from error
-        self._ssl = ssl_context_from_tls(access.tls or ClientTls()) if url.is_encrypted else None
+        self._ssl = (credentials.tls or ClientTls()).ssl_context() if url.is_encrypted else None
         self._proxy = proxy_from_environment(url)
         self._session: ClientSession | None = None
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._connections = 0
         self._closed = False
-        self._loop = BackgroundLoop(self._end)
+        self._loop = BackgroundLoop(self._close_session)
 
     @property
     def connections(self) -> int:
-        """Counts connections that were made, each before its first answer is handed out.
+        """Counts connections that were made, each before its first response is passed on.
 
-        Also those beside others that are open: behind a balancer, or where a machine vanished without a word,
-        an open connection does not say that the next one leads to the same server.
+        Also those made while others are open: behind a load balancer, or if a machine disappeared silently,
+        an open connection does not prove that the next one leads to the same server.
         """
         return self._connections
 
     def ready(self, *, timeout_s: float) -> Future[bool]:
-        question = self._question("health/ready")
+        request = self._request("health/ready")
 
-        def is_ready(answer: Answer) -> bool:
-            """Triton says so by the status; its answer is empty or its JSON, and a proxy's is not."""
-            is_tritons = not answer.body or tritons_words(answer.body) is not None
-            if answer.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE) and is_tritons:
+        def read(response: HttpResponse) -> bool:
+            """Triton replies with the status and an empty body or its JSON; a proxy's body differs."""
+            is_tritons = not response.body or triton_error_text(response.body) is not None
+            if response.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE) and is_tritons:
                 return False
-            nothing_from_answer(answer, subject=question.subject)
+            check_empty(response, subject=request.subject)
             return True
 
-        return self._asked(question, timeout_s, is_ready)
+        return self._start(request, timeout_s, read)
 
     def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
-        question = self._question(f"models/{_quoted(model)}/config", model)
-        return self._asked(question, timeout_s, partial(config_from_answer, subject=question.subject))
+        request = self._request(f"models/{_quoted(model)}/config", model)
+        return self._start(request, timeout_s, partial(config_from_response, subject=request.subject))
 
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
-        question = self._question(f"models/{_quoted(model)}/stats", model)
-        return self._asked(question, timeout_s, partial(statistics_from_answer, subject=question.subject))
+        request = self._request(f"models/{_quoted(model)}/stats", model)
+        return self._start(request, timeout_s, partial(statistics_from_response, subject=request.subject))
 
     def regions(self, *, timeout_s: float) -> Future[tuple[Region, ...]]:
-        question = self._question("systemsharedmemory/status")
-        return self._asked(question, timeout_s, partial(regions_from_answer, subject=question.subject))
+        request = self._request("systemsharedmemory/status")
+        return self._start(request, timeout_s, partial(regions_from_response, subject=request.subject))
 
     def register(self, region: Region, *, timeout_s: float) -> Future[None]:
         path = f"systemsharedmemory/region/{_quoted(region.name)}/register"
-        question = self._question(path, body=body_from_region(region))
-        return self._asked(question, timeout_s, partial(nothing_from_answer, subject=question.subject))
+        request = self._request(path, body=body_from_region(region))
+        return self._start(request, timeout_s, partial(check_empty, subject=request.subject))
 
     def unregister(self, name: str, *, timeout_s: float) -> Future[None]:
-        question = self._question(f"systemsharedmemory/region/{_quoted(name)}/unregister", body=b"")
-        return self._asked(question, timeout_s, partial(nothing_from_answer, subject=question.subject))
+        request = self._request(f"systemsharedmemory/region/{_quoted(name)}/unregister", body=b"")
+        return self._start(request, timeout_s, partial(check_empty, subject=request.subject))
 
     def prepare(self, request: InferRequest) -> Message:
         return message_from_request(request)
@@ -123,93 +124,93 @@ class HttpTransport:
     def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
         model, started = message.request.model, time.perf_counter()
         path = f"models/{_quoted(model)}/infer"
-        question = self._question(path, model, message.wire, message.header_bytes)
+        request = self._request(path, model, message.wire, message.header_bytes)
 
-        def reply_from_answer(answer: Answer) -> InferReply:
+        def read(response: HttpResponse) -> InferReply:
             latency_ms = 1e3 * (time.perf_counter() - started)
             return InferReply(
-                outputs=outputs_from_answer(answer, subject=question.subject),
+                outputs=outputs_from_response(response, subject=request.subject),
                 latency_ms=latency_ms,
                 request_bytes=len(message.wire),
             )
 
-        return self._asked(question, timeout_s, reply_from_answer)
+        return self._start(request, timeout_s, read)
 
     def close(self) -> None:
         self._closed = True
         self._loop.close()
 
-    def _question(
+    def _request(
         self, path: str, model: str = "", body: bytes | None = None, header_bytes: int = 0
-    ) -> _Question:
-        return _Question(f"{self._base}v2/{path}", f"{self._url} {model}".rstrip(), body, header_bytes)
+    ) -> _HttpRequest:
+        return _HttpRequest(f"{self._base}v2/{path}", f"{self._url} {model}".rstrip(), body, header_bytes)
 
-    def _asked(self, question: _Question, timeout_s: float, answer_from: Callable[[Answer], T]) -> Future[T]:
+    def _start(self, request: _HttpRequest, timeout_s: float, read: Callable[[HttpResponse], T]) -> Future[T]:
         failed: Future[T] = Future()
         try:
-            # On the caller's thread: to renew a token takes its time.
-            headers = self._access.headers_now(question.subject)
+            # In the caller's thread: renewing a token takes time.
+            headers = self._credentials.headers_now(request.subject)
         except ClientError as error:
             failed.set_exception(error)
             return failed
         try:
-            return self._loop.run(self._answered(question, headers, timeout_s, answer_from))
+            return self._loop.run(self._result(request, headers, timeout_s, read))
         except RuntimeError:
-            failed.set_exception(_closed_error(question))
+            failed.set_exception(_closed_error(request))
             return failed
 
-    async def _answered(
+    async def _result(
         self,
-        question: _Question,
+        request: _HttpRequest,
         headers: dict[str, str],
         timeout_s: float,
-        answer_from: Callable[[Answer], T],
+        read: Callable[[HttpResponse], T],
     ) -> T:
-        """The answer or the translated error; whoever cancels the future cancels this."""
+        """The response passed through `read`, or the translated error. Cancelling the future cancels this."""
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._exchanged(question, headers)
-            return answer_from(answer)
+                response = await self._response(request, headers)
+            return read(response)
         except asyncio.CancelledError as error:
             if self._closed:
-                raise _closed_error(question) from error
+                raise _closed_error(request) from error
             raise
         except AlexnetError:
             raise
         except Exception as error:
-            raise error_from_exception(error, subject=question.subject, timeout_s=timeout_s) from error
+            raise error_from_exception(error, subject=request.subject, timeout_s=timeout_s) from error
 
-    async def _exchanged(self, question: _Question, headers: dict[str, str]) -> Answer:
+    async def _response(self, request: _HttpRequest, headers: dict[str, str]) -> HttpResponse:
         from yarl import URL
 
         if self._session is None:
-            self._session = self._opened()
-        # In lower case like the caller's, which they replace. Nothing is compressed: pixels hardly shrink.
+            self._session = self._open_session()
+        # In lower case like the caller's, which they replace. No compression: pixels hardly shrink.
         headers = {**headers, "accept-encoding": "identity"}
-        if question.header_bytes:
+        if request.header_bytes:
             headers["content-type"] = "application/octet-stream"
-            headers[HEADER_LENGTH.lower()] = str(question.header_bytes)
+            headers[HEADER_LENGTH.lower()] = str(request.header_bytes)
         proxy = self._proxy
-        if proxy is not None and not self._url.is_encrypted:  # else aiohttp asks for a tunnel with them
+        if proxy is not None and not self._url.is_encrypted:  # with TLS, aiohttp sends them for the tunnel
             headers |= proxy.headers
         async with self._session.request(
-            "GET" if question.body is None else "POST",
-            URL(question.url, encoded=True),
+            "GET" if request.body is None else "POST",
+            URL(request.url, encoded=True),
             headers=headers,
-            data=None if question.body is None else io.BytesIO(question.body),  # shares the bytes
+            data=None if request.body is None else io.BytesIO(request.body),  # shares the bytes
             allow_redirects=False,
             proxy=proxy.url if proxy is not None else None,
             proxy_headers=proxy.headers if proxy is not None else None,
         ) as response:
-            return Answer(
+            return HttpResponse(
                 response.status,
-                await _body_of(response, question.subject),
+                await _read_body(response, request.subject),
                 response.reason or "",
                 response.headers.get("Location", ""),
                 response.headers.get(HEADER_LENGTH),
             )
 
-    def _opened(self) -> ClientSession:
+    def _open_session(self) -> ClientSession:
         import aiohttp
 
         transports = self._transports
@@ -225,7 +226,7 @@ class HttpTransport:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl or True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(),  # none: `_answered` has the exact one
+            timeout=aiohttp.ClientTimeout(),  # none: `_result` sets the exact one
             trace_configs=[tracing],
             request_class=Request,
         )
@@ -233,31 +234,64 @@ class HttpTransport:
     async def _count_connection(self, *_: object) -> None:
         self._connections += 1
 
-    async def _end(self) -> None:
+    async def _close_session(self) -> None:
         if self._session is not None:
             await self._session.close()
-        # The session has forgotten those whose request was cancelled. TLS may still be saying goodbye there.
+        # The session no longer knows those whose request was cancelled; TLS may still be closing there.
         for transport in list(self._transports):
             transport.abort()
-        for _ in range(2):  # turns of the loop: one closes the socket, the next tells TLS
+        for _ in range(2):  # iterations of the loop: the first closes the socket, the next tells TLS
             await asyncio.sleep(0)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy and the headers that authenticate this client to it."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def proxy_from_environment(url: ServerUrl) -> Proxy | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY select for a server; none for loopback.
+
+    aiohttp would look them up before every request, and passwords in ~/.netrc with them.
+
+    Raises:
+        UsageError: the proxy has another protocol than HTTP.
+    """
+    text = getproxies().get(url.scheme)
+    if not text or url.is_loopback or proxy_bypass(url.address):
+        return None
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"{url.scheme.upper()}_PROXY",
+            got=f"a proxy of the scheme {parts.scheme!r}",
+            expected="http://HOST:PORT",
+            next_step=f"Set it to an HTTP proxy, or name {url.host} in NO_PROXY.",
+        )
+    proxy_url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if parts.username is None:
+        return Proxy(proxy_url)
+    user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return Proxy(proxy_url, {"Proxy-Authorization": f"Basic {base64.b64encode(user).decode('ascii')}"})
 
 
 def _quoted(name: str) -> str:
     return quote(name, safe="")
 
 
-async def _body_of(response: ClientResponse, subject: str) -> bytes:
+async def _read_body(response: ClientResponse, subject: str) -> bytes:
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
         size += len(part)
-        if size > LONGEST_ANSWER:
-            raise BadResponse(
-                subject, got=f"more than {size} bytes", expected=f"at most {LONGEST_ANSWER} of an answer"
-            )
+        if size > MAX_RESPONSE_BYTES:
+            expected = f"a response of at most {MAX_RESPONSE_BYTES} bytes"
+            raise BadResponse(subject, got=f"more than {size} bytes", expected=expected)
     return b"".join(parts)
 
 
-def _closed_error(question: _Question) -> ClientError:
-    return ClientError(question.subject, got="a client that is closed", expected="an open one")
+def _closed_error(request: _HttpRequest) -> ClientError:
+    return ClientError(request.subject, got="a client that is closed", expected="an open one")

@@ -1,3 +1,3 @@
-"""A page on loopback to look at answers: what it asks (`asking`), what it says of it (`showing`), the page
-itself (`page`, which needs the [ui] extra) and who may open it (`hosting`).
+"""A web page on loopback that classifies images: `server` hosts it, `page` draws it with Gradio (the [ui]
+extra), `inference` classifies an image with timings, and `rendering` writes the result as HTML.
 """

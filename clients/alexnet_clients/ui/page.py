@@ -1,4 +1,4 @@
-"""The page: an image in, its classes as bars, and where the time went."""
+"""The page: an image in, its classes as bars, and where the time went. Needs the [ui] extra."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any
 from alexnet_model.errors import AlexnetError
 from alexnet_model.extras import needs
 
-from ..client import Client
-from ..core import DEFAULT_MODEL
+from ..client import DEFAULT_MODEL, Client
 from ..served_model import ServedModel
-from .asking import ask, offered_models
-from .showing import confidences_from_classes, html_from_asked, html_from_error
+from .inference import available_models, classify_with_timing
+from .rendering import confidences_from_classes, html_from_error, html_from_timed
 
 with needs("ui"):
     import gradio as gr
 
-# One person looks at a page: more questions than these are not theirs.
-_MOST_WAITING = 16
-_DAY_S = 24 * 60 * 60  # after which an upload is deleted; the others are when the page is closed
-Answer = tuple[dict[str, float], str]
+_MAX_QUEUED = 16  # one person uses the page
+_DAY_S = 24 * 60 * 60  # older uploads are deleted; the others when the server of the page ends
 
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1120px !important; margin: 0 auto !important; }
@@ -32,27 +29,27 @@ CSS = """
 #classes meter { height: 0.6rem; appearance: none; border-radius: 2px; }
 #classes meter::-webkit-meter-bar { border: 0; background: none; }
 #classes meter::-webkit-meter-optimum-value { background: none; }
-.asked h3 { margin: 0 0 0.4rem; font-size: 1rem; }
-.asked table { width: 100%; margin: 0; border-collapse: collapse; }
-.asked :is(table, tbody, tr, th, td) { border: 0 !important; background: none !important; }
-.asked th { padding: 0.2rem 0.8rem 0.2rem 0; text-align: left; font-weight: normal; white-space: nowrap; }
-.asked td { padding: 0.2rem 0; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.asked td.bar { width: 100%; padding-right: 0.8rem; }
-.asked td.bar i { display: block; height: 0.9rem; min-width: 2px; border-radius: 2px; }
-.asked i.decode { background: #0d9488; }
-.asked i.network { background: #94a3b8; }
-.asked i.queue { background: #d97706; }
-.asked i.compute { background: #2563eb; }
-.asked tr.total :is(th, td) { border-top: 1px solid var(--border-color-primary) !important;
+.timing h3 { margin: 0 0 0.4rem; font-size: 1rem; }
+.timing table { width: 100%; margin: 0; border-collapse: collapse; }
+.timing :is(table, tbody, tr, th, td) { border: 0 !important; background: none !important; }
+.timing th { padding: 0.2rem 0.8rem 0.2rem 0; text-align: left; font-weight: normal; white-space: nowrap; }
+.timing td { padding: 0.2rem 0; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.timing td.bar { width: 100%; padding-right: 0.8rem; }
+.timing td.bar i { display: block; height: 0.9rem; min-width: 2px; border-radius: 2px; }
+.timing i.decode { background: #0d9488; }
+.timing i.network { background: #94a3b8; }
+.timing i.queue { background: #d97706; }
+.timing i.compute { background: #2563eb; }
+.timing tr.total :is(th, td) { border-top: 1px solid var(--border-color-primary) !important;
                               font-weight: 600; }
-.asked p { margin: 0.3rem 0 1rem; font-size: 0.85rem; color: var(--block-label-text-color); }
-.asked dl { display: grid; grid-template-columns: repeat(3, auto); gap: 0.5rem 1rem; margin: 0; }
-.asked dt { font-size: 0.85rem; color: var(--block-label-text-color); }
-.asked dd { margin: 0; overflow-wrap: anywhere; }
+.timing p { margin: 0.3rem 0 1rem; font-size: 0.85rem; color: var(--block-label-text-color); }
+.timing dl { display: grid; grid-template-columns: repeat(3, auto); gap: 0.5rem 1rem; margin: 0; }
+.timing dt { font-size: 0.85rem; color: var(--block-label-text-color); }
+.timing dd { margin: 0; overflow-wrap: anywhere; }
 .failed { margin: 0 !important; padding: 0.8rem; border-left: 4px solid #dc2626; overflow-wrap: anywhere;
           background: var(--error-background-fill); }
 @media (max-width: 600px) {
-  .asked dl { grid-template-columns: 1fr; }
+  .timing dl { grid-template-columns: 1fr; }
   #examples .gallery { gap: 6px; }
   #examples .gallery .container { width: 56px; height: 56px; }
 }
@@ -60,39 +57,44 @@ CSS = """
 
 
 def theme() -> Any:
-    """The machine's own fonts: the page must need no other machine."""
+    """Gradio's theme with local fonts, so that the page loads nothing from other machines."""
     fonts = ["system-ui", "sans-serif"]
     return gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts)
 
 
-def page_of(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> Any:
-    """Gradio's Blocks for one server, which is asked at once what it has.
+def build_page(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> Any:
+    """Gradio's Blocks for one server, whose models are read at once.
+
+    Args:
+        client: a client of the server.
+        top: how many classes to show.
+        examples: images that the page offers.
 
     Raises:
-        ClientError: it does not answer, or has no model that can be shown.
+        ClientError: no reply, or the server has none of this project's models.
     """
-    models = offered_models(client)
+    models = available_models(client)
 
-    def answer(path: str | None, model: str) -> Answer:
+    def classify(path: str | None, model: str) -> tuple[dict[str, float], str]:
         if path is None:
             return {}, ""
         try:
             encoded = Path(path).read_bytes()
-            asked = ask(client, model, encoded, name=Path(path).name, top=top)
+            timed = classify_with_timing(client, model, encoded, name=Path(path).name, top=top)
         except (AlexnetError, OSError) as error:
             return {}, html_from_error(error)
-        return confidences_from_classes(asked.classes), html_from_asked(asked)
+        return confidences_from_classes(timed.classes), html_from_timed(timed)
 
-    def look_again(model: str) -> tuple[Any, Any]:
-        """Another export may be served by now. An image may be answered already, whose words stay."""
+    def reload_models(model: str) -> tuple[Any, Any]:
+        """The server may have another export by now. A result that is shown already stays."""
         try:
-            return _choice(offered_models(client), model), gr.skip()
+            return _choice(available_models(client), model), gr.skip()
         except AlexnetError as error:
             return gr.skip(), html_from_error(error)
 
     with gr.Blocks(title="alexnet", analytics_enabled=False, delete_cache=(_DAY_S, _DAY_S)) as page:
         gr.HTML(
-            f"<h1>alexnet</h1><p>Drop an image, see its classes. Asks {escape(str(client.url))}.</p>",
+            f"<h1>alexnet</h1><p>Drop an image, see its classes. Server: {escape(str(client.url))}.</p>",
             elem_id="title",
         )
         with gr.Row():
@@ -102,11 +104,11 @@ def page_of(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> A
                     type="filepath",
                     sources=["upload", "clipboard"],
                     buttons=[],
-                    alt_text="The image that was asked about",
+                    alt_text="The image that was classified",
                     height=320,
                     elem_id="image",
                 )
-                # Gradio would open the file, and write some anew; the contract is for the file as it is.
+                # Gradio would open the file and save some again; the contract is for the original file.
                 image.preprocess = _path_from_upload
                 model = _choice(models, DEFAULT_MODEL)
                 if examples:
@@ -117,28 +119,27 @@ def page_of(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> A
                 words = gr.HTML(elem_id="words")
         gr.on(
             [image.change, model.input],
-            answer,
+            classify,
             [image, model],
             [classes, words],
             trigger_mode="always_last",
             api_visibility="private",
         )
-        page.load(look_again, [model], [model, words], api_visibility="private")
-    # One question at a time, so that none waits in the server's queue for another of this page.
-    return page.queue(api_open=False, max_size=_MOST_WAITING, default_concurrency_limit=1)
+        page.load(reload_models, [model], [model, words], api_visibility="private")
+    # One request at a time, so that none waits in the server's queue for another one of this page.
+    return page.queue(api_open=False, max_size=_MAX_QUEUED, default_concurrency_limit=1)
 
 
-def _choice(models: Sequence[ServedModel], wanted: str) -> Any:
+def _choice(models: Sequence[ServedModel], preferred: str) -> Any:
     names = [served.name for served in models]
-    choices = [(_words(served), served.name) for served in models]
-    value = wanted if wanted in names else names[0]
+    choices = [
+        (f"{served.name} (decodes on the server)" if served.decodes else served.name, served.name)
+        for served in models
+    ]
+    value = preferred if preferred in names else names[0]
     return gr.Radio(choices, value=value, label="Model", elem_id="model")
 
 
-def _words(served: ServedModel) -> str:
-    return f"{served.name} (decodes on the server)" if served.decodes else served.name
-
-
 def _path_from_upload(payload: Any) -> str | None:
-    """Gradio has made sure by now that it is a file that was uploaded, or an example."""
+    """The path of an upload or an example; Gradio has checked by now that it is one."""
     return None if payload is None else payload.path

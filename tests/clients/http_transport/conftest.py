@@ -7,9 +7,9 @@ import pytest
 from alexnet_clients.transports.http_transport import HttpTransport
 
 from ...certificates import Certificates, make_certificates
-from .playing import (
+from .http_server import (
+    HttpServer,
     Reply,
-    WireServer,
     config,
     infer,
     opened,
@@ -17,15 +17,15 @@ from .playing import (
 
 
 @pytest.fixture
-def wire_server() -> Iterator[WireServer]:
-    server = WireServer({"config": config, "infer": infer, "ready": lambda asked: Reply()})
+def http_server() -> Iterator[HttpServer]:
+    server = HttpServer({"config": config, "infer": infer, "ready": lambda received: Reply()})
     with server.running():
         yield server
 
 
 @pytest.fixture
-def transport(wire_server: WireServer) -> Iterator[HttpTransport]:
-    with opened(wire_server.url) as transport:
+def transport(http_server: HttpServer) -> Iterator[HttpTransport]:
+    with opened(http_server.url) as transport:
         yield transport
 
 

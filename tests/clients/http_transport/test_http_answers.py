@@ -25,10 +25,10 @@ from alexnet_model.errors import (
     Unreachable,
 )
 
-from .playing import (
+from .http_server import (
     PAGE,
+    HttpServer,
     Reply,
-    WireServer,
     as_json,
     as_tensors,
     in_parts,
@@ -38,11 +38,11 @@ from .playing import (
 )
 
 
-def test_the_models_configuration_is_read(wire_server: WireServer, transport: HttpTransport) -> None:
-    with Client(wire_server.url) as client:
+def test_a_models_configuration_is_read(http_server: HttpServer, transport: HttpTransport) -> None:
+    with Client(http_server.url) as client:
         served = client.model("alexnet_int8")
     assert (served.precision, served.backend, served.max_batch) == ("int8", "openvino_dynamic", 8)
-    wire_server.answers(
+    http_server.answers(
         "config",
         as_json(
             {
@@ -67,12 +67,12 @@ def test_the_models_configuration_is_read(wire_server: WireServer, transport: Ht
     )
 
 
-def test_space_before_the_json_is_allowed(wire_server: WireServer, transport: HttpTransport) -> None:
-    wire_server.handlers["infer"] = lambda asked: Reply(b'\r\n {"outputs": []}')
+def test_whitespace_before_the_json_is_allowed(http_server: HttpServer, transport: HttpTransport) -> None:
+    http_server.handlers["infer"] = lambda received: Reply(b'\r\n {"outputs": []}')
     assert sent(transport, request()).result(10).outputs == {}
 
 
-def test_the_statistics_are_read(wire_server: WireServer, transport: HttpTransport) -> None:
+def test_the_statistics_are_read(http_server: HttpServer, transport: HttpTransport) -> None:
     times = {
         name: {"count": count, "ns": 100 * count}
         for count, name in enumerate(
@@ -88,7 +88,7 @@ def test_the_statistics_are_read(wire_server: WireServer, transport: HttpTranspo
         "inference_stats": times,
         "batch_stats": batches,
     }
-    wire_server.answers("stats", as_json({"model_stats": [version]}).body)
+    http_server.answers("stats", as_json({"model_stats": [version]}).body)
     assert transport.statistics("alexnet_int8", timeout_s=10).result(10) == ModelStatistics(
         requests=1,
         images=53,
@@ -100,7 +100,7 @@ def test_the_statistics_are_read(wire_server: WireServer, transport: HttpTranspo
         failed=2,
         executions_by_batch={1: 5, 8: 6},
     )
-    assert wire_server.received[0].path == "/v2/models/alexnet_int8/stats"
+    assert http_server.received[0].path == "/v2/models/alexnet_int8/stats"
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_the_statistics_are_read(wire_server: WireServer, transport: HttpTranspo
     ],
 )
 def test_json_of_another_form_is_a_bad_response(
-    wire_server: WireServer, transport: HttpTransport, body: bytes
+    http_server: HttpServer, transport: HttpTransport, body: bytes
 ) -> None:
-    wire_server.answers("config", body)
-    wire_server.answers("stats", body)
+    http_server.answers("config", body)
+    http_server.answers("stats", body)
     for future in (
         transport.model_config("x", timeout_s=10),
         transport.statistics("x", timeout_s=10),
@@ -127,7 +127,7 @@ def test_json_of_another_form_is_a_bad_response(
         assert len(str(error)) < 500
 
 
-def test_numbers_and_strings_come_back(wire_server: WireServer, transport: HttpTransport) -> None:
+def test_numbers_and_strings_are_read(http_server: HttpServer, transport: HttpTransport) -> None:
     reply = sent(transport, request(2, outputs=("probabilities", "logits"))).result(10)
     assert set(reply.outputs) == {"probabilities", "logits"}
     assert reply.outputs["logits"].shape == (2, 10)
@@ -135,18 +135,16 @@ def test_numbers_and_strings_come_back(wire_server: WireServer, transport: HttpT
     assert (reply.outputs["logits"] == np.float32(0.1)).all()
     texts = [b"0.9:1:na\xc3\xafve", b"0.1:2:b"]
     content = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-    wire_server.handlers["infer"] = lambda asked: as_tensors(("probabilities", "BYTES", [1, 2], content))
+    http_server.handlers["infer"] = lambda received: as_tensors(("probabilities", "BYTES", [1, 2], content))
     reply = sent(transport, request(1, top=2)).result(10)
     assert reply.outputs["probabilities"].tolist() == [["0.9:1:naïve", "0.1:2:b"]]
 
 
-def test_a_server_without_the_binary_extension_is_understood(
-    wire_server: WireServer, transport: HttpTransport
-) -> None:
+def test_outputs_in_json_are_read(http_server: HttpServer, transport: HttpTransport) -> None:
     numbers = {"name": "logits", "datatype": "FP32", "shape": [2, 2], "data": [1, 2.5, 3, -4]}
     nested = {"name": "more", "datatype": "INT64", "shape": [1, 2], "data": [[5, 6]]}
     strings = {"name": "probabilities", "datatype": "BYTES", "shape": [1, 2], "data": ["0.9:1:a", "0.1:2:b"]}
-    wire_server.handlers["infer"] = lambda asked: as_json({"outputs": [numbers, nested, strings]})
+    http_server.handlers["infer"] = lambda received: as_json({"outputs": [numbers, nested, strings]})
     outputs = sent(transport, request()).result(10).outputs
     assert outputs["logits"].tolist() == [[1, 2.5], [3, -4]]
     assert outputs["logits"].dtype == np.float32
@@ -191,13 +189,13 @@ def _said(**tensor: Any) -> Reply:
         pytest.param(Reply(b'{"error": "odd"}'), id="no outputs"),
     ],
 )
-def test_answers_that_do_not_add_up_are_bad_responses(
-    wire_server: WireServer, transport: HttpTransport, reply: Reply
+def test_inconsistent_replies_are_bad_responses(
+    http_server: HttpServer, transport: HttpTransport, reply: Reply
 ) -> None:
-    wire_server.handlers["infer"] = lambda asked: reply
+    http_server.handlers["infer"] = lambda received: reply
     error = sent(transport, request()).exception(10)
     assert type(error) is BadResponse
-    assert str(error).startswith(f"{wire_server.url} alexnet_int8")
+    assert str(error).startswith(f"{http_server.url} alexnet_int8")
     assert len(str(error)) < 500
 
 
@@ -206,16 +204,16 @@ def test_answers_that_do_not_add_up_are_bad_responses(
     [
         (PAGE, "got an HTML page, expected a Triton Inference Server"),
         (b"\n<html></html>", "got an HTML page"),
-        (b"", "got an empty answer"),
+        (b"", "got an empty body"),
         (b"It works! " * 1000, "got the text 'It works! It works!"),
         (b'[{"name": "x"}]', "got the text"),
     ],
 )
-def test_an_answer_of_somebody_else_is_named(
-    wire_server: WireServer, transport: HttpTransport, body: bytes, words: str
+def test_responses_of_other_servers_are_foreign(
+    http_server: HttpServer, transport: HttpTransport, body: bytes, words: str
 ) -> None:
     for name in ("config", "stats", "infer"):
-        wire_server.answers(name, body)
+        http_server.answers(name, body)
     for future in (
         transport.model_config("x", timeout_s=10),
         transport.statistics("x", timeout_s=10),
@@ -227,25 +225,25 @@ def test_an_answer_of_somebody_else_is_named(
         assert len(str(error)) < 500
 
 
-def test_an_answer_without_end_is_not_read(
-    wire_server: WireServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+def test_an_endless_response_is_not_read(
+    http_server: HttpServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_transport, "LONGEST_ANSWER", 1000)
-    wire_server.answers("config", b"{" + b" " * 998 + b"}")
+    monkeypatch.setattr(http_transport, "MAX_RESPONSE_BYTES", 1000)
+    http_server.answers("config", b"{" + b" " * 998 + b"}")
     assert "a model's configuration" in str(transport.model_config("x", timeout_s=10).exception(10))
-    wire_server.answers("config", b"{" + b" " * 999 + b"}")
+    http_server.answers("config", b"{" + b" " * 999 + b"}")
     error = transport.model_config("x", timeout_s=10).exception(10)
     assert type(error) is BadResponse
-    assert "expected at most 1000" in str(error)
+    assert "at most 1000 bytes" in str(error)
 
 
 @pytest.mark.parametrize("status", [400, 503])
 @pytest.mark.parametrize("body", [b"", b'{"error": "Server is not ready"}'])
-def test_not_ready(wire_server: WireServer, transport: HttpTransport, status: int, body: bytes) -> None:
+def test_not_ready(http_server: HttpServer, transport: HttpTransport, status: int, body: bytes) -> None:
     assert is_ready(transport)
-    wire_server.answers("ready", body, status)
+    http_server.answers("ready", body, status)
     assert not is_ready(transport)
-    with pytest.raises(NotReady), Client(wire_server.url):
+    with pytest.raises(NotReady), Client(http_server.url):
         pytest.fail("entered")
 
 
@@ -261,10 +259,10 @@ def test_not_ready(wire_server: WireServer, transport: HttpTransport, status: in
         (b"", 500, ClientError),
     ],
 )
-def test_somebody_else_says_whether_it_is_ready(
-    wire_server: WireServer, transport: HttpTransport, body: bytes, status: int, kind: type[ClientError]
+def test_readiness_of_another_server_is_foreign(
+    http_server: HttpServer, transport: HttpTransport, body: bytes, status: int, kind: type[ClientError]
 ) -> None:
-    wire_server.answers("ready", body, status)
+    http_server.answers("ready", body, status)
     error = transport.ready(timeout_s=10).exception(10)
     assert type(error) is kind
-    assert str(error).startswith(f"{wire_server.url}: got ")
+    assert str(error).startswith(f"{http_server.url}: got ")

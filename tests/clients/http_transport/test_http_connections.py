@@ -18,10 +18,10 @@ from alexnet_model.errors import (
 )
 
 from ...certificates import Certificates
-from .playing import (
-    Asked,
+from .http_server import (
+    HttpServer,
+    Received,
     Reply,
-    WireServer,
     encrypted,
     held,
     is_ready,
@@ -31,8 +31,8 @@ from .playing import (
 )
 
 
-def test_cancelling_the_future_cancels_the_request(wire_server: WireServer, transport: HttpTransport) -> None:
-    arrived, ended = held(wire_server)
+def test_cancelling_the_future_cancels_the_request(http_server: HttpServer, transport: HttpTransport) -> None:
+    arrived, ended = held(http_server)
     future = sent(transport, request(), timeout_s=30)
     assert arrived.wait(10)
     assert future.cancel()
@@ -42,10 +42,8 @@ def test_cancelling_the_future_cancels_the_request(wire_server: WireServer, tran
     assert is_ready(transport)
 
 
-def test_closing_ends_what_is_in_flight_and_what_comes_after(
-    wire_server: WireServer, transport: HttpTransport
-) -> None:
-    arrived, ended = held(wire_server)
+def test_closing_fails_open_and_later_requests(http_server: HttpServer, transport: HttpTransport) -> None:
+    arrived, ended = held(http_server)
     future = sent(transport, request(), timeout_s=30)
     assert arrived.wait(10)
     just_begun = [transport.ready(timeout_s=30) for _ in range(20)]
@@ -60,25 +58,25 @@ def test_closing_ends_what_is_in_flight_and_what_comes_after(
         assert begun.exception() is None or "closed" in str(begun.exception())
 
 
-def test_closing_again_and_unused_is_allowed(transport: HttpTransport) -> None:
+def test_closing_twice_or_unused_is_allowed(transport: HttpTransport) -> None:
     threads = threading.active_count()
     transport.close()
     transport.close()
     assert threading.active_count() <= threads
 
 
-def test_closing_ends_the_thread(wire_server: WireServer) -> None:
+def test_closing_ends_the_thread(http_server: HttpServer) -> None:
     def ours() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name == "alexnet-client"]
 
     before = len(ours())
-    with opened(wire_server.url) as transport:
+    with opened(http_server.url) as transport:
         assert is_ready(transport)
         assert len(ours()) == before + 1
     assert len(ours()) == before
 
 
-def test_closing_from_a_futures_own_thread(wire_server: WireServer, transport: HttpTransport) -> None:
+def test_closing_from_a_futures_own_thread(http_server: HttpServer, transport: HttpTransport) -> None:
     closed = threading.Event()
 
     def close(future: Future[bool]) -> None:
@@ -91,43 +89,43 @@ def test_closing_from_a_futures_own_thread(wire_server: WireServer, transport: H
         transport.ready(timeout_s=10).result(10)
 
 
-def test_many_requests_are_open_at_a_time(wire_server: WireServer, transport: HttpTransport) -> None:
+def test_many_requests_are_open_at_a_time(http_server: HttpServer, transport: HttpTransport) -> None:
     together = threading.Barrier(120, timeout=30)
 
-    def meet(asked: Asked) -> Reply:
+    def meet(received: Received) -> Reply:
         together.wait()
         return Reply()
 
-    wire_server.handlers["ready"] = meet
+    http_server.handlers["ready"] = meet
     waiting = [transport.ready(timeout_s=30) for _ in range(120)]
     assert all(future.result(30) for future in waiting)
 
 
 def test_a_connection_is_kept_and_counted_when_it_is_made(
-    wire_server: WireServer, transport: HttpTransport
+    http_server: HttpServer, transport: HttpTransport
 ) -> None:
     seen: queue.Queue[int] = queue.Queue()
 
-    def asked() -> int:
+    def received() -> int:
         future = transport.ready(timeout_s=10)
         future.add_done_callback(lambda future: seen.put(transport.connections))
         assert future.result(10)
         return seen.get(timeout=10)
 
     assert transport.connections == 0
-    assert [asked(), asked()] == [1, 1]
+    assert [received(), received()] == [1, 1]
     gone = threading.Event()
 
-    def leave(asked: Asked) -> Reply:
+    def leave(received: Received) -> Reply:
         gone.set()
         return Reply(hang_up=True)
 
-    wire_server.handlers["ready"] = leave
-    assert asked() == 1
-    assert asked() == 2  # over a new one, whether or not the client had heard of the old one's end
+    http_server.handlers["ready"] = leave
+    assert received() == 1
+    assert received() == 2  # over a new one, whether or not the client had heard of the old one's end
 
 
-def test_a_client_that_found_nobody_finds_the_server_once_it_is_there() -> None:
+def test_a_client_reconnects_once_the_server_is_there() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -147,26 +145,25 @@ def _answer_once(listening: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
 
-def test_importing_the_module_brings_nothing_heavy() -> None:
+def test_importing_the_module_imports_nothing_heavy() -> None:
     code = "import sys, alexnet_clients.transports.http_transport; print('aiohttp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_closing_leaves_nothing_open(certificates: Certificates, wire_server: WireServer, tls: bool) -> None:
+def test_closing_leaves_nothing_open(certificates: Certificates, http_server: HttpServer, tls: bool) -> None:
     arrived = threading.Event()
 
-    def never(asked: Asked) -> Reply:
+    def never(received: Received) -> Reply:
         arrived.set()
-        asked.left()
+        received.left()
         return Reply(hang_up=True)
 
     code = """
 import sys, time
 from pathlib import Path
-from alexnet_clients import ClientTls, ServerUrl, transport_from_url
-from alexnet_clients.credentials import Credentials
+from alexnet_clients import ClientTls, Credentials, ServerUrl, transport_from_url
 
 url, ca = sys.argv[1:]
 access = Credentials(tls=ClientTls(ca=Path(ca))) if ca else Credentials()
@@ -180,8 +177,8 @@ cancelled.cancel()
 transport.close()
 print([type(future.exception(10)).__name__ for future in waiting])
 """
-    with encrypted(certificates) if tls else WireServer().running() as server:
-        server.handlers.update(ready=lambda asked: Reply(), config=never)
+    with encrypted(certificates) if tls else HttpServer().running() as server:
+        server.handlers.update(ready=lambda received: Reply(), config=never)
         arguments = [server.url, str(certificates.ca) if tls else ""]
         command = [sys.executable, "-W", "always", "-c", code, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -21,8 +21,8 @@ from alexnet_model.errors import (
 )
 
 from ...certificates import Certificates
-from .playing import (
-    WireServer,
+from .http_server import (
+    HttpServer,
     encrypted,
     is_ready,
     opened,
@@ -31,7 +31,7 @@ from .playing import (
 )
 
 
-def test_a_server_is_believed_by_its_ca_alone(certificates: Certificates) -> None:
+def test_only_a_server_of_the_given_ca_is_trusted(certificates: Certificates) -> None:
     with encrypted(certificates) as server:
         with opened(server.url, tls=ClientTls(ca=certificates.ca)) as transport:
             assert is_ready(transport)
@@ -53,7 +53,7 @@ def test_a_server_with_a_wrong_certificate(certificates: Certificates, pair: str
         is_ready(transport)
 
 
-def test_a_server_that_wants_to_know_its_clients(certificates: Certificates) -> None:
+def test_mutual_tls(certificates: Certificates) -> None:
     with encrypted(certificates, mutual=True) as server:
         own, other = certificates.client, certificates.other_client
         known = ClientTls(ca=certificates.ca, certificate=own.certificate, key=own.key)
@@ -65,9 +65,9 @@ def test_a_server_that_wants_to_know_its_clients(certificates: Certificates) -> 
                 is_ready(transport)
 
 
-def test_tls_on_one_side_only(certificates: Certificates, wire_server: WireServer) -> None:
+def test_tls_on_one_side_only(certificates: Certificates, http_server: HttpServer) -> None:
     with (
-        opened(wire_server.url.replace("http", "https")) as transport,
+        opened(http_server.url.replace("http", "https")) as transport,
         pytest.raises(Untrusted, match="expected a server that speaks TLS"),
     ):
         is_ready(transport)
@@ -79,7 +79,7 @@ def test_tls_on_one_side_only(certificates: Certificates, wire_server: WireServe
         is_ready(transport)
 
 
-def test_a_server_that_hangs_up_in_the_handshake() -> None:
+def test_a_connection_closed_in_the_handshake_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def hang_up() -> None:
@@ -97,9 +97,7 @@ def test_a_server_that_hangs_up_in_the_handshake() -> None:
         leaving.join()
 
 
-def test_files_that_are_no_certificates_are_told_on_opening(
-    certificates: Certificates, tmp_path: Path
-) -> None:
+def test_invalid_certificates_are_reported_on_opening(certificates: Certificates, tmp_path: Path) -> None:
     (tmp_path / "odd.pem").write_text("no certificate")
     own = certificates.client
     for tls in (
@@ -120,22 +118,22 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_a_server_elsewhere_is_asked_through_the_proxy(
-    wire_server: WireServer, no_proxy: pytest.MonkeyPatch
+def test_a_remote_server_is_reached_through_the_proxy(
+    http_server: HttpServer, no_proxy: pytest.MonkeyPatch
 ) -> None:
-    no_proxy.setenv("http_proxy", f"http://m%65:p%40ss@127.0.0.1:{wire_server.port}")
+    no_proxy.setenv("http_proxy", f"http://m%65:p%40ss@127.0.0.1:{http_server.port}")
     with opened("http://triton.example:8000") as transport:
         assert is_ready(transport)
-    (asked,) = wire_server.received
-    assert asked.path == "http://triton.example:8000/v2/health/ready"
-    assert asked.headers["Proxy-Authorization"] == "Basic bWU6cEBzcw=="  # me:p@ss
+    (received,) = http_server.received
+    assert received.path == "http://triton.example:8000/v2/health/ready"
+    assert received.headers["Proxy-Authorization"] == "Basic bWU6cEBzcw=="  # me:p@ss
 
 
-def test_a_server_here_or_named_is_asked_directly(
-    wire_server: WireServer, no_proxy: pytest.MonkeyPatch
+def test_loopback_and_no_proxy_hosts_are_reached_directly(
+    http_server: HttpServer, no_proxy: pytest.MonkeyPatch
 ) -> None:
     no_proxy.setenv("http_proxy", "http://127.0.0.1:1")
-    with opened(wire_server.url) as transport:
+    with opened(http_server.url) as transport:
         assert is_ready(transport)
     with (
         opened("http://triton.example:8000") as transport,
@@ -150,18 +148,18 @@ def test_a_server_here_or_named_is_asked_directly(
         is_ready(transport)
 
 
-def test_a_proxy_that_opens_no_tunnel(wire_server: WireServer, no_proxy: pytest.MonkeyPatch) -> None:
-    no_proxy.setenv("https_proxy", f"http://me:secret@127.0.0.1:{wire_server.port}")
-    wire_server.answers("triton.example:443", b"", 407)
+def test_a_proxy_that_opens_no_tunnel(http_server: HttpServer, no_proxy: pytest.MonkeyPatch) -> None:
+    no_proxy.setenv("https_proxy", f"http://me:secret@127.0.0.1:{http_server.port}")
+    http_server.answers("triton.example:443", b"", 407)
     with (
         opened("https://triton.example", headers={"Authorization": "Bearer x"}) as transport,
-        pytest.raises(BadRequest, match="a caller that the proxy knows"),
+        pytest.raises(BadRequest, match="a client that the proxy knows"),
     ):
         is_ready(transport)
-    (asked,) = wire_server.received
-    assert (asked.verb, asked.path) == ("CONNECT", "triton.example:443")
-    assert "Proxy-Authorization" in asked.headers
-    assert "Authorization" not in asked.headers  # which is for the server
+    (received,) = http_server.received
+    assert (received.verb, received.path) == ("CONNECT", "triton.example:443")
+    assert "Proxy-Authorization" in received.headers
+    assert "Authorization" not in received.headers  # which is for the server
 
 
 def test_a_proxy_of_another_protocol(no_proxy: pytest.MonkeyPatch) -> None:

@@ -21,39 +21,39 @@ from alexnet_model.errors import (
     Unreachable,
 )
 
-from .playing import (
-    Asked,
+from .http_server import (
+    HttpServer,
+    Received,
     Reply,
-    WireServer,
     opened,
     request,
     sent,
 )
 
 
-def test_refusals_are_translated_with_the_servers_words(
-    wire_server: WireServer, transport: HttpTransport
+def test_refusals_are_translated_and_keep_the_servers_text(
+    http_server: HttpServer, transport: HttpTransport
 ) -> None:
     words = "inference request batch-size must be <= 8 for 'alexnet_int8'"
-    wire_server.answers("infer", json.dumps({"error": words}).encode(), 400)
+    http_server.answers("infer", json.dumps({"error": words}).encode(), 400)
     with pytest.raises(BadRequest, match="batch-size must be <= 8"):
         sent(transport, request()).result(10)
-    wire_server.answers("config", b'{"error":"Request for unknown model: \'x\' is not found"}', 404)
-    with pytest.raises(ModelNotFound, match=f"{wire_server.url} x: got"):
+    http_server.answers("config", b'{"error":"Request for unknown model: \'x\' is not found"}', 404)
+    with pytest.raises(ModelNotFound, match=f"{http_server.url} x: got"):
         transport.model_config("x", timeout_s=10).result(10)
 
 
-def test_a_redirect_is_not_followed(wire_server: WireServer, transport: HttpTransport) -> None:
-    goal = f"{wire_server.url}/elsewhere"
-    wire_server.answers("infer", b"", 307, headers={"Location": goal})
+def test_a_redirect_is_not_followed(http_server: HttpServer, transport: HttpTransport) -> None:
+    goal = f"{http_server.url}/elsewhere"
+    http_server.answers("infer", b"", 307, headers={"Location": goal})
     with pytest.raises(ForeignServer, match=rf"a redirect to {goal}.*Give the final URL"):
         sent(transport, request()).result(10)
-    assert len(wire_server.received) == 1
+    assert len(http_server.received) == 1
 
 
-def test_a_server_that_is_no_triton(wire_server: WireServer) -> None:
-    wire_server.handlers.clear()
-    with pytest.raises(ForeignServer, match="expected a Triton Inference Server"), Client(wire_server.url):
+def test_another_server_is_foreign(http_server: HttpServer) -> None:
+    http_server.handlers.clear()
+    with pytest.raises(ForeignServer, match="expected a Triton Inference Server"), Client(http_server.url):
         pytest.fail("entered")
 
 
@@ -65,8 +65,10 @@ def test_a_server_that_is_no_triton(wire_server: WireServer) -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", id="a broken header"),
     ],
 )
-def test_what_is_no_http_is_foreign(wire_server: WireServer, transport: HttpTransport, raw: bytes) -> None:
-    wire_server.handlers["infer"] = lambda asked: Reply(raw=raw)
+def test_a_reply_without_http_is_foreign(
+    http_server: HttpServer, transport: HttpTransport, raw: bytes
+) -> None:
+    http_server.handlers["infer"] = lambda received: Reply(raw=raw)
     error = sent(transport, request()).exception(10)
     assert type(error) is ForeignServer
     assert error.__cause__ is not None
@@ -83,17 +85,17 @@ def test_what_is_no_http_is_foreign(wire_server: WireServer, transport: HttpTran
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", id="half a chunk"),
     ],
 )
-def test_a_server_that_goes_away_in_the_middle(
-    wire_server: WireServer, transport: HttpTransport, raw: bytes
+def test_a_connection_lost_in_the_middle_is_reported(
+    http_server: HttpServer, transport: HttpTransport, raw: bytes
 ) -> None:
-    wire_server.handlers["infer"] = lambda asked: Reply(raw=raw)
+    http_server.handlers["infer"] = lambda received: Reply(raw=raw)
     error = sent(transport, request()).exception(10)
     assert type(error) is ConnectionLost
     assert error.__cause__ is not None
-    assert len(wire_server.received) == 1  # nobody asked again behind our back
+    assert len(http_server.received) == 1  # the client did not retry by itself
 
 
-def test_nobody_there() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     words = r"got connection refused, .*alexnet serve"
     with pytest.raises(Unreachable, match=words) as caught, Client("http://127.0.0.1:1"):
         pytest.fail("entered")
@@ -109,24 +111,24 @@ def test_no_such_host() -> None:
         pytest.fail("opened")
 
 
-def test_the_deadline_ends_a_request(wire_server: WireServer, transport: HttpTransport) -> None:
+def test_the_deadline_ends_a_request(http_server: HttpServer, transport: HttpTransport) -> None:
     release = threading.Event()
 
-    def never(asked: Asked) -> Reply:
+    def never(received: Received) -> Reply:
         release.wait(30)
         return Reply()
 
-    def half(asked: Asked) -> Reply:
-        asked.socket.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"outputs": ')
-        return never(asked)
+    def half(received: Received) -> Reply:
+        received.socket.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"outputs": ')
+        return never(received)
 
-    wire_server.handlers.update(infer=never, ready=never, config=never, stats=half)
+    http_server.handlers.update(infer=never, ready=never, config=never, stats=half)
     for future in (
         sent(transport, request(), timeout_s=0.05),
         transport.ready(timeout_s=0.05),
         transport.model_config("x", timeout_s=0.05),
         transport.statistics("x", timeout_s=0.2),
     ):
-        with pytest.raises(DeadlineExceeded, match=r"no answer in 0\.\d+ s.*timeout_s"):
+        with pytest.raises(DeadlineExceeded, match=r"no reply in 0\.\d+ s.*timeout_s"):
             future.result(10)
     release.set()

@@ -1,56 +1,66 @@
-"""Who may open the page: this machine's browsers, while the command runs, and no page of another site."""
+"""Host the page on loopback: for browsers on this machine, and not for pages of other sites."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
+from PIL import Image
+
+from alexnet_model.datasets import splits_from
 from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import PortTaken, ServerError, os_error_reason
+from alexnet_model.errors import MissingExtra, PortTaken, ServerError, os_error_reason
 from alexnet_model.extras import needs
 
 from ..client import Client
-from .examples import write_examples
 
 LOOPBACK = "127.0.0.1"
 HTTP_PORT = 80
-# A browser keeps a connection open as long as it shows the page; it is not waited for.
-_GOODBYE_S = 1
+# A browser keeps a connection open as long as it shows the page; do not wait for it.
+_SHUTDOWN_S = 1
+_EXAMPLE_DIGITS = ("3", "5", "8")
+_EXAMPLE_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class HostedPage:
-    """The page on loopback, inside its `with`; afterwards neither its port nor an uploaded file is left.
+class PageServer:
+    """The page on loopback, inside `with`. After it the port is free and uploaded files are deleted.
 
-    >>> with HostedPage(client) as page:  # doctest: +SKIP
-    ...     print(page.url)
-    ...     page.run()
+    >>> with PageServer(client) as server:  # doctest: +SKIP
+    ...     print(server.url)
+    ...     server.run()
+
+    Args:
+        client: a client of the server that classifies.
+        port: the page's port; 0 takes a free one.
+        top: how many classes to show.
     """
 
     def __init__(self, client: Client, *, port: int = 7860, top: int = 5) -> None:
-        """`port` 0 takes a free one."""
         self._client = client
         self._port = port
         self._top = top
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
-        """Take the port, then make the page.
+        """Open the port, then build the page.
 
         Raises:
-            PortTaken: something listens there already.
+            PortTaken: another process listens there.
             ServerError: this user may not listen there.
             MissingExtra: Gradio is not installed.
-            ClientError: the server does not answer, or has no model that can be shown.
+            ClientError: no reply, or the server has none of this project's models.
         """
         with ExitStack() as opened:
             self._listener = opened.enter_context(_listener(self._port))
@@ -58,7 +68,7 @@ class HostedPage:
             self.url = f"http://{LOOPBACK}:{self.port}"
             folder = opened.enter_context(_private_folder())
             self.blocks, app = _blocks_and_app(self._client, self.port, self._top, folder)
-            self.app = OnlyFromHere(app, port=self.port)
+            self.app = LoopbackOnly(app, port=self.port)
             self._opened = opened.pop_all()
         return self
 
@@ -69,24 +79,24 @@ class HostedPage:
         """Serve until a signal.
 
         Raises:
-            KeyboardInterrupt: after everything has ended, if that signal was Ctrl-C.
+            KeyboardInterrupt: after the shutdown, if the signal was Ctrl-C.
         """
         with needs("ui"):
             import uvicorn
 
         config = uvicorn.Config(
             self.app,
-            log_level="critical",  # what goes wrong is said on the page
+            log_level="critical",  # errors are shown on the page
             access_log=False,
-            timeout_graceful_shutdown=_GOODBYE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
         )
         uvicorn.Server(config).run(sockets=[self._listener])
 
 
-class OnlyFromHere:
-    """Refuses what a page of another site sends, by its own name or by one that it made to mean loopback.
+class LoopbackOnly:
+    """Refuse requests from pages of other sites, also from sites whose name resolves to loopback.
 
-    A browser shows who asks: in `Origin`, and in `Host` the name that it looked up.
+    A browser sends the site's origin in `Origin`, and the name that it looked up in `Host`.
     """
 
     def __init__(self, app: AsgiApp, *, port: int) -> None:
@@ -96,28 +106,28 @@ class OnlyFromHere:
         self._origins = {b"http://" + host for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_from_here(dict(scope["headers"])):
+        if scope["type"] == "lifespan" or self._is_local(dict(scope["headers"])):
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # a socket that is not accepted is refused
+            return  # a web socket that is not accepted is refused
         await send({"type": "http.response.start", "status": 403, "headers": []})
         await send({"type": "http.response.body", "body": b"Open this page by its own address."})
 
-    def _is_from_here(self, headers: dict[bytes, bytes]) -> bool:
+    def _is_local(self, headers: dict[bytes, bytes]) -> bool:
         origin = headers.get(b"origin")
         return headers.get(b"host") in self._hosts and (origin is None or origin in self._origins)
 
 
 def _blocks_and_app(client: Client, port: int, top: int, folder: Path) -> tuple[Any, AsgiApp]:
     """Gradio's page, and the web application around it."""
-    from .page import CSS, page_of, theme
+    from .page import CSS, build_page, theme
 
     with needs("ui"):
         import fastapi
         import gradio as gr
 
-    blocks = page_of(client, top=top, examples=write_examples(folder))
+    blocks = build_page(client, top=top, examples=write_examples(folder))
     app: AsgiApp = gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,
@@ -139,10 +149,36 @@ def _blocks_and_app(client: Client, port: int, top: int, folder: Path) -> tuple[
     return blocks, app
 
 
+def write_examples(folder: Path) -> list[Path]:
+    """Write held-out digits and photographs that scikit-learn ships; nothing if it is not installed.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        held_out = splits_from("digits").test
+    except MissingExtra:
+        return []
+    written = []
+    for label in _EXAMPLE_DIGITS:
+        path = folder / f"digit_{label}.png"
+        image = next(found for found in held_out.images if held_out.class_names[found.label] == label)
+        assert isinstance(image.source, Image.Image)
+        image.source.save(path)
+        written.append(path)
+    for name in _EXAMPLE_PHOTOGRAPHS:
+        with resources.as_file(resources.files("sklearn.datasets") / "images" / name) as photograph:
+            written.append(Path(shutil.copy(photograph, folder)))
+    return written
+
+
 @contextmanager
 def _listener(port: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        # As servers do, so that connections lately closed are not taken for a listener.
+        # So that recently closed connections do not block the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOOPBACK, port))
@@ -170,16 +206,16 @@ def _cannot_listen(port: int, error: OSError) -> ServerError:
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Where uploads lie, for this user only. Gradio takes it, and its silence, from the environment."""
+    """A folder for uploads, for this user only. Gradio is configured by environment variables."""
     with tempfile.TemporaryDirectory(prefix="alexnet_ui_") as name:
-        wanted = {
+        variables = {
             "GRADIO_TEMP_DIR": name,
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        before = {key: os.environ.get(key) for key in wanted}
-        os.environ.update(wanted)
+        before = {key: os.environ.get(key) for key in variables}
+        os.environ.update(variables)
         try:
             yield Path(name)
         finally:

@@ -1,4 +1,4 @@
-"""A real HTTP server that plays Triton and its faults, and what is asked of it."""
+"""A real HTTP server with Triton's messages and its faults, and requests to it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_clients import (
+    Credentials,
     InferReply,
     InferRequest,
     ServerUrl,
     Transport,
     transport_from_url,
 )
-from alexnet_clients.credentials import Credentials
 from alexnet_clients.transports.http_transport import HttpTransport
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
@@ -45,7 +45,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Received:
     verb: str
     path: str
     headers: Headers
@@ -61,20 +61,20 @@ class Asked:
         return self.body[int(self.headers["Inference-Header-Content-Length"]) :]
 
     def left(self) -> bool:
-        """Whether the client has hung up, waiting for it."""
+        """Wait for the client to close the connection."""
         self.socket.settimeout(10)
         return self.socket.recv(1) == b""
 
 
-Handler = Callable[[Asked], Reply]
+Handler = Callable[[Received], Reply]
 
 
 @dataclass
-class WireServer:
-    """A real HTTP server that speaks Triton's messages and answers as it is told, by a path's last part."""
+class HttpServer:
+    """An HTTP server whose `handlers`, by a path's last part, make the replies."""
 
     handlers: dict[str, Handler] = field(default_factory=dict)
-    received: list[Asked] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     port: int = 0
     scheme: str = "http"
 
@@ -83,10 +83,10 @@ class WireServer:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def answers(self, name: str, body: bytes = b"", status: int = 200, **more: Any) -> None:
-        self.handlers[name] = lambda asked: Reply(body, status, **more)
+        self.handlers[name] = lambda received: Reply(body, status, **more)
 
     @contextmanager
-    def running(self, tls: ssl.SSLContext | None = None) -> Iterator[WireServer]:
+    def running(self, tls: ssl.SSLContext | None = None) -> Iterator[HttpServer]:
         wire = self
 
         class Connection(BaseHTTPRequestHandler):
@@ -101,10 +101,10 @@ class WireServer:
 
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                asked = Asked(self.command, self.path, self.headers, body, self.connection)
-                wire.received.append(asked)
+                received = Received(self.command, self.path, self.headers, body, self.connection)
+                wire.received.append(received)
                 handler = wire.handlers.get(self.path.rpartition("/")[2])
-                reply = handler(asked) if handler is not None else Reply(b'{"error":"Not Found"}', 404)
+                reply = handler(received) if handler is not None else Reply(b'{"error":"Not Found"}', 404)
                 self.close_connection |= reply.hang_up or reply.raw is not None
                 if reply.raw is not None:
                     self.wfile.write(reply.raw)
@@ -138,7 +138,7 @@ class WireServer:
                     try:
                         connection.do_handshake()
                     except OSError:
-                        _leave_politely(connection)
+                        _drain_and_close(connection)
                         return
                 super().finish_request(connection, address)
 
@@ -155,8 +155,8 @@ class WireServer:
             server.server_close()
 
 
-def _leave_politely(connection: ssl.SSLSocket) -> None:
-    """A connection that is closed with something unread takes the alert with it that says why."""
+def _drain_and_close(connection: ssl.SSLSocket) -> None:
+    """Read everything before closing: otherwise the TLS alert with the reason is lost."""
     plain = socket.socket(fileno=connection.detach())
     with plain, suppress(OSError):
         plain.shutdown(socket.SHUT_WR)
@@ -165,7 +165,7 @@ def _leave_politely(connection: ssl.SSLSocket) -> None:
             pass
 
 
-def config(asked: Asked) -> Reply:
+def config(received: Received) -> Reply:
     parameters = {
         "contract": CONTRACT.to_json(),
         "contract_digest": CONTRACT.digest,
@@ -174,7 +174,7 @@ def config(asked: Asked) -> Reply:
     }
     return as_json(
         {
-            "name": asked.path.split("/")[-2],
+            "name": received.path.split("/")[-2],
             "platform": "",
             "backend": "openvino_dynamic",
             "max_batch_size": 8,
@@ -204,19 +204,21 @@ def in_parts(header: bytes, content: bytes, length: object = None) -> Reply:
     return Reply(header + content, headers={"Inference-Header-Content-Length": str(said)})
 
 
-def infer(asked: Asked) -> Reply:
-    batch = asked.json["inputs"][0]["shape"][0]
+def infer(received: Received) -> Reply:
+    batch = received.json["inputs"][0]["shape"][0]
     content = np.full((batch, 10), 0.1, "<f4").tobytes()
-    return as_tensors(*((output["name"], "FP32", [batch, 10], content) for output in asked.json["outputs"]))
+    return as_tensors(
+        *((output["name"], "FP32", [batch, 10], content) for output in received.json["outputs"])
+    )
 
 
-def held(server: WireServer) -> tuple[threading.Event, threading.Event]:
-    """Let no inference be answered: when one arrived, and when whoever asked for it hung up."""
+def held(server: HttpServer) -> tuple[threading.Event, threading.Event]:
+    """Reply to no inference. Returns events: a request arrived, and its client closed the connection."""
     arrived, ended = threading.Event(), threading.Event()
 
-    def never(asked: Asked) -> Reply:
+    def never(received: Received) -> Reply:
         arrived.set()
-        if asked.left():
+        if received.left():
             ended.set()
         return Reply(hang_up=True)
 
@@ -237,14 +239,14 @@ def opened(url: str, **access: Any) -> Iterator[HttpTransport]:
 @contextmanager
 def encrypted(
     certificates: Certificates, pair: str = "server", *, mutual: bool = False
-) -> Iterator[WireServer]:
+) -> Iterator[HttpServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own = getattr(certificates, pair)
     context.load_cert_chain(own.certificate, own.key)
     if mutual:
         context.load_verify_locations(certificates.ca)
         context.verify_mode = ssl.CERT_REQUIRED
-    server = WireServer({"config": config, "infer": infer, "ready": lambda asked: Reply()})
+    server = HttpServer({"config": config, "infer": infer, "ready": lambda received: Reply()})
     with server.running(context):
         yield server
 

@@ -19,9 +19,7 @@ def test_the_configuration_is_read_once(fake: FakeTransport, client: Client) -> 
     assert fake.configs_read == 1
 
 
-def test_after_a_reconnect_it_is_read_again_and_the_same_server_goes_on(
-    fake: FakeTransport, client: Client
-) -> None:
+def test_the_configuration_is_read_again_after_a_reconnect(fake: FakeTransport, client: Client) -> None:
     client.classify(IMAGES)
     fake.connections += 1
     assert client.classify(IMAGES)[0].error is None
@@ -43,9 +41,7 @@ def swapped_for_other_classes(fake: FakeTransport) -> None:
 
 
 @pytest.mark.parametrize("swap", [swapped_for_another_contract, swapped_for_other_classes])
-def test_the_answer_of_a_server_that_took_its_place_is_not_believed(
-    swap: object, fake: FakeTransport, client: Client
-) -> None:
+def test_a_reply_of_another_server_is_refused(swap: object, fake: FakeTransport, client: Client) -> None:
     """It came up while the request was on its way: the answer is there, and still it is refused."""
     assert callable(swap)
     client.classify(IMAGES)
@@ -56,19 +52,19 @@ def test_the_answer_of_a_server_that_took_its_place_is_not_believed(
             swap(fake)
         return answered(request)  # type: ignore[arg-type]
 
-    fake.answer = answer  # type: ignore[assignment]
+    fake.predict = answer  # type: ignore[assignment]
     with pytest.raises(ContractMismatch):
         client.classify(IMAGES)
 
 
-def test_numbers_of_another_server_are_not_believed_either(fake: FakeTransport, client: Client) -> None:
+def test_outputs_of_another_server_are_refused(fake: FakeTransport, client: Client) -> None:
     client.probabilities(IMAGES)
     swapped_for_another_contract(fake)
     with pytest.raises(ContractMismatch, match="resize"):
         client.probabilities(IMAGES)
 
 
-def test_a_model_that_was_unloaded_between_connect_and_request(fake: FakeTransport, client: Client) -> None:
+def test_a_model_that_was_unloaded_is_not_found(fake: FakeTransport, client: Client) -> None:
     client.model("alexnet_int8")
     fake.models = ("alexnet_fp32",)
     fake.connections += 1
@@ -77,13 +73,13 @@ def test_a_model_that_was_unloaded_between_connect_and_request(fake: FakeTranspo
 
 
 @pytest.mark.parametrize("labels", ["", "no json", "{}", '["a", 1]', '["a", ""]', "[]"])
-def test_a_model_without_labels_is_not_ours(labels: str, fake: FakeTransport, client: Client) -> None:
+def test_a_model_without_valid_labels_is_refused(labels: str, fake: FakeTransport, client: Client) -> None:
     fake.parameters["labels"] = labels
     with pytest.raises(ContractMismatch, match="labels"):
         client.classify(IMAGES)
 
 
-def test_a_label_that_is_another_classs_is_not_passed_on(fake: FakeTransport, client: Client) -> None:
+def test_a_label_of_another_class_is_an_error(fake: FakeTransport, client: Client) -> None:
     client.model("alexnet_fp32")
     fake.class_names = (fake.class_names[1], fake.class_names[0], *fake.class_names[2:])
     (prediction, *_) = client.classify(IMAGES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Backoff, Client, FakeTransport
-from alexnet_clients.retrying import RETRIED, Retrier
+from alexnet_clients.sending import RETRIED, Retrier
 from alexnet_model.errors import (
     BadRequest,
     BadResponse,
@@ -46,12 +46,12 @@ def client_of(fake: FakeTransport, timeout_s: float = 10) -> Client:
     return Client("grpc://host", transport=fake, backoff=QUICK, timeout_s=timeout_s)
 
 
-def test_every_kind_of_client_error_is_retried_or_not_on_purpose() -> None:
+def test_every_client_error_is_listed_as_retried_or_not() -> None:
     assert {*RETRIED, *NOT_RETRIED} == set(ClientError.__subclasses__())
 
 
 @pytest.mark.parametrize("kind", RETRIED)
-def test_what_may_pass_is_asked_again(kind: type[ClientError], fake: FakeTransport) -> None:
+def test_transient_errors_are_retried(kind: type[ClientError], fake: FakeTransport) -> None:
     with client_of(fake) as client:
         client.model("alexnet_fp32")
         fake.failures.extend(kind("server", got=f"failure {number}") for number in range(3))
@@ -61,7 +61,7 @@ def test_what_may_pass_is_asked_again(kind: type[ClientError], fake: FakeTranspo
 
 
 @pytest.mark.parametrize("kind", [*NOT_RETRIED, ClientError])
-def test_what_would_not_pass_or_is_not_safe_is_not(kind: type[ClientError], fake: FakeTransport) -> None:
+def test_other_errors_are_not_retried(kind: type[ClientError], fake: FakeTransport) -> None:
     with client_of(fake) as client:
         client.model("alexnet_fp32")
         fake.failures.append(kind("server", got="the first"))
@@ -73,7 +73,7 @@ def test_what_would_not_pass_or_is_not_safe_is_not(kind: type[ClientError], fake
 def test_all_attempts_share_one_deadline(fake: FakeTransport) -> None:
     fake.failures.extend(Overloaded("server", got="a full queue") for _ in range(100_000))
     client = client_of(fake, timeout_s=0.2)
-    client._core._connected = True
+    client._connected = True
     started = time.monotonic()
     with pytest.raises(Overloaded):
         client.model("alexnet_fp32")
@@ -109,14 +109,14 @@ def test_waits_grow_and_are_random_up_to_a_limit() -> None:
 
 
 @pytest.mark.parametrize("backoff", [{"first_s": 0.0}, {"first_s": 3.0}, {"first_s": float("nan")}])
-def test_a_backoff_that_cannot_be(backoff: dict[str, float]) -> None:
+def test_an_invalid_backoff_is_refused(backoff: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="backoff"):
         Backoff(**backoff)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_attempts_may_be_bounded(most: int, fake: FakeTransport) -> None:
-    backoff = Backoff(first_s=0.001, longest_s=0.002, most_attempts=most)
+def test_max_attempts_limits_the_attempts(most: int, fake: FakeTransport) -> None:
+    backoff = Backoff(first_s=0.001, longest_s=0.002, max_attempts=most)
     with Client("grpc://host", transport=fake, backoff=backoff) as client:
         client.model("alexnet_fp32")
         fake.failures.extend(Overloaded("server", got="a full queue") for _ in range(10))
@@ -124,10 +124,10 @@ def test_attempts_may_be_bounded(most: int, fake: FakeTransport) -> None:
     assert type(prediction.error) is Overloaded
     assert len(fake.requests) == most
     with pytest.raises(UsageError, match="attempts: got 0, expected at least 1"):
-        Backoff(most_attempts=0)
+        Backoff(max_attempts=0)
 
 
-def test_cancelling_ends_the_waiting_and_the_attempts() -> None:
+def test_cancelling_stops_further_attempts() -> None:
     attempts = count()
 
     def attempt(left_s: float) -> Future[int]:
@@ -144,7 +144,7 @@ def test_cancelling_ends_the_waiting_and_the_attempts() -> None:
     retrier.close()
 
 
-def test_cancelling_cancels_the_attempt_under_way() -> None:
+def test_cancelling_cancels_the_current_attempt() -> None:
     running: Future[int] = Future()
     retrier = Retrier(QUICK)
     outcome = retrier.run(lambda left_s: running, timeout_s=10)
@@ -160,7 +160,7 @@ def test_an_attempt_that_raises_fails_its_outcome() -> None:
         Retrier(QUICK).run(attempt, timeout_s=10).result(10)
 
 
-def test_a_server_that_is_gone_costs_one_deadline_and_not_one_an_image(fake: FakeTransport) -> None:
+def test_an_unreachable_server_costs_one_deadline_in_total(fake: FakeTransport) -> None:
     fake.max_batch = 1
     with client_of(fake, timeout_s=0.3) as client:
         client.model("alexnet_fp32")
@@ -176,7 +176,7 @@ def test_a_server_that_is_gone_costs_one_deadline_and_not_one_an_image(fake: Fak
         assert client.classify(IMAGE)[0].best.label == "0"
 
 
-def test_connecting_is_tried_once_unless_waiting_was_asked_for(fake: FakeTransport) -> None:
+def test_connect_tries_once_without_wait_s(fake: FakeTransport) -> None:
     fake.failures.extend(Unreachable("server", got="connection refused") for _ in range(3))
     client = client_of(fake)
     with pytest.raises(Unreachable):
@@ -191,7 +191,7 @@ def test_connecting_is_tried_once_unless_waiting_was_asked_for(fake: FakeTranspo
     waiting.close()
 
 
-def test_waiting_for_a_server_is_not_given_up_with_the_others(fake: FakeTransport) -> None:
+def test_connect_with_wait_s_ignores_that_the_server_is_unreachable(fake: FakeTransport) -> None:
     gone = [Unreachable("server", got="connection refused") for _ in range(100_000)]
     client = client_of(fake, timeout_s=0.1)
     client.model("alexnet_fp32")
@@ -202,7 +202,7 @@ def test_waiting_for_a_server_is_not_given_up_with_the_others(fake: FakeTranspor
     assert client.classify(IMAGE)[0].best.label == "0"  # somebody answered, so it is waited for
     waiting = client_of(FakeTransport())
     waiting.transport.failures.extend(gone[:5])  # type: ignore[attr-defined]
-    waiting._core._retrier.given_up = True
+    waiting._retrier.is_unreachable = True
     waiting.connect(wait_s=10)
     waiting.close()
     client.close()
