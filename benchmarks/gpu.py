@@ -25,7 +25,7 @@ from alexnet_model.errors import AlexnetError
 from alexnet_model.gpus import gpus_here
 from alexnet_serving import DockerServer, EmbeddedServer, Server, choice_of_server
 
-TENSORRTS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # the module of each `--engine`
+TENSORRTS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # the module of each `--runtime`
 SECONDS = 30 * 60.0
 
 
@@ -57,15 +57,15 @@ def main() -> int:
 def exported(checkpoint: Path, work: Path, largest: int) -> Path | None:
     """Export, and return the repository to serve: of engines if Docker runs them, else of ONNX files."""
     export, onnx, engines = work / "export", work / "onnx_repository", work / "engine_repository"
-    arguments = ["--engine", "onnx", "--max-batch", largest, "--out", export, "--repository", onnx]
+    arguments = ["--runtime", "onnxruntime", "--max-batch", largest, "--out", export, "--repository", onnx]
     if alexnet("export", checkpoint, *arguments):
         return None
     for engine, module in TENSORRTS.items():
         if find_spec(module) is None:
             note(f"No {engine} engines: {engine} is not installed.")
-        elif alexnet("export", export, "--engine", engine, "--repository", work / f"{engine}_repository"):
+        elif alexnet("export", export, "--runtime", engine, "--repository", work / f"{engine}_repository"):
             note(f"No {engine} engines: see above.")
-    if alexnet("export", export, "--engine", "docker", "--repository", engines):
+    if alexnet("export", export, "--runtime", "tensorrt", "--build", "docker", "--repository", engines):
         note("Nothing is served by Docker: see above.")
         return onnx
     return engines

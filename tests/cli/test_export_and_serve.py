@@ -86,7 +86,7 @@ def test_a_precision_asked_for_by_name_and_refused_exits_1(
 
     dim = np.full((32, 224, 224, 3), 124, np.uint8)  # grey images: nearly nothing to scale by
     monkeypatch.setattr(
-        "alexnet_export.pipeline.int8_from_onnx", lambda source, path, _: real(source, path, dim)
+        "alexnet_export.onnx_export.int8_from_onnx", lambda source, path, _: real(source, path, dim)
     )
     arguments = ["export", str(exported.checkpoint), "--max-batch", "2", "--precision", "fp32,int8"]
     code = run([*arguments, "--out", str(tmp_path / "out"), "--repository", str(tmp_path / "models")])

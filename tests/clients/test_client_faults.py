@@ -31,14 +31,14 @@ def images(count: int) -> Uint8Array:
     return np.zeros((count, 224, 224, 3), np.uint8)
 
 
-def test_a_server_that_is_not_ready_is_refused_at_the_door_and_closed(fake: FakeTransport) -> None:
+def test_entering_fails_and_closes_if_the_server_is_not_ready(fake: FakeTransport) -> None:
     fake.is_ready = False
     with pytest.raises(NotReady, match="not ready"), Client(URL, transport=fake):
         pytest.fail("entered")
     assert fake.closed
 
 
-def test_without_with_the_first_request_connects(fake: FakeTransport) -> None:
+def test_the_first_request_connects_without_with(fake: FakeTransport) -> None:
     fake.is_ready = False
     client = Client(URL, transport=fake)
     with pytest.raises(NotReady):
@@ -47,23 +47,23 @@ def test_without_with_the_first_request_connects(fake: FakeTransport) -> None:
     assert len(client.classify(images(1))) == 1
 
 
-def test_an_unknown_model(client: Client) -> None:
+def test_an_unknown_model_is_not_found(client: Client) -> None:
     with pytest.raises(ModelNotFound, match="alexnet_int4"):
         client.classify(images(1), model="alexnet_int4")
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
-def test_every_request_has_a_deadline(timeout_s: float, fake: FakeTransport) -> None:
+def test_the_timeout_must_be_positive_and_finite(timeout_s: float, fake: FakeTransport) -> None:
     with pytest.raises(UsageError, match="timeout_s"):
         Client(URL, timeout_s=timeout_s, transport=fake)
 
 
-def test_a_url_that_does_not_parse() -> None:
+def test_an_invalid_url_is_refused() -> None:
     with pytest.raises(InvalidUrl):
         Client("127.0.0.1:8001")
 
 
-def test_another_contract_is_refused_by_the_fields_that_differ() -> None:
+def test_another_contract_is_refused_and_its_differences_named() -> None:
     served = Contract(resize=232, interpolation="bicubic-antialias")
     fake = FakeTransport(contract=served)
     with Client(URL, transport=fake) as client:
@@ -77,25 +77,25 @@ def test_another_contract_is_refused_by_the_fields_that_differ() -> None:
         assert len(client.classify(images(1))) == 1
 
 
-def test_a_contract_that_cannot_be_read_is_still_refused(fake: FakeTransport, client: Client) -> None:
+def test_an_unreadable_contract_is_refused(fake: FakeTransport, client: Client) -> None:
     fake.parameters = {"contract_digest": "0" * 64, "contract": '{"version":9}'}
     with pytest.raises(ContractMismatch, match="cannot read"):
         client.classify(images(1))
 
 
-def test_a_model_without_a_contract_is_not_ours(fake: FakeTransport, client: Client) -> None:
+def test_a_model_without_a_contract_is_refused(fake: FakeTransport, client: Client) -> None:
     fake.parameters = {}
     with pytest.raises(ContractMismatch, match="without a contract"):
         client.classify(images(1))
 
 
-def test_a_model_that_takes_no_batches_is_not_ours(fake: FakeTransport, client: Client) -> None:
+def test_a_model_without_batching_is_refused(fake: FakeTransport, client: Client) -> None:
     fake.max_batch = 0
     with pytest.raises(ContractMismatch, match="max_batch_size 0"):
         client.classify(images(1))
 
 
-def test_a_failed_request_costs_only_its_own_images(fake: FakeTransport) -> None:
+def test_a_failed_request_affects_only_its_own_images(fake: FakeTransport) -> None:
     client = Client(URL, transport=fake, timeout_s=0.05)
     fake.max_batch = 2
     answered = fake.brightness_as_class
@@ -105,7 +105,7 @@ def test_a_failed_request_costs_only_its_own_images(fake: FakeTransport) -> None
             raise Overloaded("alexnet_fp32", got="a full queue")
         return answered(request)
 
-    fake.answer = black_fails
+    fake.predict = black_fails
     three_batches = images(6)
     three_batches[[0, 1, 4, 5]] = 255
     predictions = client.classify(three_batches)
@@ -116,7 +116,7 @@ def test_a_failed_request_costs_only_its_own_images(fake: FakeTransport) -> None
         client.probabilities(three_batches)  # all or nothing: there is no place for an error in an array
 
 
-def test_a_late_answer_is_an_error(fake: FakeTransport) -> None:
+def test_a_late_reply_is_a_deadline_error(fake: FakeTransport) -> None:
     fake.delay_s = 1.0
     with Client(URL, timeout_s=0.01, transport=fake) as client:
         (prediction,) = client.classify(images(1))
@@ -141,10 +141,10 @@ WRONG_ANSWERS: dict[str, Callable[[InferRequest], Any]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
-def test_a_wrong_answer_is_never_passed_on(
+def test_invalid_outputs_are_bad_responses(
     wrong: Callable[[InferRequest], Any], fake: FakeTransport, client: Client
 ) -> None:
-    fake.answer = wrong
+    fake.predict = wrong
     with pytest.raises(BadResponse):
         client.probabilities(images(2))
     predictions = client.classify(images(2))
@@ -158,15 +158,15 @@ def test_a_wrong_answer_is_never_passed_on(
         pytest.param(lambda request: _uniform(len(request.images)) * np.float32(0.9), id="no distribution"),
     ],
 )
-def test_numbers_are_checked_further(
+def test_dtype_and_sum_of_probabilities_are_checked(
     answer: Callable[[InferRequest], Any], fake: FakeTransport, client: Client
 ) -> None:
-    fake.answer = answer
+    fake.predict = answer
     with pytest.raises(BadResponse):
         client.probabilities(images(2))
 
 
-def test_an_output_that_is_missing(client: Client) -> None:
+def test_a_missing_output_is_a_bad_response(client: Client) -> None:
     class Deaf(FakeTransport):
         def _reply(self, request: InferRequest, started: float) -> Any:
             reply = super()._reply(request, started)
@@ -208,7 +208,7 @@ def test_labels_may_hold_colons_and_commas() -> None:
     assert [found.label for found in prediction.classes] == ["ratio 1:2", "a, b"]
 
 
-def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
+def test_an_error_in_the_callers_iterator_cancels_open_requests() -> None:
     open_requests: list[Future[InferReply]] = []
 
     class AnswersOnce(FakeTransport):
@@ -237,12 +237,12 @@ def test_an_error_in_the_callers_iterator_leaves_nothing_running() -> None:
     assert [thread.name for thread in started if "prepare" in thread.name] == []
 
 
-def test_a_server_that_went_away_between_two_calls(fake: FakeTransport) -> None:
+def test_a_server_that_stops_between_two_calls_is_unreachable(fake: FakeTransport) -> None:
     client = Client(URL, transport=fake, timeout_s=0.05)
     assert client.classify(images(1))[0].error is None
 
     def gone(request: InferRequest) -> Any:
         raise Unreachable("grpc://127.0.0.1:8001", got="socket closed")
 
-    fake.answer = gone
+    fake.predict = gone
     assert isinstance(client.classify(images(1))[0].error, Unreachable)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from alexnet_export import TorchRunner, signal_to_noise_db
-from alexnet_export.convert import onnx_from_checkpoint, operator_counts
+from alexnet_export.convert import fp16_from_onnx, onnx_from_checkpoint, operator_counts
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import Checkpoint
@@ -71,6 +72,15 @@ def test_two_exports_are_the_same_bytes(
     assert again.read_bytes() == files["fp32"].read_bytes()
 
 
+def test_conversion_leaves_the_logging_level_of_the_caller(files: dict[str, Path], tmp_path: Path) -> None:
+    logging.disable(logging.ERROR)
+    try:
+        fp16_from_onnx(files["fp32"], tmp_path / "fp16.onnx")
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def test_fp16_holds_half_the_bytes(files: dict[str, Path]) -> None:
     graph = onnx.load(files["fp16"]).graph
     large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > 64]
@@ -111,7 +121,8 @@ def test_every_architecture_exports_to_the_same_model(
     checkpoint = random_checkpoint(architecture, 0.2)
     path = tmp_path / "model.onnx"
     onnx_from_checkpoint(checkpoint, path, max_batch=64)
-    with OpenVinoRunner(path, openvino_options("fp32")) as runner, TorchRunner(checkpoint) as torch_runner:
+    openvino_runner = OpenVinoRunner(path, Contract(), openvino_options("fp32"))
+    with openvino_runner as runner, TorchRunner(checkpoint) as torch_runner:
         for batch in (1, 5):
             expected = torch_runner.infer(digits[:batch])
             got = runner.infer(digits[:batch])

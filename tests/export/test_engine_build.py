@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from alexnet_export import EngineBuilder, EngineOptions, build_engines
-from alexnet_export.engine_export import raise_if_engine_refused
+from alexnet_export import (
+    EngineBuilder,
+    EngineOptions,
+    build_engines,
+    engine_file_name,
+    raise_if_refused,
+    refusals_of,
+    refuse_foreign_export,
+)
 from alexnet_export.engines.builders import builders_from, on_gpu
 from alexnet_export.engines.tensorrt_api import TensorRt
-from alexnet_export.onnx_export import refuse_foreign
 from alexnet_model.errors import (
     DockerError,
     EngineError,
@@ -71,7 +77,7 @@ def test_rtx_builds_three_precisions_without_a_gpu(
         assert engine.report is None
         assert engine.decision is None
         assert not engine.accepted, "what nobody has run, nobody has accepted"
-    refuse_foreign(folder)  # it is still an export, which the next one may replace
+    refuse_foreign_export(folder)  # it is still an export, which the next one may replace
 
 
 def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptions) -> None:
@@ -137,9 +143,11 @@ def test_an_engine_that_is_not_the_same_model_is_refused(
     assert engine.decision is not None
     assert not engine.accepted
     assert "dB above their error" in engine.decision.reason
-    raise_if_engine_refused(manifest, [on(L4, tensorrt)])  # whose engine is not this one
+    assert refusals_of(manifest) == (), "only engines that are named are reported"
+    refusals = refusals_of(manifest, [engine_file_name(manifest.artifacts[0], builder)])
+    raise_if_refused(refusals, ("fp16",))
     with pytest.raises(PrecisionRefused, match="fp32 engine: got logits are"):
-        raise_if_engine_refused(manifest, [builder])
+        raise_if_refused(refusals, ("fp32",))
 
 
 def test_without_a_profile_it_is_judged_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
@@ -154,7 +162,7 @@ class Fault(Exception):
     pass
 
 
-@pytest.mark.parametrize("faulty", ["building int8 engine", "proving int8 engine"])
+@pytest.mark.parametrize("faulty", ["building int8 engine", "checking int8 engine"])
 def test_an_interrupt_leaves_the_export_whole(faulty: str, folder: Path, tensorrt: EngineOptions) -> None:
     def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
         if stage == faulty and done < total:
@@ -220,7 +228,7 @@ def test_a_precision_that_is_not_there(folder: Path, tensorrt: EngineOptions) ->
 @pytest.mark.parametrize(
     ("options", "kind", "word"),
     [
-        (EngineOptions(runtime="tensorrt"), EngineError, "--engine tensorrt-rtx --target sm89"),
+        (EngineOptions(runtime="tensorrt"), EngineError, "--runtime tensorrt-rtx --target sm89"),
         (EngineOptions(runtime="tensorrt", build="docker"), EngineError, "no NVIDIA driver"),
         (EngineOptions(runtime="tensorrt-rtx"), UsageError, "--target sm89"),
         (EngineOptions(runtime="tensorrt-rtx", targets=("sm90",)), UsageError, "some of .*sm120"),
@@ -251,7 +259,7 @@ def test_a_machine_without_a_gpu_says_what_it_can_do(
             EngineOptions(runtime="tensorrt", build="docker"),
             "Add --hardware-compatibility same-compute-capability",
         ),
-        ([LISTED_L4], EngineOptions(runtime="tensorrt"), r"tensorrt==11\.1\.0\.106, or use --engine docker"),
+        ([LISTED_L4], EngineOptions(runtime="tensorrt"), r"tensorrt==11\.1\.0\.106, or add --build docker"),
     ],
 )
 def test_what_would_be_refused_after_the_build_is_refused_before(

@@ -113,7 +113,7 @@ def test_biases_quantised_by_onnx_runtimes_defaults_are_refused_by_node(
     line = str(caught.value)
     assert re.search(r"default\.onnx: node \S*bias_DequantizeLinear \(DequantizeLinear\): got ", line)
     assert "has type Int32 but must have type" in line
-    assert "A bias must stay float" in line
+    assert "Keep biases in float" in line
     assert "\n" not in line
     assert not (tmp_path / "engine.plan").exists()
 

@@ -67,7 +67,7 @@ def built(files: dict[str, Path], tmp_path: Path) -> Built:
 def test_it_answers_as_the_file_it_was_built_from(
     built: Built, files: dict[str, Path], reference: Reference
 ) -> None:
-    with OnnxRunner(files["fp32"]) as onnx_runner, built.runner() as runner:
+    with OnnxRunner(files["fp32"], Contract()) as onnx_runner, built.runner() as runner:
         for batch in (8, 1, 3):
             expected = onnx_runner.infer(reference.images[:batch])
             outputs = runner.infer(reference.images[:batch])

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_export import OnnxOptions, Tolerances, data_trained_on, export_onnx
-from alexnet_export.onnx_export import raise_if_refused
+from alexnet_export import (
+    OnnxOptions,
+    Tolerances,
+    data_trained_on,
+    export_onnx,
+    raise_if_refused,
+    refusals_of,
+)
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
 from alexnet_model.files import sha256_of_file
@@ -76,9 +82,9 @@ def test_a_refused_precision_is_recorded_but_not_accepted(small: Checkpoint, tmp
     options = OnnxOptions(calibration="digits", max_batch=2, tolerances=Tolerances(signal_to_noise_db=60))
     manifest = export_onnx(small, tmp_path / "out", options)
     assert [artifact.precision for artifact in manifest.accepted] == ["fp32", "fp16"]
-    raise_if_refused(manifest, ("fp32",))
+    raise_if_refused(refusals_of(manifest), ("fp32",))
     with pytest.raises(PrecisionRefused, match="dB above their error"):
-        raise_if_refused(manifest, ("fp32", "int8"))
+        raise_if_refused(refusals_of(manifest), ("fp32", "int8"))
 
 
 class Fault:
@@ -93,7 +99,7 @@ class Fault:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("proving", 1)])
+@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("checking", 1)])
 def test_an_interrupt_leaves_the_previous_export_whole(
     small: Checkpoint, tmp_path: Path, stage: str, done: int, error: BaseException
 ) -> None:

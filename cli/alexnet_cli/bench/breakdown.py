@@ -28,8 +28,9 @@ def breakdown_command(
 
     Example: alexnet bench breakdown --repository demo/model_repository --batch 1,8
     """
-    from alexnet_bench import BreakdownOptions, bench_latency_breakdown, unpacked_export
+    from alexnet_bench import BreakdownOptions, bench_latency_breakdown
     from alexnet_model.manifest import manifest_from_folder
+    from alexnet_pipeline import unpacked_export
     from alexnet_serving import EmbeddedServer
 
     from ..screen import Bars, err
