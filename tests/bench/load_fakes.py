@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_bench import InProcessGenerator, ServerBench, Timing
-from alexnet_bench.loads.clock import Clock, Completion, Completions
+from alexnet_bench.loads.loop import Clock, Completion, Completions
 from alexnet_bench.loads.traffic import (
     ExpectedReplies,
     Traffic,

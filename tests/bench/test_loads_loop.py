@@ -12,8 +12,7 @@ import pytest
 
 from alexnet_bench import ClosedLoop, LoadResult, OpenLoop, Timing
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.loads.clock import Clock, Completion, Completions
-from alexnet_bench.loads.loop import LoadRun
+from alexnet_bench.loads.loop import Clock, Completion, Completions, LoadRun
 from alexnet_bench.loads.plans import Loop, Segment
 from alexnet_clients import FakeTransport, InferReply, Message
 from alexnet_model.errors import ClientError, Overloaded

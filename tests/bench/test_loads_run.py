@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -98,7 +101,25 @@ def test_progress_ends_at_its_total(server: VirtualServer) -> None:
     assert seen[-1] == (12, 12)
 
 
-# What goes wrong
+def test_a_load_crosses_at_most_seven_files_of_its_package(server: VirtualServer) -> None:
+    """The command is the eighth. The calibration, the report and the figures are not part of the path."""
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if "/alexnet_bench/loads/" in frame.f_code.co_filename:
+            files.add(Path(frame.f_code.co_filename).name)
+
+    sys.setprofile(note)
+    try:
+        report = report_of(server)
+    finally:
+        sys.setprofile(None)
+    assert len(report.loads) == 2
+    assert len(files) <= 7, sorted(files)
+    assert {"generators.py", "loop.py", "results.py"} <= files
+
+
+# Failures
 
 
 def test_a_server_that_dies_during_a_load_leaves_a_report(server: VirtualServer) -> None:

@@ -25,8 +25,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias
 from alexnet_clients import ANONYMOUS, Credentials, ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
-from .clock import Clock
-from .loop import LoadRun
+from .loop import Clock, LoadRun
 from .plans import Segment, loops_for_processes
 from .results import LoadResult, combined_in_parallel
 from .traffic import Traffic, TrafficSpec

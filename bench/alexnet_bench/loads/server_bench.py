@@ -81,7 +81,7 @@ class ServerBench:
         timing: Burn-in and repeats of a load, unless a call gives another; by default `Timing()`.
         timeout_s: Deadline of each request.
         shapes: Shapes of inputs that have open dimensions, by name, without the batch axis.
-        reference: Computes the correct outputs elsewhere than on this server, such as `ReferencePredictions`
+        reference: Computes the correct outputs elsewhere than on this server, such as `ExportPredictions`
             does from the export. By default the server's replies before the first load count as correct.
     """
 
