@@ -127,7 +127,7 @@ def _no_cuda(gpu: Gpu, torch: Any) -> EngineError:
         return EngineError(
             "PyTorch",
             got=f"{torch.__version__}, a build without CUDA",
-            expected="a build with CUDA, which engines need",
+            expected="one with CUDA, which engines need",
             next_step="Install PyTorch for CUDA: pip install --force-reinstall torch",
         )
     return EngineError(

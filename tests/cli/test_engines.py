@@ -72,7 +72,7 @@ def repository(packed: Path, on_an_h200: FakeTrtexec, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / "models"))
 
 
-def test_rtx_engines_of_the_demos_export(
+def test_rtx_engines_are_added_to_an_export(
     exported: Exported,
     folder: Path,
     tmp_path: Path,
@@ -98,7 +98,7 @@ def test_rtx_engines_of_the_demos_export(
     assert lint(repository) == ()
 
 
-def test_an_engine_from_docker_is_judged_packed_and_clean(repository: Path) -> None:
+def test_an_engine_from_docker_is_checked_packed_and_passes_lint(repository: Path) -> None:
     assert sorted(contents_of(repository)) == [
         "alexnet_int8/1/model.onnx",
         "alexnet_int8/1/model.passport.json",
@@ -144,7 +144,7 @@ def test_json_has_the_engines(
     assert engines["fp16"][0]["passport"]["targets"] == ["sm89"]
 
 
-def test_another_gpu_is_refused_before_anything_starts(
+def test_another_gpu_is_refused_before_the_server_starts(
     repository: Path,
     on_an_h200: FakeTrtexec,
     tmp_path: Path,
@@ -173,7 +173,7 @@ def test_another_version_of_tensorrt_is_refused(
     assert "--runtime tensorrt --build docker" in str(refusal)
 
 
-def test_rebuilding_on_another_gpu_keeps_the_first_ones_engine(
+def test_rebuilding_on_another_gpu_keeps_the_first_engine(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = (repository / "alexnet_int8" / "1" / "model.plan").read_bytes()
@@ -190,7 +190,7 @@ def test_rebuilding_on_another_gpu_keeps_the_first_ones_engine(
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_serving_rebuilds_only_where_it_is_needed_and_asked(
+def test_serve_rebuilds_engines_only_if_needed_and_requested(
     repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -256,7 +256,7 @@ def edited_passport(version: Path) -> None:
 
 
 @pytest.mark.parametrize("alter", [truncated_plan, edited_passport])
-def test_a_broken_engine_is_named_with_the_command_that_mends_it(
+def test_a_broken_engine_is_named_with_the_command_that_fixes_it(
     alter: Callable[[Path], None],
     repository: Path,
     tmp_path: Path,
@@ -292,7 +292,7 @@ def test_an_old_driver_is_no_reason_to_rebuild(
         engine_refusal(repository)
 
 
-def test_an_engine_asked_for_by_name_and_refused_exits_1(
+def test_a_refused_engine_that_was_requested_by_name_exits_1(
     folder: Path,
     on_an_h200: FakeTrtexec,
     tmp_path: Path,

@@ -22,7 +22,7 @@ NO_OPS = {"Identity", "Dropout", "AveragePool", "GlobalAveragePool", "Flatten", 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_interface_is_the_contracts(files: dict[str, Path], precision: str) -> None:
+def test_inputs_and_outputs_are_those_of_the_contract(files: dict[str, Path], precision: str) -> None:
     graph = onnx.load(files[precision]).graph
 
     def interface(values: list[onnx.ValueInfoProto]) -> dict[str, tuple[int, list[str | int]]]:
@@ -42,7 +42,7 @@ def test_interface_is_the_contracts(files: dict[str, Path], precision: str) -> N
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_one_file_without_no_ops_or_paths_of_the_machine(files: dict[str, Path], precision: str) -> None:
+def test_a_file_has_no_no_ops_external_data_or_local_paths(files: dict[str, Path], precision: str) -> None:
     path = files[precision]
     assert not NO_OPS & operator_counts(path).keys()
     assert not any(node.metadata_props for node in onnx.load(path).graph.node)

@@ -79,7 +79,7 @@ def test_a_good_report_is_accepted() -> None:
         ({"top1_drop": 0.0125}, "falls by 1.25 points, at most 1 allowed"),
     ],
 )
-def test_each_bound_refuses_by_itself(changes: dict[str, object], words: str) -> None:
+def test_each_tolerance_refuses_alone(changes: dict[str, object], words: str) -> None:
     decision = gate_decision(report(**changes), Tolerances())
     assert not decision.accepted
     assert words in decision.reason
@@ -90,7 +90,7 @@ def test_bounds_are_inclusive() -> None:
     assert gate_decision(at_the_bounds, Tolerances()).accepted
 
 
-def test_without_labels_the_verdict_says_so() -> None:
+def test_without_labels_the_reason_says_that_accuracy_was_not_measured() -> None:
     assert "accuracy not measured" in gate_decision(report(top1=None, top1_drop=None), Tolerances()).reason
 
 

@@ -79,7 +79,7 @@ OF_PROBABILITIES = (probabilities_over_the_batch, nan_probabilities)
     ("spoil", "words"),
     [(probabilities_over_the_batch, "off the softmax of its logits"), (nan_probabilities, "not finite")],
 )
-def test_right_logits_do_not_excuse_wrong_probabilities(
+def test_wrong_probabilities_are_refused_with_right_logits(
     files: dict[str, Path], reference: Reference, spoil: Callable[[FloatArray], None], words: str
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
@@ -106,7 +106,7 @@ def test_a_right_model_is_equal_in_every_slot(files: dict[str, Path], reference:
         (nan_in_the_largest, 8, None),
     ],
 )
-def test_a_model_made_wrong_in_one_slot_is_caught(
+def test_a_model_that_is_wrong_in_one_slot_is_refused(
     files: dict[str, Path],
     reference: Reference,
     spoil: Callable[[FloatArray], None],

@@ -1,4 +1,4 @@
-"""PyTorch's answers are kept, and what is built later is judged by them, and by nothing else."""
+"""PyTorch's outputs are stored, and the gate checks engines that are built later with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported.folder, tmp_path / "export"))
 
 
-def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported) -> None:
+def test_gate_inputs_of_a_folder_give_the_same_report(exported: Exported) -> None:
     manifest = exported.manifest
     gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
     assert gate_inputs.evaluated_on == "360 images of digits (test)"
@@ -39,7 +39,7 @@ def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported
     assert gate_inputs.decision(again).accepted
 
 
-def test_the_answers_are_pytorchs(exported: Exported) -> None:
+def test_the_stored_outputs_are_pytorchs(exported: Exported) -> None:
     answers = reference_outputs_from_folder(exported.folder, exported.manifest)
     assert answers.evaluation.shape == (360, 10)
     assert answers.synthetic.shape == (256, 10)
@@ -50,7 +50,7 @@ def test_the_answers_are_pytorchs(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("why", ["gone", "other images"])
-def test_without_the_evaluation_images_it_judges_synthetic_ones_and_says_so(
+def test_without_the_evaluation_images_synthetic_ones_are_used_and_named(
     why: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evaluation_from(source: str, *arguments: object, **more: object) -> object:
@@ -80,7 +80,7 @@ def test_tolerances_are_those_of_the_export(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "altered", "broken"])
-def test_answers_that_cannot_be_trusted(fault: str, folder: Path, exported: Exported) -> None:
+def test_altered_reference_outputs_are_refused(fault: str, folder: Path, exported: Exported) -> None:
     path = folder / REFERENCE_NAME
     manifest = exported.manifest
     content = path.read_bytes()
@@ -94,7 +94,7 @@ def test_answers_that_cannot_be_trusted(fault: str, folder: Path, exported: Expo
         gate_inputs_from_folder(folder, manifest)
 
 
-def test_pixels_have_one_hash_by_content_and_order() -> None:
+def test_the_pixel_hash_depends_on_content_and_order() -> None:
     images = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3)
     assert sha256_of_pixels(images) == sha256_of_pixels(images[:, ::-1][:, ::-1])
     assert sha256_of_pixels(images) != sha256_of_pixels(images[::-1])

@@ -41,7 +41,7 @@ AT_LEAST_DB = {"fp32": 100, "fp16": 50, "int8": 15}  # random weights quantise b
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_both_runtimes_answer_like_pytorch(
+def test_both_onnx_runtimes_agree_with_pytorch(
     files: dict[str, Path], reference: Reference, precision: Precision
 ) -> None:
     path = files[precision]
@@ -55,7 +55,7 @@ def test_both_runtimes_answer_like_pytorch(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_tensors_have_the_names_that_the_contract_gives_them(
+def test_tensor_names_come_from_the_contract(
     checkpoint: Checkpoint, digits: Uint8Array, precision: Precision, tmp_path: Path
 ) -> None:
     contract = replace(
@@ -77,7 +77,7 @@ def test_tensors_have_the_names_that_the_contract_gives_them(
             assert signal_to_noise_db(logits, runner.infer(digits[:8]).logits) > AT_LEAST_DB[precision]
 
 
-def test_every_runtime_without_a_gpu_is_opened_by_its_name(
+def test_every_cpu_runtime_is_opened_by_name(
     checkpoint: Checkpoint, files: dict[str, Path], reference: Reference, tmp_path: Path
 ) -> None:
     weights = tmp_path / "checkpoint.safetensors"
@@ -94,7 +94,7 @@ def test_every_runtime_without_a_gpu_is_opened_by_its_name(
     assert opened == ["openvino", "onnxruntime", "pytorch"]
 
 
-def test_a_runtime_is_refused_on_a_device_that_it_does_not_compute_on(files: dict[str, Path]) -> None:
+def test_an_unsupported_device_is_refused(files: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="device for TensorRT: got CPU, expected GPU"):
         open_runner("tensorrt", source_of(files["fp32"]))
     on_gpu = replace(source_of(files["fp32"]), device=cast("CudaDevice", FakeDevice()))
@@ -114,7 +114,7 @@ def test_options_are_applied_and_reported(files: dict[str, Path]) -> None:
         assert runner.runtime.options == entries
 
 
-def test_tf32_is_off_inside_a_runner_and_as_before_after_it(
+def test_tf32_is_off_inside_a_runner_and_restored_after_it(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.nn.Module.to", lambda self, *_: self)
@@ -131,7 +131,7 @@ def test_tf32_is_off_inside_a_runner_and_as_before_after_it(
             switch.allow_tf32 = value
 
 
-def test_a_runner_says_what_it_really_computes_in(files: dict[str, Path]) -> None:
+def test_a_runner_reports_the_type_it_computes_in(files: dict[str, Path]) -> None:
     with OpenVinoRunner(files["fp32"], Contract(), openvino_options("fp32")) as runner:
         assert runner.runtime.computes_in == "f32"
     with OpenVinoRunner(files["int8"], Contract(), openvino_options("int8")) as runner:
@@ -143,7 +143,7 @@ def test_a_runner_says_what_it_really_computes_in(files: dict[str, Path]) -> Non
         assert onnx_runner.runtime.computes_in == "f32"
 
 
-def test_onnxruntime_without_cuda_is_not_taken_for_one_with_it(files: dict[str, Path]) -> None:
+def test_onnxruntime_without_cuda_is_an_error_on_a_gpu(files: dict[str, Path]) -> None:
     """It says so in its log alone, and computes on the CPU."""
 
     class OnCpu(OnnxRunner):
@@ -154,7 +154,7 @@ def test_onnxruntime_without_cuda_is_not_taken_for_one_with_it(files: dict[str, 
         OnCpu(files["fp32"], Contract(), cast("CudaDevice", FakeDevice())).__enter__()
 
 
-def test_compiled_pytorch_answers_like_pytorch_whatever_the_batch(
+def test_compiled_pytorch_agrees_with_pytorch_at_every_batch(
     checkpoint: Checkpoint, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and specialised as for a real compiler, which takes half a minute, and then run as it is."""
@@ -204,9 +204,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_layers_that_ran_elsewhere_than_was_asked_for_are_said(
-    files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_layers_that_ran_on_another_provider_are_named(files: dict[str, Path], tmp_path: Path) -> None:
     """A real profile, of the only provider that every machine has."""
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True

@@ -93,7 +93,7 @@ def test_the_passport_names_the_image_by_digest(
     assert not list(tmp_path.glob(".trtexec*"))
 
 
-def test_the_engine_answers_in_its_container(
+def test_the_engine_runs_in_its_container(
     files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker = fake_trtexec(monkeypatch, tmp_path)
@@ -111,7 +111,7 @@ def test_the_engine_answers_in_its_container(
     assert not list(tmp_path.glob(".trtexec*"))
 
 
-def test_values_that_are_no_numbers_come_through(
+def test_nan_and_infinity_are_parsed(
     files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C++ prints `nan`, which is no JSON; the gate must get to see it."""
@@ -121,7 +121,7 @@ def test_values_that_are_no_numbers_come_through(
         assert np.isnan(runner.infer(reference.images[:1]).logits).all()
 
 
-def test_what_tensorrt_refuses_is_said_in_its_words(
+def test_the_error_holds_tensorrts_reason(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker = fake_trtexec(monkeypatch, tmp_path, fails=PARSER_SAYS)
@@ -137,7 +137,7 @@ def test_what_tensorrt_refuses_is_said_in_its_words(
     assert docker.containers == []
 
 
-def test_a_container_that_is_gone(
+def test_a_container_that_is_gone_is_an_error(
     files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_trtexec(monkeypatch, tmp_path)
@@ -178,7 +178,9 @@ def test_an_interrupt_removes_the_container(
     assert not list(tmp_path.glob("engine*"))
 
 
-def test_without_docker(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_docker_the_error_says_so(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DockerError, match=r"docs\.docker\.com"):
         build(files["int8"], tmp_path)
