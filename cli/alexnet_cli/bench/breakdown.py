@@ -26,7 +26,7 @@ def breakdown_command(
     The steps are the engine in process, Triton, its queue, gRPC, HTTP, shared
     memory and JPEG images, on an embedded server, one request at a time.
 
-    Example: alexnet bench breakdown --repository demo/model_repository --batch 1,8
+    Example: alexnet bench breakdown --repository demo/model_repository
     """
     from alexnet_bench import BreakdownOptions, bench_latency_breakdown
     from alexnet_model.manifest import manifest_from_folder

@@ -46,7 +46,7 @@ def engine_command(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated runtime names, such as openvino,onnxruntime,pytorch,tensorrt.",
+            help="Runtime names, such as openvino,pytorch.",
             metavar="NAME,...",
             show_default="all that this machine can run",
         ),
