@@ -1,9 +1,9 @@
-"""Our closed loop against NVIDIA's perf_analyzer: `python benchmarks/perf_analyzer.py demo/model_repository`.
+"""Compare our closed loop with perf_analyzer: `python benchmarks/perf_analyzer.py demo/model_repository`.
 
-Both drive the same embedded server in turn, several rounds, forwards and backwards. The binary is the one
-that came inside the wheel of tritonclient 2.50.0; without `--binary` that wheel is downloaded by pip into a
-temporary folder, with the CUDA runtime that it is linked to. Prints the ratios; exits 1 where a median is
-further than 10% from 1.
+Both load the same embedded server in turn, over several rounds, every other round backwards. NVIDIA's binary
+comes from the wheel of tritonclient 2.50.0; without `--binary` pip downloads that wheel, and the CUDA runtime
+that the binary is linked to, into a temporary folder. Exits 1 if the median ratio of throughput or p50 is
+more than 10% away from 1.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ from statistics import median
 
 from tools import run_recipe
 
+from alexnet_bench import ClosedLoop, Load, Timing, open_server_bench
 from alexnet_bench.figures.intervals import figure_from_repeats
-from alexnet_bench.loads.generators import Workers
-from alexnet_bench.loads.measuring import ServerBench
-from alexnet_bench.loads.plans import ClosedLoop, Timing
 from alexnet_bench.runs import Log
 from alexnet_bench.schema import FigureRow
 from alexnet_cli.screen import Bars
-from alexnet_clients import ServerUrl, transport_from_url
+from alexnet_clients import ServerUrl
 from alexnet_serving import EmbeddedServer
 
 WHEELS = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12")
 TOLERANCE = 0.1
-WINDOWS = 3  # perf_analyzer averages over so many
+WINDOWS = 3  # over which perf_analyzer averages
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class PerfAnalyzer:
-    """NVIDIA's binary, with the folders of the libraries that it needs."""
+    """NVIDIA's binary, and the folders of the libraries that it needs."""
 
     binary: Path
     libraries: tuple[Path, ...]
@@ -55,7 +53,7 @@ class PerfAnalyzer:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "table.csv"
             window_ms = round(1e3 * seconds / WINDOWS)
-            # Its own rule would go on until three windows agree; here both tools measure for as long.
+            # By default it measures until three windows agree; here both tools measure for the same time.
             command = [str(self.binary), "-m", model, "-u", url.address, "-i", "grpc", "-f", str(table)]
             command += ["--concurrency-range", str(concurrency), "-p", str(window_ms)]
             command += ["-s", "1000", "-r", str(WINDOWS)]
@@ -69,7 +67,7 @@ class PerfAnalyzer:
 
 
 def perf_analyzer_in(folder: Path, binary: Path | None, beside: Sequence[Path]) -> PerfAnalyzer:
-    """The given binary, or the one in NVIDIA's wheel; libb64 is the system's or nvidia-pytriton's."""
+    """Use the given binary or NVIDIA's wheel. libb64 is that of the system or of nvidia-pytriton."""
     libraries = folder / "lib"
     libraries.mkdir()
     for found in (Path(sysconfig.get_path("purelib")) / "nvidia_pytriton.libs").glob("libb64-*.so.0d"):
@@ -93,14 +91,20 @@ def perf_analyzer_in(folder: Path, binary: Path | None, beside: Sequence[Path]) 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", type=Path)
-    parser.add_argument("--binary", type=Path, help="perf_analyzer, if it is at hand")
+    parser.add_argument("--binary", type=Path, help="a perf_analyzer binary; the default is downloaded")
     parser.add_argument(
-        "--libraries", type=Path, nargs="*", default=[], help="folders with what it needs, such as libcudart"
+        "--libraries",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="folders of libraries that it needs, such as libcudart",
     )
     parser.add_argument("--model", default="alexnet_int8")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each tool, a round and concurrency")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="of each tool in each round, at each concurrency"
+    )
     return parser
 
 
@@ -111,35 +115,31 @@ def measure(log: Log, options: argparse.Namespace) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedServer(options.repository) as server,
-        Workers(server.grpc_url, 1) as workers,
+        open_server_bench(server.grpc_url, timing=timing) as bench,
         Bars() as progress,
     ):
         analyzer = perf_analyzer_in(Path(folder), options.binary, options.libraries)
-        url = ServerUrl.parse(server.grpc_url)
-        transport = transport_from_url(url)
-        bench = ServerBench(transport, url, workers, timing=timing)
-        for number in range(options.rounds + 1):  # the first one only warms up
+        for number in range(options.rounds + 1):  # the first round only warms up
             progress("rounds", number, options.rounds + 1)
             for concurrency in options.concurrency:
-                turns = ["ours", "theirs"][:: 1 if number % 2 else -1]
-                for turn in turns:
-                    if turn == "ours":
-                        row = bench.measure(options.model, ClosedLoop(concurrency=concurrency)).row
+                for tool in ["ours", "theirs"][:: 1 if number % 2 else -1]:
+                    if tool == "ours":
+                        loop = ClosedLoop(concurrency=concurrency)
+                        row = bench.measure(Load(model=options.model, loop=loop)).row
                         assert row.latencies.p50_ms is not None
                         measured = Measurement(row.throughput.value, row.latencies.p50_ms)
                     else:
-                        measured = analyzer.measure(url, options.model, concurrency, options.seconds)
+                        measured = analyzer.measure(bench.url, options.model, concurrency, options.seconds)
                     if number:
-                        (ours if turn == "ours" else theirs)[concurrency].append(measured)
+                        (ours if tool == "ours" else theirs)[concurrency].append(measured)
         progress("rounds", options.rounds + 1, options.rounds + 1)
-        transport.close()
     for concurrency in options.concurrency:
         of = f"{options.model} on the embedded server, batch 1, concurrency {concurrency}"
         log.figures += figures_of(of, ours[concurrency], theirs[concurrency])
 
 
 def figures_of(of: str, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> list[FigureRow]:
-    """The ratio of each round, of throughput and of p50."""
+    """Return the ratios of throughput and of p50, one repeat a round."""
     rows = []
     for name, unit in (("throughput_per_s", "requests/s"), ("p50_ms", "ms")):
         a = [float(getattr(measured, name)) for measured in ours]

@@ -1,8 +1,8 @@
-"""How much of a runtime's speed its server keeps: `python benchmarks/served.py demo/model_repository`.
+"""How much of a runtime's throughput its server keeps: `python benchmarks/served.py demo/model_repository`.
 
-INT8 at its best batch in process against the embedded server at its best batch and requests in flight, on the
-same cores, in turn. Then where the rest goes: processor time an image, in process and in each part of the
-served way. Exits 1 where the median ratio is below 0.9.
+INT8 on the embedded server at its best batch and concurrency is compared with INT8 in process at its best
+batch, on the same cores, in alternating rounds. Then the processor time of an image is measured,
+in process and in each program of the served path. Exits with 1 if the median ratio is below 0.9.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ from pathlib import Path
 
 from tools import run_recipe
 
-from alexnet_bench.figures.intervals import figure_from_repeats
-from alexnet_bench.lanes import InProcessLane, Lane, ServedLane, pool_of_images
-from alexnet_bench.measuring import LoadedModel, check_same_answers
-from alexnet_bench.records import Case
+from alexnet_bench import Timing
+from alexnet_bench.engine_vs_server import (
+    Case,
+    ComparedCases,
+    ComparisonOptions,
+    ServerComparison,
+    open_server_comparison,
+)
+from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.runs import Log
-from alexnet_bench.schema import FigureRow
-from alexnet_bench.side_by_side import Plan, SideBySide, side_by_side
 from alexnet_cli.screen import Bars
-from alexnet_clients import Client, ServerUrl, transport_from_url
-from alexnet_export import runner_from_artifact
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_pipeline import unpacked_export
 from alexnet_serving import EmbeddedServer
 
 ENOUGH = 0.9
-IN_PROCESS = (8, 16, 32, 64)
-SERVED = ((64, 2), (32, 2), (32, 4), (16, 4), (8, 8), (1, 64))  # batch, requests in flight
-TRYING = Plan(rounds=3, slice_s=1.0)
+IN_PROCESS = tuple(Case(precision="int8", batch=batch) for batch in (8, 16, 32, 64))
+SERVED = tuple(
+    Case(precision="int8", batch=batch, concurrency=concurrency)
+    for batch, concurrency in ((64, 2), (32, 2), (32, 4), (16, 4), (8, 8), (1, 64))
+)
+TRIAL = ComparisonOptions(rounds=3, call_seconds=1.0, load_seconds=1.0)
+WARM_UP_S = 0.5
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -42,7 +47,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each side, a round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each side in a round")
     return parser
 
 
@@ -50,43 +55,38 @@ def measure(log: Log, options: argparse.Namespace) -> None:
     with ExitStack() as opened:
         folder = opened.enter_context(unpacked_export(options.repository))
         manifest = manifest_from_folder(folder)
-        (artifact,) = (artifact for artifact in manifest.accepted if artifact.precision == "int8")
-        runner = opened.enter_context(runner_from_artifact(artifact, folder))
         server = opened.enter_context(EmbeddedServer(options.repository))
         bars = opened.enter_context(Bars())
-        contract = manifest.contract
-        transport = transport_from_url(ServerUrl.parse(server.grpc_url))
-        client = opened.enter_context(Client(server.grpc_url, contract=contract, transport=transport))
-        model = LoadedModel("int8", manifest.max_batch, runner, client.model("alexnet_int8"))
-        images = pool_of_images(contract, 4 * manifest.max_batch)
-        check_same_answers(model, client, images[:2])
-
-        def lane(case: Case) -> Lane:
-            if case.through == "in process":
-                return InProcessLane(case, runner, images)
-            return ServedLane(case, transport, "alexnet_int8", images, contract=contract)
-
-        here = [model.in_process(batch) for batch in IN_PROCESS]
-        there = [model.through_server(batch, in_flight) for batch, in_flight in SERVED]
-        tried = side_by_side(
-            [lane(case) for case in (*here, *there)], TRYING, progress=bars, stage="which is best"
+        comparison = opened.enter_context(
+            open_server_comparison(manifest, folder, server.grpc_url, precisions=["int8"], progress=bars)
         )
-        best = best_of(tried, there), best_of(tried, here)
-        plan = Plan(rounds=options.rounds, slice_s=options.seconds, burn_in_s=1.0)
-        found = side_by_side([lane(case) for case in best], plan, progress=bars, stage="side by side")
-        costs = [cost_of(lane(case), options.seconds) for case in best]
-    log.figures.append(ratio_of(found, *best))
+        cases = [case for case in (*IN_PROCESS, *SERVED) if case.batch <= manifest.max_batch]
+        trial = comparison.measure(cases, TRIAL, progress=bars, stage="which is best")
+        alone, served = (
+            best_of(trial, [case for case in cases if (case.concurrency is None) == is_alone])
+            for is_alone in (True, False)
+        )
+        plan = ComparisonOptions(
+            rounds=options.rounds, call_seconds=options.seconds, load_seconds=options.seconds, burn_in_s=1.0
+        )
+        found = comparison.measure([alone, served], plan, progress=bars, stage="alternating rounds")
+        costs = (
+            cost_in_process(comparison, alone, options.seconds),
+            cost_served(comparison, served, options.seconds),
+        )
+    rates = " / ".join(f"{found.rows[case].throughput.value:,.0f} images/s" for case in (served, alone))
+    row = found.ratio(served, alone, at_least=ENOUGH)
+    log.figures.append(row.model_copy(update={"of": f"{row.of} ({rates})"}))
     log.notes.append(cost_in_words(costs))
 
 
-def best_of(found: SideBySide, cases: Sequence[Case]) -> Case:
-    rates = {row.case: row.throughput_per_s for row in found.rows()}
-    return max(cases, key=lambda case: rates[case])
+def best_of(found: ComparedCases, cases: Sequence[Case]) -> Case:
+    return max(cases, key=lambda case: found.rows[case].throughput.value)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds of processor time an image, by what spent it."""
+    """Milliseconds of processor time per image, by the program that spent it."""
 
     client: float  # or the runtime, in process
     triton: float
@@ -97,18 +97,32 @@ class Cost:
         return self.client + self.triton + self.backend
 
 
-def cost_of(lane: Lane, seconds: float) -> Cost:
-    lane.run(0.5)
+def cost_in_process(comparison: ServerComparison, case: Case, seconds: float) -> Cost:
+    engine = comparison.engines[case.precision].engine
+    engine.warm_up(case.batch, WARM_UP_S)
     before = cpu_s_by_program()
-    images = lane.run(seconds).images
-    spent = {name: 1e3 * (cpu_s - before.get(name, 0.0)) for name, cpu_s in cpu_s_by_program().items()}
-    # Nobody else here works: what is not one of Triton's two programs is this process.
-    triton, backend = (spent.get(name, 0.0) for name in ("tritonserver", "triton_python_b"))
-    return Cost(spent[""] / images, triton / images, backend / images)
+    timed = engine.time_calls(case.batch, seconds, 1)
+    histogram = LatencyHistogram()
+    histogram.add(timed.histogram.encode("ascii"))
+    return cost_since(before, images=histogram.samples * case.batch)
+
+
+def cost_served(comparison: ServerComparison, case: Case, seconds: float) -> Cost:
+    """Count every request of a load without a burn-in; the server is warm from the rounds before."""
+    timing = Timing(burn_in_s=0.0, seconds=seconds, repeats=1)
+    before = cpu_s_by_program()
+    result = comparison.bench.run(case.load, timing=timing)
+    return cost_since(before, images=result.requests * case.batch)
+
+
+def cost_since(before: dict[str, float], *, images: int) -> Cost:
+    spent = {name: cpu_s - before.get(name, 0.0) for name, cpu_s in cpu_s_by_program().items()}
+    triton, backend = (1e3 * spent.pop(name, 0.0) / images for name in ("tritonserver", "triton_python_b"))
+    return Cost(1e3 * sum(spent.values()) / images, triton, backend)
 
 
 def cpu_s_by_program() -> dict[str, float]:
-    """Of this process under an empty name, and of all that it started by the name that Linux cuts to 15."""
+    """Return the processor time of this process and its descendants, by program; Linux cuts names to 15."""
     stats = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -122,27 +136,15 @@ def cpu_s_by_program() -> dict[str, float]:
         while ancestor not in (0, os.getpid()):
             ancestor = int(stats[ancestor][1][1]) if ancestor in stats else 0
         if ancestor:
-            program = "" if pid == os.getpid() else name
-            spent[program] = spent.get(program, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            spent[name] = spent.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS_PER_S
     return spent
 
 
-def ratio_of(found: SideBySide, served: Case, alone: Case) -> FigureRow:
-    """The ratio of each round, in which one ran right after the other."""
-    rates = {row.case: row.throughput_per_s for row in found.rows()}
-    pairs = zip(found.slices[served], found.slices[alone], strict=True)
-    ratio = figure_from_repeats(
-        [above.throughput_per_s / below.throughput_per_s for above, below in pairs], "times"
-    )
-    sides = " / ".join(f"{rates[case]:,.0f} images/s ({case}, {case.runtime})" for case in (served, alone))
-    return FigureRow(name="served / in process", of=sides, figure=ratio, at_least=ENOUGH, better="higher")
-
-
 def cost_in_words(costs: Sequence[Cost]) -> str:
-    served, alone = costs
+    alone, served = costs
     parts = f"backend {served.backend:.3f}, Triton {served.triton:.3f}, client {served.client:.3f}"
     return (
-        f"Processor time per image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
+        f"processor time per image: {alone.total:.3f} ms in process, {served.total:.3f} ms served ({parts})"
     )
 
 

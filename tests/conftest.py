@@ -49,7 +49,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     summary = folder / "summary.json"
     command = [sys.executable, "-m", "alexnet_cli", "demo", "--quick"]
-    command += ["--out", str(folder), "--json", str(summary)]
+    command += ["--out", str(folder), "--output", str(summary)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         screen, errors = process.communicate()
     assert process.returncode == 0, errors

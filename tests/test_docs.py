@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_cli.held_out import write_held_out_images
+from alexnet_cli.demo_images import write_held_out_images
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_serving import EmbeddedServer

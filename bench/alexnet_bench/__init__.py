@@ -1,6 +1,6 @@
 """Benchmarks: how fast engines and servers are, with a verdict on whether the figures can be believed.
 
-Names are imported on first use: some need the [export] or [bench] extra.
+Names are imported on first use, because most of them need the [bench] or [export] extra.
 """
 
 from __future__ import annotations
@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .calibration_workload import calibration_rate
+    from .client_figures import ClientBenchOptions, measure_clients, write_client_images
+    from .cold_start import bench_cold_start
+    from .engine_vs_server import ComparisonOptions, compare_with_server
+    from .engines.benchmark import EngineBenchOptions, bench_engines
+    from .engines.selection import EngineFilter
     from .environment import Environment, environment_here
     from .figures.intervals import Figure, figure_from_repeats
     from .figures.percentiles import LatencyHistogram
     from .figures.verdicts import Reason, Verdict, verdict_from
-    from .measuring import MeasureOptions, measure
-    from .records import Case, Measurements, Ratio, Throughput
+    from .latency_breakdown import BreakdownOptions, bench_latency_breakdown
+    from .loads.generators import InProcessGenerator, LoadGenerator, MultiProcessGenerator
+    from .loads.plans import ClosedLoop, Load, OpenLoop, Timing
+    from .loads.rate_search import RateSearch, SearchOptions, search_rate
+    from .loads.results import LoadResult, ModelUnderTest
+    from .loads.run import LoadPlan, bench_load
+    from .loads.server_bench import MeasuredLoad, ReferenceSource, ServerBench, open_server_bench
+    from .loads.traffic import ReferenceOutputs, RequestSet
+    from .reference_predictions import ExportPredictions
     from .reports.comparing import Comparison, compare_reports, comparison_table
     from .reports.files import check_one_page, report_from_file, write_report
     from .reports.markdown import document_from_reports, write_document
@@ -34,94 +46,127 @@ if TYPE_CHECKING:
         Report,
         Tuning,
     )
-    from .side_by_side import Plan
+    from .synthetic_images import synthetic_jpegs
+    from .tuning import Candidate, TuningOptions, bench_tuning, winner_of, write_winner
 
 _MODULES = {
-    "Case": ".records",
-    "ColdStart": ".schema",
-    "Comparison": ".reports.comparing",
-    "EngineLabel": ".schema",
-    "EngineRow": ".schema",
-    "Environment": ".environment",
-    "Figure": ".figures.intervals",
-    "FigureRow": ".schema",
-    "HeldRate": ".schema",
-    "LatencyHistogram": ".figures.percentiles",
-    "LatencyStep": ".schema",
-    "LeftOut": ".schema",
-    "LoadRow": ".schema",
-    "Log": ".runs",
-    "MeasureOptions": ".measuring",
-    "Measurements": ".records",
-    "Plan": ".side_by_side",
-    "Ratio": ".records",
-    "Reason": ".figures.verdicts",
-    "Report": ".schema",
-    "Throughput": ".records",
-    "Tuning": ".schema",
-    "Verdict": ".figures.verdicts",
-    "calibration_rate": ".calibration_workload",
-    "check_one_page": ".reports.files",
-    "compare_reports": ".reports.comparing",
-    "comparison_table": ".reports.comparing",
-    "document_from_reports": ".reports.markdown",
-    "environment_here": ".environment",
-    "figure_from_repeats": ".figures.intervals",
-    "html_from_reports": ".reports.page",
-    "measure": ".measuring",
-    "renderables_from_report": ".reports.tables",
-    "renderables_from_table": ".reports.tables",
-    "report_from_file": ".reports.files",
-    "report_of_run": ".runs",
-    "verdict_from": ".figures.verdicts",
-    "write_document": ".reports.markdown",
-    "write_report": ".reports.files",
+    ".calibration_workload": ("calibration_rate",),
+    ".client_figures": ("ClientBenchOptions", "measure_clients", "write_client_images"),
+    ".cold_start": ("bench_cold_start",),
+    ".engine_vs_server": ("ComparisonOptions", "compare_with_server"),
+    ".engines.benchmark": ("EngineBenchOptions", "bench_engines"),
+    ".engines.selection": ("EngineFilter",),
+    ".environment": ("Environment", "environment_here"),
+    ".figures.intervals": ("Figure", "figure_from_repeats"),
+    ".figures.percentiles": ("LatencyHistogram",),
+    ".figures.verdicts": ("Reason", "Verdict", "verdict_from"),
+    ".latency_breakdown": ("BreakdownOptions", "bench_latency_breakdown"),
+    ".loads.generators": ("InProcessGenerator", "LoadGenerator", "MultiProcessGenerator"),
+    ".loads.plans": ("ClosedLoop", "Load", "OpenLoop", "Timing"),
+    ".loads.rate_search": ("RateSearch", "SearchOptions", "search_rate"),
+    ".loads.results": ("LoadResult", "ModelUnderTest"),
+    ".loads.run": ("LoadPlan", "bench_load"),
+    ".loads.server_bench": ("MeasuredLoad", "ReferenceSource", "ServerBench", "open_server_bench"),
+    ".loads.traffic": ("ReferenceOutputs", "RequestSet"),
+    ".reference_predictions": ("ExportPredictions",),
+    ".reports.comparing": ("Comparison", "compare_reports", "comparison_table"),
+    ".reports.files": ("check_one_page", "report_from_file", "write_report"),
+    ".reports.markdown": ("document_from_reports", "write_document"),
+    ".reports.page": ("html_from_reports",),
+    ".reports.tables": ("renderables_from_report", "renderables_from_table"),
+    ".runs": ("Log", "report_of_run"),
+    ".schema": (
+        "ColdStart",
+        "EngineLabel",
+        "EngineRow",
+        "FigureRow",
+        "HeldRate",
+        "LatencyStep",
+        "LeftOut",
+        "LoadRow",
+        "Report",
+        "Tuning",
+    ),
+    ".synthetic_images": ("synthetic_jpegs",),
+    ".tuning": ("Candidate", "TuningOptions", "bench_tuning", "winner_of", "write_winner"),
 }
 
 __all__ = [
-    "Case",
+    "BreakdownOptions",
+    "Candidate",
+    "ClientBenchOptions",
+    "ClosedLoop",
     "ColdStart",
     "Comparison",
+    "ComparisonOptions",
+    "EngineBenchOptions",
+    "EngineFilter",
     "EngineLabel",
     "EngineRow",
     "Environment",
+    "ExportPredictions",
     "Figure",
     "FigureRow",
     "HeldRate",
+    "InProcessGenerator",
     "LatencyHistogram",
     "LatencyStep",
     "LeftOut",
+    "Load",
+    "LoadGenerator",
+    "LoadPlan",
+    "LoadResult",
     "LoadRow",
     "Log",
-    "MeasureOptions",
-    "Measurements",
-    "Plan",
-    "Ratio",
+    "MeasuredLoad",
+    "ModelUnderTest",
+    "MultiProcessGenerator",
+    "OpenLoop",
+    "RateSearch",
     "Reason",
+    "ReferenceOutputs",
+    "ReferenceSource",
     "Report",
-    "Throughput",
+    "RequestSet",
+    "SearchOptions",
+    "ServerBench",
+    "Timing",
     "Tuning",
+    "TuningOptions",
     "Verdict",
+    "bench_cold_start",
+    "bench_engines",
+    "bench_latency_breakdown",
+    "bench_load",
+    "bench_tuning",
     "calibration_rate",
     "check_one_page",
     "compare_reports",
+    "compare_with_server",
     "comparison_table",
     "document_from_reports",
     "environment_here",
     "figure_from_repeats",
     "html_from_reports",
-    "measure",
+    "measure_clients",
+    "open_server_bench",
     "renderables_from_report",
     "renderables_from_table",
     "report_from_file",
     "report_of_run",
+    "search_rate",
+    "synthetic_jpegs",
     "verdict_from",
+    "winner_of",
+    "write_client_images",
     "write_document",
     "write_report",
+    "write_winner",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name], __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

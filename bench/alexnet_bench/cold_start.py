@@ -1,26 +1,25 @@
-"""Cold start: from nothing to a server that is ready, and to its first answers, with warm-up and without.
+"""Cold start: the time until a server is ready, and of its first requests, with warm-up and without.
 
     report = bench_cold_start(Path("model_repository"))
 
-Each model is alone on an embedded server of its own, so that its time to be ready is its own; an ensemble has
-the models that it is made of. What readiness waits for by warming up, first requests do not wait for later.
-Every start is a repeat, and all are started in turn, every other round backwards: a machine that drifts
-drifts for all of them.
+Each model is served alone by an embedded server, so that the time to be ready is its own; an ensemble is
+served with the models that it consists of. Warm-up makes a server ready later, and its first requests faster.
+Every start is a repeat. All models are started in turn, every other round backwards, so that a drift of the
+machine affects all of them.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_clients import Message, ModelConfig, ServerUrl, Transport, transport_from_url
+from alexnet_clients import ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
-from alexnet_model.gpus import gpus_here
 from alexnet_model.progress import Progress, silent
 from alexnet_serving import (
     CONFIG_FILE,
@@ -32,28 +31,48 @@ from alexnet_serving import (
 
 from .calibration_workload import calibration_rate
 from .figures.intervals import Figure, figure_from_repeats
-from .loads.inputs import asked_from_config
-from .loads.rows import Subject
+from .loads.server_bench import read_model
+from .loads.traffic import request_set_from_config
 from .runs import Log, report_of_run
 from .schema import ColdStart, EngineLabel, LeftOut, Report
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
 
-BATCHES = (1, 8)  # and the largest
+BATCHES = (1, 8)  # and the model's largest
 REQUEST_TIMEOUT_S = 120.0
-STAGE = "starting servers"
-_Run = tuple[str, bool]  # a model, and whether with its warm-up
+_STAGE = "starting servers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instruments:
-    """What starts servers and asks them; tests bring their own."""
+class ColdStartTools:
+    """What starts servers and sends requests; tests replace it."""
 
     server: Callable[[Path], Server] = EmbeddedServer
     transport: Callable[[ServerUrl], Transport] = transport_from_url
     now: Callable[[], float] = time.perf_counter
     calibration: Callable[[], float] = calibration_rate
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is started: a model, and whether with its warm-up."""
+
+    model: str
+    warm_up: bool
+
+    def __str__(self) -> str:
+        return f"{self.model}, {'with' if self.warm_up else 'without'} warm-up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What one start took. Requests are by their batch."""
+
+    engine: EngineLabel
+    ready_ms: float
+    first_ms: dict[int, float]
+    second_ms: dict[int, float]
 
 
 def bench_cold_start(
@@ -63,35 +82,61 @@ def bench_cold_start(
     repeats: int = 3,
     command: str = "",
     progress: Progress = silent,
-    instruments: Instruments | None = None,
+    tools: ColdStartTools | None = None,
 ) -> Report:
-    """Start every model of a repository as it is configured, and without its warm-up, `repeats` times each.
+    """Start every model as it is configured, and without its warm-up.
 
-    What fails once is not started again; its earlier starts, and all else, stay. So does what is measured
-    when Ctrl-C ends it early.
+    A model that fails is not started again; its earlier starts and all other models stay in the report.
+    Ctrl-C ends the run early; the report has what was measured by then.
+
+    Args:
+        repository: A model repository.
+        models: Names of the models to start; by default all but the image decoder.
+        repeats: How often each one is started.
+        command: The command line that made the report.
+        progress: Called before each start.
+        tools: What starts servers and sends requests; by default embedded servers and real requests.
 
     Raises:
-        RepositoryError: the repository is missing, or holds no model.
-        UsageError: one of `models` is not in it, or there is no repeat.
+        RepositoryError: the repository is missing, has no model, or a configuration cannot be read.
+        UsageError: one of `models` is not in the repository, or `repeats` is below 1.
     """
     if repeats < 1:
         raise UsageError("repeats", got=str(repeats), expected="at least 1")
-    use = instruments or Instruments()
-    runs = _runs(repository.absolute(), models)
+    tools = tools or ColdStartTools()
+    repository = repository.absolute()
+    starts: dict[_Case, list[_Start]] = {case: [] for case in _cases(repository, models)}
 
     def measure(log: Log) -> None:
-        starts: dict[_Run, list[_Start]] = {run: [] for run in runs}
+        total = repeats * len(starts)
+        failed: set[_Case] = set()
         try:
-            _start_all(repository.absolute(), starts, repeats, log, progress, use)
-        finally:  # of Ctrl-C too: rows have the repeats that there are
-            log.cold_starts += [_row(run, found) for run, found in starts.items() if found]
+            for number in range(repeats):
+                for index, case in enumerate(starts if number % 2 == 0 else reversed(starts)):
+                    if case in failed:
+                        continue
+                    progress(_STAGE, number * len(starts) + index, total, str(case))
+                    try:
+                        starts[case].append(_start(repository, case, tools))
+                    except (AlexnetError, OSError) as error:
+                        failed.add(case)
+                        since = f", from start {number + 1} on" if number else ""
+                        log.left_out.append(LeftOut(what=f"{case}{since}", why=str(error)))
+            progress(_STAGE, total, total)
+        finally:  # after Ctrl-C too, rows have the repeats so far
+            log.cold_starts += [_row(case, found) for case, found in starts.items() if found]
 
-    return report_of_run(measure, title="Cold start", command=command, calibration=use.calibration)
+    return report_of_run(measure, title="Cold start", command=command, calibration=tools.calibration)
 
 
 @contextmanager
 def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterator[Path]:
-    """One model of a repository, with those that it is made of, in a repository of links and configurations.
+    """Make a temporary repository of one model and the models that it consists of, by links.
+
+    Args:
+        repository: The repository that the model is in.
+        model: The model's name.
+        warm_up: Whether the models keep the warm-up of their configuration.
 
     Raises:
         RepositoryError: a configuration cannot be read.
@@ -99,8 +144,7 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
     from alexnet_serving import text_from_config  # tritonclient is slow to import
 
     with tempfile.TemporaryDirectory(prefix="alexnet-cold-start-") as folder:
-        for name in (model, *_parts_of(_config_of(repository, model))):
-            config = _config_of(repository, name)
+        for name, config in _configs_of(repository, model).items():
             if not warm_up:
                 config.ClearField("model_warmup")
             copy = Path(folder) / name
@@ -112,65 +156,27 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
         yield Path(folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """What one start took."""
-
-    engine: EngineLabel
-    ready_ms: float
-    first_ms: dict[int, float]
-    second_ms: dict[int, float]
-
-
-def _start_all(
-    repository: Path,
-    starts: dict[_Run, list[_Start]],
-    repeats: int,
-    log: Log,
-    progress: Progress,
-    use: Instruments,
-) -> None:
-    total = repeats * len(starts)
-    failed: set[_Run] = set()
-    for number in range(repeats):
-        ordered = list(starts) if number % 2 == 0 else list(reversed(starts))
-        for index, run in enumerate(ordered):
-            if run in failed:
-                continue
-            progress(STAGE, number * len(starts) + index, total, _words(run))
-            try:
-                starts[run].append(_start(repository, run, use))
-            except (AlexnetError, OSError) as error:
-                failed.add(run)
-                which = f", from start {number + 1} on" if number else ""
-                log.left_out.append(LeftOut(what=f"{_words(run)}{which}", why=str(error)))
-    progress(STAGE, total, total)
-
-
-def _runs(repository: Path, models: Sequence[str] | None) -> list[_Run]:
-    """Each model with its warm-up, where it has one, and without."""
+def _cases(repository: Path, models: Sequence[str] | None) -> list[_Case]:
+    """Each model with its warm-up, if it has one, and without."""
     here = [model for model in models_of_repository(repository) if model != DECODING_MODEL]
     for model in models or ():
         if model not in here:
             raise UsageError(
                 f"{repository}: {model}", got="no such model", expected=f"some of {', '.join(here)}"
             )
-    chosen = here if models is None else list(dict.fromkeys(models))
-    return [
-        (model, is_warm)
-        for model in chosen
-        for is_warm in (True, False)
-        if not is_warm or _warms(repository, model)
-    ]
+    cases = []
+    for model in here if models is None else dict.fromkeys(models):
+        if any(config.model_warmup for config in _configs_of(repository, model).values()):
+            cases.append(_Case(model, True))
+        cases.append(_Case(model, False))
+    return cases
 
 
-def _warms(repository: Path, model: str) -> bool:
+def _configs_of(repository: Path, model: str) -> dict[str, TritonConfig]:
+    """Configurations of a model and of the models that it consists of."""
     config = _config_of(repository, model)
-    return any(_config_of(repository, name).model_warmup for name in (model, *_parts_of(config)))
-
-
-def _parts_of(config: TritonConfig) -> Collection[str]:
-    return dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step)
+    steps = {step.model_name for step in config.ensemble_scheduling.step}
+    return {model: config, **{name: _config_of(repository, name) for name in steps}}
 
 
 def _config_of(repository: Path, model: str) -> TritonConfig:
@@ -190,67 +196,44 @@ def _config_of(repository: Path, model: str) -> TritonConfig:
         ) from error
 
 
-def _start(repository: Path, run: _Run, use: Instruments) -> _Start:
-    model, is_warm = run
+def _start(repository: Path, case: _Case, tools: ColdStartTools) -> _Start:
+    """Start a server for one case, and send two requests of each batch, the smallest batch first."""
     with ExitStack() as opened:
-        alone = opened.enter_context(repository_of_one(repository, model, warm_up=is_warm))
-        server = use.server(alone)
-        started = use.now()
+        alone = opened.enter_context(repository_of_one(repository, case.model, warm_up=case.warm_up))
+        server = tools.server(alone)
+        started = tools.now()
         opened.enter_context(server)
-        ready_ms = 1e3 * (use.now() - started)
+        ready_ms = 1e3 * (tools.now() - started)
         url = ServerUrl.parse(server.grpc_url)
-        transport = use.transport(url)
+        transport = tools.transport(url)
         opened.callback(transport.close)
-        config = _asked(transport, model)  # over the connection that the first request finds
-        network = _asked(transport, config.steps[-1]) if config.steps else config
-        subject = Subject(url=url, config=config, network=network, device=_device_of(network))
+        # This also connects, so that the first request does not.
+        tested = read_model(transport, url, case.model, timeout_s=REQUEST_TIMEOUT_S)
+        most = max(tested.config.max_batch, 1)
         first_ms: dict[int, float] = {}
         second_ms: dict[int, float] = {}
-        for batch in sorted({*(b for b in BATCHES if b <= config.max_batch), max(config.max_batch, 1)}):
-            requests = asked_from_config(config, batch).requests()
-            first, second = transport.prepare(requests[0]), transport.prepare(requests[-1])
-            first_ms[batch] = _answered_ms(transport, first)
-            second_ms[batch] = _answered_ms(transport, second)
-        return _Start(engine=subject.engine, ready_ms=ready_ms, first_ms=first_ms, second_ms=second_ms)
+        for batch in sorted({*(b for b in BATCHES if b <= most), most}):
+            requests = request_set_from_config(tested.config, batch).requests()
+            messages = [transport.prepare(request) for request in (requests[0], requests[-1])]
+            for message, took_ms in zip(messages, (first_ms, second_ms), strict=True):
+                reply = transport.submit(message, timeout_s=REQUEST_TIMEOUT_S).result()
+                took_ms[batch] = reply.latency_ms
+        return _Start(engine=tested.engine, ready_ms=ready_ms, first_ms=first_ms, second_ms=second_ms)
 
 
-def _row(run: _Run, starts: Sequence[_Start]) -> ColdStart:
-    model, is_warm = run
+def _row(case: _Case, starts: Sequence[_Start]) -> ColdStart:
     return ColdStart(
-        model=model,
+        model=case.model,
         engine=starts[0].engine,
-        warmed_up=is_warm,
+        warmed_up=case.warm_up,
         ready_ms=figure_from_repeats([start.ready_ms for start in starts], "ms"),
-        first_ms=_by_batch([start.first_ms for start in starts]),
-        second_ms=_by_batch([start.second_ms for start in starts]),
+        first_ms=_figures([start.first_ms for start in starts]),
+        second_ms=_figures([start.second_ms for start in starts]),
     )
 
 
-def _by_batch(repeats_ms: Sequence[dict[int, float]]) -> dict[int, Figure]:
+def _figures(repeats_ms: Sequence[dict[int, float]]) -> dict[int, Figure]:
     return {
         batch: figure_from_repeats([of_start[batch] for of_start in repeats_ms], "ms")
         for batch in repeats_ms[0]
     }
-
-
-def _asked(transport: Transport, model: str) -> ModelConfig:
-    return transport.model_config(model, timeout_s=REQUEST_TIMEOUT_S).result()
-
-
-def _answered_ms(transport: Transport, message: Message) -> float:
-    return transport.submit(message, timeout_s=REQUEST_TIMEOUT_S).result().latency_ms
-
-
-def _device_of(network: ModelConfig) -> str:
-    """The embedded server is here. Instances that leave it to Triton take a GPU only where there is one."""
-    if network.device == "CPU":
-        return "CPU"
-    gpus = dict.fromkeys(gpu.name for gpu in gpus_here().gpus)
-    if network.device == "GPU":
-        return " + ".join(gpus) or "GPU"
-    return "unknown" if gpus else "CPU"
-
-
-def _words(run: _Run) -> str:
-    model, is_warm = run
-    return f"{model}, {'with' if is_warm else 'without'} warm-up"

@@ -1,26 +1,26 @@
-"""From the engine to the encoded image: what each step adds to one request, and the bytes that it sends.
+"""Break the latency of one request down, from the engine in process to an encoded image over the network.
 
-One request at a time, every way of asking in turn, so that a shared machine's noise meets all alike. What a
-client sees is from its own clock: the median over rounds of each round's median. What happens inside the
-server is from its statistics while it was asked over gRPC, as medians of the rounds' means, so the steps need
-not add up to the last digit. Before a way is timed, its answer is held to that of the engine in process.
+One request at a time is sent on each route (in process, gRPC, HTTP, shared memory, JPEG), and the routes
+alternate, so that a shared machine's noise affects all alike. Latencies that a client sees are from its own
+clock: the median over rounds of each round's median. What happens inside the server is from its statistics of
+the gRPC requests, as medians of the rounds' means, so the steps need not add up exactly. Before a route is
+timed, its outputs are compared with those of the engine in process, which is the engine that the server runs.
 """
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction, SharedImages
-from alexnet_export import FloatArray, Runner, runner_from_artifact
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadRequest,
@@ -32,25 +32,38 @@ from alexnet_model.errors import (
 from alexnet_model.manifest import Artifact, Manifest
 from alexnet_model.progress import Progress, silent
 
+from .engines.selection import served_engine
+from .engines.timing import runner_from_spec
 from .figures.intervals import figure_from_repeats
 from .figures.verdicts import Reason, gone_reason
-from .loads.answers import MOST_DIFFERENCE
-from .loads.load_results import GONE
-from .loads.server_counts import counted_in
-from .reference_predictions import device_of_server
+from .loads.results import SERVER_GONE, counted_in
+from .reference_predictions import most_difference
 from .runs import Log, report_of_run
 from .schema import EngineLabel, LatencyStep, LeftOut, Report
+from .synthetic_images import synthetic_jpegs
+
+if TYPE_CHECKING:
+    from alexnet_export import Runner
 
 ENCODED_MODEL = "alexnet"
 IMAGE_SIZE = (500, 375)  # pixels; ImageNet's images are of about this size
-_CLIENT, _SERVER, _HERE = "client", "server", "in process"
+_CLIENT, _SERVER, _IN_PROCESS = "client", "server", "in process"
 _WARM_UP = 3
 _TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class BreakdownOptions:
-    """`rounds` of `requests` each, of every way of asking."""
+    """Options of the latency breakdown.
+
+    Attributes:
+        batches: Images a request.
+        rounds: How often each route is measured; each round gives one median.
+        requests: Requests of each route in a round.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
 
     batches: tuple[int, ...] = (1, 8)
     rounds: int = 5
@@ -65,10 +78,10 @@ class BreakdownOptions:
                 raise UsageError(name, got=str(count), expected="at least 1")
 
     def check_fits(self, manifest: Manifest) -> None:
-        """Whether the export has all of the batches.
+        """Check that the export has all of the batches.
 
         Raises:
-            UsageError: one is too large for it.
+            UsageError: one is larger than the export's largest.
         """
         if max(self.batches) > manifest.max_batch:
             raise UsageError(
@@ -78,25 +91,34 @@ class BreakdownOptions:
             )
 
 
-Answer = FloatArray | list[Prediction]  # probabilities (N, classes), or the best classes of each image
+Probabilities = npt.NDArray[Any]  # (N, classes)
+Output = Probabilities | list[Prediction]  # probabilities, or the best classes of each image
 
 
 @dataclass
-class Way:
-    """One way of asking for a batch, and how long a request took: the median of each round."""
+class Route:
+    """One way to send a batch, and how long a request took.
+
+    Attributes:
+        name: Its name in the report.
+        source: Whose clock times it.
+        request_bytes: Bytes of a request.
+        send: Sends the batch, and returns what came back.
+        medians_ms: The median of each round.
+    """
 
     name: str
     source: str
     request_bytes: int
-    ask: Callable[[], Answer]
+    send: Callable[[], Output]
     medians_ms: list[float] = field(default_factory=list)
 
     def run(self, requests: int) -> None:
-        """One round: ask so often, one after the other."""
+        """Run one round: send so many requests, one after the other."""
         took_ms = []
         for _ in range(requests):
             started = time.perf_counter()
-            self.ask()
+            self.send()
             took_ms.append(1e3 * (time.perf_counter() - started))
         self.medians_ms.append(median(took_ms))
 
@@ -113,15 +135,28 @@ def bench_latency_breakdown(
 ) -> Report:
     """Measure every accepted precision at each batch, on a server that serves this export.
 
-    It must be on this machine, and have nothing else to do. Shared memory is a rung where the server was
-    started for it, decoding on the server where it has the model for that; what is left out is said. The
-    engine in process is on the device that the server computes on. What the server does not answer is left
-    out as a whole, and so is all that comes after it has gone; what was measured by then stays.
+    The server must be on this machine, and must have no other work. Shared memory is measured if the server
+    supports it, and decoding on the server if it has the model for that; what is left out is in the report.
+    The engine in process is the one that the server runs, on the same device. If the server fails at a
+    precision and batch, these are left out as a whole; if it has ended, so are all that follow.
+
+    Args:
+        manifest: The export's manifest.
+        folder: The export's folder.
+        grpc_url: The server's address for gRPC.
+        http_url: The server's address for HTTP.
+        options: What to measure.
+        command: The command line, for the report.
+        progress: Called as the run proceeds.
+
+    Returns:
+        A report with the steps of each precision and batch.
 
     Raises:
         ManifestError: a file is missing or is not the one that was exported.
-        ExportError: a file cannot be loaded in process, or not on the server's GPU.
-        UsageError: a batch is larger than the export's largest, or there is no room for shared memory.
+        ExportError: the engine cannot be loaded in process, or the server's GPU is not here.
+        MissingExtra: the engine's runtime is not installed here.
+        UsageError: a batch is larger than the export's largest, or shared memory cannot be allocated.
     """
     options = options or BreakdownOptions()
     options.check_fits(manifest)
@@ -137,18 +172,13 @@ def bench_latency_breakdown(
                 why = f"the server takes at most {config.max_batch} images a request"
                 log.left_out.append(LeftOut(what=of, why=why))
                 return
-            device = device_of_server(config)
-            runner = opened.enter_context(runner_from_artifact(artifact, folder, device))
-            engine = EngineLabel(
-                runtime=runner.runtime.name,
-                device=runner.runtime.device,
-                computes_in=runner.runtime.computes_in,
-                precision=artifact.precision,
-            )
-            ways, left_out = _ways_of(opened, runner, model, batch, grpc_url, http_url)
-            wrong = _warmed_up(ways, of)
-            inside = _measured(ways, client, model, options)
-        log.breakdown += steps_from_ways(ways, inside, engine, of=of)
+            spec = served_engine(config, manifest, folder)
+            runner = opened.enter_context(runner_from_spec(spec))
+            routes, left_out = _routes(opened, runner, model, batch, grpc_url, http_url)
+            wrong = _warmed_up(routes, of, most_difference(config))
+            inside = _measured(routes, client, model, options)
+            engine = spec.label(runner.runtime)
+        log.breakdown += steps_from_routes(routes, inside, engine, of=of)
         log.left_out += (found for found in left_out if found not in log.left_out)
         log.reasons += wrong
 
@@ -162,9 +192,9 @@ def bench_latency_breakdown(
             progress("breakdown", number, len(cases), of)
             try:
                 measure_case(artifact, batch, of, log)
-            except (ClientError, ImageError) as error:  # an image's own: the server could not decode it
+            except (ClientError, ImageError) as error:  # ImageError: the server could not decode an image
                 log.left_out.append(LeftOut(what=of, why=str(error)))
-                if isinstance(error, GONE):
+                if isinstance(error, SERVER_GONE):
                     gone = str(error).rstrip(".")
                     log.reasons.append(gone_reason(gone))
         if not gone:
@@ -173,14 +203,20 @@ def bench_latency_breakdown(
     return report_of_run(measure, title="From the engine to the encoded image", command=command)
 
 
-def steps_from_ways(
-    ways: Sequence[Way], inside: Sequence[ModelStatistics], engine: EngineLabel, *, of: str
+def steps_from_routes(
+    routes: Sequence[Route], inside: Sequence[ModelStatistics], engine: EngineLabel, *, of: str
 ) -> list[LatencyStep]:
-    """Up from the engine, through the server, to gRPC; then the other ways, each by what it adds to its base.
+    """Make the steps of one precision and batch, each with what it adds to the step before it.
 
-    HTTP and shared memory are held against the server's own time, as gRPC is; encoded images against gRPC.
+    HTTP and shared memory are compared with the server's own time, as gRPC is; encoded images with gRPC.
+
+    Args:
+        routes: The measured routes, the engine first.
+        inside: The server's statistics of each round of gRPC requests.
+        engine: The engine that the server runs.
+        of: Label of the precision and batch.
     """
-    computed_ms, copied_ms, queued_ms = [], [], []  # a round: each with what lies below it
+    computed_ms, copied_ms, queued_ms = [], [], []  # by round, each with the steps before it
     for counted in inside:
         computed_ms.append(_a_request_ms(counted.compute_infer_ns, counted))
         copies_ns = counted.compute_input_ns + counted.compute_output_ns
@@ -200,65 +236,53 @@ def steps_from_ways(
             source=source,
         )
 
-    by_name = {way.name: way for way in ways}
-    step("engine", by_name.pop("engine").medians_ms, "", _HERE)
+    by_name = {route.name: route for route in routes}
+    step("engine", by_name.pop("engine").medians_ms, "", _IN_PROCESS)
     step("Triton's compute", computed_ms, "engine", _SERVER)
     step("+ copies in Triton", copied_ms, "Triton's compute", _SERVER)
     step("+ queue", queued_ms, "+ copies in Triton", _SERVER)
-    for name, way in by_name.items():
+    for name, route in by_name.items():
         base = "gRPC" if name.startswith("JPEG") else "+ queue"
-        step(name, way.medians_ms, base, way.source, way.request_bytes)
+        step(name, route.medians_ms, base, route.source, route.request_bytes)
     return list(found.values())
 
 
-def encoded_images(count: int) -> list[bytes]:
-    """JPEGs of smooth noise of a photograph's size: about as many bytes, and as much work to decode."""
-    random = np.random.default_rng(0)
-    encoded = []
-    for _ in range(count):
-        coarse = random.integers(0, 256, (IMAGE_SIZE[1] // 6, IMAGE_SIZE[0] // 6, 3), dtype=np.uint8)
-        content = io.BytesIO()
-        Image.fromarray(coarse).resize(IMAGE_SIZE, Image.Resampling.BICUBIC).save(content, "JPEG", quality=85)
-        encoded.append(content.getvalue())
-    return encoded
-
-
-def _ways_of(
+def _routes(
     opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
-) -> tuple[list[Way], list[LeftOut]]:
-    """The ways that this server has, and what it has not."""
+) -> tuple[list[Route], list[LeftOut]]:
+    """Open the routes that this server supports, and list those that it does not."""
     contract = Contract()
-    encoded = encoded_images(batch)
+    encoded = synthetic_jpegs(batch, size=IMAGE_SIZE, noise_cell_px=6, quality=85)
     images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
-    once = Backoff(max_attempts=1)  # the wait for a second one would be timed as latency
+    once = Backoff(max_attempts=1)  # the wait before a second attempt would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
     sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
-    ways = [
-        Way("engine", _HERE, 0, lambda: runner.infer(images).probabilities),
-        Way("gRPC", _CLIENT, sizes[0], lambda: grpc.probabilities(images, model=model)),
-        Way("HTTP", _CLIENT, sizes[1], lambda: http.probabilities(images, model=model)),
+    routes = [
+        Route("engine", _IN_PROCESS, 0, lambda: runner.infer(images).probabilities),
+        Route("gRPC", _CLIENT, sizes[0], lambda: grpc.probabilities(images, model=model)),
+        Route("HTTP", _CLIENT, sizes[1], lambda: http.probabilities(images, model=model)),
     ]
     left_out: list[LeftOut] = []
     try:
         shared = opened.enter_context(SharedImages(grpc, capacity=batch))
-        ways.append(Way("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
-    except BadRequest as error:  # a server that was not started for it
+        routes.append(Route("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
+    except BadRequest as error:  # the server was started without it
         left_out.append(LeftOut(what="shared memory", why=error.got))
-    ways.append(Way("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, encoded, model)))
+    routes.append(Route("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, encoded, model)))
     if _decodes_to(grpc, grpc.model(model).precision):
         size = sum(map(len, encoded))
-        ways.append(
-            Way("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, encoded, ENCODED_MODEL))
+        routes.append(
+            Route("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, encoded, ENCODED_MODEL))
         )
     else:
         left_out.append(
             LeftOut(what=f"JPEG, decoded there, by {model}", why=f"{ENCODED_MODEL} is not made of it")
         )
-    return ways, left_out
+    return routes, left_out
 
 
 def _classified(client: Client, images: Images, model: str) -> list[Prediction]:
-    """As a caller asks, but an image's error is raised: a request that failed is not one that was quick."""
+    """Classify, and raise an image's error: a request that failed must not count as a fast one."""
     predictions = client.classify(images, model=model)
     for prediction in predictions:
         if prediction.error is not None:
@@ -266,59 +290,59 @@ def _classified(client: Client, images: Images, model: str) -> list[Prediction]:
     return predictions
 
 
-def _warmed_up(ways: Sequence[Way], of: str) -> list[Reason]:
-    """Ask in every way a few times; gives which of them do not answer what the engine, the first, does."""
+def _warmed_up(routes: Sequence[Route], of: str, within: float) -> list[Reason]:
+    """Send a few requests on each route, and return which of them differ from the engine, the first route."""
     wrong = []
-    expected = ways[0].ask()
+    expected = routes[0].send()
     assert not isinstance(expected, list)
-    for way in ways:
-        answers = [way.ask() for _ in range(_WARM_UP)]
-        faults = list(filter(None, (_fault(answer, expected) for answer in answers)))
+    for route in routes:
+        outputs = [route.send() for _ in range(_WARM_UP)]
+        faults = list(filter(None, (_fault(output, expected, within) for output in outputs)))
         if faults:
             wrong.append(
                 Reason(
                     rule="wrong answers",
-                    found=f"{of}, {way.name}: {faults[0]}",
-                    advice="Lint the repository and see which export is served.",
+                    found=f"{of}, {route.name}: {faults[0]}",
+                    advice="Lint the repository, and check which export is served.",
                 )
             )
     return wrong
 
 
-def _fault(answer: Answer, expected: FloatArray) -> str:
-    """What is wrong with an answer, empty where nothing is. Of classified images the best are checked."""
-    if isinstance(answer, list):
+def _fault(output: Output, expected: Probabilities, within: float) -> str:
+    """Describe what is wrong with an output; empty if nothing is. Of classes only the best are checked."""
+    if isinstance(output, list):
         best = [
             (row, found)  # row (classes,)
-            for prediction, row in zip(answer, expected, strict=True)
+            for prediction, row in zip(output, expected, strict=True)
             for found in prediction.classes
         ]
         if any(found.index >= len(row) for row, found in best):
             return f"classes beyond the engine's {expected.shape[1]}"
         apart = max(abs(found.probability - float(row[found.index])) for row, found in best)
-    elif answer.shape != expected.shape:
-        return f"probabilities {answer.shape} instead of {expected.shape}"
+    elif output.shape != expected.shape:
+        return f"probabilities {output.shape} instead of {expected.shape}"
     else:
-        apart = float(np.abs(answer - expected).max())
-    return "" if apart <= MOST_DIFFERENCE else f"probabilities up to {apart:.2g} away from the engine's"
+        apart = float(np.abs(output - expected).max())
+    return "" if apart <= within else f"probabilities up to {apart:.2g} away from the engine's"
 
 
 def _measured(
-    ways: Sequence[Way], client: Client, model: str, options: BreakdownOptions
+    routes: Sequence[Route], client: Client, model: str, options: BreakdownOptions
 ) -> list[ModelStatistics]:
-    """Run every way in turn; gives what the server counted in each round of the gRPC way."""
+    """Run all rounds, and return what the server counted in each round of gRPC requests."""
     inside: list[ModelStatistics] = []
     for number in range(options.rounds):
-        for way in ways if number % 2 == 0 else reversed(ways):
+        for route in routes if number % 2 == 0 else reversed(routes):
             before = client.statistics(model)
-            way.run(options.requests)
-            if way.name == "gRPC":
+            route.run(options.requests)
+            if route.name == "gRPC":
                 inside.append(counted_in([(before, client.statistics(model))]))
     return inside
 
 
-def shared_probabilities(shared: SharedImages, images: Uint8Array, model: str) -> FloatArray:
-    """Write the images where the server sees them, as a client would have to, and ask."""
+def shared_probabilities(shared: SharedImages, images: Uint8Array, model: str) -> Probabilities:
+    """Copy the images into shared memory, as a client would, and request their probabilities."""
     shared.images[:] = images
     return shared.probabilities(len(images), model=model)
 
@@ -336,5 +360,5 @@ def _bytes_of(client: Client, images: Uint8Array, model: str) -> int:
 
 
 def _a_request_ms(total_ns: int, counted: ModelStatistics) -> float:
-    """One request at a time: each is an execution of its own."""
+    """Divide by the requests: with one at a time, each is an execution of its own."""
     return total_ns / max(counted.requests, 1) / 1e6

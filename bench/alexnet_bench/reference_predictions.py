@@ -1,104 +1,96 @@
-"""What a repository's models truly answer: the export in it, computed in this process.
+"""Reference predictions of a served model: the same requests computed in process, from the export.
 
     with unpacked_export(repository) as folder:
-        bench = ServerBench(transport, url, workers, truth=ExportTruth(manifest_from_folder(folder), folder))
+        predictions = ExportPredictions(manifest_from_folder(folder), folder)
+        bench = ServerBench(transport, url, generator, reference=predictions)
 
-A server that serves another model, or the right one wrongly, is found however long it has done so.
+A load benchmark compares the server's outputs with them. A server that runs another model is found, and so is
+one that runs the right model wrongly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_clients import InferRequest, ModelConfig
-from alexnet_export import CudaDevice, runner_from_artifact
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
-from alexnet_model.errors import EngineError, UsageError
-from alexnet_model.gpus import gpus_here
-from alexnet_model.manifest import Artifact, Manifest
+from alexnet_model.manifest import Manifest
+from alexnet_model.runtimes import runtime_of_backend
 
-from .loads.answers import MOST_DIFFERENCE, TrueAnswers
-from .loads.inputs import Asked
-from .loads.rows import Subject
+from .engines.selection import artifact_of_served_model, gpu_of_served_model, onnx_engine
+from .engines.specs import EngineSpec
+from .engines.timing import runner_from_spec
+from .loads.results import ModelUnderTest
+from .loads.traffic import SAME_PROBABILITY, ReferenceOutputs, RequestSet
 
-# An engine that was built from the ONNX file rounds elsewhere than the file's own runtime does, most in INT8.
-_MOST_DIFFERENCE_OF_ENGINES = 0.05
-_ENGINES = "tensorrt"
+if TYPE_CHECKING:
+    from alexnet_export import Runner
+
+# An engine rounds at other places than the ONNX file that it was built from, most of all in INT8.
+MOST_DIFFERENCE_OF_ENGINES = 0.05
 
 
 @dataclass(frozen=True)
 class ExportPredictions:
-    """Called with a model and its requests, as `ServerBench` does; the same ones are computed once."""
+    """Compute what a served model should answer. `ServerBench` calls it with a model and its requests.
+
+    Each model and batch is computed once, by the ONNX file of the model's precision in the runtime that
+    serves the file, on the device that the server uses. A TensorRT engine is compared with its ONNX file
+    too, so that TensorRT need not be installed here.
+
+    Attributes:
+        manifest: The export's manifest.
+        folder: The export's folder.
+        open_runner: Opens an engine; tests and callers that have loaded it already replace it.
+    """
 
     manifest: Manifest
     folder: Path
-    _known: dict[tuple[str, int], TrueAnswers] = field(default_factory=dict)  # by model and batch
+    open_runner: Callable[[EngineSpec], AbstractContextManager[Runner]] = runner_from_spec
+    _known: dict[tuple[str, int], ReferenceOutputs] = field(default_factory=dict)  # by model and batch
 
-    def __call__(self, subject: Subject, asked: Asked) -> TrueAnswers:
-        """Compute every distinct request, on the device that the server computes on.
+    def __call__(self, tested: ModelUnderTest, requests: RequestSet) -> ReferenceOutputs:
+        """Compute the predictions for every distinct request.
 
         Raises:
-            UsageError: the server's model is none of this export's.
+            UsageError: this export has no model of that precision.
             ManifestError: a file is missing or is not the one that was exported.
-            ExportError: it cannot be loaded here, or there is no such GPU here.
+            ExportError: the file cannot be loaded here, or the server's GPU is not here.
         """
-        key = subject.config.name, asked.batch
+        key = tested.config.name, requests.batch
         if key not in self._known:
-            self._known[key] = self._computed(subject, asked)
+            self._known[key] = self._predictions(tested.network, requests)
         return self._known[key]
 
-    def _computed(self, subject: Subject, asked: Asked) -> TrueAnswers:
-        artifact = self._artifact_of(subject)
-        contract = self.manifest.contract
-        device = device_of_server(subject.network)
-        with runner_from_artifact(artifact, self.folder, device) as runner:
-            answers = tuple(
-                runner.infer(images_of(request, contract)).probabilities for request in asked.requests()
+    def _predictions(self, network: ModelConfig, requests: RequestSet) -> ReferenceOutputs:
+        artifact, contract = artifact_of_served_model(network, self.manifest), self.manifest.contract
+        spec = onnx_engine(artifact, self.manifest, self.folder, gpu_of_served_model(network))
+        with self.open_runner(spec) as runner:
+            predictions = tuple(
+                runner.infer(images_of(request, contract)).probabilities for request in requests.requests()
             )
-        within = _MOST_DIFFERENCE_OF_ENGINES if subject.network.backend == _ENGINES else MOST_DIFFERENCE
-        return TrueAnswers(probabilities=answers, within=within)
-
-    def _artifact_of(self, subject: Subject) -> Artifact:
-        precision = subject.engine.precision
-        found = next((a for a in self.manifest.accepted if a.precision == precision), None)
-        if found is None:
-            names = ", ".join(artifact.precision for artifact in self.manifest.accepted)
-            raise UsageError(
-                f"true answers of {subject.config.name}",
-                got=f"a model of the server with precision {precision or 'unknown'}",
-                expected=f"one of this export: {names}",
-                next_step="Name the repository that the server serves, or none.",
-            )
-        return found
+        return ReferenceOutputs(probabilities=predictions, tolerance=most_difference(network))
 
 
-def device_of_server(config: ModelConfig) -> CudaDevice | None:
-    """What a served model computes on, for a runner in process; None for the CPU. Of several GPUs the first.
-
-    Raises:
-        MissingExtra: PyTorch is not installed.
-        EngineError: it computes on a GPU, and there is none here, or none that PyTorch can use.
-    """
-    if config.device != "GPU":
-        return None
-    survey = gpus_here()
-    if not survey.gpus:
-        raise EngineError(
-            config.name,
-            got=f"no GPU here: {survey.problem}",
-            expected="the one that the server computes on",
-            next_step="Measure on the server's own machine.",
-        )
-    return CudaDevice(survey.gpus[0])
+def most_difference(network: ModelConfig) -> float:
+    """Return how far a probability of a served model may be from its reference."""
+    runtime = runtime_of_backend(network.backend)
+    is_engine = runtime is not None and runtime.bound_to_machine
+    return MOST_DIFFERENCE_OF_ENGINES if is_engine else SAME_PROBABILITY
 
 
 def images_of(request: InferRequest, contract: Contract) -> Uint8Array:
-    """The images as the network takes them, `(N, 224, 224, 3)`; encoded ones are decoded and prepared."""
+    """Return the images of a request as the network takes them, `(N, height, width, 3)`.
+
+    Encoded images are decoded and prepared by the contract.
+    """
     encoded: npt.NDArray[Any] | None = request.inputs.get(ENCODED_INPUT_NAME)
     if encoded is None:
         images: Uint8Array = request.inputs[contract.input_name]

@@ -1,41 +1,105 @@
-"""How to serve: a small, explained search over instances, queue delay, largest batch and precision.
+"""Tune how a repository is served: instances, queue delay, largest batch and precision.
 
-Every configuration is served for real, on an embedded server of its own, and its answers are held to the
-export's in process.
+The search starts from the smallest configuration and changes one option at a time. It keeps a change only if
+the server then holds a clearly higher rate within the latency limit, twice: a rate is searched in steps of a
+few percent. Each configuration is served on an embedded server of its own, and its outputs are compared with
+those of the export in process.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
-from alexnet_clients import ServerUrl, transport_from_url
-from alexnet_model.errors import ClientError, RepositoryError, ServerError
+from alexnet_model.errors import ClientError, RepositoryError, ServerError, UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
-from alexnet_serving import (
-    EmbeddedServer,
-    RepositoryOptions,
-    lint,
-    raise_if_findings,
-    write_repository,
-)
+from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, raise_if_findings, write_repository
 
-from .candidates import Candidate, Held, TuningOptions, search_candidates
 from .figures.verdicts import Reason
-from .loads.generators import Workers
-from .loads.load_results import GONE
-from .loads.measuring import ServerBench
-from .loads.plans import ClosedLoop
-from .loads.rows import Measured
-from .loads.searching import SearchOptions
+from .loads.plans import Load, Timing
+from .loads.rate_search import ESTIMATE_LOOP, SearchOptions, search_rate
+from .loads.results import SERVER_GONE
+from .loads.server_bench import MeasuredLoad, open_server_bench
 from .reference_predictions import ExportPredictions
 from .runs import Log, report_of_run
 from .schema import Report, Tuning, TuningStep
 
-_ESTIMATE_AT = ClosedLoop(concurrency=16)
+CLEAR_GAIN = 1.05  # a rate must be this many times as high, or the difference is noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """The limit, the values that are tried besides the smallest, and how long each is measured.
+
+    Raises:
+        UsageError: the limit, a number of instances, a batch or a delay is out of range.
+    """
+
+    limit_p99_ms: float
+    instances: tuple[int, ...] = (2,)
+    queue_delays_us: tuple[int, ...] = (500, 2000)
+    max_batches: tuple[int, ...] = (16,)
+    most_probes: int = 5  # rates that are measured for each configuration
+    timing: Timing = field(default_factory=lambda: Timing(burn_in_s=0.5, seconds=2.0, repeats=1))
+
+    def __post_init__(self) -> None:
+        _ = self.search  # checks the limit
+        if min((1, *self.instances, *self.max_batches)) < 1 or min((0, *self.queue_delays_us)) < 0:
+            raise UsageError(
+                "values to try",
+                got=f"instances {self.instances}, batches {self.max_batches}, delays {self.queue_delays_us}",
+                expected="instances and batches of 1 or more, and no negative delay",
+            )
+
+    @property
+    def search(self) -> SearchOptions:
+        return SearchOptions(limit_p99_ms=self.limit_p99_ms, most_probes=self.most_probes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One configuration."""
+
+    precision: Precision
+    instances: int = 1
+    queue_delay_us: int = 0
+    max_batch: int = 64
+
+    def options(self, base: RepositoryOptions) -> RepositoryOptions:
+        """Return the options to write a repository with: this configuration, and `base` for the rest."""
+        return replace(
+            base, instances=self.instances, queue_delay_us=self.queue_delay_us, max_batch=self.max_batch
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision}, {self.instances} instance{'s' if self.instances > 1 else ''}, "
+            f"{self.queue_delay_us} us queue delay, batches to {self.max_batch}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateResult:
+    """What one try of a configuration gave."""
+
+    rate_per_s: float | None  # images a second within the limit; None if no rate held it
+    p99_ms: float | None
+    words: str
+    device: str = ""
+    server_gone: bool = False  # which tells nothing about the configuration
+
+    @property
+    def rate_or_0(self) -> float:
+        return self.rate_per_s or 0.0
+
+
+Try = tuple[Candidate, CandidateResult]
 
 
 def bench_tuning(
@@ -47,43 +111,46 @@ def bench_tuning(
     command: str = "",
     progress: Progress = silent,
 ) -> Report:
-    """Search, and say why the winner won. After Ctrl-C there is what was tried, and no winner.
+    """Search the best configuration, and say why it is the best.
 
-    `base` is what is not searched for. Each configuration is packed beside the export's `folder`, where large
-    files are linked, and is gone after.
+    Each repository is written beside `folder`, so that large files are linked, and removed afterwards. A
+    configuration that does not start holds no rate. After Ctrl-C the report has the tries so far, and no
+    winner.
 
-    A configuration that does not start has held nothing.
-
-    Raises:
-        RepositoryError: nothing can be packed.
+    Args:
+        manifest: The record of the export.
+        folder: The export's folder.
+        options: What to try, and for how long.
+        base: Repository options that are not searched.
+        command: The command line that made the report.
+        progress: Called before each try.
     """
-    precisions = tuple(artifact.precision for artifact in manifest.accepted)
-    truth = ExportPredictions(manifest, folder)
-    steps: list[TuningStep] = []
-    devices: dict[str, None] = {}
+    reference = ExportPredictions(manifest, folder)
+    tries: list[Try] = []
 
     def measure(log: Log) -> None:
-        def tried(candidate: Candidate) -> Held:
+        def try_candidate(candidate: Candidate) -> CandidateResult:
             try:
-                held = _held_by(
-                    candidate, only_of(manifest, candidate.precision), folder, options, base, truth
-                )
-            except (RepositoryError, ServerError) as error:  # such as no memory for another instance
-                held = Held(rate_per_s=None, p99_ms=None, words=str(error))
-            steps.append(_step(candidate, held))
-            devices.update({held.device: None} if held.device else {})
-            if held.is_gone:
-                log.note(_gone_reason(candidate, held))
-            return held
+                result = measure_candidate(candidate, manifest, folder, options, base, reference)
+            except (RepositoryError, ServerError) as error:  # such as too little memory for another instance
+                result = CandidateResult(rate_per_s=None, p99_ms=None, words=str(error))
+            tries.append((candidate, result))
+            if result.server_gone:
+                log.note(_gone_reason(candidate, result))
+            return result
 
-        winner, why = None, "the search was ended before its end"
+        winner, why = None, "the search was interrupted"
+        precisions = tuple(artifact.precision for artifact in manifest.accepted)
         try:
-            winner, why = search_candidates(precisions, manifest.max_batch, options, tried, progress=progress)
+            winner, why = search_candidates(
+                precisions, manifest.max_batch, options, try_candidate, progress=progress
+            )
         finally:
+            devices = dict.fromkeys(result.device for _, result in tries if result.device)
             log.tuning = Tuning(
                 device=" + ".join(devices) or "unknown",
                 limit_p99_ms=options.limit_p99_ms,
-                steps=tuple(steps),
+                steps=tuple(_step(candidate, result) for candidate, result in tries),
                 winner=winner,
                 why=why,
             )
@@ -93,7 +160,7 @@ def bench_tuning(
 
 
 def winner_of(report: Report, base: RepositoryOptions) -> RepositoryOptions | None:
-    """What a repository is written with for the winner; None where there is none."""
+    """Return the repository options of a report's winner, `base` for the rest; None if nothing won."""
     tuning = report.tuning
     if tuning is None or tuning.winner is None:
         return None
@@ -106,83 +173,26 @@ def winner_of(report: Report, base: RepositoryOptions) -> RepositoryOptions | No
     ).options(base)
 
 
-def _held_by(
-    candidate: Candidate,
-    manifest: Manifest,
-    folder: Path,
-    options: TuningOptions,
-    base: RepositoryOptions,
-    truth: ExportPredictions,
-) -> Held:
-    """Serve it, and search. `manifest` is of its precision alone."""
-    model = f"alexnet_{candidate.precision}"
-    search = SearchOptions(limit_p99_ms=options.limit_p99_ms, most_probes=options.most_probes)
-    with ExitStack() as opened:
-        beside = opened.enter_context(tempfile.TemporaryDirectory(dir=folder.parent))
-        place = Path(beside) / "model_repository"
-        write_repository(manifest, folder, place, candidate.options(base))
-        server = opened.enter_context(EmbeddedServer(place))
-        generator = opened.enter_context(Workers(server.grpc_url, 1))
-        url = ServerUrl.parse(server.grpc_url)
-        transport = transport_from_url(url)
-        opened.callback(transport.close)
-        bench = ServerBench(transport, url, generator, timing=options.timing, truth=truth)
-        try:
-            estimate = _whole(bench.measure(model, _ESTIMATE_AT)).row.throughput.value
-            held = bench.held_rate(model, 1, search, estimate_per_s=estimate)
-        except ClientError as error:
-            return Held(rate_per_s=None, p99_ms=None, words=str(error), is_gone=isinstance(error, GONE))
-        if held.over is not None:
-            _whole(held.over)
-        if isinstance(held.cut_by, KeyboardInterrupt):
-            raise held.cut_by
-    found = held.record
-    return Held(
-        rate_per_s=found.rate_per_s,
-        p99_ms=found.p99_ms,
-        words=found.words,
-        device=found.engine.device,
-        is_gone=held.over is not None or isinstance(held.cut_by, GONE),
-    )
-
-
-def only_of(manifest: Manifest, precision: Precision) -> Manifest:
-    """As if the export had one precision."""
-    artifacts = tuple(artifact for artifact in manifest.artifacts if artifact.precision == precision)
-    return manifest.model_copy(update={"artifacts": artifacts})
-
-
-def _gone_reason(candidate: Candidate, held: Held) -> Reason:
-    return Reason(
-        rule="server gone",
-        found=f"{candidate}: {held.words}".rstrip("."),
-        advice="See why its server ended; what won without it may not be the best.",
-    )
-
-
-def _whole(measured: Measured) -> Measured:
-    """A load that Ctrl-C cut short has a row all the same; here it ends the search."""
-    if measured.outcome.interrupted:
-        raise KeyboardInterrupt
-    return measured
-
-
 def write_winner(manifest: Manifest, folder: Path, repository: Path, options: RepositoryOptions) -> None:
-    """Write the repository anew with the winner's options, after lint has passed what it would hold.
+    """Rewrite the repository with the winner's options, after lint has passed a copy of it.
 
-    `manifest` is the repository's own record, which tells of refused precisions too.
+    Args:
+        manifest: The repository's own record when it was measured, refused precisions included.
+        folder: The export's folder.
+        repository: The repository to rewrite.
+        options: The winner's options.
 
     Raises:
-        ManifestError: the repository has no record any more.
-        RepositoryError: by now it is of another export, or it cannot be written, or lint finds something; the
-            old one stands then.
+        ManifestError: the repository's record is missing.
+        RepositoryError: the repository has another export now, it cannot be written, or lint has findings. It
+            is unchanged then.
     """
     if manifest_from_folder(repository) != manifest:
         raise RepositoryError(
             str(repository),
-            got="another export by now",
-            expected="the one that was measured",
-            next_step="Tune it again; it was not touched.",
+            got="another export than before the measurement",
+            expected="the export that was measured",
+            next_step="Tune it again; it was not changed.",
         )
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         trial = Path(beside) / "model_repository"
@@ -191,13 +201,178 @@ def write_winner(manifest: Manifest, folder: Path, repository: Path, options: Re
     write_repository(manifest, folder, repository, options)
 
 
-def _step(candidate: Candidate, held: Held) -> TuningStep:
+def measure_candidate(
+    candidate: Candidate,
+    manifest: Manifest,
+    folder: Path,
+    options: TuningOptions,
+    base: RepositoryOptions,
+    reference: ExportPredictions,
+) -> CandidateResult:
+    """Serve a configuration, and search the highest rate within the limit.
+
+    Args:
+        candidate: The configuration.
+        manifest: The record of the export; only the candidate's precision is served.
+        folder: The export's folder.
+        options: The limit, and how long to measure.
+        base: Repository options that are not searched.
+        reference: The export's own outputs.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, also when it came during a load.
+        RepositoryError: the repository cannot be written.
+        ServerError: the server does not start.
+    """
+    artifacts = tuple(a for a in manifest.artifacts if a.precision == candidate.precision)
+    model = f"alexnet_{candidate.precision}"
+    with ExitStack() as opened:
+        beside = opened.enter_context(tempfile.TemporaryDirectory(dir=folder.parent))
+        repository = Path(beside) / "model_repository"
+        only = manifest.model_copy(update={"artifacts": artifacts})
+        write_repository(only, folder, repository, candidate.options(base))
+        server = opened.enter_context(EmbeddedServer(repository))
+        bench = opened.enter_context(
+            open_server_bench(server.grpc_url, timing=options.timing, reference=reference)
+        )
+        try:
+            estimate = bench.measure(Load(model=model, loop=ESTIMATE_LOOP))
+            _raise_if_interrupted(estimate)
+            per_s = estimate.row.throughput.value
+            found = search_rate(bench, model, 1, options.search, estimate_per_s=per_s)
+        except ClientError as error:
+            gone = isinstance(error, SERVER_GONE)
+            return CandidateResult(rate_per_s=None, p99_ms=None, words=str(error), server_gone=gone)
+    if found.last is not None:
+        _raise_if_interrupted(found.last)
+    if isinstance(found.error, KeyboardInterrupt):
+        raise found.error
+    return CandidateResult(
+        rate_per_s=found.record.rate_per_s,
+        p99_ms=found.record.p99_ms,
+        words=found.record.words,
+        device=found.record.engine.device,
+        server_gone=found.last is not None or isinstance(found.error, SERVER_GONE),
+    )
+
+
+def _raise_if_interrupted(measured: MeasuredLoad) -> None:
+    """Let Ctrl-C end the search; the load itself has caught it and made a row."""
+    if measured.result.interrupted:
+        raise KeyboardInterrupt
+
+
+def search_candidates(
+    precisions: Sequence[Precision],
+    max_batch: int,
+    options: TuningOptions,
+    try_candidate: Callable[[Candidate], CandidateResult],
+    *,
+    progress: Progress = silent,
+) -> tuple[int | None, str]:
+    """Try every precision in the smallest configuration; then change the best one, one option at a time.
+
+    A configuration is judged by the median of all its tries.
+
+    Args:
+        precisions: The precisions to choose from.
+        max_batch: Largest batch of the export, which the smallest configuration has.
+        options: The values to try.
+        try_candidate: Measures one configuration.
+        progress: Called before each try.
+
+    Returns:
+        The index of the winner's median try among all tries, None if no configuration held the limit; and the
+        reasons in words.
+    """
+    changes = (
+        [("max_batch", value) for value in options.max_batches if value < max_batch]
+        + [("instances", value) for value in options.instances if value > 1]
+        + [("queue_delay_us", value) for value in options.queue_delays_us if value > 0]
+    )
+    total = len(precisions) + len(changes)
+    tries: list[Try] = []
+
+    def rate_of(candidate: Candidate, number: int) -> float | None:
+        progress("configurations", number, total, str(candidate))
+        tries.append((candidate, try_candidate(candidate)))
+        return tries[-1][1].rate_per_s
+
+    for number, precision in enumerate(precisions):
+        rate_of(Candidate(precision=precision, max_batch=max_batch), number)
+    best, result = max(tries, key=lambda tried: tried[1].rate_or_0, default=(None, None))
+    if best is None or result is None or result.rate_per_s is None:
+        progress("configurations", total, total)
+        return None, _why_none(tries, options.limit_p99_ms)
+    reasons = [f"{best.precision} holds the highest rate of the precisions"] if len(precisions) > 1 else []
+    for number, (name, value) in enumerate(changes, start=len(precisions)):
+        candidate = replace(best, **{name: value})  # type: ignore[arg-type]  # all values are integers
+        what = f"{name.replace('_us', '').replace('_', ' ')} {value}"
+        before, after = _median_rate(best, tries), rate_of(candidate, number)
+        if not _is_clear_gain(before, after):
+            gain = "no rate within the limit" if after is None else f"{_times(before, after)}: no clear gain"
+            reasons.append(f"{what} holds {gain}")
+            continue
+        again_before, again_after = rate_of(best, number), rate_of(candidate, number)
+        if _is_clear_gain(again_before, again_after):
+            best = candidate
+            reasons.append(
+                f"{what} holds {_times(before, after)}, in a second try {_times(again_before, again_after)}"
+            )
+        else:
+            reasons.append(f"{what} held {_times(before, after)}, but not in a second try")
+    progress("configurations", total, total)
+    if best.instances == 1 and any(candidate.instances > 1 for candidate, _ in tries):
+        reasons.append("so one instance is best here")
+    indices = _sorted_tries(best, tries)
+    return indices[(len(indices) - 1) // 2], "; ".join(reasons)
+
+
+def _sorted_tries(candidate: Candidate, tries: Sequence[Try]) -> list[int]:
+    """Indices of a configuration's tries, the lowest rate first."""
+    indices = [index for index, (tried, _) in enumerate(tries) if tried == candidate]
+    return sorted(indices, key=lambda index: tries[index][1].rate_or_0)
+
+
+def _median_rate(candidate: Candidate, tries: Sequence[Try]) -> float:
+    """Images a second within the limit; a try that held no rate counts as 0."""
+    return median(result.rate_or_0 for tried, result in tries if tried == candidate)
+
+
+def _is_clear_gain(before: float | None, after: float | None) -> bool:
+    return after is not None and after > CLEAR_GAIN * (before or 0.0)
+
+
+def _times(before: float | None, after: float | None) -> str:
+    if not before or after is None:
+        return "a rate where the other holds none"
+    return f"{after / before:.2f} times as much"
+
+
+def _why_none(tries: Sequence[Try], limit_p99_ms: float) -> str:
+    measured = [(result.p99_ms, candidate) for candidate, result in tries if result.p99_ms is not None]
+    if not measured:
+        words = dict.fromkeys(result.words for _, result in tries)
+        return f"no rate held {limit_p99_ms:g} ms; {'; '.join(words)}"
+    p99_ms, candidate = min(measured, key=lambda pair: pair[0])
+    return f"no rate held {limit_p99_ms:g} ms; the lowest p99 was {p99_ms:.4g} ms, of {candidate}"
+
+
+def _gone_reason(candidate: Candidate, result: CandidateResult) -> Reason:
+    return Reason(
+        rule="server gone",
+        found=f"{candidate}: {result.words}".rstrip("."),
+        advice="See why its server ended; the winner may not be the best configuration.",
+    )
+
+
+def _step(candidate: Candidate, result: CandidateResult) -> TuningStep:
     return TuningStep(
         precision=candidate.precision,
         instances=candidate.instances,
         queue_delay_us=candidate.queue_delay_us,
         max_batch=candidate.max_batch,
-        held_rate_per_s=held.rate_per_s,
-        p99_ms=held.p99_ms,
-        note=held.words,
+        held_rate_per_s=result.rate_per_s,
+        p99_ms=result.p99_ms,
+        note=result.words,
     )

@@ -1,4 +1,4 @@
-"""`alexnet demo`: the whole path on data that ships with scikit-learn, without a GPU and without Docker."""
+"""`alexnet demo`: train, export, serve, classify and measure, without a GPU and without Docker."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import JsonFlag
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from alexnet_bench import Measurements
+    from alexnet_bench import Report
     from alexnet_model.manifest import Manifest
     from alexnet_training import TrainingReport
 
-    from .held_out import Answers
+    from .demo_images import ServedPredictions
 
 QUICK_WIDTH = 0.25
 
@@ -26,18 +27,20 @@ def demo_command(
         bool,
         typer.Option("--quick", help=f"A network of width {QUICK_WIDTH}: its figures are not AlexNet's."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder that keeps everything.")] = Path("demo"),
-    summary_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the summary as JSON.")
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("demo"),
+    as_json: JsonFlag = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the summary there as JSON.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Train on digits, export, serve on a real Triton, classify held-out images, measure. A few minutes.
+    """Train on digits, export, serve on a real Triton, classify and measure.
 
-    Example: alexnet demo --quick --out demo --json demo/summary.json
+    It takes a few minutes. With --json, the tables go to standard error.
+
+    Example: alexnet demo --quick --out demo --output demo/summary.json
     """
     clock = Stopwatch()
-
-    from alexnet_bench import measure
+    from alexnet_bench import compare_with_server
     from alexnet_clients import Client
     from alexnet_export import refuse_foreign_export
     from alexnet_model.files import write_text_atomically
@@ -45,15 +48,16 @@ def demo_command(
     from alexnet_serving import EmbeddedServer, refuse_foreign_repository, wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
-    from .held_out import Answers, write_held_out_images
+    from .demo_images import ServedPredictions, write_held_out_images
     from .screen import Bars, err, note, say
     from .screen import out as screen
-    from .tables import print_answers, print_export, print_measurements, print_next_steps, print_training
+    from .tables import print_comparison, print_export, print_next_steps, print_predictions, print_training
 
+    screen.stderr = as_json
     width = QUICK_WIDTH if quick else 1.0
     checkpoint_file, repository = out / "checkpoint.safetensors", out / "model_repository"
 
-    # What would fail at the end fails now.
+    # Fail now, not minutes later.
     wheel_of_this_python()
     refuse_foreign_export(out / "export")
     refuse_foreign_repository(repository)
@@ -70,10 +74,10 @@ def demo_command(
         manifest = export_model(training.checkpoint, options_of_export, progress=bars).manifest
     print_export(manifest)
 
-    with ExitStack() as running:
+    with ExitStack() as opened:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")
         with clock("start"), err.status("Starting Triton ..."):
-            server = running.enter_context(EmbeddedServer(repository))
+            server = opened.enter_context(EmbeddedServer(repository))
         say(f"{server.grpc_url} serves")
         say(f"  {', '.join(server.models)}")
 
@@ -82,34 +86,39 @@ def demo_command(
             images = write_held_out_images(out / "images")
             with Client(server.grpc_url) as client:
                 models = [f"alexnet_{artifact.precision}" for artifact in manifest.accepted]
-                answers = [
-                    Answers(model, client.classify([p.path for p in images], model=model, top=3), images)
+                paths = [image.path for image in images]
+                predictions = [
+                    ServedPredictions(model, client.classify(paths, model=model, top=3), images)
                     for model in models
                 ]
-        print_answers(answers)
+        print_predictions(predictions)
 
-        screen.rule("5/5 measure: in process and through the server, side by side", align="left")
+        screen.rule("5/5 measure: in process and through the server", align="left")
         with clock("measure"), Bars() as bars:
-            measurements = measure(manifest, out / "export", server.grpc_url, progress=bars)
-        print_measurements(measurements)
+            report = compare_with_server(
+                manifest, out / "export", server.grpc_url, command="alexnet demo", progress=bars
+            )
+        print_comparison(report)
 
     print_next_steps(repository, clock, quick=quick)
-    if summary_file:
-        summary = _summary(training, manifest, answers, measurements, clock)
-        write_text_atomically(summary_file, json.dumps(summary, indent=2) + "\n")
-        note(f"Wrote {summary_file}.")
+    summary = json.dumps(_summary(training, manifest, predictions, report, clock), indent=2)
+    if as_json:
+        typer.echo(summary)
+    if output is not None:
+        write_text_atomically(output, summary + "\n")
+        note(f"Wrote {output}.")
 
 
 def _summary(
     training: TrainingReport,
     manifest: Manifest,
-    answers: list[Answers],
-    measurements: Measurements,
+    predictions: list[ServedPredictions],
+    report: Report,
     clock: Stopwatch,
 ) -> dict[str, Any]:
-    """Everything the demo found, with units in the names; accuracies are shares 0..1."""
+    """Collect all results, with units in the names; accuracies are shares 0..1."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "machine": manifest.machine,
         "versions": manifest.versions,
         "architecture": manifest.model.architecture,
@@ -134,13 +143,13 @@ def _summary(
             for artifact in manifest.artifacts
         },
         "served_over_grpc": {
-            answer.model: {
-                "right": answer.right,
-                "images": len(answer.images),
-                "request_bytes_per_image": answer.request_bytes_per_image,
+            served.model: {
+                "correct": served.correct,
+                "images": len(served.images),
+                "request_bytes_per_image": served.request_bytes_per_image,
             }
-            for answer in answers
+            for served in predictions
         },
-        "measurements": measurements.model_dump(),
+        "measurements": report.model_dump(mode="json"),
         "seconds": {**clock.seconds, "total": round(clock.total_s(), 1)},
     }

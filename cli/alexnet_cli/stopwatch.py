@@ -1,4 +1,4 @@
-"""Seconds a stage."""
+"""Measure how long each stage of a command takes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """`with clock("train"): ...` notes how long it took under that name."""
+    """Records the seconds of named stages: `with clock("train"): ...`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._started = time.perf_counter()
 
     def total_s(self) -> float:
-        """Since it was made, whatever lay between the stages."""
+        """Return the seconds since this object was created."""
         return time.perf_counter() - self._started
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block as one stage."""
         started = time.perf_counter()
         try:
             yield

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from alexnet_model.manifest import Artifact, Engine, Manifest, RunnerReport
+from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RunnerReport
 
 from .screen import note, out, say
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from alexnet_bench import Measurements
+    from alexnet_bench import EngineRow, LoadRow, Report
     from alexnet_training import TrainingReport
 
-    from .held_out import Answers
+    from .demo_images import ServedPredictions
 
 
 def print_training(report: TrainingReport) -> None:
@@ -109,60 +110,79 @@ def print_engines(manifest: Manifest) -> None:
             say(f"  checked on {engine.evaluated_on}")
 
 
-def print_answers(answers: list[Answers]) -> None:
-    """How many held-out images each served model names rightly, and the first few with FP32's answers."""
-    for prediction, image in list(zip(answers[0].predictions, answers[0].images, strict=True))[:5]:
+def print_predictions(served: list[ServedPredictions]) -> None:
+    """Print the first few predictions of FP32, and how many images each model classifies correctly."""
+    for prediction, image in list(zip(served[0].predictions, served[0].images, strict=True))[:5]:
         best = prediction.best
         mark = "right" if best.label == image.label else f"wrong, it is {image.label}"
         say(f"{image.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
-    say(f"{len(answers[0].images)} images that training never saw, over gRPC:")
-    table = _table(
-        left=("model",),
-        columns=("model", "right", "top-1", "bytes an image"),
-    )
-    for answer in answers:
-        total = len(answer.images)
-        table.add_row(
-            answer.model,
-            str(answer.right),
-            f"{answer.right / total:.1%}",
-            f"{answer.request_bytes_per_image:,}",
-        )
+    say(f"{len(served[0].images)} images that training never saw, over gRPC:")
+    table = _table(left=("model",), columns=("model", "correct", "top-1", "bytes an image"))
+    for one in served:
+        share = one.correct / len(one.images)
+        table.add_row(one.model, str(one.correct), f"{share:.1%}", f"{one.request_bytes_per_image:,}")
     out.print(table)
 
 
-def print_measurements(measurements: Measurements) -> None:
-    """Images a second by batch, then the ratios that were taken side by side."""
-    rows = [row for row in measurements.rows if row.case.in_flight == 1]
-    batches = sorted({row.case.batch for row in rows if row.case.through == "server"})
-    say(f"Images a second by batch, one request at a time; {measurements.machine}:")
+def print_comparison(report: Report) -> None:
+    """Print images per second in process and through the server, the verdict, and the ratios."""
+    runtimes = {row.engine.precision: f"{row.engine.runtime} {row.engine.device}" for row in report.engines}
+    loads = [row for row in report.loads if row.concurrency == 1]
+    batches = sorted({row.batch for row in loads})
+    sides: dict[str, Sequence[EngineRow | LoadRow]] = {"in process": report.engines, "server": loads}
+    lines: dict[tuple[str, str, str], dict[int, EngineRow | LoadRow]] = {}
+    for side, rows in sides.items():
+        for row in rows:
+            computed_by = f"{runtimes[row.engine.precision]} in {row.engine.computes_in}"
+            lines.setdefault((str(row.engine.precision), computed_by, side), {})[row.batch] = row
+    say(f"Images per second by batch, one call or request at a time; {report.environment.machine}:")
     table = _table(
         left=("precision", "computed by", "through"),
         columns=("precision", "computed by", "through", *map(str, batches), "ms at 1"),
     )
-    lines = dict.fromkeys((row.case.precision, row.case.through) for row in rows)
-    for precision, through in lines:
-        found = {r.case.batch: r for r in rows if (r.case.precision, r.case.through) == (precision, through)}
-        first = found[batches[0]]
-        computed_by = f"{first.case.runtime} {first.case.device} in {first.case.computes_in}"
-        rates = [f"{found[batch].throughput_per_s:,.0f}" for batch in batches]
-        table.add_row(precision, computed_by, through, *rates, f"{first.latency_p50_ms:.1f}")
+    for names, found in sorted(lines.items(), key=lambda line: PRECISIONS.index(line[0][0])):
+        rates = [_rate(found.get(batch)) for batch in batches]
+        table.add_row(*names, *rates, _median_ms(found.get(batches[0])))
     out.print(table)
-    say("Ratios taken side by side (lowest to highest round):")
-    for ratio in (*measurements.precisions, *measurements.serving):
-        against = str(ratio.against).removeprefix(f"{ratio.of.precision} ")
-        say(f"  {ratio.ratio:.2f} ({ratio.ratio_low:.2f}-{ratio.ratio_high:.2f})  {ratio.of} / {against}")
-    for ratio in measurements.precisions:
-        if ratio.verdict != "faster":
-            case = ratio.of
+    _print_verdict(report)
+    say("Ratios within the same rounds (95% interval):")
+    for figure_row in report.figures:
+        figure = figure_row.figure
+        ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.2f}-{figure.high:.2f})"
+        say(f"  {figure.value:.2f}{ends}  {figure_row.of}")
+        engine = figure_row.engine
+        if figure_row.name.endswith("/ fp32") and engine and (figure.low or figure.value) <= 1:
             say(
-                f"{case.precision} is not faster than fp32 here: {case.runtime} on this {case.device} "
-                f"computes it in {case.computes_in}."
+                f"  {engine.precision} is not clearly faster than fp32: {engine.runtime} on this "
+                f"{engine.device}\n  computes it in {engine.computes_in}."
             )
 
 
+def _print_verdict(report: Report) -> None:
+    """Print VALID, or every reason of the run and of its rows with how many rows it concerns."""
+    rows: tuple[EngineRow | LoadRow, ...] = (*report.engines, *report.loads)
+    invalid = [row for row in rows if not row.verdict.is_valid]
+    if report.verdict.is_valid and not invalid:
+        say("Verdict: VALID")
+        return
+    say(f"Verdict: INVALID ({len(invalid)} of {len(rows)} rows, marked *)")
+    found = {reason.rule: reason for row in invalid for reason in row.verdict.reasons}
+    for reason in (*report.reasons, *found.values()):
+        out.print(f"  {reason}", markup=False)
+
+
+def _rate(row: EngineRow | LoadRow | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row.throughput.value:,.0f}{'' if row.verdict.is_valid else '*'}"
+
+
+def _median_ms(row: EngineRow | LoadRow | None) -> str:
+    return "-" if row is None or row.latencies.p50_ms is None else f"{row.latencies.p50_ms:.1f}"
+
+
 def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None:
-    """Where the time went, how to go on by hand, and what a GPU owner does."""
+    """Print how long each stage took, and the commands to continue with."""
     stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in clock.seconds.items())
     say(f"\n{clock.total_s():.0f} s in all:\n  {stages}.")
     if quick:

@@ -1,4 +1,4 @@
-"""`alexnet tune`: the options that serve a repository's models best within a limit of latency."""
+"""`alexnet tune`: find the repository options that hold the highest rate within a latency limit."""
 
 from __future__ import annotations
 
@@ -19,28 +19,36 @@ if TYPE_CHECKING:
 def tune_command(
     context: typer.Context,
     limit_p99_ms: Annotated[
-        float, typer.Option("--limit-p99-ms", help="The latency that 99% of requests must keep.")
+        float, typer.Option("--limit-p99-ms", help="Latency limit for 99% of the requests.")
     ],
     repository: RepositoryOption = Path("model_repository"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Measure, and leave the repository as it is.")
+        bool, typer.Option("--dry-run", help="Measure, but do not change the repository.")
     ] = False,
-    probes: Annotated[int, typer.Option(min=2, max=20, help="Rates that are tried a configuration.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load, where p99 does not need more.")] = 2,
+    probes: Annotated[
+        int, typer.Option(min=2, max=20, help="Most rates to measure for each configuration.")
+    ] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Duration of each load, unless p99 needs more requests.")
+    ] = 2,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
-    """Find how the repository holds the most within a limit, and write it so.
+    """Find the options with the highest rate within a latency limit, and write them.
 
-    Each configuration is served on an embedded server, one change at a time.
-    Exits 1 and writes nothing where no rate holds the limit, or where the run
-    is INVALID.
+    Each configuration is served by an embedded server; one option is changed at
+    a time. Exits 1 and writes nothing if no rate holds the limit or the run is
+    INVALID.
 
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
-    from alexnet_bench.candidates import TuningOptions
-    from alexnet_bench.loads.plans import Timing
-    from alexnet_bench.tuning import bench_tuning, winner_of, write_winner
+    from alexnet_bench import (
+        Timing,
+        TuningOptions,
+        bench_tuning,
+        winner_of,
+        write_winner,
+    )
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_pipeline import unpacked_export
     from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings
@@ -50,8 +58,8 @@ def tune_command(
     timing = Timing(burn_in_s=0.5, seconds=seconds, repeats=1)
     options = TuningOptions(limit_p99_ms=limit_p99_ms, most_probes=probes, timing=timing)
     check_output(output)
-    EmbeddedServer(repository)  # refuses what it cannot serve
-    with Bars() as bars:  # what was changed by hand would be lost
+    EmbeddedServer(repository)  # raises if it cannot serve the repository
+    with Bars() as bars:  # manual changes would be lost
         raise_if_findings(repository, lint(repository, progress=in_megabytes(bars)))
     manifest, base = manifest_from_folder(repository), options_of_repository(repository)
     with ExitStack() as opened:
@@ -67,7 +75,7 @@ def tune_command(
             as_json=as_json,
             output=output,
             measured=winner is not None and (dry_run or not against),
-            message=f"{repository} is as it was{against}." if dry_run or against else "",
+            message=f"{repository} was not changed{against}." if dry_run or against else "",
         )
         if winner is not None and not dry_run:
             write_winner(manifest, folder, repository, winner)
@@ -75,10 +83,10 @@ def tune_command(
 
 
 def _against_writing(report: Report) -> str:
-    """Why no repository is written by these figures; empty where one may be."""
+    """Say why the winner is not written; empty if it is."""
     if not report.verdict.is_valid:
         rules = ", ".join(reason.rule for reason in report.reasons)
         return f": the run is INVALID ({rules}). Next: measure again"
     if report.tuning is None or report.tuning.winner is None:
-        return ": nothing held the limit. Next: a higher --limit-p99-ms, or mend what the steps say"
+        return ": no configuration held the limit. Next: raise --limit-p99-ms, or fix what the steps report"
     return ""

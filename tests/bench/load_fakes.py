@@ -1,25 +1,26 @@
-"""A server and a clock that only events move: a load of minutes is over at once, and always the same."""
+"""A simulated server and clock: a load of minutes takes no time, and every run gives the same result."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from itertools import count
 from queue import Empty
 from typing import Any
 
 import numpy as np
 
-from alexnet_bench.loads.answers import Expected, expected_from_replies
-from alexnet_bench.loads.generators import InProcess
-from alexnet_bench.loads.inputs import asked_from_config
-from alexnet_bench.loads.loops import Asking
-from alexnet_bench.loads.measuring import ServerBench
-from alexnet_bench.loads.plans import Timing
-from alexnet_bench.loads.waiting import Answer, Answers, Watch
+from alexnet_bench import InProcessGenerator, ServerBench, Timing
+from alexnet_bench.loads.loop import Clock, Completion, Completions
+from alexnet_bench.loads.traffic import (
+    ExpectedReplies,
+    Traffic,
+    expected_from_replies,
+    request_set_from_config,
+)
 from alexnet_clients import (
     FakeTransport,
     InferReply,
@@ -36,24 +37,16 @@ URL = ServerUrl.parse("grpc://127.0.0.1:8001")
 Event = Callable[[], object]
 
 
-class VirtualWatch:
-    """Away for the share of the time that the clock says."""
+class VirtualTime(Clock):
+    """A clock that only scheduled events advance.
 
-    def __init__(self, time: VirtualTime, since_s: float) -> None:
-        self._time, self._since_s = time, since_s
-
-    @property
-    def away_s(self) -> float:
-        return self._time.away_share * (self._time.now_s() - self._since_s)
-
-
-class VirtualTime:
-    """A load's clock. `wakes_late_s` is how late a wait ends; `cpu_share` what the process is said to use."""
+    `wakes_late_s` gives how late a wait ends; `cpu_share` is the processor time that the process uses.
+    """
 
     def __init__(self) -> None:
         self.wakes_late_s: Callable[[float], float] = lambda now_s: 0.0
         self.cpu_share = 0.1
-        self.away_share = 0.0
+        self.stalled_share = 0.0
         self._now_s = 0.0
         self._events: list[tuple[float, int, Event]] = []
         self._numbers = count()
@@ -64,17 +57,20 @@ class VirtualTime:
     def cpu_s(self) -> float:
         return self.cpu_share * self._now_s
 
-    def watched(self) -> AbstractContextManager[Watch]:
-        return nullcontext(VirtualWatch(self, self._now_s))
+    @contextmanager
+    def monitor_stalls(self) -> Iterator[Callable[[], float]]:
+        since_s = self._now_s
+        yield lambda: self.stalled_share * (self._now_s - since_s)
 
-    def first_in_line(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def realtime_priority(self) -> Iterator[None]:
+        yield
 
     def at(self, when_s: float, event: Event) -> None:
         heapq.heappush(self._events, (when_s, next(self._numbers), event))
 
     def step(self, until_s: float = float("inf")) -> bool:
-        """Whether something happened until then."""
+        """Advance to the next event. Returns False if there is none until then."""
         if not self._events or self._events[0][0] > until_s:
             return False
         when_s, _, event = heapq.heappop(self._events)
@@ -82,10 +78,10 @@ class VirtualTime:
         event()
         return True
 
-    def next(self, answers: Answers, until_s: float, *, nap_s: float = 0.0) -> Answer | None:
+    def wait(self, completions: Completions, until_s: float, *, nap_s: float = 0.0) -> Completion | None:
         while self._now_s < until_s:
             try:
-                return answers.get_nowait()
+                return completions.get_nowait()
             except Empty:
                 if not self.step(until_s):
                     self._now_s = until_s + self.wakes_late_s(until_s)
@@ -93,7 +89,7 @@ class VirtualTime:
 
 
 class VirtualFuture(Future[InferReply]):
-    """Waiting for it is what makes time pass, outside of a load."""
+    """A future that advances the clock until it is done, as nothing else does outside of a load."""
 
     def __init__(self, time: VirtualTime) -> None:
         super().__init__()
@@ -106,7 +102,10 @@ class VirtualFuture(Future[InferReply]):
 
 
 class VirtualServer(FakeTransport):
-    """One instance that executes up to `together` waiting requests at once, in `takes_s` of that time."""
+    """A server of one instance, which executes up to `together` waiting requests at once.
+
+    `takes_s` gives the duration of an execution that starts at a time.
+    """
 
     def __init__(self, time: VirtualTime, *, together: int = 1, queue_delay_us: int | None = 0) -> None:
         super().__init__()
@@ -142,7 +141,7 @@ class VirtualServer(FakeTransport):
         return future
 
     def die(self) -> None:
-        """Every request that is open is lost."""
+        """Lose all requests in flight."""
         self.is_down = True
         lost = [*self._waiting, *self._executed]
         self._waiting.clear()
@@ -150,7 +149,7 @@ class VirtualServer(FakeTransport):
             self._fail(future, ConnectionLost(MODEL, got="a reset"))
 
     def come_back(self) -> None:
-        """As another process, which counts from nothing."""
+        """Start again as another process, whose counters are zero."""
         self.is_down = False
         self._executed = []
         self._executions.clear()
@@ -184,7 +183,7 @@ class VirtualServer(FakeTransport):
             return  # it died in between
         self._executed = []
         self._executions[sum(len(request.images) for _, request in batch)] += 1
-        # The next ones begin before the answers are read.
+        # The next execution starts before the replies are read.
         self._execute()
         for future, request in batch:
             if future.set_running_or_notify_cancel() if not future.done() else False:
@@ -200,25 +199,24 @@ class VirtualServer(FakeTransport):
         self.open_at_once -= 1
 
 
-def expected_of(server: VirtualServer, messages: int = 4) -> Expected:
-    """What the server answers, four requests long."""
-    asked = asked_from_config(server._config(MODEL), 1)
+def expected_of(server: VirtualServer, messages: int = 4) -> ExpectedReplies:
+    """Return the right replies to some distinct requests."""
+    requests = request_set_from_config(server._config(MODEL), 1)
     replies = [
         InferReply(outputs={"probabilities": server.probabilities[None]}, latency_ms=0, request_bytes=0)
     ] * messages
-    return expected_from_replies(asked, replies)
+    return expected_from_replies(requests, replies)
 
 
-def asking(server: VirtualServer, **options: Any) -> Asking:
-    """Four small requests."""
+def traffic_of(server: VirtualServer, transport: FakeTransport | None = None, **options: Any) -> Traffic:
+    """Return four small requests to the server, or to another transport, that expect the server's replies."""
     pixels = np.zeros((1, 1, 1, 3), np.uint8)
     request = InferRequest(model=MODEL, inputs={"image": pixels}, outputs=("probabilities",))
     options = {"timeout_s": 5.0, "check_every": 10, **options}
-    return Asking(
-        transport=server, messages=[Message(request, b"")] * 4, expected=expected_of(server), **options
-    )
+    messages = [Message(request, b"") for _ in range(4)]
+    return Traffic(transport=transport or server, messages=messages, expected=expected_of(server), **options)
 
 
 def bench_of(server: VirtualServer, timing: Timing) -> ServerBench:
-    """Everything of it in virtual time."""
-    return ServerBench(server, URL, InProcess(server, server.time), timing=timing, timeout_s=5.0)
+    """Return a bench that measures the server on its own clock."""
+    return ServerBench(server, URL, InProcessGenerator(server, server.time), timing=timing, timeout_s=5.0)

@@ -1,4 +1,4 @@
-"""Engines whose time only they move, for the tests of the ladder."""
+"""Fake engines that advance a fake clock, for the tests of the engine benchmark."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from alexnet_bench.engines.calls import HostClock
-from alexnet_bench.engines.specs import EngineSlice, EngineSpec, Judged
+from alexnet_bench.engines.specs import EngineSpec, GateResult, TimedCalls
+from alexnet_bench.engines.timing import TimeCall, host_timer
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.schema import EngineLabel
 from alexnet_export import Outputs
@@ -18,7 +18,7 @@ from alexnet_model.manifest import BatchParity, RunnerReport, RuntimeInfo
 
 
 class FakeClock:
-    """Seconds that pass where a fake spends them."""
+    """A clock that advances only when a fake spends time."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -29,12 +29,12 @@ class FakeClock:
     def spend(self, seconds: float) -> None:
         self.now_s += seconds
 
-    def device_clock(self) -> HostClock:
-        return HostClock(self)
+    def timer(self) -> TimeCall:
+        return host_timer(self)
 
 
 class FakeEvent:
-    """A mark on a stream whose time is `stream_ms` when it is made; it is known once it was waited for."""
+    """An event on a stream at `stream_ms`; its time is known after `synchronize`."""
 
     def __init__(self, stream_ms: float) -> None:
         self.stream_ms = stream_ms
@@ -49,7 +49,7 @@ class FakeEvent:
 
 
 class FakeStream:
-    """Work that is put on it takes a GPU's time, and this machine's none."""
+    """A GPU's stream: work on it takes the GPU's time and none of the host's."""
 
     def __init__(self) -> None:
         self.ms = 0.0
@@ -59,7 +59,7 @@ class FakeStream:
 
 
 class FakeRunner:
-    """Takes so many seconds an image, and says which images it saw."""
+    """Takes so many seconds an image, and records which images it was given."""
 
     def __init__(self, clock: FakeClock, seconds_per_image: float, load_s: float = 0.0) -> None:
         self._clock = clock
@@ -82,19 +82,19 @@ class FakeRunner:
 
 
 class FakeProcess:
-    """An engine of the ladder: writes into a diary what it was asked, and fails where it is told to."""
+    """An engine of a sweep: records its calls in a log, and fails where a test says so."""
 
     def __init__(
         self,
         spec: EngineSpec,
-        diary: list[str],
+        log: list[str],
         *,
         latency_ms: float = 10.0,
         failing: Callable[[str, int], Exception | None] = lambda verb, batch: None,
         is_the_model: bool = True,
     ) -> None:
         self._spec = spec
-        self._diary = diary
+        self._log = log
         self._latency_ms = latency_ms
         self._failing = failing
         self._is_the_model = is_the_model
@@ -111,21 +111,21 @@ class FakeProcess:
         self._do("load", 0)
         return 100.0
 
-    def warm(self, batch: int, seconds: float) -> float:
-        self._do("warm", batch)
+    def warm_up(self, batch: int, seconds: float) -> float:
+        self._do("warm up", batch)
         return 2 * self._latency_ms
 
-    def slice(self, batch: int, seconds: float, at_least: int) -> EngineSlice:
-        self._do("slice", batch)
+    def time_calls(self, batch: int, seconds: float, at_least: int) -> TimedCalls:
+        self._do("time", batch)
         histogram = LatencyHistogram()
         histogram.record_all([self._latency_ms] * at_least)
-        return EngineSlice(
+        return TimedCalls(
             throughput_per_s=1e3 * batch / self._latency_ms,
             histogram=histogram.encoded().decode("ascii"),
             peak_memory_bytes=10**6 * batch,
         )
 
-    def judge(self, export: Path) -> Judged:
+    def judge(self, export: Path) -> GateResult:
         self._do("judge", 0)
         return judged(accepted=self._is_the_model)
 
@@ -135,7 +135,7 @@ class FakeProcess:
 
     def _do(self, verb: str, batch: int) -> None:
         assert self.is_open
-        self._diary.append(f"{verb} {self._spec.precision} {batch}".removesuffix(" 0"))
+        self._log.append(f"{verb} {self._spec.precision} {batch}".removesuffix(" 0"))
         if error := self._failing(verb, batch):
             raise error
 
@@ -153,8 +153,8 @@ def spec(precision: str = "fp32", **changes: Any) -> EngineSpec:
     return EngineSpec.model_validate(values | changes)
 
 
-def judged(*, accepted: bool = True) -> Judged:
-    """As the gate says it of two classes and one batch."""
+def judged(*, accepted: bool = True) -> GateResult:
+    """The gate's result for two classes and one batch."""
     decibels = 120.0 if accepted else 12.0
     row = BatchParity(
         batch=1,
@@ -174,7 +174,9 @@ def judged(*, accepted: bool = True) -> Judged:
         top1_drop=0.0,
     )
     reason = "same model" if accepted else "logits are 12.0 dB above their error, at least 30 needed"
-    return Judged(report=report, accepted=accepted, reason=reason, judged_on="360 images of digits (test)")
+    return GateResult(
+        report=report, accepted=accepted, reason=reason, judged_on="360 images of digits (test)"
+    )
 
 
 def engine(**changes: Any) -> EngineLabel:

@@ -1,4 +1,4 @@
-"""Cold start: what is started, asked and timed, over fakes; and once over real servers."""
+"""Cold start: what is started, requested and timed, on fakes and once on real servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Self
 
 import pytest
 
-from alexnet_bench.cold_start import Instruments, bench_cold_start, repository_of_one
+from alexnet_bench import bench_cold_start
+from alexnet_bench.cold_start import ColdStartTools, repository_of_one
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.schema import Report
 from alexnet_cli.main import run
@@ -38,7 +39,7 @@ def config_of(repository: Path, model: str) -> str:
 
 
 class FakeServer:
-    """Starting takes it the clock's time; it knows what it was started on."""
+    """A server whose start advances the clock, and which records what it was started on."""
 
     grpc_url, http_url, metrics_url = "grpc://127.0.0.1:8001", "http://127.0.0.1:8000", ""
 
@@ -62,7 +63,9 @@ class FakeServer:
     def __enter__(self) -> Self:
         is_warm = any("model_warmup" in config_of(self._repository, model) for model in self.models)
         self._starts.seen.append((self.models, is_warm))
-        slower = 1 + 0.1 * (len(self._starts.seen) - 1)  # start by start: no two repeats are alike
+        slower = 1 + 0.1 * (
+            len(self._starts.seen) - 1
+        )  # each start is slower, so that no two repeats are equal
         self._starts.clock.spend(READY_S[is_warm] * slower)
         self._starts.failing(len(self._starts.seen))
         return self
@@ -72,7 +75,7 @@ class FakeServer:
 
 
 class SlowAtFirst(FakeTransport):
-    """A batch takes 50 ms the first time, and 5 ms after. Every model is a network of one batch of eight."""
+    """A transport on which the first request of each batch takes 50 ms, and later ones 5 ms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ class SlowAtFirst(FakeTransport):
 
 
 class Starts:
-    """Instruments over fakes, and what was started with them."""
+    """Tools that use fakes, and a record of what was started."""
 
     def __init__(self, failing: Callable[[int], None] = lambda number: None) -> None:
         self.clock = FakeClock()
@@ -114,22 +117,20 @@ class Starts:
         self.transports: list[SlowAtFirst] = []
 
     def run(self, repository: Path, models: tuple[str, ...] | None = None, repeats: int = 1) -> Report:
-        instruments = Instruments(
+        tools = ColdStartTools(
             server=lambda path: FakeServer(path, self),
             transport=self._transport,
             now=self.clock,
             calibration=lambda: 100.0,
         )
-        return bench_cold_start(
-            repository, models, repeats=repeats, command="alexnet bench", instruments=instruments
-        )
+        return bench_cold_start(repository, models, repeats=repeats, command="alexnet bench", tools=tools)
 
     def _transport(self, url: ServerUrl) -> SlowAtFirst:
         self.transports.append(SlowAtFirst())
         return self.transports[-1]
 
 
-def test_a_repository_of_one_is_links_but_for_its_configuration(repository: Path) -> None:
+def test_a_repository_of_one_links_everything_but_the_configuration(repository: Path) -> None:
     with repository_of_one(repository, "alexnet_int8", warm_up=False) as alone:
         assert models_of_repository(alone) == ("alexnet_int8",)
         model = alone / "alexnet_int8"
@@ -146,7 +147,7 @@ def test_a_repository_of_one_is_links_but_for_its_configuration(repository: Path
     assert (repository / "alexnet_int8" / "1" / "model.onnx").is_file()
 
 
-def test_an_ensemble_has_the_models_that_it_is_made_of(repository: Path) -> None:
+def test_an_ensemble_comes_with_the_models_that_it_consists_of(repository: Path) -> None:
     with repository_of_one(repository, "alexnet", warm_up=True) as alone:
         assert models_of_repository(alone) == ("alexnet", "alexnet_decode", "alexnet_int8")
         assert config_from_text(config_of(alone, "alexnet_int8")).model_warmup
@@ -172,7 +173,7 @@ def test_every_model_is_started_alone_with_its_warm_up_and_without(repository: P
     assert report.verdict.is_valid
 
 
-def test_all_are_started_in_turn_and_every_other_round_backwards(repository: Path) -> None:
+def test_models_are_started_in_turn_and_every_other_round_backwards(repository: Path) -> None:
     starts = Starts()
     report = starts.run(repository, ("alexnet_fp32", "alexnet_int8"), repeats=3)
     forth = [(FP32, True), (FP32, False), (INT8, True), (INT8, False)]
@@ -187,7 +188,7 @@ def test_all_are_started_in_turn_and_every_other_round_backwards(repository: Pat
         starts.run(repository, repeats=0)
 
 
-def test_requests_come_in_growing_batches_two_of_each(repository: Path) -> None:
+def test_two_requests_of_each_batch_are_sent_the_smallest_first(repository: Path) -> None:
     starts = Starts()
     (row,) = [row for row in starts.run(repository, ("alexnet_int8",)).cold_starts if row.warmed_up]
     assert starts.transports[0].batches == [1, 1, 8, 8, 16, 16]
@@ -196,7 +197,7 @@ def test_requests_come_in_growing_batches_two_of_each(repository: Path) -> None:
     assert (row.engine.precision, row.engine.computes_in, row.engine.device) == ("int8", "i8", "CPU")
 
 
-def test_a_model_without_warm_up_is_started_without_alone(repository: Path) -> None:
+def test_a_model_without_warm_up_is_started_once_a_round(repository: Path) -> None:
     path = repository / "alexnet_int8" / "config.pbtxt"
     config = config_from_text(path.read_text())
     config.ClearField("model_warmup")
@@ -206,7 +207,7 @@ def test_a_model_without_warm_up_is_started_without_alone(repository: Path) -> N
     assert starts.seen == [(("alexnet_int8",), False)]
 
 
-def test_a_server_that_does_not_start_costs_its_row_alone(repository: Path) -> None:
+def test_a_server_that_does_not_start_leaves_out_its_row_only(repository: Path) -> None:
     def second(number: int) -> None:
         if number == 2:
             raise ServerError("embedded server", got="not ready after 120 s")
@@ -222,7 +223,7 @@ def test_a_server_that_does_not_start_costs_its_row_alone(repository: Path) -> N
     assert left_out.why == "embedded server: got not ready after 120 s"
 
 
-def test_what_failed_is_not_started_again_and_keeps_its_earlier_starts(repository: Path) -> None:
+def test_a_model_that_fails_is_not_started_again_and_keeps_its_earlier_starts(repository: Path) -> None:
     def fourth(number: int) -> None:
         if number == 4:
             raise ServerError("embedded server", got="not ready after 120 s")
@@ -234,7 +235,7 @@ def test_what_failed_is_not_started_again_and_keeps_its_earlier_starts(repositor
     assert [left_out.what for left_out in report.left_out] == ["alexnet_int8, with warm-up, from start 2 on"]
 
 
-def test_an_interrupt_keeps_the_repeats_so_far(repository: Path) -> None:
+def test_ctrl_c_keeps_the_repeats_so_far(repository: Path) -> None:
     def fourth(number: int) -> None:
         if number == 4:
             raise KeyboardInterrupt
@@ -245,7 +246,7 @@ def test_an_interrupt_keeps_the_repeats_so_far(repository: Path) -> None:
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
-def test_an_interrupt_keeps_the_rows_so_far(repository: Path) -> None:
+def test_ctrl_c_keeps_the_rows_so_far(repository: Path) -> None:
     def third(number: int) -> None:
         if number == 3:
             raise KeyboardInterrupt

@@ -372,9 +372,9 @@ def test_a_search_is_judged_by_the_tolerance_if_that_is_larger() -> None:
 
 
 def test_the_step_is_that_of_the_search() -> None:
-    from alexnet_bench.loads import searching
+    from alexnet_bench.loads import rate_search
 
-    assert SEARCH_STEP == searching._GROWTH
+    assert SEARCH_STEP == rate_search._GROWTH
 
 
 @pytest.mark.parametrize(

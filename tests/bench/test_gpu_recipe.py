@@ -1,4 +1,4 @@
-"""`make bench-gpu` where there is no GPU, and where there is one in name only: no figure comes of either."""
+"""`make bench-gpu` without a GPU, and with a GPU that nothing can use: neither gives a figure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_bench.engines.process import Worker
-from alexnet_bench.engines.worker import Verbs, answer, verbs_here
+from alexnet_bench.engines.process import BenchProcess, Verbs, execute_requests, verbs_of_child
 from alexnet_model.checkpoint import save_checkpoint
 from alexnet_model.errors import ExportError
 
@@ -30,30 +29,30 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines and ceilings in this process: each would import PyTorch anew, to find that it sees no GPU.
+    """Run engines and ceilings in this process: a process each would import PyTorch only to find no GPU.
 
-    That a process of their own says so is seen in test_engine_ladder_process.py.
+    That a process of their own says so is seen in test_engine_process.py.
     """
-    verbs: dict[Worker, Verbs] = {}
+    verbs: dict[BenchProcess, Verbs] = {}
 
-    def enter(worker: Worker) -> Worker:
-        verbs[worker] = verbs_here()
-        return worker
+    def enter(process: BenchProcess) -> BenchProcess:
+        verbs[process] = verbs_of_child()
+        return process
 
-    def ask(worker: Worker, verb: str, **values: object) -> Any:
+    def request(process: BenchProcess, verb: str, **values: object) -> Any:
         replies = io.StringIO()
-        answer([json.dumps({"number": 1, "verb": verb, **values})], replies, verbs[worker])
+        execute_requests([json.dumps({"number": 1, "verb": verb, **values})], replies, verbs[process])
         reply = json.loads(replies.getvalue())
         if "error" in reply:
             raise ExportError(reply["error"])
         return reply["value"]
 
-    monkeypatch.setattr(Worker, "__enter__", enter)
-    monkeypatch.setattr(Worker, "__exit__", lambda *_: None)
-    monkeypatch.setattr(Worker, "ask", ask)
+    monkeypatch.setattr(BenchProcess, "__enter__", enter)
+    monkeypatch.setattr(BenchProcess, "__exit__", lambda *_: None)
+    monkeypatch.setattr(BenchProcess, "request", request)
 
 
-def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
+def test_without_a_gpu_the_recipe_ends_at_once_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
@@ -72,7 +71,7 @@ def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_gpu_that_nothing_can_use_leaves_reasons_and_no_row(
+def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [H100])

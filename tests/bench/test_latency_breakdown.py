@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,21 +9,22 @@ from typing import Self
 import numpy as np
 import pytest
 
-from alexnet_bench import latency_breakdown, reference_predictions
+from alexnet_bench import latency_breakdown
+from alexnet_bench.engines import selection
+from alexnet_bench.engines.selection import served_engine
+from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.latency_breakdown import (
     BreakdownOptions,
-    Way,
+    Route,
     bench_latency_breakdown,
-    encoded_images,
-    steps_from_ways,
+    steps_from_routes,
 )
-from alexnet_bench.reference_predictions import device_of_server
 from alexnet_bench.schema import EngineLabel, Report
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
-from alexnet_export import FloatArray, Outputs, Runner, RunnerSource, runners
+from alexnet_export import FloatArray, Outputs, Runner
 from alexnet_model.class_names import DIGITS
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ClientError, ConnectionLost, EngineError, Overloaded, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey
 from alexnet_model.manifest import RuntimeInfo
@@ -30,6 +32,8 @@ from alexnet_serving import EmbeddedServer
 
 from ..conftest import Exported
 from ..serving.conftest import Artifacts
+from ..serving.recorded_engines import H200, with_engines
+from .sweep_fakes import spec
 
 L4, T4 = (
     Gpu(index=index, name=name, compute_capability="8.9", driver="580.95.05", memory_mib=23034)
@@ -38,8 +42,8 @@ L4, T4 = (
 ENGINE = EngineLabel(runtime="openvino", device="CPU", computes_in="i8", precision="int8")
 
 
-def way(name: str, *took_ms: float, request_bytes: int = 0) -> Way:
-    made = Way(name, "client", request_bytes, list)
+def route(name: str, *took_ms: float, request_bytes: int = 0) -> Route:
+    made = Route(name, "client", request_bytes, list)
     made.medians_ms.extend(took_ms)
     return made
 
@@ -56,16 +60,16 @@ def counted(compute_ms: float, copies_ms: float, queue_ms: float) -> ModelStatis
     )
 
 
-def test_each_rung_stands_on_the_one_below() -> None:
-    ways = [
-        way("engine", 3.0, 2.0, 90.0),
-        way("gRPC", 7.0, 6.0, 6.5, request_bytes=150_609),
-        way("HTTP", 8.0),
-        way("shared memory", 5.5),
-        way("JPEG, decoded here", 9.0),
+def test_each_step_adds_to_the_step_before_it() -> None:
+    routes = [
+        route("engine", 3.0, 2.0, 90.0),
+        route("gRPC", 7.0, 6.0, 6.5, request_bytes=150_609),
+        route("HTTP", 8.0),
+        route("shared memory", 5.5),
+        route("JPEG, decoded here", 9.0),
     ]
     inside = [counted(4.0, 0.5, 0.25), counted(4.2, 0.5, 0.25), counted(99.0, 9.0, 9.0)]
-    found = steps_from_ways(ways, inside, ENGINE, of="int8, batch 1")
+    found = steps_from_routes(routes, inside, ENGINE, of="int8, batch 1")
     assert [(step.name, step.total_ms, step.added_ms) for step in found] == [
         ("engine", 3.0, 3.0),
         ("Triton's compute", pytest.approx(4.2), pytest.approx(1.2)),
@@ -89,73 +93,90 @@ def test_each_rung_stands_on_the_one_below() -> None:
         ({"requests": -1}, "requests: got -1, expected at least 1"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], words: str) -> None:
+def test_options_out_of_range_are_an_error(options: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError) as refused:
         BreakdownOptions(**options)  # type: ignore[arg-type]
     assert str(refused.value) == words
 
 
-def test_the_images_are_jpegs_of_a_photographs_size() -> None:
-    images = encoded_images(2)
-    assert len({*images}) == 2
-    assert all(20_000 < len(image) < 200_000 for image in images)
-    assert Contract().prepared(images[0]).shape == (224, 224, 3)
-
-
-class FakeCuda:
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-
-
 class OnDevice(FakeTransport):
-    """Says of every model that it is computed there."""
+    """Reports a device and a backend for every model."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, backend: str = "fake") -> None:
         super().__init__()
         self.device = device
+        self.backend = backend
 
     def _config(self, model: str) -> ModelConfig:
-        return replace(super()._config(model), device=self.device)
+        return replace(super()._config(model), device=self.device, backend=self.backend)
+
+
+class Opened(Exception):
+    """Raised instead of opening an engine."""
+
+
+@pytest.fixture
+def opened_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Artifacts, OnDevice], EngineSpec]:
+    """Start a breakdown on a machine with two GPUs, and return the engine that it opens in process."""
+
+    def runner(spec: EngineSpec) -> Runner:
+        raise Opened(spec)
+
+    def opened(artifacts: Artifacts, transport: OnDevice) -> EngineSpec:
+        monkeypatch.setattr(latency_breakdown, "Client", lambda url: Client(url, transport=transport))
+        with pytest.raises(Opened) as caught:
+            bench_latency_breakdown(
+                artifacts.manifest, artifacts.folder, grpc_url="grpc://fake:1", http_url="http://fake:1"
+            )
+        spec: EngineSpec = caught.value.args[0]
+        return spec
+
+    monkeypatch.setattr(selection, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
+    monkeypatch.setattr(latency_breakdown, "runner_from_spec", runner)
+    return opened
 
 
 @pytest.mark.parametrize(("device", "expected"), [("GPU", L4), ("CPU", None)])
-def test_the_engine_in_process_is_where_the_server_computes(
-    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, device: str, expected: Gpu | None
+def test_the_engine_in_process_is_on_the_device_of_the_server(
+    artifacts: Artifacts,
+    opened_engine: Callable[[Artifacts, OnDevice], EngineSpec],
+    device: str,
+    expected: Gpu | None,
 ) -> None:
-    class Asked(Exception):
-        pass
-
-    def runner(_: str, source: RunnerSource) -> Runner:
-        raise Asked(source.device and source.device.gpu)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(reference_predictions, "gpus_here", lambda: GpuSurvey(gpus=(L4, T4)))
-    monkeypatch.setattr(reference_predictions, "CudaDevice", FakeCuda)
-    monkeypatch.setattr(runners, "open_runner", runner)
-    monkeypatch.setattr(latency_breakdown, "Client", lambda url: Client(url, transport=OnDevice(device)))
-    with pytest.raises(Asked) as asked:
-        bench_latency_breakdown(
-            artifacts.manifest, artifacts.folder, grpc_url="grpc://fake:1", http_url="http://fake:1"
-        )
-    assert asked.value.args == (expected,)
+    spec = opened_engine(artifacts, OnDevice(device))
+    assert (spec.runtime, spec.gpu) == ("onnxruntime", expected)
 
 
-@pytest.mark.parametrize(
-    ("survey", "words"),
-    [
-        (GpuSurvey(problem="no NVIDIA driver"), "no NVIDIA driver"),
-        (GpuSurvey(gpus=(replace(L4, name="NVIDIA Nothing"),)), "PyTorch"),
-    ],
-)
-def test_a_gpu_that_cannot_be_used_is_not_the_cpu_in_silence(
-    monkeypatch: pytest.MonkeyPatch, survey: GpuSurvey, words: str
+def test_the_tensorrt_engine_that_is_served_is_timed(
+    artifacts: Artifacts, tmp_path: Path, opened_engine: Callable[[Artifacts, OnDevice], EngineSpec]
 ) -> None:
-    monkeypatch.setattr(reference_predictions, "gpus_here", lambda: survey)
-    with pytest.raises(EngineError, match=words):
-        device_of_server(OnDevice("GPU").model_config("alexnet_fp32", timeout_s=1).result())
+    export = with_engines(artifacts, tmp_path / "export", L4)
+    spec = opened_engine(export, OnDevice("GPU", "tensorrt"))
+    assert (spec.runtime, spec.gpu) == ("tensorrt", L4)
+    assert spec.file == export.folder / "alexnet_fp32.sm89.plan"
+
+
+def test_an_engine_for_another_gpu_than_the_servers_is_an_error(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = with_engines(artifacts, tmp_path / "export", H200)
+    monkeypatch.setattr(selection, "gpus_here", lambda: GpuSurvey(gpus=(L4,)))
+    config = OnDevice("GPU", "tensorrt").model_config("alexnet_fp32", timeout_s=1).result()
+    with pytest.raises(EngineError, match=r"alexnet_fp32 on TensorRT: got .*built for"):
+        served_engine(config, export.manifest, export.folder)
+
+
+def test_a_server_on_a_gpu_is_not_compared_with_the_cpu_if_no_gpu_is_here(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "gpus_here", lambda: GpuSurvey(problem="no NVIDIA driver"))
+    config = OnDevice("GPU").model_config("alexnet_fp32", timeout_s=1).result()
+    with pytest.raises(EngineError, match="no GPU here: no NVIDIA driver"):
+        served_engine(config, artifacts.manifest, artifacts.folder)
 
 
 class FakeRunner:
-    """Computes what the fake server does."""
+    """Computes what the fake server computes."""
 
     runtime = RuntimeInfo(name="openvino", device="CPU", computes_in="f32", options={})
 
@@ -172,8 +193,10 @@ class FakeRunner:
 
 
 class OneServer:
-    """What answers every transport. `fails` says of the n-th request what it fails with, None where it does
-    not; what is `wrong` has the classes in another order.
+    """The server behind every transport.
+
+    `fails` returns the error of the n-th request, or None. Outputs of requests that are `wrong` have the
+    classes in another order. `error` is the share of each probability that another class gets.
     """
 
     def __init__(
@@ -182,7 +205,11 @@ class OneServer:
         wrong: Callable[[InferRequest], bool] = lambda request: False,
         class_names: tuple[str, ...] = DIGITS,
         max_batch: int = 32,
+        backend: str = "openvino_dynamic",
+        error: float = 0.0,
     ) -> None:
+        self.backend = backend
+        self.error = error
         self.fails = fails
         self.wrong = wrong
         self.class_names = class_names
@@ -190,11 +217,11 @@ class OneServer:
         self.asked = 0
 
     def client(self, url: str, *, backoff: Backoff | None = None) -> Client:
-        transport = FakeTransport(
-            class_names=self.class_names,
-            max_batch=self.max_batch,
-            predict=lambda request: self._answer(transport, request),
-        )
+        transport = OnDevice("CPU", self.backend)
+        transport.class_names = self.class_names
+        transport.parameters["labels"] = json.dumps(self.class_names)
+        transport.max_batch = self.max_batch
+        transport.predict = lambda request: self._answer(transport, request)
         transport.parameters["precision"] = "int8"  # so that one case decodes on the server
         return Client(url, transport=transport, backoff=backoff)
 
@@ -204,13 +231,15 @@ class OneServer:
         if failure is not None:
             raise failure
         probabilities = transport.brightness_as_class(request)
+        probabilities += np.float32(self.error) * (np.roll(probabilities, 1, axis=1) - probabilities)
         return np.roll(probabilities, 1, axis=1) if self.wrong(request) else probabilities
 
 
 @pytest.fixture
 def measured(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
-    """Rungs of FP32 and INT8 on a fake server, one request a round."""
-    monkeypatch.setattr(latency_breakdown, "runner_from_artifact", lambda *_: FakeRunner())
+    """Measure FP32 and INT8 on a fake server, one request a round."""
+    monkeypatch.setattr(latency_breakdown, "runner_from_spec", lambda spec: FakeRunner())
+    monkeypatch.setattr(latency_breakdown, "served_engine", lambda *_: spec())
 
     def measure(server: OneServer, batches: tuple[int, ...] = (1,)) -> Report:
         monkeypatch.setattr(latency_breakdown, "Client", server.client)
@@ -226,7 +255,7 @@ def measured(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 def rules_of(report: Report) -> list[str]:
-    """But for what the machine that tests run on did meanwhile."""
+    """Leave out that the machine was busy with other tests."""
     return [reason.rule for reason in report.reasons if reason.rule != "machine busy"]
 
 
@@ -240,7 +269,7 @@ def requests_of_a_case(measured: Callable[..., Report]) -> int:
     return whole.asked // 2
 
 
-def test_a_server_that_dies_in_the_middle_costs_its_case_and_what_comes_after(
+def test_a_server_that_ends_costs_its_case_and_all_that_follow(
     measured: Callable[..., Report],
 ) -> None:
     lives = requests_of_a_case(measured) + 3
@@ -281,7 +310,7 @@ def test_a_timed_request_that_fails_is_not_sent_again_and_costs_its_case_alone(
         ("JPEG, decoded there", lambda request: request.images.dtype == np.object_),
     ],
 )
-def test_a_way_that_answers_otherwise_than_the_engine_is_wrong(
+def test_a_route_whose_outputs_differ_from_the_engines_is_wrong(
     measured: Callable[..., Report], way: str, wrong: Callable[[InferRequest], bool]
 ) -> None:
     report = measured(OneServer(wrong=wrong), batches=(2,))
@@ -291,6 +320,21 @@ def test_a_way_that_answers_otherwise_than_the_engine_is_wrong(
     assert [words.partition(": probabilities up to 0.")[0] for words in found] == of_both
     assert found[0].endswith(" away from the engine's")
     assert cases_of(report) == ["fp32, batch 2", "int8, batch 2"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "rules"),
+    [
+        ("openvino_dynamic", 0.01, ["wrong answers"]),
+        ("tensorrt", 0.01, []),
+        ("tensorrt", 0.3, ["wrong answers"]),
+    ],
+)
+def test_engines_may_differ_as_far_as_under_load(
+    measured: Callable[..., Report], backend: str, error: float, rules: list[str]
+) -> None:
+    """TensorRT rounds elsewhere; `bench server` allows it the same difference."""
+    assert list(dict.fromkeys(rules_of(measured(OneServer(backend=backend, error=error))))) == rules
 
 
 def test_a_server_of_other_classes_is_wrong(measured: Callable[..., Report]) -> None:
@@ -333,7 +377,7 @@ def test_the_command_refuses_a_batch_that_is_too_large_before_it_starts_a_server
     assert f"batches: got {too_large}, expected at most {exported.manifest.max_batch}" in words
 
 
-def test_on_a_real_server_every_way_is_measured(exported: Exported, tmp_path: Path) -> None:
+def test_every_route_is_measured_on_a_real_server(exported: Exported, tmp_path: Path) -> None:
     with EmbeddedServer(exported.repository, shared_memory=True) as server:
         report = bench_latency_breakdown(
             exported.manifest,
@@ -360,3 +404,12 @@ def test_on_a_real_server_every_way_is_measured(exported: Exported, tmp_path: Pa
     sizes = {step.name: step.request_bytes for step in of_int8}
     assert sizes["gRPC"] > 2 * 150_528 > sizes["JPEG, decoded there"]
     assert {step.of for step in found} == {f"{p}, batch 2" for p in ("fp32", "fp16", "int8")}
+
+
+def test_rungs_is_a_hidden_alias_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "rungs", "--batch", "one"]) == 2
+    assert "--batch: got 'one'" in capsys.readouterr().err
+    assert run(["bench", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "breakdown" in shown
+    assert "rungs" not in shown

@@ -1,11 +1,12 @@
-"""What a load is, and how processes share it."""
+"""Descriptions of loads: their bounds, their split among processes, and send times."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from alexnet_bench.loads.plans import ClosedLoop, OpenLoop, Part, Timing, arrivals, loops_for_workers
+from alexnet_bench import ClosedLoop, OpenLoop, Timing
+from alexnet_bench.loads.plans import Segment, loops_for_processes
 from alexnet_model.errors import UsageError
 
 
@@ -27,27 +28,27 @@ from alexnet_model.errors import UsageError
         (lambda: Timing(burn_in_s=-1), "burn-in: got -1"),
     ],
 )
-def test_what_cannot_be_is_wrong_use(make: object, words: str) -> None:
+def test_values_out_of_range_are_usage_errors(make: object, words: str) -> None:
     assert callable(make)
     with pytest.raises(UsageError, match=words):
         make()
 
 
-def test_workers_share_a_closed_loop_and_none_is_idle() -> None:
-    shares = loops_for_workers(ClosedLoop(concurrency=10), 4)
+def test_processes_share_a_closed_loop_and_none_is_idle() -> None:
+    shares = loops_for_processes(ClosedLoop(concurrency=10), 4)
     assert [share.concurrency for share in shares if isinstance(share, ClosedLoop)] == [3, 3, 2, 2]
-    assert loops_for_workers(ClosedLoop(concurrency=1), 4) == (ClosedLoop(concurrency=1),)
+    assert loops_for_processes(ClosedLoop(concurrency=1), 4) == (ClosedLoop(concurrency=1),)
 
 
-def test_workers_share_an_open_loop_evenly() -> None:
-    assert loops_for_workers(OpenLoop(rate_per_s=100), 4) == (OpenLoop(rate_per_s=25),) * 4
+def test_processes_share_an_open_loop_evenly() -> None:
+    assert loops_for_processes(OpenLoop(rate_per_s=100), 4) == (OpenLoop(rate_per_s=25),) * 4
 
 
-def test_arrivals_are_a_poisson_process_from_start_to_end() -> None:
-    part = Part(
+def test_send_times_are_a_poisson_process_from_start_to_end() -> None:
+    segment = Segment(
         loop=OpenLoop(rate_per_s=500), timing=Timing(burn_in_s=1, seconds=10, repeats=4), starts_s=100.0
     )
-    times_s = arrivals(part, 500)
+    times_s = segment.send_times(500)
     assert times_s[0] > 100
     assert times_s[-1] < 141
     assert times_s[-1] > 140.9
@@ -58,15 +59,15 @@ def test_arrivals_are_a_poisson_process_from_start_to_end() -> None:
     assert gaps_s.std() == pytest.approx(1 / 500, rel=0.05)  # an exponential's deviation is its mean
 
 
-def test_arrivals_of_a_seed_are_always_the_same_and_those_of_another_are_not() -> None:
+def test_send_times_depend_on_the_seed_alone() -> None:
     timing = Timing(burn_in_s=0, seconds=1, repeats=1)
     first, again, other = (
-        arrivals(Part(loop=OpenLoop(rate_per_s=50), timing=timing, seed=seed), 50) for seed in (1, 1, 2)
+        Segment(loop=OpenLoop(rate_per_s=50), timing=timing, seed=seed).send_times(50) for seed in (1, 1, 2)
     )
     assert first.tolist() == again.tolist()
     assert first[0] != other[0]
 
 
-def test_a_rate_so_low_that_nothing_is_sent_is_no_error() -> None:
-    part = Part(loop=OpenLoop(rate_per_s=1e-6), timing=Timing(burn_in_s=0, seconds=1, repeats=1))
-    assert arrivals(part, 1e-6).tolist() == []
+def test_a_rate_may_be_too_low_for_any_request() -> None:
+    segment = Segment(loop=OpenLoop(rate_per_s=1e-6), timing=Timing(burn_in_s=0, seconds=1, repeats=1))
+    assert segment.send_times(1e-6).tolist() == []

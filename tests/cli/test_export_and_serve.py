@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_cli.held_out import write_held_out_images
+from alexnet_cli.demo_images import write_held_out_images
 from alexnet_cli.main import run
 
 from ..conftest import Exported

@@ -1,4 +1,4 @@
-"""`alexnet bench breakdown` and `alexnet tune` as commands; how fast anything is, nobody asks here."""
+"""`alexnet bench breakdown` and `alexnet tune` as commands. No test depends on how fast anything is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
-from alexnet_bench import tuning
-from alexnet_bench.candidates import Candidate, Held, TuningOptions
-from alexnet_bench.loads.measuring import ServerBench
-from alexnet_bench.loads.plans import Timing
-from alexnet_bench.loads.rows import Measured
+from alexnet_bench import (
+    Candidate,
+    Load,
+    MeasuredLoad,
+    ServerBench,
+    Timing,
+    TuningOptions,
+    bench_tuning,
+    tuning,
+    winner_of,
+)
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.runs import report_of_run
-from alexnet_bench.tuning import bench_tuning, winner_of
+from alexnet_bench.tuning import CandidateResult
 from alexnet_cli.main import run
 from alexnet_model.errors import ServerError
 from alexnet_model.manifest import manifest_from_folder, write_manifest
@@ -31,7 +37,7 @@ Files = dict[str, tuple[int, int]]
 
 @pytest.fixture
 def repository(exported: Exported, tmp_path: Path) -> Path:
-    """With options of its own, alone in a folder, and of an export of which a precision was refused."""
+    """A repository with options of its own, of an export with a refused precision, alone in its folder."""
     refused = exported.manifest.model_copy(
         update={
             "artifacts": tuple(
@@ -51,23 +57,23 @@ def repository(exported: Exported, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def no_measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Configurations hold what they are said to, on a machine that does the calibration workload so fast."""
+def fixed_rates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace measurements by a table of rates, and the calibration by two numbers."""
 
-    def play(rates: dict[str, float | None], *, calibration: tuple[float, float] = (100.0, 100.0)) -> None:
-        def held_by(candidate: Candidate, *_: object) -> Held:
+    def use(rates: dict[str, float | None], *, calibration: tuple[float, float] = (100.0, 100.0)) -> None:
+        def held_by(candidate: Candidate, *_: object) -> CandidateResult:
             rate = next((rate for words, rate in rates.items() if words in str(candidate)), 100.0)
-            return Held(rate_per_s=rate, p99_ms=30.0, words="")
+            return CandidateResult(rate_per_s=rate, p99_ms=30.0, words="")
 
         steady = partial(report_of_run, calibration=iter(calibration).__next__)
         monkeypatch.setattr(tuning, "report_of_run", steady)
-        monkeypatch.setattr(tuning, "_held_by", held_by)
+        monkeypatch.setattr(tuning, "measure_candidate", held_by)
 
-    return play
+    return use
 
 
 def files_beside(repository: Path) -> Files:
-    """What is in the repository's parent folder, hidden or not: a file that was written anew is another."""
+    """Return all files in the repository's parent folder; a file that was written again differs."""
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in repository.parent.rglob("*")
@@ -90,16 +96,16 @@ def test_rungs_are_measured_shown_and_kept(
     assert {step.of for step in report.breakdown} == {f"{p}, batch 1" for p in ("fp32", "fp16", "int8")}
     assert "shared memory" in shown
     assert report.command.startswith(f"alexnet bench breakdown --repository {repository}")
-    # The encoded model is made of one precision; of the others that is said.
+    # The ensemble has one precision; the other two are left out.
     assert len(report.left_out) == 2
     assert files_beside(repository) == before
 
 
-def test_the_winner_is_written_and_the_rest_stays_as_the_repository_had_it(
-    repository: Path, tmp_path: Path, no_measuring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+def test_the_winner_is_written_and_all_other_options_stay(
+    repository: Path, tmp_path: Path, fixed_rates: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, before = tmp_path / "tune.json", manifest_from_folder(repository)
-    no_measuring({"500 us": 150.0, "fp": 20.0})
+    fixed_rates({"500 us": 150.0, "fp": 20.0})
     assert run([*TUNE, str(repository), "--output", str(file)]) == 0
     assert options_of_repository(repository) == RepositoryOptions(
         queue_size=7, encoded=False, queue_delay_us=500, instances=1, max_batch=16
@@ -114,52 +120,52 @@ def test_the_winner_is_written_and_the_rest_stays_as_the_repository_had_it(
     assert "Next: alexnet serve" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_what_was_tried_and_touches_nothing(
+def test_ctrl_c_keeps_the_tries_and_changes_nothing(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
 
-    def held_by(candidate: Candidate, *_: object) -> Held:
+    def held_by(candidate: Candidate, *_: object) -> CandidateResult:
         if candidate.precision == "int8":
             raise KeyboardInterrupt
-        return Held(rate_per_s=20.0, p99_ms=30.0, words="")
+        return CandidateResult(rate_per_s=20.0, p99_ms=30.0, words="")
 
-    monkeypatch.setattr(tuning, "_held_by", held_by)
+    monkeypatch.setattr(tuning, "measure_candidate", held_by)
     assert run([*TUNE, str(repository), "--output", str(file)]) == 130
     assert files_beside(repository) == before
     found = report_from_file(file).tuning
     assert found is not None
     assert [step.precision for step in found.steps] == ["fp32"]
-    assert (found.winner, found.why) == (None, "the search was ended before its end")
+    assert (found.winner, found.why) == (None, "the search was interrupted")
 
 
-def test_a_server_that_went_away_makes_the_run_invalid_and_nothing_is_written(
+def test_a_server_that_is_gone_makes_the_run_invalid_and_nothing_is_written(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
 
-    def held_by(candidate: Candidate, *_: object) -> Held:
+    def held_by(candidate: Candidate, *_: object) -> CandidateResult:
         if candidate.precision == "int8":
-            return Held(rate_per_s=None, p99_ms=None, words="connection refused", is_gone=True)
-        return Held(rate_per_s=20.0, p99_ms=30.0, words="")
+            return CandidateResult(rate_per_s=None, p99_ms=None, words="connection refused", server_gone=True)
+        return CandidateResult(rate_per_s=20.0, p99_ms=30.0, words="")
 
-    monkeypatch.setattr(tuning, "_held_by", held_by)
+    monkeypatch.setattr(tuning, "measure_candidate", held_by)
     assert run([*TUNE, str(repository), "--output", str(file)]) == 1
     assert files_beside(repository) == before
     assert "server gone" in [reason.rule for reason in report_from_file(file).reasons]
 
 
-def test_ctrl_c_in_the_middle_of_a_load_ends_the_search(
+def test_ctrl_c_during_a_load_ends_the_search(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load that was cut short has its row: one that was not looked at twice would go on to the next."""
+    """An interrupted load has a row like any other, and must end the search."""
     loads: list[str] = []
     real = ServerBench.measure
 
-    def interrupted(self: ServerBench, model: str, *rest: Any, **options: Any) -> Measured:
-        loads.append(model)
-        found = real(self, model, *rest, **options)
-        return replace(found, outcome=replace(found.outcome, interrupted=True))
+    def interrupted(self: ServerBench, load: Load, **options: Any) -> MeasuredLoad:
+        loads.append(load.model)
+        found = real(self, load, **options)
+        return replace(found, result=replace(found.result, interrupted=True))
 
     monkeypatch.setattr(ServerBench, "measure", interrupted)
     assert run([*TUNE, str(repository), "--seconds", "0.2", "--output", str(tmp_path / "tune.json")]) == 130
@@ -167,50 +173,50 @@ def test_ctrl_c_in_the_middle_of_a_load_ends_the_search(
 
 
 def test_the_default_repository_is_the_one_that_export_writes(
-    repository: Path, no_measuring: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    repository: Path, fixed_rates: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repository.parent)
-    no_measuring({"500 us": 150.0})
+    fixed_rates({"500 us": 150.0})
     assert run(["tune", "--limit-p99-ms", "50"]) == 0
     assert options_of_repository(repository).queue_delay_us == 500
 
 
 @pytest.mark.parametrize(
-    ("rates", "control", "options", "code", "said"),
+    ("rates", "calibration", "options", "code", "message"),
     [
-        ({"500 us": 150.0}, (100.0, 100.0), ["--dry-run"], 0, "is as it was."),
+        ({"500 us": 150.0}, (100.0, 100.0), ["--dry-run"], 0, "was not changed."),
         ({"500 us": 150.0}, (100.0, 50.0), ["--dry-run"], 0, "INVALID (machine busy)"),
         ({"500 us": 150.0}, (100.0, 50.0), [], 1, "INVALID (machine busy). Next: measure again."),
-        ({"": None}, (100.0, 100.0), [], 1, "nothing held the limit. Next: a higher --limit-p99-ms"),
-        ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "nothing held the limit"),
+        ({"": None}, (100.0, 100.0), [], 1, "no configuration held the limit. Next: raise --limit-p99-ms"),
+        ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "no configuration held the limit"),
     ],
 )
-def test_what_writes_nothing_says_so(
+def test_a_run_that_writes_nothing_says_why(
     repository: Path,
     tmp_path: Path,
-    no_measuring: Callable[..., None],
+    fixed_rates: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
     rates: dict[str, float | None],
     calibration: tuple[float, float],
     options: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
-    no_measuring(rates, calibration=calibration)
+    fixed_rates(rates, calibration=calibration)
     assert run([*TUNE, str(repository), *options, "--output", str(file)]) == code
     assert files_beside(repository) == before
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(repository))]
-    assert said in line
+    assert message in line
     assert report_from_file(file).tuning is not None
 
 
-def interrupted(*_: object) -> Held:
+def interrupted(*_: object) -> CandidateResult:
     raise KeyboardInterrupt
 
 
-def died(*_: object) -> Held:
-    raise ServerError("server", got="an end", expected="a beginning")
+def died(*_: object) -> CandidateResult:
+    raise ServerError("server", got="exit code 1", expected="a server")
 
 
 def wrong(repository: Path) -> tuple[Finding, ...]:
@@ -218,73 +224,73 @@ def wrong(repository: Path) -> tuple[Finding, ...]:
 
 
 @pytest.mark.parametrize(
-    ("what", "fails", "code", "said"),
+    ("what", "fails", "code", "message"),
     [
-        ("_held_by", interrupted, 130, "Interrupted."),
-        ("_held_by", died, 1, "nothing held the limit"),
+        ("measure_candidate", interrupted, 130, "Interrupted."),
+        ("measure_candidate", died, 1, "no configuration held the limit"),
         ("lint", wrong, 1, "got 1 finding"),
         ("write_repository", interrupted, 130, "Interrupted."),
     ],
 )
-def test_a_run_that_does_not_end_well_leaves_the_repository(
+def test_a_run_that_fails_does_not_change_the_repository(
     repository: Path,
-    no_measuring: Callable[..., None],
+    fixed_rates: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     what: str,
     fails: Callable[..., object],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     before = files_beside(repository)
-    no_measuring({"500 us": 150.0})
+    fixed_rates({"500 us": 150.0})
     monkeypatch.setattr(tuning, what, fails)
     assert run([*TUNE, str(repository)]) == code
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert files_beside(repository) == before
 
 
 def test_ctrl_c_keeps_the_report(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tune.json"
-    monkeypatch.setattr(tuning, "_held_by", interrupted)
+    monkeypatch.setattr(tuning, "measure_candidate", interrupted)
     assert run([*TUNE, str(repository), "--output", str(file)]) == 130
     assert "interrupted" in [reason.rule for reason in report_from_file(file).reasons]
 
 
-def test_another_export_that_came_meanwhile_is_not_replaced(
+def test_an_export_that_was_written_during_the_run_is_not_replaced(
     repository: Path,
-    no_measuring: Callable[..., None],
+    fixed_rates: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    no_measuring({"500 us": 150.0})
-    held_by, manifest = tuning._held_by, manifest_from_folder(repository)
+    fixed_rates({"500 us": 150.0})
+    held_by, manifest = tuning.measure_candidate, manifest_from_folder(repository)
     others = tuple(artifact.model_copy(update={"sha256": "0" * 64}) for artifact in manifest.artifacts)
 
-    def meanwhile(*arguments: Any) -> Held:
+    def meanwhile(*arguments: Any) -> CandidateResult:
         write_manifest(manifest.model_copy(update={"artifacts": others}), repository)
         return held_by(*arguments)
 
-    monkeypatch.setattr(tuning, "_held_by", meanwhile)
+    monkeypatch.setattr(tuning, "measure_candidate", meanwhile)
     assert run([*TUNE, str(repository)]) == 1
     assert (
-        "got another export by now, expected the one that was measured. Tune it again"
+        "got another export than before the measurement, expected the export that was measured. Tune it again"
         in capsys.readouterr().err.splitlines()[-1]
     )
     assert manifest_from_folder(repository).artifacts == others
     assert options_of_repository(repository).queue_delay_us == 0
 
 
-def test_what_was_changed_by_hand_is_not_lost(
-    repository: Path, no_measuring: Callable[..., None], capsys: pytest.CaptureFixture[str]
+def test_manual_changes_are_not_lost(
+    repository: Path, fixed_rates: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    no_measuring({"500 us": 150.0})
+    fixed_rates({"500 us": 150.0})
     config = repository / "alexnet_int8" / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 3"))
     before = files_beside(repository)
     assert run([*TUNE, str(repository)]) == 1
     captured = capsys.readouterr()
-    assert captured.out == "", "it is said before anything is measured"
+    assert captured.out == "", "the error comes before anything is measured"
     assert "instance_group[0].count: got 3, expected 1" in captured.err.splitlines()[-1]
     assert files_beside(repository) == before
 
@@ -303,7 +309,7 @@ def test_engines_are_refused_in_one_line(
     assert "alexnet serve --with docker" in line
 
 
-def test_a_configuration_is_served_for_real(exported: Exported) -> None:
+def test_a_configuration_is_served_and_measured(exported: Exported) -> None:
     only = exported.manifest.model_copy(
         update={"artifacts": tuple(a for a in exported.manifest.artifacts if a.precision == "int8")}
     )

@@ -1,4 +1,4 @@
-"""`alexnet bench server` on a real server: what its report says, also when something goes wrong."""
+"""`alexnet bench server` on a real server: its report, also if the server dies or Ctrl-C comes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command(url: str, *arguments: str, model: str = "alexnet_int8") -> list[str]
 
 
 def line_of(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
-    """The one line that a command fails with."""
+    """Run a command that fails, and return its one line of output."""
     assert run(list(arguments)) == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -39,7 +39,7 @@ def line_of(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     return line
 
 
-def test_a_sweep_leaves_a_report_with_plain_names(
+def test_a_sweep_writes_a_report_with_flat_names(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "results" / "load.json"
@@ -78,7 +78,7 @@ def test_a_sweep_leaves_a_report_with_plain_names(
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_model_that_decodes_is_measured_by_what_its_network_executes(
+def test_the_executions_of_an_ensemble_are_those_of_its_network(
     server: EmbeddedServer, tmp_path: Path, protocol: str
 ) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
@@ -86,7 +86,7 @@ def test_the_model_that_decodes_is_measured_by_what_its_network_executes(
     assert run(command(url, "--concurrency", "4", "--output", str(path), model="alexnet")) == 0
     (row,) = report_from_file(path).loads
     assert (row.url_scheme, row.engine.device, row.engine.precision) == (protocol, "CPU", "int8")
-    assert "dynamic_batching" not in row.batching  # the network's, that is: the ensemble has none
+    assert "dynamic_batching" not in row.batching  # the ensemble itself has none
     assert 40_000 < row.request_bytes < 56_000
     assert sum(row.executions_by_batch.values()) > 0
     assert row.failed == 0
@@ -119,7 +119,7 @@ class TritonPythonModel:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_foreign_model_is_driven_by_its_own_configuration(
+def test_a_foreign_model_is_loaded_by_its_own_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
 ) -> None:
     version = tmp_path / "models" / "adder" / "1"
@@ -139,7 +139,7 @@ def test_a_foreign_model_is_driven_by_its_own_configuration(
     assert row.batching == "no: the model has no dynamic_batching"
 
 
-def test_the_decoder_alone_is_driven_too(server: EmbeddedServer, tmp_path: Path) -> None:
+def test_the_decoder_alone_can_be_loaded(server: EmbeddedServer, tmp_path: Path) -> None:
     path = tmp_path / "load.json"
     arguments = ["--concurrency", "2", "--output", str(path)]
     assert run(command(server.grpc_url, *arguments, model="alexnet_decode")) == 0
@@ -153,7 +153,7 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Example: alexnet bench server" in " ".join(capsys.readouterr().out.split())
 
 
-# Wrong use
+# Usage errors
 
 
 WRONG_USE = [
@@ -180,7 +180,7 @@ WRONG_USE = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG_USE)
-def test_wrong_use_is_one_line_and_measures_nothing(
+def test_usage_errors_are_one_line_and_nothing_is_measured(
     server: EmbeddedServer, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
     line = line_of(capsys, 2, *command(server.grpc_url, *arguments))
@@ -188,7 +188,7 @@ def test_wrong_use_is_one_line_and_measures_nothing(
         assert word in line
 
 
-def test_an_unknown_model_is_one_line_and_no_report(
+def test_an_unknown_model_is_a_one_line_error_without_a_report(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = command(server.grpc_url, "--output", str(tmp_path / "load.json"), model="resnet")
@@ -196,11 +196,11 @@ def test_an_unknown_model_is_one_line_and_no_report(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "alexnet serve" in line_of(capsys, 1, *command("grpc://127.0.0.1:1"))
 
 
-def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(
+def test_a_folder_that_cannot_be_created_is_an_error_before_anything_is_measured(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(
     assert "file" in line
 
 
-def test_no_space_for_the_report_is_one_line_after_the_table(
+def test_a_full_disk_is_a_one_line_error_after_the_table(
     server: EmbeddedServer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -226,7 +226,7 @@ def test_no_space_for_the_report_is_one_line_after_the_table(
     assert list(tmp_path.iterdir()) == []
 
 
-# What goes wrong in the middle
+# Failures during a load
 
 
 @pytest.fixture
@@ -250,8 +250,8 @@ def started(url: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until_asked(url: str, requests: int) -> None:
-    """So often, and for longer than any burn-in here: a fast machine gets there within one."""
+def wait_for_requests(url: str, requests: int) -> None:
+    """Wait for so many requests, and then for longer than any burn-in here."""
     transport = transport_from_url(ServerUrl.parse(url))
     while transport.statistics("alexnet_int8", timeout_s=10).result().requests < requests:
         time.sleep(0.05)
@@ -259,11 +259,11 @@ def wait_until_asked(url: str, requests: int) -> None:
     time.sleep(1.0)
 
 
-def test_a_server_that_is_killed_in_the_middle_leaves_a_report(own_server: Any, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_during_a_load_leaves_a_report(own_server: Any, tmp_path: Path) -> None:
     path = tmp_path / "load.json"
     arguments = ["--concurrency", "4,8", "--seconds", "8", "--repeats", "1", "--burn-in", "0.2"]
     with started(own_server.grpc_url, *arguments, "--output", str(path)) as bench:
-        wait_until_asked(own_server.grpc_url, 400)
+        wait_for_requests(own_server.grpc_url, 400)
         os.kill(own_server._process.pid, signal.SIGKILL)
         out, err = bench.communicate(timeout=120)
     assert bench.returncode == 1, err
@@ -287,10 +287,10 @@ def test_ctrl_c_writes_what_was_measured_and_leaves_no_process(
     transport.close()
     arguments = ["--concurrency", "2", "--seconds", "60", "--burn-in", "0.1", "--workers", "2"]
     with started(server.grpc_url, *arguments, "--output", str(path)) as bench:
-        wait_until_asked(server.grpc_url, before + 400)
+        wait_for_requests(server.grpc_url, before + 400)
         workers = children_of(bench.pid)
         assert len(workers) >= 2
-        os.killpg(bench.pid, signal.SIGINT)  # as a terminal does: to everyone in the foreground
+        os.killpg(bench.pid, signal.SIGINT)  # as a terminal does: to all processes in the foreground
         out, err = bench.communicate(timeout=60)
     assert bench.returncode == 130, err
     assert err.splitlines()[-1] == "Interrupted."

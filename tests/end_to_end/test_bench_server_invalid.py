@@ -1,4 +1,4 @@
-"""Spoilt on purpose: a starved generator, a slow server, a wrong model: INVALID, each for its reason."""
+"""A starved generator, a slow server and a wrong model each make a row INVALID, with the right reason."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from alexnet_bench.loads.generators import Workers
-from alexnet_bench.loads.measuring import ServerBench
-from alexnet_bench.loads.plans import ClosedLoop, Loop, OpenLoop, Timing
+from alexnet_bench import ClosedLoop, Load, MultiProcessGenerator, OpenLoop, ServerBench, Timing
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.schema import LoadRow
 from alexnet_cli.main import run
@@ -27,27 +25,29 @@ from .conftest import Exported
     ("loop", "rule"),
     [(OpenLoop(rate_per_s=100), "generator late"), (ClosedLoop(concurrency=2), "generator starved")],
 )
-def test_a_starved_generator_makes_its_row_invalid(server: EmbeddedServer, loop: Loop, rule: str) -> None:
-    """It is stopped half of the time: in an open loop it sends late, in a closed one it looks idle."""
+def test_a_starved_generator_makes_its_row_invalid(
+    server: EmbeddedServer, loop: ClosedLoop | OpenLoop, rule: str
+) -> None:
+    """The worker is stopped half of the time: an open loop sends late, a closed loop looks idle."""
     url = ServerUrl.parse(server.grpc_url)
     transport = transport_from_url(url)
     timing = Timing(burn_in_s=0.2, seconds=1.5, repeats=1)
-    with Workers(server.grpc_url, 1) as workers:
-        bench = ServerBench(transport, url, workers, timing=timing)
-        bench.measure("alexnet_int8", ClosedLoop(concurrency=1))
-        (worker,) = workers.process_ids
-        fed = threading.Event()
+    with MultiProcessGenerator(server.grpc_url) as generator:
+        bench = ServerBench(transport, url, generator, timing=timing)
+        bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=1)))
+        (worker,) = generator.process_ids
+        done = threading.Event()
 
         def starve() -> None:
-            while not fed.wait(0.05):
+            while not done.wait(0.05):
                 os.kill(worker, signal.SIGSTOP)
-                fed.wait(0.05)
+                done.wait(0.05)
                 os.kill(worker, signal.SIGCONT)
 
         starving = threading.Thread(target=starve)
         starving.start()
-        row = bench.measure("alexnet_int8", loop).row
-        fed.set()
+        row = bench.measure(Load(model="alexnet_int8", loop=loop)).row
+        done.set()
         starving.join()
     transport.close()
     assert rule in [reason.rule for reason in row.verdict.reasons]
@@ -57,20 +57,20 @@ def test_a_starved_generator_makes_its_row_invalid(server: EmbeddedServer, loop:
         assert row.late_p99_ms > 10
 
 
-def test_a_server_made_slow_makes_its_row_invalid(server: EmbeddedServer) -> None:
-    """It is stopped every now and then, for longer than a request may take."""
+def test_a_slow_server_makes_its_row_invalid(server: EmbeddedServer) -> None:
+    """The server is stopped for longer than a request may take."""
     url = ServerUrl.parse(server.grpc_url)
     transport = transport_from_url(url)
     timing = Timing(burn_in_s=0.2, seconds=2.0, repeats=1)
-    with Workers(server.grpc_url, 1) as workers:
-        bench = ServerBench(transport, url, workers, timing=timing, timeout_s=1.0)
-        bench.measure("alexnet_int8", ClosedLoop(concurrency=1))
+    with MultiProcessGenerator(server.grpc_url) as generator:
+        bench = ServerBench(transport, url, generator, timing=timing, timeout_s=1.0)
+        bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=1)))
         process_id = server._process.pid
         slow = threading.Timer(1.0, os.kill, (process_id, signal.SIGSTOP))
         quick_again = threading.Timer(3.0, os.kill, (process_id, signal.SIGCONT))
         slow.start()
         quick_again.start()
-        row = bench.measure("alexnet_int8", ClosedLoop(concurrency=2)).row
+        row = bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=2))).row
         slow.join()
         quick_again.join()
     transport.close()
@@ -78,8 +78,8 @@ def test_a_server_made_slow_makes_its_row_invalid(server: EmbeddedServer) -> Non
     assert "DeadlineExceeded" in row.failed_by_kind
 
 
-def checked_against_the_truth(url: str, repository: Path, model: str, file: Path) -> LoadRow:
-    """As the command does it."""
+def row_checked_against_export(url: str, repository: Path, model: str, file: Path) -> LoadRow:
+    """Run the command with `--repository`."""
     words = ["bench", "server", "--url", url, "--model", model, "--repository", str(repository)]
     words += ["--concurrency", "2", "--seconds", "0.5", "--repeats", "1", "--burn-in", "0.1"]
     assert run([*words, "--output", str(file)]) == 0
@@ -90,15 +90,15 @@ def checked_against_the_truth(url: str, repository: Path, model: str, file: Path
 
 
 @pytest.mark.parametrize("model", ["alexnet_int8", "alexnet"])
-def test_the_right_model_answers_as_the_export_in_process(
+def test_the_right_model_agrees_with_the_export_in_process(
     exported: Exported, server: EmbeddedServer, tmp_path: Path, model: str
 ) -> None:
     repository = exported.repository(tmp_path / "model_repository")
-    row = checked_against_the_truth(server.grpc_url, repository, model, tmp_path / "load.json")
+    row = row_checked_against_export(server.grpc_url, repository, model, tmp_path / "load.json")
     assert "wrong answers" not in [reason.rule for reason in row.verdict.reasons]
 
 
-def test_a_model_that_is_not_in_the_repository_has_no_truth(
+def test_a_model_that_is_not_in_the_repository_is_a_usage_error(
     exported: Exported, server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifacts = tuple(a for a in exported.manifest.artifacts if a.precision == "fp32")
@@ -111,7 +111,7 @@ def test_a_model_that_is_not_in_the_repository_has_no_truth(
 
 
 def test_a_wrong_model_makes_its_row_invalid(exported: Exported, tmp_path: Path) -> None:
-    """One bias is another: it answers as quickly, and always the same."""
+    """One bias differs: the model is as fast, and its outputs do not vary."""
     right = exported.repository(tmp_path / "right")
     repository = exported.repository(tmp_path / "model_repository")
     path = repository / "alexnet_int8" / "1" / "model.onnx"
@@ -124,6 +124,6 @@ def test_a_wrong_model_makes_its_row_invalid(exported: Exported, tmp_path: Path)
     path.unlink()  # it may be a hard link to the export's own file
     onnx.save(model, path)
     with EmbeddedServer(repository) as wrong_server:
-        row = checked_against_the_truth(wrong_server.grpc_url, right, "alexnet_int8", tmp_path / "load.json")
+        row = row_checked_against_export(wrong_server.grpc_url, right, "alexnet_int8", tmp_path / "load.json")
     (wrong,) = [reason for reason in row.verdict.reasons if reason.rule == "wrong answers"]
-    assert "away from what they should be" in wrong.found
+    assert "wrong by up to" in wrong.found

@@ -1,58 +1,60 @@
-"""The benchmark on a real server, as briefly as can be: what it says of itself, not how fast it is."""
+"""The comparison of engines with a real server, as short as possible: its labels, not its speed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from alexnet_bench import Measurements, MeasureOptions, Plan, measure
+from alexnet_bench import ComparisonOptions, compare_with_server
+from alexnet_bench.schema import EngineRow, LoadRow, Report
 from alexnet_model.errors import ManifestError
 from alexnet_serving import EmbeddedServer
 
-BRIEF = MeasureOptions(
-    batches=(1, 8),
-    sweep=Plan(rounds=1, slice_s=0.02, burn_in_s=0),
-    ratios=Plan(rounds=2, slice_s=0.02, burn_in_s=0),
-)
+from .conftest import Exported
+
+BRIEF = ComparisonOptions(batches=(1, 8), rounds=2, call_seconds=0.02, load_seconds=0.05, burn_in_s=0)
 
 
-def test_every_case_is_measured_and_says_what_it_is(exported: Any, server: EmbeddedServer) -> None:
+def test_every_precision_is_measured_in_process_and_on_the_server(
+    exported: Exported, server: EmbeddedServer
+) -> None:
     stages: dict[str, tuple[int, int]] = {}
 
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
         stages[stage] = (done, total)
 
-    measured = measure(exported.manifest, exported.folder, server.grpc_url, options=BRIEF, progress=progress)
-    cases = [row.case for row in measured.rows]
-    assert len(cases) == len(set(cases))
-    for precision in ("fp32", "fp16", "int8"):
-        for batch in (1, 8):
-            for through in ("in process", "server"):
-                found = [
-                    case
-                    for case in cases
-                    if (case.precision, case.batch, case.through) == (precision, batch, through)
-                ]
-                assert found, (precision, batch, through)
+    report = compare_with_server(
+        exported.manifest, exported.folder, server.grpc_url, options=BRIEF, progress=progress
+    )
+    precisions = ("fp32", "fp16", "int8")
+    calls = {(row.engine.precision, row.batch) for row in report.engines}
+    assert calls == {*((precision, batch) for precision in precisions for batch in (1, 8, 16))}
+    loads = {(row.engine.precision, row.batch, row.concurrency) for row in report.loads}
+    one_at_a_time = {(precision, batch, 1) for precision in precisions for batch in (1, 8)}
+    assert loads == {*one_at_a_time, ("int8", 16, 2), ("int8", 1, 16)}
     served_by = {artifact.precision: artifact.served_by for artifact in exported.manifest.accepted}
-    for row in measured.rows:
-        assert (row.case.runtime, row.case.device) == ("openvino", "CPU")
-        assert row.case.computes_in == served_by[row.case.precision].computes_in
-        assert 0 < row.throughput_low_per_s <= row.throughput_per_s <= row.throughput_high_per_s
-        assert row.latency_p50_ms > 0
-        assert (row.client_cpu_share is not None) == (row.case.through == "server")
-    assert [ratio.of.precision for ratio in measured.precisions] == ["fp16", "int8"]
-    assert [(ratio.of.batch, ratio.of.in_flight) for ratio in measured.serving] == [(16, 2), (1, 16)]
+    rows: tuple[EngineRow | LoadRow, ...] = (*report.engines, *report.loads)
+    for row in rows:
+        assert row.engine.precision is not None
+        assert row.engine.device == "CPU"
+        assert row.engine.computes_in == served_by[row.engine.precision].computes_in
+        assert row.throughput.value > 0
+        assert row.latencies.p50_ms
+        assert "wrong answers" not in [reason.rule for reason in row.verdict.reasons]
+    assert {row.engine.runtime for row in report.engines} == {"openvino"}
+    assert [row.name for row in report.figures] == [
+        *("fp16 / fp32", "int8 / fp32"),
+        *("served / in process", "served / in process"),
+    ]
     assert all(done == total for done, total in stages.values())
-    assert Measurements.model_validate_json(measured.model_dump_json()) == measured
+    assert Report.model_validate_json(report.model_dump_json()) == report
 
 
 def test_a_file_that_is_not_the_exported_one_is_not_measured(
-    exported: Any, server: EmbeddedServer, tmp_path: Path
+    exported: Exported, server: EmbeddedServer, tmp_path: Path
 ) -> None:
     for artifact in exported.manifest.accepted:
         (tmp_path / artifact.file).write_bytes(b"another")
     with pytest.raises(ManifestError, match="SHA-256"):
-        measure(exported.manifest, tmp_path, server.grpc_url, options=BRIEF)
+        compare_with_server(exported.manifest, tmp_path, server.grpc_url, options=BRIEF)

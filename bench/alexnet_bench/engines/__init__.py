@@ -1,9 +1,11 @@
-"""Engines in process: every runner of this machine x precision x batch, against the limits of its device.
+"""Engine benchmark: time every runner of this machine, in process, for each precision and batch.
 
-`running` is the whole of it. `choosing` says which engines there are and why others are not. `ladder` has
-them measured in turn, each in a process of its own: `process` on this side; `worker`, `hosting`, `opening`,
-`calls` and `memory` on the other. `counting`, `ceilings` and `roofline` say how fast they could be; `rows`
-puts all of it together.
+- `selection`: which engines of an export this machine can run, and why the others are left out.
+- `timing`: load one engine and time its calls, with its memory.
+- `process`: one engine, or the ceilings of one device, in a process of its own.
+- `sweep`: all engines at all batches in alternating order.
+- `roofline`, `ceilings`: the shortest call that the device allows.
+- `benchmark`: the whole run, from an export's folder to a report.
 """
 
 __all__: list[str] = []

@@ -1,11 +1,8 @@
-"""What is to be measured: all that a process of its own needs to open one engine."""
+"""Records that an engine's process receives and returns: the engine, its timed calls, the gate's result."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
-
-from pydantic import Field
 
 from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import RunnerReport, RuntimeInfo
@@ -13,81 +10,97 @@ from alexnet_model.records import Precision, Record
 
 from ..schema import EngineLabel
 
-# As `--runtime` names them.
-RuntimeName = Literal["pytorch", "torch.compile", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+UNKNOWN = "unknown"
 
 
 class EngineSpec(Record):
-    """One row of the ladder at every batch. `gpu` None: the CPU.
+    """One engine to measure: all that a separate process needs to load it.
 
-    `copies`: with images and answers copied to and from the GPU in every call; without, the GPU's computing
-    alone. On a CPU there is nothing to copy.
+    Attributes:
+        runtime: Name in the runtime registry.
+        precision: Precision of the file.
+        file: Checkpoint, ONNX file or engine, as an absolute path.
+        size_bytes: Size of that file.
+        max_batch: Largest batch that the engine takes.
+        contract: Canonical JSON of the input contract.
+        classes: Number of classes.
+        options: Options that the runtime is loaded with; None means its defaults for the precision.
+        gpu: GPU to run on; None means the CPU.
+        cuda_graphs: Capture each batch size as a CUDA graph; only for built engines.
+        copies: Include the copies of images and outputs to and from the GPU in every call. Without them, only
+            the GPU's computation is timed. On a CPU there is nothing to copy.
     """
 
-    runtime: RuntimeName
+    runtime: str
     precision: Precision
     file: Path
     size_bytes: int
     max_batch: int
-    contract: str  # its canonical JSON
+    contract: str
     classes: int
-    options: dict[str, str] = Field(default={}, description="that the runtime is loaded with")
+    options: dict[str, str] | None = None
     gpu: Gpu | None = None
     cuda_graphs: bool = False
     copies: bool = False
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """What tells it from others of its runtime and device."""
-        words = {"CUDA graphs": self.cuda_graphs, "with copies": self.copies}
-        return tuple(word for word, is_so in words.items() if is_so)
-
-    def engine(self, runtime: RuntimeInfo) -> EngineLabel:
-        """As rows name it, with what the loaded model says of itself."""
-        return EngineLabel(
-            runtime=runtime.name,
-            device=runtime.device,
-            computes_in=runtime.computes_in,
-            precision=self.precision,
-            options=self.options_in_words,
-        )
-
-    @property
-    def options_in_words(self) -> str:
-        """What of it no runtime reports of itself."""
-        compiled = ("torch.compile",) if self.runtime == "torch.compile" else ()
-        return ", ".join((*compiled, *self.words))
-
-    def __str__(self) -> str:
-        where = "CPU" if self.gpu is None else self.gpu.name
-        return f"{self.precision} on {self.runtime} ({', '.join((where, *self.words))})"
+    def variant(self) -> tuple[str, ...]:
+        """What distinguishes it from other engines of the same runtime and device."""
+        flags = {"CUDA graphs": self.cuda_graphs, "with copies": self.copies}
+        return tuple(name for name, is_set in flags.items() if is_set)
 
     @property
     def without_copies(self) -> EngineSpec:
-        """The same engine: copying images to and fro does not change its answers."""
+        """The same engine, timed without copies: its outputs are the same."""
         return self.model_copy(update={"copies": False})
 
+    def label(self, loaded: RuntimeInfo | None) -> EngineLabel:
+        """Label its rows.
 
-class Judged(Record):
-    """What the gate says of an engine, on which images."""
+        Args:
+            loaded: What the loaded engine reports of itself; None if it ended before it could report.
+        """
+        if loaded is None:
+            runtime, device, computes_in = self.runtime, self._device, UNKNOWN
+        else:
+            runtime, device, computes_in = loaded.name, loaded.device, loaded.computes_in
+        # A runner may report the library that it belongs to, as torch.compile reports PyTorch.
+        own_name = () if runtime == self.runtime else (self.runtime,)
+        return EngineLabel(
+            runtime=runtime,
+            device=device,
+            computes_in=computes_in,
+            precision=self.precision,
+            options=", ".join((*own_name, *self.variant)),
+        )
+
+    @property
+    def _device(self) -> str:
+        return "CPU" if self.gpu is None else self.gpu.name
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.runtime} ({', '.join((self._device, *self.variant))})"
+
+
+class TimedCalls(Record):
+    """Calls of one engine at one batch.
+
+    Attributes:
+        throughput_per_s: Images a second over the time of the calls alone.
+        histogram: HdrHistogram's compressed form of the calls' latencies.
+        peak_memory_bytes: Peak memory so far. It includes loading and what the engine keeps of the smaller
+            batches measured before; with CUDA graphs that is a graph and an execution context for each.
+    """
+
+    throughput_per_s: float
+    histogram: str
+    peak_memory_bytes: int | None
+
+
+class GateResult(Record):
+    """What the export's gate decided on the loaded engine, and on which images."""
 
     report: RunnerReport
     accepted: bool
     reason: str
     judged_on: str
-
-
-class EngineSlice(Record):
-    """One stretch of calls, with what the process had taken at most by its end.
-
-    Throughput is of the same time as the latencies: of the calls alone, without what lies between them. On a
-    GPU that leaves out the copies of images and answers, unless the spec is one with copies.
-
-    Memory is of the engine as it came to this batch: with its loading, and with what it keeps of all smaller
-    batches that were measured before. With CUDA graphs it keeps a graph and an execution context of each.
-    """
-
-    throughput_per_s: float  # images/s
-    histogram: str  # HdrHistogram's compressed form, of the calls' latencies
-    peak_memory_bytes: int | None

@@ -1,11 +1,9 @@
-"""Every engine at every batch, in turn: a shared machine's noise meets all engines of one batch alike.
+"""Time every engine at every batch, in alternating order, then judge each by the export's gate.
 
-When all is measured, every engine is asked whether it is still the model: wrong answers may come quickly.
-
-In every repeat each engine runs one slice at each batch, every other repeat backwards: a machine that slows
-down steadily favours none, and the repeats of a row lie all over the run, so that its interval knows of the
-machine's changes. Between repeats there is time for what else is to be measured all over the run. An engine
-that fails costs itself alone, and keeps the batches that it has done.
+In each repeat every engine is timed once at each batch; every other repeat goes backwards. A machine that
+slows down steadily then favours no engine, and the repeats of a row are spread over the whole run, so that
+its interval includes the machine's changes. Between repeats the caller may measure something else. An engine
+that fails affects only itself, and keeps the batches that it has done.
 """
 
 from __future__ import annotations
@@ -24,31 +22,40 @@ from alexnet_model.progress import Progress, silent
 
 from ..figures.percentiles import NEEDED
 from ..schema import LeftOut
-from .specs import EngineSlice, EngineSpec, Judged
+from .specs import EngineSpec, GateResult, TimedCalls
 
 
 class OpenEngine(Protocol):
-    """As much of an `EngineProcess` as the ladder asks."""
+    """The part of an `EngineProcess` that a sweep uses."""
 
     def load(self) -> float: ...
 
-    def warm(self, batch: int, seconds: float) -> float: ...
+    def warm_up(self, batch: int, seconds: float) -> float: ...
 
-    def slice(self, batch: int, seconds: float, at_least: int) -> EngineSlice: ...
+    def time_calls(self, batch: int, seconds: float, at_least: int) -> TimedCalls: ...
 
-    def judge(self, export: Path) -> Judged: ...
+    def judge(self, export: Path) -> GateResult: ...
 
     def describe(self) -> RuntimeInfo: ...
 
 
-Open = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]  # the int is the largest batch
+# Called with an engine and its largest batch.
+OpenEngineOf = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """Seconds are those of one slice; a slice is longer where fewer calls than a median needs would fit.
+    """What a sweep measures.
 
-    `judged_by` is the folder of the export whose gate judges every engine after it was measured.
+    Attributes:
+        batches: Images a call.
+        seconds: Length of one repeat of an engine at a batch; longer if fewer calls fit than a median needs.
+        repeats: How often each engine is timed at each batch.
+        burn_in_s: Calls before each repeat that are not counted.
+        judged_by: Folder of the export whose gate judges every engine afterwards; None for no judging.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     batches: tuple[int, ...]
@@ -70,55 +77,78 @@ class SweepPlan:
 
     @property
     def calls(self) -> int:
-        """In each slice at least: so many that all repeats together know a median."""
+        """The fewest calls in a repeat: all repeats together have enough for a median."""
         return math.ceil(NEEDED["p50"] / self.repeats)
 
 
 def doubling_batches(largest: int) -> tuple[int, ...]:
-    """1, 2, 4 ... and the largest."""
+    """Return 1, 2, 4 ... and the largest."""
     return (*(2**n for n in range(largest.bit_length()) if 2**n < largest), largest)
 
 
 @dataclass
 class BatchRun:
-    """One engine at one batch: a slice a repeat. `failure` is why no more came, where its engine failed."""
+    """One engine at one batch.
+
+    Attributes:
+        batch: Images a call.
+        first_call_ms: Duration of the first call at this batch.
+        repeats: Its timed calls, one item a repeat.
+        failure: Why there are no more repeats, if the engine failed; else empty.
+    """
 
     batch: int
     first_call_ms: float
-    slices: list[EngineSlice] = field(default_factory=list)
+    repeats: list[TimedCalls] = field(default_factory=list)
     failure: str = ""
 
 
 @dataclass
-class Climber:
-    """One engine, and how far it came, by batch. `runtime` is what it says of itself; None if it died before.
+class SweptEngine:
+    """One engine in a sweep, and its results so far.
 
-    An engine that fails at a batch is not asked for that batch or a larger one again: what was short may be
-    memory. When it fails once more, it is gone. `unjudged` is why it has no judgement, where it has none.
+    After a failure at a batch it is not measured at that batch or a larger one again, as memory may have run
+    out. After a second failure it is not measured at all.
+
+    Attributes:
+        spec: Which engine.
+        engine: The opened engine.
+        load_ms: Duration of loading.
+        runs: Results by batch.
+        runtime: What the engine reports of itself; None if it ended before.
+        gate_result: The gate's decision on it; None if there is none.
+        not_judged_because: Why there is none.
     """
 
     spec: EngineSpec
     engine: OpenEngine
     load_ms: float
-    is_up: bool = True
-    fails_from: int | None = None
     runs: dict[int, BatchRun] = field(default_factory=dict)
     runtime: RuntimeInfo | None = None
-    judged: Judged | None = None
-    unjudged: str = "the run was ended before"
+    gate_result: GateResult | None = None
+    not_judged_because: str = "the run was ended before"
+    is_up: bool = True
+    fails_from: int | None = None
 
     def takes(self, batch: int) -> bool:
+        """Whether it is measured at a batch."""
         largest = self.spec.max_batch if self.fails_from is None else self.fails_from - 1
         return self.is_up and batch <= largest
 
+    def time_calls(self, batch: int, plan: SweepPlan) -> None:
+        """Warm up and add one repeat at a batch."""
+        first_call_ms = self.engine.warm_up(batch, plan.burn_in_s)
+        timed = self.engine.time_calls(batch, plan.seconds, plan.calls)
+        self.runs.setdefault(batch, BatchRun(batch, first_call_ms)).repeats.append(timed)
+
     def fail(self, batch: int, why: str) -> None:
-        """At a batch, for the first time or for the last."""
+        """Record its first or second failure."""
         if self.fails_from is None:
             self.fails_from = batch
-            self.runs.pop(batch, None)  # it cannot be relied on
+            self.runs.pop(batch, None)  # its earlier repeats may be of an engine that was already failing
         else:
             self.is_up = False
-            self.unjudged = f"it had failed before ({why})"
+            self.not_judged_because = f"it had failed before ({why})"
         for run in self.runs.values():
             if not self.takes(run.batch):
                 run.failure = run.failure or why
@@ -126,125 +156,109 @@ class Climber:
 
 @dataclass
 class Sweep:
-    """What was measured by a plan, also of a run that was interrupted."""
+    """What was measured by a plan, also if it was interrupted."""
 
     plan: SweepPlan
-    climbers: list[Climber] = field(default_factory=list)
+    engines: list[SweptEngine] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     is_interrupted: bool = False
 
 
-def climb(
+def run_sweep(
     specs: Sequence[EngineSpec],
     plan: SweepPlan,
-    open_engine: Open,
+    open_engine: OpenEngineOf,
     progress: Progress = silent,
     *,
     after_repeat: Callable[[], None] = lambda: None,
 ) -> Sweep:
-    """Load every engine, measure all of them at each batch that they take, and judge them.
+    """Load all engines, time each at every batch that it takes, and judge them.
 
-    `after_repeat` is called while all engines wait. Ctrl-C ends it early.
+    Args:
+        specs: The engines.
+        plan: What to measure.
+        open_engine: Opens an engine for batches up to a largest one, such as `EngineProcess`.
+        progress: Called as the sweep proceeds.
+        after_repeat: Called after each repeat, while all engines are idle.
+
+    Returns:
+        The results. Ctrl-C ends the sweep early, and keeps what was measured.
     """
     sweep = Sweep(plan)
     with ExitStack() as opened:
         try:
-            _load(specs, plan, sweep, open_engine, opened, progress)
-            steps = _Steps(sweep.climbers, plan, progress)
-            _measure(plan, sweep, steps, after_repeat)
+            _load(specs, sweep, open_engine, opened, progress)
+            _measure(sweep, after_repeat, progress)
             if plan.judged_by is not None:
                 _judge(sweep, plan.judged_by, progress)
         except KeyboardInterrupt:
             sweep.is_interrupted = True
-        for climber in sweep.climbers:
-            if climber.runs:
+        for one in sweep.engines:
+            if one.runs:
                 with contextlib.suppress(AlexnetError, OSError):
-                    climber.runtime = climber.engine.describe()
+                    one.runtime = one.engine.describe()
     return sweep
 
 
 def _load(
     specs: Sequence[EngineSpec],
-    plan: SweepPlan,
     sweep: Sweep,
-    open_engine: Open,
+    open_engine: OpenEngineOf,
     opened: ExitStack,
     progress: Progress,
 ) -> None:
     for index, spec in enumerate(specs):
         progress("loading engines", index, len(specs), str(spec))
-        largest = max((batch for batch in plan.batches if batch <= spec.max_batch), default=0)
+        largest = max((batch for batch in sweep.plan.batches if batch <= spec.max_batch), default=0)
         if not largest:
             sweep.left_out.append(LeftOut(what=str(spec), why=f"it takes batches to {spec.max_batch}"))
             continue
         try:
             engine = opened.enter_context(open_engine(spec, largest))
-            sweep.climbers.append(Climber(spec, engine, engine.load()))
+            sweep.engines.append(SweptEngine(spec, engine, engine.load()))
         except (AlexnetError, OSError) as error:
             sweep.left_out.append(LeftOut(what=str(spec), why=str(error)))
     progress("loading engines", len(specs), len(specs))
 
 
-def _measure(plan: SweepPlan, sweep: Sweep, steps: _Steps, after_repeat: Callable[[], None]) -> None:
-    """A slice of every engine at every batch a repeat; the first repeat goes up, as memory does."""
+def _measure(sweep: Sweep, after_repeat: Callable[[], None], progress: Progress) -> None:
+    """Run all repeats. The first one goes from small batches to large ones, as memory grows."""
+    plan = sweep.plan
+    cases = [(one, batch) for batch in sorted(plan.batches) for one in sweep.engines if one.takes(batch)]
+    done, total = 0, len(cases) * plan.repeats
     for repeat in range(plan.repeats):
-        if not any(climber.is_up for climber in sweep.climbers):
+        if not any(one.is_up for one in sweep.engines):
             break
-        turn = 1 if repeat % 2 == 0 else -1
-        for batch in sorted(plan.batches)[::turn]:
-            for climber in sweep.climbers[::turn]:
-                if climber.takes(batch):
-                    steps.next(climber, batch)
-                    with _failing_alone(climber, batch, sweep):
-                        _slice(climber, batch, plan)
+        for one, batch in cases if repeat % 2 == 0 else cases[::-1]:
+            if one.takes(batch):
+                progress("measuring", done, total, f"batch {batch}: {one.spec}")
+                done += 1
+                with _failing_alone(one, batch, sweep):
+                    one.time_calls(batch, plan)
         after_repeat()
-    steps.done()
-
-
-def _slice(climber: Climber, batch: int, plan: SweepPlan) -> None:
-    first_call_ms = climber.engine.warm(batch, plan.burn_in_s)
-    found = climber.engine.slice(batch, plan.seconds, plan.calls)
-    climber.runs.setdefault(batch, BatchRun(batch, first_call_ms)).slices.append(found)
+    progress("measuring", done, total)
 
 
 def _judge(sweep: Sweep, export: Path, progress: Progress) -> None:
-    """Each engine once, however its images come to it."""
-    measured = [climber for climber in sweep.climbers if climber.is_up and climber.runs]
-    judged: dict[str, Judged] = {}
-    for index, climber in enumerate(measured):
-        name = f"{climber.spec.without_copies} {climber.spec.file}"
-        progress("gate_inputs answers", index, len(measured), str(climber.spec.without_copies))
+    """Judge each engine once, with copies or without."""
+    measured = [one for one in sweep.engines if one.is_up and one.runs]
+    results: dict[str, GateResult] = {}
+    for index, one in enumerate(measured):
+        name = f"{one.spec.without_copies} {one.spec.file}"
+        progress("gate", index, len(measured), str(one.spec.without_copies))
         try:
-            climber.judged = judged.get(name) or climber.engine.judge(export)
-            judged[name] = climber.judged
+            one.gate_result = results.get(name) or one.engine.judge(export)
+            results[name] = one.gate_result
         except (AlexnetError, OSError) as error:
-            climber.unjudged = str(error)
-    progress("gate_inputs answers", len(measured), len(measured))
+            one.not_judged_because = str(error)
+    progress("gate", len(measured), len(measured))
 
 
 @contextmanager
-def _failing_alone(climber: Climber, batch: int, sweep: Sweep) -> Iterator[None]:
+def _failing_alone(one: SweptEngine, batch: int, sweep: Sweep) -> Iterator[None]:
     try:
         yield
     except (AlexnetError, OSError) as error:
-        climber.fail(batch, str(error))
-        rest = f" from batch {batch} on" if climber.is_up else ": the rest of its repeats"
-        what = f"{climber.spec}{rest}"
-        sweep.left_out.append(LeftOut(what=what, why=str(error)))
-
-
-class _Steps:
-    """How far the measuring is."""
-
-    def __init__(self, climbers: Sequence[Climber], plan: SweepPlan, progress: Progress) -> None:
-        runs = sum(batch <= climber.spec.max_batch for climber in climbers for batch in plan.batches)
-        self._total = runs * plan.repeats
-        self._taken = 0
-        self._progress = progress
-
-    def next(self, climber: Climber, batch: int) -> None:
-        self._progress("measuring", self._taken, self._total, f"batch {batch}: {climber.spec}")
-        self._taken += 1
-
-    def done(self) -> None:
-        self._progress("measuring", self._taken, self._total)
+        one.fail(batch, str(error))
+        rest = f" from batch {batch} on" if one.is_up else ": the rest of its repeats"
+        sweep.left_out.append(LeftOut(what=f"{one.spec}{rest}", why=str(error)))

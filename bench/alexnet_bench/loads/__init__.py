@@ -1,1 +1,1 @@
-"""Loads on a server: closed and open loops over the Transport seam, in worker processes, judged."""
+"""Generate load on a server and measure it: `run.bench_load` does all of it, `plans` describes a load."""

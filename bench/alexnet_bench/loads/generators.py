@@ -1,76 +1,110 @@
-"""Who generates a load: this process, or worker processes that share it."""
+"""Load generators: this process, or several worker processes that share a load.
+
+A worker process is started by its parent and connected to it by a socket. The parent sends commands; the
+worker replies to each one. The worker ends when the parent closes the socket or dies.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
-from alexnet_clients import ANONYMOUS, Credentials, Transport
+from alexnet_clients import ANONYMOUS, Credentials, ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
-from .load_results import Outcome, merged
-from .loops import LoadRun
-from .plans import Part, loops_for_workers
-from .waiting import Clock, SystemClock
-from .worker_protocol import DONE, STOP, Address, Order, Report, Target
+from .loop import Clock, LoadRun
+from .plans import Segment, loops_for_processes
+from .results import LoadResult, combined_in_parallel
+from .traffic import Traffic, TrafficSpec
 
-Tick = Callable[[float], None]  # seconds since the load began
-_LEAD_S = 0.05  # until an order has reached every process
+Tick = Callable[[float], None]  # called now and then with the seconds since the load began
+_LEAD_S = 0.05  # until a command has reached every worker
 _TICK_S = 0.25
-_LONGEST_END_S = 5.0
+_LONGEST_END_S = 5.0  # for a worker to end, or to report after Ctrl-C
 
 
 def no_tick(_: float) -> None:
-    """For whoever shows no progress."""
+    """Show no progress."""
 
 
-class Generator(Protocol):
-    def aim(self, target: Target) -> None:
-        """Prepare to ask this from now on."""
+class LoadGenerator(Protocol):
+    """Generates loads, one after the other."""
 
-    def run(self, part: Part, tick: Tick = no_tick) -> Outcome:
-        """Run a load, which starts now. After Ctrl-C the outcome is what was counted until then."""
+    def prepare(self, spec: TrafficSpec) -> None:
+        """Build the requests of the loads to come."""
+
+    def run(self, segment: Segment, tick: Tick = no_tick) -> LoadResult:
+        """Run a load, which starts now. After Ctrl-C the result is what was counted until then."""
 
 
-class InProcess:
-    """One process, this one: for tests, and where a load is small."""
+class InProcessGenerator:
+    """Generate loads in this process: for tests, and where a load is small.
+
+    Args:
+        transport: The connection to the server.
+        clock: The source of time; by default the system's.
+    """
 
     def __init__(self, transport: Transport, clock: Clock | None = None) -> None:
         self._transport = transport
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
 
-    def aim(self, target: Target) -> None:
-        self._asking = target.asking(self._transport)
-        self._indices = self._asking.indices()
+    def prepare(self, spec: TrafficSpec) -> None:
+        self._traffic = spec.traffic(self._transport)
 
-    def run(self, part: Part, tick: Tick = no_tick) -> Outcome:
-        starting = replace(part, starts_s=self._clock.now_s())
-        return LoadRun(starting, self._asking, self._indices, self._clock).outcome()
+    def run(self, segment: Segment, tick: Tick = no_tick) -> LoadResult:
+        return LoadRun(replace(segment, starts_s=self._clock.now_s()), self._traffic, self._clock).result()
 
 
-class Workers:
-    """Processes of their own, there inside the `with` and gone after it, or with this process.
+@dataclass(frozen=True, kw_only=True)
+class _Prepare:
+    """A command: connect to this server unless connected already, and build these requests."""
 
-    `access` is sent to them, so its headers are a mapping.
+    url: str
+    credentials: Credentials
+    spec: TrafficSpec
+
+
+_STOP: Literal["stop"] = "stop"  # end the running load; it is not replied to
+_DONE: Literal["done"] = "done"
+_Command: TypeAlias = _Prepare | Segment
+_WorkerReply: TypeAlias = LoadResult | AlexnetError | Literal["done"]
+
+
+class MultiProcessGenerator:
+    """Generate loads in worker processes, which live inside the `with` or until this process ends.
+
+    Args:
+        url: The server's URL.
+        processes: How many workers share each load.
+        credentials: TLS files and headers of the client. They are sent to the workers, so the headers must
+            be a mapping.
+
+    Raises:
+        UsageError: `processes` is below 1.
+        InvalidUrl: the URL does not parse.
     """
 
-    def __init__(self, url: str, count: int, *, access: Credentials = ANONYMOUS) -> None:
-        """Raises:
-        UsageError: less than one process.
-        """
-        if count < 1:
-            raise UsageError("workers", got=str(count), expected="at least 1")
-        self._address = Address(url=url, access=access)
-        self._count = count
+    def __init__(self, url: str, processes: int = 1, *, credentials: Credentials = ANONYMOUS) -> None:
+        if processes < 1:
+            raise UsageError("workers", got=str(processes), expected="at least 1")
+        ServerUrl.parse(url)  # an error here is clearer than one in each worker
+        self._url = url
+        self._credentials = credentials
+        self._count = processes
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection[Any, Any]] = []
 
@@ -88,7 +122,7 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End the processes: each ends when its connection does."""
+        """End the workers: each one ends when its connection is closed."""
         for connection in self._connections:
             connection.close()
         for process in self._processes:
@@ -99,40 +133,52 @@ class Workers:
                 process.wait()
         self._connections, self._processes = [], []
 
-    def aim(self, target: Target) -> None:
-        if not self._connections:  # an error has ended them
+    def prepare(self, spec: TrafficSpec) -> None:
+        if not self._connections:  # an error has ended the workers
             self._open()
-        self._ask(target)
+        command = _Prepare(url=self._url, credentials=self._credentials, spec=spec)
+        numbers = range(self._count)
+        for number in numbers:
+            self._send(number, command)
+        replies: dict[int, _WorkerReply] = {}
+        self._receive_from(numbers, replies)
+        assert set(replies.values()) == {_DONE}
 
-    def run(self, part: Part, tick: Tick = no_tick) -> Outcome:
-        """Raises:
-        ClientError: a process of the generator died. The next `aim` starts new ones.
+    def run(self, segment: Segment, tick: Tick = no_tick) -> LoadResult:
+        """Run a load that starts now.
+
+        Args:
+            segment: The whole load; it is split among the workers. Its start is set here.
+            tick: Called about four times a second.
+
+        Raises:
+            ClientError: a worker died. The next `prepare` starts new ones.
+            KeyboardInterrupt: Ctrl-C came, and no worker reported a result.
         """
         starts_s = time.monotonic() + _LEAD_S
-        loops = loops_for_workers(part.loop, self._count)
+        loops = loops_for_processes(segment.loop, self._count)
         busy = range(len(loops))
         for number, loop in enumerate(loops):
-            statistics_of = () if number else part.statistics_of
-            seed = part.seed + number
-            order = replace(part, loop=loop, starts_s=starts_s, seed=seed, statistics_of=statistics_of)
-            self._send(number, order)
-        reports: dict[int, Report] = {}
+            statistics_of = () if number else segment.statistics_of
+            seed = segment.seed + number
+            share = replace(segment, loop=loop, starts_s=starts_s, seed=seed, statistics_of=statistics_of)
+            self._send(number, share)
+        replies: dict[int, _WorkerReply] = {}
         try:
-            self._gather(busy, reports, tick=lambda: tick(time.monotonic() - starts_s))
+            self._receive_from(busy, replies, tick=lambda: tick(time.monotonic() - starts_s))
         except KeyboardInterrupt:
             for number in busy:
-                self._send(number, STOP)
-            self._gather(busy, reports, longest_s=_LONGEST_END_S)
-        outcomes = [report for report in reports.values() if isinstance(report, Outcome)]
-        if not outcomes:
+                self._send(number, _STOP)
+            self._receive_from(busy, replies, longest_s=_LONGEST_END_S)
+        results = [reply for reply in replies.values() if isinstance(reply, LoadResult)]
+        if not results:
             raise KeyboardInterrupt
-        return merged(outcomes)
+        return combined_in_parallel(results)
 
     def _open(self) -> None:
         try:
             for _ in range(self._count):
                 self._start()
-            self._ask(self._address)
         except BaseException:
             self.close()
             raise
@@ -140,11 +186,12 @@ class Workers:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            # -P: no module of the current folder takes the place of one that is needed. A session of its own:
-            # Ctrl-C is this process's to answer.
+            code = f"from {__name__} import run_worker; run_worker({theirs.fileno()})"
+            # -P: no module in the current folder replaces an installed one. A session of its own: Ctrl-C goes
+            # to this process only.
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-P", "-m", f"{__package__}.worker", str(theirs.fileno())],
+                    [sys.executable, "-P", "-c", code],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -153,51 +200,93 @@ class Workers:
             )
         self._connections.append(Connection(ours.detach()))
 
-    def _ask(self, order: Order) -> None:
-        """Give an order to all and wait until it is done."""
-        everyone = range(self._count)
-        for number in everyone:
-            self._send(number, order)
-        reports: dict[int, Report] = {}
-        self._gather(everyone, reports)
-        assert set(reports.values()) == {DONE}
+    def _send(self, number: int, command: _Command | str) -> None:
+        with contextlib.suppress(ConnectionError):  # receiving its reply finds that the worker has died
+            self._connections[number].send(command)
 
-    def _send(self, number: int, order: Order | str) -> None:
-        with contextlib.suppress(ConnectionError):  # a death is found where it should answer
-            self._connections[number].send(order)
-
-    def _gather(
+    def _receive_from(
         self,
-        busy: Collection[int],
-        reports: dict[int, Report],
+        numbers: Collection[int],
+        replies: dict[int, _WorkerReply],
         *,
         tick: Callable[[], None] = lambda: None,
         longest_s: float = math.inf,
     ) -> None:
-        """Add one report a process."""
+        """Add one reply from each worker to `replies`."""
         until_s = time.monotonic() + longest_s
-        while (left := [number for number in busy if number not in reports]) and time.monotonic() < until_s:
+        while (left := [n for n in numbers if n not in replies]) and time.monotonic() < until_s:
             tick()
             ready = wait([self._connections[number] for number in left], timeout=_TICK_S)
             for number in left:
                 if self._connections[number] in ready:
-                    reports[number] = self._received(number)
+                    replies[number] = self._receive(number)
 
-    def _received(self, number: int) -> Report:
+    def _receive(self, number: int) -> _WorkerReply:
         try:
-            report: Report = self._connections[number].recv()
-            if isinstance(report, AlexnetError):
-                raise report
+            reply: _WorkerReply = self._connections[number].recv()
+            if isinstance(reply, AlexnetError):
+                raise reply
         except (EOFError, OSError) as error:
             code = self._processes[number].wait()
             self.close()
             raise ClientError(
                 f"process {number + 1} of the load generator",
-                got=f"its end, exit code {code}",
-                expected="an outcome",
+                got=f"exit code {code}",
+                expected="the result of its load",
                 next_step="Measure again.",
             ) from error
         except AlexnetError:
-            self.close()  # the others may still have something to say, to which nobody would listen
+            self.close()  # the other workers' replies would be read as replies to the next command
             raise
-        return report
+        return reply
+
+
+class _LoadWorker:
+    """The worker's side: execute one command at a time."""
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+        self._commands: SimpleQueue[_Command] = SimpleQueue()
+        self._transport: Transport | None = None
+        self._traffic: Traffic | None = None
+        self._run: LoadRun | None = None
+
+    def serve(self) -> None:
+        threading.Thread(target=self._listen, name="commands", daemon=True).start()
+        while True:
+            command = self._commands.get()
+            try:
+                reply = self._execute(command)
+            except AlexnetError as error:
+                reply = error
+            self._connection.send(reply)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                command = self._connection.recv()
+            except (EOFError, OSError):
+                os._exit(0)  # the parent is gone, so the other thread's work is of no use
+            if command == _STOP:
+                if self._run is not None:
+                    self._run.stop()
+            else:
+                if isinstance(command, Segment) and self._traffic is not None:
+                    self._run = LoadRun(command, self._traffic)  # here, so that a stop right after finds it
+                self._commands.put(command)
+
+    def _execute(self, command: _Command) -> _WorkerReply:
+        if isinstance(command, Segment):
+            assert self._run is not None
+            return self._run.result()
+        if self._transport is None:
+            self._transport = transport_from_url(ServerUrl.parse(command.url), command.credentials)
+        self._traffic = command.spec.traffic(self._transport)
+        gc.collect()
+        gc.freeze()  # a collection that looks through all of these objects would delay a send
+        return _DONE
+
+
+def run_worker(file_descriptor: int) -> None:
+    """Run a worker process on its end of the socket; never returns."""
+    _LoadWorker(Connection(file_descriptor)).serve()

@@ -1,4 +1,4 @@
-"""`alexnet bench cold-start`: how long until a server is ready, and until its first answers."""
+"""`alexnet bench cold-start`: the time until a server is ready, and of its first requests."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ def cold_start_command(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", help="One of its models; may be repeated.", metavar="NAME", show_default="all of them"
+            "--model", help="A model of the repository; may be repeated.", metavar="NAME", show_default="all"
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, max=20, help="Starts of each, all in turn.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=20, help="How often each model is started, all models in turn.")
+    ] = 3,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
     """Start a server for each model, with its warm-up and without, and time its first requests.
 
-    From the start of the embedded server. Its files may lie in the machine's cache; after one start they do.
+    Time is measured from the start of the embedded server. After the first start
+    the model's files are in the machine's file cache.
 
     Example: alexnet bench cold-start build/model_repository --output cold_start.json
     """
-    from alexnet_bench.cold_start import bench_cold_start
+    from alexnet_bench import bench_cold_start
 
     from ..screen import Bars
 

@@ -1,10 +1,10 @@
-"""`alexnet bench engine`: every engine of this machine at every batch, against the limits of its device."""
+"""`alexnet bench engine`: time every engine of an export that this machine can run."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,8 +22,7 @@ from .reporting import (
 )
 
 if TYPE_CHECKING:
-    from alexnet_bench.engines.specs import RuntimeName
-    from alexnet_bench.schema import Report
+    from alexnet_bench import Report
 
 
 class Device(StrEnum):
@@ -33,52 +32,54 @@ class Device(StrEnum):
 
 def engine_command(
     context: typer.Context,
-    export: Annotated[Path, typer.Argument(help="An export's folder, with its export.json.")],
+    export: Annotated[Path, typer.Argument(help="Folder of an export, with its export.json.")],
     batch: Annotated[
         str | None,
         typer.Option(
-            help="Images a call.", metavar="N,...", show_default="1, 2, 4 ... to the export's largest"
+            help="Images per call.", metavar="N,...", show_default="1, 2, 4 ... to the export's largest batch"
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Some of fp32,fp16,int8.", show_default="all that were accepted")
+        str | None,
+        typer.Option(help="Comma-separated: fp32,fp16,int8.", show_default="all that the gate accepted"),
     ] = None,
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="Some of pytorch, torch.compile, onnxruntime, openvino, tensorrt, tensorrt-rtx.",
-            show_default="all that are here",
+            help="Runtime names, such as openvino,pytorch.",
+            metavar="NAME,...",
+            show_default="all that this machine can run",
         ),
     ] = None,
     device: Annotated[
-        Device | None, typer.Option(help="Measure on this alone.", show_default="all that are here")
+        Device | None, typer.Option(help="Measure only on this device.", show_default="all that are here")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="What the export was made from, to measure PyTorch too.")
+        Path | None, typer.Option(help="The export's checkpoint, to measure PyTorch too.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of one slice.")] = 0.5,
-    repeats: Annotated[int, typer.Option(help="Slices of each engine and batch, in turn.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Length of one repeat of an engine at a batch.")] = 0.5,
+    repeats: Annotated[int, typer.Option(help="Repeats of each engine and batch, in alternating order.")] = 5,
     judge: Annotated[
-        bool, typer.Option("--judge/--no-judge", help="Ask every engine whether it is still the model.")
+        bool, typer.Option("--judge/--no-judge", help="Judge every engine by the export's gate.")
     ] = True,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
-    """Measure every engine that this machine has of an export, against its limit.
+    """Time every engine of an export that this machine can run.
 
-    Each engine has a process of its own, and is judged by the export's gate in
-    the end: one that answers wrongly, or cannot be judged, has INVALID rows.
-    What is not here is left out, with the reason. Ctrl-C keeps the rows that
-    are done.
+    Each engine runs in a process of its own, and its speed is compared with the
+    shortest call that the device allows. At the end the export's gate judges it:
+    an engine whose outputs are wrong, or that cannot be judged, has INVALID rows.
+    What cannot run here is left out, with the reason. Ctrl-C ends the run early
+    and keeps the rows that are done.
 
     Example: alexnet bench engine build/export --checkpoint checkpoint.safetensors
     """
-    from alexnet_bench.engines.discovery import EngineFilter
-    from alexnet_bench.engines.running import EngineBench, bench_engines
+    from alexnet_bench import EngineBenchOptions, EngineFilter, bench_engines
 
     from ..screen import Bars
 
-    bench = EngineBench(
+    options = EngineBenchOptions(
         engine_filter=EngineFilter(
             precisions=precisions_from(precision),
             runtimes=_runtimes_from(runtime),
@@ -92,32 +93,32 @@ def engine_command(
     )
     check_output(output)
     with Bars() as bars:
-        report = bench_engines(export, bench, command=recorded_command(context), progress=bars)
+        report = bench_engines(export, options, command=recorded_command(context), progress=bars)
     finish(report, as_json=as_json, output=output, measured=bool(report.engines), show=print_engines)
 
 
 def print_engines(report: Report) -> None:
-    """By device: side by side, and what each engine takes; then each engine's rows, and the verdict."""
+    """Print a comparison and the costs of each device's engines, then all rows and the verdict."""
     from ..screen import out, say
     from .engine_tables import LIMITS_IN_WORDS, costs_table, side_by_side_table
 
     for device in dict.fromkeys(row.engine.device for row in report.engines):
         rows = [row for row in report.engines if row.engine.device == device]
         out.rule(f"Engines on {device}", align="left")
-        say("Images a second by batch:")
+        say("Images per second by batch:")
         out.print(side_by_side_table(rows))
-        say("What each takes:")
+        say("Costs of each engine:")
         out.print(costs_table(rows))
     if report.engines:
         out.print(LIMITS_IN_WORDS, markup=False)
     print_tables(report)
 
 
-def _runtimes_from(text: str | None) -> tuple[RuntimeName, ...] | None:
-    """`Wishes` refuses unknown ones."""
+def _runtimes_from(text: str | None) -> tuple[str, ...] | None:
+    """Split names; `EngineFilter` refuses unknown ones."""
     if text is None:
         return None
     words = [word.strip().lower() for word in text.split(",") if word.strip()]
     if not words:
         raise UsageError("--runtime", got=repr(text), expected="at least one name")
-    return tuple(cast("RuntimeName", word) for word in dict.fromkeys(words))
+    return tuple(dict.fromkeys(words))

@@ -1,4 +1,4 @@
-"""`alexnet bench server`: what a server holds, and what a request costs under which load."""
+"""`alexnet bench server`: throughput and latency of a server under load."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from .reporting import (
 )
 
 if TYPE_CHECKING:
-    from alexnet_bench.loads.measuring import ReferencePredictions
-    from alexnet_bench.loads.plans import Loop
+    from alexnet_bench import ClosedLoop, OpenLoop, ReferenceSource
     from alexnet_bench.schema import Report
 
 _DEFAULT_CONCURRENCY = "1,16"
@@ -42,39 +41,43 @@ _DEFAULT_CONCURRENCY = "1,16"
 def server_command(
     context: typer.Context,
     model: Annotated[
-        list[str], typer.Option("--model", help="A model of the server; may be repeated.", metavar="NAME")
+        list[str], typer.Option("--model", help="A model on the server; may be repeated.", metavar="NAME")
     ],
     url: UrlOption = DEFAULT_URL,
     concurrency: Annotated[
         str | None,
         typer.Option(
-            help="Closed loops: so many requests open at any time.",
+            help="Closed loops: numbers of requests in flight.",
             metavar="N,...",
             show_default=f"{_DEFAULT_CONCURRENCY} unless --rate or --limit-p99-ms is given",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images a request.", metavar="N,...")] = "1",
+    batch: Annotated[str, typer.Option(help="Images in a request.", metavar="N,...")] = "1",
     rate: Annotated[
         str | None,
         typer.Option(
-            help="Open loops: so many requests a second, as they come by chance (Poisson).", metavar="R,..."
+            help="Open loops: requests a second at random times (Poisson arrivals).", metavar="R,..."
         ),
     ] = None,
     limit_p99_ms: Annotated[
         float | None,
-        typer.Option("--limit-p99-ms", help="Find the highest rate whose p99 stays within.", metavar="MS"),
+        typer.Option(
+            "--limit-p99-ms",
+            help="Find the highest rate whose p99 latency is within this limit.",
+            metavar="MS",
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of one repeat.")] = 3.0,
-    repeats: Annotated[int, typer.Option(help="Of every load: all loads in turn, so often.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Duration of one repeat.")] = 3.0,
+    repeats: Annotated[int, typer.Option(help="How often each load is run, all loads in turn.")] = 5,
     burn_in_s: Annotated[
-        float, typer.Option("--burn-in", help="Seconds before every repeat that are thrown away.")
+        float, typer.Option("--burn-in", help="Seconds before every repeat that do not count.")
     ] = 0.5,
     workers: Annotated[int, typer.Option(help="Processes that generate the load.")] = 1,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--shape",
-            help="For an input with open dimensions, without the batch; may be repeated.",
+            help="Shape of an input with open dimensions, without the batch; may be repeated.",
             metavar="NAME:1,2,3",
         ),
     ] = None,
@@ -82,7 +85,7 @@ def server_command(
         Path | None,
         typer.Option(
             "--repository",
-            help="What the server serves: answers are held to what the export in it answers in process.",
+            help="The served repository: outputs are compared with those of its export in process.",
             metavar="FOLDER",
         ),
     ] = None,
@@ -96,22 +99,17 @@ def server_command(
 ) -> None:
     """Measure a server under load, with a verdict on each figure.
 
-    Any model that speaks KServe v2. A load whose verdict is INVALID says why,
-    and what to do. Exits 1 if a load could not be measured at all, or if the
-    server was gone before the end.
+    Works with any server that speaks KServe v2. Where a verdict is INVALID, the
+    report says why and what to do. Exits 1 if a load could not be measured at
+    all, or if the server was gone before the end.
 
     Example: alexnet bench server --model alexnet_int8 --concurrency 1,16
     """
-    from alexnet_bench.loads.campaign import Campaign, report_of_campaign
-    from alexnet_bench.loads.generators import Workers
-    from alexnet_bench.loads.measuring import ServerBench
-    from alexnet_bench.loads.plans import Timing
-    from alexnet_bench.loads.searching import SearchOptions
-    from alexnet_clients import ServerUrl, transport_from_url
+    from alexnet_bench import LoadPlan, SearchOptions, Timing, bench_load, open_server_bench
 
     from ..screen import Bars
 
-    campaign = Campaign(
+    plan = LoadPlan(
         models=tuple(dict.fromkeys(model)),
         batches=whole_numbers("--batch", batch),
         loops=_loops(concurrency, rate, is_needed=limit_p99_ms is None),
@@ -119,22 +117,28 @@ def server_command(
     )
     timing = Timing(burn_in_s=burn_in_s, seconds=seconds, repeats=repeats)
     shapes = dict(_shape(text) for text in shape or [])
-    access = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header).credentials()
-    address = ServerUrl.parse(url)
+    credentials = Connection(
+        url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header
+    ).credentials()
     check_output(output)
     with ExitStack() as opened:
-        generator = opened.enter_context(Workers(url, workers, access=access))  # before gRPC has threads
-        transport = transport_from_url(address, access)
-        opened.callback(transport.close)
-        truth = None if repository is None else opened.enter_context(_truth_of(repository))
-        progress = opened.enter_context(Bars())
-        bench = ServerBench(
-            transport, address, generator, timing=timing, timeout_s=timeout_s, shapes=shapes, truth=truth
+        reference = None if repository is None else opened.enter_context(_reference_from(repository))
+        bench = opened.enter_context(
+            open_server_bench(
+                url,
+                processes=workers,
+                credentials=credentials,
+                timing=timing,
+                timeout_s=timeout_s,
+                shapes=shapes,
+                reference=reference,
+            )
         )
-        report = report_of_campaign(
-            campaign,
+        progress = opened.enter_context(Bars())
+        report = bench_load(
+            plan,
             bench,
-            title=f"Under load: {', '.join(campaign.models)}",
+            title=f"Under load: {', '.join(plan.models)}",
             command=recorded_command(context),
             progress=progress,
         )
@@ -144,7 +148,7 @@ def server_command(
 
 
 def print_loads(report: Report) -> None:
-    """The tables with their verdicts, then whether batching happened."""
+    """Print the tables with their verdicts, then whether the server batched requests."""
     from alexnet_bench.reports.names import load_in_words, name_of_series
 
     from ..screen import say
@@ -155,8 +159,8 @@ def print_loads(report: Report) -> None:
 
 
 @contextmanager
-def _truth_of(repository: Path) -> Iterator[ReferencePredictions]:
-    from alexnet_bench.reference_predictions import ExportPredictions
+def _reference_from(repository: Path) -> Iterator[ReferenceSource]:
+    from alexnet_bench import ExportPredictions
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_pipeline import unpacked_export
 
@@ -164,8 +168,10 @@ def _truth_of(repository: Path) -> Iterator[ReferencePredictions]:
         yield ExportPredictions(manifest_from_folder(folder), folder)
 
 
-def _loops(concurrency: str | None, rate: str | None, *, is_needed: bool) -> tuple[Loop, ...]:
-    from alexnet_bench.loads.plans import ClosedLoop, OpenLoop
+def _loops(
+    concurrency: str | None, rate: str | None, *, is_needed: bool
+) -> tuple[ClosedLoop | OpenLoop, ...]:
+    from alexnet_bench import ClosedLoop, OpenLoop
 
     if concurrency is None and rate is None and is_needed:
         concurrency = _DEFAULT_CONCURRENCY

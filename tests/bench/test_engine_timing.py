@@ -1,0 +1,198 @@
+"""How the calls of one engine are timed: clocks, memory, warm-up. The GPU's clock is a fake."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from alexnet_bench.engines.timing import (
+    Calls,
+    DeviceMemory,
+    HostCalls,
+    HostMemory,
+    TimedEngine,
+    event_timer,
+    timed_calls,
+)
+from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_export import EngineOptions
+from alexnet_export.convert import onnx_from_checkpoint
+from alexnet_export.engines.tensorrt_api import TensorRt
+from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
+from alexnet_export.engines.tensorrt_runner import EngineRunner
+from alexnet_model.contract import Contract
+from alexnet_model.errors import EngineError
+from alexnet_model.gpus import Gpu
+from alexnet_model.passport import Profile
+
+from ..export.fake_tensorrt import HostDevice, fake_tensorrt
+from ..networks import random_checkpoint
+from .sweep_fakes import FakeClock, FakeRunner, FakeStream
+
+# Eight images, each filled with its own number.
+IMAGES = np.repeat(np.arange(8, dtype=np.uint8), 224 * 224 * 3).reshape(8, 224, 224, 3)
+H200 = Gpu(index=0, name="NVIDIA H200", compute_capability="9.0", driver="580.95.05", memory_mib=143_771)
+
+
+class ResidentFake:
+    """A runner on a GPU: `launch` takes the stream 5 ms, `take` 3 ms, and both take the host no time."""
+
+    def __init__(self, stream: FakeStream) -> None:
+        self._stream = stream
+        self.log: list[str] = []
+
+    def place(self, images: Any) -> str:
+        return f"images {images.flat[0]}"
+
+    def take(self, placed: str) -> None:
+        self.log.append(placed)
+        self._stream.ms += 3
+
+    def launch(self) -> None:
+        self._stream.ms += 5
+
+
+def latencies_of(histogram: str) -> LatencyHistogram:
+    found = LatencyHistogram()
+    found.add(histogram.encode("ascii"))
+    return found
+
+
+def test_calls_last_for_the_given_seconds_and_have_the_given_minimum() -> None:
+    clock = FakeClock()
+    calls = HostCalls(FakeRunner(clock, 0.1))
+    images = cycle([IMAGES[:1]])
+    assert timed_calls(calls, images, clock.timer(), seconds=0.25, now=clock) == pytest.approx([100] * 3)
+    assert clock() == pytest.approx(0.3)
+    assert len(timed_calls(calls, images, clock.timer(), seconds=0.05, at_least=4, now=clock)) == 4
+    assert len(timed_calls(calls, images, clock.timer(), seconds=0, now=clock)) == 1
+
+
+def test_calls_on_a_gpu_are_timed_by_its_events_without_placing_and_taking_images() -> None:
+    stream, clock = FakeStream(), FakeClock()  # the host's clock does not advance
+    calls = ResidentFake(stream)
+    timer = event_timer(stream.event)
+    assert timed_calls(calls, cycle(["a", "b"]), timer, seconds=-1, at_least=3, now=clock) == [5, 5, 5]
+    assert calls.log == ["a", "b", "a"]
+
+
+def test_an_engine_is_loaded_warmed_up_and_timed() -> None:
+    clock = FakeClock()
+    runner = FakeRunner(clock, 0.5, load_s=2.0)
+    engine_here = TimedEngine(
+        lambda: runner,
+        IMAGES,
+        largest_batch=8,
+        calls_of=HostCalls,
+        time_call=clock.timer(),
+        memory=HostMemory(),
+        now=clock,
+    )
+    assert engine_here.load() == pytest.approx(2000)
+    assert engine_here.warm_up(2, 2.5) == pytest.approx(1000)
+    assert runner.seen == [0, 2, 4, 6]  # the first call, then 2.5 s of burn-in
+    found = engine_here.time_calls(2, 1.5, 1)
+    assert runner.seen[4:] == [0, 2]  # the images go on rotating
+    assert found.throughput_per_s == pytest.approx(2)
+    assert latencies_of(found.histogram).samples == 2
+    assert latencies_of(found.histogram).percentile_ms(50) == pytest.approx(1000, rel=1e-3)
+    assert engine_here.time_calls(2, 0.1, 3).throughput_per_s == pytest.approx(2)
+    assert engine_here.warm_up(8, 0) == pytest.approx(4000)
+    assert engine_here.describe().name == "openvino"
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(tmp_path: Path, graphs: bool) -> None:
+    """TensorRT's runner on a fake of TensorRT, with a device in host memory."""
+    onnx = tmp_path / "fp32.onnx"
+    onnx_from_checkpoint(random_checkpoint(width=0.05), onnx, max_batch=4)
+    trt, device, stream = fake_tensorrt("11.1.0.106"), HostDevice(), FakeStream()
+    api, engine = TensorRt(trt, "tensorrt"), tmp_path / "engine.plan"
+    passport = engine_from_onnx(
+        api,
+        onnx,
+        engine,
+        EngineOptions(runtime="tensorrt", timing_caches=tmp_path),
+        precision="fp32",
+        profile=Profile(min=1, opt=2, max=4),
+        contract=Contract(),
+        gpu=H200,
+    )
+
+    executions, clock = trt.recorder.executions, FakeClock()
+
+    def event() -> Any:
+        stream.ms = 7.0 * len(executions)  # the stream takes 7 ms for each
+        clock.spend(0.01)  # and the host 10 ms
+        return stream.event()
+
+    engine_here = TimedEngine(
+        lambda: EngineRunner(
+            engine,
+            passport,
+            api=api,
+            device=device,
+            classes=10,
+            contract=Contract(),
+            cuda_graphs=graphs,
+        ),
+        IMAGES,
+        largest_batch=8,
+        calls_of=lambda runner: cast("Calls", runner),
+        time_call=event_timer(event),
+        memory=DeviceMemory(lambda: 1000),
+        now=clock,
+    )
+    engine_here.load()
+    engine_here.warm_up(4, 0)
+    found = engine_here.time_calls(4, 0, 3)
+    assert latencies_of(found.histogram).percentile_ms(100) == pytest.approx(7, rel=1e-3)
+    # By the stream's 7 ms, as the latencies, not by the host's 10 ms.
+    assert found.throughput_per_s == pytest.approx(4 / 0.007)
+    assert executions == [4] * 5  # the first call, one of burn-in, three that count
+    assert device.captures == (1 if graphs else 0)
+    with pytest.raises(EngineError, match="a batch of 8, expected at most 4"):
+        engine_here.warm_up(8, 0)
+
+
+def test_host_memory_is_the_peak_of_the_process_minus_its_size_before(tmp_path: Path) -> None:
+    def status(resident_kb: int, peak_kb: int) -> None:
+        lines = f"Name:\tpython\nVmHWM:\t{peak_kb:8} kB\nVmRSS:\t{resident_kb:8} kB\n"
+        (tmp_path / "status").write_text(lines)
+
+    status(1000, 5000)
+    memory = HostMemory(tmp_path)
+    assert (tmp_path / "clear_refs").read_text() == "5"
+    with memory.watched():
+        status(2500, 3000)
+    assert memory.peak_bytes() == 2000 * 1024
+    (tmp_path / "status").unlink()
+    assert memory.peak_bytes() is None
+    assert HostMemory(tmp_path / "nowhere").peak_bytes() is None
+
+
+def test_host_memory_sees_a_real_allocation() -> None:
+    memory = HostMemory()
+    block = np.ones(64 << 20, np.uint8)
+    del block
+    peak = memory.peak_bytes()
+    assert peak is not None
+    assert 60 << 20 < peak < 256 << 20
+
+
+def test_device_memory_does_not_count_what_others_allocate_outside_of_watching() -> None:
+    free = [1000]
+    memory = DeviceMemory(lambda: free[0])
+    with memory.watched():
+        free[0] -= 300
+    free[0] -= 500  # another process, meanwhile
+    with memory.watched():
+        free[0] -= 100
+    assert memory.peak_bytes() == 400
+    with memory.watched():
+        free[0] += 200
+    assert memory.peak_bytes() == 400
