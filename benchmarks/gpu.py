@@ -1,11 +1,11 @@
-"""This project's figures on an NVIDIA GPU: `make bench-gpu`, after `make demo`, on a machine that has one.
+"""Measure this project on an NVIDIA GPU: `make bench-gpu`, after `make demo`, on a machine that has one.
 
-The demo's checkpoint is exported anew for large batches, and engines are built by every TensorRT that is
-installed here and by the image, where Docker is. Every engine on the GPU is measured, judged by the gate
-(parity matrix, accuracy) and held against the limits of the GPU. Then the models are served, in Docker or
-embedded, and asked. What is not here is left out and said; no figure of a CPU comes into these.
+The demo's checkpoint is exported again for large batches. Engines are built by every TensorRT that is
+installed here, and by the container image if Docker is here. Every engine on the GPU is measured, judged by
+the gate (parity matrix, accuracy) and compared with the limits of the GPU. Then the models are served, in
+Docker or embedded, and measured under load. What is not here is left out with a note; no CPU is measured.
 
-ONNX Runtime takes the GPU where `onnxruntime-gpu` for this machine's CUDA is installed in its place.
+ONNX Runtime uses the GPU if `onnxruntime-gpu` for this machine's CUDA is installed in place of `onnxruntime`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alexnet_model.errors import AlexnetError
 from alexnet_model.gpus import gpus_here
 from alexnet_serving import DockerServer, EmbeddedServer, Server, choice_of_server
 
-TENSORRTS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # by `--engine`, what is imported
+TENSORRTS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # the module of each `--runtime`
 SECONDS = 30 * 60.0
 
 
@@ -55,24 +55,24 @@ def main() -> int:
 
 
 def exported(checkpoint: Path, work: Path, largest: int) -> Path | None:
-    """The repository to serve: of engines where Docker runs them, else of ONNX files for ONNX Runtime."""
+    """Export, and return the repository to serve: of engines if Docker runs them, else of ONNX files."""
     export, onnx, engines = work / "export", work / "onnx_repository", work / "engine_repository"
-    anew = ["--engine", "onnx", "--max-batch", largest, "--out", export, "--repository", onnx]
-    if alexnet("export", checkpoint, *anew):
+    arguments = ["--runtime", "onnxruntime", "--max-batch", largest, "--out", export, "--repository", onnx]
+    if alexnet("export", checkpoint, *arguments):
         return None
     for engine, module in TENSORRTS.items():
         if find_spec(module) is None:
             note(f"No {engine} engines: {engine} is not installed.")
-        elif alexnet("export", export, "--engine", engine, "--repository", work / f"{engine}_repository"):
+        elif alexnet("export", export, "--runtime", engine, "--repository", work / f"{engine}_repository"):
             note(f"No {engine} engines: see above.")
-    if alexnet("export", export, "--engine", "docker", "--repository", engines):
+    if alexnet("export", export, "--runtime", "tensorrt", "--build", "docker", "--repository", engines):
         note("Nothing is served by Docker: see above.")
         return onnx
     return engines
 
 
 def measure_served(repository: Path, measuring: Measuring) -> None:
-    """A server under load, and what lies around it; only where it computes on the GPU."""
+    """Measure a server that computes on the GPU: under load, and what an embedded one allows beside it."""
     try:
         with server_of(repository) as server:
             models = [name for name in server.models if device_of(server, name) == "GPU"]

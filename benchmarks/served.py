@@ -27,9 +27,9 @@ from alexnet_bench.engine_vs_server import (
 )
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.runs import Log
-from alexnet_bench.unpacking import unpacked_export
 from alexnet_cli.screen import Bars
 from alexnet_model.manifest import manifest_from_folder
+from alexnet_pipeline import unpacked_export
 from alexnet_serving import EmbeddedServer
 
 ENOUGH = 0.9

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import typer
 
-from alexnet_bench import FigureRow, Log, Report, report_from_file, report_of_run, write_report
+from alexnet_bench import Log, Report, report_from_file, report_of_run, write_report
 from alexnet_bench.reports.markdown import escaped
 from alexnet_bench.reports.names import day_in_words
-from alexnet_cli.screen import say
+from alexnet_cli.bench.reporting import print_tables
 
 
 def run_recipe(
@@ -32,38 +32,35 @@ def run_recipe(
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON")
     options = parser.parse_args()
-    words = [word for word in sys.argv if word not in ("--json", "--output", str(options.output))]
-    report = report_of_run(
-        lambda log: measure(log, options), title=title, command=shlex.join(["python", *words])
-    )
+    report = report_of_run(lambda log: measure(log, options), title=title, command=_recorded_command())
     if options.json:
         typer.echo(report.model_dump_json(indent=1))
     else:
-        print_report(report)
+        print_tables(report)
     if options.output is not None:
         write_report(options.output, report)
     interrupted = any(reason.rule == "interrupted" for reason in report.reasons)
     return int(interrupted or any(row.reached is False for row in report.figures))
 
 
-def print_report(report: Report) -> None:
-    say(f"{report.environment.machine}; {report.title}")
-    for row in report.figures:
-        say(f"  {row.name}, {row.of}: {row.figure}; {in_words(row)}")
-    for words in (*report.notes, *map(str, report.reasons)):
-        say(f"  {words}")
-
-
-def in_words(row: FigureRow) -> str:
-    """The target and whether it is reached."""
-    return f"{row.target}: {'yes' if row.reached else 'NO'}" if row.target else "no target"
+def _recorded_command() -> str:
+    """The command line without its output options, which do not change what is measured."""
+    arguments = iter(sys.argv)
+    words = [
+        word
+        for word in arguments
+        if word != "--json"
+        and not word.startswith("--output=")
+        and not (word == "--output" and next(arguments))
+    ]
+    return shlex.join(["python", *words])
 
 
 def section_of(folder: Path) -> str:
-    """Markdown of every result in a folder; empty where there is none.
+    """Return Markdown of every report in a folder; empty if there is none.
 
     Raises:
-        ReportError: a file is not such a result.
+        ReportError: a file is not a report.
     """
     reports = [report_from_file(file) for file in sorted(folder.glob("*.json"))]
     return "\n".join(line for report in reports for line in _lines_of(report)) if reports else ""

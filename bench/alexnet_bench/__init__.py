@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     )
     from .synthetic_images import synthetic_jpegs
     from .tuning import Candidate, TuningOptions, bench_tuning, winner_of, write_winner
-    from .unpacking import unpacked_export
 
 _MODULES = {
     ".calibration_workload": ("calibration_rate",),
@@ -90,7 +89,6 @@ _MODULES = {
     ),
     ".synthetic_images": ("synthetic_jpegs",),
     ".tuning": ("Candidate", "TuningOptions", "bench_tuning", "winner_of", "write_winner"),
-    ".unpacking": ("unpacked_export",),
 }
 
 __all__ = [
@@ -158,7 +156,6 @@ __all__ = [
     "report_of_run",
     "search_rate",
     "synthetic_jpegs",
-    "unpacked_export",
     "verdict_from",
     "winner_of",
     "write_client_images",

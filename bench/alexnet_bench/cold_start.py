@@ -21,8 +21,13 @@ from typing import TYPE_CHECKING
 from alexnet_clients import ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.progress import Progress, silent
-from alexnet_serving import EmbeddedServer, Server, models_of_repository
-from alexnet_serving.repositories.layout import CONFIG_FILE, DECODING_MODEL
+from alexnet_serving import (
+    CONFIG_FILE,
+    DECODING_MODEL,
+    EmbeddedServer,
+    Server,
+    models_of_repository,
+)
 
 from .calibration_workload import calibration_rate
 from .figures.intervals import Figure, figure_from_repeats
@@ -136,7 +141,7 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
     Raises:
         RepositoryError: a configuration cannot be read.
     """
-    from alexnet_serving.repositories.model_config import text_from_config  # tritonclient is slow to import
+    from alexnet_serving import text_from_config  # tritonclient is slow to import
 
     with tempfile.TemporaryDirectory(prefix="alexnet-cold-start-") as folder:
         for name, config in _configs_of(repository, model).items():
@@ -177,7 +182,7 @@ def _configs_of(repository: Path, model: str) -> dict[str, TritonConfig]:
 def _config_of(repository: Path, model: str) -> TritonConfig:
     from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
 
-    from alexnet_serving.repositories.model_config import config_from_text
+    from alexnet_serving import config_from_text
 
     path = repository / model / CONFIG_FILE
     try:

@@ -230,10 +230,13 @@ class FigureRow(Record):
 
     @property
     def target(self) -> str:
-        """Such as `at least 0.9`; empty if there is none."""
-        ends = (("at least", self.at_least), ("at most", self.at_most))
-        target = " and ".join(f"{word} {end:,.4g}" for word, end in ends if end is not None)
-        return f"{target} in every repeat" if target and self.every_repeat else target
+        """Such as `at least 0.9` or `0.9 to 1.1`; empty if there is none."""
+        low, high = ("" if end is None else f"{end:,.4g}" for end in (self.at_least, self.at_most))
+        if low and high:
+            target = f"{low} to {high}"
+        else:
+            target = f"at least {low}" if low else f"at most {high}" if high else ""
+        return f"{target}, every repeat" if target and self.every_repeat else target
 
     @model_serializer(mode="wrap")
     def _with_reached(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .options import JsonFlag
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import Report
+    from alexnet_bench import Report
     from alexnet_model.manifest import Manifest
     from alexnet_training import TrainingReport
 
@@ -42,11 +42,10 @@ def demo_command(
     clock = Stopwatch()
     from alexnet_bench import compare_with_server
     from alexnet_clients import Client
-    from alexnet_export import OnnxOptions, export_onnx
-    from alexnet_export.onnx_export import refuse_foreign
+    from alexnet_export import refuse_foreign_export
     from alexnet_model.files import write_text_atomically
-    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, write_repository
-    from alexnet_serving.servers.tritonserver import wheel_of_this_python
+    from alexnet_pipeline import ExportOptions, export_model
+    from alexnet_serving import EmbeddedServer, refuse_foreign_repository, wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
     from .demo_images import ServedPredictions, write_held_out_images
@@ -60,7 +59,7 @@ def demo_command(
 
     # Fail now, not minutes later.
     wheel_of_this_python()
-    refuse_foreign(out / "export")
+    refuse_foreign_export(out / "export")
     refuse_foreign_repository(repository)
 
     screen.rule(f"1/5 train: AlexNet of width {width:g} on scikit-learn's digits", align="left")
@@ -71,12 +70,9 @@ def demo_command(
 
     screen.rule("2/5 export: ONNX in three precisions, each proved the same model", align="left")
     with clock("export"), Bars() as bars:
-        manifest = export_onnx(
-            training.checkpoint, out / "export", OnnxOptions(calibration="digits"), progress=bars
-        )
+        options_of_export = ExportOptions(calibration="digits", out=out / "export", repository=repository)
+        manifest = export_model(training.checkpoint, options_of_export, progress=bars).manifest
     print_export(manifest)
-    with clock("pack"):
-        write_repository(manifest, out / "export", repository)
 
     with ExitStack() as opened:
         screen.rule("3/5 serve: Triton Inference Server, embedded", align="left")

@@ -1,4 +1,4 @@
-"""`alexnet doctor`: what each command needs, whether it is here, and the command that mends it if not."""
+"""`alexnet doctor`: what each command needs, whether it is here, and the command that fixes it if not."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ def doctor_command(
     out: Annotated[Path, typer.Option(help="Folder of the ONNX files and engines.")] = Path("build/export"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Check this machine: what each command needs, and what mends it. Exits 1 unless export to classify runs.
+    """Check what each command needs on this machine, and print the fixes.
+
+    Exits with 1 unless export, serve and classify can run.
 
     Example: alexnet doctor --json
     """
-    from alexnet_serving import examine
+    from alexnet_serving import diagnose
 
-    from .examination import main_job_in_words, print_examination
+    from .doctor_output import main_job_text, print_report
     from .screen import err, note
 
-    with err.status("Looking at packages, GPUs, Docker and engines ..."):
-        found = examine(repository, out)
+    with err.status("Checking packages, GPUs, Docker and engines ..."):
+        report = diagnose(repository, out)
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        typer.echo(report.model_dump_json(indent=2))
     else:
-        print_examination(found)
-    if not found.main_job.runs:
-        note(f"{main_job_in_words(found)}: does not run here yet. First: {found.main_job.first_mend}")
+        print_report(report)
+    if not report.main_job.runs:
+        note(f"{main_job_text(report)}: does not run here yet. First fix: {report.main_job.first_fix}")
         raise typer.Exit(1)

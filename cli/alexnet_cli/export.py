@@ -1,21 +1,27 @@
-"""`alexnet export`: a checkpoint to proved ONNX files, engines, and a model repository."""
+"""`alexnet export`: a checkpoint to checked ONNX files, engines, and a model repository."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from alexnet_model.errors import UsageError
+from alexnet_model.manifest import Manifest
+from alexnet_model.runtimes import BUILT_IN
 
-from .earlier import EngineChoice, folder_of_earlier, manifest_of_earlier
 from .options import JsonFlag, RepositoryOption, precisions_from
 
-if TYPE_CHECKING:
-    from alexnet_export import EngineOptions
+RUNTIMES = ", ".join(runtime.name for runtime in BUILT_IN if runtime.served or runtime.builder)
+
+
+class BuildPlace(StrEnum):
+    """Where engines are built."""
+
+    HERE = "here"
+    DOCKER = "docker"
 
 
 class Compatibility(StrEnum):
@@ -26,17 +32,22 @@ class Compatibility(StrEnum):
     AMPERE_PLUS = "ampere-plus"
 
 
-DEFAULT_MAX_BATCH = 64
-# What Triton loads instead of the ONNX file.
-PLANS = (EngineChoice.TENSORRT, EngineChoice.DOCKER)
+# The values of --engine in version 0.1: it named a runtime and a place at once.
+ENGINE_ALIASES = {
+    "openvino": ("openvino", BuildPlace.HERE),
+    "onnx": ("onnxruntime", BuildPlace.HERE),
+    "tensorrt": ("tensorrt", BuildPlace.HERE),
+    "docker": ("tensorrt", BuildPlace.DOCKER),
+    "tensorrt-rtx": ("tensorrt-rtx", BuildPlace.HERE),
+}
 
 
 def export_command(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A .safetensors checkpoint, a torchvision .pth, 'imagenet' (downloads), or the folder of an "
-            "earlier export or a repository, to build engines from its ONNX files.",
+            help="A .safetensors checkpoint, a torchvision .pth, 'imagenet' (downloads weights), or the "
+            "folder of an earlier export or of a repository, to build engines from its ONNX files.",
         ),
     ],
     precision: Annotated[
@@ -46,7 +57,7 @@ def export_command(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="'digits' or a folder: images that choose the INT8 scales.",
+            help="'digits' or a folder: images that the INT8 scales are computed from.",
             show_default="the data the checkpoint was trained on",
         ),
     ] = None,
@@ -57,21 +68,28 @@ def export_command(
         ),
     ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(help="Largest batch to prove and to serve.", show_default="64")
+        int | None, typer.Option(help="Largest batch to check and to serve.", show_default="64")
     ] = None,
     max_top1_drop: Annotated[
         float | None,
         typer.Option(help="Points of top-1 accuracy that a precision may lose.", show_default="1"),
     ] = None,
-    engine: Annotated[
-        EngineChoice | None,
+    runtime: Annotated[
+        str | None,
         typer.Option(
-            help="What runs the models: the ONNX files on a CPU (openvino) or GPU (onnx); engines built here "
-            "(tensorrt) or by the image that serves them (docker); tensorrt-rtx needs no GPU, and Triton "
-            "does not serve it.",
+            help=f"What runs the models: {RUNTIMES}, or a runtime that another distribution registers. "
+            "tensorrt-rtx needs no GPU to build; Triton does not serve it.",
             show_default="openvino",
         ),
     ] = None,
+    build: Annotated[
+        BuildPlace | None,
+        typer.Option(
+            help="Where TensorRT engines are built: here, or in docker by Triton's image.",
+            show_default="here",
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(hidden=True)] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -102,8 +120,8 @@ def export_command(
         bool | None,
         typer.Option(
             "--encoded/--no-encoded",
-            help="Pack `alexnet` too, which takes encoded images; in Docker it needs our own image.",
-            show_default="where OpenVINO, in that image too, serves",
+            help="Add the model `alexnet`, which takes encoded images; in Docker it needs our own image.",
+            show_default="where OpenVINO, which needs that image too, serves",
         ),
     ] = None,
     out: Annotated[
@@ -113,137 +131,71 @@ def export_command(
     repository: RepositoryOption = Path("model_repository"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Convert a checkpoint to ONNX in FP32, FP16 and INT8, prove each the same model, pack for Triton.
+    """Convert a checkpoint to ONNX in FP32, FP16 and INT8, check each to be the same model, pack for Triton.
 
     Example: alexnet export checkpoint.safetensors --precision fp32,int8 --calibration digits
     """
-    from alexnet_export import OnnxOptions, Tolerances, build_engines, data_trained_on, export_onnx
-    from alexnet_export.engine_export import builders_from, raise_if_engine_refused
-    from alexnet_export.onnx_export import raise_if_refused
-    from alexnet_model.pretrained import checkpoint_from
-    from alexnet_serving import (
-        RepositoryOptions,
-        refuse_foreign_repository,
-        targets_of_image,
-        write_repository,
-    )
+    from alexnet_export import Tolerances, profile_from, raise_if_refused, targets_from
+    from alexnet_pipeline import ExportOptions, export_model
 
     from .screen import Bars, note
     from .tables import print_engines, print_export
 
     if max_top1_drop is not None and not 0 <= max_top1_drop <= 100:
         raise UsageError("--max-top1-drop", got=f"{max_top1_drop:g}", expected="0 to 100 points")
+    runtime, build = _runtime_and_build(runtime, build, engine)
     precisions = precisions_from(precision)
-    packing = RepositoryOptions(
-        backend="tensorrt" if engine in PLANS else "onnx",
+    options = ExportOptions(
+        precisions=precisions,
+        calibration=calibration,
+        evaluation=evaluation,
+        max_batch=max_batch,
+        tolerances=None if max_top1_drop is None else Tolerances(top1_drop=max_top1_drop / 100),
+        runtime=runtime,
+        build=build.value,
+        targets=targets_from(target),
+        profile=profile_from(profile) if profile else None,
+        hardware_compatibility=hardware_compatibility.value,
+        version_compatible=version_compatible,
         queue_size=queue_size,
-        queue_timeout_s=0.0 if queue_size == 0 else None,  # no limit is none in time either
         encoded=encoded,
+        out=out,
+        repository=repository,
     )
-    building = _engine_options(engine, target, profile, hardware_compatibility, version_compatible)
+    with Bars() as bars:
 
-    with ExitStack() as done:
-        earlier = Path(checkpoint) if Path(checkpoint).is_dir() else None
-        if earlier is not None:
-            only_for_checkpoints = {
-                "--calibration": calibration,
-                "--evaluation": evaluation,
-                "--max-batch": max_batch,
-                "--max-top1-drop": max_top1_drop,
-            }
-            folder = done.enter_context(folder_of_earlier(earlier, out, engine, only_for_checkpoints))
-        else:
-            folder = out or Path("build/export")
-        _check_apart(folder, repository)
-        refuse_foreign_repository(repository)
-        # What would fail after minutes fails now: no GPU, no Docker, an image that loads no such engine.
-        if building and earlier is None:
-            building.profile_to(DEFAULT_MAX_BATCH if max_batch is None else max_batch)
-        builders = builders_from(building) if building else ()
+        def show(manifest: Manifest) -> None:
+            bars.stop()
+            if as_json:
+                typer.echo(manifest.model_dump_json(indent=2))
+            else:
+                print_export(manifest)
+                print_engines(manifest)
 
-        bars = done.enter_context(Bars())
-        if earlier is not None:
-            manifest = manifest_of_earlier(earlier, folder)
-        else:
-            loaded = checkpoint_from(checkpoint)
-            options = OnnxOptions(
-                precisions=precisions,
-                calibration=calibration or data_trained_on(loaded),
-                evaluation=evaluation,
-                max_batch=DEFAULT_MAX_BATCH if max_batch is None else max_batch,
-                runtime="onnxruntime" if engine is EngineChoice.ONNX else "openvino",
-                tolerances=Tolerances(top1_drop=0.01 if max_top1_drop is None else max_top1_drop / 100),
-            )
-            manifest = export_onnx(loaded, folder, options, progress=bars)
-        if building:
-            manifest = build_engines(
-                folder, building, precisions=precisions, builders=builders, progress=bars
-            )
-        bars.stop()
-        if as_json:
-            typer.echo(manifest.model_dump_json(indent=2))
-        else:
-            print_export(manifest)
-            print_engines(manifest)
-        targets = targets_of_image() if engine in PLANS else ()
-        models = write_repository(manifest, folder, repository, packing, targets=targets)
-        if not as_json:
-            kept = "" if earlier and folder != earlier and out is None else f"{folder} and "
-            note(f"Wrote {kept}{repository} ({', '.join(models)}).")
-            if engine is EngineChoice.TENSORRT_RTX:
-                note(f"The engines are in {folder}; {repository} has the ONNX files, which Triton loads.")
-            note(f"Next: alexnet serve --repository {repository}")
-        raise_if_refused(manifest, precisions or ())
-        if precisions:
-            raise_if_engine_refused(manifest, builders)
+        result = export_model(checkpoint, options, progress=bars, on_checked=show)
+    for reason in result.left_out:
+        note(f"Left out {reason}")
+    if not as_json:
+        folder = f"{result.folder} and " if result.folder else ""
+        note(f"Wrote {folder}{repository} ({', '.join(result.models)}).")
+        if options.engine_runtime and not options.engine_runtime.served:
+            note(f"The engines are in {result.folder}; {repository} has the ONNX files, which Triton loads.")
+        note(f"Next: {result.next_command}")
+    raise_if_refused(result.refused, precisions or ())
 
 
-def _engine_options(
-    engine: EngineChoice | None,
-    target: str | None,
-    profile: str | None,
-    hardware_compatibility: Compatibility,
-    version_compatible: bool,
-) -> EngineOptions | None:
-    """None where no engine is to be built.
+def _runtime_and_build(
+    runtime: str | None, build: BuildPlace | None, engine: str | None
+) -> tuple[str | None, BuildPlace]:
+    """Return what --runtime and --build say, or their older common spelling --engine.
 
     Raises:
-        UsageError: options that cannot be, or that are for engines alone.
+        UsageError: --engine has an unknown value, or is given beside one of the others.
     """
-    from alexnet_export import EngineOptions
-    from alexnet_export.engines.options import profile_from, targets_from
-
-    if engine in (*PLANS, EngineChoice.TENSORRT_RTX):
-        return EngineOptions(
-            runtime="tensorrt-rtx" if engine is EngineChoice.TENSORRT_RTX else "tensorrt",
-            build="docker" if engine is EngineChoice.DOCKER else "here",
-            profile=profile_from(profile) if profile else None,
-            targets=targets_from(target),
-            hardware_compatibility=hardware_compatibility.value,
-            version_compatible=version_compatible,
-        )
-    only_for_engines = {
-        "--target": target,
-        "--profile": profile,
-        "--hardware-compatibility": hardware_compatibility is not Compatibility.NONE,
-        "--version-compatible": version_compatible,
-    }
-    for name, value in only_for_engines.items():
-        if value:
-            raise UsageError(
-                name,
-                got=f"it with --engine {(engine or EngineChoice.OPENVINO).value}",
-                expected="an engine to build",
-                next_step="Add --engine tensorrt, docker or tensorrt-rtx.",
-            )
-    return None
-
-
-def _check_apart(out: Path, repository: Path) -> None:
-    one, other = out.resolve(), repository.resolve()
-    if one.is_relative_to(other) or other.is_relative_to(one):
-        raise UsageError(
-            "--out and --repository",
-            got=f"{out} and {repository}",
-            expected="two folders, neither inside the other",
-        )
+    if engine is None:
+        return runtime, build or BuildPlace.HERE
+    if runtime is not None or build is not None:
+        raise UsageError("--engine", got="it with --runtime or --build", expected="one or the other")
+    if engine not in ENGINE_ALIASES:
+        raise UsageError("--engine", got=engine, expected=f"one of {', '.join(ENGINE_ALIASES)}")
+    return ENGINE_ALIASES[engine]

@@ -1,4 +1,4 @@
-"""`alexnet lint`: whether a repository is still what was exported."""
+"""`alexnet lint`: whether a repository is still as it was exported."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import Annotated
 
 import typer
 
+from .options import JsonFlag
+
 
 def lint_command(
     repository: Annotated[Path, typer.Argument(help="The Triton model repository.")] = Path(
         "model_repository"
     ),
     hashes: Annotated[
-        bool, typer.Option("--hashes/--no-hashes", help="Read the large files too, to hash them.")
+        bool, typer.Option("--hashes/--no-hashes", help="Read and hash the large files too.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Hold every file of a model repository against its export record; exit 1 if anything differs.
+    """Compare every file of a model repository with its export record.
+
+    Exits with 1 if a file differs.
 
     Example: alexnet lint model_repository
     """

@@ -1,4 +1,4 @@
-"""`alexnet serve`: the model repository on a real Triton Inference Server, in the foreground."""
+"""`alexnet serve`: serve a model repository with Triton Inference Server, in the foreground."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alexnet_serving import Server, ServerTls
 
 
-class ServerChoice(StrEnum):
+class ServerKind(StrEnum):
     EMBEDDED = "embedded"
     DOCKER = "docker"
 
@@ -35,11 +35,11 @@ def _pem(what: str) -> typer.models.OptionInfo:
 
 def serve_command(
     kind: Annotated[
-        ServerChoice | None,
+        ServerKind | None,
         typer.Option(
             "--with",
-            help="docker: NVIDIA's image; embedded: Triton without Docker, on loopback only.",
-            show_default="docker for what a GPU computes, else embedded",
+            help="docker: NVIDIA's image. embedded: Triton without Docker, on loopback only.",
+            show_default="docker if a GPU can be used, else embedded",
         ),
     ] = None,
     repository: RepositoryOption = Path("model_repository"),
@@ -47,39 +47,41 @@ def serve_command(
     http_port: Annotated[int, _port("HTTP")] = 8000,
     metrics_port: Annotated[int, _port("Metrics")] = 8002,
     address: Annotated[
-        str, typer.Option(help="Where it listens; another than loopback needs Docker.")
+        str, typer.Option(help="IPv4 address to listen on; only Docker serves others than loopback.")
     ] = "127.0.0.1",
     tls_certificate: Annotated[
-        Path | None, _pem("Encrypt gRPC: the server's certificate, in PEM. HTTP stays on loopback.")
+        Path | None, _pem("PEM certificate to encrypt gRPC with. HTTP then stays on loopback.")
     ] = None,
-    tls_key: Annotated[Path | None, _pem("The key to that certificate.")] = None,
+    tls_key: Annotated[Path | None, _pem("PEM private key of that certificate.")] = None,
     tls_client_ca: Annotated[
-        Path | None, _pem("Answer only clients with a certificate of this CA (mutual TLS).")
+        Path | None, _pem("Serve only clients with a certificate of this CA (mutual TLS).")
     ] = None,
     shared_memory: Annotated[
         bool,
         typer.Option(
             "--shared-memory",
-            help="Let clients on this machine pass images in shared memory; on loopback only.",
+            help="Let clients on this machine send images through shared memory.",
         ),
     ] = False,
     image: Annotated[
         str | None,
-        typer.Option(help="Another image than the pinned one, for --with docker.", show_default="by models"),
+        typer.Option(help="Image for --with docker.", show_default="pinned, chosen by the models"),
     ] = None,
     rebuild_if_needed: Annotated[
         bool,
         typer.Option(
             "--rebuild-if-needed",
-            help="Build engines that this server or GPU cannot load anew, from the ONNX files beside them.",
+            help="Build engines again if this server or GPU cannot load them.",
         ),
     ] = False,
     ready_timeout_s: Annotated[
         float,
-        typer.Option("--ready-timeout", min=1, help="Seconds until every model must be ready."),
+        typer.Option("--ready-timeout", min=1, help="Seconds to wait until every model is ready."),
     ] = 300,
 ) -> None:
-    """Serve a model repository until Ctrl-C; says where it listens and which models are ready.
+    """Serve a model repository until Ctrl-C.
+
+    Prints the URLs and the models when they are ready.
 
     Example: alexnet serve --with embedded --repository model_repository --grpc-port 8001
     """
@@ -92,7 +94,7 @@ def serve_command(
     kind = _kind_of_server(kind, repository, docker_only)
     ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
     server: Server
-    if kind is ServerChoice.DOCKER:
+    if kind is ServerKind.DOCKER:
         server = DockerServer(
             repository,
             image=image,
@@ -120,8 +122,8 @@ def serve_command(
         say(f"metrics  {server.metrics_url}")
         say(f"ready    {', '.join(server.models)}")
         if shared_memory:
-            note("Shared memory is open: every process that reaches a port may name any of it.")
-        _say_how_to_ask(server, tls)
+            note("Shared memory is open: every process that reaches a port can use any region of it.")
+        _print_next_command(server, tls)
         note("Stop with Ctrl-C.")
         try:
             server.wait()
@@ -130,10 +132,10 @@ def serve_command(
 
 
 def _tls_from(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """What the three options say together.
+    """Return the TLS files of the three options; None without any.
 
     Raises:
-        UsageError: one is given without another that it needs.
+        UsageError: the certificate or the key is missing.
     """
     from alexnet_model.errors import UsageError
     from alexnet_serving import ServerTls
@@ -152,8 +154,8 @@ def _tls_from(certificate: Path | None, key: Path | None, client_ca: Path | None
     )
 
 
-def _say_how_to_ask(server: Server, tls: ServerTls | None) -> None:
-    """The next command; with TLS, by a name that the certificate is for."""
+def _print_next_command(server: Server, tls: ServerTls | None) -> None:
+    """Print a command that classifies an image; with TLS, its URL has a name of the certificate."""
     from .screen import note
 
     url, credentials = server.grpc_url, ""
@@ -171,25 +173,34 @@ def _say_how_to_ask(server: Server, tls: ServerTls | None) -> None:
 
 
 def _kind_of_server(
-    asked: ServerChoice | None, repository: Path, docker_only: Mapping[str, object]
-) -> ServerChoice:
-    """The kind that was asked for, or else the one that fits, which is said with its reason."""
+    requested: ServerKind | None, repository: Path, docker_only: Mapping[str, object]
+) -> ServerKind:
+    """Return the requested kind, or print and return the one that fits the repository.
+
+    Args:
+        requested: The value of --with.
+        repository: The repository.
+        docker_only: Options, by name, that need Docker.
+
+    Raises:
+        UsageError: one of them is given for the embedded server.
+    """
     from alexnet_model.errors import UsageError
     from alexnet_serving import choice_of_server, models_of_repository
 
     from .screen import note
 
-    models_of_repository(repository)  # says it if there is nothing to serve
-    kind = asked
+    models_of_repository(repository)  # raises if there is nothing to serve
+    kind = requested
     if kind is None:
         choice = choice_of_server(repository)
-        kind = ServerChoice(choice.kind)
+        kind = ServerKind(choice.kind)
         note(f"Serving with {choice.kind}: {choice.reason}.")
     given = [name for name, value in docker_only.items() if value]
-    if given and kind is ServerChoice.EMBEDDED:
+    if given and kind is ServerKind.EMBEDDED:
         raise UsageError(
             given[0],
-            got="it with the embedded server",
+            got="the embedded server",
             expected="a server in Docker",
             next_step="Add --with docker.",
         )
@@ -197,14 +208,18 @@ def _kind_of_server(
 
 
 def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed: bool) -> None:
-    """What lint finds wrong would be found by Triton only as it starts, and in fewer words.
+    """Lint the repository before a server starts, since Triton's own messages say less.
 
-    Engines that are broken or built for elsewhere are built anew where that was asked for.
+    With `rebuild_if_needed`, engines that are broken or do not load on this machine are built again.
+
+    Raises:
+        RepositoryError: lint found an error that new engines do not fix.
+        PrecisionRefused, EngineError, DockerError: the engines cannot be built again.
     """
     from alexnet_model.triton_image import TRITON_IMAGE
+    from alexnet_pipeline import engine_refusal, rebuild_engines
     from alexnet_serving import lint, raise_if_findings
 
-    from .rebuilding import rebuild, refusal_of
     from .screen import Bars, in_megabytes, note
     from .tables import print_engines
 
@@ -213,10 +228,10 @@ def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed:
     if not rebuild_if_needed or not all(finding.about_engine for finding in findings):
         raise_if_findings(repository, findings)
         return
-    refusal = None if findings else refusal_of(repository, image or TRITON_IMAGE)
+    refusal = None if findings else engine_refusal(repository, image or TRITON_IMAGE)
     if not findings and refusal is None:
         return
     note(f"Rebuilding: {findings[0] if findings else refusal}")
     with Bars() as bars:
-        manifest = rebuild(repository, image or TRITON_IMAGE, progress=bars)
+        manifest = rebuild_engines(repository, image or TRITON_IMAGE, progress=bars)
     print_engines(manifest)

@@ -14,7 +14,7 @@ from .screen import note, out, say
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import EngineRow, LoadRow, Report
+    from alexnet_bench import EngineRow, LoadRow, Report
     from alexnet_training import TrainingReport
 
     from .demo_images import ServedPredictions
@@ -35,7 +35,11 @@ def print_training(report: TrainingReport) -> None:
 
 
 def print_export(manifest: Manifest) -> None:
-    """A row a precision, then why each was accepted or refused."""
+    """Print one row for each precision, then why the gate accepted or refused it.
+
+    Args:
+        manifest: The record of the export.
+    """
     evaluation = manifest.evaluation
     say(
         f"{manifest.model.architecture} on {evaluation.images} images of {evaluation.source} "
@@ -72,7 +76,11 @@ def print_export(manifest: Manifest) -> None:
 
 
 def print_engines(manifest: Manifest) -> None:
-    """A row an engine, what it was built for, and its verdict; nothing where there is none."""
+    """Print what each engine was built for and the gate's decision; nothing if there are no engines.
+
+    Args:
+        manifest: The record of the export.
+    """
     engines = [(artifact, engine) for artifact in manifest.artifacts for engine in artifact.engines]
     if not engines:
         return
@@ -99,7 +107,7 @@ def print_engines(manifest: Manifest) -> None:
         say(f"{engine.file}: {engine.decision.reason if engine.decision else 'no GPU here can run it'}")
         say(f"  {passport.built_for}, batches {passport.profile.min} to {passport.profile.max}")
         if engine.evaluated_on:
-            say(f"  judged on {engine.evaluated_on}")
+            say(f"  checked on {engine.evaluated_on}")
 
 
 def print_predictions(served: list[ServedPredictions]) -> None:
@@ -180,7 +188,7 @@ def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None
     if quick:
         say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
     say(f"Go on:      alexnet serve --repository {repository}")
-    say(f"With a GPU: alexnet export {repository.parent / 'export'} --engine docker")
+    say(f"With a GPU: alexnet export {repository.parent / 'export'} --runtime tensorrt --build docker")
     say("            builds TensorRT engines from the same three ONNX files.")
 
 
@@ -207,7 +215,7 @@ def _export_row(artifact: Artifact) -> list[str]:
 
 def _engine_verdict(engine: Engine) -> str:
     if engine.decision is None:
-        return "not judged"
+        return "not checked"
     return "[green]accepted[/green]" if engine.decision.accepted else "[red]REFUSED[/red]"
 
 

@@ -1,4 +1,4 @@
-"""`alexnet train`: images to a checkpoint."""
+"""`alexnet train`: train a network on images and write its checkpoint."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ from .options import JsonFlag
 
 def train_command(
     data: Annotated[
-        str, typer.Option(help="'digits', or a folder: train/ and val/ with a folder a class, or just those.")
+        str,
+        typer.Option(
+            help="'digits', or a folder with one subfolder of images per class, also below train/ and val/."
+        ),
     ] = "digits",
     arch: Annotated[str, typer.Option(help="alexnet, alexnet-lecture, alexnet-2012 or lenet.")] = "alexnet",
-    width: Annotated[float, typer.Option(help="Scales every hidden layer.")] = 1.0,
+    width: Annotated[float, typer.Option(help="Factor of every hidden layer's size, 0.01 to 4.")] = 1.0,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 4,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, at its highest.", show_default="by width")
+        float | None,
+        typer.Option(help="Highest learning rate of Adam.", show_default="by architecture and width"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of initialisation, order and augmentation. Equal seeds give equal weights."),
+    ] = 0,
     out: Annotated[Path, typer.Option(help="The checkpoint to write.")] = Path("checkpoint.safetensors"),
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where a stopped run of the same options was.")
+        bool, typer.Option("--resume/--no-resume", help="Continue a stopped run with the same options.")
     ] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a classifier; a run that was stopped goes on from its last epoch when it is repeated.
+    """Train a classifier and write its checkpoint.
+
+    If the run is stopped, the same command continues after the last finished epoch.
 
     Example: alexnet train --data digits --arch alexnet --epochs 4 --out checkpoint.safetensors
     """

@@ -46,11 +46,11 @@ def tune_command(
         Timing,
         TuningOptions,
         bench_tuning,
-        unpacked_export,
         winner_of,
         write_winner,
     )
     from alexnet_model.manifest import manifest_from_folder
+    from alexnet_pipeline import unpacked_export
     from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings
 
     from .screen import Bars, in_megabytes, note

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .cuda import CudaDevice
     from .datasets import data_trained_on
-    from .engine_export import build_engines
+    from .engine_export import build_engines, builders_from, engine_file_name
     from .engines.builders import EngineBuilder
-    from .engines.options import EngineOptions
+    from .engines.options import EngineOptions, profile_from, targets_from
     from .gate import GateInputs, Tolerances
-    from .onnx_export import OnnxOptions, export_onnx
+    from .onnx_export import OnnxOptions, export_onnx, refuse_foreign_export
     from .reference import gate_inputs_from_folder
+    from .refusals import Refusal, raise_if_refused, refusals_of
     from .runners import (
         FloatArray,
         Outputs,
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 _MODULES = {
     ".cuda": ("CudaDevice",),
     ".datasets": ("data_trained_on",),
-    ".engine_export": ("build_engines",),
+    ".engine_export": ("build_engines", "builders_from", "engine_file_name"),
     ".engines.builders": ("EngineBuilder",),
-    ".engines.options": ("EngineOptions",),
+    ".engines.options": ("EngineOptions", "profile_from", "targets_from"),
     ".gate": ("GateInputs", "Tolerances"),
-    ".onnx_export": ("OnnxOptions", "export_onnx"),
+    ".onnx_export": ("OnnxOptions", "export_onnx", "refuse_foreign_export"),
     ".reference": ("gate_inputs_from_folder",),
+    ".refusals": ("Refusal", "raise_if_refused", "refusals_of"),
     ".runners": (
         *("FloatArray", "Outputs", "ResidentRunner", "Runner", "RunnerSource"),
         *("infer_in_batches", "open_runner", "runner_from_artifact"),
@@ -58,21 +60,29 @@ __all__ = [
     "GateInputs",
     "OnnxOptions",
     "Outputs",
+    "Refusal",
     "ResidentRunner",
     "Runner",
     "RunnerSource",
     "Tolerances",
     "TorchRunner",
     "build_engines",
+    "builders_from",
     "data_trained_on",
+    "engine_file_name",
     "export_onnx",
     "gate_inputs_from_folder",
     "infer_in_batches",
     "open_runner",
     "paired_drop_interval",
+    "profile_from",
+    "raise_if_refused",
+    "refusals_of",
+    "refuse_foreign_export",
     "runner_from_artifact",
     "signal_to_noise_db",
     "softmax",
+    "targets_from",
     "wilson_interval",
 ]
 

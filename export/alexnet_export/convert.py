@@ -1,11 +1,12 @@
 """Checkpoint to ONNX in FP32, and from there to FP16 and INT8: the precision is written into the graph.
 
-TensorRT 11 has no precision flags and no calibrators, so what a file computes in is decided here, and the
-same three files run on TensorRT 10.12+ and 11, TensorRT-RTX, OpenVINO and ONNX Runtime.
+TensorRT 11 has no precision flags and no calibrators, so a file's graph decides what it computes in. The same
+three files run on TensorRT 10.12+ and 11, TensorRT-RTX, OpenVINO and ONNX Runtime.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 import warnings
@@ -33,15 +34,26 @@ CALIBRATION_BATCH = 16
 
 
 def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) -> None:
-    """Write the FP32 file: uint8 `image` in, `probabilities` and `logits` out, any batch to `max_batch`.
+    """Write the FP32 ONNX file of a checkpoint.
+
+    Its input is uint8 `(N, height, width, 3)`, its outputs are float32 `(N, classes)`: probabilities and
+    logits. The checkpoint's contract names all three.
+
+    Args:
+        checkpoint: The network and its contract.
+        path: The file to write.
+        max_batch: Largest N that the file takes; N is at least 1.
 
     Raises:
         ExportError: PyTorch cannot export the network.
+        OSError: the file cannot be written.
     """
-    classifier = Classifier(checkpoint.network(), checkpoint.contract).eval()
-    # Two images: an example batch of one would be taken for a constant.
-    example = torch.zeros(2, *checkpoint.contract.image_shape, dtype=torch.uint8)
+    contract = checkpoint.contract
+    classifier = Classifier(checkpoint.network(), contract).eval()
+    # Two images: PyTorch would take an example batch of one for a constant.
+    example = torch.zeros(2, *contract.image_shape, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=max(2, max_batch))
+    (argument,) = inspect.signature(classifier.forward).parameters  # not the input's name in the file
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -50,9 +62,9 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
                 dynamo=True,
                 external_data=False,
                 opset_version=OPSET,
-                input_names=[checkpoint.contract.input_name],
-                output_names=[checkpoint.contract.probabilities_name, checkpoint.contract.logits_name],
-                dynamic_shapes={"image": {0: batch}},
+                input_names=[contract.input_name],
+                output_names=[contract.probabilities_name, contract.logits_name],
+                dynamic_shapes={argument: {0: batch}},
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -67,15 +79,19 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
         del node.metadata_props[:]  # stack traces with this machine's paths
     metadata = {
         "weights_sha256": checkpoint.weights_sha256,
-        "contract": checkpoint.contract.to_json(),
-        "contract_digest": checkpoint.contract.digest,
+        "contract": contract.to_json(),
+        "contract_digest": contract.digest,
         "architecture": checkpoint.architecture,
     }
     _save(model, path, {**metadata, "precision": "fp32"})
 
 
 def fp16_from_onnx(source: Path, path: Path) -> None:
-    """Write half-precision weights and layers; input and outputs keep their types.
+    """Write an ONNX file with half-precision weights and layers; input and outputs keep their types.
+
+    Args:
+        source: The FP32 file.
+        path: The file to write.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -87,24 +103,30 @@ def fp16_from_onnx(source: Path, path: Path) -> None:
 
 
 def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
-    """Write INT8 weights and Q/DQ pairs on the inputs of Conv and Gemm, with scales from `images`.
+    """Write an ONNX file with INT8 weights and Q/DQ pairs on the inputs of Conv and Gemm.
 
-    Symmetric, per-channel weights, float biases, nothing quantised on outputs: the placement that TensorRT's
-    parser accepts. `images`: the calibration images, `(N, 224, 224, 3)` uint8.
+    Quantisation is symmetric, per channel for weights, with float biases and nothing quantised on outputs:
+    the only placement that TensorRT's parser accepts.
+
+    Args:
+        source: The FP32 file.
+        path: The file to write.
+        images: The calibration images that the scales are computed from, uint8 `(N, height, width, 3)`.
 
     Raises:
         OSError: a file cannot be read or written.
     """
+    original = onnx.load(source)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
         quantised = Path(folder) / "quantised.onnx"
         quantize_static(
             source,
             quantised,
-            _Images(images),
+            _CalibrationImages(original.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            # Weights in 7 bits: on a CPU without VNNI instructions, the sum of two 8-bit products overflows the
-            # 16-bit intermediate (docs/decisions/precision-in-the-graph.md).
+            # Weights in 7 bits: on a CPU without VNNI instructions, the sum of two 8-bit products overflows
+            # its 16-bit intermediate (docs/decisions/precision-in-the-graph.md).
             reduce_range=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8,
@@ -118,24 +140,24 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
             },
         )
         model = onnx.load(quantised)
-    metadata = _metadata(onnx.load(source, load_external_data=False))
-    _save(model, path, {**metadata, "precision": "int8", "source_sha256": sha256_of_file(source)})
+    _save(model, path, {**_metadata(original), "precision": "int8", "source_sha256": sha256_of_file(source)})
 
 
 def operator_counts(path: Path) -> dict[str, int]:
-    """How many nodes of each operator a file has."""
+    """Return how many nodes of each operator an ONNX file has, sorted by operator."""
     graph = onnx.load(path, load_external_data=False).graph
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, images: Uint8Array) -> None:
+class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
+    """Give ONNX Runtime's quantiser the images in batches."""
+
+    def __init__(self, input_name: str, images: Uint8Array) -> None:
         starts = range(0, len(images), CALIBRATION_BATCH)
-        self._batches = iter([images[start : start + CALIBRATION_BATCH] for start in starts])
+        self._batches = iter([{input_name: images[at : at + CALIBRATION_BATCH]} for at in starts])
 
     def get_next(self) -> dict[str, Uint8Array] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch}
+        return next(self._batches, None)
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -151,11 +173,12 @@ def _save(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converters' advice about themselves off the user's screen; errors still come through."""
+    """Keep the converters' warnings about themselves off the screen; errors still come through."""
+    level = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+        logging.disable(max(level, logging.WARNING))
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(level)

@@ -1,4 +1,4 @@
-"""One GPU's memory, stream and graphs, through PyTorch: what an engine needs besides TensorRT."""
+"""One GPU's memory, stream and CUDA graphs, through PyTorch: what an engine needs besides TensorRT."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ AnyArray = npt.NDArray[Any]
 
 
 class Device(Protocol):
-    """Where an engine's buffers lie. Tests have one in host memory."""
+    """Memory and stream for an engine's buffers. Tests use one in host memory."""
 
     name: str
     stream: int  # a CUDA stream's handle
 
     def make_current(self) -> None:
-        """TensorRT builds, loads and runs on the current device."""
+        """Make this the current CUDA device, on which TensorRT builds, loads and runs."""
 
     def buffer(self, shape: tuple[int, ...], dtype: str) -> Any: ...
 
     def address(self, buffer: Any) -> int: ...
 
     def upload(self, images: AnyArray, buffer: Any) -> None:
-        """Copy into the buffer's first rows."""
+        """Copy images into the buffer's first rows."""
 
     def move(self, source: Any, buffer: Any) -> None:
-        """Put a copy on the stream, from one buffer to another's first rows, without waiting for it."""
+        """Put on the stream a copy from one buffer to the first rows of another; do not wait for it."""
 
     def download(self, buffer: Any, rows: int) -> AnyArray:
-        """Wait for the stream, and copy the buffer's first rows out."""
+        """Wait for the stream, and return a copy of the buffer's first rows."""
 
     def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
-        """Record what `launch` puts on the stream; the result replays it."""
+        """Capture what `launch` puts on the stream in a CUDA graph; return a function that replays it."""
 
 
 class CudaDevice:
     """A GPU of this machine.
+
+    Args:
+        gpu: The GPU, as `nvidia-smi` reports it.
+
+    Attributes:
+        index: CUDA's number of it, which may differ from that of `nvidia-smi`.
+        name: Its name, such as `NVIDIA H100`.
+        stream: The handle of the CUDA stream that this object uses.
 
     Raises (on construction):
         MissingExtra: PyTorch is not installed.
@@ -56,7 +64,7 @@ class CudaDevice:
         if not torch.cuda.is_available():
             raise _no_cuda(gpu, torch)
         self._torch = torch
-        self.index = _index_of(gpu, torch)  # CUDA's own number of it
+        self.index = _index_of(gpu, torch)
         self._device = torch.device("cuda", self.index)
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self.name = gpu.name
@@ -80,18 +88,18 @@ class CudaDevice:
             buffer[: len(source)].copy_(source)
 
     def working(self) -> AbstractContextManager[None]:
-        """What PyTorch is asked to do inside goes on this device's stream."""
+        """Make PyTorch use this device's stream inside the `with`."""
         stream: AbstractContextManager[None] = self._torch.cuda.stream(self._stream)
         return stream
 
     def event(self) -> Any:
-        """A mark on the stream, which knows its time once the stream has come to it."""
+        """Record a timing event on the stream."""
         event: Any = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
 
     def free_bytes(self) -> int:
-        """Of the GPU's memory, as its driver counts it, whoever holds the rest."""
+        """Return the GPU's free memory in bytes, as its driver counts it over all processes."""
         return int(self._torch.cuda.mem_get_info(self._device)[0])
 
     def download(self, buffer: Any, rows: int) -> AnyArray:
@@ -100,10 +108,10 @@ class CudaDevice:
         return copied
 
     def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
-        launch()  # TensorRT settles its own state on the first run, which may not be captured
+        launch()  # TensorRT initialises state on the first run, which cannot be captured
         self._stream.synchronize()
         graph = self._torch.cuda.CUDAGraph()
-        # Only this thread's calls: TensorRT-RTX may compile kernels on others meanwhile.
+        # Only this thread's calls: TensorRT-RTX may compile kernels on others at the same time.
         with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             launch()
 
@@ -119,24 +127,24 @@ def _no_cuda(gpu: Gpu, torch: Any) -> EngineError:
         return EngineError(
             "PyTorch",
             got=f"{torch.__version__}, a build without CUDA",
-            expected="one with CUDA, to run engines with",
+            expected="one with CUDA, which engines need",
             next_step="Install PyTorch for CUDA: pip install --force-reinstall torch",
         )
     return EngineError(
         "PyTorch",
         got=f"no GPU that its CUDA {torch.version.cuda} can use with driver {gpu.driver}",
         expected=gpu.name,
-        next_step="Update the driver, or see CUDA_VISIBLE_DEVICES.",
+        next_step="Update the driver, or check CUDA_VISIBLE_DEVICES.",
     )
 
 
 def contiguous(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Writable and in one piece, as PyTorch wants to see foreign memory."""
+    """Return the images writable and contiguous, as `torch.from_numpy` needs them."""
     return np.require(images, requirements=["C", "W"])
 
 
 def _index_of(gpu: Gpu, torch: Any) -> int:
-    """CUDA numbers GPUs by speed, `nvidia-smi` by slot: go by name and capability."""
+    """Find a GPU by name and capability: CUDA numbers GPUs by speed, `nvidia-smi` by slot."""
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         same_capability = f"{major}.{minor}" == gpu.compute_capability
@@ -146,5 +154,5 @@ def _index_of(gpu: Gpu, torch: Any) -> int:
         "PyTorch",
         got=f"no {gpu.name} among the GPUs that it sees",
         expected="the GPU that nvidia-smi lists",
-        next_step="See CUDA_VISIBLE_DEVICES.",
+        next_step="Check CUDA_VISIBLE_DEVICES.",
     )

@@ -1,4 +1,4 @@
-"""The images an export reads: calibration chooses INT8 scales, evaluation judges, and they never mix."""
+"""The images of an export: calibration images for INT8 scales and held-out evaluation images, disjoint."""
 
 from __future__ import annotations
 
@@ -34,22 +34,32 @@ SYNTHETIC_IMAGES = 256
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out images as the model sees them; synthetic ones have no labels."""
+    """Held-out images, prepared for the model.
+
+    Attributes:
+        source: `digits`, a folder, or `synthetic`.
+        part: The part of the source, such as `test`.
+        images: uint8, `(N, 224, 224, 3)`.
+        labels: The model's output for each image's class, int64 `(N,)`; None if the classes are unknown.
+        names: The images' names.
+        unreadable: Names of the images that could not be read.
+    """
 
     source: str
     part: str
-    images: Uint8Array  # (N, 224, 224, 3)
-    labels: npt.NDArray[np.int64] | None  # (N,)
+    images: Uint8Array
+    labels: npt.NDArray[np.int64] | None
     names: tuple[str, ...]
     unreadable: tuple[str, ...]
 
     @property
     def digests(self) -> tuple[str, ...]:
+        """The SHA-256 of each image."""
         return digests_of_images(self.images)
 
 
 def data_trained_on(checkpoint: Checkpoint) -> str | None:
-    """The set that a checkpoint's own record names, where it can be read here: `digits` or a folder."""
+    """Return the data that a checkpoint was trained on, `digits` or a folder; None if it is not here."""
     data = checkpoint.training.get("data")
     return data if data == "digits" or (isinstance(data, str) and Path(data).is_dir()) else None
 
@@ -62,10 +72,15 @@ def evaluation_from(
     *,
     labels_needed: bool = True,
 ) -> Evaluation:
-    """The held-out part of a set, at most 1,000 images evenly over its classes; synthetic without a set.
+    """Read the held-out part of a set, at most 1,000 images evenly over its classes.
 
-    Where labels are not needed, a set of other classes than the model's, or of none, still tells whether two
-    runners agree; it has no labels then.
+    Args:
+        source: `digits` or a folder. None: synthetic images.
+        class_names: The model's classes.
+        contract: How images are prepared.
+        progress: Called with the progress of reading.
+        labels_needed: Whether a set of other classes than the model's is an error. If not, such a set has no
+            labels, and still shows whether two runners agree.
 
     Raises:
         DatasetError: the set cannot be read, or labels are needed and its classes are not the model's.
@@ -74,12 +89,12 @@ def evaluation_from(
         return synthetic_evaluation(contract)
     images = splits_from(source).test
     label_of = None
-    if labels_needed or _knows(images, class_names):
+    if labels_needed or _has_classes_of(images, class_names):
         label_of = _labels_of(images, class_names)
     prepared = prepared_from_set(images.sample(EVALUATION_IMAGES), contract, progress=progress)
     return Evaluation(
         source=source,
-        part=images.part,
+        part=images.split,
         images=prepared.images,
         labels=None if label_of is None else label_of[prepared.labels],
         names=prepared.names,
@@ -88,7 +103,7 @@ def evaluation_from(
 
 
 def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_IMAGES) -> Evaluation:
-    """Random images from coarse blobs to fine noise, always the same: for parity, not for accuracy."""
+    """Make `count` random images from coarse blobs to fine noise, always the same; they have no labels."""
     generator = np.random.default_rng(0)
     size = contract.size
     images = np.empty((count, size, size, 3), np.uint8)
@@ -104,13 +119,20 @@ def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_IMAGES) -> E
 def calibration_from(
     source: str, evaluation: Evaluation, contract: Contract, progress: Progress
 ) -> tuple[PreparedImages, CalibrationLedger]:
-    """At most 128 images of a set's training part, evenly over its classes, and their ledger.
+    """Read at most 128 images of a set's training part, evenly over its classes.
 
-    An image that chose the scales cannot also judge them, under whatever name it is in both sets.
+    Args:
+        source: `digits` or a folder.
+        evaluation: The evaluation images. None of them may be a calibration image, whatever its name.
+        contract: How images are prepared.
+        progress: Called with the progress of reading.
+
+    Returns:
+        The prepared images, and their record.
 
     Raises:
         DatasetError: the set cannot be read.
-        CalibrationError: it has too few readable images, or one that is evaluated too.
+        CalibrationError: it has too few readable images, or shares an image with `evaluation`.
     """
     images = splits_from(source).train
     prepared = prepared_from_set(images.sample(CALIBRATION_IMAGES), contract, progress=progress)
@@ -131,7 +153,7 @@ def calibration_from(
         )
     return prepared, CalibrationLedger(
         source=source,
-        part=images.part,
+        part=images.split,
         images=len(prepared.images),
         images_sha256=sha256_of_digests(prepared.digests),
         classes_covered=len(set(prepared.labels.tolist())),
@@ -142,7 +164,7 @@ def calibration_from(
 
 
 def _shared_images(calibration: PreparedImages, evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Both names of every image that is in both."""
+    """Return both names of every image that is in both sets."""
     evaluated = dict(zip(evaluation.digests, evaluation.names, strict=True))
     return [
         (name, evaluated[digest])
@@ -152,30 +174,30 @@ def _shared_images(calibration: PreparedImages, evaluation: Evaluation) -> list[
 
 
 def sha256_of_digests(digests: Sequence[str]) -> str:
-    """Hex SHA-256 of the sorted digests: the same for the same images in any order."""
+    """Return the hex SHA-256 of the sorted digests: the same for the same images in any order."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
-def _knows(images: ImageDataset, class_names: tuple[str, ...]) -> bool:
+def _has_classes_of(images: ImageDataset, class_names: tuple[str, ...]) -> bool:
     names = images.class_names
-    return _are_imagenets_folders(names, class_names) or set(names) <= set(class_names)
+    return _are_imagenet_folders(names, class_names) or set(names) <= set(class_names)
 
 
-def _are_imagenets_folders(names: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
+def _are_imagenet_folders(names: tuple[str, ...], class_names: tuple[str, ...]) -> bool:
     return len(names) == len(class_names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
 def _labels_of(images: ImageDataset, class_names: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """For each class of the set, the model's output: by name, or ImageNet's folders in their order."""
+    """Return the model's output for each class of the set: by name, or ImageNet's folders in order."""
     names = images.class_names
-    if _are_imagenets_folders(names, class_names):
+    if _are_imagenet_folders(names, class_names):
         return np.arange(len(names))  # torchvision's outputs are the WordNet ids in sorted order
     outputs = {name: index for index, name in enumerate(class_names)}
     unknown = [name for name in names if name not in outputs]
     if unknown:
         raise DatasetError(
             f"{images.source}: class {unknown[0]!r}",
-            got=f"{len(unknown)} of {len(names)} classes that the model does not know",
+            got=f"{len(unknown)} of {len(names)} classes that the model does not have",
             expected=f"names among the model's {len(class_names)}, such as {class_names[0]!r}",
             next_step="Rename the folders, or evaluate on the data the model was trained for.",
         )

@@ -1,11 +1,11 @@
-"""From an export's ONNX files to engines, each judged like its file, where a GPU can run it."""
+"""Engines for an export: build them from its ONNX files, check them by the gate, add them to its record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import ExportError, PrecisionRefused
+from alexnet_model.errors import ExportError
 from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.manifest import (
     REFERENCE_NAME,
@@ -36,17 +36,27 @@ def build_engines(
     builders: Sequence[EngineBuilder] | None = None,
     progress: Progress = silent,
 ) -> Manifest:
-    """Build engines for the accepted files of an export, judge them, and add them to its folder and record.
+    """Build engines for the accepted files of an export, check them, and add them to its folder and record.
 
-    Engines for other GPUs stay, so that one folder can travel from GPU to GPU and gather an engine on each.
-    The folder is replaced as a whole at the end: an interrupt leaves what stood there.
+    Engines for other GPUs stay, so that one folder can collect engines on several machines. The folder is
+    replaced as a whole at the end: after an interrupt it is unchanged.
+
+    Args:
+        folder: The folder of the export.
+        options: How to build.
+        precisions: The precisions to build. None: all that the gate accepted.
+        builders: The builders. None: those that `builders_from(options)` makes.
+        progress: Called with the progress of each stage.
+
+    Returns:
+        The new record.
 
     Raises:
         EngineError: there is no GPU to build on, or a file cannot be parsed or built (node named).
-        ExportError: no precision that was accepted is to be built.
-        UsageError: a target or profile that cannot be.
+        ExportError: the gate accepted none of `precisions`.
+        UsageError: a target or profile is invalid.
         ManifestError: the export's files are missing or altered.
-        DockerError, MissingExtra: what builds is not there.
+        DockerError, MissingExtra: the library or image that builds is missing.
         OSError: the folder cannot be written.
     """
     manifest = manifest_from_folder(folder)
@@ -57,7 +67,7 @@ def build_engines(
             f"{folder}: {','.join(precisions or ())}".rstrip(": "),
             got="no accepted precision to build",
             expected="an ONNX file that passed the gate",
-            next_step="See the reasons: alexnet export CHECKPOINT",
+            next_step="Export again to see the reasons: alexnet export CHECKPOINT",
         )
     if builders is None:
         builders = builders_from(options)
@@ -66,17 +76,17 @@ def build_engines(
         gate_inputs = gate_inputs_from_folder(folder, manifest, progress=progress)
 
     with atomic_directory(folder) as staged:
-        new = {engine_file_name(artifact, shop) for artifact in to_build for shop in builders}
-        kept = {a.precision: _carried_over(a, folder, staged, leave_out=new) for a in manifest.artifacts}
+        new = {engine_file_name(artifact, builder) for artifact in to_build for builder in builders}
+        updated = {a.precision: _link_unchanged(a, folder, staged, leave_out=new) for a in manifest.artifacts}
         if manifest.reference_sha256 is not None:
             link_or_copy(folder / REFERENCE_NAME, staged / REFERENCE_NAME)
         for artifact in to_build:
             for builder in builders:
                 engine = _engine(artifact, builder, manifest, profile, gate_inputs, staged, progress)
-                others = kept[artifact.precision].engines
+                others = updated[artifact.precision].engines
                 update = {"engines": (*others, engine)}
-                kept[artifact.precision] = kept[artifact.precision].model_copy(update=update)
-        manifest = manifest.model_copy(update={"artifacts": tuple(kept.values())})
+                updated[artifact.precision] = updated[artifact.precision].model_copy(update=update)
+        manifest = manifest.model_copy(update={"artifacts": tuple(updated.values())})
         write_manifest(manifest, staged)
     return manifest
 
@@ -95,26 +105,8 @@ def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
 
 
 def engine_file_name(artifact: Artifact, builder: EngineBuilder) -> str:
-    """Such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
+    """Return an engine's file name, such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
     return f"{Path(artifact.file).stem}.{builder.label}{ENGINE_SUFFIX}"
-
-
-def raise_if_engine_refused(manifest: Manifest, builders: Sequence[EngineBuilder]) -> None:
-    """For engines that were just built, by name.
-
-    Raises:
-        PrecisionRefused: the gate refused one of them.
-    """
-    for artifact in manifest.artifacts:
-        built = {engine_file_name(artifact, builder) for builder in builders}
-        for engine in artifact.engines:
-            if engine.file in built and engine.decision and not engine.accepted:
-                raise PrecisionRefused(
-                    f"{artifact.precision} engine",
-                    got=engine.decision.reason,
-                    expected="the same model",
-                    next_step="Serve another precision, or the ONNX file: --runtime openvino.",
-                )
 
 
 def _engine(
@@ -126,8 +118,10 @@ def _engine(
     folder: Path,
     progress: Progress,
 ) -> Engine:
+    """Build one engine in `folder` and check it by the gate if a GPU here can run it."""
     contract = manifest.contract
-    path = folder / f".building{ENGINE_SUFFIX}"  # not over an engine that is a link to the folder's old one
+    # Not the final name, where a link to the folder's old engine may be.
+    path = folder / f".building{ENGINE_SUFFIX}"
     name = engine_file_name(artifact, builder)
     passport = builder.build(
         folder / artifact.file,
@@ -140,7 +134,7 @@ def _engine(
     engine = Engine(file=name, passport=passport, passport_digest=passport.digest)
     if builder.run and gate_inputs:
         runner = builder.run(path, passport, len(manifest.model.class_names), contract)
-        stage = f"proving {artifact.precision} engine"
+        stage = f"checking {artifact.precision} engine"
         report = gate_inputs.report(runner, profile.max, progress=progress, stage=stage)
         engine = engine.model_copy(
             update={
@@ -154,8 +148,8 @@ def _engine(
     return engine
 
 
-def _carried_over(artifact: Artifact, folder: Path, staged: Path, *, leave_out: set[str]) -> Artifact:
-    """Bring an artifact's files along, each checked, but for the engines that are built anew."""
+def _link_unchanged(artifact: Artifact, folder: Path, staged: Path, *, leave_out: set[str]) -> Artifact:
+    """Verify an artifact's files and link them into `staged`, without the engines that are built again."""
     link_or_copy(verify_artifact(artifact, folder), staged / artifact.file)
     stay = tuple(engine for engine in artifact.engines if engine.file not in leave_out)
     for engine in stay:

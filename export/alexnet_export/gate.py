@@ -1,7 +1,7 @@
 """The gate: a precision is served only if it is still the same model.
 
-Accuracy alone cannot see a bad INT8 on an easy evaluation set, so the logits' signal-to-noise ratio and the
-agreement with PyTorch are judged too (docs/decisions/gate.md).
+On an easy evaluation set a bad INT8 keeps its accuracy, so the gate also checks the logits' signal-to-noise
+ratio and the agreement with PyTorch (docs/decisions/gate.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ EVALUATION_BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:
-    """What a precision may lose. Ratios are of the logits; shares are 0..1."""
+    """What a precision may lose.
+
+    Attributes:
+        signal_to_noise_db: Least ratio of the logits to their error against PyTorch, in decibels.
+        slot_db: Least ratio of the logits to their difference from the same image alone, in decibels.
+        agreement: Least share of images with PyTorch's top-1 class, 0 to 1.
+        probabilities_off: Largest difference of a probability from the softmax of its logits.
+        top1_drop: Largest fall of the top-1 accuracy, as a share 0 to 1.
+    """
 
     signal_to_noise_db: float = 30.0
     slot_db: float = 40.0
@@ -37,31 +45,48 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's answers to the evaluation images. `labels` is None where nobody knows the classes."""
+    """Images and PyTorch's outputs for them.
 
-    images: Uint8Array  # (N, 224, 224, 3)
-    labels: npt.NDArray[np.int64] | None  # (N,)
-    logits: FloatArray  # (N, classes)
+    Attributes:
+        images: uint8, `(N, 224, 224, 3)`.
+        labels: int64, `(N,)`; None if the classes are unknown.
+        logits: PyTorch's, float32, `(N, classes)`.
+    """
+
+    images: Uint8Array
+    labels: npt.NDArray[np.int64] | None
+    logits: FloatArray
 
     @property
     def predictions(self) -> npt.NDArray[np.int64]:
+        """PyTorch's top-1 classes, int64, `(N,)`."""
         best: npt.NDArray[np.int64] = np.argmax(self.logits, axis=1)
         return best
 
 
 @dataclass(frozen=True)
 class GateInputs:
-    """`probes` are for the parity matrix: as many different images as the largest batch."""
+    """Everything a runner is checked with: images, PyTorch's outputs, and what may be lost.
+
+    Attributes:
+        reference: The evaluation images.
+        probes: Different images for the parity matrix, as many as the largest batch, uint8
+            `(P, 224, 224, 3)`.
+        probe_logits: PyTorch's logits for the probes, float32 `(P, classes)`.
+        max_batch: The largest batch to check.
+        tolerances: What a precision may lose.
+        evaluated_on: The evaluation images in words, for the record.
+    """
 
     reference: Reference
-    probes: Uint8Array  # (P, 224, 224, 3)
-    probe_logits: FloatArray  # (P, classes)
+    probes: Uint8Array
+    probe_logits: FloatArray
     max_batch: int
     tolerances: Tolerances
     evaluated_on: str
 
     @classmethod
-    def of(
+    def from_references(
         cls,
         reference: Reference,
         synthetic: Reference,
@@ -70,7 +95,7 @@ class GateInputs:
         tolerances: Tolerances,
         evaluated_on: str,
     ) -> Self:
-        """Probes are real images first, then synthetic ones as far as those are too few."""
+        """Make the inputs; the probes are evaluation images, then synthetic ones if those are too few."""
         missing = max(0, max_batch - len(reference.images))
         return cls(
             reference,
@@ -87,9 +112,16 @@ class GateInputs:
         max_batch: int | None = None,
         *,
         progress: Progress = silent,
-        stage: str = "proving",
+        stage: str = "checking",
     ) -> RunnerReport:
-        """Measure a runner, up to its own largest batch where that is smaller."""
+        """Enter a runner and measure it.
+
+        Args:
+            runner: The runner.
+            max_batch: The runner's own largest batch, if it is smaller. None: that of the gate.
+            progress: Called after each call of the runner.
+            stage: The name of the stage for `progress`.
+        """
         with runner:
             return self.report_of_loaded(runner, max_batch, progress=progress, stage=stage)
 
@@ -99,29 +131,30 @@ class GateInputs:
         max_batch: int | None = None,
         *,
         progress: Progress = silent,
-        stage: str = "proving",
+        stage: str = "checking",
     ) -> RunnerReport:
-        """The same of a runner that was entered already, and stays so."""
+        """Measure a runner that was entered already; otherwise as `report`."""
         largest = min(self.max_batch, max_batch or self.max_batch)
-        return report_of(
-            _Counted(runner, progress, stage, self._requests(largest)),
+        return runner_report(
+            _ProgressRunner(runner, progress, stage, self._calls(largest)),
             self.reference,
             self.probes[:largest],
             self.probe_logits[:largest],
             largest,
         )
 
-    def _requests(self, largest: int) -> int:
-        """How many a report takes: each probe alone, the parity matrix, and the evaluation images."""
+    def _calls(self, largest: int) -> int:
+        """Return the calls of a report: each probe alone, the parity matrix, and the evaluation images."""
         evaluation = math.ceil(len(self.reference.images) / min(EVALUATION_BATCH, largest))
         return largest + ARRANGEMENTS * len(parity_batches(largest)) + evaluation
 
     def decision(self, report: RunnerReport) -> GateDecision:
-        return judge(report, self.tolerances)
+        """Accept or refuse what was measured."""
+        return gate_decision(report, self.tolerances)
 
 
-class _Counted:
-    """A runner that reports each request: some take seconds."""
+class _ProgressRunner:
+    """A runner that reports progress after each call, since some take seconds."""
 
     def __init__(self, runner: Runner, progress: Progress, stage: str, total: int) -> None:
         self._runner = runner
@@ -148,17 +181,25 @@ class _Counted:
         pass
 
 
-def report_of(
+def runner_report(
     runner: Runner, reference: Reference, probes: Uint8Array, probe_logits: FloatArray, max_batch: int
 ) -> RunnerReport:
-    """Measure one runner: the parity matrix on the probes, fidelity and accuracy on the evaluation set."""
+    """Measure a runner: the parity matrix on the probes, fidelity and accuracy on the evaluation images.
+
+    Args:
+        runner: A runner that was entered.
+        reference: The evaluation images.
+        probes: Different images, uint8 `(P, 224, 224, 3)`, P at least `max_batch`.
+        probe_logits: PyTorch's logits for the probes, float32 `(P, classes)`.
+        max_batch: The largest batch to check.
+    """
     parity = parity_matrix(runner, probes, probe_logits, parity_batches(max_batch))
     outputs = infer_in_batches(runner, reference.images, min(EVALUATION_BATCH, max_batch))
     return RunnerReport(runtime=runner.runtime, parity=parity, **_fidelity(outputs, reference))
 
 
-def judge(report: RunnerReport, tolerances: Tolerances) -> GateDecision:
-    """Accept, or refuse with the first reason."""
+def gate_decision(report: RunnerReport, tolerances: Tolerances) -> GateDecision:
+    """Accept a runner's report, or refuse it with the first reason."""
     reason = _first_failure(report, tolerances)
     if reason:
         return GateDecision(accepted=False, reason=reason)
@@ -174,8 +215,8 @@ def _first_failure(report: RunnerReport, tolerances: Tolerances) -> str:
             return f"batch {row.batch}: an output is not finite"
         if row.against_alone_db < tolerances.slot_db or not row.same_top1:
             return (
-                f"batch {row.batch}, slot {row.worst_slot}: an image's answer depends on its batch "
-                f"({row.against_alone_db:.1f} dB to the answer alone, at least {tolerances.slot_db:g} needed)"
+                f"batch {row.batch}, slot {row.worst_slot}: an image's logits depend on its batch "
+                f"({row.against_alone_db:.1f} dB to the image alone, at least {tolerances.slot_db:g} needed)"
             )
         if row.probabilities_off > tolerances.probabilities_off:
             return (

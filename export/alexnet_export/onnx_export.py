@@ -1,4 +1,4 @@
-"""A checkpoint to ONNX files that are proved to be the same model, and the record of the proof."""
+"""A checkpoint to ONNX files that the gate has checked to be the same model, and their record."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from alexnet_model.architectures import parameter_count
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Uint8Array
 from alexnet_model.environment import machine_name, versions_of
-from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
+from alexnet_model.errors import CalibrationError, ExportError, UsageError
 from alexnet_model.files import atomic_directory, sha256_of_file
+from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     PRECISIONS,
@@ -39,7 +40,7 @@ from .datasets import (
     synthetic_evaluation,
 )
 from .gate import EVALUATION_BATCH, GateInputs, Reference, Tolerances
-from .reference import KeptAnswers, sha256_of_pixels, write_answers
+from .reference import ReferenceOutputs, sha256_of_pixels, write_reference_outputs
 from .runners import RunnerSource, infer_in_batches, open_runner
 from .statistics import wilson_interval
 from .torch_runner import TorchRunner
@@ -54,9 +55,16 @@ TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "pil
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
-    """`precisions` None: all that can be made. `calibration` and `evaluation`: `digits` or a folder.
+    """How to export ONNX files.
 
-    `runtime` is the one that will serve the ONNX files, and that the gate judges.
+    Attributes:
+        precisions: The precisions to export. None: all; INT8 only with calibration images.
+        calibration: `digits` or a folder, from whose training part the INT8 scales are computed.
+        evaluation: `digits` or a folder, on whose held-out part the gate measures. None: that of
+            `calibration`; without it, synthetic images.
+        max_batch: Largest batch to check and to serve, 1 to 1024.
+        runtime: The runtime that will serve the ONNX files, and that the gate checks.
+        tolerances: What a precision may lose.
     """
 
     precisions: tuple[Precision, ...] | None = None
@@ -77,7 +85,7 @@ class OnnxOptions:
 
     @property
     def to_make(self) -> tuple[Precision, ...]:
-        """In the order fp32, fp16, int8; without images INT8 is left out unless it is asked for."""
+        """In the order fp32, fp16, int8; without images INT8 is left out unless it is requested by name."""
         wanted = self.precisions or (PRECISIONS if self.calibration else ("fp32", "fp16"))
         return tuple(precision for precision in PRECISIONS if precision in wanted)
 
@@ -85,18 +93,28 @@ class OnnxOptions:
 def export_onnx(
     checkpoint: Checkpoint, out: Path, options: OnnxOptions, *, progress: Progress = silent
 ) -> Manifest:
-    """Convert, measure, judge, and write `out/alexnet_<precision>.onnx` with `out/export.json`.
+    """Convert a checkpoint, check the files by the gate, and write them with their record.
 
-    `out` is replaced as a whole at the end, so an interrupt leaves what stood there. Refused precisions are
-    written and recorded, but no server is given them.
+    It writes `out/alexnet_<precision>.onnx`, `out/export.json`, and PyTorch's outputs. `out` is replaced as a
+    whole at the end: after an interrupt it is unchanged. Refused precisions are written and recorded, but
+    not served.
+
+    Args:
+        checkpoint: The network, its contract and classes.
+        out: The folder to write: new, empty, or an earlier export.
+        options: How to export.
+        progress: Called with the progress of each stage.
+
+    Returns:
+        The record.
 
     Raises:
-        CalibrationError: INT8 was asked for without images, with too few, or with evaluation images.
+        CalibrationError: INT8 was requested without images, with too few, or with evaluation images.
         DatasetError: an image dataset cannot be read, or its classes are not the model's.
-        ExportError: a conversion failed, or `out` holds something else.
+        ExportError: a conversion failed, or `out` holds other files.
         OSError: `out` cannot be written.
     """
-    refuse_foreign(out)
+    refuse_foreign_export(out)
     if "int8" in options.to_make and options.calibration is None:
         raise CalibrationError(
             "int8",
@@ -117,19 +135,19 @@ def export_onnx(
         calibration, ledger = calibration_from(options.calibration, evaluation, contract, progress)
 
     synthetic = synthetic_evaluation(contract, max(options.max_batch, SYNTHETIC_IMAGES))
-    progress("answering in PyTorch", 0, 1)
+    progress("running PyTorch", 0, 1)
     with TorchRunner(checkpoint) as torch_runner:
         logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
         synthetic_logits = infer_in_batches(torch_runner, synthetic.images, EVALUATION_BATCH).logits
-    progress("answering in PyTorch", 1, 1)
-    gate_inputs = GateInputs.of(
+    progress("running PyTorch", 1, 1)
+    gate_inputs = GateInputs.from_references(
         Reference(evaluation.images, evaluation.labels, logits),
         Reference(synthetic.images, None, synthetic_logits),
         max_batch=options.max_batch,
         tolerances=options.tolerances,
         evaluated_on=f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})",
     )
-    answers = KeptAnswers(
+    outputs = ReferenceOutputs(
         logits, sha256_of_pixels(evaluation.images), synthetic_logits, sha256_of_pixels(synthetic.images)
     )
 
@@ -137,54 +155,31 @@ def export_onnx(
         _convert(checkpoint, staged, options, calibration.images if calibration else None, progress)
         artifacts = []
         for done, precision in enumerate(options.to_make):
-            progress("proving", done, len(options.to_make), precision)
+            progress("checking", done, len(options.to_make), precision)
             path = staged / file_name(precision)
             artifacts.append(_artifact(checkpoint, path, precision, gate_inputs, options.runtime))
-        progress("proving", len(options.to_make), len(options.to_make))
+        progress("checking", len(options.to_make), len(options.to_make))
         if "fp32" not in options.to_make:
             (staged / file_name("fp32")).unlink()
         manifest = _manifest(checkpoint, options, evaluation, gate_inputs.reference, ledger, tuple(artifacts))
-        manifest = manifest.model_copy(update={"reference_sha256": write_answers(answers, staged)})
+        manifest = manifest.model_copy(update={"reference_sha256": write_reference_outputs(outputs, staged)})
         write_manifest(manifest, staged)
     return manifest
 
 
-def raise_if_refused(manifest: Manifest, asked: tuple[Precision, ...]) -> None:
-    """For precisions that were asked for by name.
+def refuse_foreign_export(folder: Path) -> None:
+    """Refuse a folder that an export would replace, if it holds anything but an earlier export.
 
     Raises:
-        PrecisionRefused: the gate refused one of them.
+        ExportError: `folder` is a file, or holds another file or folder.
     """
-    for artifact in manifest.artifacts:
-        if artifact.precision in asked and not artifact.decision.accepted:
-            raise PrecisionRefused(
-                artifact.precision,
-                got=artifact.decision.reason,
-                expected="the same model",
-                next_step="Serve another precision, or calibrate on more or other images.",
-            )
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Exporting replaces a folder as a whole, so all of it must be an export's.
-
-    Raises:
-        ExportError: the folder holds anything else, or is a file.
-    """
-    if not folder.exists():
-        return
-    entries = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    foreign = {name for name in entries if not OUR_FILES.fullmatch(name)}
-    if not folder.is_dir() or foreign or (entries and MANIFEST_NAME not in entries):
-        raise ExportError(
-            str(folder),
-            got=f"{min(foreign or entries)}, which no export made",
-            expected="a new or empty folder, or an earlier export alone",
-            next_step="Choose another --out.",
-        )
+    refuse_foreign_files(
+        folder, lambda name: bool(OUR_FILES.fullmatch(name)), what="an earlier export", error=ExportError
+    )
 
 
 def file_name(precision: Precision) -> str:
+    """Return the name of a precision's ONNX file."""
     return f"alexnet_{precision}.onnx"
 
 
@@ -195,6 +190,7 @@ def _convert(
     calibration: Uint8Array | None,
     progress: Progress,
 ) -> None:
+    """Write the ONNX files to `folder`; FP32 always, since the others are converted from it."""
     steps = options.to_make if "fp32" in options.to_make else ("fp32", *options.to_make)
     fp32 = folder / file_name("fp32")
     for done, precision in enumerate(steps):

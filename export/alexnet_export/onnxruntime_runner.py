@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from alexnet_model.contract import Uint8Array
+from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
 from alexnet_model.manifest import RuntimeInfo
@@ -20,39 +21,54 @@ from .runners import Outputs, RunnerSource
 with needs("export"):
     import onnxruntime
 
-# What ONNX Runtime's graphs call the layers with the multiply-adds, after its own fusions.
+# The operators that hold the multiply-adds, after ONNX Runtime's own fusions.
 HEAVY_OPERATORS = frozenset(
     {"Conv", "ConvInteger", "FusedConv", "FusedGemm", "Gemm", "MatMul", "MatMulInteger", "QGemm"}
     | {"QLinearConv", "QLinearMatMul", "DynamicQuantizeMatMul"}
 )
 SHORT_NAMES = {"float": "f32", "float16": "f16", "uint8": "i8", "int8": "i8"}
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-OUTPUTS = ["probabilities", "logits"]
+LOG_ERRORS_ONLY = 3  # its warnings are about its own optimisations
 
 
 def runner_from_source(source: RunnerSource) -> OnnxRunner:
-    """Make a runner of an ONNX file."""
-    return OnnxRunner(source.file, source.device)
+    """Make a runner of the ONNX file in `source.file`; its options are session configuration entries."""
+    return OnnxRunner(source.file, source.contract, source.device, source.options)
 
 
 class OnnxRunner:
-    """An ONNX file on ONNX Runtime's CPU provider, or on its CUDA provider where a GPU is given.
+    """Run an ONNX file on ONNX Runtime's CPU provider, or on its CUDA provider if a GPU is given.
+
+    Args:
+        path: The ONNX file.
+        contract: The model's input contract, which names the tensors.
+        device: The GPU to compute on. None: the CPU.
+        options: Session configuration entries, such as `session.intra_op.allow_spinning`.
 
     Raises (on entering):
-        ExportError: the file cannot be loaded, or the GPU cannot be used.
+        ExportError: ONNX Runtime cannot load the file, or cannot use the GPU.
     """
 
-    def __init__(self, path: Path, device: CudaDevice | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        contract: Contract,
+        device: CudaDevice | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self._path = path
+        self._input_name = contract.input_name
+        self._output_names = [contract.probabilities_name, contract.logits_name]
         self._device = device
+        self._entries = dict(options or {})
         self._session: Any = None
         self._computes_in = ""
 
     def __enter__(self) -> Self:
-        self._session = self._loaded(_options())
+        self._session = self._load(self._session_options())
         if self._device is not None:
             self._binding = self._session.io_binding()
-            for name in OUTPUTS:
+            for name in self._output_names:
                 self._binding.bind_output(name, "cuda", self._device.index)
             self._run_options = onnxruntime.RunOptions()
             self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -63,34 +79,43 @@ class OnnxRunner:
 
     @property
     def runtime(self) -> RuntimeInfo:
-        """Asked for the first time, this loads the file once more, to look at its layers at work."""
+        """Describe the runtime. The first call loads the file once more, to profile its layers."""
         self._computes_in = self._computes_in or self._types_of_layers()
-        name = "CPU" if self._device is None else self._device.name
-        return RuntimeInfo(name="onnxruntime", device=name, computes_in=self._computes_in)
+        device = "CPU" if self._device is None else self._device.name
+        return RuntimeInfo(
+            name="onnxruntime", device=device, computes_in=self._computes_in, options=self._entries
+        )
 
     def infer(self, images: Uint8Array) -> Outputs:
-        return Outputs(*self._session.run(OUTPUTS, {"image": images}))
+        return Outputs(*self._session.run(self._output_names, {self._input_name: images}))
 
     def place(self, images: Uint8Array) -> Any:
         assert self._device is not None
         return onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", self._device.index)
 
     def take(self, placed: Any) -> None:
-        self._binding.bind_ortvalue_input("image", placed)
+        self._binding.bind_ortvalue_input(self._input_name, placed)
 
     def launch(self) -> None:
         self._session.run_with_iobinding(self._binding, self._run_options)
 
-    def _loaded(self, options: Any) -> Any:
+    def _session_options(self) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = LOG_ERRORS_ONLY
+        for name, value in self._entries.items():
+            options.add_session_config_entry(name, value)
+        return options
+
+    def _load(self, options: Any) -> Any:
         try:
             session = onnxruntime.InferenceSession(str(self._path), options, providers=self._providers())
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise ExportError(
                 str(self._path),
                 got=str(error).strip().splitlines()[-1],
-                expected="a file ONNX Runtime can load",
+                expected="a file that ONNX Runtime can load",
             ) from error
-        # Where CUDA or cuDNN does not load, ONNX Runtime says so in its log and takes the CPU.
+        # If CUDA or cuDNN does not load, ONNX Runtime logs that and uses the CPU.
         if self._device is not None and CUDA not in session.get_providers():
             raise ExportError(
                 str(self._path),
@@ -111,32 +136,25 @@ class OnnxRunner:
         return [(CUDA, options), CPU]
 
     def _types_of_layers(self) -> str:
-        """In which types the layers really run, from the profile of a run."""
+        """Return the types that the heavy layers run in, from the profile of one run."""
         with tempfile.TemporaryDirectory() as folder:
-            options = _options()
+            options = self._session_options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = self._loaded(options)
+            session = self._load(options)
             shape = session.get_inputs()[0].shape[1:]
-            session.run(OUTPUTS, {"image": np.zeros((1, *shape), np.uint8)})
+            session.run(self._output_names, {self._input_name: np.zeros((1, *shape), np.uint8)})
             return types_from_profile(Path(session.end_profiling()), on=CPU if self._device is None else CUDA)
 
 
-def has_cuda() -> bool:
-    """Whether this ONNX Runtime was built for CUDA; whether it loads is known when a session has."""
-    return CUDA in onnxruntime.get_available_providers()
-
-
-def _options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options
-
-
 def types_from_profile(profile: Path, *, on: str) -> str:
-    """In which types the heavy layers ran; with a word where it was not on the provider that was asked for.
+    """Return the types that the heavy layers ran in, such as `f32` or `f16+f32 on the CPU`.
 
-    ONNX Runtime gives a layer to the CPU without a word where CUDA has none of its kind.
+    ONNX Runtime silently runs a layer on the CPU if CUDA has no kernel for it; the result names such layers.
+
+    Args:
+        profile: The JSON file that ONNX Runtime's profiler wrote.
+        on: The provider that the layers were meant to run on.
     """
     types: set[str] = set()
     for event in json.loads(profile.read_text(encoding="utf-8")):

@@ -1,9 +1,9 @@
-"""The parity matrix: does a runner answer the same image the same way, whatever shares its batch?
+"""The parity matrix: whether a runner's output for an image depends on its batch.
 
 For each batch size the probes are sent in four arrangements: one image in every slot, then different
-images forwards, backwards and shifted by one, so that every slot sees several images and every image
-several slots and neighbours. Each answer is held against the runner's own answer to that image alone, and
-against PyTorch's.
+images forwards, backwards and shifted by one. So every slot sees several images, and every image several
+slots and neighbours. Each output is compared with the runner's own output for that image alone, and with
+PyTorch's.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ ARRANGEMENTS = 4  # of images, at each batch size
 
 
 def parity_batches(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 3, 8 and the maximum, as far as they fit."""
+    """Return the batch sizes to check: 1, 2, 3 and 8 as far as they fit, and the largest."""
     return tuple(sorted({batch for batch in (1, 2, 3, 8) if batch <= max_batch} | {max_batch}))
 
 
 def parity_matrix(
     runner: Runner, probes: Uint8Array, reference: FloatArray, batches: tuple[int, ...]
 ) -> tuple[BatchParity, ...]:
-    """One row a batch size.
+    """Compute one row for each batch size.
 
-    `probes`: different images, `(P, 224, 224, 3)` uint8, P at least the largest batch; `reference`:
-    PyTorch's logits for them, `(P, classes)`.
+    Args:
+        runner: A runner that was entered.
+        probes: Different images, uint8 `(P, 224, 224, 3)`, P at least the largest batch.
+        reference: PyTorch's logits for the probes, float32 `(P, classes)`.
+        batches: The batch sizes.
     """
     alone = infer_in_batches(runner, probes, 1).logits  # (P, classes)
     return tuple(_row(runner, probes, reference, alone, batch) for batch in batches)

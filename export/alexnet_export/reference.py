@@ -1,8 +1,8 @@
-"""PyTorch's answers, kept beside the exported files, so that what is built from them later is judged by them.
+"""PyTorch's outputs, stored with the exported files, for checking engines that are built later.
 
-An engine may be built on another machine and day than the ONNX file, without the checkpoint. Images are
-not kept: the evaluation set is read again where it can be, and the synthetic images are made anew; both
-are recognised by the hash of their pixels.
+An engine may be built on another machine and day than the ONNX file, without the checkpoint. Images are not
+stored: the evaluation set is read again if it can be, and the synthetic images are generated again. The hash
+of their pixels shows whether they are the same.
 """
 
 from __future__ import annotations
@@ -30,39 +30,46 @@ with needs("export"):
 
 
 @dataclass(frozen=True)
-class KeptAnswers:
-    """Logits to each set's images, in order, with the SHA-256 of their pixels."""
+class ReferenceOutputs:
+    """PyTorch's logits for the evaluation and the synthetic images, in order.
 
-    evaluation: FloatArray  # (N, classes)
+    Attributes:
+        evaluation: float32, `(N, classes)`.
+        evaluation_pixels_sha256: The hash of the evaluation images.
+        synthetic: float32, `(S, classes)`.
+        synthetic_pixels_sha256: The hash of the synthetic images.
+    """
+
+    evaluation: FloatArray
     evaluation_pixels_sha256: str
-    synthetic: FloatArray  # (S, classes)
+    synthetic: FloatArray
     synthetic_pixels_sha256: str
 
 
 def sha256_of_pixels(images: Uint8Array) -> str:
-    """Hex SHA-256 of all pixels in order."""
+    """Return the hex SHA-256 of all pixels in order."""
     return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
-def write_answers(answers: KeptAnswers, folder: Path) -> str:
+def write_reference_outputs(outputs: ReferenceOutputs, folder: Path) -> str:
     """Write `reference.safetensors` and return its SHA-256.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path = folder / REFERENCE_NAME
-    tensors = {"evaluation": answers.evaluation, "synthetic": answers.synthetic}
+    tensors = {"evaluation": outputs.evaluation, "synthetic": outputs.synthetic}
     metadata = {
-        "evaluation_pixels_sha256": answers.evaluation_pixels_sha256,
-        "synthetic_pixels_sha256": answers.synthetic_pixels_sha256,
+        "evaluation_pixels_sha256": outputs.evaluation_pixels_sha256,
+        "synthetic_pixels_sha256": outputs.synthetic_pixels_sha256,
     }
     with atomic_file(path) as part:
         save_file(tensors, part, metadata)
     return sha256_of_file(path)
 
 
-def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
-    """Read `reference.safetensors`, once its hash is the manifest's.
+def reference_outputs_from_folder(folder: Path, manifest: Manifest) -> ReferenceOutputs:
+    """Read `reference.safetensors` after checking its hash.
 
     Raises:
         ManifestError: it is missing, altered or broken.
@@ -71,7 +78,7 @@ def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
-            return KeptAnswers(
+            return ReferenceOutputs(
                 file.get_tensor("evaluation"),
                 metadata["evaluation_pixels_sha256"],
                 file.get_tensor("synthetic"),
@@ -82,39 +89,44 @@ def answers_from_folder(folder: Path, manifest: Manifest) -> KeptAnswers:
 
 
 def gate_inputs_from_folder(folder: Path, manifest: Manifest, *, progress: Progress = silent) -> GateInputs:
-    """The gate as it judged the ONNX files of an export, for engines that are built from them.
+    """Make the inputs that the gate checked an export's ONNX files with, to check engines built from them.
 
-    On the evaluation images where they can be read here and are still the same; on the synthetic ones
-    otherwise, which `GateInputs.evaluated_on` says.
+    They are the evaluation images, if those can be read here and are still the same; otherwise the synthetic
+    ones. `GateInputs.evaluated_on` says which.
+
+    Args:
+        folder: The folder of the export.
+        manifest: Its record.
+        progress: Called with the progress of reading images.
 
     Raises:
-        ManifestError: PyTorch's answers are missing or altered.
+        ManifestError: PyTorch's outputs are missing or altered.
     """
-    answers = answers_from_folder(folder, manifest)
-    contract = manifest.contract
-    synthetic = synthetic_evaluation(contract, len(answers.synthetic))
-    if sha256_of_pixels(synthetic.images) != answers.synthetic_pixels_sha256:
-        raise _unusable(folder / REFERENCE_NAME, "answers to other synthetic images")
-    tolerances = Tolerances(**manifest.tolerances)
-    evaluation, why_not = _evaluation_again(manifest, answers, progress)
+    outputs = reference_outputs_from_folder(folder, manifest)
+    synthetic = synthetic_evaluation(manifest.contract, len(outputs.synthetic))
+    if sha256_of_pixels(synthetic.images) != outputs.synthetic_pixels_sha256:
+        raise _unusable(folder / REFERENCE_NAME, "outputs for other synthetic images")
+    synthetic_reference = Reference(synthetic.images, None, outputs.synthetic)
+    evaluation, why_not = _same_evaluation(manifest, outputs, progress)
     if evaluation is None:
-        reference = Reference(synthetic.images, None, answers.synthetic)
+        reference = synthetic_reference
         evaluated_on = f"{len(synthetic.images)} synthetic images{why_not}"
     else:
-        reference = Reference(evaluation.images, evaluation.labels, answers.evaluation)
+        reference = Reference(evaluation.images, evaluation.labels, outputs.evaluation)
         evaluated_on = f"{len(evaluation.images)} images of {evaluation.source} ({evaluation.part})"
-    return GateInputs.of(
+    return GateInputs.from_references(
         reference,
-        Reference(synthetic.images, None, answers.synthetic),
+        synthetic_reference,
         max_batch=manifest.max_batch,
-        tolerances=tolerances,
+        tolerances=Tolerances(**manifest.tolerances),
         evaluated_on=evaluated_on,
     )
 
 
-def _evaluation_again(
-    manifest: Manifest, answers: KeptAnswers, progress: Progress
+def _same_evaluation(
+    manifest: Manifest, outputs: ReferenceOutputs, progress: Progress
 ) -> tuple[Evaluation | None, str]:
+    """Read the evaluation images of the export, or return None and why they are not used."""
     source = manifest.evaluation.source
     if source == "synthetic":
         return None, ""
@@ -124,7 +136,7 @@ def _evaluation_again(
         )
     except DatasetError as error:
         return None, f" (not on {source}: {error.got or error})"
-    if sha256_of_pixels(evaluation.images) != answers.evaluation_pixels_sha256:
+    if sha256_of_pixels(evaluation.images) != outputs.evaluation_pixels_sha256:
         return None, f" (not on {source}: it holds other images than at export)"
     return evaluation, ""
 
@@ -133,6 +145,6 @@ def _unusable(path: Path, got: str) -> ManifestError:
     return ManifestError(
         str(path),
         got=got,
-        expected="PyTorch's answers of this export",
+        expected="PyTorch's outputs of this export",
         next_step="Export again from the checkpoint.",
     )

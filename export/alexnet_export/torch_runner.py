@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +31,7 @@ def runner_from_source(source: RunnerSource) -> TorchRunner:
 
 
 def compiled_runner_from_source(source: RunnerSource) -> CompiledTorchRunner:
-    """Make a runner of the checkpoint in `source.file` that compiles it on entering.
+    """Make a runner of the checkpoint in `source.file` that compiles the network on entering.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -40,18 +40,27 @@ def compiled_runner_from_source(source: RunnerSource) -> CompiledTorchRunner:
 
 
 class TorchRunner:
-    """The reference: the checkpoint itself in PyTorch, in float32, on the CPU or on a GPU."""
+    """Run a checkpoint in PyTorch in float32: the reference.
+
+    Inside the `with`, PyTorch's TF32 switches are off for the whole process if the runner is on a GPU; they
+    are restored on exit.
+
+    Args:
+        checkpoint: The network and its contract.
+        device: The GPU to compute on. None: the CPU.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: CudaDevice | None = None) -> None:
         self._checkpoint = checkpoint
         self._classifier: Any = Classifier(checkpoint.network(), checkpoint.contract).eval()
         self._device = device
+        self._on_exit = ExitStack()
         name = "CPU" if device is None else device.name
         self.runtime = RuntimeInfo(name="pytorch", device=name, computes_in="f32")
 
     def infer(self, images: Uint8Array) -> Outputs:
-        with self._working():
-            probabilities, logits = self._answered(self.place(images))
+        with self._on_stream():
+            probabilities, logits = self._outputs_of(self.place(images))
             return Outputs(probabilities.cpu().numpy(), logits.cpu().numpy())
 
     def place(self, images: Uint8Array) -> Any:
@@ -62,35 +71,43 @@ class TorchRunner:
         self._images = placed
 
     def launch(self) -> None:
-        with self._working():
-            self._answers = self._answered(self._images)
+        with self._on_stream():
+            self._outputs = self._outputs_of(self._images)
 
-    def _answered(self, placed: Any) -> Any:
+    def _outputs_of(self, placed: Any) -> Any:
         with torch.inference_mode():
             return self._classifier(placed)
 
-    def _working(self) -> AbstractContextManager[None]:
+    def _on_stream(self) -> AbstractContextManager[None]:
         return nullcontext() if self._device is None else self._device.working()
 
     def __enter__(self) -> Self:
         if self._device is not None:
-            # On by default for convolutions, and not FP32.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            # cuDNN's is on by default for convolutions, and TF32 is not FP32.
+            switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+            for switch in switches:
+                self._on_exit.callback(setattr, switch, "allow_tf32", switch.allow_tf32)
+                switch.allow_tf32 = False
             self._classifier.to(f"cuda:{self._device.index}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._on_exit.close()
 
 
 class CompiledTorchRunner(TorchRunner):
-    """The same through `torch.compile`, which needs a C++ compiler, or on a GPU Triton, the language.
+    """Run a checkpoint through `torch.compile`, which needs a C++ compiler, or on a GPU the Triton language.
 
-    Entering compiles: for any batch, then for one image and for the largest batch, which PyTorch may want
-    to compile anew.
+    Entering compiles: for any batch, then for one image and for the largest batch, which PyTorch may
+    specialise.
+
+    Args:
+        checkpoint: The network and its contract.
+        device: The GPU to compute on. None: the CPU.
+        max_batch: The largest batch that the runner will be given.
 
     Raises (on entering):
-        ExportError: PyTorch could not compile it.
+        ExportError: PyTorch cannot compile the network.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: CudaDevice | None = None, *, max_batch: int) -> None:
@@ -109,16 +126,19 @@ class CompiledTorchRunner(TorchRunner):
                 self.take(images)
                 self.launch()
         except Exception as error:  # PyTorch's compilers raise errors of every kind
+            self._on_exit.close()
             raise ExportError(
                 "torch.compile",
                 got=_first_line(error),
                 expected="a network that it can compile",
-                next_step="Leave it out, or see that a C++ compiler works here.",
+                next_step="Leave it out, or check that a C++ compiler works here.",
             ) from error
         return self
 
 
 def _first_line(error: Exception) -> str:
-    error = getattr(error, "inner_exception", error)  # of PyTorch's compilers: what went wrong in them
+    error = getattr(
+        error, "inner_exception", error
+    )  # PyTorch's compilers wrap the error that occurred in them
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

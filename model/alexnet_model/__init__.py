@@ -1,7 +1,6 @@
-"""The ground floor: what the model is. No server, no export, and nothing heavy is imported from here.
+"""What all packages share: architectures, input contract, datasets, checkpoints, manifest, errors.
 
-Modules that need PyTorch are imported by name: `architectures`, `checkpoint`, `classifier`, `pretrained`.
-The manifest comes on first use, because pydantic takes longer to import than the rest of the client.
+`import alexnet_model` does not import PyTorch or pydantic: the names that need them are loaded on first use.
 """
 
 from __future__ import annotations
@@ -9,27 +8,49 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .contract import Contract, ImageInput
-from .datasets import ImageDataset, Splits, splits_from
+from .contract import Contract, ImageInput, Uint8Array
+from .datasets import ImageDataset, LabelledImage, PreparedImages, Splits, prepared_from_set, splits_from
 from .errors import AlexnetError
 
 if TYPE_CHECKING:
+    from .architectures import build, multiply_adds, parameter_count
+    from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from .manifest import Manifest, Precision, manifest_from_folder
+    from .pretrained import checkpoint_from
 
 __all__ = [
     "AlexnetError",
+    "Checkpoint",
     "Contract",
     "ImageDataset",
     "ImageInput",
+    "LabelledImage",
     "Manifest",
     "Precision",
+    "PreparedImages",
     "Splits",
+    "Uint8Array",
+    "build",
+    "checkpoint_from",
+    "load_checkpoint",
     "manifest_from_folder",
+    "multiply_adds",
+    "parameter_count",
+    "prepared_from_set",
+    "save_checkpoint",
     "splits_from",
 ]
 
+_LOADED_ON_FIRST_USE = {
+    "architectures": ("build", "multiply_adds", "parameter_count"),
+    "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "manifest": ("Manifest", "Precision", "manifest_from_folder"),
+    "pretrained": ("checkpoint_from",),
+}
+
 
 def __getattr__(name: str) -> object:
-    if name in ("Manifest", "Precision", "manifest_from_folder"):
-        return getattr(import_module(f"{__name__}.manifest"), name)
+    for module, names in _LOADED_ON_FIRST_USE.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,12 @@
-"""The architectures, by one `build(name, classes, width)`. Each maps normalised images to logits.
+"""The architectures: networks that map normalised images to logits, built by name with `build`.
 
     alexnet          torchvision's layout ("one weird trick", 2014); state dicts load either way
-    alexnet-lecture  the lecture's: 96 and 256 channels, no groups, hidden layers of 4096
-    alexnet-2012     the paper's: two groups in conv 2, 4 and 5, local response normalisation
+    alexnet-lecture  of the lecture: 96 and 256 channels, no groups, hidden layers of 4096
+    alexnet-2012     of the 2012 paper: two groups in conv 2, 4 and 5, local response normalisation
     lenet            the lecture's baseline: sigmoid, average pooling, 28x28 grey pixels
 
-All take `(N, 3, 224, 224)` float and give `(N, classes)`. Parameter and multiply-add counts are tested
-against docs/lecture.md.
+All take float `(N, 3, 224, 224)` and return `(N, classes)`. A test compares the counts of parameters and
+multiply-adds with docs/lecture.md.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ with needs("export"):
 
 
 class AlexNet(nn.Module):
-    """torchvision's AlexNet: `features.*` and `classifier.*` carry the same names and shapes.
+    """torchvision's AlexNet, with the same names and shapes in its state dict.
 
-    torchvision pools adaptively to 6x6 between the two; at the contract's 224 pixels the features are 6x6
-    already, so that layer, which has no weights, is left out.
+    torchvision has an adaptive pooling to 6x6 after the features. At the contract's 224 pixels the features
+    are already 6x6, so this layer, which has no weights, is left out.
+
+    Args:
+        classes: the number of outputs.
+        width: the factor of every hidden layer's size.
     """
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
@@ -65,7 +69,7 @@ class AlexNet(nn.Module):
 
 
 def lecture_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
-    """The lecture's AlexNet, as in Dive into Deep Learning, section 8.1."""
+    """Return the lecture's AlexNet (Dive into Deep Learning, section 8.1); arguments as for `AlexNet`."""
     c1, c2, c3, c4, c5 = (scaled(channels, width) for channels in (96, 256, 384, 384, 256))
     hidden = scaled(4096, width)
     return nn.Sequential(
@@ -94,8 +98,11 @@ def lecture_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
 
 
 def paper_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
-    """Krizhevsky, Sutskever and Hinton (2012). Its figures fit 227 pixels, so 224 are padded by 3."""
-    # Two groups each, so the channels stay even at any width.
+    """Return AlexNet as in Krizhevsky, Sutskever and Hinton (2012); arguments as for `AlexNet`.
+
+    The layer sizes in the paper are for 227 pixels, so 224 pixels are padded by 3.
+    """
+    # An even number of channels at any width, because some layers have two groups.
     c1, c2, c3, c4, c5 = (2 * scaled(channels // 2, width) for channels in (96, 256, 384, 384, 256))
     hidden = scaled(4096, width)
     return nn.Sequential(
@@ -127,7 +134,10 @@ def paper_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
 
 
 def lenet(classes: int, width: float = 1.0) -> nn.Sequential:
-    """LeNet as in Dive into Deep Learning, section 7.6, on the contract's images averaged to 28x28 grey."""
+    """Return LeNet as in Dive into Deep Learning, section 7.6; arguments as for `AlexNet`.
+
+    The contract's images are first averaged to 28x28 grey pixels.
+    """
     c1, c2 = scaled(6, width), scaled(16, width)
     f1, f2 = scaled(120, width), scaled(84, width)
     return nn.Sequential(
@@ -148,9 +158,16 @@ def lenet(classes: int, width: float = 1.0) -> nn.Sequential:
 
 
 class LocalResponseNorm(nn.Module):
-    """The paper's section 3.3: n = 5, k = 2, alpha = 1e-4, beta = 0.75; PyTorch's own divides alpha by n.
+    """Local response normalisation as in section 3.3 of the paper; unlike PyTorch's, it does not divide alpha
+    by n.
 
-    Written as a sum of shifted slices, which exports to plain ONNX operators for any batch.
+    It is a sum of shifted slices, which exports to plain ONNX operators for any batch size.
+
+    Args:
+        neighbours: the paper's n: channels in the sum, an odd number.
+        k: the constant that is added to the sum.
+        alpha: the factor of the sum.
+        beta: the exponent.
     """
 
     def __init__(self, neighbours: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> None:
@@ -168,7 +185,7 @@ class LocalResponseNorm(nn.Module):
 
 
 class GreyThumbnail(nn.Module):
-    """Mean over colours and over 8x8 pixels: (N, 3, 224, 224) to (N, 1, 28, 28)."""
+    """The mean over colours and over blocks of 8x8 pixels: (N, 3, 224, 224) to (N, 1, 28, 28)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(x.mean(dim=1, keepdim=True), 8)
@@ -183,10 +200,15 @@ ARCHITECTURES: dict[str, Callable[[int, float], nn.Module]] = {
 
 
 def build(name: str, classes: int, width: float = 1.0) -> nn.Module:
-    """A network with PyTorch's default initialisation. `width` scales every hidden layer.
+    """Return a network with PyTorch's default initialisation.
+
+    Args:
+        name: a name in `ARCHITECTURES`.
+        classes: the number of outputs, 1 to 100,000.
+        width: the factor of every hidden layer's size, 0.01 to 4.
 
     Raises:
-        UsageError: there is no such architecture, or `classes` or `width` cannot be.
+        UsageError: there is no such architecture, or `classes` or `width` is out of its range.
     """
     if name not in ARCHITECTURES:
         raise UsageError("architecture", got=repr(name), expected=f"one of {', '.join(ARCHITECTURES)}")
@@ -198,17 +220,24 @@ def build(name: str, classes: int, width: float = 1.0) -> nn.Module:
 
 
 def scaled(channels: int, width: float) -> int:
+    """Return `channels` times `width`, rounded, but at least 1."""
     return max(1, round(channels * width))
 
 
 def parameter_count(network: nn.Module) -> int:
+    """Return the number of parameters of a network; buffers do not count."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def multiply_adds(network: nn.Module, size: int = 224) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image, counted on a real pass.
+    """Count the multiply-adds of the convolutions and linear layers for one image, in one forward pass.
 
-    A convolution does (weights / output channels) for each of its outputs, a linear layer its weights once.
+    A convolution does (weights / output channels) for each of its outputs; a linear layer uses each weight
+    once.
+
+    Args:
+        network: its training mode is restored afterwards.
+        size: both sides of the input image, in pixels.
     """
     total = 0
 

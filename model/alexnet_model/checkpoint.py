@@ -1,8 +1,8 @@
 """A trained classifier in one `.safetensors` file: weights, architecture, contract, classes, training record.
 
-Everything but the tensors is one JSON record in the file's metadata, with a SHA-256 of itself and of the
-weights. Loading checks record, names, shapes, dtypes and hashes before any tensor is used, and unpickles
-nothing.
+Everything but the tensors is one JSON record in the file's metadata, stored with the SHA-256 of the record
+and of the weights. Loading verifies the record, the hashes, and the tensors' names, shapes and dtypes. It
+never unpickles.
 """
 
 from __future__ import annotations
@@ -29,11 +29,24 @@ with needs("export"):
     from torch import Tensor, nn
 
 FORMAT = "alexnet-checkpoint-1"
+STORED_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """`training` is free-form JSON: where the weights come from and how they were made."""
+    """Hold a trained classifier and the record of its training.
+
+    Args:
+        architecture: a name in `architectures.ARCHITECTURES`.
+        width: the factor of every hidden layer's size.
+        class_names: one name for each output, in the order of the outputs.
+        contract: the preparation of the images that the weights were trained on.
+        training: any JSON object: where the weights come from and how they were trained.
+        weights: the network's state dict, parameters and buffers.
+    """
 
     architecture: str
     width: float
@@ -43,50 +56,86 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
 
     def network(self) -> nn.Module:
-        """The network with these weights, in evaluation mode.
+        """Return a network with a copy of these weights, in evaluation mode.
 
         Raises:
             CheckpointError: the weights do not fit the architecture.
         """
         self.check_fit()
-        # Without PyTorch's initialisation, which would draw from the caller's generator.
-        with torch.device("meta"):
+        # PyTorch's initialisation must not advance the caller's random generator.
+        with torch.random.fork_rng(devices=[]):
             network = build(self.architecture, len(self.class_names), self.width)
-        network.to_empty(device="cpu").load_state_dict(dict(self.weights))
+        network.load_state_dict(dict(self.weights))
         return network.eval()
 
-    def check_fit(self) -> None:
+    def check_fit(self, subject: str = "weights") -> None:
         """Compare the weights' names, shapes and dtypes with the architecture's.
 
+        Args:
+            subject: what an error message names, such as the path of the file.
+
         Raises:
-            CheckpointError: they differ.
+            CheckpointError: the weights do not fit, or there is no such architecture.
         """
-        _check_fit(self, {name: (tuple(t.shape), t.dtype) for name, t in self.weights.items()}, "weights")
+        size = f"width {self.width:g}, {len(self.class_names)} classes"
+        try:
+            with torch.device("meta"):
+                network = build(self.architecture, len(self.class_names), self.width)
+        except UsageError as error:
+            raise CheckpointError(subject, got=f"{error}", expected="a known architecture") from error
+        expected = {name: _described(tensor) for name, tensor in network.state_dict().items()}
+        found = {name: _described(tensor) for name, tensor in self.weights.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{subject}: tensor {name}",
+                    got=found.get(name, "no such tensor"),
+                    expected=f"{expected.get(name, 'no such tensor')} for {self.architecture} ({size})",
+                    next_step="These weights belong to another architecture, width or number of classes.",
+                )
 
     @property
     def weights_sha256(self) -> str:
+        """Hex SHA-256 of the weights."""
         return sha256_of_weights(self.weights)
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over names, dtypes, shapes and little-endian bytes, in the order of the names."""
+    """Return the hex SHA-256 of a state dict: names, dtypes, shapes and little-endian bytes, sorted by name.
+
+    Args:
+        weights: tensors of any shape, dtype and device by name.
+    """
     digest = hashlib.sha256()
     for name in sorted(weights):
-        array = weights[name].detach().cpu().contiguous().numpy()
-        digest.update(canonical_json([name, str(array.dtype), array.shape]).encode())
-        digest.update(array.tobytes())
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(canonical_json([name, _dtype_name(tensor), tensor.shape]).encode())
+        # As bytes, because NumPy has no bfloat16.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the checkpoint, whole or not at all.
+    """Write a checkpoint file; an error leaves an existing file as it was.
+
+    Args:
+        checkpoint: what to write.
+        path: the file to create or replace, by convention `*.safetensors`.
 
     Raises:
-        CheckpointError: the weights do not fit the architecture.
+        CheckpointError: the weights do not fit the architecture, or a tensor's dtype cannot be stored.
         OSError: the file cannot be written.
     """
     checkpoint.check_fit()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    for name, tensor in weights.items():
+        if tensor.dtype not in STORED_DTYPES:
+            raise CheckpointError(
+                f"{path}: tensor {name}",
+                got=_dtype_name(tensor),
+                expected=f"one of {', '.join(str(dtype).removeprefix('torch.') for dtype in STORED_DTYPES)}",
+                next_step="Convert it before saving.",
+            )
     record = {
         "architecture": checkpoint.architecture,
         "width": checkpoint.width,
@@ -100,15 +149,21 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file; an error leaves an existing file as it was.
+
+    Args:
+        path: the file to create or replace.
+        tensors: tensors by name, none of which share memory.
+        metadata: texts that are stored in the file's header.
 
     Raises:
         OSError: the file cannot be written.
     """
-    with atomic_file(path) as part:
+    with atomic_file(path) as temporary:
         try:
-            save_file(dict(tensors), part, metadata=dict(metadata))
-        except SafetensorError as error:  # how it tells of a full disk, too
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            # safetensors reports a full disk as its own error with the number in the text.
             number = re.search(r"os error (\d+)", str(error))
             if not number:
                 raise
@@ -118,50 +173,46 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify what `save_checkpoint` wrote.
 
+    Args:
+        path: a `.safetensors` file.
+
     Raises:
-        CheckpointError: the file is missing, empty, truncated, not a checkpoint of this project, does not fit
-            its architecture, or was altered.
+        CheckpointError: the file is missing, empty, truncated or altered, is not a checkpoint of this
+            project, or does not fit its architecture.
     """
     if not path.is_file():
         raise CheckpointError(
             str(path),
             got="no such file",
             expected="a checkpoint (.safetensors)",
-            next_step="Make one: alexnet train --data digits --out checkpoint.safetensors",
+            next_step="Train one: alexnet train --data digits --out checkpoint.safetensors",
         )
     try:
         with safe_open(path, framework="pt") as file:
             weights_sha256, checkpoint = _verified_record(path, file.metadata() or {})
-            found = {
-                name: (tuple(part.get_shape()), _DTYPES.get(part.get_dtype()))
-                for name in file.keys()  # noqa: SIM118 (safe_open is no mapping)
-                for part in [file.get_slice(name)]
-            }
-            _check_fit(checkpoint, found, str(path))
-            weights = {name: file.get_tensor(name) for name in found}
+            names = file.keys()
+            checkpoint = replace(checkpoint, weights={name: file.get_tensor(name) for name in names})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             str(path),
-            got=f"{path.stat().st_size:,} bytes that are no whole safetensors file ({error})",
+            got=f"{path.stat().st_size:,} bytes that are not a complete safetensors file ({error})",
             expected="a checkpoint (.safetensors)",
             next_step="Copy or train it again.",
         ) from error
-    if sha256_of_weights(weights) != weights_sha256:
+    checkpoint.check_fit(str(path))
+    if checkpoint.weights_sha256 != weights_sha256:
         raise _altered(path, "weights")
-    return replace(checkpoint, weights=weights)
-
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+    return checkpoint
 
 
 def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Checkpoint]:
-    """The weights' SHA-256, and the checkpoint without its weights."""
+    """Return the SHA-256 that the weights should have, and the checkpoint without its weights."""
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             str(path),
             got=f"a safetensors file of format {metadata.get('format')!r}",
             expected=repr(FORMAT),
-            next_step="Make one: alexnet train, or export a torchvision .pth.",
+            next_step="Train one (alexnet train), or export a torchvision .pth.",
         )
     text = metadata.get("record", "")
     if _sha256(text) != metadata.get("record_sha256"):
@@ -185,34 +236,18 @@ def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Chec
         ) from error
 
 
-def _check_fit(
-    checkpoint: Checkpoint, found: Mapping[str, tuple[tuple[int, ...], torch.dtype | None]], subject: str
-) -> None:
-    what = f"{checkpoint.architecture} (width {checkpoint.width:g}, {len(checkpoint.class_names)} classes)"
-    try:
-        with torch.device("meta"):
-            network = build(checkpoint.architecture, len(checkpoint.class_names), checkpoint.width)
-    except UsageError as error:
-        raise CheckpointError(subject, got=f"{error}", expected="a known architecture") from error
-    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{subject}: tensor {name}",
-                got=_described(found.get(name)),
-                expected=f"{_described(expected.get(name))} for {what}",
-                next_step="These weights belong to another architecture, width or number of classes.",
-            )
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {_dtype_name(tensor)}"
 
 
-def _described(tensor: tuple[tuple[int, ...], torch.dtype | None] | None) -> str:
-    return "no such tensor" if tensor is None else f"{tensor[0]} {str(tensor[1]).removeprefix('torch.')}"
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _altered(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{path}: {what}",
-        got="another SHA-256 than the one written with it",
+        got="a SHA-256 other than the recorded one",
         expected="an unaltered file",
         next_step="Copy or train it again.",
     )

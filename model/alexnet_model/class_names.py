@@ -1,4 +1,4 @@
-"""Class names: one a line, in the order of the model's outputs."""
+"""The class names of the built-in dataset and of ImageNet, in the order of the model's outputs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ DIGITS = tuple(str(digit) for digit in range(10))
 
 
 def imagenet_class_names() -> tuple[str, ...]:
-    """The 1000 names of ImageNet's ILSVRC 2012 classes, in the order of torchvision's outputs."""
+    """Return the 1000 class names of ImageNet (ILSVRC 2012), in the order of torchvision's outputs."""
     text = resources.files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

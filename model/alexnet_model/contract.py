@@ -1,17 +1,20 @@
-"""The input contract: how an image becomes what the model sees, and what the model answers.
+"""The input contract: how an image becomes the model's input, and the names of the model's tensors.
 
-Training, calibration, evaluation and the client all prepare images with
-`Contract.prepared` and nothing else, and a SHA-256 digest of the contract travels in the checkpoint, the
-ONNX metadata, the manifest and `config.pbtxt`, so that a client can refuse a server that expects otherwise.
+Training, calibration, evaluation, the client and the server-side decoder all prepare images with
+`Contract.prepared`. A SHA-256 digest of the contract is stored in the checkpoint, the ONNX metadata, the
+manifest and `config.pbtxt`, so that a client can refuse a server whose model expects other pixels.
 
-The wire carries uint8 `(N, 224, 224, 3)`, RGB, NHWC: 150,528 bytes an image, a quarter of FP32. The cast,
-the layout change and the mean/std normalisation are inside the exported graph (`classifier.py`).
+Requests carry uint8 `(N, 224, 224, 3)`, NHWC: 150,528 bytes an image, a quarter of FP32. The cast, the layout
+change and the mean/std normalisation are inside the exported graph (`classifier.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,47 +24,116 @@ import numpy.typing as npt
 from PIL import Image
 
 from .decoding import WHITE, BinaryFile, Colour, upright_from_encoded, upright_from_opened
-from .errors import ImageError
+from .errors import ContractError, ImageError
 
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
 ImageInput: TypeAlias = str | Path | bytes | BinaryFile | Image.Image
 
 # The input of a model that decodes on the server by this contract: one encoded image a row, BYTES `(N, 1)`.
 ENCODED_INPUT_NAME = "encoded"
+VERSION = 1
+COLOURS = ("RGB", "BGR")
+# Pillow's filters average over all the source pixels under an output pixel, which is what "antialias" means.
+INTERPOLATIONS = {
+    "bilinear-antialias": Image.Resampling.BILINEAR,
+    "bicubic-antialias": Image.Resampling.BICUBIC,
+}
+# Pixels. Without a limit, a contract that is read from a server could make a client allocate any amount of
+# memory.
+MAX_SIDE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """Everything an image's preparation and the model's interface depend on; equal digests, equal pixels.
+    """Describe the preparation of an image and the model's tensors; equal digests mean equal pixels.
 
-    The defaults are those of torchvision's ImageNet recipe: shorter side to 256 with an antialiased
-    bilinear filter, centre crop 224, ImageNet's mean and standard deviation on pixels in 0..1.
+    The defaults are those of torchvision's ImageNet recipe: shorter side to 256 with an antialiased bilinear
+    filter, centre crop 224, ImageNet's mean and standard deviation on pixels in 0..1.
+
+    Args:
+        version: the version of this class's fields; this code implements version 1.
+        input_name: the name of the model's input tensor.
+        layout: the order of the input's axes; only "NHWC".
+        dtype: the input's Triton datatype; only "UINT8".
+        colour: the order of the channels, "RGB" or "BGR".
+        resize: the shorter side after resizing, in pixels.
+        size: both sides after the centre crop, in pixels; at most `resize`.
+        interpolation: the resize filter, "bilinear-antialias" or "bicubic-antialias".
+        background: the RGB colour, 0..255, under transparent pixels.
+        mean: subtracted from pixels in 0..1, one for each channel in the order of `colour`.
+        std: the divisor after that, one for each channel, above 0.
+        probabilities_name: the name of the output `(N, classes)` with probabilities.
+        logits_name: the name of the output `(N, classes)` with logits.
+
+    Raises:
+        ContractError: a field has a value that this code does not implement.
     """
 
-    version: int = 1
+    version: int = VERSION
     input_name: str = "image"
     layout: str = "NHWC"
     dtype: str = "UINT8"
     colour: str = "RGB"
-    resize: int = 256  # the shorter side after resizing, in pixels
-    size: int = 224  # both sides after the centre crop, in pixels
+    resize: int = 256
+    size: int = 224
     interpolation: str = "bilinear-antialias"
-    background: Colour = WHITE  # under transparent pixels
+    background: Colour = WHITE
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     probabilities_name: str = "probabilities"
     logits_name: str = "logits"
 
+    def __post_init__(self) -> None:
+        _check_version(self.version)
+        self._require("layout", self.layout == "NHWC", "'NHWC'")
+        self._require("dtype", self.dtype == "UINT8", "'UINT8'")
+        self._require("colour", self.colour in COLOURS, " or ".join(map(repr, COLOURS)))
+        known = isinstance(self.interpolation, str) and self.interpolation in INTERPOLATIONS
+        self._require("interpolation", known, " or ".join(map(repr, INTERPOLATIONS)))
+        self._require("resize", _whole(self.resize, 1, MAX_SIDE), f"1 to {MAX_SIDE} whole pixels")
+        fits = _whole(self.size, 1, self.resize)
+        self._require("size", fits, f"1 to {self.resize} whole pixels, at most the value of resize")
+        levels = _three(self.background, lambda level: _whole(level, 0, 255))
+        self._require("background", levels, "3 whole numbers from 0 to 255")
+        self._require("mean", _three(self.mean, _finite), "3 finite numbers")
+        divides = _three(self.std, _finite) and min(self.std) > 0
+        self._require("std", divides, "3 finite numbers above 0")
+        for field in ("input_name", "probabilities_name", "logits_name"):
+            name = getattr(self, field)
+            plain = isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z_][\w.-]*", name, re.ASCII))
+            self._require(
+                field, plain, "ASCII letters, digits, '_', '.' and '-', with a letter or '_' at the start"
+            )
+        names = (self.input_name, self.probabilities_name, self.logits_name)
+        if len({*names, ENCODED_INPUT_NAME}) < 4:
+            raise ContractError(
+                "contract tensor names",
+                got=", ".join(map(repr, names)),
+                expected=f"three different names, none of them {ENCODED_INPUT_NAME!r}",
+                next_step="Rename one of them.",
+            )
+
+    def _require(self, field: str, correct: bool, expected: str) -> None:
+        if not correct:
+            raise ContractError(
+                f"contract field {field}",
+                got=repr(getattr(self, field)),
+                expected=expected,
+                next_step="Use a value that this version of alexnet-serving implements.",
+            )
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one prepared image: `(size, size, 3)`."""
         return (self.size, self.size, 3)
 
     @property
     def image_bytes(self) -> int:
+        """The size of one prepared image in bytes."""
         return self.size * self.size * 3
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, ASCII."""
+        """Return canonical JSON: sorted keys, no spaces, ASCII."""
         return canonical_json(asdict(self))
 
     @property
@@ -73,22 +145,36 @@ class Contract:
     def from_json(cls, text: str) -> Contract:
         """Read what `to_json` wrote.
 
+        Args:
+            text: a JSON object with exactly the fields of this class.
+
         Raises:
-            ValueError: it is not JSON, or its fields are not this version's.
+            ContractError: it is not JSON, has another version or other fields, or a field has a value that
+                this code does not implement. It is a `ValueError` too.
         """
-        values: Any = json.loads(text)
-        expected = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != expected:
-            got = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"a contract has the fields {sorted(expected)}, got {got}")
+        try:
+            values: Any = json.loads(text)
+        except ValueError as error:
+            raise _unreadable(f"text that is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise _unreadable(f"JSON of type {type(values).__name__}")
+        _check_version(values.get("version", VERSION))
+        if set(values) != {field.name for field in fields(cls)}:
+            raise _unreadable(f"the fields {', '.join(sorted(values)) or 'of an empty object'}")
         as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**as_tuples)
 
     def prepared(self, image: ImageInput) -> Uint8Array:
-        """Decode, resize and crop one image to uint8 `(224, 224, 3)`.
+        """Decode, resize and crop one image.
 
-        Only the pixels under the crop are resampled, so a very thin image costs no more than a square one.
+        Only the pixels under the crop are resampled, so a very thin image takes no longer than a square one.
         The result equals resizing the whole image and cropping it afterwards, to one level in 255.
+
+        Args:
+            image: a path, the bytes of an image file, a file opened as binary, or a Pillow image.
+
+        Returns:
+            uint8 `(size, size, 3)` with channels in the order of `colour`.
 
         Raises:
             ImageError: the image cannot be read.
@@ -98,15 +184,22 @@ class Contract:
         else:
             upright = upright_from_encoded(image, background=self.background)
         resized = upright.resize(
-            (self.size, self.size), Image.Resampling.BILINEAR, box=self._crop_box(upright)
+            (self.size, self.size), INTERPOLATIONS[self.interpolation], box=self._crop_box(upright)
         )
-        return np.array(resized.convert("RGB"), dtype=np.uint8)  # (224, 224, 3)
+        pixels = np.array(resized.convert("RGB"), dtype=np.uint8)  # (S, S, 3)
+        return pixels if self.colour == "RGB" else np.ascontiguousarray(pixels[..., ::-1])
 
     def checked(self, images: npt.NDArray[Any]) -> Uint8Array:
-        """Return prepared arrays as a C-contiguous batch `(N, 224, 224, 3)`; one image gets its axis.
+        """Return prepared images as one C-contiguous batch.
+
+        Args:
+            images: uint8 `(N, size, size, 3)`, or one image `(size, size, 3)`, as `prepared` returns them.
+
+        Returns:
+            uint8 `(N, size, size, 3)`; N is 1 for one image.
 
         Raises:
-            ImageError: the shape, layout or dtype is not the contract's.
+            ImageError: the shape, layout or dtype differs from the contract's.
         """
         if images.dtype != np.uint8:
             raise self._wrong(images, "Pass pixels 0..255 as uint8; the model normalises them itself.")
@@ -126,17 +219,17 @@ class Contract:
         )
 
     def differences(self, other: Contract) -> list[str]:
-        """The fields in which two contracts differ, as `name: ours here, theirs there`."""
+        """List the fields in which `other` differs, each as `name: VALUE here, OTHER VALUE there`."""
         mine, theirs = asdict(self), asdict(other)
         return [
             f"{name}: {mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]
         ]
 
     def _crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """The centre crop in the image's own pixels (left, top, right, bottom)."""
+        """Return the centre crop in the image's own pixels (left, top, right, bottom)."""
         width, height = image.size
         shorter = min(width, height)
-        # The resized sides, rounded down as torchvision's Resize does; the crop's corner is rounded.
+        # torchvision's Resize rounds the resized sides down; its CenterCrop rounds the corner.
         resized_width = self.resize * width // shorter
         resized_height = self.resize * height // shorter
         left = round((resized_width - self.size) / 2)
@@ -151,5 +244,46 @@ class Contract:
 
 
 def canonical_json(value: object) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces, ASCII, no NaN."""
+    """Return the one JSON text for a value: sorted keys, no spaces, ASCII.
+
+    Args:
+        value: anything that `json.dumps` takes.
+
+    Raises:
+        ValueError: the value contains NaN or an infinity.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _check_version(version: object) -> None:
+    if not _whole(version, VERSION, VERSION):
+        raise ContractError(
+            "contract field version",
+            got=repr(version),
+            expected=str(VERSION),
+            next_step="Install the version of alexnet-serving that wrote this contract.",
+        )
+
+
+def _unreadable(got: str) -> ContractError:
+    names = ", ".join(sorted(field.name for field in fields(Contract)))
+    return ContractError(
+        "contract",
+        got=got,
+        expected=f"a JSON object with the fields {names}",
+        next_step="Export the model again.",
+    )
+
+
+def _whole(value: object, lowest: int, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _finite(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # False for NaN; `math.isfinite` raises for huge integers
+
+
+def _three(values: object, correct: Callable[[object], bool]) -> bool:
+    return isinstance(values, tuple) and len(values) == 3 and all(correct(value) for value in values)

@@ -1,9 +1,9 @@
-"""Image datasets: labelled images with a training, a validation and a held-out part.
+"""Image datasets: labelled images in a training, a validation and a test split.
 
-Training, calibration, evaluation and the benchmarks all read images here. `digits` is scikit-learn's
-1,797 hand-written digits of 8x8; a folder holds one folder a class, either under `train/` and `val/` (and
-`test/`, where there is one) or directly, split by a fixed seed. Images without
-folders are one class, `unlabelled`: enough to calibrate on.
+Training, calibration, evaluation and the benchmarks read their images here. `digits` is scikit-learn's 1,797
+hand-written digits of 8x8 pixels. A folder holds one folder of images for each class, either under `train/`,
+`val/` and optionally `test/`, or directly; then it is split by a fixed seed. Images that are in no class
+folder have the one class `unlabelled`, which is enough for calibration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .extras import needs
 from .progress import Progress, silent
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Fixed, not an option: if training and evaluation split differently, held-out images are not held out.
+# A constant, not an option: with another seed in evaluation, it would include images that were trained on.
 SPLIT_SEED = 0
 UNLABELLED = "unlabelled"
 VALIDATION_SHARE = 0.1
@@ -34,6 +34,14 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class LabelledImage:
+    """An image that is not decoded yet.
+
+    Args:
+        name: unique in its dataset; for a file, the path below the dataset's folder.
+        label: the index of its class in `ImageDataset.class_names`.
+        source: where `Contract.prepared` reads it from.
+    """
+
     name: str
     label: int
     source: Path | Image.Image
@@ -41,7 +49,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was left out, and why."""
+    """An image that was left out, and the reason."""
 
     name: str
     reason: str
@@ -49,10 +57,18 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """One part of an image dataset. `mirrorable`: a mirrored image keeps its class (never so for digits)."""
+    """The images of one split of a dataset.
+
+    Args:
+        source: "digits" or the path of a folder.
+        split: "train", "validation" or "test".
+        class_names: the names of the classes, in the order of the labels.
+        images: the images.
+        mirrorable: whether a mirrored image keeps its class; a digit does not.
+    """
 
     source: str
-    part: str
+    split: str
     class_names: tuple[str, ...]
     images: tuple[LabelledImage, ...]
     mirrorable: bool
@@ -62,10 +78,11 @@ class ImageDataset:
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        return np.array([image.label for image in self.images], dtype=np.int64)  # (N,)
+        """The labels `(N,)` in the order of the images."""
+        return np.array([image.label for image in self.images], dtype=np.int64)
 
     def sample(self, count: int) -> ImageDataset:
-        """At most `count` images, every class by its share of the set, to within one image."""
+        """Return at most `count` images, with every class in proportion to its size, to within one image."""
         if count >= len(self):
             return self
         by_class = np.argsort(self.labels, kind="stable")
@@ -75,6 +92,8 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Splits:
+    """The three splits of a dataset."""
+
     train: ImageDataset
     validation: ImageDataset
     test: ImageDataset
@@ -82,28 +101,38 @@ class Splits:
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Images in memory as the model sees them, with those that could not be read."""
+    """Prepared images in memory, and the images that were left out because they could not be read."""
 
-    images: Uint8Array  # (N, 224, 224, 3)
+    images: Uint8Array  # (N, S, S, 3)
     labels: npt.NDArray[np.int64]  # (N,)
     names: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
 
     @property
     def digests(self) -> tuple[str, ...]:
+        """Hex SHA-256 of each image."""
         return digests_of_images(self.images)
 
 
 def digests_of_images(images: Uint8Array) -> tuple[str, ...]:
-    """Hex SHA-256 of each prepared image: equal where the model sees the same pixels."""
+    """Return the hex SHA-256 of each prepared image: equal digests mean equal pixels.
+
+    Args:
+        images: uint8 `(N, S, S, 3)`.
+    """
     return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
 
 
 def splits_from(source: str) -> Splits:
-    """Open `digits`, or a folder of class folders.
+    """Open a dataset without decoding its images.
+
+    Args:
+        source: "digits", or the path of a folder with a folder of images for each class, under `train/`,
+            `val/` and optionally `test/`, or directly. Without `test/`, the test split has the images of the
+            validation split.
 
     Raises:
-        DatasetError: there is no such set, or a part of it has no images.
+        DatasetError: there is no such dataset, or one of its splits has no images.
     """
     if source == "digits":
         return _digits()
@@ -113,64 +142,73 @@ def splits_from(source: str) -> Splits:
 def prepared_from_set(
     dataset: ImageDataset, contract: Contract, *, progress: Progress = silent
 ) -> PreparedImages:
-    """Prepare every image of a set by the contract, 150,528 bytes each.
+    """Prepare every image of a dataset in memory.
+
+    Args:
+        dataset: the images; those that cannot be read are left out.
+        contract: how images are prepared. By the default contract an image takes 150,528 bytes.
+        progress: called after every image.
 
     Raises:
-        DatasetError: none of them can be read.
+        DatasetError: none of the images can be read.
     """
     images = np.empty((len(dataset), *contract.image_shape), dtype=np.uint8)
-    taken = 0
+    count = 0
 
     def keep(pixels: Uint8Array) -> None:
-        nonlocal taken
-        images[taken] = pixels
-        taken += 1
+        nonlocal count
+        images[count] = pixels
+        count += 1
 
-    readable, unreadable = _read(dataset, contract, keep, f"reading {dataset.part}", progress)
+    readable, unreadable = _read(dataset, contract, keep, f"reading {dataset.split}", progress)
     names = tuple(image.name for image in readable.images)
-    return PreparedImages(images[:taken], readable.labels, names, unreadable)
+    return PreparedImages(images[:count], readable.labels, names, unreadable)
 
 
-def readable_part(
-    images: ImageDataset, contract: Contract, *, progress: Progress = silent
+def readable_images(
+    dataset: ImageDataset, contract: Contract, *, progress: Progress = silent
 ) -> tuple[ImageDataset, tuple[Unreadable, ...]]:
-    """Decode every image once and leave out those that cannot be read, without keeping any in memory.
+    """Decode every image once to find those that cannot be read, without keeping any in memory.
+
+    Args:
+        dataset: the images.
+        contract: how images are prepared.
+        progress: called after every image.
+
+    Returns:
+        The dataset with the readable images, and the unreadable ones.
 
     Raises:
-        DatasetError: none of them can be read.
+        DatasetError: none of the images can be read.
     """
-    return _read(images, contract, lambda _: None, f"checking {images.part}", progress)
+    return _read(dataset, contract, lambda _: None, f"checking {dataset.split}", progress)
 
 
 def _read(
-    images: ImageDataset,
+    dataset: ImageDataset,
     contract: Contract,
-    take: Callable[[Uint8Array], None],
+    consume: Callable[[Uint8Array], None],
     stage: str,
     progress: Progress,
 ) -> tuple[ImageDataset, tuple[Unreadable, ...]]:
-    """Give every readable image to `take`, in order; returns those and the ones that are not.
-
-    Raises:
-        DatasetError: none of them can be read.
-    """
+    """Call `consume` with every readable image in order; return the readable and the unreadable ones."""
     readable: list[LabelledImage] = []
     unreadable: list[Unreadable] = []
-    for image, outcome in _prepared_in_order(images.images, contract):
+    for image, outcome in _prepared_in_order(dataset.images, contract):
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
         else:
-            take(outcome)
+            consume(outcome)
             readable.append(image)
-        progress(stage, len(readable) + len(unreadable), len(images))
+        progress(stage, len(readable) + len(unreadable), len(dataset))
     if not readable:
         raise DatasetError(
-            f"{images.source} ({images.part})",
-            got=f"no readable image among {len(images)}",
+            f"{dataset.source} ({dataset.split})",
+            got=f"no readable image among {len(dataset)}",
             expected="at least one",
             next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
         )
-    return replace(images, images=tuple(readable)), tuple(unreadable)
+    return replace(dataset, images=tuple(readable)), tuple(unreadable)
 
 
 def _prepared_in_order(
@@ -183,10 +221,10 @@ def _prepared_in_order(
             return Unreadable(image.name, str(error))
 
     with ThreadPoolExecutor() as pool:
-        # In pieces, so that results never pile up faster than they are taken.
+        # In chunks, so that at most 64 decoded images wait for the consumer.
         for start in range(0, len(images), 64):
-            piece = images[start : start + 64]
-            yield from zip(piece, pool.map(prepare, piece), strict=True)
+            chunk = images[start : start + 64]
+            yield from zip(chunk, pool.map(prepare, chunk), strict=True)
 
 
 def _digits() -> Splits:
@@ -206,7 +244,7 @@ def _folder(folder: Path) -> Splits:
         raise DatasetError(
             str(folder),
             got="no such folder",
-            expected="'digits', or a folder with one folder of images a class",
+            expected="'digits', or a folder with a folder of images for each class",
             next_step="Check the path.",
         )
     if not (folder / "train").is_dir():
@@ -217,17 +255,17 @@ def _folder(folder: Path) -> Splits:
     test = (
         _class_folders(folder, test_folder, "test", train.class_names)
         if test_folder.is_dir()
-        else replace(validation, part="test")
+        else replace(validation, split="test")
     )
     return Splits(train, validation, test)
 
 
 def _class_folders(
-    source: Path, folder: Path, part: str, class_names: tuple[str, ...] | None = None
+    source: Path, folder: Path, split: str, class_names: tuple[str, ...] | None = None
 ) -> ImageDataset:
     if not folder.is_dir():
         raise DatasetError(
-            str(folder), got="no such folder", expected=f"the {part} part", next_step=f"Make {folder}."
+            str(folder), got="no such folder", expected=f"the {split} split", next_step=f"Create {folder}."
         )
     found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
     names = class_names or found or (UNLABELLED,)
@@ -236,23 +274,23 @@ def _class_folders(
         raise DatasetError(
             str(folder),
             got=f"the class folder {unknown[0]!r}",
-            expected=f"only the {len(names)} classes of the train part",
-            next_step="Remove it, or add its images to train.",
+            expected=f"only the {len(names)} classes of the train split",
+            next_step="Remove the folder, or add images of this class to train.",
         )
-    homes = [folder] if names == (UNLABELLED,) else [folder / name for name in names]
+    class_folders = [folder] if names == (UNLABELLED,) else [folder / name for name in names]
     images = tuple(
         LabelledImage(str(path.relative_to(source)), label, path)
-        for label, home in enumerate(homes)
-        for path in _images_below(home)
+        for label, class_folder in enumerate(class_folders)
+        for path in _images_below(class_folder)
     )
     if not images:
         raise DatasetError(
             str(folder),
             got="no images",
-            expected=f"one folder a class with images ({', '.join(sorted(SUFFIXES))})",
+            expected=f"a folder of images for each class ({', '.join(sorted(SUFFIXES))})",
             next_step="Check the path.",
         )
-    return ImageDataset(str(source), part, names, images, mirrorable=True)
+    return ImageDataset(str(source), split, names, images, mirrorable=True)
 
 
 def _images_below(folder: Path) -> Iterable[Path]:
@@ -260,28 +298,30 @@ def _images_below(folder: Path) -> Iterable[Path]:
 
 
 def _split(whole: ImageDataset) -> Splits:
-    """Shuffle by the fixed seed, then take the test and validation parts evenly over the classes."""
+    """Shuffle by the fixed seed, then take the test and validation splits evenly over the classes."""
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(whole))
     order = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
-    test, rest = _taken(order, TEST_SHARE)
-    validation, train = _taken(rest, VALIDATION_SHARE)
+    test, rest = _divided(order, TEST_SHARE)
+    validation, train = _divided(rest, VALIDATION_SHARE)
 
-    def part(name: str, indices: npt.NDArray[np.int64]) -> ImageDataset:
+    def split(name: str, indices: npt.NDArray[np.int64]) -> ImageDataset:
         if not len(indices):
             raise DatasetError(
                 whole.source,
-                got=f"{len(whole)} images, none of them left for the {name} part",
+                got=f"{len(whole)} images, which leaves none for the {name} split",
                 expected="at least 10",
                 next_step="Add images.",
             )
         chosen = sorted(indices.tolist())
-        return replace(whole, part=name, images=tuple(whole.images[index] for index in chosen))
+        return replace(whole, split=name, images=tuple(whole.images[index] for index in chosen))
 
-    return Splits(part("train", train), part("validation", validation), part("test", test))
+    return Splits(split("train", train), split("validation", validation), split("test", test))
 
 
-def _taken(order: npt.NDArray[np.int64], share: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Split an order into an evenly spaced share, rounded up, and the rest."""
+def _divided(
+    order: npt.NDArray[np.int64], share: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Divide indices into an evenly spaced share, rounded up, and the rest."""
     chosen = _evenly_spaced(len(order), int(np.ceil(len(order) * share)))
     return order[chosen], np.delete(order, chosen)
 

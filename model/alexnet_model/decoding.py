@@ -1,9 +1,9 @@
-"""From any image to 8-bit pixels, RGB or grey, the right way up: the first half of the input contract.
+"""Decode any image to upright 8-bit pixels, RGB or grey: the first step of the input contract.
 
-Grey stays grey, with one channel for three that would be equal: what follows is three times as fast on it.
+A grey image keeps its one channel, because resizing one channel is three times as fast as resizing three.
 
-Every awkward but honest image is answered (1x1, very thin, CMYK, greyscale, palette, alpha, 16-bit,
-EXIF-rotated, progressive); every broken or hostile one is one `ImageError`.
+Unusual but valid images are decoded (1x1, very thin, CMYK, greyscale, palette, alpha, 16-bit, EXIF-rotated,
+progressive). Every broken or hostile image raises an `ImageError`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError, UnreadableImage
+from .errors import ImageError, UnreadableImage, os_error_reason
 
 
 class BinaryFile(Protocol):
-    """As much of an open file as is needed."""
+    """An open binary file: only `read` is used."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -30,28 +30,36 @@ EncodedImage: TypeAlias = str | Path | bytes | BinaryFile
 Colour: TypeAlias = tuple[int, int, int]
 
 MAX_ENCODED_BYTES = 64 * 1024 * 1024
-# Pillow's own bomb limit: it warns at a third of a gigabyte of RGB and refuses at twice that.
+# Pillow's own limit for decompression bombs: it warns at a third of a gigabyte of RGB and raises at twice
+# that.
 MAX_PIXELS = 2 * 89_478_485
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 WHITE: Colour = (255, 255, 255)
-# Pillow warns of what it takes for a bomb from half of MAX_PIXELS on; here the limit is refused by itself.
-# Not around each call: `catch_warnings` is not safe in threads. Whoever asked for errors still gets them.
+# Pillow warns from half of MAX_PIXELS on; this module checks the limit itself, so the warning is not needed.
+# `catch_warnings` around each call is not thread-safe. A filter that the user has set takes precedence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) -> Image.Image:
-    """Decode a file, its bytes, or an open binary file.
+    """Decode an encoded image.
+
+    Args:
+        source: a path, the bytes of an image file, or a file opened as binary.
+        background: the RGB colour, 0..255, under transparent pixels.
+
+    Returns:
+        An upright image of mode "RGB" or "L".
 
     Raises:
-        ImageError: it is missing, empty, truncated, not an image, or larger than the limits.
+        ImageError: it is missing, empty, truncated, not an image, or larger than `MAX_ENCODED_BYTES` or
+            `MAX_PIXELS`.
     """
     name = name_of(source)
     encoded = encoded_bytes(source)
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            _check_pixels(image, name)
-            return upright_from_image(image, name=name, background=background)
+            return _upright(image, name, background)
     except UnidentifiedImageError as error:
         raise ImageError(
             name,
@@ -68,26 +76,30 @@ def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) ->
 
 
 def upright_from_opened(image: Image.Image, *, background: Colour = WHITE) -> Image.Image:
-    """The same for an image that Pillow has opened; its data may not have been read yet.
+    """Decode an image that Pillow has opened; its pixels may not have been read yet.
+
+    Args:
+        image: a Pillow image of any mode.
+        background: the RGB colour, 0..255, under transparent pixels.
+
+    Returns:
+        An upright image of mode "RGB" or "L".
 
     Raises:
-        ImageError: as `upright_from_encoded` and `upright_from_image`.
+        ImageError: it has no pixels, more than `MAX_PIXELS`, a mode whose range of values is not known, or
+            pixels that cannot be decoded.
     """
     name = name_of(image)
     try:
-        return upright_from_image(image, name=name, background=background)
+        return _upright(image, name, background)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
         raise _broken(name, error) from error
 
 
-def upright_from_image(image: Image.Image, *, name: str = "image", background: Colour = WHITE) -> Image.Image:
-    """Turn a Pillow image of any mode upright and into "RGB" or "L"; transparency shows the background.
-
-    Raises:
-        ImageError: it has no pixels, too many, or a mode without a known range.
-    """
+def _upright(image: Image.Image, name: str, background: Colour) -> Image.Image:
+    """Apply an image's EXIF orientation and convert it to mode "RGB" or "L"."""
     if 0 in image.size:
         raise ImageError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
     _check_pixels(image, name)
@@ -97,7 +109,7 @@ def upright_from_image(image: Image.Image, *, name: str = "image", background: C
     if upright.mode in ("I", "F"):
         raise ImageError(
             name,
-            got=f"mode {upright.mode} (32 bits a pixel of unknown range)",
+            got=f"mode {upright.mode} (32 bits a pixel, of unknown range)",
             expected="8 or 16 bits a channel",
             next_step="Convert it to 8 bits.",
         )
@@ -108,7 +120,11 @@ def upright_from_image(image: Image.Image, *, name: str = "image", background: C
 
 
 def name_of(source: object) -> str:
-    """What an error calls this image: its path where it has one."""
+    """Return what an error calls an image: its path, or "image" if it has none.
+
+    Args:
+        source: a path, an open file, a Pillow image or anything else.
+    """
     if isinstance(source, str | Path):
         return str(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
@@ -119,11 +135,17 @@ _EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
 
 
 def encoded_bytes(source: EncodedImage) -> bytes:
-    """An image's file as it is: at least one byte, and at most `MAX_ENCODED_BYTES`.
+    """Read an image file without decoding it.
+
+    Args:
+        source: a path, the bytes of an image file, or a file opened as binary.
+
+    Returns:
+        At least one byte and at most `MAX_ENCODED_BYTES`.
 
     Raises:
-        UnreadableImage: it cannot be read.
-        ImageError: it is empty or too large, or is nothing that could be a file.
+        UnreadableImage: the file cannot be read.
+        ImageError: it is empty or too large, or `source` is of another type.
     """
     name = name_of(source)
     encoded: object
@@ -138,9 +160,9 @@ def encoded_bytes(source: EncodedImage) -> bytes:
         except AttributeError:
             encoded = source  # refused below
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            reason = os_error_reason(error) if isinstance(error, OSError) else str(error).lower()
             raise UnreadableImage(
-                name, got=reason.lower(), expected="a readable file", next_step="Check the path."
+                name, got=reason, expected="a readable file", next_step="Check the path."
             ) from error
     if not isinstance(encoded, bytes):
         raise ImageError(
@@ -163,7 +185,7 @@ def encoded_bytes(source: EncodedImage) -> bytes:
 def _content_of_file(path: Path) -> bytes:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError("a pipe or device")  # which could keep its reader for ever
+        raise OSError("a pipe or device")  # reading it might never end
     with path.open("rb") as file:
         return file.read(MAX_ENCODED_BYTES + 1)
 
@@ -192,6 +214,6 @@ def _too_many_pixels(name: str, got: str) -> ImageError:
 
 
 def _grey_from_16_bit(image: Image.Image) -> Image.Image:
-    """0..65535 scaled to 0..255 with rounding; Pillow's own conversion clips at 255."""
+    """Scale 0..65535 to 0..255 with rounding; Pillow's own conversion clips at 255."""
     grey = np.asarray(image).astype(np.uint32)  # (H, W)
     return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))

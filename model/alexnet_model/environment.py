@@ -1,4 +1,4 @@
-"""Which machine and which versions a figure comes from."""
+"""The machine and the versions that a result was produced with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def machine_name() -> str:
-    """The processor and the number of cores this process may use, such as `AMD EPYC 9B14, 2 cores`."""
+    """Return the processor and the number of cores this process may use, such as `AMD EPYC 9B14, 2 cores`."""
     names = [
         line.partition(":")[2].strip()
         for line in _lines(Path("/proc/cpuinfo"))
@@ -20,7 +20,11 @@ def machine_name() -> str:
 
 
 def versions_of(*distributions: str) -> dict[str, str]:
-    """Versions of Python and of those distributions that are installed."""
+    """Return the versions of Python and of installed distributions.
+
+    Args:
+        distributions: names on PyPI; those that are not installed are left out.
+    """
     versions = {"python": platform.python_version()}
     for name in distributions:
         try:

@@ -1,39 +1,40 @@
-"""Every error that this project raises on purpose, in one tree.
+"""The errors that this project raises on purpose, in one tree.
 
     AlexnetError
-    ├── UsageError               an option or argument that cannot be (exit code 2)
+    ├── UsageError               an option or argument with a wrong value (exit 2)
     ├── RuntimeNotUsable         a registered runtime whose entry or module does not load
-    ├── MissingExtra             a heavy dependency that is not installed
-    ├── ImageError             bytes that are no image, or an array of the wrong shape or dtype
-    │   └── UnreadableImage    a file that cannot be read now: it is missing, or its web server is
-    ├── DatasetError          a folder or named set that cannot be used
-    ├── CheckpointError          weights that are missing, broken, foreign or altered
-    ├── ManifestError            an export record that is missing, broken or does not match its files
-    ├── TrainingError            a training run that cannot start or go on
+    ├── MissingExtra             an optional dependency is not installed
+    ├── ContractError            an input contract with a value that this version does not implement
+    ├── ImageError               an image that cannot be decoded, or an array of the wrong shape or dtype
+    │   └── UnreadableImage      an image file that cannot be read: missing, no permission, a closed file
+    ├── DatasetError             a dataset that is missing or cannot be used
+    ├── CheckpointError          weights that are missing, broken, altered or of another architecture
+    ├── ManifestError            an export record that is missing, broken, or does not match its files
+    ├── TrainingError            a training run that cannot start or continue
     ├── ExportError              a conversion that failed
     │   ├── CalibrationError     a calibration set that cannot be used
     │   ├── EngineError          an engine that cannot be built or run
-    │   └── PrecisionRefused     a precision that was asked for by name and failed the gate
+    │   └── PrecisionRefused     a requested precision that failed the accuracy gate
     ├── RepositoryError          a model repository that cannot be written or read
-    │   └── EngineRefused        an engine that this server or GPU cannot load
-    ├── DockerError              Docker, its GPU runtime or an image that is not there
-    ├── ServerError              a server that cannot start, or stopped
-    │   ├── PortTaken
-    │   └── ServerDied
-    ├── ReportError              a record of a benchmark that is missing, broken or of another schema
-    └── ClientError              a request that was not answered
-        ├── InvalidUrl
-        ├── Unreachable          nobody listens there
-        ├── ConnectionLost       the server went away with a request
-        ├── ForeignServer        something listens there that is no Triton server: a proxy, another port
-        ├── Untrusted            certificates: the server's, or the client's, does not prove who it is
-        ├── NotReady             a server that is there, but not ready
-        ├── ModelNotFound
-        ├── ContractMismatch     a server that expects images prepared differently
-        ├── BadRequest           a request that the server refused as wrong
-        ├── Overloaded           a full queue
-        ├── DeadlineExceeded     no answer in time, or no turn in the server's queue
-        └── BadResponse          an answer that cannot be right
+    │   └── EngineRefused        an engine that the server or its GPU cannot load
+    ├── DockerError              Docker, its GPU runtime or an image is missing
+    ├── ServerError              a server that cannot start
+    │   ├── PortTaken            another process uses the port
+    │   └── ServerDied           the server process ended unexpectedly
+    ├── ReportError              a benchmark result that is missing, broken or of another schema (exit 2)
+    └── ClientError              a request that failed
+        ├── InvalidUrl           a server URL that cannot be parsed (exit 2)
+        ├── Unreachable          no server listens at the address
+        ├── ConnectionLost       the connection closed during a request
+        ├── ForeignServer        the server at the address is not a Triton server
+        ├── Untrusted            the server's or the client's TLS certificate was rejected
+        ├── NotReady             the server runs but is not ready
+        ├── ModelNotFound        the server does not have the model
+        ├── ContractMismatch     the model expects images that are prepared differently
+        ├── BadRequest           the server rejected the request as invalid
+        ├── Overloaded           the model's queue is full
+        ├── DeadlineExceeded     no response before the deadline
+        └── BadResponse          a response that is malformed or inconsistent
 
 A message has four parts: the subject, what was got, what was expected, and the next step.
 """
@@ -42,9 +43,13 @@ from __future__ import annotations
 
 
 class AlexnetError(Exception):
-    """Root of the tree: `subject: got X, expected Y. Next step.`
+    """Base class of all errors; its message is `SUBJECT: got X, expected Y. NEXT STEP`.
 
-    `got`, `expected` and `next_step` may each be left out where there is nothing true to say.
+    Args:
+        subject: what the error is about, such as a path or the name of an option.
+        got: what was found; empty if it is not known.
+        expected: what would have been correct; empty if there is no such thing.
+        next_step: one sentence or command that the user can follow; empty if there is none.
     """
 
     exit_code = 1
@@ -65,136 +70,113 @@ class UsageError(AlexnetError):
     exit_code = 2
 
 
-class RuntimeNotUsable(AlexnetError):
-    """A registered runtime cannot be loaded or used as its entry says."""
+class RuntimeNotUsable(AlexnetError): ...
 
 
-class MissingExtra(AlexnetError):
-    pass
+class MissingExtra(AlexnetError): ...
 
 
-class ImageError(AlexnetError):
-    pass
+class ContractError(AlexnetError, ValueError):
+    """Is a `ValueError` too, so that pydantic reports the field of a record that holds the contract."""
 
 
-class UnreadableImage(ImageError):
-    pass
+class ImageError(AlexnetError): ...
 
 
-class DatasetError(AlexnetError):
-    pass
+class UnreadableImage(ImageError): ...
 
 
-class CheckpointError(AlexnetError):
-    pass
+class DatasetError(AlexnetError): ...
 
 
-class ManifestError(AlexnetError):
-    pass
+class CheckpointError(AlexnetError): ...
 
 
-class TrainingError(AlexnetError):
-    pass
+class ManifestError(AlexnetError): ...
 
 
-class ExportError(AlexnetError):
-    pass
+class TrainingError(AlexnetError): ...
 
 
-class CalibrationError(ExportError):
-    pass
+class ExportError(AlexnetError): ...
 
 
-class EngineError(ExportError):
-    pass
+class CalibrationError(ExportError): ...
 
 
-class PrecisionRefused(ExportError):
-    pass
+class EngineError(ExportError): ...
 
 
-class RepositoryError(AlexnetError):
-    pass
+class PrecisionRefused(ExportError): ...
 
 
-class EngineRefused(RepositoryError):
-    pass
+class RepositoryError(AlexnetError): ...
 
 
-class DockerError(AlexnetError):
-    pass
+class EngineRefused(RepositoryError): ...
 
 
-class ServerError(AlexnetError):
-    pass
+class DockerError(AlexnetError): ...
 
 
-class PortTaken(ServerError):
-    pass
+class ServerError(AlexnetError): ...
 
 
-class ServerDied(ServerError):
-    pass
+class PortTaken(ServerError): ...
+
+
+class ServerDied(ServerError): ...
 
 
 class ReportError(AlexnetError):
-    exit_code = 2  # a comparison's 1 means slower
+    exit_code = 2  # for `alexnet compare`, exit code 1 means that something became slower
 
 
-class ClientError(AlexnetError):
-    pass
+class ClientError(AlexnetError): ...
 
 
 class InvalidUrl(ClientError):
     exit_code = 2
 
 
-class Unreachable(ClientError):
-    pass
+class Unreachable(ClientError): ...
 
 
-class ConnectionLost(ClientError):
-    pass
+class ConnectionLost(ClientError): ...
 
 
-class ForeignServer(ClientError):
-    pass
+class ForeignServer(ClientError): ...
 
 
-class Untrusted(ClientError):
-    pass
+class Untrusted(ClientError): ...
 
 
-class NotReady(ClientError):
-    pass
+class NotReady(ClientError): ...
 
 
-class ModelNotFound(ClientError):
-    pass
+class ModelNotFound(ClientError): ...
 
 
-class ContractMismatch(ClientError):
-    pass
+class ContractMismatch(ClientError): ...
 
 
-class BadRequest(ClientError):
-    pass
+class BadRequest(ClientError): ...
 
 
-class Overloaded(ClientError):
-    pass
+class Overloaded(ClientError): ...
 
 
-class DeadlineExceeded(ClientError):
-    pass
+class DeadlineExceeded(ClientError): ...
 
 
-class BadResponse(ClientError):
-    pass
+class BadResponse(ClientError): ...
 
 
 def os_error_reason(error: OSError) -> str:
-    """Return what the operating system says of an error, in lower case, for the `got` of a message.
+    """Return the operating system's text for an error, in lower case, for the `got` of a message.
+
+    Args:
+        error: the error; its `strerror` is used where it has one.
 
     >>> os_error_reason(FileNotFoundError(2, "No such file or directory"))
     'no such file or directory'

@@ -1,4 +1,4 @@
-"""Heavy dependencies are optional; where one is missing, the error names the extra that brings it."""
+"""Optional dependencies: if one is not installed, the error names the extra to install."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from .errors import MissingExtra
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Guard the imports inside the block.
+    """Guard imports: a module that is missing in the block raises a `MissingExtra`.
+
+    Args:
+        extra: the extra of `alexnet-serving` that installs the modules.
 
     >>> with needs("export"):
     ...     import json

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write beside, fsync, rename."""
+"""Write files and folders atomically: write under a temporary name, fsync, rename."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces.
+    """Return the hex SHA-256 of a file's bytes.
+
+    Args:
+        path: the file; it is read in chunks.
 
     Raises:
         OSError: the file cannot be read.
@@ -23,7 +26,10 @@ def sha256_of_file(path: Path) -> str:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; on success it becomes `path`, on any error it is removed.
+    """Yield a temporary path to write to; it replaces `path` at the end, or is removed on an error.
+
+    Args:
+        path: the file to create or replace. Its folder is created.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -31,19 +37,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
-    part = Path(name)
+    temporary = Path(name)
     try:
-        yield part
-        part.chmod(0o644)  # mkstemp makes files that only their owner can read
-        _fsync(part)
-        part.replace(path)
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp creates files that only their owner can read
+        _fsync(temporary)
+        temporary.replace(path)
         _fsync(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in UTF-8, or leave it as it was; a pipe or a device is written to.
+    """Write a text file in UTF-8; an error leaves an existing file as it was.
+
+    Args:
+        path: the file to create or replace, or a pipe or device to write to.
+        text: the whole content.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -52,18 +62,19 @@ def write_text_atomically(path: Path, text: str) -> None:
         if is_stream(path):
             path.write_text(text, encoding="utf-8")
         else:
-            with atomic_file(path) as part:
-                part.write_text(text, encoding="utf-8")
+            with atomic_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        if error.filename is None or str(error.filename).endswith(".part"):  # a full disk names none
+        if error.filename is None or str(error.filename).endswith(".part"):  # a full disk sets no name
             error.filename = str(path)
         raise
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a pipe or a device, such as /dev/stdout, has that name: nothing is to take its place.
+    """Return whether a path is a pipe or a device, such as /dev/stdout, which must not be replaced by a file.
 
-    /dev/stdout stays the system's link where the shell has put a file behind it.
+    Args:
+        path: /dev/stdout counts as a device even if the shell has redirected it to a regular file.
     """
     if path.is_symlink() and path.absolute().parts[1] in ("dev", "proc"):
         return True
@@ -72,10 +83,13 @@ def is_stream(path: Path) -> bool:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path` to fill; on success it takes the place of `path`.
+    """Yield an empty temporary folder to fill; it replaces `path` at the end, or is removed on an error.
 
-    What stood at `path` stays whole until then and is removed after. The two renames are the only moment
-    without a folder of that name; an error between them puts the old one back.
+    The old folder stays complete until then. Only between two renames is there no folder of that name; an
+    error between them restores the old one.
+
+    Args:
+        path: the folder to create or replace.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -86,32 +100,36 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     retired = staged.with_suffix(".old")
     try:
         yield staged
-        staged.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
+        staged.chmod(0o755)  # mkdtemp creates folders that only their owner can enter
         for file in staged.rglob("*"):
             _fsync(file)
         try:
             if path.exists():
                 path.rename(retired)
             staged.rename(path)
-        except BaseException:  # an interrupt must not cost the old one either
+        except BaseException:  # an interrupt too must not lose the old folder
             if retired.exists() and not path.exists():
                 retired.rename(path)
             raise
         _fsync(path.parent)
     finally:
-        if path.exists():  # else a rename back has failed, and the old one is all there is
+        if path.exists():  # otherwise the rename back has failed, and `retired` is the only copy
             shutil.rmtree(retired, ignore_errors=True)
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link where the file system can, copy where it cannot. The content must never be edited in place.
+    """Create a hard link, or a copy where the file system has none. Never edit the content in place.
+
+    Args:
+        source: the file; a symbolic link is followed.
+        target: the path of the link, which must not exist.
 
     Raises:
         OSError: the target exists, or the disk is full.
     """
     try:
-        os.link(source.resolve(), target)  # of a symbolic link's own name Linux makes another symbolic link
+        os.link(source.resolve(), target)  # resolved, because Linux would link the symbolic link itself
     except OSError:
         shutil.copyfile(source, target)
 

@@ -1,7 +1,7 @@
-"""`export.json`: what was exported, from what, how good it is, and what is served with which options.
+"""`export.json`, the manifest: what was exported, from what, what the gate measured, and how it is served.
 
-A hash chain runs through it: weights -> contract -> each ONNX file -> each engine. Export writes it, serving
-reads it; the schema is all that the two share.
+It holds a hash chain: weights -> contract -> each ONNX file -> each engine. Export writes it and serving
+reads it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .records import record_from_file
 from .runtimes import RuntimeName
 
 MANIFEST_NAME = "export.json"
-REFERENCE_NAME = "reference.safetensors"  # PyTorch's answers, which engines built later are judged by
+REFERENCE_NAME = "reference.safetensors"  # PyTorch's outputs, for checking engines that are built later
 
 
 class ModelRecord(Record):
-    """Which weights these are."""
+    """The network and the hash of its weights."""
 
     architecture: str
     width: float
@@ -39,7 +39,7 @@ class ModelRecord(Record):
 
 
 class CalibrationLedger(Record):
-    """Which images chose the INT8 scales, and that none of them is also evaluated on."""
+    """The images that the INT8 scales were computed from; none of them is an evaluation image."""
 
     source: str
     part: str
@@ -54,7 +54,7 @@ class CalibrationLedger(Record):
 class EvaluationRecord(Record):
     """The held-out images that accuracy and agreement are measured on.
 
-    Without a labelled set these are synthetic images, on which there is no accuracy to measure.
+    Without an image dataset they are synthetic, and accuracy is not measured.
     """
 
     source: str
@@ -67,28 +67,28 @@ class EvaluationRecord(Record):
 
 
 class RuntimeInfo(Record):
-    """A runtime with the options that it was measured with and must be served with."""
+    """A runtime, its device, and the options that it was measured with and must be served with."""
 
     name: RuntimeName
     device: str
-    computes_in: str = Field(description="what its Conv and Gemm layers really ran in, e.g. 'i8'")
+    computes_in: str = Field(description="the type that its Conv and Gemm layers ran in, such as 'i8'")
     options: dict[str, str] = Field(default={})
 
 
 class BatchParity(Record):
-    """One row of the parity matrix. Signal-to-noise in decibels of logits, worst image; 200 if equal."""
+    """One row of the parity matrix; ratios are of the worst image's logits, in decibels, 200 if equal."""
 
     batch: int
     against_pytorch_db: float
-    against_alone_db: float = Field(description="the same image in every slot and beside other neighbours")
-    same_top1: bool = Field(description="as the same image alone, in every slot")
+    against_alone_db: float = Field(description="the same image in every slot and with other neighbours")
+    same_top1: bool = Field(description="top-1 of the same image alone, in every slot")
     worst_slot: int
-    finite: bool = Field(description="logits and probabilities alike")
-    probabilities_off: float = Field(description="most that a probability differs from softmax of its logits")
+    finite: bool = Field(description="logits and probabilities")
+    probabilities_off: float = Field(description="largest difference from the softmax of the logits")
 
 
 class RunnerReport(Record):
-    """What one runtime makes of one ONNX file. Accuracy only where the images have labels."""
+    """What the gate measured of one runtime on one file. Accuracy only if the images have labels."""
 
     runtime: RuntimeInfo
     parity: tuple[BatchParity, ...]
@@ -103,12 +103,14 @@ class RunnerReport(Record):
 
 
 class GateDecision(Record):
+    """Whether the gate accepted a file, and why."""
+
     accepted: bool
     reason: str
 
 
 class Engine(Record):
-    """One engine built from an ONNX file. Where no GPU could run it, there is no report and no decision."""
+    """One engine built from an ONNX file. If no GPU could run it, it has no report and no decision."""
 
     file: str
     passport: Passport
@@ -119,11 +121,12 @@ class Engine(Record):
 
     @property
     def accepted(self) -> bool:
+        """Whether the gate accepted it."""
         return self.decision is not None and self.decision.accepted
 
 
 class Artifact(Record):
-    """One ONNX file. `reports[0]` is of the runtime that serves it, and the one the gate judged."""
+    """One ONNX file. `reports[0]` is of the runtime that serves it, which the gate decided by."""
 
     precision: Precision
     file: str
@@ -138,6 +141,7 @@ class Artifact(Record):
 
     @property
     def served_by(self) -> RuntimeInfo:
+        """The runtime that serves it."""
         return self.reports[0].runtime
 
 
@@ -157,14 +161,14 @@ ContractField = Annotated[
 
 
 class Manifest(Record):
+    """The record of an export."""
+
     schema_version: Literal[4] = 4
     created_at: str
     versions: dict[str, str]
     machine: str
     model: ModelRecord
-    contract: Annotated[
-        Contract, PlainValidator(_contract_from_record), PlainSerializer(_record_from_contract)
-    ]
+    contract: ContractField
     contract_digest: str
     max_batch: int
     calibration: CalibrationLedger | None
@@ -175,16 +179,17 @@ class Manifest(Record):
 
     @property
     def accepted(self) -> tuple[Artifact, ...]:
+        """The ONNX files that the gate accepted."""
         return tuple(artifact for artifact in self.artifacts if artifact.decision.accepted)
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the canonical JSON: a record edited by hand no longer has its old one."""
+        """Hex SHA-256 of the canonical JSON, which shows whether the record was edited."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Path:
-    """Write `export.json` into a folder.
+    """Write `export.json` into a folder and return its path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -195,7 +200,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> Path:
 
 
 def manifest_from_folder(folder: Path) -> Manifest:
-    """Read `export.json` and check its hash chain, but not yet the files' own hashes (`verify_artifacts`).
+    """Read `export.json` and check its hash chain, but not the files' own hashes (see `verify_artifact`).
 
     Raises:
         ManifestError: it is missing, broken, of another schema, or its hash chain does not hold.
@@ -218,28 +223,32 @@ def manifest_from_folder(folder: Path) -> Manifest:
 
 
 def verify_artifact(artifact: Artifact, folder: Path) -> Path:
-    """The artifact's file, if its bytes are the ones that were exported.
+    """Return the path of an artifact's file after checking its hash.
 
     Raises:
-        ManifestError: the file is missing or its SHA-256 is another.
+        ManifestError: the file is missing or has another SHA-256.
     """
     return _verified(folder / artifact.file, artifact.sha256, f"the {artifact.precision} file")
 
 
 def verify_reference(manifest: Manifest, folder: Path) -> Path:
-    """The file with PyTorch's answers, if its bytes are the recorded ones.
+    """Return the path of the file with PyTorch's outputs after checking its hash.
 
     Raises:
-        ManifestError: it is missing or another.
+        ManifestError: it is missing or has another SHA-256.
     """
     return _verified(folder / REFERENCE_NAME, str(manifest.reference_sha256), "the reference")
 
 
 def verify_engine(engine: Engine, path: Path) -> None:
-    """Check that a file, wherever it lies, is this record's engine and has its passport beside it.
+    """Check that a file is the recorded engine and has the recorded passport beside it.
+
+    Args:
+        engine: The record.
+        path: The file, in any folder.
 
     Raises:
-        ManifestError: the file is missing or another, or its passport is missing or not the record's.
+        ManifestError: the file is missing or another, or its passport is missing or not the recorded one.
     """
     beside = passport_of(path)
     if beside != engine.passport:
@@ -247,7 +256,7 @@ def verify_engine(engine: Engine, path: Path) -> None:
             f"passport of {path}",
             got=_first_difference(beside, engine.passport),
             expected=f"the one in {MANIFEST_NAME}",
-            next_step="It was edited or is another engine's: build the engine again.",
+            next_step="It was edited or belongs to another engine: build the engine again.",
         )
     try:
         sha256, size = sha256_of_file(path), path.stat().st_size

@@ -1,7 +1,7 @@
-"""An engine's passport: what it was built from, with, on and for, and so where it loads.
+"""An engine's passport: what it was built from, with which library, and for which GPUs.
 
-It lies beside the engine and in the manifest, never inside the engine: a header glued to a plan is what
-Triton cannot read.
+It decides where the engine loads. It is a file beside the engine, and a part of the manifest. It is not a
+header of the engine's file, which Triton could not read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PASSPORT_SUFFIX = ".passport.json"
 
 
 class Profile(Record):
-    """The batches that an engine takes: it is tuned for `opt`, and allocates for `max`."""
+    """The batches that an engine takes, `min` to `max`; it is tuned for `opt`."""
 
     min: int
     opt: int
@@ -40,7 +40,7 @@ class Profile(Record):
 
 
 class Passport(Record):
-    """What decides whether an engine loads, and the hashes that tie it to one file and one model."""
+    """What decides whether an engine loads, and the hashes of the engine and its ONNX file."""
 
     schema_version: Literal[2] = 2
     runtime: RuntimeName = Field(description="that loads it, such as tensorrt")
@@ -50,9 +50,9 @@ class Passport(Record):
     onnx_sha256: str = Field(description="of the ONNX file it was built from")
     engine_sha256: str
     engine_size_bytes: int
-    gpu_name: str | None = Field(description="it was built on; None for RTX, which needs no GPU to build")
+    gpu_name: str | None = Field(description="that it was built on; None if it was built without one")
     compute_capability: str | None = Field(description="of that GPU, such as 9.0")
-    targets: tuple[str, ...] = Field(default=(), description="RTX alone: such as sm89")
+    targets: tuple[str, ...] = Field(default=(), description="GPUs that TensorRT-RTX built for, such as sm89")
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     driver: str | None = None
@@ -60,7 +60,7 @@ class Passport(Record):
     image: str | None = Field(default=None, description="the container image that it was built in")
     image_digest: str | None = None
     layer_precisions: dict[str, int] | None = Field(
-        default=None, description="heavy layers by type, from the engine inspector; None where it was not run"
+        default=None, description="heavy layers by type, from the engine inspector; None if it was not run"
     )
     build_seconds: float
     built_at: str
@@ -74,7 +74,7 @@ class Passport(Record):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the canonical JSON: a passport edited by hand no longer has its old one."""
+        """Hex SHA-256 of the canonical JSON, which shows whether the passport was edited."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
 
     @property
@@ -85,12 +85,12 @@ class Passport(Record):
 
 
 def passport_path(engine: Path) -> Path:
-    """`model.passport.json` beside `model.plan`."""
+    """Return the path of an engine's passport: `model.passport.json` beside `model.plan`."""
     return engine.with_name(engine.name.removesuffix(ENGINE_SUFFIX) + PASSPORT_SUFFIX)
 
 
 def write_passport(passport: Passport, engine: Path) -> Path:
-    """Write the passport beside its engine.
+    """Write a passport beside its engine and return its path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -101,7 +101,7 @@ def write_passport(passport: Passport, engine: Path) -> Path:
 
 
 def passport_of(engine: Path) -> Passport:
-    """Read the passport beside an engine; whether it is that engine's own is for hashes to say.
+    """Read the passport beside an engine, without checking that it belongs to it (see `verify_engine`).
 
     Raises:
         ManifestError: it is missing, broken or of another schema.

@@ -1,4 +1,4 @@
-"""Where a checkpoint can come from: our own file, torchvision's `.pth`, or `imagenet` by download."""
+"""Open a checkpoint: this project's own file, torchvision's `.pth`, or a download of the ImageNet weights."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from .files import sha256_of_file
 with needs("export"):
     import torch
 
+DOWNLOAD_TIMEOUT_S = 30.0  # without any data
 # torchvision's AlexNet_Weights.IMAGENET1K_V1: 56.522% top-1, 79.066% top-5. The name ends in the first eight
 # digits of the file's SHA-256.
-DOWNLOAD_TIMEOUT_S = 30.0  # of silence
 IMAGENET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
 
 def checkpoint_from(source: str) -> Checkpoint:
-    """Open `imagenet`, a torchvision `.pth`, or one of our `.safetensors` checkpoints.
+    """Open a checkpoint.
+
+    Args:
+        source: "imagenet" (downloads torchvision's weights), the path of a torchvision `.pth`, or the path of
+            a `.safetensors` file that `save_checkpoint` wrote.
 
     Raises:
         CheckpointError: it is missing, broken, altered, or does not fit its architecture.
@@ -38,17 +42,21 @@ def checkpoint_from(source: str) -> Checkpoint:
 
 
 def checkpoint_from_url(url: str, folder: Path | None = None) -> Checkpoint:
-    """Download torchvision's weights once, into PyTorch's cache unless `folder` is given.
+    """Download torchvision's weights, unless they are in the cache.
+
+    Args:
+        url: a URL that ends in the file's name, as for `checkpoint_from_pth`.
+        folder: where the file is kept; by default PyTorch's cache.
 
     Raises:
-        CheckpointError: the download failed or its SHA-256 is not the one in the file's name.
+        CheckpointError: the download failed, or the file's SHA-256 differs from the one in its name.
     """
     folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Writes beside, checks the hash, renames; shows its own progress bar, but sets no deadline.
+            # It checks the hash before it renames the file, and shows a progress bar, but has no timeout.
             with _socket_timeout(DOWNLOAD_TIMEOUT_S):
                 torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path))
         except (URLError, OSError, RuntimeError) as error:
@@ -58,16 +66,20 @@ def checkpoint_from_url(url: str, folder: Path | None = None) -> Checkpoint:
                 url,
                 got=f"{error}",
                 expected="torchvision's weights",
-                next_step=f"Download it elsewhere and run: alexnet export path/to/{path.name}",
+                next_step=f"Download it on another machine and run: alexnet export path/to/{path.name}",
             ) from error
     return checkpoint_from_pth(path)
 
 
 def checkpoint_from_pth(path: Path) -> Checkpoint:
-    """Read torchvision's AlexNet state dict; 1000 outputs get ImageNet's class names.
+    """Read torchvision's AlexNet weights; the checkpoint gets ImageNet's class names.
+
+    Args:
+        path: a file whose name ends in the start of its SHA-256, such as alexnet-owt-7be5be79.pth.
 
     Raises:
-        CheckpointError: the file is missing, its SHA-256 is not the one in its name, or it does not fit.
+        CheckpointError: the file is missing, its SHA-256 differs from the one in its name, or it is not the
+            state dict of this network.
     """
     prefix = _hash_prefix(path)
     try:
@@ -84,21 +96,21 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
             str(path),
             got=f"SHA-256 {sha256[: len(prefix)]}...",
             expected=f"{prefix}..., as its name says",
-            next_step=f"Remove {path} and get it again.",
+            next_step=f"Remove {path} and download it again.",
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # the unpickler says UnpicklingError, RuntimeError, KeyError, IndexError ...
+    except Exception as error:  # torch.load raises UnpicklingError, RuntimeError, KeyError, IndexError ...
         raise CheckpointError(
             str(path),
-            got=f"no plain state dict ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
+            got=f"not a plain state dict ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
             expected="torchvision's weights (.pth)",
             next_step="Save only model.state_dict().",
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(t, torch.Tensor) for t in weights.values()):
-        raise CheckpointError(str(path), got="no plain state dict", expected="a mapping of names to tensors")
+        raise CheckpointError(str(path), got="not a plain state dict", expected="a dict of tensors by name")
     checkpoint = Checkpoint(
         architecture="alexnet",
         width=1.0,
@@ -113,7 +125,7 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """For code that opens sockets without a deadline of its own."""
+    """Set the default timeout of sockets, for code that sets none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""How a long piece of work says how far it is: the command line draws bars, a library call is silent."""
+"""Progress callbacks: the command line draws bars, a library call is silent by default."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called often: `done` of `total` units of `stage`, with a short note such as a loss."""
+    """A callback that reports progress; it is called often."""
 
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Report that `done` of `total` units of `stage` are finished.
+
+        Args:
+            stage: a name to show, such as "training epoch 1/4".
+            done: finished units.
+            total: all units of the stage.
+            note: a short text to show, such as the loss.
+        """
+        ...
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Report nothing."""
+    """Report nothing: the default `Progress`."""

@@ -1,4 +1,4 @@
-"""What every record on disk is made of and read by, and the precisions that all of them name."""
+"""The base class of records on disk, how they are read, and the names of precisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 class Record(BaseModel):
-    """Frozen, and refuses fields that it does not know."""
+    """A frozen record; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -24,7 +24,13 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def record_from_file(kind: type[AnyRecord], path: Path, *, what: str, make: str) -> AnyRecord:
-    """Read a record from JSON. `what` it is and how to `make` one are for the messages.
+    """Read a record from JSON.
+
+    Args:
+        kind: The class of the record.
+        path: The file.
+        what: What the file is, for error messages.
+        make: How to make such a file, for error messages.
 
     Raises:
         ManifestError: the file is missing, no JSON, or of another schema; the field is named.

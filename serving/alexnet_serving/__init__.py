@@ -1,44 +1,67 @@
-"""From accepted artifacts to a Triton model repository, and a Triton server that serves it."""
+"""Write Triton model repositories, check them, and serve them with Triton.
 
-from .engine_compatibility import EngineTarget, check_engines
-from .engine_targets import targets_of_image
-from .examining.checks import JOBS, Check
-from .examining.doctor import Examination, examine
-from .examining.engines_found import EngineFound
-from .linting.findings import Finding, raise_if_findings
+from alexnet_serving import EmbeddedServer
+
+with EmbeddedServer(repository) as server:
+    print(server.grpc_url, server.models)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .doctor.checks import Check, jobs
+from .doctor.engines import EngineFound
+from .doctor.report import DoctorReport, diagnose
+from .engine_compatibility import EngineTarget, check_engines, targets_of_image
+from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
-from .repositories.layout import RepositoryOptions, is_repository
+from .repositories.layout import CONFIG_FILE, DECODING_MODEL, RepositoryOptions, is_repository
 from .repositories.unpacking import options_of_repository, unpack_repository
 from .repositories.writing import models_of_repository, refuse_foreign_repository, write_repository
 from .servers.docker_server import DockerServer
 from .servers.embedded import EmbeddedServer
-from .servers.server import Server
-from .servers.server_choice import Choice, choice_of_server
+from .servers.server import Server, ServerChoice, choice_of_server
 from .servers.tls import ServerTls
+from .servers.tritonserver import wheel_of_this_python
+
+if TYPE_CHECKING:
+    from .repositories.model_config import config_from_text, text_from_config
 
 __all__ = [
-    "JOBS",
+    "CONFIG_FILE",
+    "DECODING_MODEL",
     "Check",
-    "Choice",
     "DockerServer",
+    "DoctorReport",
     "EmbeddedServer",
     "EngineFound",
     "EngineTarget",
-    "Examination",
     "Finding",
     "RepositoryOptions",
     "Server",
+    "ServerChoice",
     "ServerTls",
     "check_engines",
     "choice_of_server",
-    "examine",
+    "config_from_text",
+    "diagnose",
     "is_repository",
+    "jobs",
     "lint",
     "models_of_repository",
     "options_of_repository",
     "raise_if_findings",
     "refuse_foreign_repository",
     "targets_of_image",
+    "text_from_config",
     "unpack_repository",
+    "wheel_of_this_python",
     "write_repository",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("config_from_text", "text_from_config"):
+        from .repositories import model_config  # imports tritonclient, which takes a second
+
+        return getattr(model_config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Will this engine load there? Answered from its passport, before anything starts.
+"""Whether an engine loads on a target, decided from its passport before a server starts.
 
-An engine loads with the version of TensorRT that built it, on the model of GPU that it was built on, unless
-it was built to be compatible with more
+An engine loads with the version of TensorRT that built it, on the GPU model that it was built on, unless it
+was built to be compatible with more
 (https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html and
 https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html).
 """
@@ -13,22 +13,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_model.errors import EngineRefused, ManifestError, ServerError
-from alexnet_model.gpus import Gpu, version_tuple
+from packaging.version import Version
+
+from alexnet_model import docker
+from alexnet_model.errors import DockerError, EngineRefused, ManifestError, ServerError
+from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
 from alexnet_model.manifest import Engine, Manifest, manifest_from_folder
 from alexnet_model.passport import ENGINE_SUFFIX, Passport
-from alexnet_model.triton_image import MINIMUM_DRIVER, driver_is_too_old
+from alexnet_model.runtimes import runtime_named
+from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE, driver_is_too_old
 
-from .repositories.layout import VERSION, RepositoryOptions, holds_encoded, holds_engines, is_repository
-from .repositories.model_entries import TENSORRT, ModelEntry, entries_of
+from .repositories.layout import (
+    VERSION,
+    ModelEntry,
+    RepositoryOptions,
+    engine_runtimes,
+    entries_of,
+    holds_encoded,
+    holds_engines,
+    is_repository,
+)
 
-# Beyond one major version, a version-compatible engine loads in these later ones and in no other.
+# A version-compatible engine also loads in the next major version named here, and in no later one.
 NEXT_MAJOR = {8: 10, 10: 11}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:
-    """Where engines would load: a TensorRT version, and one of its GPUs."""
+    """Where engines would load.
+
+    Attributes:
+        tensorrt_version: The TensorRT version of the server, such as `11.1.0.106`.
+        gpu: One of the GPUs it would use.
+    """
 
     tensorrt_version: str
     gpu: Gpu
@@ -37,17 +54,50 @@ class EngineTarget:
         return f"TensorRT {self.tensorrt_version} on {self.gpu}"
 
 
+def targets_of_image(image: str = TRITON_IMAGE) -> tuple[EngineTarget, ...]:
+    """Return the targets of a server that runs an image on this machine: one for each GPU model, or none.
+
+    Args:
+        image: The image. The pinned image's TensorRT version is known even if Docker or the image is missing.
+
+    Raises:
+        DockerError: another image is not on this machine, or does not declare its TensorRT version.
+    """
+    survey = gpus_here()
+    if not survey.gpus:
+        return ()
+    try:
+        version = docker.tensorrt_of_image(image)
+    except DockerError:
+        if image != TRITON_IMAGE:
+            raise
+        version = TENSORRT_VERSION
+    return targets_of(survey, version)
+
+
+def targets_of(survey: GpuSurvey, tensorrt_version: str) -> tuple[EngineTarget, ...]:
+    """Return one target for each GPU model.
+
+    Two models of one compute capability are two targets: they may not load each other's engines.
+    """
+    models = {(gpu.name, gpu.compute_capability): gpu for gpu in reversed(survey.gpus)}
+    return tuple(
+        EngineTarget(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values())
+    )
+
+
 def reason_to_refuse(passport: Passport, target: EngineTarget) -> str:
-    """Why the engine does not load there, in words; empty if it loads."""
-    if passport.runtime != TENSORRT:
-        return "Triton has no backend for TensorRT-RTX engines"
+    """Return why an engine does not load on a target; empty if it loads."""
+    runtime = runtime_named(passport.runtime)
+    if not runtime.served:
+        return f"Triton has no backend for {runtime.title} engines"
     if driver_is_too_old(target.gpu):
         return f"driver {target.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
-    return _other_version(passport, target) or _other_gpu(passport, target.gpu)
+    return _version_mismatch(passport, target) or _gpu_mismatch(passport, target.gpu)
 
 
 def engine_for(engines: Mapping[str, Engine], target: EngineTarget) -> Engine | None:
-    """The engine that Triton takes there: the only one, or of several the one for that compute capability."""
+    """Return the engine that Triton loads on a target: the only one, or that of its compute capability."""
     if len(engines) == 1:
         return next(iter(engines.values()))
     capability = target.gpu.compute_capability
@@ -55,30 +105,36 @@ def engine_for(engines: Mapping[str, Engine], target: EngineTarget) -> Engine | 
 
 
 def check_engines(manifest: Manifest, repository: Path, targets: Sequence[EngineTarget]) -> None:
-    """Every engine that a repository packs must load in every target, or its server would not start.
+    """Check that every engine of a repository loads on every target; otherwise its server would not start.
 
-    A repository without engines passes: it asks nothing of TensorRT.
+    A repository without engines passes.
+
+    Args:
+        manifest: The repository's record.
+        repository: The repository.
+        targets: The targets.
 
     Raises:
-        EngineRefused: one does not load; the message says what it was built for, what is here, and the
-            command that builds one for here.
-        RepositoryError: its engines are not what a repository packs.
-        ServerError: the driver is too old for Triton's image, whatever the engine.
+        EngineRefused: an engine does not load. The message has what it was built for, the target, and the
+            command that builds one for this machine.
+        RepositoryError: a repository cannot pack the recorded engines.
+        ServerError: the driver is too old for Triton's image.
     """
     entries = [
         entry
-        for entry in entries_of(manifest, RepositoryOptions(backend=TENSORRT))
+        for runtime in engine_runtimes()
+        for entry in entries_of(manifest, RepositoryOptions(runtime=runtime.name))
         if any((repository / entry.name / VERSION).glob(f"*{ENGINE_SUFFIX}"))
     ]
     check_entries(entries, repository, targets)
 
 
 def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequence[EngineTarget]) -> None:
-    """The same for what is about to be packed into a repository.
+    """Check, as `check_engines`, entries that are about to be packed into a repository.
 
     Raises:
-        EngineRefused: an engine does not load in one of the targets.
-        ServerError: the driver is too old for Triton's image, whatever the engine.
+        EngineRefused: an engine does not load on one of the targets.
+        ServerError: the driver is too old for Triton's image.
     """
     for entry in entries:
         for target in targets if entry.engines else ():
@@ -99,17 +155,20 @@ def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequ
 
 
 def rebuild_command(repository: Path, passport: Passport | None = None, *, source: Path | None = None) -> str:
-    """What builds a repository's engines for this machine, from the ONNX files inside it or in `source`.
+    """Return the command that builds a repository's engines for this machine.
 
-    As the engine of that passport was built, or the first that the repository records: for the same batches
-    and with the same compatibility.
+    Args:
+        repository: The repository to write.
+        passport: The engine to build again, with its batches and compatibility; by default the first recorded
+            one.
+        source: The export with the ONNX files; by default the repository itself, or CHECKPOINT if it is none.
     """
     if source is None and is_repository(repository):
         source = repository
     passport = passport or _recorded_passport(repository)
-    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--engine", "docker"]
+    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--runtime", "tensorrt", "--build", "docker"]
     words += ["--repository", str(repository)]
-    if holds_engines(repository) and holds_encoded(repository):  # not by default, with engines
+    if holds_engines(repository) and holds_encoded(repository):  # not the default beside engines
         words.append("--encoded")
     if passport:
         words += ["--profile", str(passport.profile)]
@@ -126,7 +185,7 @@ def _recorded_passport(repository: Path) -> Passport | None:
     except ManifestError:
         return None
     passports = (engine.passport for artifact in manifest.artifacts for engine in artifact.engines)
-    return next((passport for passport in passports if passport.runtime == TENSORRT), None)
+    return next((passport for passport in passports if runtime_named(passport.runtime).served), None)
 
 
 def _check_driver(gpu: Gpu) -> None:
@@ -139,25 +198,25 @@ def _check_driver(gpu: Gpu) -> None:
         )
 
 
-def _other_version(passport: Passport, target: EngineTarget) -> str:
-    built, here = version_tuple(passport.runtime_version), version_tuple(target.tensorrt_version)
+def _version_mismatch(passport: Passport, target: EngineTarget) -> str:
+    built, here = Version(passport.runtime_version), Version(target.tensorrt_version)
     if built == here:
         return ""
     if not passport.version_compatible:
-        return f"TensorRT {target.tensorrt_version} loads only its own engines"
+        return f"TensorRT {here} loads only its own engines"
     if built > here:
-        return f"a version-compatible engine needs TensorRT {passport.runtime_version} or newer"
-    if here[0] not in (built[0], NEXT_MAJOR.get(built[0])):
-        return f"version compatibility does not reach from TensorRT {built[0]} to {here[0]}"
+        return f"a version-compatible engine needs TensorRT {built} or newer"
+    if here.major not in (built.major, NEXT_MAJOR.get(built.major)):
+        return f"version compatibility does not reach from TensorRT {built.major} to {here.major}"
     return ""
 
 
-def _other_gpu(passport: Passport, gpu: Gpu) -> str:
+def _gpu_mismatch(passport: Passport, gpu: Gpu) -> str:
     same_capability = passport.compute_capability == gpu.compute_capability
     if passport.hardware_compatibility == "ampere-plus":
-        return "" if version_tuple(gpu.compute_capability) >= (8, 0) else "it needs an Ampere GPU or newer"
+        return "" if Version(gpu.compute_capability) >= Version("8.0") else "it needs an Ampere GPU or newer"
     if passport.hardware_compatibility == "same-compute-capability":
         return "" if same_capability else f"it needs compute capability {passport.compute_capability}"
     if same_capability and passport.gpu_name == gpu.name:
         return ""
-    return f"it runs on {passport.gpu_name} alone"
+    return f"it runs on {passport.gpu_name} only"

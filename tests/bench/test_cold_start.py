@@ -18,8 +18,7 @@ from alexnet_cli.main import run
 from alexnet_clients import FakeTransport, InferReply, Message, ModelConfig, ServerUrl, TensorSpec
 from alexnet_model.contract import Contract
 from alexnet_model.errors import RepositoryError, ServerError, UsageError
-from alexnet_serving import models_of_repository, write_repository
-from alexnet_serving.repositories.model_config import config_from_text
+from alexnet_serving import config_from_text, models_of_repository, write_repository
 
 from ..serving.conftest import MAX_BATCH, Artifacts
 from .sweep_fakes import FakeClock

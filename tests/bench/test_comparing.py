@@ -34,6 +34,7 @@ from .reports_for_tests import (
     engine_row,
     engine_rows,
     environment,
+    figure_rows,
     gpu,
     held_rate,
     load_row,
@@ -412,6 +413,22 @@ def test_cold_starts_are_judged_by_their_times(times: float, found: str, exit_co
     assert {row.found for row in others} == {"no difference"}
     names = ["ready", *(f"{which} at {batch}" for which in ("first", "second") for batch in (1, 8, 32))]
     assert [row.row for row in comparison.rows] == 2 * names
+
+
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [(1.0, ["no difference"] * 2), (1.4, ["faster", "slower"]), (0.7, ["slower", "faster"])],
+)
+def test_single_figures_are_judged_if_more_or_less_is_better(times: float, found: list[str]) -> None:
+    """A ratio of which more is better, a time of which less is, and one that is only for information."""
+    scaled = [
+        row.model_copy(
+            update={"figure": figure_from_repeats([times * one for one in row.figure.repeats], "x")}
+        )
+        for row in figure_rows()
+    ]
+    comparison = compared(with_only(figures=figure_rows()), with_only(figures=tuple(scaled)))
+    assert [row.found for row in comparison.rows] == found
 
 
 def milliseconds(value: float, *, count: int) -> Figure:

@@ -1,4 +1,4 @@
-"""`benchmarks/report.py --no-run`: the pages of what was measured before, as the recipes write them."""
+"""The recipes in benchmarks/: the pages that they write, and the report and exit code of a tool check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_bench.reports.files import write_report
+from alexnet_bench.reports.files import report_from_file, write_report
 from alexnet_bench.schema import Report
 
 from .reports_for_tests import H200, engine, engine_row, environment, gpu, report
@@ -82,3 +82,40 @@ def test_nothing_measured_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
     assert f"{tmp_path / 'results'}: got no reports, expected cpu/*.json or gpu/*.json" in found.stderr
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "docs").exists()
+
+
+@pytest.mark.parametrize(("target", "code"), [(100.0, 0), (10.0, 1)])
+def test_a_tool_check_writes_a_report_and_fails_if_it_misses_its_target(
+    target: float, code: int, tmp_path: Path
+) -> None:
+    script = tmp_path / "check.py"
+    script.write_text(
+        f"""import argparse, sys
+sys.path.insert(0, {str(RECIPE.parent)!r})
+from tools import run_recipe
+from alexnet_bench import FigureRow, figure_from_repeats
+
+def measure(log, options):
+    figure = figure_from_repeats([30.0, 31.0, options.value], "ms")
+    log.figures.append(FigureRow(name="late", of="a test", figure=figure, at_most={target}))
+    log.notes.append("A note.")
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--value", type=float)
+sys.exit(run_recipe("A check", parser, measure))
+"""
+    )
+    written = tmp_path / "results" / "tools" / "check.json"
+    words = [sys.executable, str(script), "--output", str(written), "--value", "32", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    found = report_from_file(written)
+    assert Report.model_validate_json(done.stdout) == found
+    assert found.command == f"python {script} --value 32"
+    assert found.calibration_before is not None
+    assert [row.reached for row in found.figures] == [code == 0]
+    write_report(tmp_path / "results" / "cpu" / "engine.json", part("Engines", engines=(engine_row(),)))
+    assert composed(tmp_path).returncode == 0
+    text = (tmp_path / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert text.index("## Checks of the tools") < text.index("### A check")
+    assert "- A note." in text

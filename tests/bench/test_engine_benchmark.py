@@ -46,7 +46,7 @@ def export(artifacts: Artifacts) -> Path:
 
 
 class Fakes:
-    """Instruments whose calibration workload goes at these rates, one after another."""
+    """Instruments whose calibration workload has the given rates."""
 
     def __init__(self, *rates: float, roofs: Callable[[], Sequence[Roof]] = lambda: [ROOF]) -> None:
         self.log: list[str] = []
@@ -94,7 +94,7 @@ def test_a_report_holds_rows_with_limits_ceilings_and_what_was_left_out(export: 
     assert Report.model_validate_json(report.model_dump_json()) == report
 
 
-def test_every_engine_is_judged_unless_that_is_not_wanted(export: Path) -> None:
+def test_every_engine_is_judged_unless_judging_is_off(export: Path) -> None:
     fakes = Fakes()
     assert [proof.engine.precision for proof in fakes.run(export).proofs] == ["fp32", "fp32", "int8", "int8"]
     fakes = Fakes()
@@ -103,14 +103,14 @@ def test_every_engine_is_judged_unless_that_is_not_wanted(export: Path) -> None:
     assert not any(line.startswith("judge") for line in fakes.log)
 
 
-def test_other_load_makes_it_invalid(export: Path) -> None:
+def test_another_load_on_the_machine_makes_the_report_invalid(export: Path) -> None:
     report = Fakes(100, 88).run(export)
     assert [reason.rule for reason in report.reasons] == ["machine busy"]
     assert (report.calibration_before, report.calibration_after) == (100, 88)
 
 
-def test_ceilings_are_looked_at_before_the_ladder_and_in_each_of_its_repeats(export: Path) -> None:
-    """A machine that was busy at first, then less, then not: the last look has seen the best of all."""
+def test_ceilings_are_measured_before_the_sweep_and_after_each_repeat(export: Path) -> None:
+    """The machine is busy at first, then less, then not: the last measurement is the best."""
     looks = iter([1e6, 5e8, 1e9])
     fakes = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": next(looks)})])
     report = fakes.run(export)
@@ -127,14 +127,14 @@ def test_ceilings_are_looked_at_before_the_ladder_and_in_each_of_its_repeats(exp
     assert [sum(slices[start:end]) for start, end in pairwise((0, *looked))] == [0, 8, 8]
 
 
-def test_ceilings_that_no_look_has_reached_are_said(export: Path) -> None:
+def test_engines_faster_than_their_limit_are_reported(export: Path) -> None:
     report = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": 1e6})]).run(export)
     doubted = [left.what for left in report.left_out if "a sure share of the limit at batch" in left.what]
     assert len(doubted) == len({row.engine for row in report.engines})
     assert all(row.verdict.is_valid for row in report.engines)
 
 
-def test_what_ceilings_had_found_stays_when_they_fail(export: Path) -> None:
+def test_ceilings_measured_before_a_failure_are_kept(export: Path) -> None:
     looks: list[int] = []
 
     def failing_in_the_end() -> Sequence[Roof]:
@@ -161,7 +161,7 @@ def test_without_ceilings_there_are_rows_without_limits(export: Path) -> None:
     ]
 
 
-def test_an_interrupt_of_the_last_ceilings_costs_no_rows(export: Path) -> None:
+def test_an_interrupt_during_the_last_ceilings_keeps_all_rows(export: Path) -> None:
     calls: list[int] = []
 
     def once() -> Sequence[Roof]:
@@ -222,7 +222,7 @@ def test_the_command_measures_real_engines_and_writes_the_report(
         (["--output", "."], "got a folder, expected a file"),
     ],
 )
-def test_wrong_usage_is_one_line(
+def test_a_usage_error_is_one_line(
     export: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["bench", "engine", str(export), *options]) == 2
@@ -231,12 +231,12 @@ def test_wrong_usage_is_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_no_export_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_export_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "engine", str(tmp_path)]) == 1
     assert "Make one: alexnet export CHECKPOINT" in capsys.readouterr().err
 
 
-def test_ctrl_c_prints_and_writes_what_there_is(
+def test_ctrl_c_prints_and_writes_the_finished_rows(
     export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = Fakes().run(export)
@@ -260,12 +260,12 @@ def test_the_batches_of_an_export_double_by_default(artifacts: Artifacts) -> Non
     ).batches == (1, 2)
 
 
-def test_a_batch_that_is_named_twice_is_measured_once(artifacts: Artifacts) -> None:
+def test_a_batch_given_twice_is_measured_once(artifacts: Artifacts) -> None:
     twice = replace(ONCE, batches=(2, 1, 2)).plan(artifacts.manifest, artifacts.folder)
     assert twice.batches == (2, 1)
 
 
-def test_a_batch_that_no_engine_of_the_export_takes_is_refused_before_anything_is_opened(
+def test_a_batch_beyond_the_exports_largest_is_refused_before_anything_is_opened(
     export: Path,
 ) -> None:
     fakes = Fakes()
@@ -277,8 +277,10 @@ def test_a_batch_that_no_engine_of_the_export_takes_is_refused_before_anything_i
     )
 
 
-def test_help_is_wrapped_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text is written to fit; rich would break longer lines, and leave a few words on the next."""
+def test_the_help_text_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines longer than that are broken by rich, which leaves a few words on the next line."""
     monkeypatch.setenv("COLUMNS", "80")
     assert run(["bench", "engine", "--help"]) == 0
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]

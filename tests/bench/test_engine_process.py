@@ -29,14 +29,14 @@ for line in sys.stdin:
 """
 
 
-def test_it_answers_in_order_and_ends_with_its_input() -> None:
+def test_replies_come_in_order_and_the_process_ends_with_its_input() -> None:
     with BenchProcess(program(ECHO)) as process:
         assert [process.request("load"), process.request("warm")] == ["load", "warm"]
         child = process._process
     assert child.returncode == 0
 
 
-def test_a_reply_whose_waiting_was_interrupted_is_passed_over() -> None:
+def test_the_reply_to_an_interrupted_request_is_skipped() -> None:
     answering_twice = """
 for line in sys.stdin:
     number = json.loads(line)["number"]
@@ -54,7 +54,7 @@ for line in sys.stdin:
         ("sys.exit('a.so: no such library')", r"ended \(exit code 1\): a\.so: no such library"),
     ],
 )
-def test_a_death_is_noticed_and_said(code: str, said: str) -> None:
+def test_the_end_of_the_process_is_an_error_with_its_last_words(code: str, said: str) -> None:
     with BenchProcess(program(f"sys.stdin.readline(); {code}")) as process:
         with pytest.raises(ExportError, match=said):
             process.request("load")
@@ -62,7 +62,7 @@ def test_a_death_is_noticed_and_said(code: str, said: str) -> None:
             process.request("warm")
 
 
-def test_no_answer_has_a_deadline_and_the_process_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_reply_is_killed_after_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet_bench.engines.process.CLOSING_S", 0.1)
     stuck = "import time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
     with BenchProcess(program(stuck), deadline_s=0.2) as process:
@@ -72,7 +72,7 @@ def test_no_answer_has_a_deadline_and_the_process_is_ended(monkeypatch: pytest.M
     assert child.returncode == -9
 
 
-def test_errors_are_replies_and_the_next_request_is_answered() -> None:
+def test_errors_are_replies_and_the_next_request_is_executed() -> None:
     def refuse() -> None:
         raise ExportError("a.onnx", got="nonsense", expected="a model")
 
@@ -104,7 +104,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_real_engine_is_measured_in_a_process_of_its_own(onnx: Path, runtime: str) -> None:
+def test_a_real_engine_is_timed_in_a_process_of_its_own(onnx: Path, runtime: str) -> None:
     chosen = spec(runtime=runtime, file=onnx, size_bytes=onnx.stat().st_size, max_batch=4, classes=10)
     with EngineProcess(chosen, 4) as process:
         assert process.load() > 0
@@ -117,7 +117,7 @@ def test_a_real_engine_is_measured_in_a_process_of_its_own(onnx: Path, runtime: 
         assert (described.name, described.device, described.computes_in) == (runtime, "CPU", "f32")
 
 
-def test_a_real_engine_is_judged_where_it_was_measured(exported: Exported, tmp_path: Path) -> None:
+def test_a_real_engine_is_judged_in_the_process_that_timed_it(exported: Exported, tmp_path: Path) -> None:
     export = exported.folder
     (int8,) = (artifact for artifact in exported.manifest.accepted if artifact.precision == "int8")
     contract = exported.manifest.contract.to_json()
@@ -139,14 +139,14 @@ def test_a_real_engine_is_judged_where_it_was_measured(exported: Exported, tmp_p
         assert "dB above their error" in judged.reason
 
 
-def test_a_file_that_does_not_load_is_the_engines_own_words(tmp_path: Path) -> None:
+def test_a_file_that_does_not_load_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a model")
     with EngineProcess(spec(file=path), 1) as process, pytest.raises(ExportError, match=r"broken\.onnx"):
         process.load()
 
 
-def test_a_gpu_that_is_not_there_is_said(onnx: Path) -> None:
+def test_a_missing_gpu_is_an_error(onnx: Path) -> None:
     gpu = {
         "index": 0,
         "name": "NVIDIA Z1",

@@ -59,8 +59,8 @@ def test_on_a_cpu_the_onnx_files_of_accepted_precisions_are_selected(artifacts: 
     assert reasons(selection) == {
         "pytorch": "no checkpoint was named (--checkpoint FILE)",
         "torch.compile": "no checkpoint was named (--checkpoint FILE)",
-        "tensorrt": "this export has no engine of it (alexnet export --engine)",
-        "tensorrt-rtx": "this export has no engine of it (alexnet export --engine)",
+        "tensorrt": "this export has no engine of it (alexnet export --runtime)",
+        "tensorrt-rtx": "this export has no engine of it (alexnet export --runtime)",
         "everything on a GPU": NO_DRIVER,
     }
 

@@ -68,7 +68,7 @@ def plan(*batches: int, repeats: int = 2) -> SweepPlan:
     return SweepPlan(batches=batches, repeats=repeats)
 
 
-def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards() -> None:
+def test_every_repeat_measures_all_engines_and_batches_and_every_other_repeat_is_backwards() -> None:
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(4, 1, repeats=3))
     order = ["fp32 1", "int8 1", "fp32 4", "int8 4"]
     assert swept.log[:4] == ["open fp32 to 4", "load fp32", "open int8 to 4", "load int8"]
@@ -81,7 +81,7 @@ def test_repeats_go_round_all_engines_and_batches_and_every_other_one_backwards(
     assert [step for step in swept.progress if step[0] == "measuring"][-1] == ("measuring", 12, 12)
 
 
-def test_memory_is_that_of_the_first_repeat_which_has_seen_no_larger_batch() -> None:
+def test_memory_is_from_the_first_repeat_before_any_larger_batch() -> None:
     swept = FakeSweep(spec("fp32"), plan=plan(1, 4, repeats=2))
     for number, part in enumerate(swept.sweep.engines[0].runs[1].repeats):
         swept.sweep.engines[0].runs[1].repeats[number] = part.model_copy(
@@ -90,7 +90,7 @@ def test_memory_is_that_of_the_first_repeat_which_has_seen_no_larger_batch() -> 
     assert swept.rows()[0].peak_memory_bytes == 7
 
 
-def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
+def test_an_engine_is_not_measured_beyond_its_largest_batch() -> None:
     swept = FakeSweep(spec("fp32", max_batch=4), spec("int8"), plan=plan(8, 2))
     assert swept.log[0] == "open fp32 to 2"
     assert [(row.engine.precision, row.batch) for row in swept.rows()] == [
@@ -100,14 +100,14 @@ def test_an_engine_takes_no_batch_beyond_its_own_largest() -> None:
     ]
 
 
-def test_an_engine_that_takes_none_of_the_batches_is_left_out_unopened() -> None:
+def test_an_engine_that_takes_none_of_the_batches_is_left_out_without_opening_it() -> None:
     swept = FakeSweep(spec("fp32", max_batch=1), spec("int8"), plan=plan(2))
     assert "open fp32 to 0" not in swept.log
     (left_out,) = swept.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "it takes batches to 1")
 
 
-def test_an_engine_that_does_not_load_costs_itself_alone() -> None:
+def test_an_engine_that_does_not_load_does_not_affect_others() -> None:
     failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 2), failing=failing)
     (left_out,) = swept.sweep.left_out
@@ -115,13 +115,13 @@ def test_an_engine_that_does_not_load_costs_itself_alone() -> None:
     assert [row.engine.precision for row in swept.rows()] == ["int8", "int8"]
 
 
-def test_where_no_engine_loads_there_is_nothing_to_wait_for() -> None:
+def test_if_no_engine_loads_no_repeat_is_run() -> None:
     failing = {"fp32": failing_at("load", ExportError("a.onnx", got="nonsense"))}
     assert "after repeat" not in FakeSweep(spec("fp32"), plan=plan(1), failing=failing).log
 
 
 @pytest.mark.parametrize("verb", ["warm up", "time"])
-def test_an_engine_that_fails_keeps_the_batches_that_it_has_done(verb: str) -> None:
+def test_an_engine_that_fails_keeps_its_finished_batches(verb: str) -> None:
     failing = {"fp32": failing_at(verb, ExportError("no memory"), batch=4)}
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing=failing)
     rows = [(row.engine.precision, row.batch, len(row.throughput.repeats)) for row in swept.rows()]
@@ -132,7 +132,7 @@ def test_an_engine_that_fails_keeps_the_batches_that_it_has_done(verb: str) -> N
     assert "describe fp32" in swept.log
 
 
-def test_a_batch_that_was_half_done_when_its_engine_failed_is_no_row() -> None:
+def test_the_batch_at_which_an_engine_failed_has_no_row() -> None:
     asked: list[int] = []
 
     def second_slice(verb: str, batch: int) -> Exception | None:
@@ -143,7 +143,7 @@ def test_a_batch_that_was_half_done_when_its_engine_failed_is_no_row() -> None:
     assert [(row.batch, len(row.throughput.repeats)) for row in swept.rows()] == [(1, 2)]
 
 
-def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() -> None:
+def test_an_engine_that_fails_twice_is_not_measured_again_and_keeps_its_repeats() -> None:
     died: list[str] = []
 
     def dead_from_4_on(verb: str, batch: int) -> Exception | None:
@@ -165,8 +165,8 @@ def test_an_engine_that_fails_twice_is_gone_and_keeps_the_repeats_that_it_did() 
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
-def test_only_rows_whose_repeats_a_failure_took_are_invalid(repeat: int) -> None:
-    """At batch 4 in one of two repeats: 8 had its turn before that in the second, and then no more."""
+def test_only_rows_with_missing_repeats_are_invalid_after_a_failure(repeat: int) -> None:
+    """It fails at batch 4 in one of two repeats; the second repeat goes backwards and measures 8 first."""
     asked: list[str] = []
 
     def at_4(verb: str, batch: int) -> Exception | None:
@@ -179,7 +179,7 @@ def test_only_rows_whose_repeats_a_failure_took_are_invalid(repeat: int) -> None
     assert ("fp32", 8) in found if repeat == 2 else ("fp32", 8) not in found
 
 
-def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_one_is_invalid() -> None:
+def test_a_larger_batch_is_invalid_if_its_engine_failed_at_a_smaller_one_later() -> None:
     asked: list[str] = []
 
     def second_at_4(verb: str, batch: int) -> Exception | None:
@@ -194,7 +194,7 @@ def test_a_larger_batch_that_was_measured_before_its_engine_failed_at_a_smaller_
     assert too_few.rule == "too few samples"
 
 
-def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_images_come() -> None:
+def test_every_engine_is_judged_once_at_the_end_with_copies_or_without() -> None:
     judging = replace(plan(1), judged_by=Path("/export"))
     swept = FakeSweep(spec("fp32"), spec("fp32", copies=True), spec("int8"), plan=judging)
     after = [line for line in swept.log if not line.startswith("describe")][-2:]
@@ -205,7 +205,7 @@ def test_every_engine_is_judged_when_all_is_measured_and_once_however_its_images
     assert ("gate", 3, 3) in swept.progress
 
 
-def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> None:
+def test_only_rows_of_an_engine_that_the_gate_refuses_are_invalid() -> None:
     judging = replace(plan(1, 2), judged_by=Path("/export"))
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=judging, other_models=("int8",))
     found = {(row.engine.precision, row.batch): row.verdict for row in swept.rows()}
@@ -215,7 +215,7 @@ def test_rows_of_an_engine_that_answers_wrongly_are_invalid_and_no_others() -> N
     assert "not the model any more: logits are 12.0 dB above their error" in reason.found
 
 
-def test_rows_of_an_engine_that_cannot_be_judged_are_invalid_and_no_others() -> None:
+def test_only_rows_of_an_engine_that_cannot_be_judged_are_invalid() -> None:
     judging = replace(plan(1), judged_by=Path("/export"))
     failing = {"fp32": failing_at("judge", ExportError("killed by signal 9"))}
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=judging, failing=failing)
@@ -227,8 +227,8 @@ def test_rows_of_an_engine_that_cannot_be_judged_are_invalid_and_no_others() -> 
     assert [proof.engine.precision for proof in proofs_from_sweep(swept.sweep)] == ["int8"]
 
 
-def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
-    """In its last repeat, so that some of its rows have all of theirs."""
+def test_an_engine_that_failed_twice_is_not_judged() -> None:
+    """It fails in its last repeat, so some of its rows have all repeats."""
     asked: list[str] = []
 
     def at_last(verb: str, batch: int) -> Exception | None:
@@ -243,12 +243,12 @@ def test_an_engine_that_failed_for_good_is_not_asked_and_not_judged() -> None:
     assert "it had failed before (killed by signal 9)" in str(swept.rows()[1].verdict.reasons[0])
 
 
-def test_rows_that_were_not_to_be_judged_are_valid() -> None:
+def test_rows_are_valid_without_judging() -> None:
     swept = FakeSweep(spec("fp32"), plan=plan(1))
     assert [row.verdict.is_valid for row in swept.rows()] == [True]
 
 
-def test_what_died_cannot_say_what_it_computed_in() -> None:
+def test_an_engine_that_ended_has_no_known_precision_and_no_limit() -> None:
     failing = {"fp32": failing_at("describe", ExportError("gone"))}
     swept = FakeSweep(spec("fp32"), plan=plan(1), failing=failing)
     (row,) = swept.rows(ROOF)
@@ -256,7 +256,7 @@ def test_what_died_cannot_say_what_it_computed_in() -> None:
     assert (row.limit_ms, row.bound_by, row.share_of_limit) == (None, "unknown", None)
 
 
-def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
+def test_an_interrupt_keeps_the_finished_repeats() -> None:
     class Interrupting:
         calls = 0
 
@@ -276,12 +276,12 @@ def test_an_interrupt_keeps_the_repeats_that_were_done() -> None:
     ]
     assert swept.log[-2:] == ["describe fp32", "describe int8"]
     assert not any(process.is_open for process in swept.processes)
-    # It is the run that was ended: no engine has failed.
+    # The run was interrupted; no engine failed.
     rules = {reason.rule for row in swept.rows() for reason in row.verdict.reasons}
     assert rules == {"too few samples"}
 
 
-def test_an_interrupt_before_the_judging_leaves_rows_that_nobody_judged() -> None:
+def test_an_interrupt_before_judging_leaves_rows_that_are_not_judged() -> None:
     def interrupted(verb: str, batch: int) -> None:
         if verb == "judge":
             raise KeyboardInterrupt
@@ -292,7 +292,7 @@ def test_an_interrupt_before_the_judging_leaves_rows_that_nobody_judged() -> Non
     assert (reason.rule, reason.found.rpartition(": ")[2]) == ("not judged", "the run was ended before")
 
 
-def test_an_interrupt_while_loading_leaves_no_rows_and_nothing_open() -> None:
+def test_an_interrupt_while_loading_leaves_no_rows_and_no_open_engine() -> None:
     def interrupted(verb: str, batch: int) -> None:
         raise KeyboardInterrupt
 
@@ -302,7 +302,7 @@ def test_an_interrupt_while_loading_leaves_no_rows_and_nothing_open() -> None:
     assert not any(process.is_open for process in swept.processes)
 
 
-def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
+def test_a_row_combines_all_repeats_and_has_its_share_of_the_limit() -> None:
     swept = FakeSweep(spec("fp32"), plan=plan(2, repeats=3))
     (row,) = swept.rows(ROOF)
     assert row.throughput.repeats == (200, 200, 200)
@@ -317,7 +317,7 @@ def test_a_row_holds_all_repeats_together_and_its_share_of_the_limit() -> None:
     assert EngineRow.model_validate_json(row.model_dump_json()) == row
 
 
-def test_a_row_that_comes_too_near_to_its_limit_stays_and_its_limit_is_in_doubt() -> None:
+def test_a_row_too_close_to_its_limit_is_kept_and_its_limit_is_doubted() -> None:
     rows = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 2, 4)).rows(ROOF)  # 20%, 40% and 80%
     assert doubtful_limits(rows) == ()
     lower = ROOF.model_copy(update={"operations_per_s": 4e8})  # 50%, 100% and 200%
@@ -331,7 +331,7 @@ def test_a_row_that_comes_too_near_to_its_limit_stays_and_its_limit_is_in_doubt(
 
 
 @pytest.mark.parametrize("repeats", range(1, 13))
-def test_all_repeats_together_know_a_median(repeats: int) -> None:
+def test_all_repeats_together_have_enough_calls_for_a_median(repeats: int) -> None:
     chosen = plan(1, repeats=repeats)
     assert chosen.calls * repeats >= NEEDED["p50"] > (chosen.calls - 1) * repeats
 
@@ -356,7 +356,7 @@ def test_batches_double_to_the_largest(largest: int, batches: tuple[int, ...]) -
         {"batches": (1,), "burn_in_s": -1.0},
     ],
 )
-def test_plans_that_measure_nothing_are_refused(values: dict[str, object]) -> None:
+def test_plans_out_of_range_are_an_error(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         SweepPlan(**values)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""`make bench-gpu` where there is no GPU, and where there is one in name only: no figure comes of either."""
+"""`make bench-gpu` without a GPU, and with a GPU that nothing can use: neither gives a figure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines and ceilings in this process: each would import PyTorch anew, to find that it sees no GPU.
+    """Run engines and ceilings in this process: a process each would import PyTorch only to find no GPU.
 
     That a process of their own says so is seen in test_engine_process.py.
     """
@@ -52,7 +52,7 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BenchProcess, "request", request)
 
 
-def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
+def test_without_a_gpu_the_recipe_ends_at_once_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
@@ -71,7 +71,7 @@ def test_without_a_gpu_it_ends_at_once_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_gpu_that_nothing_can_use_leaves_reasons_and_no_row(
+def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [H100])

@@ -404,3 +404,12 @@ def test_every_route_is_measured_on_a_real_server(exported: Exported, tmp_path: 
     sizes = {step.name: step.request_bytes for step in of_int8}
     assert sizes["gRPC"] > 2 * 150_528 > sizes["JPEG, decoded there"]
     assert {step.of for step in found} == {f"{p}, batch 2" for p in ("fp32", "fp16", "int8")}
+
+
+def test_rungs_is_a_hidden_alias_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "rungs", "--batch", "one"]) == 2
+    assert "--batch: got 'one'" in capsys.readouterr().err
+    assert run(["bench", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "breakdown" in shown
+    assert "rungs" not in shown

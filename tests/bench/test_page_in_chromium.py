@@ -125,7 +125,7 @@ def test_the_text_of_a_plot_is_within_its_card(browser: Browser, tmp_path: Path,
     )
     write_document(made, tmp_path / "page.md")
     for name in made.images:
-        path = tmp_path / "p" / name
+        path = tmp_path / "plots" / name
         opened = Opened(browser, path, 600, 500, is_dark=is_dark)
         assert opened.requests == {path.as_uri()}
         assert opened.errors == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,12 +15,13 @@ from alexnet_bench.reports.parts.breakdown import BREAKDOWN
 from alexnet_bench.reports.parts.loads import mean_batch
 from alexnet_bench.reports.table_models import figure_cell, latency_cells
 from alexnet_bench.reports.tables import renderables_from_report
-from alexnet_bench.schema import LatencyStep, Proof, Report
+from alexnet_bench.schema import FigureRow, LatencyStep, Proof, Report
 from alexnet_model.records import Precision
 
 from .reports_for_tests import (
     engine,
     engine_row,
+    figure_rows,
     held_rate,
     histogram,
     load_row,
@@ -37,7 +39,11 @@ def shown(report: Report, width: int = 80) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("make", [report, report_of_two_devices])
+def report_of_figures() -> Report:
+    return report(engines=(), loads=(), figures=figure_rows())
+
+
+@pytest.mark.parametrize("make", [report, report_of_two_devices, report_of_figures])
 def test_everything_fits_in_80_columns_uncut(make: Callable[[], Report]) -> None:
     lines = shown(make())
     assert max(map(len, lines)) <= 80
@@ -198,3 +204,34 @@ def test_a_search_that_tried_nothing_says_why_and_shows_no_empty_table() -> None
     )
     assert "a request alone takes 5 ms" in " ".join(lines)
     assert not [line for line in lines if line.split()[:1] == ["rate"]]
+
+
+def test_a_figure_is_shown_with_its_target_and_whether_it_is_reached() -> None:
+    words = [" ".join(line.split()) for line in shown(report_of_figures())]
+    ratio, call, imported = (row.figure for row in figure_rows())
+    cells = [figure_cell(figure) for figure in (ratio, call)]
+    assert f"folder / served alone {cells[0].text} times ({cells[0].small}) at least 0.9 yes" in words
+    assert f"a call {cells[1].text} us ({cells[1].small}) at most 150 NO" in words
+    assert f"import {in_short(imported.value)} ms (1 repeat) - -" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "reached"),
+    [
+        ({}, "", None),
+        ({"at_least": 99.0}, "at least 99", True),
+        ({"at_most": 99.0}, "at most 99", False),
+        ({"at_least": 90.0, "at_most": 110.0}, "90 to 110", True),
+        ({"at_most": 105.0}, "at most 105", True),
+        ({"at_most": 105.0, "every_repeat": True}, "at most 105, every repeat", False),
+    ],
+)
+def test_a_target_is_reached_by_the_median_or_by_every_repeat(
+    changes: dict[str, Any], target: str, reached: bool | None
+) -> None:
+    figure = figure_from_repeats([90, 100, 110], "ms")
+    row = FigureRow.model_validate({"name": "n", "of": "o", "figure": figure, **changes})
+    assert (row.target, row.reached) == (target, reached)
+    written = row.model_dump(mode="json")
+    assert written["reached"] == reached
+    assert FigureRow.model_validate(written) == row

@@ -1,4 +1,4 @@
-"""What a network asks of a device, against what ALEXNET's arithmetic says; and ceilings that are measured."""
+"""The counted work of a network, the limits that follow from it, and measured ceilings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def alexnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layer, ...]:
     return layers_from_onnx(path)
 
 
-def test_torchvisions_alexnet_is_counted_right(alexnet: tuple[Layer, ...]) -> None:
+def test_the_work_of_torchvisions_alexnet_is_counted_correctly(alexnet: tuple[Layer, ...]) -> None:
     layers = alexnet
     assert [layer.multiply_adds for layer in layers] == [
         *(70_276_800, 223_948_800, 112_140_288, 149_520_384, 99_680_256),
@@ -69,7 +69,7 @@ def test_torchvisions_alexnet_is_counted_right(alexnet: tuple[Layer, ...]) -> No
         ("int8", {1: 13.1, 8: 18, 32: 37, 128: 110, 256: 210}),
     ],
 )
-def test_limits_are_those_of_the_arithmetic(
+def test_limits_agree_with_published_arithmetic(
     alexnet: tuple[Layer, ...], precision: Precision, microseconds: dict[int, float]
 ) -> None:
     """The published ones also count the activations of pooling and normalisation, up to a seventh more."""
@@ -122,7 +122,7 @@ def test_weights_are_counted_in_the_files_own_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])
-def test_a_file_that_cannot_be_counted_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
     with pytest.raises(ExportError, match=r"broken\.onnx") as caught:
@@ -150,7 +150,7 @@ def roof(computes_in: str, operations_per_s: float, bytes_per_s: float = 1.0, de
     )
 
 
-def test_the_roof_is_that_of_what_the_engine_computes_in_on_its_own_device() -> None:
+def test_the_roof_is_that_of_the_engines_type_and_device() -> None:
     roofs = [roof("f32", 1), roof("i8", 4), roof("f16", 9, device="NVIDIA H200")]
     assert roof_over(engine(computes_in="i8"), roofs) == roofs[1]
     assert roof_over(engine(computes_in="f32+i8"), roofs) == roofs[1]
@@ -160,7 +160,7 @@ def test_the_roof_is_that_of_what_the_engine_computes_in_on_its_own_device() -> 
 
 
 class FakeKernels:
-    """Products that take as long as they are told, in a time that nothing else moves."""
+    """Kernels that take a given time on a fake clock."""
 
     def __init__(
         self, operations_per_s: dict[str, float], bytes_per_s: float = 1e9, read_bytes_per_s: float = 1e8
@@ -222,7 +222,7 @@ def test_memory_is_as_fast_as_the_faster_of_a_copy_and_a_read() -> None:
         assert f32.bytes_per_s == pytest.approx(expected)
 
 
-def test_of_several_looks_the_best_counts_whichever_it_was() -> None:
+def test_the_best_of_several_measurements_counts() -> None:
     kernels = FakeKernels({"f32": 1e9, "i8": 4e9}, bytes_per_s=3e9)
     bench = kernels.bench()
     for slowness, expected in ((4, 0.25), (2, 0.5), (8, 0.5), (1, 1), (3, 1)):
@@ -236,7 +236,7 @@ def test_of_several_looks_the_best_counts_whichever_it_was() -> None:
     assert (kernels.copies, kernels.reads) == (1, 1)
 
 
-def test_a_type_whose_trial_met_a_busy_moment_has_another() -> None:
+def test_a_type_whose_trial_was_slow_by_chance_gets_another_trial() -> None:
     kernels = FakeKernels({"f32": 1e9, "bf16": 2e9, "i8": 4e9})
     kernels.slow_kinds = {"bf16": 20}
     bench = kernels.bench()
@@ -247,7 +247,7 @@ def test_a_type_whose_trial_met_a_busy_moment_has_another() -> None:
     assert bf16.operations_per_s == pytest.approx(2e9)
 
 
-def test_another_look_is_as_long_as_it_is_asked_for() -> None:
+def test_each_measurement_takes_about_the_given_seconds() -> None:
     kernels = FakeKernels({"f32": 1e9})
     bench = kernels.bench()
     bench.roofs(0.1)
@@ -266,7 +266,7 @@ def test_a_type_without_a_fast_product_has_no_ceiling() -> None:
     assert kernels.clock() - before < 1  # a trial takes i8 more than an hour
 
 
-def test_a_product_is_as_large_as_is_still_short() -> None:
+def test_the_largest_product_that_is_short_enough_is_measured() -> None:
     # 200 x 200 takes 16 ms, 400 x 400 would take 128; eight times as fast it takes 16.
     kernels = FakeKernels({"f32": 1e9, "bf16": 8e9})
     kernels.bench().roofs(0.1)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_cli.examination import print_examination
-from alexnet_serving import Check, Examination
-from alexnet_serving.examining.doctor import MainJob
-from alexnet_serving.examining.engines_found import EngineFound, Loading
+from alexnet_cli.doctor_output import print_report
+from alexnet_serving import Check, DoctorReport
+from alexnet_serving.doctor.engines import EngineFound, LoadResult
+from alexnet_serving.doctor.report import MainJob
 
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi
 
@@ -109,10 +109,10 @@ def test_a_full_install_is_ready(machine: Machine) -> None:
     code, screen, errors = machine.doctor()
     assert (code, errors) == (0, [])
     lines = screen.splitlines()
-    assert lines[-1] == "The main job (export, serve --with embedded, classify): runs here."
+    assert lines[-1] == "The main path (export, serve --with embedded, classify): runs here."
     assert re.search(r"^ok +\[export\] +onnx ", screen, re.MULTILINE)
     assert re.search(r"^MISSING +NVIDIA GPU +no NVIDIA driver", screen, re.MULTILINE)
-    assert re.search(r"^note +NVIDIA driver +not asked: no GPU was found", screen, re.MULTILINE)
+    assert re.search(r"^note +NVIDIA driver +not checked: no GPU was found", screen, re.MULTILINE)
     assert "  runs     serve --with embedded" in lines
     assert lines[lines.index("  MISSING  serve --with docker") + 1].strip() == "Docker Engine"
 
@@ -121,8 +121,8 @@ def test_a_base_install_is_told_what_to_install(bare_machine: Machine) -> None:
     code, screen, errors = bare_machine.doctor()
     assert code == 1
     assert errors == [
-        "The main job (export, serve --with embedded, classify): does not run here yet. "
-        "First: pip install 'alexnet-serving[export]'"
+        "The main path (export, serve --with embedded, classify): does not run here yet. "
+        "First fix: pip install 'alexnet-serving[export]'"
     ]
     lines = screen.splitlines()
     for extra in ("export", "train", "embedded", "tensorrt", "rtx", "bench", "ui"):
@@ -137,14 +137,14 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
     found = json.loads(screen)
     assert (code, len(errors)) == (1, 1)
     assert set(found) == {"schema_version", "machine", "checks", "engines", "jobs", "main_job"}
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert [job["command"] for job in found["jobs"] if job["runs"]] == ["classify"]
     statuses = {check["name"]: check["status"] for check in found["checks"]}
     assert {name for name, status in statuses.items() if status == "missing"} == {
         *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[bench]", "[ui]"),
         *("NVIDIA GPU", "Docker Engine"),
     }
-    assert found["main_job"]["first_mend"] == "pip install 'alexnet-serving[export]'"
+    assert found["main_job"]["first_fix"] == "pip install 'alexnet-serving[export]'"
 
 
 def test_json_of_a_full_install(machine: Machine) -> None:
@@ -153,24 +153,24 @@ def test_json_of_a_full_install(machine: Machine) -> None:
     assert json.loads(screen)["main_job"] == {
         "commands": ["export", "serve --with embedded", "classify"],
         "runs": True,
-        "first_mend": "",
+        "first_fix": "",
     }
 
 
 def test_everything_fits_80_columns_but_what_mends(bare_machine: Machine) -> None:
     _, screen, _ = bare_machine.doctor("--json")
-    mends = {check["mend"] for check in json.loads(screen)["checks"]}
+    fixes = {check["fix"] for check in json.loads(screen)["checks"]}
     _, screen, _ = bare_machine.doctor()
-    assert {line.strip() for line in screen.splitlines() if len(line) > 80} <= mends
+    assert {line.strip() for line in screen.splitlines() if len(line) > 80} <= fixes
 
 
 def test_what_mends_is_never_wrapped_or_cut(bare_machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     _, screen, _ = bare_machine.doctor("--json")
-    mends = {check["mend"] for check in json.loads(screen)["checks"] if check["mend"]}
+    fixes = {check["fix"] for check in json.loads(screen)["checks"] if check["fix"]}
     monkeypatch.setenv("COLUMNS", "40")
     _, narrow, _ = bare_machine.doctor()
-    assert mends <= {line.strip() for line in narrow.splitlines()}
-    assert any(len(mend) > 40 for mend in mends)
+    assert fixes <= {line.strip() for line in narrow.splitlines()}
+    assert any(len(fix) > 40 for fix in fixes)
 
 
 def test_it_looks_where_it_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -194,20 +194,20 @@ def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[s
         accepted=True,
         built_for="TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",
         needs="TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",
-        here=(
-            Loading(target="TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)", loads=True, reason=""),
-            Loading(target="TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)", loads=False, reason="no"),
+        results=(
+            LoadResult(target="TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)", loads=True, reason=""),
+            LoadResult(target="TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)", loads=False, reason="no"),
         ),
-        mend="alexnet export model_repository --engine docker --repository model_repository",
+        fix="alexnet export model_repository --runtime tensorrt --build docker --repository model_repository",
     )
-    found = Examination(
+    found = DoctorReport(
         machine="a machine",
         checks=(Check(name="a", status="ok", found="b", needed_by=()),),
-        engines=(engine, engine.model_copy(update={"here": (), "mend": ""})),
+        engines=(engine, engine.model_copy(update={"results": (), "fix": ""})),
         jobs=(),
-        main_job=MainJob(commands=("export",), runs=True, first_mend=""),
+        main_job=MainJob(commands=("export",), runs=True, first_fix=""),
     )
-    print_examination(found)
+    print_report(found)
     assert capsys.readouterr().out.splitlines() == [
         "a machine:",
         "ok       a  b",
@@ -218,12 +218,12 @@ def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[s
         "    loads with TensorRT 11.1.0.106 on NVIDIA H200 (9.0, driver 580)",
         "    DOES NOT LOAD with TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580)",
         "      no",
-        "    alexnet export model_repository --engine docker --repository model_repository",
+        "    alexnet export model_repository --runtime tensorrt --build docker --repository model_repository",
         "  model_repository: alexnet_int8.sm90.plan, built for TensorRT 11.1.0.106 on",
         "  NVIDIA H200 (9.0)",
         "    needs TensorRT 11.1.0.106 on NVIDIA H200 (9.0)",
         "",
-        "Jobs:",
+        "Commands:",
         "",
-        "The main job (export): runs here.",
+        "The main path (export): runs here.",
     ]

@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from alexnet_cli.main import run
-from alexnet_cli.rebuilding import rebuild, refusal_of
 from alexnet_cli.serve import _check_repository
 from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
-from alexnet_model.progress import silent
 from alexnet_model.triton_image import TRITON_IMAGE
+from alexnet_pipeline import engine_refusal, rebuild_engines
 from alexnet_serving import lint
 
 from ..conftest import Exported
@@ -49,7 +48,16 @@ def packed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path
     """INT8 as an engine for an H200, packed for Triton's TensorRT backend."""
     folder = tmp_path_factory.mktemp("packed")
     shutil.copytree(exported.folder, folder / "export")
-    arguments = ["export", str(folder / "export"), "--engine", "docker", "--precision", "int8"]
+    arguments = [
+        "export",
+        str(folder / "export"),
+        "--runtime",
+        "tensorrt",
+        "--build",
+        "docker",
+        "--precision",
+        "int8",
+    ]
     arguments += ["--profile", "1,2,4", "--repository", str(folder / "models")]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -64,7 +72,7 @@ def repository(packed: Path, on_an_h200: FakeTrtexec, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / "models"))
 
 
-def test_rtx_engines_of_the_demos_export(
+def test_rtx_engines_are_added_to_an_export(
     exported: Exported,
     folder: Path,
     tmp_path: Path,
@@ -74,7 +82,7 @@ def test_rtx_engines_of_the_demos_export(
     monkeypatch.setenv("COLUMNS", "80")
     no_nvidia_smi(monkeypatch, tmp_path)
     repository = tmp_path / "models"
-    arguments = ["export", str(folder), "--engine", "tensorrt-rtx", "--target", "sm89,sm120"]
+    arguments = ["export", str(folder), "--runtime", "tensorrt-rtx", "--target", "sm89,sm120"]
     assert run([*arguments, "--repository", str(repository)]) == 0
     shown = capsys.readouterr()
     assert [line for line in shown.out.splitlines() if len(line.rstrip()) > 80] == []
@@ -90,7 +98,7 @@ def test_rtx_engines_of_the_demos_export(
     assert lint(repository) == ()
 
 
-def test_an_engine_from_docker_is_judged_packed_and_clean(repository: Path) -> None:
+def test_an_engine_from_docker_is_checked_packed_and_passes_lint(repository: Path) -> None:
     assert sorted(contents_of(repository)) == [
         "alexnet_int8/1/model.onnx",
         "alexnet_int8/1/model.passport.json",
@@ -128,7 +136,7 @@ def test_without_a_queue_size_there_is_no_policy_at_all(
 def test_json_has_the_engines(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["export", str(folder), "--engine", "tensorrt-rtx", "--target", "sm89", "--json"]
+    arguments = ["export", str(folder), "--runtime", "tensorrt-rtx", "--target", "sm89", "--json"]
     assert run([*arguments, "--precision", "fp16", "--repository", str(tmp_path / "models")]) == 0
     printed = json.loads(capsys.readouterr().out)
     engines = {artifact["precision"]: artifact["engines"] for artifact in printed["artifacts"]}
@@ -136,7 +144,7 @@ def test_json_has_the_engines(
     assert engines["fp16"][0]["passport"]["targets"] == ["sm89"]
 
 
-def test_another_gpu_is_refused_before_anything_starts(
+def test_another_gpu_is_refused_before_the_server_starts(
     repository: Path,
     on_an_h200: FakeTrtexec,
     tmp_path: Path,
@@ -150,29 +158,29 @@ def test_another_gpu_is_refused_before_anything_starts(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0)" in line
     assert "NVIDIA L4 (8.9" in line
-    assert f"alexnet export {repository} --engine docker" in line
+    assert f"alexnet export {repository} --runtime tensorrt --build docker" in line
     assert [call for call in on_an_h200.calls if call[0] == "run"] == before
 
 
 def test_another_version_of_tensorrt_is_refused(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert refusal_of(repository, TRITON_IMAGE) is None
+    assert engine_refusal(repository) is None
     fake_trtexec(monkeypatch, tmp_path, tensorrt="11.4.0.106")
-    refusal = refusal_of(repository, TRITON_IMAGE)
+    refusal = engine_refusal(repository)
     assert refusal is not None
     assert "TensorRT 11.4.0.106 on NVIDIA H200" in str(refusal)
-    assert "--engine docker" in str(refusal)
+    assert "--runtime tensorrt --build docker" in str(refusal)
 
 
-def test_rebuilding_on_another_gpu_keeps_the_first_ones_engine(
+def test_rebuilding_on_another_gpu_keeps_the_first_engine(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = (repository / "alexnet_int8" / "1" / "model.plan").read_bytes()
     fake_nvidia_smi(monkeypatch, tmp_path, [L4])
-    assert refusal_of(repository, TRITON_IMAGE) is not None
-    rebuild(repository, TRITON_IMAGE, progress=silent)
-    assert refusal_of(repository, TRITON_IMAGE) is None
+    assert engine_refusal(repository) is not None
+    rebuild_engines(repository)
+    assert engine_refusal(repository) is None
     version = repository / "alexnet_int8" / "1"
     assert sorted(path.name for path in version.glob("*.plan")) == ["model_sm89.plan", "model_sm90.plan"]
     assert (version / "model_sm90.plan").read_bytes() == plan
@@ -182,7 +190,7 @@ def test_rebuilding_on_another_gpu_keeps_the_first_ones_engine(
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_serving_rebuilds_only_where_it_is_needed_and_asked(
+def test_serve_rebuilds_engines_only_if_needed_and_requested(
     repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,7 +205,7 @@ def test_serving_rebuilds_only_where_it_is_needed_and_asked(
     assert contents_of(repository) == before, "the server will refuse it, with the command"
     _check_repository(repository, None, rebuild_if_needed=True)
     assert "Rebuilding: " in capsys.readouterr().err
-    assert refusal_of(repository, TRITON_IMAGE) is None
+    assert engine_refusal(repository) is None
     truncated_plan(repository / "alexnet_int8" / "1", "model_sm90.plan")
     with pytest.raises(RepositoryError, match="Build them again: alexnet export"):
         _check_repository(repository, None, rebuild_if_needed=False)
@@ -213,7 +221,7 @@ def test_a_new_engine_that_fails_the_gate_leaves_the_old_one(
     fake_nvidia_smi(monkeypatch, tmp_path, [L4])
     fake_trtexec(monkeypatch, tmp_path, nan=True)
     with pytest.raises(PrecisionRefused, match="an output is not finite"):
-        rebuild(repository, TRITON_IMAGE, progress=silent)
+        rebuild_engines(repository)
     assert contents_of(repository) == before
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -223,7 +231,7 @@ def test_the_rebuild_command_works_as_printed(
 ) -> None:
     """On a machine that has the repository alone."""
     fake_nvidia_smi(monkeypatch, tmp_path, [L4])
-    refusal = refusal_of(repository, TRITON_IMAGE)
+    refusal = engine_refusal(repository)
     assert refusal is not None
     command = refusal.next_step.partition("alexnet ")[2]
     assert "--profile 1,2,4" in command, "as it was built before"
@@ -231,7 +239,7 @@ def test_the_rebuild_command_works_as_printed(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert run(shlex.split(command)) == 0
-    assert refusal_of(repository, TRITON_IMAGE) is None
+    assert engine_refusal(repository) is None
     assert lint(repository) == ()
 
 
@@ -248,7 +256,7 @@ def edited_passport(version: Path) -> None:
 
 
 @pytest.mark.parametrize("alter", [truncated_plan, edited_passport])
-def test_a_broken_engine_is_named_with_the_command_that_mends_it(
+def test_a_broken_engine_is_named_with_the_command_that_fixes_it(
     alter: Callable[[Path], None],
     repository: Path,
     tmp_path: Path,
@@ -272,7 +280,7 @@ def test_a_broken_engine_is_named_with_the_command_that_mends_it(
 
 def test_a_broken_engine_is_rebuilt(repository: Path) -> None:
     truncated_plan(repository / "alexnet_int8" / "1")
-    rebuild(repository, TRITON_IMAGE, progress=silent)
+    rebuild_engines(repository)
     assert lint(repository) == ()
 
 
@@ -281,10 +289,10 @@ def test_an_old_driver_is_no_reason_to_rebuild(
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [(0, "NVIDIA H200", "9.0", "550.54.14", 143771)])
     with pytest.raises(ServerError, match=r"driver of NVIDIA H200: got 550\.54\.14, expected 580"):
-        refusal_of(repository, TRITON_IMAGE)
+        engine_refusal(repository)
 
 
-def test_an_engine_asked_for_by_name_and_refused_exits_1(
+def test_a_refused_engine_that_was_requested_by_name_exits_1(
     folder: Path,
     on_an_h200: FakeTrtexec,
     tmp_path: Path,
@@ -292,7 +300,18 @@ def test_an_engine_asked_for_by_name_and_refused_exits_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fake_trtexec(monkeypatch, tmp_path, nan=True)
-    arguments = ["export", str(folder), "--engine", "docker", "--precision", "int8", "--profile", "1,2,4"]
+    arguments = [
+        "export",
+        str(folder),
+        "--runtime",
+        "tensorrt",
+        "--build",
+        "docker",
+        "--precision",
+        "int8",
+        "--profile",
+        "1,2,4",
+    ]
     assert run([*arguments, "--repository", str(tmp_path / "models")]) == 1
     shown = capsys.readouterr()
     assert "REFUSED" in shown.out

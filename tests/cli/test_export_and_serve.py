@@ -76,7 +76,7 @@ def test_export_json_is_the_manifest(
     assert printed == json.loads((tmp_path / "out" / "export.json").read_text())
 
 
-def test_a_precision_asked_for_by_name_and_refused_exits_1(
+def test_a_refused_precision_that_was_requested_by_name_exits_1(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calibrating on grey images gives really wrong scales, and the real gate refuses them."""
@@ -86,7 +86,7 @@ def test_a_precision_asked_for_by_name_and_refused_exits_1(
 
     dim = np.full((32, 224, 224, 3), 124, np.uint8)  # grey images: nearly nothing to scale by
     monkeypatch.setattr(
-        "alexnet_export.pipeline.int8_from_onnx", lambda source, path, _: real(source, path, dim)
+        "alexnet_export.onnx_export.int8_from_onnx", lambda source, path, _: real(source, path, dim)
     )
     arguments = ["export", str(exported.checkpoint), "--max-batch", "2", "--precision", "fp32,int8"]
     code = run([*arguments, "--out", str(tmp_path / "out"), "--repository", str(tmp_path / "models")])
@@ -153,7 +153,7 @@ def test_sigterm_stops_the_server_cleanly(exported: Exported) -> None:
     assert run(["classify", "x.png", "--url", url]) == 1
 
 
-def test_a_killed_server_ends_the_command_with_its_log(exported: Exported) -> None:
+def test_a_killed_server_ends_the_command_and_prints_its_log(exported: Exported) -> None:
     with serving(exported.repository) as (process, _):
         found = subprocess.run(
             ["pgrep", "-P", str(process.pid), "tritonserver"], capture_output=True, text=True

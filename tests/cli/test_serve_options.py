@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from alexnet_cli.main import run
-from alexnet_cli.serve import _say_how_to_ask
+from alexnet_cli.serve import _print_next_command
 from alexnet_serving import EmbeddedServer, Server, ServerTls
 
 from ..certificates import Certificates, make_certificates
@@ -104,7 +104,7 @@ def test_the_next_command_asks_by_a_name_of_the_certificate(
     issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     server = cast("Server", SimpleNamespace(grpc_url=url, models=("alexnet_fp32",)))
-    _say_how_to_ask(server, ServerTls(tmp_path / "certificate.pem", tmp_path / "key.pem"))
+    _print_next_command(server, ServerTls(tmp_path / "certificate.pem", tmp_path / "key.pem"))
     said = capsys.readouterr().err
     assert f"--url {expected} --ca FILE --model alexnet_fp32\n" in said
     assert ("The certificate is for " in said) == noted

@@ -41,25 +41,32 @@ WRONG_USE = [
     (["export", "x.safetensors", "--max-top1-drop", "-1"], ["--max-top1-drop", "0 to 100"]),
     (
         ["export", "x.pth", "--out", "a", "--repository", "a"],
-        ["--out and --repository", "neither inside"],
+        ["out and repository", "neither inside"],
     ),
-    (["export", "x.pth", "--out", "a", "--repository", "a/b"], ["--out and --repository", "a/b"]),
-    (["export", "x.pth", "--out", "a/b", "--repository", "a"], ["--out and --repository", "a/b"]),
+    (["export", "x.pth", "--out", "a", "--repository", "a/b"], ["out and repository", "a/b"]),
+    (["export", "x.pth", "--out", "a/b", "--repository", "a"], ["out and repository", "a/b"]),
     (["export", "x.pth", "--queue-size", "-1"], ["queue size", "-1"]),
-    (["export", "x.pth", "--target", "sm89"], ["--target", "an engine to build", "--engine"]),
-    (["export", "x.pth", "--profile", "1,2,4"], ["--profile", "an engine to build"]),
-    (["export", "x.pth", "--version-compatible"], ["--version-compatible", "an engine to build"]),
-    (["export", "x.pth", "--hardware-compatibility", "ampere-plus"], ["--hardware-compatibility"]),
+    (["export", "x.pth", "--target", "sm89"], ["target", "an engine to build", "--runtime"]),
+    (["export", "x.pth", "--profile", "1,2,4"], ["profile", "an engine to build"]),
+    (["export", "x.pth", "--version-compatible"], ["version compatible", "an engine to build"]),
+    (["export", "x.pth", "--hardware-compatibility", "ampere-plus"], ["hardware compatibility"]),
     (["export", "x.pth", "--engine", "tensorflow"], ["--engine", "tensorflow"]),
-    (["export", "x.pth", "--engine", "docker", "--target", "sm89"], ["target", "tensorrt-rtx"]),
-    (["export", "x.pth", "--engine", "tensorrt-rtx", "--target", "x"], ["target", "sm89"]),
-    (["export", "x.pth", "--engine", "tensorrt-rtx", "--target", "sm90"], ["sm90", "sm120"]),
+    (["export", "x.pth", "--runtime", "tensorflow"], ["runtime", "tensorflow", "openvino, onnxruntime"]),
+    (["export", "x.pth", "--runtime", "pytorch"], ["runtime", "pytorch", "openvino, onnxruntime"]),
+    (["export", "x.pth", "--build", "docker"], ["build", "an engine to build"]),
+    (["export", "x.pth", "--engine", "onnx", "--runtime", "openvino"], ["--engine", "--runtime"]),
     (
-        ["export", "x.pth", "--engine", "tensorrt-rtx", "--target", "sm89", "--profile", "8,4,2"],
+        ["export", "x.pth", "--runtime", "tensorrt", "--build", "docker", "--target", "sm89"],
+        ["target", "tensorrt-rtx"],
+    ),
+    (["export", "x.pth", "--runtime", "tensorrt-rtx", "--target", "x"], ["target", "sm89"]),
+    (["export", "x.pth", "--runtime", "tensorrt-rtx", "--target", "sm90"], ["sm90", "sm120"]),
+    (
+        ["export", "x.pth", "--runtime", "tensorrt-rtx", "--target", "sm89", "--profile", "8,4,2"],
         ["profile", "8,4,2", "MIN <= OPT <= MAX"],
     ),
     (
-        ["export", "x.pth", "--engine", "tensorrt-rtx", "--target", "sm89", "--profile", "1,8,128"],
+        ["export", "x.pth", "--runtime", "tensorrt-rtx", "--target", "sm89", "--profile", "1,8,128"],
         ["profile", "a max batch of 64", "--max-batch 128"],
     ),
     (["export"], ["checkpoint"]),
@@ -154,7 +161,7 @@ def test_a_foreign_checkpoint_is_one_line(
     path.write_bytes(content)
     code, line = failing(capsys, "export", str(path), "--out", str(tmp_path / "out"))
     assert code == 1
-    assert f"{len(content)} bytes that are no whole safetensors file" in line
+    assert f"{len(content)} bytes that are not a complete safetensors file" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -175,23 +182,23 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_an_interrupt_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import alexnet_model.pretrained
+    from alexnet_pipeline import model_export
 
     def interrupted(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(alexnet_model.pretrained, "checkpoint_from", interrupted)
+    monkeypatch.setattr(model_export, "checkpoint_from", interrupted)
     assert run(["export", "x.safetensors"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "Interrupted."
 
 
 def test_a_bug_is_called_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import alexnet_model.pretrained
+    from alexnet_pipeline import model_export
 
     def broken(_: str) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(alexnet_model.pretrained, "checkpoint_from", broken)
+    monkeypatch.setattr(model_export, "checkpoint_from", broken)
     code, line = failing(capsys, "export", "x.safetensors")
     assert code == 1
     assert "a bug in alexnet (ZeroDivisionError: oops). Run again with alexnet --debug." in line

@@ -64,7 +64,7 @@ def test_an_invalid_url_is_refused() -> None:
 
 
 def test_another_contract_is_refused_and_its_differences_named() -> None:
-    served = Contract(resize=232, interpolation="bicubic")
+    served = Contract(resize=232, interpolation="bicubic-antialias")
     fake = FakeTransport(contract=served)
     with Client(URL, transport=fake) as client:
         with pytest.raises(ContractMismatch, match="resize: 256 here, 232 there; interpolation: ") as caught:

@@ -17,7 +17,7 @@ from alexnet_model.gpus import gpus_here
 from alexnet_model.passport import Profile
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import DockerServer, RepositoryOptions, lint, write_repository
-from alexnet_serving.engine_targets import targets_of_image
+from alexnet_serving.engine_compatibility import targets_of_image
 
 from ..networks import random_checkpoint
 from .conftest import Exported
@@ -46,7 +46,7 @@ def test_engines_from_docker_to_a_client(exported: Exported, tmp_path: Path) -> 
         assert all(engine.accepted for engine in artifact.engines)
         assert all(engine.passport.layer_precisions for engine in artifact.engines)
     repository = tmp_path / "models"
-    packing = RepositoryOptions(backend="tensorrt")
+    packing = RepositoryOptions(runtime="tensorrt")
     write_repository(manifest, folder, repository, packing, targets=targets_of_image())
     assert lint(repository) == ()
 

@@ -3,7 +3,7 @@
 `fake_tensorrt(version)` has the names and enumerators that NVIDIA's bindings of that version really have
 (`tensorrt_names/`, recorded by `record_tensorrt_names.py`) and no others: a call that a version does not know
 raises AttributeError here as it would there. A plan is a few bytes of header and the ONNX file; executing it
-reads the images at the address it was given, answers them by ONNX Runtime, and writes where it was told.
+reads the images at the given address, runs ONNX Runtime on them, and writes to the given addresses.
 """
 
 from __future__ import annotations

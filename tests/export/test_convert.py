@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from alexnet_export import TorchRunner, signal_to_noise_db
-from alexnet_export.convert import onnx_from_checkpoint, operator_counts
+from alexnet_export.convert import fp16_from_onnx, onnx_from_checkpoint, operator_counts
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import Checkpoint
@@ -21,7 +22,7 @@ NO_OPS = {"Identity", "Dropout", "AveragePool", "GlobalAveragePool", "Flatten", 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_interface_is_the_contracts(files: dict[str, Path], precision: str) -> None:
+def test_inputs_and_outputs_are_those_of_the_contract(files: dict[str, Path], precision: str) -> None:
     graph = onnx.load(files[precision]).graph
 
     def interface(values: list[onnx.ValueInfoProto]) -> dict[str, tuple[int, list[str | int]]]:
@@ -41,7 +42,7 @@ def test_interface_is_the_contracts(files: dict[str, Path], precision: str) -> N
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_one_file_without_no_ops_or_paths_of_the_machine(files: dict[str, Path], precision: str) -> None:
+def test_a_file_has_no_no_ops_external_data_or_local_paths(files: dict[str, Path], precision: str) -> None:
     path = files[precision]
     assert not NO_OPS & operator_counts(path).keys()
     assert not any(node.metadata_props for node in onnx.load(path).graph.node)
@@ -69,6 +70,15 @@ def test_two_exports_are_the_same_bytes(
     again = tmp_path / "again.onnx"
     onnx_from_checkpoint(checkpoint, again, max_batch=8)
     assert again.read_bytes() == files["fp32"].read_bytes()
+
+
+def test_conversion_leaves_the_logging_level_of_the_caller(files: dict[str, Path], tmp_path: Path) -> None:
+    logging.disable(logging.ERROR)
+    try:
+        fp16_from_onnx(files["fp32"], tmp_path / "fp16.onnx")
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_fp16_holds_half_the_bytes(files: dict[str, Path]) -> None:
@@ -111,7 +121,8 @@ def test_every_architecture_exports_to_the_same_model(
     checkpoint = random_checkpoint(architecture, 0.2)
     path = tmp_path / "model.onnx"
     onnx_from_checkpoint(checkpoint, path, max_batch=64)
-    with OpenVinoRunner(path, openvino_options("fp32")) as runner, TorchRunner(checkpoint) as torch_runner:
+    openvino_runner = OpenVinoRunner(path, Contract(), openvino_options("fp32"))
+    with openvino_runner as runner, TorchRunner(checkpoint) as torch_runner:
         for batch in (1, 5):
             expected = torch_runner.infer(digits[:batch])
             got = runner.infer(digits[:batch])

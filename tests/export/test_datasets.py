@@ -34,17 +34,17 @@ def evaluation(source: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Evalu
     return evaluation_from(str(source), classes, Contract(), silent)
 
 
-def test_digits_calibrate_on_training_and_judge_on_held_out_images() -> None:
-    judged = evaluation_from("digits", DIGITS, Contract(), silent)
-    _, ledger = calibration_from("digits", judged, Contract(), silent)
+def test_digits_calibrate_on_the_training_part_and_evaluate_on_the_held_out_part() -> None:
+    evaluated = evaluation_from("digits", DIGITS, Contract(), silent)
+    _, ledger = calibration_from("digits", evaluated, Contract(), silent)
     assert ledger.overlap_with_evaluation == 0
     assert (ledger.images, ledger.classes_covered, ledger.part) == (128, 10, "train")
-    assert (len(judged.images), judged.part) == (360, "test")
-    assert judged.labels is not None
-    assert np.bincount(judged.labels).min() > 25
+    assert (len(evaluated.images), evaluated.part) == (360, "test")
+    assert evaluated.labels is not None
+    assert np.bincount(evaluated.labels).min() > 25
 
 
-def test_too_few_calibration_images_says_how_many(tmp_path: Path) -> None:
+def test_too_few_calibration_images_are_refused_with_their_number(tmp_path: Path) -> None:
     make_set(tmp_path, train=5)
     with pytest.raises(CalibrationError, match=r"got 10 readable images .* expected at least 32"):
         calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
@@ -78,12 +78,12 @@ def test_an_image_in_both_sets_is_refused_even_under_another_name(tmp_path: Path
 
 
 def test_labels_follow_names_not_positions(tmp_path: Path) -> None:
-    judged = evaluation(make_set(tmp_path, train=1), ("zebra", "dog", "cat"))
-    assert judged.labels is not None
-    assert judged.labels.tolist() == [2, 2, 2, 1, 1, 1]
+    evaluated = evaluation(make_set(tmp_path, train=1), ("zebra", "dog", "cat"))
+    assert evaluated.labels is not None
+    assert evaluated.labels.tolist() == [2, 2, 2, 1, 1, 1]
 
 
-def test_classes_that_the_model_does_not_know_are_refused(tmp_path: Path) -> None:
+def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
     make_set(tmp_path, train=1)
     with pytest.raises(DatasetError, match="'dog'"):
         evaluation(tmp_path, ("cat", "horse"))
@@ -91,24 +91,24 @@ def test_classes_that_the_model_does_not_know_are_refused(tmp_path: Path) -> Non
 
 def test_a_set_of_other_classes_still_shows_agreement_but_no_accuracy(tmp_path: Path) -> None:
     make_set(tmp_path, train=1)
-    judged = evaluation_from(str(tmp_path), ("tench", "goldfish"), Contract(), silent, labels_needed=False)
-    assert len(judged.images) == 6
-    assert judged.labels is None
+    evaluated = evaluation_from(str(tmp_path), ("tench", "goldfish"), Contract(), silent, labels_needed=False)
+    assert len(evaluated.images) == 6
+    assert evaluated.labels is None
 
 
 def test_images_without_folders_can_calibrate(tmp_path: Path) -> None:
     write_images(tmp_path / "flat", 60, seed=0)
     _, ledger = calibration_from(str(tmp_path / "flat"), UNRELATED, Contract(), silent)
     assert ledger.images == 43
-    judged = evaluation_from(str(tmp_path / "flat"), ("tench",), Contract(), silent, labels_needed=False)
-    assert len(judged.images) == 12
+    evaluated = evaluation_from(str(tmp_path / "flat"), ("tench",), Contract(), silent, labels_needed=False)
+    assert len(evaluated.images) == 12
 
 
 def test_imagenet_folders_are_in_the_models_order(tmp_path: Path) -> None:
     make_set(tmp_path, train=1, classes=("n01440764", "n01443537"))
-    judged = evaluation(tmp_path, ("tench", "goldfish"))
-    assert judged.labels is not None
-    assert judged.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    evaluated = evaluation(tmp_path, ("tench", "goldfish"))
+    assert evaluated.labels is not None
+    assert evaluated.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_synthetic_images_differ_and_repeat() -> None:

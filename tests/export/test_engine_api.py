@@ -41,7 +41,7 @@ def build(trt: Any, onnx: Path, folder: Path, **options: Any) -> Passport:
     )
 
 
-def test_both_generations_were_recorded() -> None:
+def test_names_of_both_major_versions_are_recorded() -> None:
     assert {version.split(".")[0] for version in VERSIONS} == {"10", "11"}
     # What the recordings must show of the step from 10 to 11, by NVIDIA's migration guide.
     flags = {version: set(names_of(version)["BuilderFlag"]) for version in VERSIONS}
@@ -54,7 +54,7 @@ def test_both_generations_were_recorded() -> None:
         assert {"TF32", "VERSION_COMPATIBLE"} <= flags[version]
 
 
-def test_the_real_rtx_module_has_every_name_that_the_fakes_have() -> None:
+def test_the_real_rtx_module_has_every_name_of_the_fakes() -> None:
     trt = importlib.import_module("tensorrt_rtx")
     for version in VERSIONS:
         fake = fake_tensorrt(version)
@@ -66,7 +66,7 @@ def test_the_real_rtx_module_has_every_name_that_the_fakes_have() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_build_on_each_generation(version: str, files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_build_on_each_major_version(version: str, files: dict[str, Path], tmp_path: Path) -> None:
     trt = fake_tensorrt(version)
     trt.recorder.inspected = INSPECTED
     passport = build(trt, files["int8"], tmp_path)
@@ -85,7 +85,9 @@ def test_a_build_on_each_generation(version: str, files: dict[str, Path], tmp_pa
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_compatible_engines(version: str, files: dict[str, Path], tmp_path: Path) -> None:
+def test_compatibility_options_reach_the_builder(
+    version: str, files: dict[str, Path], tmp_path: Path
+) -> None:
     trt = fake_tensorrt(version)
     passport = build(
         trt, files["fp32"], tmp_path, hardware_compatibility="ampere-plus", version_compatible=True
@@ -97,7 +99,9 @@ def test_compatible_engines(version: str, files: dict[str, Path], tmp_path: Path
     assert passport.hardware_compatibility == "ampere-plus"
 
 
-def test_timings_are_kept_by_gpu_capability_and_version(files: dict[str, Path], tmp_path: Path) -> None:
+def test_timing_caches_are_stored_by_gpu_capability_and_version(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
     trt = fake_tensorrt("11.1.0.106")
     for _ in range(2):
         build(trt, files["fp32"], tmp_path)
@@ -109,7 +113,9 @@ def test_timings_are_kept_by_gpu_capability_and_version(files: dict[str, Path], 
     assert trt.recorder.timing_caches[-1] == b"", "timings that TensorRT refuses are left out"
 
 
-def test_a_build_that_fails_says_why_and_leaves_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_failed_build_reports_the_reason_and_leaves_no_files(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
     trt = fake_tensorrt("11.1.0.106")
     trt.recorder.builds = False
     with pytest.raises(EngineError, match=r"got Could not find any tactic, expected an engine"):
@@ -117,7 +123,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(files: dict[str, Path], 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_machine_whose_builder_does_not_start(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_builder_that_does_not_start_is_an_error(files: dict[str, Path], tmp_path: Path) -> None:
     trt = fake_tensorrt("11.1.0.106")
 
     def no_builder(_: Any) -> None:
@@ -128,7 +134,7 @@ def test_a_machine_whose_builder_does_not_start(files: dict[str, Path], tmp_path
         build(trt, files["fp32"], tmp_path)
 
 
-def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_old_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.11.0.33"))
     with pytest.raises(EngineError, match=r"got 10\.11\.0\.33, expected 10\.12 or newer"):
         tensorrt_api("tensorrt")
@@ -136,13 +142,13 @@ def test_a_version_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tensorrt_api("tensorrt").version == "10.12.0.36"
 
 
-def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingExtra, match=r"pip install 'alexnet-serving\[tensorrt\]'"):
         tensorrt_api("tensorrt")
 
 
-def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
         raise ImportError("libnvinfer.so.11: cannot open shared object file")
 
@@ -158,10 +164,10 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Error Code 10: Internal Error (Could not find any tactic.)", "Could not find any tactic"),
         ("Invalid Node - a\nError Code 4: API Usage Error (b.)", "b"),
         ("[checkMacros.cpp::catchCudaError::250] driver\nPlain words.", "Plain words"),
-        ("", "nothing said"),
+        ("", "no reason given"),
     ],
 )
-def test_the_sentence_that_matters(said: str, reason: str) -> None:
+def test_the_reason_is_found_in_a_log_message(said: str, reason: str) -> None:
     assert reason_from_log(said) == reason
 
 
@@ -174,12 +180,12 @@ def test_the_sentence_that_matters(said: str, reason: str) -> None:
         ({"runtime": "tensorrt-rtx", "hardware_compatibility": "ampere-plus"}, "--target sm89,sm120"),
     ],
 )
-def test_options_that_cannot_be(wrong: dict[str, Any], word: str) -> None:
+def test_invalid_options_are_refused(wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         EngineOptions(**wrong)
 
 
-def test_profiles() -> None:
+def test_profiles_are_parsed_and_checked() -> None:
     options = EngineOptions(runtime="tensorrt")
     assert options.profile_to(64) == Profile(min=1, opt=8, max=64)
     assert options.profile_to(4) == Profile(min=1, opt=4, max=4)

@@ -1,4 +1,4 @@
-"""From an export's folder to engines in it, judged by the real gate, and what goes wrong on the way."""
+"""Engines for an export, checked by the real gate, and the errors of a build."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from alexnet_export import EngineBuilder, EngineOptions, build_engines
-from alexnet_export.engine_export import raise_if_engine_refused
+from alexnet_export import (
+    EngineBuilder,
+    EngineOptions,
+    build_engines,
+    engine_file_name,
+    raise_if_refused,
+    refusals_of,
+    refuse_foreign_export,
+)
 from alexnet_export.engines.builders import builders_from, on_gpu
 from alexnet_export.engines.tensorrt_api import TensorRt
-from alexnet_export.onnx_export import refuse_foreign
 from alexnet_model.errors import (
     DockerError,
     EngineError,
@@ -70,11 +76,11 @@ def test_rtx_builds_three_precisions_without_a_gpu(
         assert engine.passport.profile == Profile(min=1, opt=8, max=64)
         assert engine.report is None
         assert engine.decision is None
-        assert not engine.accepted, "what nobody has run, nobody has accepted"
-    refuse_foreign(folder)  # it is still an export, which the next one may replace
+        assert not engine.accepted, "an engine that was not run is not accepted"
+    refuse_foreign_export(folder)  # it is still an export, which the next one may replace
 
 
-def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptions) -> None:
+def test_the_gate_checks_an_engine_as_it_checked_the_file(folder: Path, tensorrt: EngineOptions) -> None:
     manifest = build_engines(folder, tensorrt, builders=[on(H200, tensorrt)])
     for artifact in manifest.artifacts:
         (engine,) = artifact.engines
@@ -88,7 +94,7 @@ def test_an_engine_is_judged_as_its_file_was(folder: Path, tensorrt: EngineOptio
         assert engine.evaluated_on == "360 images of digits (test)"
 
 
-def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: EngineOptions) -> None:
+def test_one_folder_collects_engines_of_several_gpus(folder: Path, tensorrt: EngineOptions) -> None:
     build_engines(folder, tensorrt, precisions=("int8",), builders=[on(H200, tensorrt)])
     first = contents_of(folder)
     manifest = build_engines(folder, tensorrt, precisions=("int8",), builders=[on(L4, tensorrt)])
@@ -106,7 +112,7 @@ def test_one_folder_gathers_engines_from_gpu_to_gpu(folder: Path, tensorrt: Engi
     assert versions == ["11.1.0.106", "11.4.0.106"]
 
 
-def test_each_gpu_builds_and_runs_on_itself(folder: Path, tensorrt: EngineOptions) -> None:
+def test_each_gpu_builds_and_runs_its_own_engine(folder: Path, tensorrt: EngineOptions) -> None:
     """With two GPUs the current one must be the engine's, not the one that was looked at last."""
     devices = [HostDevice(), HostDevice()]
     builders = [
@@ -137,12 +143,14 @@ def test_an_engine_that_is_not_the_same_model_is_refused(
     assert engine.decision is not None
     assert not engine.accepted
     assert "dB above their error" in engine.decision.reason
-    raise_if_engine_refused(manifest, [on(L4, tensorrt)])  # whose engine is not this one
+    assert refusals_of(manifest) == (), "only engines that are named are reported"
+    refusals = refusals_of(manifest, [engine_file_name(manifest.artifacts[0], builder)])
+    raise_if_refused(refusals, ("fp16",))
     with pytest.raises(PrecisionRefused, match="fp32 engine: got logits are"):
-        raise_if_engine_refused(manifest, [builder])
+        raise_if_refused(refusals, ("fp32",))
 
 
-def test_without_a_profile_it_is_judged_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
+def test_without_a_profile_the_gate_checks_up_to_the_largest_batch(folder: Path, tmp_path: Path) -> None:
     options = EngineOptions(runtime="tensorrt", timing_caches=tmp_path)
     manifest = build_engines(folder, options, precisions=("int8",), builders=[on(H200, options)])
     (engine,) = manifest.artifacts[2].engines
@@ -154,8 +162,8 @@ class Fault(Exception):
     pass
 
 
-@pytest.mark.parametrize("faulty", ["building int8 engine", "proving int8 engine"])
-def test_an_interrupt_leaves_the_export_whole(faulty: str, folder: Path, tensorrt: EngineOptions) -> None:
+@pytest.mark.parametrize("faulty", ["building int8 engine", "checking int8 engine"])
+def test_an_interrupt_leaves_the_export_unchanged(faulty: str, folder: Path, tensorrt: EngineOptions) -> None:
     def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
         if stage == faulty and done < total:
             raise Fault
@@ -186,7 +194,7 @@ def altered_passport(folder: Path) -> None:
     ("alter", "word"),
     [(altered_onnx, "SHA-256"), (altered_engine, "truncated"), (altered_passport, "sm86")],
 )
-def test_nothing_is_built_from_or_beside_altered_files(
+def test_altered_files_stop_a_build(
     alter: Callable[[Path], None], word: str, folder: Path, tensorrt: EngineOptions
 ) -> None:
     build_engines(folder, RTX, precisions=("fp32",))
@@ -195,18 +203,18 @@ def test_nothing_is_built_from_or_beside_altered_files(
     with pytest.raises(ManifestError, match=word):
         build_engines(folder, tensorrt, builders=[on(H200, tensorrt)])
     assert contents_of(folder) == before
-    if alter is not altered_onnx:  # what is built anew may be as broken as it likes
+    if alter is not altered_onnx:  # an engine that is built again may be broken
         (engine,) = build_engines(folder, RTX, precisions=("fp32",)).artifacts[0].engines
         verify_engine(engine, folder / "alexnet_fp32.rtx-sm89.plan")
 
 
-def test_a_profile_beyond_what_was_proved(folder: Path) -> None:
+def test_a_profile_beyond_the_checked_batches_is_refused(folder: Path) -> None:
     options = EngineOptions(runtime="tensorrt-rtx", targets=("sm89",), profile=Profile(min=1, opt=8, max=128))
     with pytest.raises(UsageError, match="a max batch of 64"):
         build_engines(folder, options)
 
 
-def test_a_precision_that_is_not_there(folder: Path, tensorrt: EngineOptions) -> None:
+def test_a_precision_that_was_not_accepted_is_refused(folder: Path, tensorrt: EngineOptions) -> None:
     manifest = manifest_from_folder(folder)
     refused = manifest.artifacts[2].model_copy(
         update={"decision": manifest.artifacts[2].decision.model_copy(update={"accepted": False})}
@@ -220,13 +228,13 @@ def test_a_precision_that_is_not_there(folder: Path, tensorrt: EngineOptions) ->
 @pytest.mark.parametrize(
     ("options", "kind", "word"),
     [
-        (EngineOptions(runtime="tensorrt"), EngineError, "--engine tensorrt-rtx --target sm89"),
+        (EngineOptions(runtime="tensorrt"), EngineError, "--runtime tensorrt-rtx --target sm89"),
         (EngineOptions(runtime="tensorrt", build="docker"), EngineError, "no NVIDIA driver"),
         (EngineOptions(runtime="tensorrt-rtx"), UsageError, "--target sm89"),
         (EngineOptions(runtime="tensorrt-rtx", targets=("sm90",)), UsageError, "some of .*sm120"),
     ],
 )
-def test_a_machine_without_a_gpu_says_what_it_can_do(
+def test_without_a_gpu_the_error_names_what_works(
     options: EngineOptions,
     kind: type[Exception],
     word: str,
@@ -251,10 +259,10 @@ def test_a_machine_without_a_gpu_says_what_it_can_do(
             EngineOptions(runtime="tensorrt", build="docker"),
             "Add --hardware-compatibility same-compute-capability",
         ),
-        ([LISTED_L4], EngineOptions(runtime="tensorrt"), r"tensorrt==11\.1\.0\.106, or use --engine docker"),
+        ([LISTED_L4], EngineOptions(runtime="tensorrt"), r"tensorrt==11\.1\.0\.106, or add --build docker"),
     ],
 )
-def test_what_would_be_refused_after_the_build_is_refused_before(
+def test_engines_that_would_not_load_are_refused_before_the_build(
     gpus: list[GpuRow],
     options: EngineOptions,
     word: str,
@@ -267,14 +275,14 @@ def test_what_would_be_refused_after_the_build_is_refused_before(
         builders_from(options)
 
 
-def test_docker_is_asked_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_is_checked_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fake_nvidia_smi(monkeypatch, tmp_path, [LISTED_L4])
     monkeypatch.setenv("PATH", str(path.parent))
     with pytest.raises(DockerError, match="Docker Engine"):
         builders_from(EngineOptions(runtime="tensorrt", build="docker"))
 
 
-def test_rtx_for_a_gpu_here_that_it_does_not_build_for(
+def test_a_gpu_here_that_rtx_does_not_build_for_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [(0, "NVIDIA H200", "9.0", "580.95.05", 143771)])

@@ -66,7 +66,7 @@ def test_every_precision_builds_and_gets_its_passport(
     assert passport.onnx_sha256 == sha256_of_file(files[precision])
     assert passport.engine_sha256 == sha256_of_file(engine)
     assert passport.engine_size_bytes == engine.stat().st_size
-    assert passport.layer_precisions is None, "nobody has run it"
+    assert passport.layer_precisions is None, "it was not run"
     # The weights are in it, in the file's own precision, and some 2 MB of kernels.
     assert 0 <= passport.engine_size_bytes - files[precision].stat().st_size < 4_000_000
 
@@ -77,9 +77,9 @@ def test_several_targets_in_one_engine(rtx: TensorRt, files: dict[str, Path], tm
     assert passport.built_for == f"TensorRT-RTX {rtx.version} on sm89, sm120"
 
 
-def test_two_builds_of_a_file_are_the_same(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
-    """FP16 to the byte. In the others TensorRT-RTX numbers inner names (`__mye4668`) anew at each build, and
-    in INT8 also orders a few scalar steps of its program anew; the weights behind it are the same bytes.
+def test_two_builds_of_a_file_are_equal(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
+    """FP16 is equal to the byte. In the others TensorRT-RTX numbers inner names (`__mye4668`) differently in
+    each build, and in INT8 it also reorders a few scalar steps; the weights are the same bytes.
     """
     for precision in PRECISIONS:
         plans = []
@@ -97,7 +97,7 @@ def test_two_builds_of_a_file_are_the_same(rtx: TensorRt, files: dict[str, Path]
         assert len(one) > 2 * program
 
 
-def test_biases_quantised_by_onnx_runtimes_defaults_are_refused_by_node(
+def test_quantised_biases_are_refused_with_the_node(
     rtx: TensorRt, files: dict[str, Path], digits: Uint8Array, tmp_path: Path
 ) -> None:
     class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -113,25 +113,23 @@ def test_biases_quantised_by_onnx_runtimes_defaults_are_refused_by_node(
     line = str(caught.value)
     assert re.search(r"default\.onnx: node \S*bias_DequantizeLinear \(DequantizeLinear\): got ", line)
     assert "has type Int32 but must have type" in line
-    assert "A bias must stay float" in line
+    assert "Keep biases in float" in line
     assert "\n" not in line
     assert not (tmp_path / "engine.plan").exists()
 
 
-def test_an_operator_that_tensorrt_does_not_have(
-    rtx: TensorRt, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_an_unknown_operator_is_named(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
     model = onnx.load(files["fp32"])
     (node, *_) = [node for node in model.graph.node if node.op_type == "Conv"]
     node.op_type = "Frobnicate"
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(EngineError, match=r"\(Frobnicate\): .*no such operator") as caught:
+    with pytest.raises(EngineError, match=r"\(Frobnicate\): .*lacks this operator") as caught:
         build(rtx, tmp_path / "foreign.onnx", tmp_path / "engine.plan")
     assert node.name in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None])
-def test_what_is_no_onnx_file(content: bytes | None, rtx: TensorRt, tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_refused(content: bytes | None, rtx: TensorRt, tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -141,16 +139,14 @@ def test_what_is_no_onnx_file(content: bytes | None, rtx: TensorRt, tmp_path: Pa
     assert not list(tmp_path.glob("engine*"))
 
 
-def test_a_truncated_file(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
     content = files["fp16"].read_bytes()
     (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(EngineError, match=r"half\.onnx"):
         build(rtx, tmp_path / "half.onnx", tmp_path / "engine.plan")
 
 
-def test_targets_that_this_version_does_not_build_for(
-    rtx: TensorRt, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_unsupported_targets_are_refused(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"got sm90, expected some of .*sm89.*sm120"):
         build(rtx, files["fp32"], tmp_path / "engine.plan", "sm89", "sm90")
     with pytest.raises(EngineError, match=r"Turing \(SM75\)"):
@@ -158,7 +154,7 @@ def test_targets_that_this_version_does_not_build_for(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_goes_forward_to_its_end(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
+def test_progress_increases_to_100_percent(rtx: TensorRt, files: dict[str, Path], tmp_path: Path) -> None:
     reported: list[tuple[str, int, int]] = []
     build(
         rtx,
@@ -234,7 +230,7 @@ def test_a_signal_while_tensorrt_parses_is_not_lost(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_whoever_watches_ends_it_too(
+def test_an_error_of_the_progress_callback_ends_a_build(
     rtx: TensorRt, files: dict[str, Path], tmp_path: Path
 ) -> None:
     def broken(stage: str, done: int, total: int, note: str = "") -> None:

@@ -64,10 +64,10 @@ def built(files: dict[str, Path], tmp_path: Path) -> Built:
     return Built(files["fp32"], tmp_path)
 
 
-def test_it_answers_as_the_file_it_was_built_from(
+def test_outputs_equal_those_of_the_onnx_file(
     built: Built, files: dict[str, Path], reference: Reference
 ) -> None:
-    with OnnxRunner(files["fp32"]) as onnx_runner, built.runner() as runner:
+    with OnnxRunner(files["fp32"], Contract()) as onnx_runner, built.runner() as runner:
         for batch in (8, 1, 3):
             expected = onnx_runner.infer(reference.images[:batch])
             outputs = runner.infer(reference.images[:batch])
@@ -79,7 +79,7 @@ def test_it_answers_as_the_file_it_was_built_from(
     assert built.device.made_current == 1
 
 
-def test_answers_stay_after_the_next_request(built: Built, reference: Reference) -> None:
+def test_outputs_stay_valid_after_the_next_call(built: Built, reference: Reference) -> None:
     with built.runner() as runner:
         first = runner.infer(reference.images[:2])
         kept = first.logits.copy()
@@ -94,7 +94,7 @@ def test_it_passes_the_parity_matrix(built: Built, reference: Reference) -> None
     assert all(row.finite and row.same_top1 and row.against_alone_db > 100 for row in rows)
 
 
-def test_a_graph_is_captured_once_a_batch_in_a_context_of_its_own(built: Built, reference: Reference) -> None:
+def test_each_batch_size_has_one_graph_and_its_own_context(built: Built, reference: Reference) -> None:
     with built.runner(cuda_graphs=True) as runner:
         for batch in (1, 2, 1, 2, 1):
             outputs = runner.infer(reference.images[:batch])
@@ -104,9 +104,7 @@ def test_a_graph_is_captured_once_a_batch_in_a_context_of_its_own(built: Built, 
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_images_that_lie_on_the_gpu_are_answered_there(
-    built: Built, reference: Reference, graphs: bool
-) -> None:
+def test_placed_images_are_computed_without_copies(built: Built, reference: Reference, graphs: bool) -> None:
     """What a benchmark times: `launch` alone, of whatever was taken last."""
     with built.runner(cuda_graphs=graphs) as runner:
         placed = [runner.place(reference.images[start : start + 3]) for start in (0, 3)]
@@ -121,7 +119,7 @@ def test_images_that_lie_on_the_gpu_are_answered_there(
     assert built.device.captures == (1 if graphs else 0)
 
 
-def test_it_says_what_it_is(built: Built) -> None:
+def test_the_runtime_describes_itself(built: Built) -> None:
     runtime = built.runner().runtime
     assert (runtime.name, runtime.device, runtime.computes_in) == ("tensorrt", "host memory", "i8")
     assert runtime.options == {"tensorrt_version": "11.1.0.106"}
@@ -129,27 +127,25 @@ def test_it_says_what_it_is(built: Built) -> None:
     assert built.runner().runtime.computes_in == "fp32 (not inspected)"
 
 
-def test_an_engine_that_does_not_load(built: Built) -> None:
+def test_an_engine_that_does_not_load_is_an_error(built: Built) -> None:
     built.path.write_bytes(b"of another version")
     with pytest.raises(EngineError, match=r"engine\.plan: got The engine plan file is not compatible"):
         built.runner().__enter__()
 
 
-def test_a_batch_beyond_the_profile(built: Built, reference: Reference) -> None:
+def test_a_batch_beyond_the_profile_is_refused(built: Built, reference: Reference) -> None:
     with built.runner() as runner, pytest.raises(EngineError, match="a batch of 9, expected at most 8"):
         runner.infer(reference.images[:9])
 
 
-def test_a_version_compatible_engine_is_allowed_its_own_runtime(
-    files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_version_compatible_engine_may_run_its_code(files: dict[str, Path], tmp_path: Path) -> None:
     built = Built(files["fp32"], tmp_path, version_compatible=True)
     built.trt.recorder.host_code_allowed = False
     with built.runner():
         assert built.trt.recorder.host_code_allowed
 
 
-def test_without_a_gpu_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.version.cuda", None)
     with pytest.raises(EngineError, match="a build without CUDA, expected one with CUDA"):

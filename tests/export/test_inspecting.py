@@ -27,7 +27,7 @@ def layer(kind: str, said: str, **more: Any) -> dict[str, Any]:
         ("Row major linear FP32", "f32"),
     ],
 )
-def test_types_by_their_names(said: str, kind: str) -> None:
+def test_types_are_read_from_every_wording(said: str, kind: str) -> None:
     text = json.dumps({"Layers": [layer("CaskConvolution", said), layer("gemm", said)]})
     assert layer_precisions_from_json(text) == {kind: 2}
 
@@ -54,5 +54,5 @@ def test_only_layers_with_multiply_adds_count() -> None:
         json.dumps({"Layers": [{"LayerType": "gemm"}]}),
     ],
 )
-def test_where_nothing_is_said_nothing_is_claimed(text: str) -> None:
+def test_unknown_types_are_none(text: str) -> None:
     assert layer_precisions_from_json(text) is None

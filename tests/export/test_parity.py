@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from alexnet_export import FloatArray, Outputs, Tolerances
-from alexnet_export.gate import Reference, judge, report_of
+from alexnet_export.gate import Reference, gate_decision, runner_report
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
 from alexnet_export.parity import parity_batches, parity_matrix
-from alexnet_model.contract import Uint8Array
+from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.manifest import RuntimeInfo
 
 BATCHES = (1, 2, 3, 8)
@@ -23,7 +23,7 @@ class SpoiledRunner:
     """A real runner whose logits are spoiled on the way out."""
 
     def __init__(self, path: Path, spoil: Callable[[FloatArray], None]) -> None:
-        self._runner = OpenVinoRunner(path, openvino_options("fp32"))
+        self._runner = OpenVinoRunner(path, Contract(), openvino_options("fp32"))
         self._spoil = spoil
 
     @property
@@ -79,18 +79,18 @@ OF_PROBABILITIES = (probabilities_over_the_batch, nan_probabilities)
     ("spoil", "words"),
     [(probabilities_over_the_batch, "off the softmax of its logits"), (nan_probabilities, "not finite")],
 )
-def test_right_logits_do_not_excuse_wrong_probabilities(
+def test_wrong_probabilities_are_refused_with_right_logits(
     files: dict[str, Path], reference: Reference, spoil: Callable[[FloatArray], None], words: str
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
-        report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
-    decision = judge(report, Tolerances())
+        report = runner_report(runner, reference, reference.images, reference.logits, max_batch=8)
+    decision = gate_decision(report, Tolerances())
     assert not decision.accepted
     assert words in decision.reason
 
 
 def test_a_right_model_is_equal_in_every_slot(files: dict[str, Path], reference: Reference) -> None:
-    with OpenVinoRunner(files["fp32"], openvino_options("fp32")) as runner:
+    with OpenVinoRunner(files["fp32"], Contract(), openvino_options("fp32")) as runner:
         rows = parity_matrix(runner, reference.images, reference.logits, BATCHES)
     assert [row.batch for row in rows] == list(BATCHES)
     assert all(row.finite and row.same_top1 for row in rows)
@@ -106,7 +106,7 @@ def test_a_right_model_is_equal_in_every_slot(files: dict[str, Path], reference:
         (nan_in_the_largest, 8, None),
     ],
 )
-def test_a_model_made_wrong_in_one_slot_is_caught(
+def test_a_model_that_is_wrong_in_one_slot_is_refused(
     files: dict[str, Path],
     reference: Reference,
     spoil: Callable[[FloatArray], None],
@@ -114,8 +114,8 @@ def test_a_model_made_wrong_in_one_slot_is_caught(
     slot: int | None,
 ) -> None:
     with SpoiledRunner(files["fp32"], spoil) as runner:
-        report = report_of(runner, reference, reference.images, reference.logits, max_batch=8)
-    decision = judge(report, Tolerances())
+        report = runner_report(runner, reference, reference.images, reference.logits, max_batch=8)
+    decision = gate_decision(report, Tolerances())
     assert not decision.accepted
     assert f"batch {batch}" in decision.reason
     if slot is None:

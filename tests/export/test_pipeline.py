@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_export import OnnxOptions, Tolerances, data_trained_on, export_onnx
-from alexnet_export.onnx_export import raise_if_refused
+from alexnet_export import (
+    OnnxOptions,
+    Tolerances,
+    data_trained_on,
+    export_onnx,
+    raise_if_refused,
+    refusals_of,
+)
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_model.errors import CalibrationError, ExportError, PrecisionRefused, UsageError
 from alexnet_model.files import sha256_of_file
@@ -58,7 +64,7 @@ def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> Non
     ]
 
 
-def test_without_images_int8_is_left_out_and_accuracy_not_claimed(small: Checkpoint, tmp_path: Path) -> None:
+def test_without_images_there_is_no_int8_and_no_accuracy(small: Checkpoint, tmp_path: Path) -> None:
     manifest = export_onnx(small, tmp_path / "out", OnnxOptions(max_batch=2))
     assert [artifact.precision for artifact in manifest.artifacts] == ["fp32", "fp16"]
     assert manifest.evaluation.source == "synthetic"
@@ -66,7 +72,7 @@ def test_without_images_int8_is_left_out_and_accuracy_not_claimed(small: Checkpo
     assert all("accuracy not measured" in artifact.decision.reason for artifact in manifest.artifacts)
 
 
-def test_int8_by_name_without_images_is_refused(small: Checkpoint, tmp_path: Path) -> None:
+def test_int8_requested_without_images_is_refused(small: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="no calibration images"):
         export_onnx(small, tmp_path / "out", OnnxOptions(precisions=("int8",)))
     assert not (tmp_path / "out").exists()
@@ -76,9 +82,9 @@ def test_a_refused_precision_is_recorded_but_not_accepted(small: Checkpoint, tmp
     options = OnnxOptions(calibration="digits", max_batch=2, tolerances=Tolerances(signal_to_noise_db=60))
     manifest = export_onnx(small, tmp_path / "out", options)
     assert [artifact.precision for artifact in manifest.accepted] == ["fp32", "fp16"]
-    raise_if_refused(manifest, ("fp32",))
+    raise_if_refused(refusals_of(manifest), ("fp32",))
     with pytest.raises(PrecisionRefused, match="dB above their error"):
-        raise_if_refused(manifest, ("fp32", "int8"))
+        raise_if_refused(refusals_of(manifest), ("fp32", "int8"))
 
 
 class Fault:
@@ -93,8 +99,8 @@ class Fault:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("proving", 1)])
-def test_an_interrupt_leaves_the_previous_export_whole(
+@pytest.mark.parametrize(("stage", "done"), [("converting", 1), ("checking", 1)])
+def test_an_interrupt_leaves_the_previous_export_unchanged(
     small: Checkpoint, tmp_path: Path, stage: str, done: int, error: BaseException
 ) -> None:
     out = tmp_path / "out"
@@ -124,7 +130,7 @@ def test_impossible_batches_are_usage_errors(max_batch: int) -> None:
         OnnxOptions(max_batch=max_batch)
 
 
-def test_the_calibration_set_defaults_to_what_was_trained_on(small: Checkpoint, tmp_path: Path) -> None:
+def test_the_default_calibration_set_is_the_training_data(small: Checkpoint, tmp_path: Path) -> None:
     def trained_on(data: object) -> Checkpoint:
         return Checkpoint(**{**vars(small), "training": {"data": data}})
 
@@ -134,9 +140,7 @@ def test_the_calibration_set_defaults_to_what_was_trained_on(small: Checkpoint, 
     assert data_trained_on(trained_on("imagenet")) is None
 
 
-def test_another_networks_weights_give_another_chain(
-    small: Checkpoint, exported: Exported, tmp_path: Path
-) -> None:
+def test_other_weights_give_another_hash_chain(small: Checkpoint, exported: Exported, tmp_path: Path) -> None:
     weights = {name: tensor.clone() for name, tensor in small.weights.items()}
     weights["classifier.6.bias"] += torch.ones(())
     changed = Checkpoint(**{**vars(small), "weights": weights})

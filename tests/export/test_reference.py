@@ -1,4 +1,4 @@
-"""PyTorch's answers are kept, and what is built later is judged by them, and by nothing else."""
+"""PyTorch's outputs are stored, and the gate checks engines that are built later with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from alexnet_export import gate_inputs_from_folder
 from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
-from alexnet_export.reference import answers_from_folder, sha256_of_pixels
+from alexnet_export.reference import reference_outputs_from_folder, sha256_of_pixels
+from alexnet_model.contract import Contract
 from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME
@@ -25,21 +26,21 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported.folder, tmp_path / "export"))
 
 
-def test_a_later_judge_sees_the_same_images_and_says_the_same(exported: Exported) -> None:
+def test_gate_inputs_of_a_folder_give_the_same_report(exported: Exported) -> None:
     manifest = exported.manifest
     gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
     assert gate_inputs.evaluated_on == "360 images of digits (test)"
     assert gate_inputs.max_batch == manifest.max_batch == len(gate_inputs.probes)
     int8 = manifest.artifacts[2]
-    again = gate_inputs.report(OnnxRunner(exported.folder / int8.file))
+    again = gate_inputs.report(OnnxRunner(exported.folder / int8.file, Contract()))
     at_export = next(report for report in int8.reports if report.runtime.name == "onnxruntime")
     assert again.top1 == at_export.top1
     assert again.signal_to_noise_db == pytest.approx(at_export.signal_to_noise_db, abs=0.1)
     assert gate_inputs.decision(again).accepted
 
 
-def test_the_answers_are_pytorchs(exported: Exported) -> None:
-    answers = answers_from_folder(exported.folder, exported.manifest)
+def test_the_stored_outputs_are_pytorchs(exported: Exported) -> None:
+    answers = reference_outputs_from_folder(exported.folder, exported.manifest)
     assert answers.evaluation.shape == (360, 10)
     assert answers.synthetic.shape == (256, 10)
     gate_inputs = gate_inputs_from_folder(exported.folder, exported.manifest)
@@ -49,7 +50,7 @@ def test_the_answers_are_pytorchs(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("why", ["gone", "other images"])
-def test_without_the_evaluation_images_it_judges_synthetic_ones_and_says_so(
+def test_without_the_evaluation_images_synthetic_ones_are_used_and_named(
     why: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def evaluation_from(source: str, *arguments: object, **more: object) -> object:
@@ -62,7 +63,8 @@ def test_without_the_evaluation_images_it_judges_synthetic_ones_and_says_so(
     reason = "no such folder" if why == "gone" else "it holds other images than at export"
     assert gate_inputs.evaluated_on == f"256 synthetic images (not on digits: {reason})"
     assert gate_inputs.reference.labels is None
-    decision = gate_inputs.decision(gate_inputs.report(OnnxRunner(exported.folder / "alexnet_fp32.onnx")))
+    runner = OnnxRunner(exported.folder / "alexnet_fp32.onnx", Contract())
+    decision = gate_inputs.decision(gate_inputs.report(runner))
     assert decision.accepted
     assert "accuracy not measured" in decision.reason
 
@@ -71,13 +73,14 @@ def test_tolerances_are_those_of_the_export(exported: Exported) -> None:
     strict = exported.manifest.tolerances | {"signal_to_noise_db": 60.0}
     manifest = exported.manifest.model_copy(update={"tolerances": strict})
     gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
-    decision = gate_inputs.decision(gate_inputs.report(OnnxRunner(exported.folder / "alexnet_int8.onnx")))
+    runner = OnnxRunner(exported.folder / "alexnet_int8.onnx", Contract())
+    decision = gate_inputs.decision(gate_inputs.report(runner))
     assert not decision.accepted
     assert "at least 60 needed" in decision.reason
 
 
 @pytest.mark.parametrize("fault", ["missing", "altered", "broken"])
-def test_answers_that_cannot_be_trusted(fault: str, folder: Path, exported: Exported) -> None:
+def test_altered_reference_outputs_are_refused(fault: str, folder: Path, exported: Exported) -> None:
     path = folder / REFERENCE_NAME
     manifest = exported.manifest
     content = path.read_bytes()
@@ -91,7 +94,7 @@ def test_answers_that_cannot_be_trusted(fault: str, folder: Path, exported: Expo
         gate_inputs_from_folder(folder, manifest)
 
 
-def test_pixels_have_one_hash_by_content_and_order() -> None:
+def test_the_pixel_hash_depends_on_content_and_order() -> None:
     images = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3)
     assert sha256_of_pixels(images) == sha256_of_pixels(images[:, ::-1][:, ::-1])
     assert sha256_of_pixels(images) != sha256_of_pixels(images[::-1])

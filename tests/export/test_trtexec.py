@@ -93,7 +93,7 @@ def test_the_passport_names_the_image_by_digest(
     assert not list(tmp_path.glob(".trtexec*"))
 
 
-def test_the_engine_answers_in_its_container(
+def test_the_engine_runs_in_its_container(
     files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker = fake_trtexec(monkeypatch, tmp_path)
@@ -111,7 +111,7 @@ def test_the_engine_answers_in_its_container(
     assert not list(tmp_path.glob(".trtexec*"))
 
 
-def test_values_that_are_no_numbers_come_through(
+def test_nan_and_infinity_are_parsed(
     files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C++ prints `nan`, which is no JSON; the gate must get to see it."""
@@ -121,7 +121,7 @@ def test_values_that_are_no_numbers_come_through(
         assert np.isnan(runner.infer(reference.images[:1]).logits).all()
 
 
-def test_what_tensorrt_refuses_is_said_in_its_words(
+def test_the_error_holds_tensorrts_reason(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker = fake_trtexec(monkeypatch, tmp_path, fails=PARSER_SAYS)
@@ -131,13 +131,13 @@ def test_what_tensorrt_refuses_is_said_in_its_words(
     assert (
         "node x.bias_DequantizeLinear (DequantizeLinear): got x.bias_DequantizeLinear: input has type" in line
     )
-    assert "A bias must stay float" in line
+    assert "Keep biases in float" in line
     assert not list(tmp_path.glob("engine*"))
     assert not list(tmp_path.glob(".trtexec*"))
     assert docker.containers == []
 
 
-def test_a_container_that_is_gone(
+def test_a_container_that_is_gone_is_an_error(
     files: dict[str, Path], reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_trtexec(monkeypatch, tmp_path)
@@ -154,8 +154,8 @@ def test_the_deadline_removes_the_container(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker = fake_trtexec(monkeypatch, tmp_path, hangs=True)
-    monkeypatch.setattr(trtexec, "BUILDING_S", 0.5)
-    with pytest.raises(EngineError, match=r"no end after 0\.5 s"):
+    monkeypatch.setattr(trtexec, "BUILD_TIMEOUT_S", 0.5)
+    with pytest.raises(EngineError, match=r"not finished after 0\.5 s"):
         build(files["int8"], tmp_path)
     (run,) = [call for call in docker.calls if call[0] == "run"]
     (name,) = [word.removeprefix("--name=") for word in run if word.startswith("--name=")]
@@ -178,7 +178,9 @@ def test_an_interrupt_removes_the_container(
     assert not list(tmp_path.glob("engine*"))
 
 
-def test_without_docker(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_docker_the_error_says_so(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DockerError, match=r"docs\.docker\.com"):
         build(files["int8"], tmp_path)

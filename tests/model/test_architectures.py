@@ -66,19 +66,19 @@ def test_every_architecture_maps_a_batch_to_logits(name: str, width: float) -> N
         logits = network(images)
         assert logits.shape == (3, 7)
         assert logits.isfinite().all()
-        # No layer mixes images: the same logits come out alone.
+        # No layer mixes images: an image alone has the same logits.
         torch.testing.assert_close(network(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
 
 
-def test_counting_leaves_the_network_as_it_was() -> None:
+def test_counting_restores_the_training_mode_and_removes_its_hooks() -> None:
     network = build("alexnet", 10, 0.1).train()
     multiply_adds(network)
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_local_response_norm_is_the_papers_formula() -> None:
-    activity = torch.randn(2, 7, 3, 4, dtype=torch.float64) * 30  # far from 1, so that alpha matters
+def test_local_response_norm_follows_the_papers_formula() -> None:
+    activity = torch.randn(2, 7, 3, 4, dtype=torch.float64) * 30  # large values, so that alpha has an effect
     expected = torch.empty_like(activity)
     channels = activity.shape[1]
     for i in range(channels):
@@ -87,13 +87,13 @@ def test_local_response_norm_is_the_papers_formula() -> None:
     torch.testing.assert_close(LocalResponseNorm()(activity), expected)
 
 
-def test_local_response_norm_is_pytorchs_with_alpha_times_n() -> None:
+def test_local_response_norm_equals_pytorchs_with_alpha_times_n() -> None:
     activity = torch.randn(2, 9, 5, 5) * 30
     reference = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
     torch.testing.assert_close(LocalResponseNorm()(activity), reference(activity))
 
 
-def test_grey_thumbnail_averages_blocks_over_colours() -> None:
+def test_grey_thumbnail_averages_colours_and_blocks() -> None:
     images = torch.randn(2, 3, 224, 224)
     thumbnail = GreyThumbnail()(images)
     assert thumbnail.shape == (2, 1, 28, 28)
@@ -111,6 +111,6 @@ def test_grey_thumbnail_averages_blocks_over_colours() -> None:
         ("alexnet", 10, float("nan"), "width"),
     ],
 )
-def test_what_cannot_be_built(name: str, classes: int, width: float, word: str) -> None:
+def test_wrong_arguments_are_refused_by_name(name: str, classes: int, width: float, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         build(name, classes, width)

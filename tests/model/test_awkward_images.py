@@ -1,4 +1,4 @@
-"""Images that are unusual but honest are answered, with the pixels that a viewer would show."""
+"""Unusual but valid images are decoded to the pixels that an image viewer shows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Encoded = Callable[..., bytes]
 
 
 def middle(image: Any) -> list[int]:
-    """The centre pixel after preparation."""
+    """Return the centre pixel of the prepared image."""
     pixel: list[int] = Contract().prepared(image)[112, 112].tolist()
     return pixel
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)], ids="{0[0]}x{0[1]}".format)
-def test_tiny_and_thin(encoded: Encoded, size: tuple[int, int]) -> None:
+def test_tiny_and_thin_images_keep_their_colour(encoded: Encoded, size: tuple[int, int]) -> None:
     assert middle(encoded(Image.new("RGB", size, (200, 100, 50)), "PNG")) == [200, 100, 50]
 
 
@@ -48,19 +48,19 @@ def test_every_lossless_format_gives_the_same_pixels(encoded: Encoded, format_na
         ("RGBA", (255, 0, 0, 128), [255, 127, 127]),
     ],
 )
-def test_grey_and_alpha_over_white(
+def test_grey_and_transparent_images_over_white(
     encoded: Encoded, mode: str, colour: tuple[int, ...] | int, expected: list[int]
 ) -> None:
     assert middle(encoded(Image.new(mode, (32, 32), colour), "PNG")) == expected
 
 
-def test_alpha_over_another_background() -> None:
+def test_transparent_pixels_show_the_contracts_background() -> None:
     clear = Image.new("RGBA", (32, 32), (10, 20, 30, 0))
     assert Contract(background=(1, 2, 3)).prepared(clear)[0, 0].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("transparency", [None, 1], ids=["opaque", "transparent"])
-def test_palette(encoded: Encoded, transparency: int | None) -> None:
+def test_palette_images_with_and_without_transparency(encoded: Encoded, transparency: int | None) -> None:
     image = Image.new("P", (32, 32), 1)
     image.putpalette([0, 0, 0, 12, 200, 90] + [0] * (254 * 3))
     options = {} if transparency is None else {"transparency": transparency}
@@ -68,7 +68,7 @@ def test_palette(encoded: Encoded, transparency: int | None) -> None:
     assert middle(encoded(image, "PNG", **options)) == expected
 
 
-def test_cmyk_jpeg(encoded: Encoded) -> None:
+def test_cmyk_jpegs_are_converted_to_rgb(encoded: Encoded) -> None:
     red = encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=100)
     assert Image.open(io.BytesIO(red)).mode == "CMYK"
     np.testing.assert_allclose(middle(red), [255, 0, 0], atol=3)
@@ -81,7 +81,7 @@ def test_16_bit_grey_is_scaled_and_not_clipped(level: int, expected: int) -> Non
     assert middle(image) == [expected] * 3
 
 
-def test_16_bit_grey_tiff(encoded: Encoded) -> None:
+def test_16_bit_grey_tiff_is_scaled(encoded: Encoded) -> None:
     image = Image.fromarray(np.full((32, 32), 32768, np.uint16))
     assert middle(encoded(image, "TIFF")) == [128] * 3
 
@@ -95,7 +95,7 @@ def test_16_bit_colour_is_scaled(encoded: Encoded) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(textured: Textured, encoded: Encoded, orientation: int) -> None:
     upright = np.asarray(textured(320, 256))
-    # How a camera held that way stores the scene.
+    # How a camera in that orientation stores the pixels.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -120,7 +120,7 @@ def test_progressive_jpeg_equals_baseline(textured: Textured, encoded: Encoded) 
     np.testing.assert_array_equal(Contract().prepared(progressive), Contract().prepared(baseline))
 
 
-def test_jpeg_of_odd_size_with_subsampled_colour(encoded: Encoded) -> None:
+def test_a_jpeg_of_odd_size_with_subsampled_colour_keeps_its_colour(encoded: Encoded) -> None:
     image = encoded(Image.new("RGB", (225, 333), (30, 160, 220)), "JPEG", quality=95, subsampling="4:2:0")
     np.testing.assert_allclose(middle(image), [30, 160, 220], atol=2)
 

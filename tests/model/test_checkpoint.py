@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from alexnet_model import Contract
-from alexnet_model.architectures import build
+from alexnet_model.architectures import ARCHITECTURES, build
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, sha256_of_weights
 from alexnet_model.errors import CheckpointError
+
+GOLDEN_WEIGHTS_SHA256 = "015deb02b09ba471bec5e7b3774cb9ae3311312fa697fd35cd3efd8501124b32"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def path(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 
 def rewritten(path: Path, *, metadata: dict[str, str] | None = None, **tensors: torch.Tensor | None) -> None:
-    """Write the file again with other metadata or tensors (None: without it); dots are spelled `__`."""
+    """Rewrite the file with other metadata or tensors; None removes a tensor, and `__` stands for a dot."""
     with safe_open(path, framework="pt") as file:
         known: dict[str, str] = file.metadata()
     weights: dict[str, Any] = load_file(path)
@@ -67,7 +70,9 @@ def test_a_checkpoint_comes_back_equal(checkpoint: Checkpoint, path: Path) -> No
     assert not loaded.network().training
 
 
-def test_a_network_shares_nothing_with_the_checkpoint_or_the_caller(checkpoint: Checkpoint) -> None:
+def test_a_network_shares_no_memory_with_the_checkpoint_and_no_random_state_with_the_caller(
+    checkpoint: Checkpoint,
+) -> None:
     before, generator = checkpoint.weights_sha256, torch.get_rng_state()
     with torch.no_grad():
         for parameter in checkpoint.network().parameters():
@@ -90,50 +95,115 @@ def test_the_weights_hash_covers_names_shapes_dtypes_and_bytes() -> None:
     assert sha256_of_weights({**base, "a": torch.arange(12.0)[::2] / 2}) == sha256_of_weights(base)
 
 
-def test_missing(tmp_path: Path) -> None:
+def batch_norm_network(classes: int, width: float) -> nn.Sequential:
+    """A small network whose state dict has int64, bool and half-precision buffers beside its parameters."""
+    norm = nn.BatchNorm2d(4)
+    norm.register_buffer("mask", torch.tensor([True, False]))
+    norm.register_buffer("table", torch.tensor([1, 2], dtype=torch.int32))
+    norm.register_buffer("half_precision", torch.tensor([0.5], dtype=torch.float16))
+    norm.register_buffer("brain_float", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=8, bias=False),
+        norm,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes),
+    )
+
+
+@pytest.fixture
+def with_batch_norm(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    monkeypatch.setitem(ARCHITECTURES, "batch-norm", batch_norm_network)
+    network = build("batch-norm", 3)
+    network(torch.randn(2, 3, 224, 224))  # in training mode, so the running statistics change
+    return replace(checkpoint, architecture="batch-norm", weights=network.state_dict())
+
+
+def test_a_network_with_batch_norm_comes_back_equal(with_batch_norm: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(with_batch_norm, path)
+    loaded = load_checkpoint(path)
+    assert loaded.weights_sha256 == with_batch_norm.weights_sha256
+    state = loaded.network().state_dict()
+    assert state["1.num_batches_tracked"] == 1
+    for name, tensor in with_batch_norm.weights.items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor), name
+
+
+def test_a_network_keeps_the_buffers_that_are_not_in_its_state_dict(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_with_constant(classes: int, width: float) -> nn.Linear:
+        layer = nn.Linear(2, classes)
+        layer.register_buffer("constant", torch.full((1000,), 3.0), persistent=False)
+        return layer
+
+    monkeypatch.setitem(ARCHITECTURES, "constant", build_with_constant)
+    weights = build("constant", 3).state_dict()
+    network = replace(checkpoint, architecture="constant", weights=weights).network()
+    assert torch.equal(network.get_buffer("constant"), torch.full((1000,), 3.0))
+
+
+def test_a_dtype_that_cannot_be_stored_is_refused_when_saving(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "complex", lambda *_: nn.Linear(2, 3, dtype=torch.complex128))
+    wrong = replace(checkpoint, architecture="complex", weights=build("complex", 3).state_dict())
+    with pytest.raises(CheckpointError, match=r"tensor weight: got complex128, expected .*float32"):
+        save_checkpoint(wrong, tmp_path / "out.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     line = refusal(tmp_path / "none.safetensors")
     assert "no such file" in line
     assert "alexnet train" in line
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.999])
-def test_empty_and_truncated(path: Path, share: float) -> None:
+def test_empty_and_truncated_files_are_refused(path: Path, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    assert "no whole safetensors file" in refusal(path)
+    assert "not a complete safetensors file" in refusal(path)
 
 
-def test_some_other_file(tmp_path: Path) -> None:
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.safetensors"
     path.write_text("hello " * 1000)
-    assert "no whole safetensors file" in refusal(path)
+    assert "not a complete safetensors file" in refusal(path)
 
 
-def test_a_foreign_safetensors_file(path: Path) -> None:
+def test_another_safetensors_file_is_refused(path: Path) -> None:
     save_file({"embedding": torch.ones(3)}, path)
     assert "format None" in refusal(path)
     save_file({"embedding": torch.ones(3)}, path, metadata={"format": "pt"})
     assert "format 'pt'" in refusal(path)
 
 
-def test_a_checkpoint_of_another_version(path: Path) -> None:
+def test_the_weights_hash_of_existing_checkpoints_does_not_change() -> None:
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7), "c": torch.tensor([0.5]).half()}
+    assert sha256_of_weights(weights) == GOLDEN_WEIGHTS_SHA256
+
+
+def test_a_checkpoint_of_another_format_version_is_refused(path: Path) -> None:
     rewritten(path, metadata={"format": "alexnet-checkpoint-9"})
     assert "alexnet-checkpoint-9" in refusal(path)
 
 
-def test_an_altered_record(path: Path) -> None:
+def test_an_altered_record_is_refused(path: Path) -> None:
     altered = path.read_bytes().replace(b'\\"cat\\"', b'\\"cow\\"')
     assert altered != path.read_bytes()
     path.write_bytes(altered)
-    assert ": record: got another SHA-256" in refusal(path)
+    assert ": record: got a SHA-256 other than" in refusal(path)
 
 
 def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
-    """Metadata as a forger would write it: changed fields (None: left out) and a fitting hash."""
+    """Return metadata with changed fields and a matching hash; None removes a field."""
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["record"]) | changes
     text = json.dumps({name: value for name, value in record.items() if value is not None})
@@ -157,23 +227,23 @@ def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
     ],
     ids=str,
 )
-def test_a_record_that_makes_no_sense(path: Path, changes: dict[str, Any]) -> None:
+def test_a_record_with_wrong_values_is_refused(path: Path, changes: dict[str, Any]) -> None:
     rewritten(path, metadata=record_with(path, changes))
     refusal(path)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{", "3"])
-def test_a_record_that_is_no_mapping(path: Path, text: str) -> None:
+def test_a_record_that_is_not_an_object_is_refused(path: Path, text: str) -> None:
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     rewritten(path, metadata={"record": text, "record_sha256": sha256})
     refusal(path)
 
 
-def test_one_altered_byte_of_the_weights(path: Path) -> None:
+def test_one_altered_byte_of_the_weights_is_refused(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert ": weights: got another SHA-256" in refusal(path)
+    assert ": weights: got a SHA-256 other than" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +257,14 @@ def test_one_altered_byte_of_the_weights(path: Path) -> None:
     ],
     ids=lambda value: "",
 )
-def test_weights_that_do_not_fit(path: Path, tensors: dict[str, Any], words: list[str]) -> None:
+def test_weights_that_do_not_fit_are_refused(path: Path, tensors: dict[str, Any], words: list[str]) -> None:
     rewritten(path, **tensors)
     line = refusal(path)
     for word in [*words, "lenet (width 1, 3 classes)"]:
         assert word in line
 
 
-def test_saving_weights_that_do_not_fit_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_saving_weights_that_do_not_fit_writes_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
     wrong = replace(checkpoint, class_names=("a", "b"))
     with pytest.raises(CheckpointError, match=r"for lenet \(width 1, 2 classes\)"):
         save_checkpoint(wrong, tmp_path / "out.safetensors")
@@ -211,7 +281,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def test_a_pickle_by_this_name_is_never_unpickled(tmp_path: Path) -> None:
+def test_a_pickle_with_this_suffix_is_not_unpickled(tmp_path: Path) -> None:
     mark, path = tmp_path / "unpickled", tmp_path / "evil.safetensors"
     path.write_bytes(pickle.dumps({"weights": Bomb(mark)}))
     refusal(path)

@@ -7,7 +7,7 @@ from alexnet_model.architectures import build
 from alexnet_model.classifier import Classifier
 
 
-def test_normalisation_is_the_contracts_mean_and_std_per_channel() -> None:
+def test_normalisation_uses_the_contracts_mean_and_std_per_channel() -> None:
     contract = Contract(mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
     images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     normalised = Classifier(torch.nn.Identity(), contract).normalised(images)
@@ -28,7 +28,7 @@ def test_probabilities_are_the_softmax_of_the_networks_logits() -> None:
     torch.testing.assert_close(probabilities, torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True))
 
 
-def test_the_contracts_constants_are_no_weights() -> None:
+def test_mean_and_std_are_not_in_the_state_dict() -> None:
     network = build("alexnet", 10, 0.1)
     names = {f"network.{name}" for name in network.state_dict()}
     assert set(Classifier(network, Contract()).state_dict()) == names

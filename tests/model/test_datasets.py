@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_model import Contract, ImageDataset, Splits, splits_from
-from alexnet_model.datasets import prepared_from_set, readable_part
+from alexnet_model.datasets import prepared_from_set, readable_images
 from alexnet_model.errors import DatasetError
 
 FolderOf = Callable[..., Path]
@@ -22,7 +22,7 @@ def digits() -> Splits:
 
 @pytest.fixture
 def folder_of(tmp_path: Path) -> FolderOf:
-    """An image folder: `folder_of({"train/cat": 5, "val/cat": 2})`, each image of another colour."""
+    """Write an image folder: `folder_of({"train/cat": 5, "val/cat": 2})`. Every image has its own colour."""
 
     def make(counts: dict[str, int]) -> Path:
         root = tmp_path / "images"
@@ -37,33 +37,33 @@ def folder_of(tmp_path: Path) -> FolderOf:
     return make
 
 
-def names_of(*parts: ImageDataset) -> list[str]:
-    return [image.name for part in parts for image in part.images]
+def names_of(*splits: ImageDataset) -> list[str]:
+    return [image.name for split in splits for image in split.images]
 
 
-def test_digits_parts_are_disjoint_and_cover_the_set(digits: Splits) -> None:
-    parts = (digits.train, digits.validation, digits.test)
-    assert [len(part) for part in parts] == [1293, 144, 360]
-    assert [part.part for part in parts] == ["train", "validation", "test"]
-    assert sorted(names_of(*parts)) == [f"digit_{index:04d}" for index in range(1797)]
+def test_the_splits_of_digits_are_disjoint_and_cover_the_dataset(digits: Splits) -> None:
+    splits = (digits.train, digits.validation, digits.test)
+    assert [len(split) for split in splits] == [1293, 144, 360]
+    assert [split.split for split in splits] == ["train", "validation", "test"]
+    assert sorted(names_of(*splits)) == [f"digit_{index:04d}" for index in range(1797)]
 
 
-def test_digits_have_every_class_in_every_part_and_are_never_mirrored(digits: Splits) -> None:
-    for part in (digits.train, digits.validation, digits.test):
-        shares = np.bincount(part.labels, minlength=10) / len(part)
+def test_digits_have_every_class_in_every_split_and_are_not_mirrorable(digits: Splits) -> None:
+    for split in (digits.train, digits.validation, digits.test):
+        shares = np.bincount(split.labels, minlength=10) / len(split)
         assert shares.min() > 0.08
         assert shares.max() < 0.12
-        assert not part.mirrorable
-        assert part.class_names == tuple("0123456789")
+        assert not split.mirrorable
+        assert split.class_names == tuple("0123456789")
 
 
 def test_the_split_is_the_same_every_time(digits: Splits) -> None:
     assert names_of(splits_from("digits").test) == names_of(digits.test)
-    # A change would put images that old checkpoints were trained on into the held-out part.
+    # A change would put images that old checkpoints were trained on into the test split.
     assert names_of(digits.test)[:4] == ["digit_0002", "digit_0004", "digit_0007", "digit_0009"]
 
 
-def test_digits_are_the_images_of_scikit_learn(digits: Splits) -> None:
+def test_digits_equal_the_images_of_scikit_learn(digits: Splits) -> None:
     from sklearn.datasets import load_digits
 
     known = load_digits()
@@ -82,7 +82,7 @@ def test_a_folder_with_train_and_val(folder_of: FolderOf) -> None:
     assert splits.train.mirrorable
     assert splits.train.images[0].source == root / "train/cat/000.png"
     assert names_of(splits.validation) == ["val/cat/000.png", "val/dog/000.png", "val/dog/001.png"]
-    assert splits.test == replace(splits.validation, part="test")
+    assert splits.test == replace(splits.validation, split="test")
 
 
 def test_a_folder_with_train_val_and_test(folder_of: FolderOf) -> None:
@@ -95,15 +95,15 @@ def test_a_folder_with_train_val_and_test(folder_of: FolderOf) -> None:
 
 def test_a_flat_folder_is_split_evenly_over_its_classes(folder_of: FolderOf) -> None:
     splits = splits_from(str(folder_of({"a": 50, "b": 50})))
-    parts = (splits.train, splits.validation, splits.test)
-    assert [len(part) for part in parts] == [72, 8, 20]
-    assert len(set(names_of(*parts))) == 100
-    for part in parts:
-        counts = np.bincount(part.labels, minlength=2)
+    every = (splits.train, splits.validation, splits.test)
+    assert [len(split) for split in every] == [72, 8, 20]
+    assert len(set(names_of(*every))) == 100
+    for split in every:
+        counts = np.bincount(split.labels, minlength=2)
         assert abs(int(counts[0]) - int(counts[1])) <= 1
 
 
-def test_images_are_found_below_and_other_files_are_left_alone(folder_of: FolderOf) -> None:
+def test_images_in_subfolders_are_found_and_other_files_ignored(folder_of: FolderOf) -> None:
     root = folder_of({"train/a": 1, "train/a/deeper": 1, "train/b": 1, "val/a": 1, "train/.cache": 1})
     (root / "train/a/notes.txt").write_text("no image")
     (root / "train/a/UPPER.PNG").write_bytes((root / "train/a/000.png").read_bytes())
@@ -121,18 +121,18 @@ def test_images_are_found_below_and_other_files_are_left_alone(folder_of: Folder
     ("counts", "words"),
     [
         ({}, ["no such folder"]),
-        ({"train/a": 2}, ["val", "validation part"]),
+        ({"train/a": 2}, ["val", "validation split"]),
         ({"train/a": 2, "val": 0}, ["no images"]),
         ({"train": 0, "val/a": 1}, ["no images"]),
         ({"train/a": 0, "val/a": 1}, ["no images"]),
         ({"train/a": 2, "val/a": 1, "val/b": 1}, ["class folder 'b'", "1 classes"]),
         ({"train/a": 2, "val/a": 1, "test": 0}, ["no images"]),
         ({"a": 0}, ["no images"]),
-        ({"a": 1}, ["none of them left for the train part", "at least 10"]),
+        ({"a": 1}, ["leaves none for the train split", "at least 10"]),
     ],
     ids=str,
 )
-def test_folders_that_cannot_be_used(
+def test_folders_without_images_or_with_wrong_classes_are_refused(
     folder_of: FolderOf, tmp_path: Path, counts: dict[str, int], words: list[str]
 ) -> None:
     folder_of(counts)
@@ -143,7 +143,7 @@ def test_folders_that_cannot_be_used(
 
 
 def with_broken(root: Path) -> Splits:
-    """Ten images a class, of which three are broken in other ways."""
+    """Break three images, each in a different way, and replace one by a dead link."""
     (root / "train/a/003.png").write_bytes(b"")
     (root / "train/a/005.png").write_bytes((root / "train/a/005.png").read_bytes()[:40])
     (root / "train/b/000.png").unlink()
@@ -162,17 +162,17 @@ def test_unreadable_images_are_named_with_the_reason(folder_of: FolderOf) -> Non
     assert "0 bytes" in prepared.unreadable[0].reason
     assert len(prepared.images) == len(prepared.labels) == len(prepared.names) == 16
     assert not set(BROKEN) & set(prepared.names)
-    # Each label and image still belongs to its name.
+    # Labels and images still belong to their names.
     for name, label, pixels in zip(prepared.names, prepared.labels, prepared.images, strict=True):
         image = next(image for image in splits.train.images if image.name == name)
         assert image.label == label
         np.testing.assert_array_equal(pixels, Contract().prepared(image.source))
 
 
-def test_readable_part_leaves_out_the_same_ones(folder_of: FolderOf) -> None:
+def test_readable_images_leaves_out_the_same_images_as_preparation(folder_of: FolderOf) -> None:
     splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
     seen: list[tuple[str, int, int]] = []
-    readable, unreadable = readable_part(
+    readable, unreadable = readable_images(
         splits.train,
         Contract(),
         progress=lambda stage, done, total, note="": seen.append((stage, done, total)),
@@ -184,8 +184,10 @@ def test_readable_part_leaves_out_the_same_ones(folder_of: FolderOf) -> None:
     assert seen == [("checking train", done, 19) for done in range(1, 20)]
 
 
-@pytest.mark.parametrize("read", [prepared_from_set, readable_part])
-def test_no_readable_image_at_all(folder_of: FolderOf, read: Callable[..., object]) -> None:
+@pytest.mark.parametrize("read", [prepared_from_set, readable_images])
+def test_a_dataset_without_readable_images_is_refused(
+    folder_of: FolderOf, read: Callable[..., object]
+) -> None:
     root = folder_of({"train/a": 2, "val/a": 1})
     for path in (root / "train/a").iterdir():
         path.write_bytes(b"")
@@ -193,7 +195,7 @@ def test_no_readable_image_at_all(folder_of: FolderOf, read: Callable[..., objec
         read(splits_from(str(root)).train, Contract())
 
 
-def test_digests_are_equal_where_pixels_are(digits: Splits) -> None:
+def test_equal_pixels_have_equal_digests(digits: Splits) -> None:
     few = digits.validation.sample(6)
     twice = replace(few, images=(*few.images, few.images[2]))
     digests = prepared_from_set(twice, Contract()).digests
@@ -202,7 +204,7 @@ def test_digests_are_equal_where_pixels_are(digits: Splits) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 37, 100, 1000])
-def test_a_sample_has_every_class_by_its_share(digits: Splits, count: int) -> None:
+def test_a_sample_has_every_class_in_proportion(digits: Splits, count: int) -> None:
     sample = digits.train.sample(count)
     assert len(sample) == count
     counts = np.bincount(sample.labels, minlength=10)
@@ -212,6 +214,6 @@ def test_a_sample_has_every_class_by_its_share(digits: Splits, count: int) -> No
     assert names_of(sample) == sorted(names_of(sample))
 
 
-def test_a_sample_of_everything_is_the_set(digits: Splits) -> None:
+def test_a_sample_of_at_least_the_size_is_the_dataset_itself(digits: Splits) -> None:
     assert digits.validation.sample(144) is digits.validation
     assert digits.validation.sample(10_000) is digits.validation

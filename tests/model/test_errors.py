@@ -25,8 +25,8 @@ CLASSES: dict[str, type[AlexnetError]] = {
 }
 
 
-def drawn_tree() -> dict[str, str | None]:
-    """Each class in the module's docstring, with the one that it hangs from."""
+def documented_tree() -> dict[str, str | None]:
+    """Return the parent of each class in the module's docstring."""
     parents: dict[str, str | None] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -39,13 +39,13 @@ def drawn_tree() -> dict[str, str | None]:
     return parents
 
 
-def test_the_docstring_draws_exactly_the_tree() -> None:
+def test_the_docstring_lists_exactly_the_classes_of_the_tree() -> None:
     actual = {name: kind.__bases__[0].__name__ for name, kind in CLASSES.items() if kind is not AlexnetError}
-    assert drawn_tree() == {"AlexnetError": None} | actual
+    assert documented_tree() == {"AlexnetError": None} | actual
 
 
 @pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
-def test_an_error_survives_a_process_border(kind: type[AlexnetError]) -> None:
+def test_an_error_can_be_pickled_and_copied(kind: type[AlexnetError]) -> None:
     error = kind("images", got="3", expected="4", next_step="Add one.")
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(other) is kind
@@ -53,7 +53,7 @@ def test_an_error_survives_a_process_border(kind: type[AlexnetError]) -> None:
         assert vars(other) == vars(error)
 
 
-def test_parts_that_are_not_known_are_left_out() -> None:
+def test_empty_parts_are_left_out_of_the_message() -> None:
     assert str(AlexnetError("server")) == "server"
     assert str(AlexnetError("server", got="no answer")) == "server: got no answer"
     assert str(AlexnetError("server", expected="an answer")) == "server: expected an answer"
@@ -66,7 +66,7 @@ def test_exit_codes() -> None:
     assert {kind.exit_code for kind in CLASSES.values()} == {1, 2}
 
 
-def test_a_missing_module_names_the_extra_that_brings_it() -> None:
+def test_a_missing_module_names_the_extra_to_install() -> None:
     with pytest.raises(MissingExtra) as missing, needs("train"):
         import no_such_module  # type: ignore[import-not-found]  # noqa: F401
     assert str(missing.value) == (
@@ -75,6 +75,6 @@ def test_a_missing_module_names_the_extra_that_brings_it() -> None:
     )
 
 
-def test_other_errors_pass_through_the_guard() -> None:
+def test_needs_leaves_other_errors_unchanged() -> None:
     with pytest.raises(ImageError), needs("train"):
         raise ImageError("image")

@@ -32,7 +32,7 @@ def tree(folder: Path) -> dict[str, str]:
 FAULTS = [ValueError("broken"), KeyboardInterrupt(), SystemExit(1), OSError(errno.ENOSPC, "no space")]
 
 
-def test_a_file_is_replaced_whole_and_readable_by_all(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically_and_readable_by_all_users(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "file"
     with atomic_file(path) as part:
         part.write_text("first")
@@ -44,7 +44,7 @@ def test_a_file_is_replaced_whole_and_readable_by_all(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_a_folder_is_replaced_whole_and_enterable_by_all(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_atomically_and_accessible_to_all_users(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "folder"
     for generation in ("first", "second"):
         with atomic_directory(path) as staged:
@@ -58,7 +58,7 @@ def test_a_folder_is_replaced_whole_and_enterable_by_all(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 @pytest.mark.parametrize("old", [None, "old"])
-def test_an_error_while_writing_a_file_leaves_the_old_one(
+def test_an_error_while_writing_a_file_keeps_the_old_one(
     tmp_path: Path, fault: BaseException, old: str | None
 ) -> None:
     path = tmp_path / "file"
@@ -78,7 +78,7 @@ def test_an_error_while_writing_a_file_leaves_the_old_one(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 @pytest.mark.parametrize("old", [None, "old"])
-def test_an_error_while_filling_a_folder_leaves_the_old_one(
+def test_an_error_while_filling_a_folder_keeps_the_old_one(
     tmp_path: Path, fault: BaseException, old: str | None
 ) -> None:
     path = tmp_path / "folder"
@@ -101,7 +101,7 @@ def test_an_error_while_filling_a_folder_leaves_the_old_one(
 
 @pytest.mark.parametrize("atomic", [atomic_file, atomic_directory])
 @pytest.mark.parametrize("step", ["fsync", "rename"])
-def test_a_disk_that_fills_at_the_last_moment(
+def test_a_full_disk_at_the_end_keeps_the_old_content(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     atomic: Callable[[Path], AbstractContextManager[Path]],
@@ -118,7 +118,7 @@ def test_a_disk_that_fills_at_the_last_moment(
 
     def second_rename_fails(self: Path, target: Path) -> Path:
         renames.append(self)
-        if len(renames) == 2:  # the new folder into its place; the third puts the old one back
+        if len(renames) == 2:  # renames the new folder; the third rename restores the old one
             full_disk()
         return rename(self, target)
 
@@ -138,14 +138,14 @@ def test_text_is_written_as_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"\xce\xa9\n"
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(OSError, match="file"), atomic_file(tmp_path / "file" / "below"):
         pass
     assert tree(tmp_path) == {"file": "old"}
 
 
-def test_a_link_is_the_same_content_and_never_replaces(tmp_path: Path) -> None:
+def test_a_link_has_the_same_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "a"
@@ -153,7 +153,7 @@ def test_a_link_is_the_same_content_and_never_replaces(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
-    """A folder that is copied or mounted elsewhere must not hold links that lead out of it."""
+    """A folder that is copied or mounted elsewhere must not have links to files outside of it."""
     (tmp_path / "a").write_text("a")
     (tmp_path / "link").symlink_to("a")
     link_or_copy(tmp_path / "link", tmp_path / "b")
@@ -180,10 +180,10 @@ def test_sha256_of_a_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_put_back_is_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both renames after the first fail: the old folder keeps its content, if under another name."""
+    """Both renames after the first fail: the old folder still exists under another name."""
     target = tmp_path / "models"
     target.mkdir()
-    (target / "precious").write_text("old")
+    (target / "important").write_text("old")
     real, calls = Path.rename, 0
 
     def failing(self: Path, new: Path) -> Path:
@@ -195,13 +195,13 @@ def test_a_folder_that_cannot_be_put_back_is_not_removed(
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="input/output"), files.atomic_directory(target) as staged:
-        (staged / "precious").write_text("new")
+        (staged / "important").write_text("new")
     monkeypatch.undo()
     (left,) = tmp_path.iterdir()
-    assert (left / "precious").read_text() == "old"
+    assert (left / "important").read_text() == "old"
 
 
-def test_a_linked_folder_is_replaced_where_it_is(tmp_path: Path) -> None:
+def test_the_target_of_a_linked_folder_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk")
     with files.atomic_directory(tmp_path / "link") as staged:
@@ -211,7 +211,7 @@ def test_a_linked_folder_is_replaced_where_it_is(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
 
 
-def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -224,13 +224,13 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [pipe]
 
 
-def test_a_full_disk_is_said_with_the_file() -> None:
+def test_the_error_of_a_full_disk_names_the_file() -> None:
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
         write_text_atomically(Path("/dev/full"), "text")
 
 
-def test_standard_output_stays_the_systems_link_where_a_file_is_behind_it(tmp_path: Path) -> None:
-    """A shell's `> file` makes /dev/stdout lead to a regular file."""
+def test_redirected_standard_output_is_not_replaced(tmp_path: Path) -> None:
+    """A shell's `> file` makes /dev/stdout a link to a regular file."""
     script = "from pathlib import Path\nfrom alexnet_model.files import write_text_atomically\n"
     script += "write_text_atomically(Path('/proc/self/fd/1'), 'text')"
     with (tmp_path / "out.txt").open("w") as out:
@@ -238,8 +238,7 @@ def test_standard_output_stays_the_systems_link_where_a_file_is_behind_it(tmp_pa
     assert (tmp_path / "out.txt").read_text() == "text"
 
 
-def test_an_error_is_of_the_file_that_was_to_be_written(tmp_path: Path) -> None:
-    """Nobody knows the one that is written beside it."""
+def test_an_error_names_the_target_and_not_the_temporary_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(OSError, match="folder") as caught:

@@ -104,7 +104,7 @@ def refusal(folder: Path) -> str:
     return line
 
 
-def test_a_manifest_comes_back_equal(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_manifest_is_read_as_it_was_written(manifest: Manifest, tmp_path: Path) -> None:
     read = manifest_from_folder(tmp_path)
     assert read == manifest
     assert read.contract == Contract()
@@ -112,7 +112,7 @@ def test_a_manifest_comes_back_equal(manifest: Manifest, tmp_path: Path) -> None
     assert read.artifacts[0].served_by.name == "openvino"
 
 
-def test_a_digest_of_every_value(manifest: Manifest, tmp_path: Path) -> None:
+def test_the_digest_depends_on_every_value(manifest: Manifest, tmp_path: Path) -> None:
     assert manifest_from_folder(tmp_path).digest == manifest.digest
     edited(tmp_path, lambda values: values["artifacts"][0]["reports"][0]["parity"][0].update(worst_slot=1))
     assert manifest_from_folder(tmp_path).digest != manifest.digest
@@ -155,7 +155,7 @@ def test_another_schema(manifest: Manifest, tmp_path: Path, version: object) -> 
         (lambda values: values["contract"].pop("size"), "size"),
     ],
 )
-def test_fields_that_are_not_this_versions(
+def test_wrong_fields_are_refused(
     manifest: Manifest, tmp_path: Path, edit: Callable[[dict[str, Any]], object], word: str
 ) -> None:
     edited(tmp_path, edit)
@@ -191,7 +191,7 @@ def test_a_file_is_verified_by_its_bytes(manifest: Manifest, tmp_path: Path) -> 
         verify_artifact(second, tmp_path)
 
 
-def test_what_is_not_finite_cannot_be_recorded() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         BatchParity(
             batch=1,

@@ -61,11 +61,11 @@ def edited(plan: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         ("other.engine", "other.engine.passport.json"),
     ],
 )
-def test_it_lies_beside_its_engine(engine: str, passport: str, tmp_path: Path) -> None:
+def test_the_path_is_beside_the_engine(engine: str, passport: str, tmp_path: Path) -> None:
     assert passport_path(tmp_path / engine) == tmp_path / passport
 
 
-def test_it_comes_back_equal(plan: Path) -> None:
+def test_a_passport_is_read_as_it_was_written(plan: Path) -> None:
     passport = passport_of(plan)
     assert passport.profile == Profile(min=1, opt=8, max=64)
     assert passport.driver == "580.95.05"
@@ -85,7 +85,7 @@ def test_built_for_in_words(plan: Path) -> None:
     assert passport.model_copy(update=rtx).built_for == "TensorRT-RTX 11.1.0.106 on sm86, sm89"
 
 
-def test_every_field_counts_for_the_digest(plan: Path) -> None:
+def test_the_digest_depends_on_every_field(plan: Path) -> None:
     passport = passport_of(plan)
     others: dict[str, Any] = {
         "runtime": "tensorrt-rtx",
@@ -107,7 +107,7 @@ def test_every_field_counts_for_the_digest(plan: Path) -> None:
 @pytest.mark.parametrize(
     ("minimum", "best", "most"), [(0, 1, 1), (2, 1, 3), (1, 4, 3), (-1, -1, -1), (1, 0, 1)]
 )
-def test_profiles_that_cannot_be(minimum: int, best: int, most: int) -> None:
+def test_invalid_profiles_are_refused(minimum: int, best: int, most: int) -> None:
     with pytest.raises(ValueError, match="1 <= min <= opt <= max"):
         Profile(min=minimum, opt=best, max=most)
 
@@ -124,9 +124,7 @@ def test_profiles_that_cannot_be(minimum: int, best: int, most: int) -> None:
         (lambda values: values.update(hardware_compatibility="all"), "hardware_compatibility"),
     ],
 )
-def test_fields_that_are_not_this_versions(
-    edit: Callable[[dict[str, Any]], object], word: str, plan: Path
-) -> None:
+def test_wrong_fields_are_refused(edit: Callable[[dict[str, Any]], object], word: str, plan: Path) -> None:
     edited(plan, edit)
     with pytest.raises(ManifestError) as caught:
         passport_of(plan)

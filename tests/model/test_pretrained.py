@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def full_size(folder: Path) -> Path:
-    """A `.pth` as torchvision publishes it: full-size AlexNet's state dict, its hash in the name."""
+    """A `.pth` as torchvision publishes it: full-size AlexNet, with its hash in the name."""
     torch.manual_seed(0)
     torch.save(build("alexnet", 1000).state_dict(), folder / "full")
     return named_by_hash(folder / "full")
@@ -46,7 +46,7 @@ def full_size(folder: Path) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A good file that is too small a network: enough for everything before the fit is checked."""
+    """A valid file with another network, for tests of what is checked before the network."""
     torch.save(build("lenet", 10).state_dict(), tmp_path / "small")
     return named_by_hash(tmp_path / "small")
 
@@ -60,7 +60,7 @@ def refusal(path: Path) -> str:
     return line
 
 
-def test_torchvisions_file_is_read(full_size: Path) -> None:
+def test_torchvisions_file_becomes_a_checkpoint(full_size: Path) -> None:
     checkpoint = checkpoint_from(str(full_size))
     assert (checkpoint.architecture, checkpoint.width) == ("alexnet", 1.0)
     assert checkpoint.class_names == imagenet_class_names()
@@ -70,14 +70,14 @@ def test_torchvisions_file_is_read(full_size: Path) -> None:
     assert checkpoint.weights_sha256 == sha256_of_weights(build("alexnet", 1000).state_dict())
 
 
-def test_a_file_that_is_not_the_one_in_its_name(small: Path) -> None:
+def test_a_file_with_another_hash_than_in_its_name_is_refused(small: Path) -> None:
     other = small.rename(small.with_name("alexnet-owt-7be5be79.pth"))
     line = refusal(other)
     assert "expected 7be5be79" in line
     assert hashlib.sha256(other.read_bytes()).hexdigest()[:8] in line
 
 
-def test_a_longer_prefix_is_compared_whole(small: Path) -> None:
+def test_every_digit_of_a_longer_hash_is_compared(small: Path) -> None:
     good = named_by_hash(small, digits=64)
     wrong = good.rename(
         good.with_name(good.name.replace(".pth", "").rstrip("0123456789abcdef") + "0" * 64 + ".pth")
@@ -85,15 +85,15 @@ def test_a_longer_prefix_is_compared_whole(small: Path) -> None:
     assert "as its name says" in refusal(wrong)
 
 
-def test_a_name_without_a_hash(small: Path) -> None:
+def test_a_name_without_a_hash_is_refused(small: Path) -> None:
     assert "sha256sum" in refusal(small.rename(small.with_name("alexnet.pth")))
 
 
-def test_weights_of_another_network(small: Path) -> None:
+def test_weights_of_another_network_are_refused(small: Path) -> None:
     assert "for alexnet (width 1, 1000 classes)" in refusal(small)
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "alexnet-owt-7be5be79.pth")
 
 
@@ -101,15 +101,15 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"PK\x03\x04" + b"\0" * 100, pickle.dumps({"a": 1})], ids=len
 )
-def test_not_a_state_dict(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_pickled_state_dicts_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
-    assert "no plain state dict" in refusal(named_by_hash(tmp_path / "file"))
+    assert "not a plain state dict" in refusal(named_by_hash(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("thing", [[1, 2], {"epoch": 3}, torch.ones(2)], ids=["list", "mapping", "tensor"])
-def test_a_good_file_of_something_else(tmp_path: Path, thing: object) -> None:
+def test_pickles_of_other_objects_are_refused(tmp_path: Path, thing: object) -> None:
     torch.save(thing, tmp_path / "file")
-    assert "no plain state dict" in refusal(named_by_hash(tmp_path / "file"))
+    assert "not a plain state dict" in refusal(named_by_hash(tmp_path / "file"))
 
 
 class Bomb:
@@ -123,11 +123,11 @@ class Bomb:
 
 
 @pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
-def test_a_pickle_bomb_is_refused_unexploded(tmp_path: Path, new_format: bool) -> None:
+def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, new_format: bool) -> None:
     mark = tmp_path / "unpickled"
     torch.save({"weight": Bomb(mark)}, tmp_path / "file", _use_new_zipfile_serialization=new_format)
     bomb = named_by_hash(tmp_path / "file")
-    assert "no plain state dict" in refusal(bomb)
+    assert "not a plain state dict" in refusal(bomb)
     assert not mark.exists()
     torch.load(bomb, weights_only=False)
     assert mark.exists()  # the bomb works
@@ -140,7 +140,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(folder: Path) -> Iterator[Callable[[str], str]]:
-    """URLs of the files in `folder`, from a server on this machine."""
+    """Serve `folder` on this machine; return the URL of a file in it."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -149,7 +149,7 @@ def served(folder: Path) -> Iterator[Callable[[str], str]]:
         thread.join()
 
 
-def test_a_download_is_checked_and_kept(
+def test_a_download_is_checked_and_cached(
     served: Callable[[str], str], full_size: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
@@ -177,18 +177,18 @@ def test_a_download_with_another_hash_is_not_kept(
     assert "hash" in download_refusal(served("alexnet-owt-7be5be79.pth"), tmp_path)
 
 
-def test_a_download_that_is_not_there(served: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_missing_download_is_reported(served: Callable[[str], str], tmp_path: Path) -> None:
     assert "404" in download_refusal(served("alexnet-owt-00000000.pth"), tmp_path)
 
 
-def test_a_download_without_a_server(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
     assert "refused" in download_refusal("http://127.0.0.1:9/alexnet-owt-00000000.pth", tmp_path)
 
 
-def test_the_real_address_carries_the_hash_that_its_users_know() -> None:
+def test_the_real_url_has_the_published_hash() -> None:
     assert pretrained.IMAGENET_URL.endswith("/alexnet-owt-7be5be79.pth")
 
 
-def test_our_own_checkpoints_open_by_path(tmp_path: Path) -> None:
+def test_a_missing_safetensors_file_names_the_train_command(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="alexnet train"):
         checkpoint_from(str(tmp_path / "none.safetensors"))

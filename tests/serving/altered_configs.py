@@ -9,7 +9,7 @@ from typing import Any
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid ones, of which one is another
-    "backend": ("onnx", "tensorrt"),
+    "runtime": (None, "tensorrt"),
     "queue_size": (7, 8),
     "queue_timeout_s": (0.25, 0.5),
     "instances": (1, 2),

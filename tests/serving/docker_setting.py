@@ -24,7 +24,7 @@ Fake = Callable[..., FakeDocker]
 def repository_of_engines(artifacts: Artifacts, folder: Path, **passport: Any) -> Path:
     export = with_engines(artifacts, folder / "export", **passport)
     repository = folder / "engines"
-    write_repository(export.manifest, export.folder, repository, RepositoryOptions(backend="tensorrt"))
+    write_repository(export.manifest, export.folder, repository, RepositoryOptions(runtime="tensorrt"))
     return repository
 
 

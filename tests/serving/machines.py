@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
-from alexnet_serving import Check, Examination, examine
-from alexnet_serving.examining import gpu_checks, package_checks
-from alexnet_serving.examining.checks import JOBS
+from alexnet_serving import Check, DoctorReport, diagnose
+from alexnet_serving.doctor import checks, gpus
+from alexnet_serving.doctor.checks import jobs
 
 from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 
@@ -76,51 +76,49 @@ class Machine:
         """Hide a program that this machine may have."""
         which = shutil.which
         self.monkeypatch.setattr(
-            gpu_checks,
+            gpus,
             "shutil",
             SimpleNamespace(which=lambda program: None if program == name else which(program)),
         )
 
-    def examine(self) -> Examination:
-        found = examine(self.repository, self.out)
+    def diagnose(self) -> DoctorReport:
+        found = diagnose(self.repository, self.out)
         check_consistent(found)
         return found
 
 
-def check_consistent(found: Examination) -> None:
+def check_consistent(found: DoctorReport) -> None:
     """What holds on every machine."""
     names = [check.name for check in found.checks]
     assert len(set(names)) == len(names)
     for check in found.checks:
         assert check.found
-        assert set(check.needed_by) <= set(JOBS)
+        assert set(check.needed_by) <= set(jobs())
         if check.status == "missing":
-            assert check.mend, check
+            assert check.fix, check
         if check.status == "ok":
-            assert not check.mend
-        if check.found.startswith("not asked"):  # then what it waits for stops the same jobs
+            assert not check.fix
+        if check.found.startswith("not checked"):  # then what it waits for stops the same jobs
             assert all(not job.runs for job in found.jobs if job.command in check.needed_by), check
-    assert [job.command for job in found.jobs] == list(JOBS)
+    assert [job.command for job in found.jobs] == list(jobs())
     for job in found.jobs:
-        assert job.runs == (not job.misses)
-    assert found.main_job.runs == (not found.main_job.first_mend)
-    assert Examination.model_validate_json(found.model_dump_json()) == found
+        assert job.runs == (not job.missing)
+    assert found.main_job.runs == (not found.main_job.first_fix)
+    assert DoctorReport.model_validate_json(found.model_dump_json()) == found
 
 
-def named(found: Examination, name: str) -> Check:
+def named(found: DoctorReport, name: str) -> Check:
     (check,) = (check for check in found.checks if check.name == name)
     return check
 
 
-def missed(found: Examination, command: str) -> tuple[str, ...]:
+def missed(found: DoctorReport, command: str) -> tuple[str, ...]:
     (job,) = (job for job in found.jobs if job.command == command)
-    return job.misses
+    return job.missing
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
     """Installed entries as they are, but for these; None is not installed."""
-    real = package_checks.version_of
+    real = checks.version_of
     table = {name.replace("_", "-"): version for name, version in changed.items()}
-    monkeypatch.setattr(
-        package_checks, "version_of", lambda name: table[name] if name in table else real(name)
-    )
+    monkeypatch.setattr(checks, "version_of", lambda name: table[name] if name in table else real(name))

@@ -130,5 +130,5 @@ def with_engines_of(manifest: Manifest, precision: str, *engines: Engine) -> Man
 def repository_of_engines(artifacts: Artifacts, folder: Path) -> Path:
     """A fresh repository of engines for two kinds of GPU, which a test may break."""
     export = with_engines(artifacts, folder / "export", H200, L4)
-    write_repository(export.manifest, export.folder, folder / "models", RepositoryOptions(backend="tensorrt"))
+    write_repository(export.manifest, export.folder, folder / "models", RepositoryOptions(runtime="tensorrt"))
     return folder / "models"

@@ -10,8 +10,8 @@ import pytest
 
 from alexnet_model.errors import DockerError, EngineRefused
 from alexnet_serving import EmbeddedServer
-from alexnet_serving.repositories.backends_in import backends_of_repository, can_use_gpu
-from alexnet_serving.servers.server_choice import choice_of_server
+from alexnet_serving.repositories.backends import backends_of_repository, can_use_gpu
+from alexnet_serving.servers.server import choice_of_server
 
 from ..stand_ins.docker import NO_ENGINE, fake_docker, no_docker
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
@@ -41,7 +41,7 @@ def chosen(repository: Path) -> tuple[str, str]:
 
 def test_docker_for_what_a_gpu_computes(on_onnxruntime: Path, engines: Path, gpu: None, fake: Fake) -> None:
     docker = fake(engine="29.1.3")
-    expected = ("docker", "Docker 29.1.3 and NVIDIA H100 80GB HBM3 are here")
+    expected = ("docker", "Docker 29.1.3 and NVIDIA H100 80GB HBM3 are available")
     assert chosen(on_onnxruntime) == expected
     assert chosen(engines) == expected
     assert docker.runs == []

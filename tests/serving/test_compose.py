@@ -18,8 +18,7 @@ from ruamel.yaml import YAML
 
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import EmbeddedServer
-from alexnet_serving.servers.container import RESOURCES
-from alexnet_serving.servers.docker_server import VERSION_COMPATIBLE
+from alexnet_serving.servers.docker_server import RESOURCES, VERSION_COMPATIBLE
 from alexnet_serving.servers.tritonserver import (
     EXIT_TIMEOUT_S,
     SHM_OPTION,

@@ -212,7 +212,7 @@ def test_ready_inside_and_gone_outside(on_cpu: Path, fake: Fake) -> None:
         with urllib.request.urlopen(f"{server.http_url}/v2/health/ready") as response:
             assert response.status == 200
         server.check()
-        watcher = server._watcher
+        watcher = server._watchdog
         assert watcher is not None
         assert watcher.poll() is None
     assert docker.containers == {}

@@ -97,7 +97,7 @@ def test_a_death_is_noticed_and_cleaned_up(
 
 
 @pytest.mark.parametrize(
-    ("failure", "kind", "mend"),
+    ("failure", "kind", "fix"),
     [
         (NO_GPU_RUNTIME, DockerError, "apt-get install nvidia-container-toolkit"),
         (NO_GPU_VENDOR, DockerError, "apt-get install nvidia-container-toolkit"),
@@ -107,29 +107,29 @@ def test_a_death_is_noticed_and_cleaned_up(
     ],
 )
 def test_docker_run_fails(
-    failure: tuple[str, int], kind: type[AlexnetError], mend: str, on_cpu: Path, fake: Fake
+    failure: tuple[str, int], kind: type[AlexnetError], fix: str, on_cpu: Path, fake: Fake
 ) -> None:
     docker = fake(run_fails=failure)
     error = failure_of(DockerServer(on_cpu))
     assert type(error) is kind
     assert error.subject == "docker run"
     assert error.got
-    assert mend in error.next_step
+    assert fix in error.next_step
     assert "--help" not in str(error)
     assert "\n" not in str(error)
     assert len(docker.removed) == 1
 
 
 @pytest.mark.parametrize(
-    ("failure", "mend"),
+    ("failure", "fix"),
     [(NO_ENGINE, "sudo systemctl start docker"), (NO_PERMISSION, "sudo usermod -aG docker $USER")],
 )
-def test_no_engine(failure: tuple[str, int], mend: str, on_cpu: Path, fake: Fake) -> None:
+def test_no_engine(failure: tuple[str, int], fix: str, on_cpu: Path, fake: Fake) -> None:
     docker = fake(fails=failure)
     error = failure_of(DockerServer(on_cpu))
     assert isinstance(error, DockerError)
     assert error.subject == "Docker", "not the image that was asked for"
-    assert mend in error.next_step
+    assert fix in error.next_step
     assert docker.runs == []
 
 
@@ -164,7 +164,7 @@ def test_triton_refuses_a_model(on_cpu: Path, fake: Fake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "mend"),
+    ("why", "fix"),
     [
         (
             "Invalid argument: unable to find backend library for backend 'onnxruntime', try specifying "
@@ -173,17 +173,17 @@ def test_triton_refuses_a_model(on_cpu: Path, fake: Fake) -> None:
         ),
         (
             "Internal: onnx runtime error 7: Load model failed: Protobuf parsing failed.",
-            "See whether it is still what was exported: alexnet lint {repository}",
+            "Check that it is unchanged since its export: alexnet lint {repository}",
         ),
     ],
 )
 def test_what_mends_a_refused_model(
-    why: str, mend: str, on_onnxruntime: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    why: str, fix: str, on_onnxruntime: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     no_nvidia_smi(monkeypatch, tmp_path)
     fake(says=[*STARTING, f"{AT}\"failed to load 'alexnet_fp32' version 1: {why}\""], exits=1)
     error = failure_of(DockerServer(on_onnxruntime))
-    assert error.next_step == mend.format(image=TRITON_IMAGE, repository=on_onnxruntime)
+    assert error.next_step == fix.format(image=TRITON_IMAGE, repository=on_onnxruntime)
 
 
 def test_triton_refuses_an_engine(engines: Path, gpu: None, fake: Fake) -> None:
@@ -191,7 +191,10 @@ def test_triton_refuses_an_engine(engines: Path, gpu: None, fake: Fake) -> None:
     fake(says=[f"{AT}\"failed to load 'alexnet_fp32' version 1: {why}\""], exits=1)
     error = failure_of(DockerServer(engines))
     assert error.got == f"'{why}' from Triton"
-    assert f"alexnet export {engines} --engine docker --repository {engines}" in error.next_step
+    assert (
+        f"alexnet export {engines} --runtime tensorrt --build docker --repository {engines}"
+        in error.next_step
+    )
 
 
 def test_it_dies_before_it_is_ready(on_cpu: Path, fake: Fake) -> None:
@@ -238,7 +241,7 @@ def test_engines_of_another_gpu(
     said = refused(engines, fake)
     assert "built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0)" in said
     assert "NVIDIA L4 (8.9" in said
-    assert f"alexnet export {engines} --engine docker --repository {engines}" in said
+    assert f"alexnet export {engines} --runtime tensorrt --build docker --repository {engines}" in said
     # A second GPU of the same compute capability is another place all the same.
     fake_nvidia_smi(monkeypatch, tmp_path, [H200, (1, "NVIDIA GH200", "9.0", "580.95.05", 97871)])
     assert "NVIDIA GH200" in refused(engines, fake)

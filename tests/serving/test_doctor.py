@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 import tomllib
+from email.message import Message
 from importlib import metadata
 from inspect import signature
 from pathlib import Path
@@ -17,15 +18,15 @@ import pytest
 
 from alexnet_cli.serve import serve_command
 from alexnet_serving import Check
-from alexnet_serving.examining import doctor, machine_checks, package_checks
-from alexnet_serving.examining.checks import (
+from alexnet_serving.doctor import checks, report
+from alexnet_serving.doctor.checks import (
     CLASSIFY,
     EXPORT,
-    JOBS,
     SERVE_EMBEDDED,
     SERVE_IN_DOCKER,
     TRAIN,
-    mend_from,
+    fix_from,
+    jobs,
 )
 from alexnet_serving.servers import tritonserver
 
@@ -46,15 +47,35 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 def test_every_extra_of_the_project_is_checked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(package_checks.EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
+    assert set(checks.extras()) == set(project["optional-dependencies"]) - {"dev"}
 
 
-def test_every_line_of_our_metadata_is_read() -> None:
-    lines = metadata.requires(package_checks.DISTRIBUTION) or []
-    found = list(package_checks.requirements())
-    assert len(found) == len(lines)
-    assert ("nvidia-pytriton", "==0.7.0", "embedded") in [(r.package, r.versions, r.extra) for r in found]
-    assert ("tritonclient", ">=2.60", "") in [(r.package, r.versions, r.extra) for r in found]
+def test_the_requirements_of_the_base_install_and_of_an_extra() -> None:
+    base = {requirement.name: str(requirement.specifier) for requirement in checks.requirements_of("")}
+    embedded = {
+        requirement.name: str(requirement.specifier) for requirement in checks.requirements_of("embedded")
+    }
+    assert base["tritonclient"] == ">=2.60"
+    assert embedded["nvidia-pytriton"] == "==0.7.0"
+    assert "tritonclient" not in embedded
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy>=1; python_version >= '3' and extra == 'export'",
+        "numpy~=1.0; extra == 'export' or extra == 'train'",
+        "numpy[a,b]>=1,!=1.5 ; (extra == 'export' and python_version > '3')",
+        "numpy; extra == 'export'",
+    ],
+)
+def test_requirements_with_markers_and_extras(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = Message()
+    message["Requires-Dist"] = line
+    message["Requires-Dist"] = "scipy; python_version < '3' and extra == 'export'"
+    monkeypatch.setattr(checks, "_metadata", lambda: message)
+    versions(monkeypatch, numpy="1.26.4")
+    assert checks.check_extra("export").found == "numpy 1.26.4"
 
 
 @pytest.mark.parametrize(
@@ -72,38 +93,45 @@ def test_every_line_of_our_metadata_is_read() -> None:
         ("3.13.0", "<3.13,>=3.11", False),
         ("3.10.1", "<3.13,>=3.11", False),
         ("1.0", "", True),
+        ("1.4.5", "~=1.4.2", True),
+        ("1.5.0", "~=1.4.2", False),
+        ("1.5", "!=1.5", False),
+        ("1.6", ">=1,!=1.5.*", True),
+        ("2.0rc1", ">=2.0", False),
+        ("2.1rc1", ">=2.0", True),
+        ("2.0.0.dev3", "<2", False),
     ],
 )
 def test_a_version_fits_or_not(version: str, wanted: str, does: bool) -> None:
-    assert package_checks.fits(version, wanted) is does
+    assert checks.fits(version, wanted) is does
 
 
 def test_a_package_in_a_wrong_version_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, numpy="2.4.0", openvino=None)
-    check = package_checks.check_extra("embedded")
+    check = checks.check_extra("embedded")
     assert check.status == "missing"
     assert check.found == "numpy 2.4.0, needs <2; not installed: openvino"
-    assert check.mend == "pip install 'alexnet-serving[embedded]'"
+    assert check.fix == "pip install 'alexnet-serving[embedded]'"
     assert check.needed_by == (SERVE_EMBEDDED,)
 
 
 def test_an_extra_beyond_another_is_asked_for_the_rest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, torch=None, tensorrt_rtx="1.7.1.116")
-    assert package_checks.check_extra("rtx").found == "tensorrt-rtx 1.7.1.116"
-    assert package_checks.check_extra("export").found == "not installed: torch"
-    assert "torch" in package_checks.check_extra("train").found
+    assert checks.check_extra("rtx").found == "tensorrt-rtx 1.7.1.116"
+    assert checks.check_extra("export").found == "not installed: torch"
+    assert "torch" in checks.check_extra("train").found
 
 
 def test_an_old_python_is_a_miss_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert package_checks.check_python().status == "ok"
+    assert checks.check_python().status == "ok"
     monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
-    check = package_checks.check_python()
-    assert (check.status, check.needed_by) == ("missing", JOBS)
+    check = checks.check_python()
+    assert (check.status, check.needed_by) == ("missing", jobs())
     assert check.found.startswith("3.13.1, needs ")
 
 
 @pytest.mark.parametrize(
-    ("tensorrt", "status", "mend"),
+    ("tensorrt", "status", "fix"),
     [
         (None, "ok", ""),
         ("11.1.0.106", "ok", ""),
@@ -111,11 +139,11 @@ def test_an_old_python_is_a_miss_for_everything(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_the_tensorrt_that_builds_is_the_one_that_serves(
-    monkeypatch: pytest.MonkeyPatch, tensorrt: str | None, status: str, mend: str
+    monkeypatch: pytest.MonkeyPatch, tensorrt: str | None, status: str, fix: str
 ) -> None:
     versions(monkeypatch, tensorrt=tensorrt, tensorrt_rtx="1.7.1.116")
-    check = package_checks.check_tensorrt("11.1.0.106")
-    assert (check.status, check.mend) == (status, mend)
+    check = checks.check_tensorrt("11.1.0.106")
+    assert (check.status, check.fix) == (status, fix)
     assert "tensorrt-rtx 1.7.1.116" in check.found
     assert "11.1.0.106" in check.found
     assert tensorrt is None or f"tensorrt {tensorrt}" in check.found
@@ -137,15 +165,15 @@ def test_the_embedded_servers_wheel_needs_a_c_library(
 ) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: (library, version))
     monkeypatch.setattr(platform, "machine", lambda: processor)
-    check = machine_checks.check_glibc()
+    check = checks.check_glibc()
     assert (check.status, check.needed_by) == (status, (SERVE_EMBEDDED,))
     assert status == "ok" or "needs 2.35 on x86_64" in check.found
 
 
 def test_the_c_library_that_is_needed_without_the_wheel_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_wheel = machine_checks._glibc_of_the_wheel()
+    with_wheel = checks._glibc_of_the_wheel()
     monkeypatch.setattr(metadata, "distribution", _not_installed)
-    assert machine_checks._glibc_of_the_wheel() == with_wheel == machine_checks.GLIBC_OF_THE_WHEEL
+    assert checks._glibc_of_the_wheel() == with_wheel == checks.GLIBC_OF_THE_WHEEL
 
 
 def _not_installed(name: str) -> metadata.Distribution:
@@ -153,7 +181,7 @@ def _not_installed(name: str) -> metadata.Distribution:
 
 
 @pytest.mark.parametrize(
-    ("library", "mend"),
+    ("library", "fix"),
     [
         ("/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0", "sudo apt-get install libpython3.11"),
         (
@@ -163,14 +191,14 @@ def _not_installed(name: str) -> metadata.Distribution:
         ("/opt/python/lib/libpython3.11.so.1.0", "--enable-shared"),
     ],
 )
-def test_a_python_without_its_shared_library(machine: Machine, library: str, mend: str) -> None:
+def test_a_python_without_its_shared_library(machine: Machine, library: str, fix: str) -> None:
     exists = Path.exists
-    for module in (machine_checks, tritonserver):
+    for module in (checks, tritonserver):
         machine.monkeypatch.setattr(module, "libpython_of_this_python", lambda: Path(library))
     machine.monkeypatch.setattr(Path, "exists", lambda path: str(path) != library and exists(path))
-    found = machine.examine()
-    assert mend in named(found, "libpython").mend
-    assert named(found, "Triton for this Python").found == "not asked: libpython is missing"
+    found = machine.diagnose()
+    assert fix in named(found, "libpython").fix
+    assert named(found, "Triton for this Python").found == "not checked: libpython is missing"
     assert missed(found, SERVE_EMBEDDED) == ("libpython",)
 
 
@@ -180,7 +208,7 @@ def test_triton_without_a_stub_for_this_python(machine: Machine) -> None:
     binary.parent.mkdir(parents=True)
     binary.touch()
     machine.monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(wheel)))
-    found = machine.examine()
+    found = machine.diagnose()
     assert "triton_python_backend_stub" in named(found, "Triton for this Python").found
     assert missed(found, SERVE_EMBEDDED) == ("Triton for this Python",)
 
@@ -188,8 +216,8 @@ def test_triton_without_a_stub_for_this_python(machine: Machine) -> None:
 def test_without_the_wheel_its_server_is_not_asked_for(machine: Machine) -> None:
     versions(machine.monkeypatch, nvidia_pytriton=None)
     machine.monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    found = machine.examine()
-    assert named(found, "Triton for this Python").found == "not asked: [embedded] is not installed"
+    found = machine.diagnose()
+    assert named(found, "Triton for this Python").found == "not checked: [embedded] is not installed"
     assert missed(found, SERVE_EMBEDDED) == ("[embedded]",)
 
 
@@ -201,15 +229,15 @@ def test_shared_memory_must_hold_three_models_and_their_large_requests(
 ) -> None:
     usage = SimpleNamespace(free=free_mb * 1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    check = machine_checks.check_shared_memory()
+    check = checks.check_shared_memory()
     assert check.status == status
     assert f"{free_mb} MB free" in check.found
-    assert bool(check.mend) == (status != "ok")
+    assert bool(check.fix) == (status != "ok")
 
 
 def test_no_shared_memory_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine_checks, "SHM", tmp_path / "none")
-    assert machine_checks.check_shared_memory().status == "missing"
+    monkeypatch.setattr(checks, "SHM", tmp_path / "none")
+    assert checks.check_shared_memory().status == "missing"
 
 
 def test_a_taken_port_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,86 +245,84 @@ def test_a_taken_port_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        monkeypatch.setattr(machine_checks, "PORTS", {"grpc": port})
-        check = machine_checks.check_ports()
+        monkeypatch.setattr(checks, "PORTS", {"grpc": port})
+        check = checks.check_ports()
     assert (check.status, check.found) == ("warning", f"taken: {port} (grpc)")
-    assert check.mend == "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
-    assert machine_checks.check_ports().status == "ok"
+    assert check.fix == "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
+    assert checks.check_ports().status == "ok"
 
 
 def test_the_ports_are_those_of_serve() -> None:
     parameters = signature(serve_command).parameters
-    assert {
-        name: parameters[f"{name}_port"].default for name in ("http", "grpc", "metrics")
-    } == machine_checks.PORTS
+    assert {name: parameters[f"{name}_port"].default for name in ("http", "grpc", "metrics")} == checks.PORTS
 
 
 def test_room_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
-    check = machine_checks.check_room("--out", tmp_path / "a" / "b")
-    assert (check.status, check.name) == ("ok", "room for --out")
+    check = checks.check_disk_space("--out", tmp_path / "a" / "b")
+    assert (check.status, check.name) == ("ok", "space for --out")
     assert not list(tmp_path.iterdir())
 
 
 def test_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine_checks, "ROOM_BYTES", 10**18)
-    check = machine_checks.check_room("--out", tmp_path)
+    monkeypatch.setattr(checks, "EXPORT_BYTES", 10**18)
+    check = checks.check_disk_space("--out", tmp_path)
     assert check.status == "missing"
     assert "needs 1,000,000,000.0 GB" in check.found
-    assert "--out DIR" in check.mend
+    assert "--out DIR" in check.fix
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    check = machine_checks.check_room("--out", tmp_path / "deep")
+    check = checks.check_disk_space("--out", tmp_path / "deep")
     assert (check.status, check.found) == ("missing", f"{tmp_path} may not be written")
 
 
 def test_a_repository_of_no_possible_name_hides_nothing_else(machine: Machine) -> None:
     machine.repository = machine.folder / ("x" * 300)
-    found = machine.examine()
+    found = machine.diagnose()
     assert "file name too long" in named(found, "record of --repository").found
-    assert missed(found, EXPORT) == ("room for --repository",)
+    assert missed(found, EXPORT) == ("space for --repository",)
 
 
 def test_a_file_in_the_way_hides_nothing_else(machine: Machine) -> None:
     machine.repository.write_text("a file")
     machine.out = machine.folder / ("x" * 300)
-    found = machine.examine()
-    assert named(found, "room for --repository").found == f"{machine.repository} is a file"
-    assert "file name too long" in named(found, "room for --out").found
+    found = machine.diagnose()
+    assert named(found, "space for --repository").found == f"{machine.repository} is a file"
+    assert "file name too long" in named(found, "space for --out").found
     assert "file name too long" in named(found, "record of --out").found
-    assert missed(found, EXPORT) == ("room for --repository", "room for --out")
+    assert missed(found, EXPORT) == ("space for --repository", "space for --out")
     assert missed(found, CLASSIFY) == ()
 
 
 def missing(name: str, *needed_by: str) -> Check:
-    return Check(name=name, status="missing", found="none", needed_by=needed_by, mend=f"mend {name}")
+    return Check(name=name, status="missing", found="none", needed_by=needed_by, fix=f"fix {name}")
 
 
 def test_a_warning_stops_no_job() -> None:
-    note = Check(name="a", status="warning", found="x", needed_by=JOBS, mend="y")
-    assert doctor.job_from_checks(TRAIN, [note]).runs
-    assert doctor.main_job_from_checks([note]).runs
+    note = Check(name="a", status="warning", found="x", needed_by=jobs(), fix="y")
+    assert report.job_from_checks(TRAIN, [note]).runs
+    assert report.main_job_from_checks([note]).runs
 
 
 def test_the_main_job_serves_by_the_way_that_lacks_least() -> None:
     embedded, engine = missing("embedded", SERVE_EMBEDDED), missing("engine", SERVE_IN_DOCKER)
-    by_docker = doctor.main_job_from_checks([embedded])
+    by_docker = report.main_job_from_checks([embedded])
     assert (by_docker.commands, by_docker.runs) == ((EXPORT, SERVE_IN_DOCKER, CLASSIFY), True)
-    neither = doctor.main_job_from_checks([engine, embedded])
-    assert (neither.commands[1], neither.first_mend) == (SERVE_EMBEDDED, "mend embedded")
+    neither = report.main_job_from_checks([engine, embedded])
+    assert (neither.commands[1], neither.first_fix) == (SERVE_EMBEDDED, "fix embedded")
     export = missing("export", EXPORT)
-    assert doctor.main_job_from_checks([export, embedded, engine]).first_mend == "mend export"
-    assert not doctor.main_job_from_checks([missing("client", CLASSIFY)]).runs
+    assert report.main_job_from_checks([export, embedded, engine]).first_fix == "fix export"
+    assert not report.main_job_from_checks([missing("client", CLASSIFY)]).runs
 
 
 @pytest.mark.parametrize(
-    ("next_step", "mend"),
+    ("next_step", "fix"),
     [
         ("Start it: sudo systemctl start docker", "sudo systemctl start docker"),
         ("Export again with this version.", "Export again with this version."),
         ("It was edited or is another engine's: build it again.",) * 2,
     ],
 )
-def test_what_mends_is_a_command_without_its_lead(next_step: str, mend: str) -> None:
-    assert mend_from(next_step) == mend
+def test_what_mends_is_a_command_without_its_lead(next_step: str, fix: str) -> None:
+    assert fix_from(next_step) == fix

@@ -10,8 +10,8 @@ import pytest
 from alexnet_model import docker, gpus
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
 from alexnet_serving import write_repository
-from alexnet_serving.examining import gpu_checks
-from alexnet_serving.examining.checks import (
+from alexnet_serving.doctor import gpus as gpu_checks
+from alexnet_serving.doctor.checks import (
     BUILD_IN_DOCKER,
     BUILD_RTX,
     BUILD_TENSORRT,
@@ -48,7 +48,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 def test_a_machine_with_everything(machine: Machine) -> None:
     versions(machine.monkeypatch, tensorrt=TENSORRT_VERSION)
-    found = machine.examine()
+    found = machine.diagnose()
     assert [job.command for job in found.jobs if not job.runs] == []
     assert found.main_job.runs
     assert named(found, "NVIDIA GPU").found == "NVIDIA H100 80GB HBM3 (9.0)"
@@ -60,7 +60,7 @@ def test_a_machine_with_everything(machine: Machine) -> None:
         *("Python", "base install", "[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]"),
         *("[bench]", "[ui]"),
         *("glibc", "libpython", "Triton for this Python", "/dev/shm"),
-        *("ports 8000-8002", "room for --repository", "room for --out"),
+        *("ports 8000-8002", "space for --repository", "space for --out"),
         *("record of --repository", "record of --out"),
         *("NVIDIA GPU", "NVIDIA driver", "TensorRT"),
         *("Docker client", "Docker Engine", "NVIDIA toolkit", "Triton image"),
@@ -72,63 +72,63 @@ def test_a_machine_with_everything(machine: Machine) -> None:
 
 def test_several_gpus(machine: Machine) -> None:
     machine.gpus(H100, (1, *H100[1:]), (2, *L4[1:]))
-    found = machine.examine()
+    found = machine.diagnose()
     assert named(found, "NVIDIA GPU").found == "2 × NVIDIA H100 80GB HBM3 (9.0), NVIDIA L4 (8.9)"
 
 
 def test_a_driver_that_is_too_old(machine: Machine) -> None:
     machine.gpus((0, "NVIDIA A10", "8.6", "550.54.15", 23028))
-    found = machine.examine()
+    found = machine.diagnose()
     assert named(found, "NVIDIA driver").found == "550.54.15, CUDA 13.0, needs 580 or newer"
-    assert named(found, "NVIDIA driver").mend.startswith("sudo apt-get install nvidia-driver-580")
+    assert named(found, "NVIDIA driver").fix.startswith("sudo apt-get install nvidia-driver-580")
     assert "NVIDIA driver" in missed(found, BUILD_TENSORRT)
     assert missed(found, BUILD_IN_DOCKER) == missed(found, SERVE_IN_DOCKER) == ("NVIDIA driver",)
 
 
-@pytest.mark.parametrize(("hardware", "mend"), [(True, "nvidia-driver-580"), (False, "A machine with")])
-def test_a_broken_driver_says_why(machine: Machine, hardware: bool, mend: str) -> None:
+@pytest.mark.parametrize(("hardware", "fix"), [(True, "nvidia-driver-580"), (False, "Use a machine with")])
+def test_a_broken_driver_says_why(machine: Machine, hardware: bool, fix: str) -> None:
     device = machine.folder / "pci" / "0000:01:00.0"
     device.mkdir(parents=True)
     (device / "vendor").write_text("0x10de\n")
     (device / "class").write_text("0x030200\n" if hardware else "0x020000\n")  # or a network card
     machine.monkeypatch.setattr(gpu_checks, "PCI_DEVICES", device.parent)
     failing_nvidia_smi(machine.monkeypatch, machine.folder)
-    found = machine.examine()
+    found = machine.diagnose()
     assert named(found, "NVIDIA GPU").found == NO_DRIVER_LOADED[0]
-    assert mend in named(found, "NVIDIA GPU").mend
+    assert fix in named(found, "NVIDIA GPU").fix
     assert missed(found, BUILD_IN_DOCKER) == ("NVIDIA GPU",)
 
 
 def test_one_broken_gpu_is_a_note(machine: Machine) -> None:
     script = "echo '0, NVIDIA L4, 8.9, 580.95.05, 23034'; echo '1, [GPU is lost]'"
     install_nvidia_smi(machine.monkeypatch, machine.folder, script)
-    check = named(machine.examine(), "NVIDIA GPU")
+    check = named(machine.diagnose(), "NVIDIA GPU")
     assert check.status == "warning"
     assert check.found == "NVIDIA L4 (8.9); nvidia-smi answered '1, [GPU is lost]'"
 
 
 def test_without_a_gpu_docker_serves_on_the_cpu(machine: Machine) -> None:
     machine.gpus()
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, SERVE_IN_DOCKER) == ()
     assert named(found, "Triton image for CPUs").found == CPU_IMAGE
-    assert named(found, "NVIDIA toolkit").found == "not asked: no GPU was found"
-    assert named(found, "Triton image").found == "not asked: no GPU was found"
+    assert named(found, "NVIDIA toolkit").found == "not checked: no GPU was found"
+    assert named(found, "Triton image").found == "not checked: no GPU was found"
     assert missed(found, BUILD_IN_DOCKER) == ("NVIDIA GPU",)
     assert missed(found, BUILD_RTX) == missed(found, EXPORT) == missed(found, TRAIN) == ()
 
 
 def test_no_docker(machine: Machine) -> None:
     machine.without("docker")
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, SERVE_IN_DOCKER) == missed(found, BUILD_IN_DOCKER) == ("Docker client",)
-    assert named(found, "Docker Engine").found == "not asked: no Docker client"
-    assert named(found, "Docker client").mend == "https://docs.docker.com/engine/install/"
+    assert named(found, "Docker Engine").found == "not checked: no Docker client"
+    assert named(found, "Docker client").fix == "https://docs.docker.com/engine/install/"
     assert found.main_job.commands == (EXPORT, SERVE_EMBEDDED, CLASSIFY)
 
 
 @pytest.mark.parametrize(
-    ("said", "mend"),
+    ("said", "fix"),
     [
         (
             "permission denied while trying to connect to the Docker daemon socket at unix:///x",
@@ -141,13 +141,13 @@ def test_no_docker(machine: Machine) -> None:
         ("something new", "alexnet doctor"),
     ],
 )
-def test_an_engine_that_does_not_answer(machine: Machine, said: str, mend: str) -> None:
+def test_an_engine_that_does_not_answer(machine: Machine, said: str, fix: str) -> None:
     machine.program("docker", f"echo '{said}' >&2; exit 1")
-    found = machine.examine()
+    found = machine.diagnose()
     assert said.partition(".")[0] in named(found, "Docker Engine").found
-    if mend == "alexnet doctor":  # which is what the user is running
-        mend = "docker info"
-    assert named(found, "Docker Engine").mend == mend
+    if fix == "alexnet doctor":  # which is what the user is running
+        fix = "docker info"
+    assert named(found, "Docker Engine").fix == fix
     assert missed(found, SERVE_IN_DOCKER) == ("Docker Engine",)
     assert named(found, "NVIDIA GPU").status == "ok", "one failure hides nothing else"
 
@@ -157,10 +157,10 @@ def test_what_hangs_is_given_up_and_hides_nothing(machine: Machine) -> None:
     machine.monkeypatch.setattr(docker.ask, "__kwdefaults__", {"timeout_s": 0.2})
     hanging_nvidia_smi(machine.monkeypatch, machine.folder)
     machine.program("docker", "exec sleep 600")
-    found = machine.examine()
+    found = machine.diagnose()
     assert named(found, "NVIDIA GPU").found == "nvidia-smi did not answer in 0.2 s"
     assert named(found, "Docker Engine").found == "no answer in 0.2 s"
-    assert named(found, "Docker Engine").mend == "docker info"
+    assert named(found, "Docker Engine").fix == "docker info"
     assert missed(found, SERVE_EMBEDDED) == missed(found, EXPORT) == ()
 
 
@@ -174,7 +174,7 @@ def test_what_hangs_is_given_up_and_hides_nothing(machine: Machine) -> None:
             NO_RUNTIME,
             "echo NVIDIA Container Toolkit CLI version 1.18.0; echo commit: x",
             "warning",
-            "NVIDIA Container Toolkit CLI version 1.18.0, but Docker was not told of it",
+            "NVIDIA Container Toolkit CLI version 1.18.0, but Docker is not configured for it",
         ),
         (NO_RUNTIME, "exec sleep 600", "missing", "Docker knows neither its runtime nor its devices"),
     ],
@@ -185,47 +185,47 @@ def test_the_toolkit_that_gives_containers_the_gpu(
     machine.monkeypatch.setattr(gpu_checks, "TOOLKIT_DEADLINE_S", 0.5)
     machine.docker(info=info)
     machine.program("nvidia-ctk", toolkit)
-    examined = machine.examine()
-    check = named(examined, "NVIDIA toolkit")
+    report = machine.diagnose()
+    check = named(report, "NVIDIA toolkit")
     assert (check.status, check.found) == (status, found)
-    assert check.mend == ("" if status == "ok" else docker.INSTALL_TOOLKIT)
-    assert missed(examined, SERVE_IN_DOCKER) == (("NVIDIA toolkit",) if status == "missing" else ())
+    assert check.fix == ("" if status == "ok" else docker.INSTALL_TOOLKIT)
+    assert missed(report, SERVE_IN_DOCKER) == (("NVIDIA toolkit",) if status == "missing" else ())
 
 
 @pytest.mark.parametrize("said", ["", "not JSON", "[]"])
 def test_a_docker_that_talks_nonsense_hides_nothing(machine: Machine, said: str) -> None:
     machine.program("nvidia-ctk", "exit 127")
     machine.program("docker", f"echo '{said}'")
-    found = machine.examine()
+    found = machine.diagnose()
     assert {"NVIDIA toolkit", "Triton image"} <= set(missed(found, SERVE_IN_DOCKER))
     assert missed(found, SERVE_EMBEDDED) == ()
 
 
 def test_images_that_are_not_here(machine: Machine) -> None:
     machine.docker(images=())
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, SERVE_IN_DOCKER) == missed(found, BUILD_IN_DOCKER) == ("Triton image",)
-    assert named(found, "Triton image").mend == f"docker pull {TRITON_IMAGE}"
+    assert named(found, "Triton image").fix == f"docker pull {TRITON_IMAGE}"
     machine.gpus()
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, SERVE_IN_DOCKER) == ("Triton image for CPUs",)
-    assert named(found, "Triton image for CPUs").mend.startswith(BUILD_CPU_IMAGE)
+    assert named(found, "Triton image for CPUs").fix.startswith(BUILD_CPU_IMAGE)
 
 
 def test_the_image_here_says_which_tensorrt_it_has(machine: Machine) -> None:
     versions(machine.monkeypatch, tensorrt="11.1.0.106")
     machine.docker(tensorrt="11.4.0.106")
-    check = named(machine.examine(), "TensorRT")
-    assert (check.status, check.mend) == ("warning", "pip install tensorrt==11.4.0.106")
+    check = named(machine.diagnose(), "TensorRT")
+    assert (check.status, check.fix) == ("warning", "pip install tensorrt==11.4.0.106")
 
 
 def test_engines_here_load_or_say_why_not_and_what_mends_it(machine: Machine, artifacts: Artifacts) -> None:
     exported = with_engines(artifacts, machine.out, H200)
     write_repository(
-        exported.manifest, exported.folder, machine.repository, RepositoryOptions(backend="tensorrt")
+        exported.manifest, exported.folder, machine.repository, RepositoryOptions(runtime="tensorrt")
     )
     machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771), (1, *L4[1:]))
-    found = machine.examine()
+    found = machine.diagnose()
     # Once, though the export and the repository both record them.
     assert [(engine.folder, engine.precision) for engine in found.engines] == [
         (str(machine.repository), "fp32"),
@@ -233,28 +233,29 @@ def test_engines_here_load_or_say_why_not_and_what_mends_it(machine: Machine, ar
     ]
     for engine in found.engines:
         assert engine.built_for == "TensorRT 11.1.0.106 on NVIDIA H200 (9.0)"
-        on_h200, on_l4 = engine.here
+        on_h200, on_l4 = engine.results
         assert (on_h200.loads, on_h200.reason) == (True, "")
-        assert (on_l4.loads, on_l4.reason) == (False, "it runs on NVIDIA H200 alone")
-        command = f"alexnet export {machine.repository} --engine docker --repository {machine.repository}"
-        assert engine.mend == f"{command} --profile 1,8,8"
+        assert (on_l4.loads, on_l4.reason) == (False, "it runs on NVIDIA H200 only")
+        command = f"alexnet export {machine.repository} --runtime tensorrt --build docker "
+        command += f"--repository {machine.repository}"
+        assert engine.fix == f"{command} --profile 1,8,8"
     assert named(found, "record of --repository").found.endswith("engines: 2")
 
 
 def repository_of_engines(machine: Machine, artifacts: Artifacts) -> None:
     exported = with_engines(artifacts, machine.out, H200)
-    options = RepositoryOptions(backend="tensorrt")
+    options = RepositoryOptions(runtime="tensorrt")
     write_repository(exported.manifest, exported.folder, machine.repository, options)
 
 
 def test_engines_without_a_gpu_are_served_by_nothing_here(machine: Machine, artifacts: Artifacts) -> None:
     repository_of_engines(machine, artifacts)
     machine.gpus()
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, "serve --with embedded") == ("models of --repository",)
     assert not found.main_job.runs
     beside = machine.repository.with_name("model_repository_onnx")
-    assert found.main_job.first_mend == f"alexnet export {machine.repository} --repository {beside}"
+    assert found.main_job.first_fix == f"alexnet export {machine.repository} --repository {beside}"
     assert "engines of --repository" not in {check.name for check in found.checks}, "no GPU is enough said"
 
 
@@ -262,12 +263,12 @@ def test_engines_for_another_gpu_are_not_served_here(machine: Machine, artifacts
     repository_of_engines(machine, artifacts)
     machine.gpus(L4)
     machine.docker()
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, "serve --with docker") == ("engines of --repository",)
     check = named(found, "engines of --repository")
     assert "NVIDIA H200" in check.found
     assert "NVIDIA L4" in check.found
-    assert check.mend.startswith(f"alexnet export {machine.repository} --engine docker")
+    assert check.fix.startswith(f"alexnet export {machine.repository} --runtime tensorrt --build docker")
     assert not found.main_job.runs
 
 
@@ -275,7 +276,7 @@ def test_engines_for_this_gpu_are_served(machine: Machine, artifacts: Artifacts)
     repository_of_engines(machine, artifacts)
     machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
     machine.docker()
-    found = machine.examine()
+    found = machine.diagnose()
     assert missed(found, "serve --with docker") == ()
     assert "serve --with docker" in found.main_job.commands
     assert found.main_job.runs
@@ -284,19 +285,21 @@ def test_engines_for_this_gpu_are_served(machine: Machine, artifacts: Artifacts)
 def test_two_gpus_of_one_compute_capability_are_two_places(machine: Machine, artifacts: Artifacts) -> None:
     with_engines(artifacts, machine.out, H200)
     machine.gpus(H100, (1, "NVIDIA H200", "9.0", "580.95.05", 143771))
-    (first, _) = machine.examine().engines
-    assert [loading.loads for loading in first.here] == [False, True]
-    command = f"alexnet export {machine.out} --engine docker --repository {machine.repository}"
-    assert first.mend == f"{command} --profile 1,8,8"
+    (first, _) = machine.diagnose().engines
+    assert [loading.loads for loading in first.results] == [False, True]
+    command = (
+        f"alexnet export {machine.out} --runtime tensorrt --build docker --repository {machine.repository}"
+    )
+    assert first.fix == f"{command} --profile 1,8,8"
 
 
 def test_engines_of_another_tensorrt_than_the_image_here(machine: Machine, artifacts: Artifacts) -> None:
     with_engines(artifacts, machine.out, H200)
     machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
     machine.docker(tensorrt="11.4.0.106")
-    (first, _) = machine.examine().engines
-    assert first.here[0].target.startswith("TensorRT 11.4.0.106 on NVIDIA H200")
-    assert first.here[0].reason == "TensorRT 11.4.0.106 loads only its own engines"
+    (first, _) = machine.diagnose().engines
+    assert first.results[0].target.startswith("TensorRT 11.4.0.106 on NVIDIA H200")
+    assert first.results[0].reason == "TensorRT 11.4.0.106 loads only its own engines"
 
 
 @pytest.mark.parametrize(
@@ -318,8 +321,8 @@ def test_without_a_gpu_an_engine_says_what_it_needs(
 ) -> None:
     machine.gpus()
     with_engines(artifacts, machine.out, L4_GPU, **passport)
-    for engine in machine.examine().engines:
-        assert (engine.needs, engine.here, engine.mend) == (needs, (), "")
+    for engine in machine.diagnose().engines:
+        assert (engine.needs, engine.results, engine.fix) == (needs, (), "")
 
 
 def test_an_rtx_engine_is_not_for_triton_and_needs_no_mending(machine: Machine, artifacts: Artifacts) -> None:
@@ -332,16 +335,16 @@ def test_an_rtx_engine_is_not_for_triton_and_needs_no_mending(machine: Machine, 
         gpu_name=None,
         compute_capability=None,
     )
-    for engine in machine.examine().engines:
+    for engine in machine.diagnose().engines:
         assert engine.needs == "TensorRT-RTX 1.7.1.116 on a GPU of sm89, sm120"
-        assert [loading.loads for loading in engine.here] == [False]
-        assert engine.mend == ""
+        assert [loading.loads for loading in engine.results] == [False]
+        assert engine.fix == ""
 
 
 def test_an_rtx_engine_for_the_gpu_it_was_built_on(machine: Machine, artifacts: Artifacts) -> None:
     """Without named targets it is that GPU's."""
     with_engines(artifacts, machine.out, L4_GPU, runtime="tensorrt-rtx", runtime_version="1.7.1.116")
-    for engine in machine.examine().engines:
+    for engine in machine.diagnose().engines:
         assert engine.built_for == "TensorRT-RTX 1.7.1.116 on NVIDIA L4 (8.9)"
         assert engine.needs == "TensorRT-RTX 1.7.1.116 on a GPU of compute capability 8.9"
 
@@ -349,10 +352,10 @@ def test_an_rtx_engine_for_the_gpu_it_was_built_on(machine: Machine, artifacts: 
 def test_a_record_that_cannot_be_read_is_a_note(machine: Machine) -> None:
     machine.out.mkdir()
     (machine.out / "export.json").write_text("{}")
-    check = named(machine.examine(), "record of --out")
+    check = named(machine.diagnose(), "record of --out")
     assert check.status == "warning"
     assert check.found.startswith(f"{machine.out}/export.json")
-    assert check.mend == "alexnet export CHECKPOINT"
+    assert check.fix == "alexnet export CHECKPOINT"
 
 
 @pytest.mark.parametrize(
@@ -373,6 +376,6 @@ def test_what_docker_needs_follows_from_the_repository(
     (model / "config.pbtxt").write_text(f'name: "alexnet_fp32"\nbackend: "{backend}"\n')
     if not gpu:
         machine.gpus()
-    found = machine.examine()
+    found = machine.diagnose()
     assert SERVE_IN_DOCKER in named(found, image).needed_by
     assert (SERVE_IN_DOCKER in named(found, "NVIDIA GPU").needed_by) is needs_gpu

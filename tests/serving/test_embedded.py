@@ -34,7 +34,7 @@ from alexnet_model.errors import (
 )
 from alexnet_serving import EmbeddedServer, Server
 from alexnet_serving.servers import embedded, process_server
-from alexnet_serving.servers.backend_processes import is_alive, stubs_of
+from alexnet_serving.servers.embedded import is_alive, stubs_of
 
 from .conftest import ENCODED, Artifacts
 from .recorded_engines import repository_of_engines
@@ -49,8 +49,8 @@ class Remains:
         self.group = server._process.pid
         self.shm_prefix = server._shm_prefix
         self.folder = server._folder
-        assert server._watcher is not None
-        self.watcher = server._watcher.pid
+        assert server._watchdog is not None
+        self.watcher = server._watchdog.pid
         self.pids = {self.group, *stubs_of(self.group)}
         assert len(self.pids) == 1 + len(server.models)
         assert list(SHARED_MEMORY.glob(f"{self.shm_prefix}*"))
@@ -266,10 +266,11 @@ def test_what_mends_a_model_that_does_not_load(small: Path) -> None:
         "Internal: ModuleNotFoundError: No module named 'openvino'",
         "Invalid argument: unable to find backend library for backend 'openvino_dynamic', try specifying",
     ):
-        assert server._mending(reason).endswith("pip install 'alexnet-serving[embedded]'")
-    assert server._mending("Internal: bad magic").endswith(f"exported: alexnet lint {small}")
+        assert server._load_failure_fix(reason).endswith("pip install 'alexnet-serving[embedded]'")
+    assert server._load_failure_fix("Internal: bad magic").endswith(f"export: alexnet lint {small}")
     spaced = small.rename(small.with_name("my models"))
-    assert EmbeddedServer(spaced)._mending("bad").endswith(f"alexnet lint {shlex.quote(str(spaced))}")
+    fix = EmbeddedServer(spaced)._load_failure_fix("bad")
+    assert fix.endswith(f"alexnet lint {shlex.quote(str(spaced))}")
 
 
 def test_the_deadline_for_readiness(small: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT8, ModelInstanceGroup
@@ -15,7 +14,7 @@ from alexnet_model.manifest import Manifest
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import RepositoryOptions, is_repository, lint, models_of_repository, write_repository
 from alexnet_serving.engine_compatibility import rebuild_command
-from alexnet_serving.repositories.backends_in import backends_of_repository, can_use_gpu, image_for
+from alexnet_serving.repositories.backends import backends_of_repository, can_use_gpu, image_for
 from alexnet_serving.repositories.unpacking import options_of_repository
 
 from .conftest import ENCODED, ONNXRUNTIME, Artifacts
@@ -133,13 +132,13 @@ def test_with_openvino_unless_told_not_to(
 
 
 @pytest.mark.parametrize(("encoded", "packed"), [(None, False), (True, True), (False, False)])
-@pytest.mark.parametrize("backend", ["onnx", "tensorrt"])
+@pytest.mark.parametrize("runtime", [None, "onnxruntime", "tensorrt"])
 def test_on_the_stock_image_only_if_told_to(
-    backend: Any, encoded: bool | None, packed: bool, artifacts: Artifacts, tmp_path: Path
+    runtime: str | None, encoded: bool | None, packed: bool, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     export = with_engines(artifacts, tmp_path / "export", H200, L4)
     repository = tmp_path / "models"
-    options = RepositoryOptions(encoded=encoded, backend=backend)
+    options = RepositoryOptions(encoded=encoded, runtime=runtime)
     written = write_repository(on_onnxruntime(export.manifest), export.folder, repository, options)
     assert (set(ENCODED) <= set(written)) == packed
     backends = set(backends_of_repository(repository).values())
@@ -147,7 +146,7 @@ def test_on_the_stock_image_only_if_told_to(
     assert can_use_gpu(backends), "decoding on the CPU keeps nothing from the GPU"
     assert options_of_repository(repository) == options
     assert lint(repository) == ()
-    if backend == "tensorrt":
+    if runtime == "tensorrt":
         command = rebuild_command(repository)
         assert ("--encoded" in command) == packed, "the command that rebuilds it keeps what it has"
 
@@ -156,7 +155,7 @@ def test_engines_with_a_smaller_profile_bound_the_whole_way(artifacts: Artifacts
     export = with_engines(artifacts, tmp_path / "export")
     int8 = export.manifest.artifacts[2]
     manifest = with_engines_of(export.manifest, "int8", engine_of(int8, export.folder, max_batch=4))
-    options = RepositoryOptions(backend="tensorrt", encoded=True)
+    options = RepositoryOptions(runtime="tensorrt", encoded=True)
     write_repository(manifest, export.folder, tmp_path / "models", options)
     sizes = {name: config_of(tmp_path / "models", name).max_batch_size for name in (*ENCODED, "alexnet_fp32")}
     assert sizes == {"alexnet": 4, "alexnet_decode": 4, "alexnet_fp32": 8}
@@ -166,7 +165,7 @@ def test_images_wait_for_the_decoder_as_for_the_network_but_for_no_others(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
     export = with_engines(artifacts, tmp_path / "export")
-    options = RepositoryOptions(backend="tensorrt", encoded=True, queue_delay_us=20)
+    options = RepositoryOptions(runtime="tensorrt", encoded=True, queue_delay_us=20)
     write_repository(export.manifest, export.folder, tmp_path / "models", options)
     decoder, network = (
         config_of(tmp_path / "models", name).dynamic_batching for name in ("alexnet_decode", "alexnet_int8")
@@ -210,7 +209,7 @@ class TestLint:
     def engines(self, artifacts: Artifacts, tmp_path: Path) -> Path:
         """Engines of one precision, with encoded images."""
         export = with_engines(artifacts, tmp_path / "engines")
-        options = RepositoryOptions(backend="tensorrt", encoded=True)
+        options = RepositoryOptions(runtime="tensorrt", encoded=True)
         manifest = without_precisions(export.manifest, "fp32")
         write_repository(manifest, export.folder, tmp_path / "models", options)
         return tmp_path / "models"

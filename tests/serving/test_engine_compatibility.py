@@ -17,7 +17,7 @@ from ..folders import contents_of
 from .conftest import Artifacts
 from .recorded_engines import H200, L4, TENSORRT, engine_of, with_engines, with_engines_of
 
-ENGINES = RepositoryOptions(backend="tensorrt")
+ENGINES = RepositoryOptions(runtime="tensorrt")
 H100 = replace(H200, name="NVIDIA H100 80GB HBM3")
 T4 = replace(L4, name="Tesla T4", compute_capability="7.5")
 B200 = replace(H200, name="NVIDIA B200", compute_capability="10.0")
@@ -44,15 +44,15 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
         ({"version_compatible": True, "runtime_version": "8.6.1.6"}, HERE, "from TensorRT 8 to 11"),
         ({"runtime_version": "10.12.0.36"}, HERE, "loads only its own engines"),
         # GPU: its own model.
-        ({}, on(L4), "runs on NVIDIA H200 alone"),
-        ({}, on(H100), "runs on NVIDIA H200 alone"),
+        ({}, on(L4), "runs on NVIDIA H200 only"),
+        ({}, on(H100), "runs on NVIDIA H200 only"),
         ({"hardware_compatibility": "same-compute-capability"}, on(H100), ""),
         ({"hardware_compatibility": "same-compute-capability"}, on(L4), "needs compute capability 9.0"),
         ({"hardware_compatibility": "ampere-plus"}, on(L4), ""),
         ({"hardware_compatibility": "ampere-plus"}, on(B200), ""),
         ({"hardware_compatibility": "ampere-plus"}, on(T4), "needs an Ampere GPU or newer"),
         # One kind of compatibility is not the other.
-        ({"version_compatible": True}, on(L4), "runs on NVIDIA H200 alone"),
+        ({"version_compatible": True}, on(L4), "runs on NVIDIA H200 only"),
         ({"hardware_compatibility": "ampere-plus"}, on(L4, "11.2.1.2"), "loads only its own engines"),
         # Driver, by number and not by letter.
         ({}, on(replace(H200, driver="575.57.08")), "driver 575.57.08 is too old, at least 580"),
@@ -109,7 +109,9 @@ class TestBeforeWriting:
         self, target: EngineTarget, artifacts: Artifacts, tmp_path: Path
     ) -> None:
         export = with_engines(artifacts, tmp_path / "export")
-        with pytest.raises(EngineRefused, match="Build it: alexnet export CHECKPOINT --engine docker"):
+        with pytest.raises(
+            EngineRefused, match="Build it: alexnet export CHECKPOINT --runtime tensorrt --build docker"
+        ):
             write_repository(
                 export.manifest, export.folder, tmp_path / "models", ENGINES, targets=[HERE, target]
             )
@@ -145,8 +147,9 @@ class TestOfARepository:
         assert str(caught.value) == (
             f"{repository}: fp32 engine: got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0), "
             "expected one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580.95.05) "
-            "(it runs on NVIDIA H200 alone). "
-            f"Build it: alexnet export {repository} --engine docker --repository {repository} --profile 1,8,8"
+            "(it runs on NVIDIA H200 only). "
+            f"Build it: alexnet export {repository} --runtime tensorrt --build docker "
+            f"--repository {repository} --profile 1,8,8"
         )
         assert contents_of(repository) == before
 

@@ -18,7 +18,7 @@ from .conftest import Artifacts
 from .recorded_engines import H200, L4, TENSORRT, engine_of, with_engines, with_engines_of
 from .test_repository import config_of
 
-ENGINES = RepositoryOptions(backend="tensorrt")
+ENGINES = RepositoryOptions(runtime="tensorrt")
 PACKAGED = ("alexnet_fp32", "alexnet_int8")
 
 
@@ -115,7 +115,7 @@ def test_a_smaller_profile_makes_smaller_batches(artifacts: Artifacts, tmp_path:
 
 def test_the_queue_is_bounded_unless_asked(export: Artifacts, tmp_path: Path) -> None:
     def policy_of(**options: Any) -> Any:
-        packing = RepositoryOptions(backend="tensorrt", **options)
+        packing = RepositoryOptions(runtime="tensorrt", **options)
         write_repository(export.manifest, export.folder, tmp_path / "models", packing)
         return config_of(tmp_path / "models", "alexnet_int8").dynamic_batching
 

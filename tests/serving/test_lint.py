@@ -54,8 +54,8 @@ def test_a_fresh_repository_has_none(repository: Path, engines: Path) -> None:
     "options",
     [
         RepositoryOptions(queue_size=7, queue_timeout_s=1.5, queue_delay_us=20),
-        RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=0),
-        RepositoryOptions(backend="tensorrt", queue_timeout_s=0.25),
+        RepositoryOptions(runtime="tensorrt", queue_size=0, queue_timeout_s=0),
+        RepositoryOptions(runtime="tensorrt", queue_timeout_s=0.25),
     ],
 )
 def test_whatever_the_options(options: RepositoryOptions, artifacts: Artifacts, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ class TestLabels:
         path = repository / "alexnet_int8" / "labels.txt"
         lines = path.read_text().splitlines()
         rewritten(path, "\n".join(lines[:-1]))
-        assert only(repository) == "alexnet_int8/labels.txt: got 9 lines, expected 10, one a class"
+        assert only(repository) == "alexnet_int8/labels.txt: got 9 lines, expected 10, one for each class"
         rewritten(path, "\n".join([*lines, ""]) + "\n")
         assert "got 11 lines" in only(repository)
         rewritten(path, "\n".join([*lines[:3], "three", *lines[4:]]))
@@ -116,14 +116,14 @@ class TestFolders:
     def test_a_symbolic_link(self, file: str, engines: Path, tmp_path: Path) -> None:
         path = engines / "alexnet_int8" / file
         path.symlink_to(path.rename(tmp_path / "elsewhere"))
-        line = f"alexnet_int8/{file}: got a symbolic link, expected a file of its own"
+        line = f"alexnet_int8/{file}: got a symbolic link, expected a regular file"
         assert only(engines) == line
 
     @pytest.mark.parametrize("folder", ["alexnet_int8", "alexnet_int8/1"])
     def test_a_link_to_a_folder(self, folder: str, engines: Path, tmp_path: Path) -> None:
         path = engines / folder
         path.symlink_to(path.rename(tmp_path / "elsewhere"))
-        assert only(engines) == f"{folder}: got a symbolic link, expected a folder of its own"
+        assert only(engines) == f"{folder}: got a symbolic link, expected a regular folder"
 
     def test_a_version_that_is_missing(self, repository: Path, tmp_path: Path) -> None:
         (repository / "alexnet_int8" / "1").rename(tmp_path / "aside")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_serving import RepositoryOptions, lint
-from alexnet_serving.linting.differences import differences
+from alexnet_serving.linting.files import Finding, findings_of_differences
 
 from .altered_configs import additions, alterations, alterations_of_options, copy_of
 from .conftest import Artifacts
@@ -40,7 +40,7 @@ def test_every_value_that_is_there(repository: Path, engines: Path) -> None:
 
 def test_every_option_that_it_was_written_with(repository: Path, engines: Path) -> None:
     acts_on = {
-        "backend": 'parameters["repository_options"]',
+        "runtime": 'parameters["repository_options"]',
         "queue_size": "dynamic_batching.default_queue_policy",
         "queue_timeout_s": "dynamic_batching.default_queue_policy",
         "queue_delay_us": "dynamic_batching.max_queue_delay_microseconds",
@@ -57,14 +57,18 @@ def test_every_option_that_it_was_written_with(repository: Path, engines: Path) 
             findings = lint(model.parent, hashes=False)
             assert len(findings) == 1 or option == "max_batch"  # which is in the warm-up and the queue too
             assert {finding.file for finding in findings} == {f"{model.name}/config.pbtxt"}
-            field = acts_on[option] if is_network else acts_on["backend"]
+            field = acts_on[option] if is_network else acts_on["runtime"]
             assert findings[0].field.startswith(field)
         rewritten(path, fresh)
 
 
+def options_text(**changed: object) -> str:
+    return json.dumps({**json.loads(RepositoryOptions().to_json()), **changed})
+
+
 def test_options_of_another_backend_hide_nothing(repository: Path) -> None:
     path = repository / "alexnet_int8" / "config.pbtxt"
-    text = path.read_text().replace('\\"backend\\":\\"onnx\\"', '\\"backend\\":\\"tensorrt\\"')
+    text = path.read_text().replace('\\"runtime\\":null', '\\"runtime\\":\\"tensorrt\\"')
     rewritten(path, text.replace("max_batch_size: 8", "max_batch_size: 640"))
     assert [finding.field for finding in lint(repository)] == [
         "max_batch_size",
@@ -142,13 +146,16 @@ def test_options_that_say_otherwise_show_where_they_act(repository: Path) -> Non
         "",
         "{",
         "[]",
-        '{"backend":"onnx"}',
-        '{"backend":"onnx","queue_delay_us":0.5,"queue_size":null,"queue_timeout_s":null}',
-        '{"backend":"onnx","queue_delay_us":0,"queue_size":"many","queue_timeout_s":null}',
-        '{"backend":"onnx","queue_delay_us":0,"queue_size":99999999999999,"queue_timeout_s":null}',
-        '{"backend":"onnx","queue_delay_us":0,"queue_size":null,"queue_timeout_s":NaN}',
-        '{"backend":["onnx"],"queue_delay_us":0,"queue_size":null,"queue_timeout_s":[]}',
-        '{"backend":"onnx","queue_delay_us":0,"queue_size":[],"queue_timeout_s":null}',
+        '{"backend":"onnx","queue_delay_us":0,"queue_size":null,"queue_timeout_s":null}',
+        options_text(queue_delay_us=0.5),
+        options_text(queue_size="many"),
+        options_text(queue_size=99999999999999),
+        options_text(queue_timeout_s=float("nan")),
+        options_text(runtime=["openvino"]),
+        options_text(runtime="another"),
+        options_text(runtime="pytorch"),
+        options_text(queue_timeout_s=[]),
+        options_text(queue_size=[]),
     ],
 )
 def test_options_that_cannot_be_read(options: str, repository: Path) -> None:
@@ -211,11 +218,15 @@ def test_with_no_configuration_left_the_plans_say_what_it_was(engines: Path) -> 
 
 def test_long_texts_are_cut_to_where_they_differ() -> None:
     same = "the same for a long while, "
-    got, expected = ModelConfig(name=same * 5 + "here"), ModelConfig(name=same * 5 + "there" + same * 5)
-    (difference,) = differences(got, expected)
+
+    def found(got: str, expected: str) -> Finding:
+        (finding,) = findings_of_differences({"name": got}, {"name": expected}, "config.pbtxt")
+        return finding
+
+    difference = found(same * 5 + "here", same * 5 + "there" + same * 5)
     assert difference.got.startswith("...")
     assert difference.got.endswith('here"')
     assert "there" in difference.expected
     assert len(difference.expected) < 70
-    (difference,) = differences(ModelConfig(name=same * 5), ModelConfig(name=same * 5 + "and more"))
+    difference = found(same * 5, same * 5 + "and more")
     assert "and more" in difference.expected, "one being the beginning of the other"

@@ -46,11 +46,11 @@ class TestWhatMends:
 
     def test_engines_are_built_again_from_what_is_here(self, engines: Path) -> None:
         assert [finding.about_engine for finding in (self.LABELS, self.PLAN, self.PASSPORT)] == [0, 1, 1]
-        command = f"alexnet export {engines} --engine docker --repository {engines}"
+        command = f"alexnet export {engines} --runtime tensorrt --build docker --repository {engines}"
         assert self.mending(engines, self.PLAN, self.PASSPORT).startswith(f"Build them again: {command}")
 
     def test_a_repository_of_engines_stays_one(self, engines: Path) -> None:
-        command = f"alexnet export CHECKPOINT --repository {engines} --engine docker"
+        command = f"alexnet export CHECKPOINT --repository {engines} --runtime tensorrt --build docker"
         assert self.mending(engines, self.PLAN, self.LABELS) == f"Write it again: {command}"
 
     def test_one_of_onnx_files_too(self, repository: Path) -> None:
@@ -61,5 +61,5 @@ class TestWhatMends:
         path = repository.rename(repository.with_name("my models; rm"))
         with pytest.raises(RepositoryError) as caught:
             raise_if_findings(path, (self.LABELS,))
-        assert f"See them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
+        assert f"See all of them: alexnet lint {shlex.quote(str(path))}. Write" in caught.value.next_step
         assert caught.value.next_step.endswith(f"--repository {shlex.quote(str(path))}")

@@ -64,7 +64,7 @@ def test_edited(edit: Callable[[Any], object], words: list[str], engines: Path) 
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        (lambda e: e.update(max_batch=10**12), "export.json: got what makes no configuration"),
+        (lambda e: e.update(max_batch=10**12), "export.json: got a record without a valid configuration"),
         (lambda e: e["artifacts"][0].update(reports=[]), "export.json: runtime of fp32.onnx: got none"),
         (
             lambda e: e["artifacts"][1]["decision"].update(accepted=True),

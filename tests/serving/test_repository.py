@@ -90,7 +90,8 @@ def test_the_queue_is_limited_only_where_asked(repository: Path, artifacts: Any)
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"backend": "openvino"},
+        {"runtime": "openvino_dynamic"},
+        {"runtime": "pytorch"},
         {"queue_size": -1},
         {"queue_size": 1_000_001},
         {"queue_timeout_s": -0.1},
@@ -111,7 +112,7 @@ def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:
     "options",
     [
         RepositoryOptions(),
-        RepositoryOptions(backend="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
+        RepositoryOptions(runtime="tensorrt", queue_size=0, queue_timeout_s=2, queue_delay_us=3),
         RepositoryOptions(queue_size=9, queue_timeout_s=0.5),
         RepositoryOptions(instances=2, max_batch=8),
         RepositoryOptions(encoded=True),
@@ -207,7 +208,7 @@ class TestNothingIsLost:
         home = tmp_path / "home"
         (home / file).parent.mkdir(parents=True)
         (home / file).write_text("precious")
-        with pytest.raises(RepositoryError, match="nothing was touched"):
+        with pytest.raises(RepositoryError, match="nothing was changed"):
             write_repository(artifacts.manifest, artifacts.folder, home)
         assert contents_of(home) == {file: b"precious"}
 

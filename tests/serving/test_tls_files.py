@@ -98,7 +98,7 @@ def test_no_pem(which: str, content: bytes, good: ServerTls, tmp_path: Path) -> 
     path.chmod(0o600)
     error = refusal_of(replace(good, **{which: path}))
     assert error.subject == str(path)
-    assert error.got == f"no whole {'private key' if which == 'key' else 'certificate'} in it"
+    assert error.got == f"no complete {'private key' if which == 'key' else 'certificate'} in it"
     if which != "key":
         assert error.next_step.endswith(shlex.quote(str(path)))
 
@@ -115,7 +115,7 @@ def test_half_a_pem(which: str, good: ServerTls, tmp_path: Path) -> None:
 def test_certificate_and_key_in_each_others_place(good: ServerTls) -> None:
     error = refusal_of(ServerTls(good.key, good.certificate))
     assert error.subject == str(good.key)
-    assert error.got == "no whole certificate in it"
+    assert error.got == "no complete certificate in it"
 
 
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
@@ -125,8 +125,8 @@ def test_the_key_to_another_certificate(kind: str, good: ServerTls, tmp_path: Pa
     openssl("genpkey", "-algorithm", kind, *options[kind], "-out", other)
     error = refusal_of(replace(good, key=other))
     assert error.subject == str(other)
-    assert error.got == "the key to another certificate"
-    assert error.expected == f"the key to {good.certificate}"
+    assert error.got == "the key of another certificate"
+    assert error.expected == f"the key of {good.certificate}"
 
 
 def test_an_encrypted_key_asks_nobody(good: ServerTls, tmp_path: Path) -> None:

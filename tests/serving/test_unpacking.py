@@ -16,7 +16,7 @@ from ..folders import contents_of
 from .conftest import Artifacts
 from .recorded_engines import H200, L4, engine_of, with_engines, with_engines_of
 
-ENGINES = RepositoryOptions(backend="tensorrt")
+ENGINES = RepositoryOptions(runtime="tensorrt")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def striped(upright: bool, seed: int) -> Image.Image:
-    """Coloured stripes with noise: upright or lying, which is all that tells the classes apart."""
+    """Return noisy coloured stripes; only their direction differs between the classes."""
     rng = np.random.default_rng(seed)
     wave = np.sin(np.arange(48) * rng.uniform(0.5, 0.9) + rng.uniform(0, 6)) * 90
     grey = np.tile(wave, (48, 1)) + rng.normal(0, 20, (48, 48))
@@ -17,24 +17,24 @@ def striped(upright: bool, seed: int) -> Image.Image:
 
 
 def write_stripes(root: Path, *, train: int = 16, val: int = 6) -> Path:
-    """`train/` and `val/` with the classes `lying` and `upright`."""
-    for part, count in (("train", train), ("val", val)):
+    """Write an image folder with `train/` and `val/` and the classes `lying` and `upright`."""
+    for split, count in (("train", train), ("val", val)):
         for label, name in enumerate(("lying", "upright")):
-            folder = root / part / name
+            folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                seed = 1000 * label + index + (500 if part == "val" else 0)
+                seed = 1000 * label + index + (500 if split == "val" else 0)
                 striped(bool(label), seed).save(folder / f"{index:02d}.png")
     return root
 
 
 @pytest.fixture(scope="session")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder that every test reads and none changes."""
+    """An image folder for all tests; do not change it."""
     return write_stripes(tmp_path_factory.mktemp("stripes"))
 
 
 @pytest.fixture
 def own_stripes(tmp_path: Path) -> Path:
-    """An image folder to break."""
+    """An image folder that a test may change."""
     return write_stripes(tmp_path / "images")

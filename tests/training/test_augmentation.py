@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexnet_training.augmentation import Augmentation
+from alexnet_training.recipe import Augmentation
 
 SIZE = 32
 
@@ -16,7 +16,7 @@ def augmented(images: Tensor, *, mirrorable: bool = False, seed: int = 0) -> Ten
 
 
 def plain(*colour: int, count: int = 64) -> Tensor:
-    """Images of one colour `(N, S, S, 3)`, which crops and mirrors leave alone."""
+    """Return images of one colour `(N, S, S, 3)`, which cropping and mirroring do not change."""
     return torch.tensor(colour, dtype=torch.uint8).expand(count, SIZE, SIZE, 3).clone()
 
 
@@ -35,7 +35,7 @@ def test_pixels_keep_their_shape_and_range() -> None:
     assert result.max() <= 255
 
 
-def test_every_image_is_drawn_anew_and_the_seed_decides() -> None:
+def test_every_image_is_changed_differently_and_the_seed_reproduces_it() -> None:
     same = dark_to_the_left(1).repeat(16, 1, 1, 1)
     first = augmented(same)
     assert len({image.numpy().tobytes() for image in first}) == 16
@@ -44,39 +44,41 @@ def test_every_image_is_drawn_anew_and_the_seed_decides() -> None:
 
 
 def brighter_side(images: Tensor) -> Tensor:
-    """True `(N,)` where the right half is the brighter one."""
+    """Return `(N,)`, True where the right half is brighter than the left one."""
     half = SIZE // 2
     return images[:, :, half:].mean(dim=(1, 2, 3)) > images[:, :, :half].mean(dim=(1, 2, 3))
 
 
-def test_images_are_mirrored_only_where_their_class_survives_it() -> None:
+def test_images_are_mirrored_only_if_mirrorable() -> None:
     assert brighter_side(augmented(dark_to_the_left())).all()
     share = brighter_side(augmented(dark_to_the_left(), mirrorable=True)).float().mean()
     assert 0.25 < share < 0.75
 
 
-def test_brightness_moves_up_and_down() -> None:
+def test_brightness_varies_in_both_directions() -> None:
     means = augmented(plain(100, 100, 100)).mean(dim=(1, 2, 3))
     assert 65 < means.min() < 80
     assert 120 < means.max() < 135
 
 
-def test_contrast_moves() -> None:
+def test_contrast_varies() -> None:
     image = dark_to_the_left()
     image[image == 0] = 100
     spread = augmented(image).std(dim=(1, 2, 3)) / augmented(image).mean(dim=(1, 2, 3))
     assert spread.max() > 1.5 * spread.min()
 
 
-def test_colour_moves_beyond_what_contrast_does_to_it() -> None:
+def test_saturation_varies_more_than_by_contrast_alone() -> None:
     result = augmented(plain(150, 100, 50)).mean(dim=(1, 2))  # (N, 3)
     grey = result @ torch.tensor([0.299, 0.587, 0.114])
-    strength = (result[:, 0] - result[:, 2]) / grey  # brightness leaves it, contrast has 0.7 to 1.3
+    strength = (
+        result[:, 0] - result[:, 2]
+    ) / grey  # unchanged by brightness; contrast scales it by 0.7 to 1.3
     assert strength.max() / strength.min() > 1.2 * 1.3 / 0.7
 
 
-def test_crops_are_of_at_least_seven_tenths_of_the_area() -> None:
-    # On a ramp a crop's slope is its side: sides below 1 and the corners all differ.
+def test_crops_have_at_least_seven_tenths_of_the_area() -> None:
+    # On a ramp, the slope of the resized crop is the crop's side.
     ramp = plain(0, 0, 0)
     ramp[..., :] = (torch.arange(SIZE) * 4 + 60).to(torch.uint8)[None, None, :, None]
     torch.manual_seed(0)
@@ -88,5 +90,5 @@ def test_crops_are_of_at_least_seven_tenths_of_the_area() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_batch_of_any_size(count: int) -> None:
+def test_batches_of_other_sizes_keep_their_shape(count: int) -> None:
     assert augmented(dark_to_the_left(count), mirrorable=True).shape == (count, SIZE, SIZE, 3)

@@ -10,10 +10,9 @@ from alexnet_model.architectures import build
 from alexnet_model.classifier import Classifier
 from alexnet_model.progress import silent
 from alexnet_training import TrainingOptions
-from alexnet_training.augmentation import Augmentation
 from alexnet_training.loop import Loop, accuracy_of
-from alexnet_training.parts import parts_from_splits
-from alexnet_training.recipe import share_of_learning_rate
+from alexnet_training.recipe import Augmentation, learning_rate_factor
+from alexnet_training.splits import prepared_from_splits
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def loop(stripes: Path) -> Loop:
         classifier=classifier,
         optimiser=torch.optim.Adam(classifier.parameters(), fused=True),
         augmentation=Augmentation(contract.size, mirrorable=True),
-        part=parts_from_splits(splits, contract, progress=silent).train,
+        split=prepared_from_splits(splits, contract, progress=silent).train,
     )
 
 
@@ -37,18 +36,18 @@ def test_the_learning_rate_follows_one_schedule_over_all_epochs(loop: Loop) -> N
 
     for epoch in range(3):
         loop.train_epoch(epoch, note)
-    # 32 images are 3 whole batches of 10.
-    assert rates == pytest.approx([0.004 * share_of_learning_rate(step, 9) for step in range(9)])
+    # 32 images are 3 complete batches of 10.
+    assert rates == pytest.approx([0.004 * learning_rate_factor(step, 9) for step in range(9)])
 
 
-def test_accuracy_is_of_every_image_without_dropout_or_augmentation(loop: Loop) -> None:
-    first = accuracy_of(loop.classifier, loop.part, "accuracy", silent)
+def test_accuracy_covers_every_image_without_dropout_or_augmentation(loop: Loop) -> None:
+    first = accuracy_of(loop.classifier, loop.split, "accuracy", silent)
     assert not loop.classifier.training
-    assert accuracy_of(loop.classifier, loop.part, "accuracy", silent) == first
+    assert accuracy_of(loop.classifier, loop.split, "accuracy", silent) == first
     assert first.images == 32
 
     with torch.inference_mode():
-        images, labels = next(loop.part.batches(torch.arange(32).numpy(), 32))
+        images, labels = next(loop.split.batches(torch.arange(32).numpy(), 32))
         _, logits = loop.classifier(torch.from_numpy(images))
     assert first.correct == int((logits.argmax(dim=1).numpy() == labels).sum())
     assert first.share == first.correct / 32

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from alexnet_model.architectures import ARCHITECTURES, build
-from alexnet_training.recipe import fitting_learning_rate, initialise, share_of_learning_rate
+from alexnet_training.recipe import default_learning_rate, initialise, learning_rate_factor
 
 
 def layers_of(architecture: str) -> list[nn.Conv2d | nn.Linear]:
@@ -18,7 +18,7 @@ def layers_of(architecture: str) -> list[nn.Conv2d | nn.Linear]:
 
 
 @pytest.mark.parametrize("architecture", ["alexnet", "alexnet-lecture", "alexnet-2012"])
-def test_hidden_layers_keep_the_variance_and_the_last_starts_small(architecture: str) -> None:
+def test_hidden_layers_get_kaiming_and_the_last_layer_small_weights(architecture: str) -> None:
     *hidden, last = layers_of(architecture)
     for layer in hidden:
         fan_in = layer.weight[0].numel()
@@ -26,7 +26,7 @@ def test_hidden_layers_keep_the_variance_and_the_last_starts_small(architecture:
     assert last.weight.std().item() == pytest.approx(0.01, rel=0.1)
 
 
-def test_lenet_starts_as_sigmoids_want() -> None:
+def test_lenet_gets_xavier_initialisation() -> None:
     for layer in layers_of("lenet"):
         receptive = layer.weight[0, 0].numel()
         fans = (layer.weight.shape[0] + layer.weight.shape[1]) * receptive
@@ -42,17 +42,28 @@ def test_biases_start_at_zero(architecture: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "expected"), [(1.0, 2.5e-4), (0.5, 5e-4), (0.25, 1e-3), (0.05, 2e-3)])
-def test_narrower_networks_take_larger_steps(width: float, expected: float) -> None:
-    assert fitting_learning_rate("alexnet", width) == pytest.approx(expected)
+def test_narrower_networks_have_a_higher_learning_rate(width: float, expected: float) -> None:
+    assert default_learning_rate("alexnet", width) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 160, 10_000])
-def test_the_rate_rises_to_the_whole_and_falls_to_almost_nothing(steps: int) -> None:
-    shares = [share_of_learning_rate(step, steps) for step in range(steps)]
-    top = shares.index(max(shares))
-    assert shares[: top + 1] == sorted(shares[: top + 1])
-    assert shares[top:] == sorted(shares[top:], reverse=True)
-    assert max(shares) == pytest.approx(1)
-    assert min(shares) > 0
+def test_the_learning_rate_rises_to_its_highest_value_and_falls_almost_to_zero(steps: int) -> None:
+    factors = [learning_rate_factor(step, steps) for step in range(steps)]
+    top = factors.index(max(factors))
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert max(factors) == pytest.approx(1)
+    assert min(factors) > 0
     assert top <= max(1, 0.1 * steps)
-    assert shares[-1] <= max(1.2 / (0.9 * steps), 0.5) or steps == 1
+    assert factors[-1] <= max(1.2 / (0.9 * steps), 0.5) or steps == 1
+
+
+def test_layers_without_bias_and_batch_norm_are_initialised() -> None:
+    convolution, norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+    last = nn.Linear(8, 2, bias=False)
+    torch.manual_seed(0)
+    initialise(nn.Sequential(convolution, norm, nn.ReLU(), last), "batch-norm")
+    assert convolution.weight.std().item() == pytest.approx(math.sqrt(2 / 27), rel=0.2)
+    assert last.weight.std().item() == pytest.approx(0.01, rel=0.6)
+    assert torch.equal(norm.weight, torch.ones(8))
+    assert not norm.bias.any()

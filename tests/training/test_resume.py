@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from alexnet_model.architectures import ARCHITECTURES
+from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.errors import TrainingError
 from alexnet_training import TrainingOptions, TrainingReport, train
 from alexnet_training.resume import resume_path
@@ -21,12 +24,12 @@ import os, signal, sys
 from pathlib import Path
 from alexnet_training import TrainingOptions, train
 
-def die(stage, done, total, note=""):
+def kill(stage, done, total, note=""):
     if stage == "training epoch 2/3" and done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 options = TrainingOptions(data=sys.argv[1], width=0.05, epochs=3, batch_size=8)
-train(options, Path(sys.argv[2]), progress=die)
+train(options, Path(sys.argv[2]), progress=kill)
 """
 
 
@@ -42,7 +45,7 @@ def uninterrupted(options: TrainingOptions, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def killed_state(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What a run that was killed in its second epoch leaves."""
+    """The state of a run that was killed in its second epoch."""
     out = tmp_path_factory.mktemp("killed") / "out.safetensors"
     command = [sys.executable, "-c", KILLED_IN_EPOCH_2, str(stripes), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -53,13 +56,13 @@ def killed_state(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 @pytest.fixture
 def out(tmp_path: Path, killed_state: bytes) -> Path:
-    """Where that run would have written its checkpoint, its state beside it."""
+    """The checkpoint path of that run, with its state beside it."""
     out = tmp_path / "out.safetensors"
     resume_path(out).write_bytes(killed_state)
     return out
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(
+def test_a_killed_run_resumes_to_the_same_weights(
     out: Path, options: TrainingOptions, uninterrupted: TrainingReport
 ) -> None:
     stages: list[str] = []
@@ -75,7 +78,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_the_whole_history_is_kept(
+def test_the_history_has_the_epochs_before_and_after_the_resume(
     out: Path, options: TrainingOptions, uninterrupted: TrainingReport
 ) -> None:
     report = train(options, out)
@@ -88,7 +91,7 @@ def test_an_interrupt_keeps_the_state_and_the_old_checkpoint(
     tmp_path: Path, options: TrainingOptions, uninterrupted: TrainingReport
 ) -> None:
     out = tmp_path / "out.safetensors"
-    out.write_text("the one of yesterday")
+    out.write_text("an older checkpoint")
 
     def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
         if stage == "training epoch 3/3":
@@ -96,10 +99,43 @@ def test_an_interrupt_keeps_the_state_and_the_old_checkpoint(
 
     with pytest.raises(KeyboardInterrupt):
         train(options, out, progress=interrupt)
-    assert out.read_text() == "the one of yesterday"
+    assert out.read_text() == "an older checkpoint"
     report = train(options, out)
     assert report.epochs_resumed == 2
     assert report.checkpoint.weights_sha256 == uninterrupted.checkpoint.weights_sha256
+
+
+def batch_norm_network(classes: int, width: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+
+
+def test_a_network_with_batch_norm_resumes_to_the_same_weights_and_statistics(
+    tmp_path: Path, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "batch-norm", batch_norm_network)
+    options = replace(options, architecture="batch-norm", width=1.0)
+    whole = train(options, tmp_path / "whole.safetensors").checkpoint.weights
+
+    def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage == "training epoch 3/3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, tmp_path / "out.safetensors", progress=interrupt)
+    report = train(options, tmp_path / "out.safetensors")
+    assert report.epochs_resumed == 2
+    assert whole["1.num_batches_tracked"] == 12
+    for name, tensor in whole.items():
+        assert torch.equal(report.checkpoint.weights[name], tensor), name
+    loaded = load_checkpoint(tmp_path / "out.safetensors")
+    assert loaded.weights_sha256 == report.checkpoint.weights_sha256
 
 
 @pytest.mark.parametrize(
@@ -137,7 +173,7 @@ def test_a_state_of_other_images_is_refused(
         train(options, out)
 
 
-def test_without_resume_the_state_is_left_aside(
+def test_without_resume_the_state_is_ignored(
     out: Path, options: TrainingOptions, uninterrupted: TrainingReport
 ) -> None:
     report = train(options, out, resume=False)
@@ -154,19 +190,19 @@ def refusal(options: TrainingOptions, out: Path) -> str:
     assert not out.exists()
     line = str(refused.value)
     assert line.startswith(str(resume_path(out)))
-    assert line.endswith("Remove that file to start anew.")
+    assert line.endswith("Remove that file to start again.")
     assert "\n" not in line
     return line
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
-def test_a_truncated_state(out: Path, options: TrainingOptions, share: float) -> None:
+def test_a_truncated_state_is_refused(out: Path, options: TrainingOptions, share: float) -> None:
     whole = resume_path(out).read_bytes()
     resume_path(out).write_bytes(whole[: int(len(whole) * share)])
     assert "a broken state" in refusal(options, out)
 
 
-def test_a_file_of_something_else(out: Path, options: TrainingOptions) -> None:
+def test_another_safetensors_file_is_refused(out: Path, options: TrainingOptions) -> None:
     save_file({"a": torch.ones(2)}, resume_path(out))
     assert "the format None" in refusal(options, out)
 
@@ -181,7 +217,7 @@ def test_a_file_of_something_else(out: Path, options: TrainingOptions) -> None:
         ("step.features.0.bias", None),
     ],
 )
-def test_tensors_that_do_not_fit(
+def test_a_state_with_tensors_that_do_not_fit_is_refused(
     out: Path, options: TrainingOptions, name: str, tensor: torch.Tensor | None
 ) -> None:
     with safe_open(resume_path(out), framework="pt") as file:
@@ -196,7 +232,9 @@ def test_tensors_that_do_not_fit(
 @pytest.mark.parametrize(
     ("name", "text"), [("run", "{"), ("run", "[]"), ("history", "{"), ("history", "[{}]"), ("history", "[]")]
 )
-def test_a_record_that_makes_no_sense(out: Path, options: TrainingOptions, name: str, text: str) -> None:
+def test_a_state_with_a_malformed_record_is_refused(
+    out: Path, options: TrainingOptions, name: str, text: str
+) -> None:
     with safe_open(resume_path(out), framework="pt") as file:
         metadata = file.metadata()
     save_file(load_file(resume_path(out)), resume_path(out), metadata={**metadata, name: text})

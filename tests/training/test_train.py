@@ -13,7 +13,7 @@ from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.errors import DatasetError, TrainingError, UsageError
 from alexnet_training import TrainingOptions, TrainingReport, loop, train
-from alexnet_training import parts as parts_module
+from alexnet_training import splits as splits_module
 from alexnet_training.resume import resume_path
 
 
@@ -44,7 +44,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(stripes: Path, out: Path, calls: Calls) -> TrainingReport:
-    """One short run, looked at from all sides below."""
+    """One short run that several tests inspect."""
 
     def note(stage: str, done: int, total: int, note: str = "") -> None:
         calls.append((stage, done, total, note))
@@ -52,14 +52,14 @@ def report(stripes: Path, out: Path, calls: Calls) -> TrainingReport:
     return train(small(stripes, epochs=6), out, progress=note)
 
 
-def test_it_learns(report: TrainingReport) -> None:
+def test_training_reduces_the_loss_and_learns_the_classes(report: TrainingReport) -> None:
     assert report.epochs[-1].loss < 0.7 * report.epochs[0].loss
     assert report.held_out.share >= 0.9
     assert report.held_out == report.epochs[-1].validation
     assert report.held_out.images == 12
 
 
-def test_the_checkpoint_on_disk_is_the_one_returned(report: TrainingReport, out: Path) -> None:
+def test_the_checkpoint_on_disk_equals_the_returned_one(report: TrainingReport, out: Path) -> None:
     loaded = load_checkpoint(out)
     assert loaded.weights_sha256 == report.checkpoint.weights_sha256
     assert (loaded.architecture, loaded.width) == ("alexnet", 0.05)
@@ -69,7 +69,9 @@ def test_the_checkpoint_on_disk_is_the_one_returned(report: TrainingReport, out:
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_the_record_says_where_the_weights_come_from(report: TrainingReport, stripes: Path) -> None:
+def test_the_training_record_has_data_options_results_and_versions(
+    report: TrainingReport, stripes: Path
+) -> None:
     record = json.loads(json.dumps(report.checkpoint.training))
     assert record["data"] == str(stripes)
     assert record["images"] == {"train": 32, "validation": 12, "test": 12}
@@ -85,7 +87,7 @@ def test_the_record_says_where_the_weights_come_from(report: TrainingReport, str
 
 
 @pytest.mark.usefixtures("report")
-def test_progress_is_told_for_every_step(calls: Calls) -> None:
+def test_progress_is_reported_for_every_step(calls: Calls) -> None:
     for epoch in range(1, 7):
         steps = [call for call in calls if call[0] == f"training epoch {epoch}/6"]
         assert [(done, total) for _, done, total, _ in steps] == [(step, 4) for step in range(1, 5)]
@@ -97,7 +99,7 @@ def test_progress_is_told_for_every_step(calls: Calls) -> None:
     assert all(done <= total for _, done, total, _ in calls)
 
 
-def test_the_callers_generator_and_algorithms_are_put_back(stripes: Path, tmp_path: Path) -> None:
+def test_the_callers_generator_and_deterministic_mode_are_restored(stripes: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -111,19 +113,19 @@ def hash_of(options: TrainingOptions, folder: Path) -> str:
     return train(options, folder / "out.safetensors").checkpoint.weights_sha256
 
 
-def test_the_seed_decides_the_weights(stripes: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_weights(stripes: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = hash_of(small(stripes), tmp_path)
-    torch.manual_seed(2)  # the caller's, which is not ours
+    torch.manual_seed(2)  # the caller's seed has no effect
     assert hash_of(small(stripes), tmp_path) == first
     assert hash_of(small(stripes, seed=8), tmp_path) != first
 
 
-def test_images_from_disk_train_the_same_weights(
+def test_images_from_disk_give_the_same_weights_as_from_memory(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = hash_of(small(stripes, epochs=2), tmp_path)
-    monkeypatch.setattr(parts_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(splits_module, "MAX_IMAGES_IN_MEMORY", 0)
     assert hash_of(small(stripes, epochs=2), tmp_path) == kept
 
 
@@ -146,7 +148,7 @@ def test_lenet_learns_digits_in_one_epoch(tmp_path: Path) -> None:
     assert report.held_out.share > 0.5
 
 
-def test_fewer_images_than_a_batch_are_one_step(own_stripes: Path, tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_make_one_step(own_stripes: Path, tmp_path: Path) -> None:
     report = train(small(own_stripes, epochs=2, batch_size=500), tmp_path / "out.safetensors")
     assert report.checkpoint.training["steps"] == 2
 
@@ -173,7 +175,7 @@ def test_unreadable_images_are_named_and_counted(own_stripes: Path, tmp_path: Pa
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_trained_leaves_nothing(
+def test_a_refused_run_writes_nothing(
     stripes: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], word: str
 ) -> None:
     with pytest.raises(error, match=word):
@@ -181,13 +183,13 @@ def test_what_cannot_be_trained_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_as_target(stripes: Path, tmp_path: Path) -> None:
+def test_a_folder_as_output_is_refused(stripes: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^out: got the folder"):
         train(small(stripes), tmp_path)
 
 
-def test_a_target_below_a_file_is_found_out_before_training(stripes: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
+def test_an_output_below_a_file_is_refused_before_training(stripes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
     calls: list[str] = []
 
     def note(stage: str, done: int, total: int, note: str = "") -> None:
@@ -196,13 +198,13 @@ def test_a_target_below_a_file_is_found_out_before_training(stripes: Path, tmp_p
     with pytest.raises(OSError, match="file"):
         train(small(stripes), tmp_path / "file" / "out.safetensors", progress=note)
     assert calls == []
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "content"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "fitting_learning_rate", lambda *_: 1e30)  # options allow no such thing
+    monkeypatch.setattr(loop, "default_learning_rate", lambda *_: 1e30)  # `TrainingOptions` refuses it
     with pytest.raises(TrainingError, match=r"epoch 1, step 2: got a loss of .*rate, which is 1e\+30"):
         train(small(stripes), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
@@ -222,11 +224,11 @@ except OSError as error:
 """
 
 
-def test_a_file_that_cannot_be_written_whole_is_not_there_at_all(stripes: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_partial_file(stripes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
-    out.write_text("the one of yesterday")
+    out.write_text("an older checkpoint")
     command = [sys.executable, "-c", DISK_FULL, str(stripes), str(out), "100000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["File", "too", "large", str(resume_path(out))]
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
-    assert out.read_text() == "the one of yesterday"
+    assert out.read_text() == "an older checkpoint"

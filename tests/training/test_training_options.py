@@ -17,12 +17,12 @@ from alexnet_training import TrainingOptions
         ("seed", [-1, 2**63]),
     ],
 )
-def test_wrong_values_are_refused_by_name(option: str, values: list[Any]) -> None:
+def test_values_out_of_range_are_refused_by_name(option: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(UsageError, match=f"^{option.replace('_', ' ')}: got {value}"):
             TrainingOptions(**{option: value})
 
 
-def test_the_ends_of_every_range_are_allowed() -> None:
+def test_the_limits_of_every_range_are_allowed() -> None:
     TrainingOptions(epochs=1, batch_size=1, learning_rate=1.0, seed=0)
     TrainingOptions(epochs=100_000, batch_size=4096, learning_rate=1e-9, seed=2**63 - 1)

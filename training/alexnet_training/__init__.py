@@ -1,4 +1,7 @@
-"""A labelled image dataset to a trained checkpoint. `train` comes on first use: it needs PyTorch."""
+"""Train a network on a labelled image dataset and write its checkpoint.
+
+`import alexnet_training` does not import PyTorch; the first use of a name other than `TrainingOptions` does.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,14 @@ from .options import TrainingOptions
 
 if TYPE_CHECKING:
     from .fit import TrainingReport, train
-    from .loop import Accuracy
+    from .loop import Accuracy, EpochRecord
 
-__all__ = ["Accuracy", "TrainingOptions", "TrainingReport", "train"]
+__all__ = ["Accuracy", "EpochRecord", "TrainingOptions", "TrainingReport", "train"]
 
 
 def __getattr__(name: str) -> object:
-    home = {"Accuracy": "loop", "TrainingReport": "fit", "train": "fit"}.get(name)
-    if home:
-        with needs("train"):  # first, or the ground floor asks for [export], which is not enough
+    if name in __all__:
+        with needs("train"):  # before `alexnet_model` names the extra [export], which is not enough
             import_module("kornia")
-        return getattr(import_module(f"{__name__}.{home}"), name)
+        return getattr(import_module(f"{__name__}.fit"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

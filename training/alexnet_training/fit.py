@@ -1,4 +1,4 @@
-"""`train`: an image dataset to a checkpoint. The same options on the same machine give the same weights."""
+"""Train a network from a dataset to a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,22 +21,29 @@ from alexnet_model.errors import UsageError
 from alexnet_model.extras import needs
 from alexnet_model.progress import Progress, silent
 
-from .augmentation import Augmentation
 from .loop import Accuracy, EpochRecord, Loop, accuracy_of
 from .options import TrainingOptions
-from .parts import Parts, parts_from_splits
-from .recipe import computes_bf16, initialise
+from .recipe import Augmentation, has_bf16_instructions, initialise
 from .resume import restore_state, resume_path, save_state
+from .splits import PreparedSplits, prepared_from_splits
 
 with needs("train"):
     import torch
 
-NAMED_UNREADABLE = 20  # in the checkpoint; the report has them all
+NAMED_UNREADABLE = 20  # names of unreadable images in the checkpoint; the report has all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """The checkpoint that was written, and how it came to be; `epochs` holds the resumed ones too."""
+    """The result of `train`.
+
+    Args:
+        checkpoint: what was written.
+        epochs: one record for each epoch, also for those of the run that was resumed.
+        epochs_resumed: how many epochs the resumed run had finished; 0 if none was resumed.
+        held_out: the accuracy on the test split.
+        unreadable: the images of all splits that were left out.
+    """
 
     checkpoint: Checkpoint
     epochs: tuple[EpochRecord, ...]
@@ -46,23 +53,30 @@ class TrainingReport:
 
     @property
     def seconds(self) -> float:
+        """The time of all epochs together."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
 def train(
     options: TrainingOptions, out: Path, *, resume: bool = True, progress: Progress = silent
 ) -> TrainingReport:
-    """Train a network and write its checkpoint to `out`, whole or not at all.
+    """Train a network and write its checkpoint.
 
-    After every epoch but the last the run's state goes to `<out>.resume`, from which the same call goes on
-    after a kill, to the same weights; it is removed once the checkpoint is written. With `resume=False` such
-    a state is ignored, and replaced after the first epoch.
+    After every epoch but the last, the state of the run is written to `<out>.resume`. If the run is stopped,
+    the same call continues after the last finished epoch and gives the same weights. The state is removed
+    once the checkpoint is written.
+
+    Args:
+        options: the dataset, the network and how it is trained.
+        out: the checkpoint to create or replace; an error leaves an existing one as it was.
+        resume: continue the run that `<out>.resume` belongs to; False starts again and replaces the state.
+        progress: called after every step, image and batch.
 
     Raises:
-        UsageError: an option, or `out`, cannot be.
-        DatasetError: there is no such set, or a part or a class of it has no readable image.
-        ImageError: an image became unreadable while training.
-        TrainingError: the loss is no longer finite, or `<out>.resume` is broken or of another run.
+        UsageError: an option has a wrong value, or `out` is a folder.
+        DatasetError: the dataset is missing, or a split or a class of it has no readable image.
+        ImageError: an image became unreadable during training.
+        TrainingError: the loss is not finite, or `<out>.resume` is broken or belongs to another run.
         OSError: a file cannot be written.
     """
     contract, splits = Contract(), splits_from(options.data)
@@ -77,22 +91,22 @@ def train(
         history = restore_state(state, network, optimiser, run=run) if resume and state.exists() else []
         epochs_resumed = len(history)
 
-        parts = parts_from_splits(splits, contract, progress=progress)
+        prepared = prepared_from_splits(splits, contract, progress=progress)
         classifier = Classifier(network, contract)
         augmentation = Augmentation(contract.size, mirrorable=splits.train.mirrorable)
-        loop = Loop(options, classifier, optimiser, augmentation, parts.train)
+        loop = Loop(options, classifier, optimiser, augmentation, prepared.train)
         for epoch in range(epochs_resumed, options.epochs):
             started = time.perf_counter()
             loss, accuracy = loop.train_epoch(epoch, progress)
             validation = accuracy_of(
-                classifier, parts.validation, f"validating epoch {epoch + 1}/{options.epochs}", progress
+                classifier, prepared.validation, f"validating epoch {epoch + 1}/{options.epochs}", progress
             )
             history.append(EpochRecord(loss, accuracy, validation, time.perf_counter() - started))
             if epoch + 1 < options.epochs:
                 save_state(state, network, optimiser, run=run, history=history)
         held_out = history[-1].validation
-        if parts.test is not parts.validation:
-            held_out = accuracy_of(classifier, parts.test, "held-out accuracy", progress)
+        if prepared.test is not prepared.validation:
+            held_out = accuracy_of(classifier, prepared.test, "held-out accuracy", progress)
 
     report = TrainingReport(
         checkpoint=Checkpoint(
@@ -100,13 +114,13 @@ def train(
             width=options.width,
             class_names=splits.train.class_names,
             contract=contract,
-            training=_training_record(loop, parts, history, held_out),
+            training=_training_record(loop, prepared, history, held_out),
             weights=network.state_dict(),
         ),
         epochs=tuple(history),
         epochs_resumed=epochs_resumed,
         held_out=held_out,
-        unreadable=parts.unreadable,
+        unreadable=prepared.unreadable,
     )
     save_checkpoint(report.checkpoint, out)
     state.unlink(missing_ok=True)
@@ -114,7 +128,7 @@ def train(
 
 
 def _check_writable(out: Path) -> None:
-    """Find out before the first step, not after the last."""
+    """Raise before the training, not after it, if `out` cannot be written."""
     if out.is_dir():
         raise UsageError("out", got=f"the folder {out}", expected="a file to write the checkpoint to")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,28 +137,28 @@ def _check_writable(out: Path) -> None:
 
 
 def _training_record(
-    loop: Loop, parts: Parts, history: list[EpochRecord], held_out: Accuracy
+    loop: Loop, splits: PreparedSplits, history: list[EpochRecord], held_out: Accuracy
 ) -> dict[str, Any]:
-    """The checkpoint's `training`: where the weights come from, as JSON."""
+    """Return the checkpoint's `training` as JSON: where the weights come from."""
     options, last = loop.options, history[-1]
     return {
         "data": options.data,
         "images": {
-            "train": len(parts.train.labels),
-            "validation": len(parts.validation.labels),
-            "test": len(parts.test.labels),
+            "train": len(splits.train.labels),
+            "validation": len(splits.validation.labels),
+            "test": len(splits.test.labels),
         },
         "unreadable": {
-            "count": len(parts.unreadable),
-            "names": [image.name for image in parts.unreadable[:NAMED_UNREADABLE]],
+            "count": len(splits.unreadable),
+            "names": [image.name for image in splits.unreadable[:NAMED_UNREADABLE]],
         },
         "seed": options.seed,
         "epochs": options.epochs,
-        "steps": options.epochs * loop.steps_an_epoch,
+        "steps": options.epochs * loop.steps_per_epoch,
         "batch_size": options.batch_size,
         "optimiser": "Adam, linear warm-up and decay",
         "learning_rate": loop.learning_rate,
-        "computed_in": "bf16 autocast" if computes_bf16() else "fp32",
+        "computed_in": "bf16 autocast" if has_bf16_instructions() else "fp32",
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
         "held_out_accuracy": asdict(held_out),
@@ -155,7 +169,7 @@ def _training_record(
 
 
 def _run_identity(options: TrainingOptions, images: ImageDataset, contract: Contract) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped."""
+    """Return, as JSON, what two runs must have in common for one to continue the other."""
     digest = hashlib.sha256()
     for image in images.images:
         size = image.source.stat().st_size if isinstance(image.source, Path) else 0
@@ -165,14 +179,12 @@ def _run_identity(options: TrainingOptions, images: ImageDataset, contract: Cont
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Deterministic algorithms and a generator of our own; the caller's are put back."""
-    were, warned = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    """Use deterministic algorithms; restore the caller's setting and random generator afterwards."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(were, warn_only=warned)
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

@@ -1,4 +1,4 @@
-"""One epoch of training, and accuracy on a part: where the seconds go."""
+"""One epoch of training, and the accuracy on a split."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from alexnet_model.errors import TrainingError
 from alexnet_model.extras import needs
 from alexnet_model.progress import Progress
 
-from .augmentation import Augmentation
 from .options import TrainingOptions
-from .parts import Part
-from .recipe import computes_bf16, fitting_learning_rate, share_of_learning_rate
+from .recipe import Augmentation, default_learning_rate, has_bf16_instructions, learning_rate_factor
+from .splits import Split
 
 with needs("train"):
     import torch
     from torch import nn
 
-EVALUATION_BATCH = 64
+EVALUATION_BATCH = 64  # images
 
 
 @dataclass(frozen=True)
 class Accuracy:
+    """Top-1 accuracy: `correct` of `images` were classified correctly."""
+
     correct: int
     images: int
 
     @property
     def share(self) -> float:
+        """Accuracy as a share, 0..1."""
         return self.correct / self.images
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """`loss` and `accuracy` are means over the epoch's augmented images, as the weights moved."""
+    """The results of one epoch.
+
+    `loss` and `accuracy` (0..1) are means over the epoch's augmented training images, each computed before
+    the step that used it. `validation` is the accuracy after the epoch.
+    """
 
     loss: float
     accuracy: float
@@ -46,42 +52,58 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Loop:
-    """What an epoch moves and reads. `train_epoch` draws from PyTorch's global generator."""
+    """Train `classifier` with `optimiser` on the images of `split`.
+
+    Args:
+        options: batch size, epochs, learning rate and seed.
+        classifier: changed in place.
+        optimiser: Adam on the classifier's parameters.
+        augmentation: applied to every batch.
+        split: the training images.
+    """
 
     options: TrainingOptions
     classifier: Classifier
     optimiser: torch.optim.Adam
     augmentation: Augmentation
-    part: Part
+    split: Split
 
     @property
     def learning_rate(self) -> float:
+        """The highest learning rate of the schedule."""
         options = self.options
-        return options.learning_rate or fitting_learning_rate(options.architecture, options.width)
+        return options.learning_rate or default_learning_rate(options.architecture, options.width)
 
     @property
-    def steps_an_epoch(self) -> int:
-        """Whole batches only: what is left over is another handful of images each epoch."""
-        return max(1, len(self.part.labels) // self.options.batch_size)
+    def steps_per_epoch(self) -> int:
+        """Complete batches of an epoch. The images that are left over differ from epoch to epoch."""
+        return max(1, len(self.split.labels) // self.options.batch_size)
 
     def train_epoch(self, epoch: int, progress: Progress) -> tuple[float, float]:
-        """Train one epoch, counted from 0; returns the mean loss and accuracy.
+        """Train for one epoch. This seeds PyTorch's global generator.
+
+        Args:
+            epoch: counted from 0.
+            progress: called after every step with the mean loss and accuracy so far.
+
+        Returns:
+            The mean loss and the mean accuracy (0..1) of the epoch.
 
         Raises:
-            TrainingError: the loss is no longer finite.
-            ImageError: an image became unreadable since it was first read.
+            TrainingError: the loss is not finite.
+            ImageError: an image has become unreadable since it was checked.
         """
-        options, steps = self.options, self.steps_an_epoch
+        options, steps = self.options, self.steps_per_epoch
         torch.manual_seed(_seed_of_epoch(options.seed, epoch))
-        order = torch.randperm(len(self.part.labels)).numpy()[: steps * options.batch_size]
+        order = torch.randperm(len(self.split.labels)).numpy()[: steps * options.batch_size]
         self.classifier.train()
         total_loss, correct, seen = 0.0, 0, 0
-        for step, (images, labels) in enumerate(self.part.batches(order, options.batch_size)):
-            share = share_of_learning_rate(epoch * steps + step, options.epochs * steps)
-            self.optimiser.param_groups[0]["lr"] = self.learning_rate * share
+        for step, (images, labels) in enumerate(self.split.batches(order, options.batch_size)):
+            factor = learning_rate_factor(epoch * steps + step, options.epochs * steps)
+            self.optimiser.param_groups[0]["lr"] = self.learning_rate * factor
             augmented = self.augmentation(torch.from_numpy(images))  # (B, S, S, 3)
             targets = torch.from_numpy(labels)  # (B,)
-            with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16_instructions()):
                 _, logits = self.classifier(augmented)  # (B, classes)
             loss = nn.functional.cross_entropy(logits.float(), targets)
             if not math.isfinite(loss.item()):
@@ -106,19 +128,29 @@ class Loop:
         return total_loss / seen, correct / seen
 
 
-def accuracy_of(classifier: Classifier, part: Part, stage: str, progress: Progress) -> Accuracy:
-    """Top-1 in FP32, in evaluation mode."""
+def accuracy_of(classifier: Classifier, split: Split, stage: str, progress: Progress) -> Accuracy:
+    """Measure top-1 accuracy in FP32, without augmentation.
+
+    Args:
+        classifier: left in evaluation mode.
+        split: the images to classify.
+        stage: the name that progress reports.
+        progress: called after every batch.
+
+    Raises:
+        ImageError: an image has become unreadable since it was checked.
+    """
     classifier.eval()
     correct = seen = 0
     with torch.inference_mode():
-        for images, labels in part.batches(np.arange(len(part.labels)), EVALUATION_BATCH):
+        for images, labels in split.batches(np.arange(len(split.labels)), EVALUATION_BATCH):
             probabilities, _ = classifier(torch.from_numpy(images))  # (B, classes)
             correct += int((probabilities.argmax(dim=1).numpy() == labels).sum())
             seen += len(labels)
-            progress(stage, seen, len(part.labels), f"accuracy {correct / seen:.1%}")
+            progress(stage, seen, len(split.labels), f"accuracy {correct / seen:.1%}")
     return Accuracy(correct, seen)
 
 
 def _seed_of_epoch(seed: int, epoch: int) -> int:
-    """Far apart for neighbouring seeds and epochs; a resumed run finds the same draws."""
+    """Mix both numbers, so that neighbouring seeds and epochs share no draws."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""What a training run can be asked for."""
+"""The options of a training run; this module does not need PyTorch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from alexnet_model.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """`data`: `digits` or a folder. `learning_rate` None: what fits the architecture and width (`recipe.py`).
+    """Hold the options of `train`. A run is reproducible: equal options on one machine give equal weights.
+
+    Args:
+        data: "digits" (the images in scikit-learn), or an image folder as `alexnet_model.splits_from` reads
+            it.
+        architecture: a name in `alexnet_model.architectures.ARCHITECTURES`.
+        width: the factor of every hidden layer's size, 0.01 to 4.
+        epochs: passes over the training images, 1 to 100,000.
+        batch_size: images a step, 1 to 4096.
+        learning_rate: Adam's learning rate at its highest, above 0 and at most 1; None selects one for the
+            architecture and width (`recipe.default_learning_rate`).
+        seed: the seed of initialisation, order and augmentation, 0 to 2**63 - 1. It does not change the
+            splits.
 
     Raises:
-        UsageError: an option is out of range. Architecture and width are checked where they are built.
+        UsageError: an option is out of its range. `train` checks the data, architecture and width.
     """
 
     data: str = "digits"

@@ -1,7 +1,8 @@
-"""The state of an unfinished run, beside its checkpoint: what the next epoch needs, and whose run it is.
+"""The state of an unfinished run, in a file beside its checkpoint.
 
-Every epoch draws from a generator seeded by (seed, epoch), so no generator state has to be kept: weights,
-Adam's moments and the number of finished epochs say everything. Never pickled; written whole or not at all.
+Every epoch seeds its generator from the seed and the epoch's number, so no generator state is stored: the
+network's state dict, Adam's moments and the records of the finished epochs are enough. The file is in the
+safetensors format.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def resume_path(out: Path) -> Path:
+    """Return the path of the state of an unfinished run.
+
+    Args:
+        out: the path of the run's checkpoint.
+    """
     return out.with_name(f"{out.name}.resume")
 
 
@@ -40,14 +46,22 @@ def save_state(
     run: Mapping[str, Any],
     history: Sequence[EpochRecord],
 ) -> None:
-    """Replace the state at `path`. `run` is JSON that two runs share only if they would train alike.
+    """Write the state of a run after an epoch.
+
+    Args:
+        path: the file to create or replace.
+        network: its parameters and buffers are stored.
+        optimiser: Adam on the network's parameters, after at least one step.
+        run: JSON that identifies the run; another run must have another value.
+        history: the finished epochs.
 
     Raises:
         OSError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        tensors[f"weight.{name}"] = tensor
     for name, weight in network.named_parameters():
-        tensors[f"weight.{name}"] = weight.detach()
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimiser.state[weight][moment]
     metadata = {
@@ -61,7 +75,16 @@ def save_state(
 def restore_state(
     path: Path, network: nn.Module, optimiser: torch.optim.Adam, *, run: Mapping[str, Any]
 ) -> list[EpochRecord]:
-    """Put the state into the network and optimiser; returns the finished epochs.
+    """Load the state of a run into a network and its optimiser.
+
+    Args:
+        path: the file that `save_state` wrote.
+        network: changed in place.
+        optimiser: Adam on the network's parameters, changed in place.
+        run: JSON that identifies the run, as for `save_state`.
+
+    Returns:
+        The finished epochs, at least one.
 
     Raises:
         TrainingError: the file is broken, or belongs to another run.
@@ -76,13 +99,12 @@ def restore_state(
             if not 0 < len(history) < run["epochs"]:
                 raise _broken(path, f"{len(history)} finished epochs")
             moments: dict[int, dict[str, Tensor]] = {}
-            weights: dict[str, Tensor] = {}
+            weights = {name: file.get_tensor(f"weight.{name}") for name in network.state_dict()}
             for index, (name, weight) in enumerate(network.named_parameters()):
-                weights[name] = file.get_tensor(f"weight.{name}")
                 moments[index] = {moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS}
-                for moment in ("exp_avg", "exp_avg_sq"):  # Adam itself would find out at its first step
+                for moment in ("exp_avg", "exp_avg_sq"):  # Adam would notice only at its first step
                     if moments[index][moment].shape != weight.shape:
-                        raise ValueError(f"{moment}.{name} has another shape than its weight")
+                        raise ValueError(f"{moment}.{name} has a shape other than its weight's")
         network.load_state_dict(weights)
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -96,14 +118,14 @@ def _epoch_from_json(values: Mapping[str, Any]) -> EpochRecord:
 
 def _refuse_other_run(path: Path, theirs: Any, ours: Mapping[str, Any]) -> None:
     if not isinstance(theirs, dict):
-        raise ValueError("its record is no mapping")
+        raise ValueError("its record is not a JSON object")
     other = [name for name in ours if theirs.get(name) != ours[name]]
     if other:
         raise TrainingError(
             f"{path}: an unfinished run",
             got=", ".join(f"{name} {theirs.get(name)}" for name in other),
             expected=", ".join(str(ours[name]) for name in other),
-            next_step="Repeat it with its own options, or remove that file to start anew.",
+            next_step="Use that run's options and images, or remove that file to start again.",
         )
 
 
@@ -112,5 +134,5 @@ def _broken(path: Path, got: str) -> TrainingError:
         str(path),
         got=got,
         expected="the state of an unfinished run",
-        next_step="Remove that file to start anew.",
+        next_step="Remove that file to start again.",
     )

@@ -257,7 +257,7 @@ def _built_engines(
 ) -> Iterator[EngineSpec | LeftOut]:
     name, gpu = runtime.name, next(iter(gpus.gpus), None)
     if not any(engine.passport.runtime == name for one in manifest.artifacts for engine in one.engines):
-        yield LeftOut(what=name, why="this export has no engine of it (alexnet export --engine)")
+        yield LeftOut(what=name, why="this export has no engine of it (alexnet export --runtime)")
     for engine in artifact.engines:
         if engine.passport.runtime != name:
             continue

@@ -1,4 +1,4 @@
-"""`alexnet bench breakdown`: where the time goes between the engine and the encoded image."""
+"""`alexnet bench breakdown`: where the time of a request goes, from the engine to the encoded image."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from .reporting import JsonFlag, OutputOption, check_output, finish, recorded_co
 def breakdown_command(
     context: typer.Context,
     repository: RepositoryOption = Path("model_repository"),
-    batch: Annotated[str, typer.Option(help="Images a request.", metavar="N,...")] = "1,8",
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Of each way of asking, in turn.")] = 5,
-    requests: Annotated[int, typer.Option(min=1, max=10_000, help="Of each way in a round.")] = 20,
+    batch: Annotated[str, typer.Option(help="Images per request.", metavar="N,...")] = "1,8",
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; each measures every route once.")] = 5,
+    requests: Annotated[int, typer.Option(min=1, max=10_000, help="Requests on each route in a round.")] = 20,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
-    """Measure engine, Triton, queue, gRPC, HTTP, shared memory and JPEG on an embedded server, one at a time.
+    """Measure what each step adds to the latency of one request.
+
+    The steps are the engine in process, Triton, its queue, gRPC, HTTP, shared
+    memory and JPEG images, on an embedded server, one request at a time.
 
     Example: alexnet bench breakdown --repository demo/model_repository --batch 1,8
     """
-    from alexnet_bench.latency_breakdown import BreakdownOptions, bench_latency_breakdown
-    from alexnet_bench.unpacking import unpacked_export
+    from alexnet_bench import BreakdownOptions, bench_latency_breakdown
     from alexnet_model.manifest import manifest_from_folder
+    from alexnet_pipeline import unpacked_export
     from alexnet_serving import EmbeddedServer
 
     from ..screen import Bars, err

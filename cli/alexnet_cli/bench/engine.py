@@ -22,7 +22,7 @@ from .reporting import (
 )
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import Report
+    from alexnet_bench import Report
 
 
 class Device(StrEnum):
@@ -75,8 +75,7 @@ def engine_command(
 
     Example: alexnet bench engine build/export --checkpoint checkpoint.safetensors
     """
-    from alexnet_bench.engines.benchmark import EngineBenchOptions, bench_engines
-    from alexnet_bench.engines.selection import EngineFilter
+    from alexnet_bench import EngineBenchOptions, EngineFilter, bench_engines
 
     from ..screen import Bars
 

@@ -160,8 +160,9 @@ def print_loads(report: Report) -> None:
 
 @contextmanager
 def _reference_from(repository: Path) -> Iterator[ReferenceSource]:
-    from alexnet_bench import ExportPredictions, unpacked_export
+    from alexnet_bench import ExportPredictions
     from alexnet_model.manifest import manifest_from_folder
+    from alexnet_pipeline import unpacked_export
 
     with unpacked_export(repository) as folder:
         yield ExportPredictions(manifest_from_folder(folder), folder)

@@ -1,6 +1,6 @@
-"""ONNX to TensorRT engines: built, inspected, given a passport, and run, so that the gate can judge them.
+"""ONNX to engines: builders, compilers, passports and runners for TensorRT and TensorRT-RTX.
 
-`options` and `inspecting` are light; the rest needs TensorRT, TensorRT-RTX or Docker, each where it is used.
+`options` is light; the rest needs TensorRT, TensorRT-RTX or Docker when it is used.
 """
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Where engines are built: one builder a GPU, or one for RTX's targets. Who compiles knows no more."""
+"""Engine builders: one for each kind of GPU here, or one for the targets of TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .trtexec import TrtexecRunner, engine_from_onnx_in_docker
 
 
 class Build(Protocol):
-    """Build one engine and its passport."""
+    """Build one engine and write its passport beside it."""
 
     def __call__(
         self,
@@ -43,7 +43,14 @@ class Build(Protocol):
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """`label` is part of its engines' file names; `run` is None where no GPU here can run them."""
+    """Builds engines for one kind of GPU, and runs them.
+
+    Attributes:
+        label: Part of the engines' file names, such as `sm90`.
+        build: Builds one engine.
+        run: Makes a runner from the engine, its passport, the number of classes and the contract. None if no
+            GPU of this machine can run the engines.
+    """
 
     label: str
     build: Build
@@ -51,13 +58,16 @@ class EngineBuilder:
 
 
 def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
-    """One builder for each kind of GPU here, or one for the targets of RTX.
+    """Make one builder for each kind of GPU here, or one for the targets of TensorRT-RTX.
 
-    All that can be known before a build is asked here, since builds and their proofs take minutes.
+    This checks all that can be known before a build, since a build and its check by the gate take minutes.
+
+    Args:
+        options: How to build.
 
     Raises:
-        EngineError: there is no GPU where one is needed, what runs engines sees none, its driver is too old,
-            or Triton's image would not load what is built.
+        EngineError: there is no GPU where one is needed, PyTorch cannot use it, its driver is too old, or
+            Triton's image would not load the engines.
         DockerError: no Docker engine, or no such image.
         MissingExtra: the library is not installed.
         UsageError: RTX has neither a target nor a GPU, or does not build for it.
@@ -86,7 +96,16 @@ def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
 def on_gpu(
     api: TensorRt, device: Device, options: EngineOptions, gpu: Gpu, cuda: str | None, *, prefix: str = ""
 ) -> EngineBuilder:
-    """A builder whose engines are built, inspected and run on one GPU of this machine."""
+    """Make a builder whose engines are built, inspected and run on one GPU of this machine.
+
+    Args:
+        api: The library to build with.
+        device: The GPU's memory and stream.
+        options: How to build.
+        gpu: The GPU.
+        cuda: The newest CUDA version that the driver supports.
+        prefix: The start of the builder's label.
+    """
 
     def run(engine: Path, passport: Passport, classes: int, contract: Contract) -> Runner:
         return EngineRunner(engine, passport, api=api, device=device, classes=classes, contract=contract)
@@ -99,7 +118,7 @@ def on_gpu(
 
 
 def _for_targets(options: EngineOptions, survey: GpuSurvey) -> EngineBuilder:
-    """Engines for the named GPUs; run here if this machine has one of them."""
+    """Make a builder for the named GPUs, which runs the engines if this machine has one of them."""
     label = _prefix(options) + "-".join(options.targets)
     api = tensorrt_api("tensorrt-rtx")
     api.check_targets(options.targets)
@@ -124,7 +143,7 @@ def _check_gpus(options: EngineOptions, survey: GpuSurvey) -> None:
             raise EngineError(
                 f"driver of {gpu.name}",
                 got=gpu.driver,
-                expected=f"{MINIMUM_DRIVER} or newer, which Triton's image needs",
+                expected=f"{MINIMUM_DRIVER} or newer, as Triton's image needs",
                 next_step="Update it: https://www.nvidia.com/drivers",
             )
         one = next(kind for kind in survey.kinds if kind.compute_capability == gpu.compute_capability)
@@ -143,7 +162,7 @@ def _check_version(options: EngineOptions, api: TensorRt) -> None:
             "tensorrt",
             got=api.version,
             expected=f"{TENSORRT_VERSION}, the version in Triton's image, which loads only its own engines",
-            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or use --build docker.",
+            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or add --build docker.",
         )
 
 

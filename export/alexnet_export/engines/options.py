@@ -1,4 +1,4 @@
-"""How an engine is built: by what, for which batches and GPUs."""
+"""How an engine is built: for which runtime, batches and GPUs, and where."""
 
 from __future__ import annotations
 
@@ -20,21 +20,31 @@ OPT_BATCH = 8  # what dynamic batching mostly gathers under a moderate load
 
 
 def cache_folder() -> Path:
-    """Where timing caches lie: `$XDG_CACHE_HOME/alexnet-serving`, by default under `~/.cache`."""
+    """Return the folder of timing caches: `$XDG_CACHE_HOME/alexnet-serving`, by default under `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-serving"
 
 
 def timing_cache_name(runtime_name: str, version: str, gpu: Gpu) -> str:
-    """One file a GPU model, compute capability and version: timings of others are worth nothing."""
+    """Return a file name for each library version and GPU model: timings of others are useless."""
     model = re.sub(r"\W+", "-", gpu.name).strip("-").lower()
     return f"{runtime_name}-{version}-{gpu.target}-{model}.cache"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """`profile` None: batches 1 to the export's largest, tuned for 8. `targets` are for RTX alone.
+    """How to build engines.
 
-    RTX builds for other GPUs than this machine's; TensorRT builds for the GPU that it runs on.
+    TensorRT builds for the GPU that it runs on; TensorRT-RTX can build for others, without a GPU.
+
+    Attributes:
+        runtime: A runtime that has engines, such as `tensorrt`.
+        build: `here`, with the runtime's library; `docker`, with `trtexec` of the image that serves them.
+        profile: Batches of the engine. None: 1 to the export's largest, tuned for 8.
+        targets: GPUs that TensorRT-RTX builds for, such as `sm89`. Empty: those of this machine.
+        hardware_compatibility: Other GPUs that the engine must load on; costs speed.
+        version_compatible: Whether it must load in later versions of TensorRT; costs speed.
+        image: The Triton image to build in, for `build="docker"`.
+        timing_caches: The folder of TensorRT's timing caches, which make later builds faster.
     """
 
     runtime: str
@@ -53,22 +63,21 @@ class EngineOptions:
         if self.build == "docker" and self.runtime != "tensorrt":
             raise UsageError(
                 "build",
-                got=f"docker with the runtime {self.runtime}",
+                got=f"docker with --runtime {self.runtime}",
                 expected="here, since Triton's image builds TensorRT engines only",
             )
-        if self.targets and self.runtime != "tensorrt-rtx":
+        if self.targets and self.runtime == "tensorrt":
             raise UsageError(
                 "target",
-                got=f"{','.join(self.targets)} with --runtime {self.runtime}",
+                got=f"{','.join(self.targets)} with --runtime tensorrt",
                 expected="none, since TensorRT builds for the GPU of the machine it runs on",
                 next_step="Use --runtime tensorrt-rtx, or build on a machine with that GPU.",
             )
         for target in self.targets:
             if not re.fullmatch(r"sm\d{2,3}", target):
                 raise UsageError("target", got=repr(target), expected="names such as sm89")
-        if self.runtime == "tensorrt-rtx" and (
-            self.version_compatible or self.hardware_compatibility != "none"
-        ):
+        compatible = self.version_compatible or self.hardware_compatibility != "none"
+        if self.runtime == "tensorrt-rtx" and compatible:
             raise UsageError(
                 "compatibility",
                 got="a compatible engine with --runtime tensorrt-rtx",
@@ -77,10 +86,10 @@ class EngineOptions:
             )
 
     def profile_to(self, max_batch: int) -> Profile:
-        """The profile for a model that was proved up to `max_batch`.
+        """Return the profile for a model that the gate checked up to `max_batch`.
 
         Raises:
-            UsageError: the profile leaves out a single image or goes beyond what was proved.
+            UsageError: the profile leaves out single images, or goes beyond what was checked.
         """
         if self.profile is None:
             return Profile(min=1, opt=min(OPT_BATCH, max_batch), max=max_batch)
@@ -89,7 +98,7 @@ class EngineOptions:
                 "profile",
                 got=str(self.profile),
                 expected="a min of 1",
-                next_step="Triton sends an image alone where no other waits.",
+                next_step="Triton sends an image alone if no other waits.",
             )
         if self.profile.max > max_batch:
             raise UsageError(
@@ -102,10 +111,10 @@ class EngineOptions:
 
 
 def profile_from(text: str) -> Profile:
-    """`1,8,64` to a profile.
+    """Parse a profile such as `1,8,64`.
 
     Raises:
-        UsageError: it is no three whole numbers in order.
+        UsageError: it is not three whole numbers in order.
     """
     expected = "MIN,OPT,MAX, whole numbers with 1 <= MIN <= OPT <= MAX"
     try:
@@ -116,6 +125,6 @@ def profile_from(text: str) -> Profile:
 
 
 def targets_from(text: str | None) -> tuple[str, ...]:
-    """`sm89,sm120` to its parts, each once; None is none."""
+    """Split GPUs such as `sm89,sm120`, each once; None gives none."""
     words = (text or "").lower().split(",")
     return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))

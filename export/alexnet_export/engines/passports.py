@@ -1,15 +1,20 @@
-"""What an engine's heavy layers compute in, from the JSON of TensorRT's engine inspector.
-
-The inspector's words differ by version: `"Format/Datatype": "Half"`, `"Row major linear FP16 format"`, and
-`"N/A due to dynamic shapes"` unless it is shown a context with shapes.
-"""
+"""The passport of a new engine, and what TensorRT's engine inspector says about its layers."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+from alexnet_model.files import sha256_of_file
+from alexnet_model.gpus import Gpu
+from alexnet_model.passport import Passport, Profile, write_passport
+from alexnet_model.records import Precision
+
+from .options import EngineOptions
 
 HEAVY = re.compile(r"conv|gemm|matmul|matrix|fully", re.IGNORECASE)
 TYPES = (
@@ -20,8 +25,77 @@ TYPES = (
 )
 
 
+def write_engine_passport(
+    engine: Path,
+    onnx: Path,
+    options: EngineOptions,
+    *,
+    runtime_version: str,
+    precision: Precision,
+    profile: Profile,
+    build_seconds: float,
+    gpu: Gpu | None,
+    cuda: str | None,
+    layer_precisions: dict[str, int] | None,
+    image: str | None = None,
+    image_digest: str | None = None,
+) -> Passport:
+    """Write the passport of an engine beside it.
+
+    Args:
+        engine: The engine's file.
+        onnx: The ONNX file that it was built from.
+        options: The options that it was built with.
+        runtime_version: Version of the library that built it.
+        precision: The precision of the ONNX file.
+        profile: The batches that it takes.
+        build_seconds: How long the build took, in seconds.
+        gpu: The GPU that it was built on; None if it was built without one.
+        cuda: The newest CUDA version that the driver supports.
+        layer_precisions: What its heavy layers compute in; None if it was not inspected.
+        image: The container image that it was built in, if any.
+        image_digest: The digest of that image.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    passport = Passport(
+        runtime=options.runtime,
+        runtime_version=runtime_version,
+        precision=precision,
+        profile=profile,
+        onnx_sha256=sha256_of_file(onnx),
+        engine_sha256=sha256_of_file(engine),
+        engine_size_bytes=engine.stat().st_size,
+        gpu_name=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        targets=options.targets,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        driver=gpu.driver if gpu else None,
+        cuda=cuda,
+        image=image,
+        image_digest=image_digest,
+        layer_precisions=layer_precisions,
+        build_seconds=round(build_seconds, 2),
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_passport(passport, engine)
+    return passport
+
+
 def layer_precisions_from_json(text: str) -> dict[str, int] | None:
-    """How many Conv and Gemm layers take which type, such as `{"i8": 8}`; None where nothing is said."""
+    """Count the Conv and Gemm layers of an engine by type, such as `{"i8": 8}`.
+
+    TensorRT's wording differs by version: `"Format/Datatype": "Half"`, `"Row major linear FP16 format"`, and
+    `"N/A due to dynamic shapes"` if the inspector had no context with shapes.
+
+    Args:
+        text: The JSON of TensorRT's engine inspector.
+
+    Returns:
+        The counts, or None if the text names no types.
+    """
     try:
         information = json.loads(text)
     except ValueError:

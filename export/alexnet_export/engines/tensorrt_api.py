@@ -1,10 +1,10 @@
-"""`tensorrt` 10.12 and later, `tensorrt` 11 and `tensorrt_rtx`, which share one API but for this:
+"""One API over `tensorrt` 10.12 and later, `tensorrt` 11 and `tensorrt_rtx`. They differ in this:
 
-- 10 has weakly typed networks and is asked for a strong one; 11 and RTX know no other and ignore the flag.
-- RTX builds for the compute capabilities that it is told, without a GPU; the others for the GPU at hand.
-- RTX has no timing cache that does anything.
+- 10 also has weakly typed networks, so the strongly typed flag is set; 11 and RTX ignore the flag.
+- RTX builds for given compute capabilities, without a GPU; the others build for the current GPU.
+- RTX's timing cache has no effect.
 
-Nothing outside this file knows which of them it talks to.
+Code outside this file does not need to know which of them it uses.
 """
 
 from __future__ import annotations
@@ -60,7 +60,13 @@ def tensorrt_api(runtime_name: str) -> TensorRt:
 
 
 class TensorRt:
-    """One of the three. `trt` is its module."""
+    """One of the libraries.
+
+    Attributes:
+        trt: Its Python module.
+        runtime_name: The runtime it belongs to: `tensorrt` or `tensorrt-rtx`.
+        version: Its version, such as `11.1.0.106`.
+    """
 
     def __init__(self, module: ModuleType | Any, runtime_name: str) -> None:
         self.trt = module
@@ -68,28 +74,28 @@ class TensorRt:
         self.version: str = module.__version__
 
     def logger(self) -> Any:
-        """A logger for TensorRT that keeps what went wrong in `errors` and prints nothing."""
+        """Make a logger for TensorRT that collects errors in `errors` and prints nothing."""
         trt = self.trt
 
-        class Kept(trt.ILogger):  # type: ignore[misc,name-defined]
+        class ErrorLog(trt.ILogger):  # type: ignore[misc,name-defined]
             def __init__(self) -> None:
                 super().__init__()
                 self.errors: list[str] = []
 
             def log(self, severity: Any, message: str) -> None:
-                # Without a driver RTX complains of CUDA at every step, and goes on.
+                # Without a driver, RTX logs a CUDA error at every step and continues.
                 if severity <= trt.ILogger.ERROR and "catchCudaError" not in message:
                     self.errors.append(message.strip())
 
-        return Kept()
+        return ErrorLog()
 
     def network(self, builder: Any) -> Any:
-        """An empty, strongly typed network: each layer computes in what the file says."""
+        """Make an empty, strongly typed network: each layer computes in the type that the file gives."""
         flag = self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         return builder.create_network(1 << int(flag))
 
     def config(self, builder: Any, hardware: HardwareCompatibility, *, version_compatible: bool) -> Any:
-        """A builder's configuration: true FP32, and an engine that can be inspected."""
+        """Make a builder's configuration: true FP32, and an engine that can be inspected."""
         trt = self.trt
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and not FP32
@@ -101,10 +107,10 @@ class TensorRt:
         return config
 
     def check_targets(self, targets: tuple[str, ...]) -> None:
-        """Whether this version builds for these GPUs; RTX alone can be told.
+        """Check that this version of TensorRT-RTX builds for these GPUs.
 
         Raises:
-            UsageError: it does not know one of them.
+            UsageError: it does not build for one of them.
         """
         known = [n for n in self.trt.ComputeCapability.__members__ if n not in _CAPABILITIES_OF_NO_GPU]
         unknown = [target for target in targets if target.upper() not in known]
@@ -116,24 +122,24 @@ class TensorRt:
             )
 
     def set_targets(self, config: Any, targets: tuple[str, ...]) -> None:
-        """Build for these GPUs (`sm89`) instead of this machine's."""
+        """Build for these GPUs, such as `sm89`, instead of this machine's."""
         self.check_targets(targets)
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             config.set_compute_capability(getattr(self.trt.ComputeCapability, target.upper()), index)
 
     def use_timing_cache(self, config: Any, content: bytes) -> None:
-        """Start from an earlier build's timings; those of another version or GPU are left out by TensorRT."""
+        """Start from an earlier build's timings; TensorRT ignores those of another version or GPU."""
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def timing_cache_of(self, config: Any) -> bytes:
-        """The timings after a build."""
+        """Return the timings after a build."""
         return bytes(config.get_timing_cache().serialize())
 
     def monitor(self, report: Any) -> Any:
-        """A progress monitor that calls `report(percent, phase)` and goes on while it returns True."""
+        """Make a progress monitor that calls `report(percent, phase)`; the build ends if that is False."""
         trt = self.trt
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
@@ -162,7 +168,7 @@ class TensorRt:
         return Monitor()
 
     def runtime(self, logger: Any, *, version_compatible: bool) -> Any:
-        """What loads engines. A version-compatible one brings a small runtime, which must be allowed."""
+        """Make a runtime, which loads engines. A version-compatible engine contains code: allow it to run."""
         runtime = self.trt.Runtime(logger)
         if version_compatible:
             runtime.engine_host_code_allowed = True
@@ -170,7 +176,7 @@ class TensorRt:
 
 
 def reason_from_log(text: str) -> str:
-    """The sentence that matters in one of TensorRT's messages, without its source files.
+    """Return the sentence with the reason in one of TensorRT's messages, without its source files.
 
     >>> reason_from_log("Error Code 4: API Usage Error (x: has type Int32. In checkType at /a.cpp:4)")
     'x: has type Int32'
@@ -179,4 +185,4 @@ def reason_from_log(text: str) -> str:
     for line in lines:
         if found := re.search(r"Error Code \d+: .*?\((.*?)(?:\.? In \S+ at \S+)?\)?$", line):
             return found[1].rstrip(".")
-    return lines[0].rstrip(".") if lines else "nothing said"
+    return lines[0].rstrip(".") if lines else "no reason given"

@@ -1,6 +1,6 @@
-"""`engine_from_onnx`: one function over TensorRT 10.12+, TensorRT 11 and TensorRT-RTX.
+"""`engine_from_onnx`: compile an ONNX file with TensorRT 10.12+, TensorRT 11 or TensorRT-RTX.
 
-The precision is in the file, so nothing is chosen here but batches and GPUs.
+The precision is in the file; only batches and GPUs are chosen here.
 """
 
 from __future__ import annotations
@@ -11,29 +11,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError
-from alexnet_model.files import atomic_file, sha256_of_file
+from alexnet_model.files import atomic_file
 from alexnet_model.gpus import Gpu
-from alexnet_model.passport import Passport, Profile, write_passport
+from alexnet_model.passport import Passport, Profile
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
 from .options import EngineOptions, timing_cache_name
-from .passports import layer_precisions_from_json
+from .passports import layer_precisions_from_json, write_engine_passport
 from .tensorrt_api import TensorRt, reason_from_log
 
-# (what TensorRT says, what to do about it)
+# (pattern of TensorRT's message, what to do about it)
 ADVICE = (
-    (r"has type Int32 but must have type", "A bias must stay float: quantise with `alexnet export`."),
-    (r"zero.?point", "TensorRT takes symmetric INT8 alone: quantise with `alexnet export`."),
-    (r"Plugin not found|No importer registered", "TensorRT has no such operator: express it in others."),
-    (r"Failed to parse the ONNX model|DESERIALIZE", "It is truncated, or no ONNX file: export again."),
+    (r"has type Int32 but must have type", "Keep biases in float: quantise with `alexnet export`."),
+    (r"zero.?point", "TensorRT takes only symmetric INT8: quantise with `alexnet export`."),
+    (r"Plugin not found|No importer registered", "TensorRT lacks this operator: express it with others."),
+    (r"Failed to parse the ONNX model|DESERIALIZE", "The file is truncated, or no ONNX file: export again."),
 )
 
 
@@ -52,7 +51,17 @@ def engine_from_onnx(
 ) -> Passport:
     """Build an engine, and write it with its passport beside it; neither on an error or interrupt.
 
-    `gpu`: the one to build on and to inspect on; None builds RTX engines for `options.targets`, unseen.
+    Args:
+        api: The library to build with.
+        onnx: The ONNX file.
+        engine: The file to write.
+        options: How to build.
+        precision: The precision of the ONNX file, for the passport.
+        profile: The batches that the engine takes.
+        contract: The model's input contract.
+        gpu: The GPU to build and inspect on. None: build for `options.targets` without inspecting.
+        cuda: The newest CUDA version that the driver supports, for the passport.
+        progress: Called with the progress of the build.
 
     Raises:
         EngineError: TensorRT cannot parse the file (node and operator named) or cannot build it.
@@ -64,7 +73,7 @@ def engine_from_onnx(
     if gpu is not None and api.runtime_name != "tensorrt-rtx":  # whose timing caches do nothing
         cache = options.timing_caches / timing_cache_name(api.runtime_name, api.version, gpu)
     logger = api.logger()
-    with _interrupts_held() as interrupted:
+    with _deferred_interrupts() as interrupted:
         builder = _builder(api, logger, onnx)
         network = api.network(builder)
         _parse(api, network, logger, onnx)
@@ -76,7 +85,7 @@ def engine_from_onnx(
         config.add_optimization_profile(_shapes(builder, profile, contract))
         if cache is not None:
             api.use_timing_cache(config, cache.read_bytes() if cache.is_file() else b"")
-        with _watched(api, config, f"building {precision} engine", progress, interrupted):
+        with _reported(api, config, f"building {precision} engine", progress, interrupted):
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise _not_built(onnx, logger, "an engine")
@@ -87,33 +96,24 @@ def engine_from_onnx(
         part.write_bytes(memoryview(plan))
     seconds = time.perf_counter() - started
 
-    passport = Passport(
-        runtime=api.runtime_name,
+    return write_engine_passport(
+        engine,
+        onnx,
+        options,
         runtime_version=api.version,
         precision=precision,
         profile=profile,
-        onnx_sha256=sha256_of_file(onnx),
-        engine_sha256=sha256_of_file(engine),
-        engine_size_bytes=engine.stat().st_size,
-        gpu_name=gpu.name if gpu else None,
-        compute_capability=gpu.compute_capability if gpu else None,
-        targets=options.targets,
-        hardware_compatibility=options.hardware_compatibility,
-        version_compatible=options.version_compatible,
-        driver=gpu.driver if gpu else None,
+        build_seconds=seconds,
+        gpu=gpu,
         cuda=cuda,
-        layer_precisions=_inspected(api, engine, options, profile, contract) if gpu else None,
-        build_seconds=round(seconds, 2),
-        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        layer_precisions=_inspect(api, engine, options, profile, contract) if gpu else None,
     )
-    write_passport(passport, engine)
-    return passport
 
 
 def _builder(api: TensorRt, logger: Any, onnx: Path) -> Any:
     try:
         return api.trt.Builder(logger)
-    except TypeError as error:  # how the binding says that there was no builder to give
+    except TypeError as error:  # the binding raises it if TensorRT returns no builder
         raise _not_built(onnx, logger, "a GPU to build on, and its driver") from error
 
 
@@ -142,12 +142,12 @@ def _shapes(builder: Any, profile: Profile, contract: Contract) -> Any:
 
 
 @contextmanager
-def _watched(
+def _reported(
     api: TensorRt, config: Any, stage: str, progress: Progress, interrupted: Callable[[], bool]
 ) -> Iterator[None]:
-    """Show a build's progress, and let an interrupt or an error of `progress` end it between two steps.
+    """Report a build's progress; an interrupt or an error of `progress` ends it between two steps.
 
-    No exception may pass through TensorRT's own frames, so they are kept until it has returned.
+    No exception may pass through TensorRT's own frames, so one is kept until TensorRT has returned.
     """
     raised: list[BaseException] = []
     furthest = 0
@@ -156,7 +156,7 @@ def _watched(
         nonlocal furthest
         if interrupted():
             return False
-        furthest = max(furthest, percent)  # a phase that starts counts from nothing again
+        furthest = max(furthest, percent)  # each phase starts counting at zero
         try:
             progress(stage, furthest, 100, phase)
         except BaseException as error:
@@ -175,33 +175,33 @@ def _watched(
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and SIGTERM back; give a function that tells whether one came, and let it through after.
+def _deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """Defer Ctrl-C and SIGTERM to the end of the block; yield a function that returns whether one came.
 
-    TensorRT calls back into Python (its logger, its monitor), and what is raised there is lost in its frames.
+    TensorRT calls back into Python (its logger, its monitor), and an exception raised there is lost.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals are the main thread's alone
+        yield lambda: False  # only the main thread gets signals
         return
 
-    def hold(number: int, _: FrameType | None) -> None:
+    def defer(number: int, _: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came:  # above whatever the interrupted build had to say
+        if came:  # instead of the error of the interrupted build
             signal.raise_signal(came[0])
 
 
-def _inspected(
+def _inspect(
     api: TensorRt, engine: Path, options: EngineOptions, profile: Profile, contract: Contract
 ) -> dict[str, int] | None:
-    """Load the engine where it was built, and ask what its layers compute in at the batch it is tuned for."""
+    """Load the engine where it was built; return what its layers compute in at the batch it is tuned for."""
     logger = api.logger()
     runtime = api.runtime(logger, version_compatible=options.version_compatible)
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
@@ -209,7 +209,7 @@ def _inspected(
         raise _not_built(engine, logger, "an engine that loads where it was built")
     context = loaded.create_execution_context()
     if context is None:
-        raise _not_built(engine, logger, "room on the GPU to run it")
+        raise _not_built(engine, logger, "enough free memory on the GPU to run it")
     context.set_input_shape(contract.input_name, (profile.opt, *contract.image_shape))
     inspector = loaded.create_engine_inspector()
     inspector.execution_context = context  # without shapes it says "N/A due to dynamic shapes"
@@ -217,12 +217,14 @@ def _inspected(
 
 
 def _not_built(path: Path, logger: Any, expected: str) -> EngineError:
-    said = reason_from_log(logger.errors[-1]) if logger.errors else "no reason given by TensorRT"
-    return EngineError(str(path), got=said, expected=expected, next_step="Check this machine: alexnet doctor")
+    reason = reason_from_log(logger.errors[-1]) if logger.errors else "no reason given by TensorRT"
+    return EngineError(
+        str(path), got=reason, expected=expected, next_step="Check this machine: alexnet doctor"
+    )
 
 
 def advice_for(description: str) -> str:
-    """What to do about something that TensorRT said of a graph."""
+    """Return what to do about a message of TensorRT about a graph."""
     for pattern, advice in ADVICE:
         if re.search(pattern, description, re.IGNORECASE):
             return advice

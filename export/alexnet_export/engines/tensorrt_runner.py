@@ -1,4 +1,4 @@
-"""Engines behind the Runner seam, so that parity and the gate judge them exactly as they judge ONNX files."""
+"""A runner for engines, so that the gate checks them as it checks ONNX files."""
 
 from __future__ import annotations
 
@@ -38,14 +38,21 @@ def runner_from_source(source: RunnerSource) -> EngineRunner:
 
 
 class EngineRunner:
-    """An engine on a GPU, through TensorRT or TensorRT-RTX.
+    """Run an engine on a GPU with TensorRT or TensorRT-RTX.
 
-    With `cuda_graphs`, for benchmarks, each batch size is captured at its first request and replayed after;
-    each then has an execution context of its own, since a graph stays valid only while its context keeps its
-    shapes.
+    Args:
+        engine: The engine's file.
+        passport: Its passport.
+        api: The library to load it with.
+        device: The GPU.
+        classes: Number of classes of the model.
+        contract: The model's input contract, which names the tensors.
+        cuda_graphs: Whether to capture a CUDA graph at the first call of each batch size and replay it later.
+            Each batch size then has its own execution context, since a graph is valid only while its context
+            keeps its shapes.
 
     Raises (on entering):
-        EngineError: the engine does not load here (TensorRT's reason is in the message).
+        EngineError: the engine does not load here; TensorRT's reason is in the message.
     """
 
     def __init__(
@@ -164,7 +171,7 @@ class EngineRunner:
         errors = self._logger.errors
         return EngineError(
             str(self._path),
-            got=reason_from_log(errors[-1]) if errors else "a refusal by TensorRT",
+            got=reason_from_log(errors[-1]) if errors else "no reason given by TensorRT",
             expected=expected,
             next_step=next_step,
         )

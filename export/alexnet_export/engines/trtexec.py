@@ -1,7 +1,7 @@
-"""NVIDIA's `trtexec` inside the very image that will serve the engine: versions match by construction.
+"""NVIDIA's `trtexec` inside the image that will serve the engine, so that versions match by construction.
 
-`engine_from_onnx_in_docker` builds, and `TrtexecRunner` answers images with the result, for the gate: this
-machine needs Docker and a GPU, but no TensorRT of its own.
+`engine_from_onnx_in_docker` builds an engine and `TrtexecRunner` runs it, for the gate. This machine needs
+Docker and a GPU, but no TensorRT of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import secrets
 import subprocess
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -23,27 +22,27 @@ import numpy as np
 from alexnet_model import docker
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import DockerError, EngineError
-from alexnet_model.files import atomic_file, link_or_copy, sha256_of_file
+from alexnet_model.files import atomic_file, link_or_copy
 from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import RuntimeInfo
-from alexnet_model.passport import HardwareCompatibility, Passport, Profile, write_passport
+from alexnet_model.passport import HardwareCompatibility, Passport, Profile
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
 from ..runners import Outputs
 from .options import EngineOptions, timing_cache_name
-from .passports import layer_precisions_from_json
+from .passports import layer_precisions_from_json, write_engine_passport
 from .tensorrt_api import reason_from_log
 from .tensorrt_compiler import advice_for
 
-BUILDING_S = 3600.0
-ANSWERING_S = 120.0
-STARTING_S = 180.0  # a GPU whose driver does not persist takes a while to wake
-RUN_ONCE = ("--iterations=1", "--warmUp=0", "--duration=0")
+BUILD_TIMEOUT_S = 3600.0
+RUN_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 180.0  # without persistence mode, a GPU takes a while to initialise
+ONE_ITERATION = ("--iterations=1", "--warmUp=0", "--duration=0")
 TRTEXEC_PATH = (
     "/usr/src/tensorrt/bin:/opt/tensorrt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
-RUNNING_S = 7200  # after which a container that was left alone ends by itself
+CONTAINER_LIFETIME_S = 7200  # after it, a container that was not removed ends by itself
 _HARDWARE: dict[HardwareCompatibility, str] = {
     "none": "none",
     "same-compute-capability": "sameComputeCapability",
@@ -65,6 +64,17 @@ def engine_from_onnx_in_docker(
 ) -> Passport:
     """Build an engine in a container, and write it with its passport beside it; neither on an error.
 
+    Args:
+        onnx: The ONNX file.
+        engine: The file to write.
+        options: How to build; `options.image` is the image to build in.
+        precision: The precision of the ONNX file, for the passport.
+        profile: The batches that the engine takes.
+        contract: The model's input contract.
+        gpu: The GPU to build on.
+        cuda: The newest CUDA version that the driver supports, for the passport.
+        progress: Called with the progress of the build.
+
     Raises:
         DockerError: no Docker engine, no GPU runtime, or no such image.
         EngineError: TensorRT cannot parse or build the file; its last error is in the message.
@@ -82,45 +92,37 @@ def engine_from_onnx_in_docker(
         command = [
             *_container(options.image, gpu, work, options.timing_caches),
             options.image,
-            *trtexec_build(options, profile, contract, timing_cache_name("tensorrt", version, gpu)),
+            *trtexec_build_command(options, profile, contract, timing_cache_name("tensorrt", version, gpu)),
         ]
-        _run(command, f"{onnx} in {options.image}", BUILDING_S, makes=work / "model.plan")
+        _run(command, f"{onnx} in {options.image}", BUILD_TIMEOUT_S, makes=work / "model.plan")
         layers = work / "layers.json"
         layer_precisions = layer_precisions_from_json(layers.read_text()) if layers.is_file() else None
         with atomic_file(engine) as part:
             (work / "model.plan").replace(part)
     seconds = time.perf_counter() - started
     progress(stage, 1, 1, "in Docker")
-    passport = Passport(
-        runtime="tensorrt",
+    return write_engine_passport(
+        engine,
+        onnx,
+        options,
         runtime_version=version,
         precision=precision,
         profile=profile,
-        onnx_sha256=sha256_of_file(onnx),
-        engine_sha256=sha256_of_file(engine),
-        engine_size_bytes=engine.stat().st_size,
-        gpu_name=gpu.name,
-        compute_capability=gpu.compute_capability,
-        hardware_compatibility=options.hardware_compatibility,
-        version_compatible=options.version_compatible,
-        driver=gpu.driver,
+        build_seconds=seconds,
+        gpu=gpu,
         cuda=cuda,
+        layer_precisions=layer_precisions,
         image=options.image,
         image_digest=digest,
-        layer_precisions=layer_precisions,
-        build_seconds=round(seconds, 2),
-        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_passport(passport, engine)
-    return passport
 
 
-def trtexec_build(
+def trtexec_build_command(
     options: EngineOptions, profile: Profile, contract: Contract, timing_cache: str
 ) -> list[str]:
-    """trtexec's command line: true FP32, strongly typed (which 11 always is), run once to be inspected.
+    """Return trtexec's command line: true FP32, strongly typed (11 always is), run once to be inspected.
 
-    With `--skipInference` it would inspect without shapes, and say nothing of a dynamic engine's types.
+    With `--skipInference`, trtexec would inspect without shapes and not report a dynamic engine's types.
     """
 
     def shapes(batch: int) -> str:
@@ -138,7 +140,7 @@ def trtexec_build(
         "--profilingVerbosity=detailed",
         "--exportLayerInfo=/job/layers.json",
         f"--timingCacheFile=/cache/{timing_cache}",
-        *RUN_ONCE,
+        *ONE_ITERATION,
     ]
     if options.hardware_compatibility != "none":
         command.append(f"--hardwareCompatibilityLevel={_HARDWARE[options.hardware_compatibility]}")
@@ -148,10 +150,16 @@ def trtexec_build(
 
 
 class TrtexecRunner:
-    """An engine that `trtexec` runs in the image that it was built in: slow, and to six digits.
+    """Run an engine with `trtexec` in the image that it was built in: slow, and to six digits.
 
-    One container lives as long as the `with`; each request is one `trtexec` inside it, which starts CUDA and
-    loads the engine anew.
+    One container lives as long as the `with`. Each request is one `trtexec` inside it, which starts CUDA and
+    loads the engine.
+
+    Args:
+        engine: The engine's file.
+        passport: Its passport, which names the image.
+        gpu: The GPU to run on.
+        contract: The model's input contract.
 
     Raises (on entering):
         DockerError: no Docker engine, no GPU runtime, or no such image.
@@ -177,8 +185,8 @@ class TrtexecRunner:
                 f"--name={self._name}",
                 "--entrypoint=sleep",
                 self._image,
-                str(RUNNING_S),
-                timeout_s=STARTING_S,
+                str(CONTAINER_LIFETIME_S),
+                timeout_s=START_TIMEOUT_S,
             )
         except BaseException:
             self.__exit__()
@@ -205,17 +213,17 @@ class TrtexecRunner:
         command = [docker.PROGRAM, "exec", self._name, "trtexec", "--loadEngine=/job/model.plan"]
         command += [f"--shapes={self._contract.input_name}:{shape}"]
         command += [f"--loadInputs={self._contract.input_name}:/job/images.raw"]
-        command += ["--exportOutput=/job/outputs.json", *RUN_ONCE]
+        command += ["--exportOutput=/job/outputs.json", *ONE_ITERATION]
         if self._passport.version_compatible:
             command.append("--versionCompatible")
         outputs = self._work / "outputs.json"
-        outputs.unlink(missing_ok=True)  # an earlier request's must not be taken for this one's
-        _run(command, f"{self._engine} in {self._image}", ANSWERING_S, makes=outputs)
+        outputs.unlink(missing_ok=True)  # do not read an earlier request's file
+        _run(command, f"{self._engine} in {self._image}", RUN_TIMEOUT_S, makes=outputs)
         return _outputs_from_json(outputs.read_text(), self._contract)
 
 
 def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> list[str]:
-    """`docker run` with one GPU, no network, and nothing to write but the work folder and the cache."""
+    """Return `docker run` with one GPU, no network, and only the work folder and the cache writable."""
     return [
         docker.PROGRAM,
         "run",
@@ -223,8 +231,8 @@ def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> l
         "--pull=never",
         "--network=none",
         f"--gpus=device={gpu.index}",
-        f"--user={os.getuid()}:{os.getgid()}",  # so that what it writes is this user's
-        # The image keeps trtexec where its own PATH may not look.
+        f"--user={os.getuid()}:{os.getgid()}",  # so that this user owns what it writes
+        # The image's own PATH may lack the folder of trtexec.
         f"--env=PATH={TRTEXEC_PATH}",
         *docker.CONFINED,
         docker.mount(work, "/job", read_only=False),
@@ -233,9 +241,9 @@ def _container(image: str, gpu: Gpu, work: Path, cache: Path | None = None) -> l
 
 
 def _run(command: list[str], subject: str, timeout_s: float, *, makes: Path) -> None:
-    """Run to the end; what trtexec calls an error becomes the message, what Docker says its own.
+    """Run a command to its end, and raise the error that trtexec or Docker printed.
 
-    An interrupt or the deadline removes a new container too: killing the client alone leaves it running.
+    An interrupt or the deadline also removes a new container: killing the client alone leaves it running.
     """
     name = None
     if command[1] == "run":
@@ -254,7 +262,7 @@ def _run(command: list[str], subject: str, timeout_s: float, *, makes: Path) -> 
         raise docker.no_docker() from error
     with process:
         try:
-            said, complained = process.communicate(timeout=timeout_s)
+            output, errors = process.communicate(timeout=timeout_s)
         except BaseException as error:
             process.kill()
             process.wait()
@@ -264,21 +272,21 @@ def _run(command: list[str], subject: str, timeout_s: float, *, makes: Path) -> 
                 raise
             raise EngineError(
                 subject,
-                got=f"no end after {timeout_s:g} s",
-                expected="trtexec to end",
-                next_step="See what else the GPU does: nvidia-smi",
+                got=f"not finished after {timeout_s:g} s",
+                expected="trtexec to finish",
+                next_step="Check what else runs on the GPU: nvidia-smi",
             ) from error
     if process.returncode == 0 and makes.is_file():
         return
-    if "[E]" not in said + complained and process.returncode:
-        raise docker.error_from_output(f"docker {command[1]}", complained or said, process.returncode)
-    raise _error_from_trtexec(said + complained, subject, makes)
+    if "[E]" not in output + errors and process.returncode:
+        raise docker.error_from_output(f"docker {command[1]}", errors or output, process.returncode)
+    raise _error_from_trtexec(output + errors, subject, makes)
 
 
 def _error_from_trtexec(text: str, subject: str, makes: Path) -> EngineError:
-    """The node where there is one, and the reason, from the lines that trtexec marks as errors.
+    """Make an error with the node, if one is named, and the reason, from the lines marked as errors.
 
-    Its parser first says where (`While parsing node number 7 [Conv -> "x"]`), and some lines later why.
+    The parser prints the node first (`While parsing node number 7 [Conv -> "x"]`) and the reason later.
     """
     where = re.search(r'While parsing node number \d+ \[(\w+) -> "([^"]*)"', text)
     named = re.search(r"Node name: (\S+)", text)
@@ -286,7 +294,7 @@ def _error_from_trtexec(text: str, subject: str, makes: Path) -> EngineError:
         subject = f"{subject}: node {named[1] if named else where[2]} ({where[1]})"
     why = re.search(r"In function \w+:\s*\n\[\d+\] (.+(?:\n(?!\[|&&&&).+)*)", text)
     errors = re.findall(r"\[E\] (?:\[TRT\] )?(?:Error\[\d+\]: )?(.+)", text)
-    reason = why[1] if why else errors[0] if errors else f"no {makes.name}, and no reason"
+    reason = why[1] if why else errors[0] if errors else f"no {makes.name} and no error message"
     return EngineError(
         subject,
         got=reason_from_log(reason),
@@ -296,12 +304,12 @@ def _error_from_trtexec(text: str, subject: str, makes: Path) -> EngineError:
 
 
 def _remove(name: str) -> None:
-    with contextlib.suppress(DockerError):  # an error before it is the one to tell
+    with contextlib.suppress(DockerError):  # the error before it is the one to report
         docker.ask("rm", "--force", name)
 
 
 def _outputs_from_json(text: str, contract: Contract) -> Outputs:
-    """From `[{"name": "logits", "dimensions": "8x10", "values": [...]}, ...]`, with C++'s `nan`."""
+    """Parse `[{"name": "logits", "dimensions": "8x10", "values": [...]}, ...]`, with C++'s `nan`."""
     text = re.sub(r"-?\bnan\b", "NaN", text)
     text = re.sub(r"\binf\b", "Infinity", text)
     arrays = {}

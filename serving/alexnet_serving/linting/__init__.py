@@ -1,1 +1,1 @@
-"""Is a repository what was exported? Every file is held against the record."""
+"""Compare a repository with the export that it was written from."""

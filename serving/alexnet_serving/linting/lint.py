@@ -1,19 +1,21 @@
-"""Is this repository what was exported? Every file held against `export.json`, before a server is started.
+"""Compare every file of a repository with its record, `export.json`, before a server is started.
 
-Nothing is looked up in a list of rules. Each model's configuration is made anew from the record and from the
-options that it was written with, and compared field by field with the one that is there; so a change of any
-number or word in it is found, by name (docs/decisions/lint.md).
+There is no list of rules. Lint makes each model's configuration again from the record and from the options
+that it was written with, and compares it field by field with the one in the repository. So every change of a
+number or a word is found and named (docs/decisions/lint.md).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from alexnet_model.differences import Key
 from alexnet_model.errors import ManifestError, RepositoryError, os_error_reason
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
@@ -23,20 +25,28 @@ from ..repositories.layout import (
     DECODING_MODEL,
     LABELS_FILE,
     VERSION,
+    ModelEntry,
     RepositoryOptions,
+    engine_runtimes,
+    entries_of,
+    holds_encoded,
+    holds_engines,
+    takes_encoded,
 )
-from ..repositories.model_entries import TENSORRT, ModelEntry, entries_of
 from ..repositories.writing import models_of_repository
-from .findings import Finding, finding_from_error
-from .lint_files import (
+from .files import (
+    EnumName,
+    Finding,
+    finding_from_error,
+    findings_of_differences,
     hash_findings,
+    label_findings,
     link_findings,
     passport_findings,
-    present_findings,
+    presence_findings,
     reference_findings,
     size_findings,
 )
-from .options_inference import entries_and_options
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -47,13 +57,18 @@ OPTIONS_FIELD = 'parameters["repository_options"].string_value'
 
 
 def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
-    """What is wrong with a repository; empty if nothing. Without `hashes` no large file is read.
+    """Return every difference between a repository and its record; empty if there is none.
+
+    Args:
+        repository: The repository.
+        hashes: Whether to read and hash the large files too.
+        progress: Called with the bytes that were hashed.
 
     Raises:
-        RepositoryError: it is missing, or holds no model at all.
+        RepositoryError: the repository is missing or has no model.
     """
     if not any(repository.glob(f"*/{CONFIG_FILE}")):
-        models_of_repository(repository)  # says what is missing
+        models_of_repository(repository)  # raises with what is missing
     try:
         return _findings(repository, hashes, progress)
     except OSError as error:
@@ -62,25 +77,30 @@ def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) 
 
 
 def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Finding, ...]:
+    from ..repositories.model_config import config_makers  # tritonclient is slow to import
+
     try:
         manifest = manifest_from_folder(repository)
     except ManifestError as error:
         return (
             finding_from_error(error, repository, MANIFEST_NAME),
-            *_altered_passports(repository),
+            *_edited_passports(repository),
         )
-    configs = {name: _Config(repository, name) for name in _folders(repository)}
+    folders = sorted(path.name for path in repository.iterdir() if path.is_dir())
+    configs = {name: _Config(repository, name) for name in folders}
     findings: list[Finding] = []
     try:
         written = [config.options for config in configs.values() if config.options]
-        entries, options = entries_and_options(repository, manifest, written)
-        makers = _config_makers(entries.values(), manifest, options)
+        entries, options = _entries_and_options(repository, manifest, written)
+        makers = config_makers(entries.values(), manifest, encoded=options.encoded)
         for name, config in configs.items():
             findings += config.findings(makers.get(name), options, is_network=name in entries)
     except RepositoryError as error:
         return (Finding(MANIFEST_NAME, error.subject, error.got, error.expected),)
-    except (TypeError, ValueError) as error:  # such as a batch that no protobuf holds
-        return (Finding(MANIFEST_NAME, "", f"what makes no configuration ({error})", "an export record"),)
+    except (TypeError, ValueError) as error:  # such as a batch size that does not fit into the protobuf field
+        return (
+            Finding(MANIFEST_NAME, "", f"a record without a valid configuration ({error})", "a valid one"),
+        )
     for name in sorted(configs.keys() | makers.keys()):
         findings += _model_findings(name, entries.get(name), name in makers, repository, manifest)
     findings += reference_findings(manifest, repository)
@@ -90,55 +110,49 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
 
 
 class _Config:
-    """One model's `config.pbtxt`, read once."""
+    """One model's `config.pbtxt`, read once; `options` is None if none can be read."""
 
     def __init__(self, repository: Path, model: str) -> None:
         self._file = f"{model}/{CONFIG_FILE}"
         self._config: Message | None = None
-        self.options: RepositoryOptions | None = None  # None: there are none to be read
+        self.options: RepositoryOptions | None = None
         self._problem: Finding | None = None
         self._read(repository / self._file)
 
     def findings(
         self, make: ConfigMaker | None, options: RepositoryOptions, *, is_network: bool
     ) -> Iterator[Finding]:
-        """Where it is not what `make` makes of the record; `options` are the repository's.
+        """Yield where the configuration differs from the one that `make` returns.
 
-        A network is held to the queue that it names itself, so that an altered number shows where it acts.
-        Options that the whole repository has alike are a difference like any, where they are others.
+        A network is compared with the queue that its own options describe, so that an edited option shows in
+        the field that it sets. Options that hold for the whole repository are compared with the repository's
+        `options`.
 
-        Raises TypeError or ValueError where the record makes no configuration.
+        Raises TypeError or ValueError if the record does not describe a valid configuration.
         """
         if self._problem:
             yield self._problem
         if self.options is None or make is None:
             return
-        from .differences import differences
-
         if is_network:
-            options = replace(self.options, backend=options.backend, encoded=options.encoded)
-        for difference in differences(self._config, make(options)):
-            yield Finding(self._file, difference.field, difference.got, difference.expected)
+            options = replace(self.options, runtime=options.runtime, encoded=options.encoded)
+        yield from findings_of_differences(_values(self._config), _values(make(options)), self._file)
 
     def _read(self, path: Path) -> None:
         from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
 
-        from ..repositories.model_config import (  # tritonclient is slow to import
-            OPTIONS_PARAMETER,
-            config_from_text,
-        )
+        from ..repositories.model_config import OPTIONS_PARAMETER, config_from_text
 
         try:
             self._config = config_from_text(path.read_text(encoding="utf-8"))
         except OSError as error:
-            got = os_error_reason(error)
-            self._problem = Finding(self._file, "", got, "a model's configuration")
+            self._problem = Finding(self._file, "", os_error_reason(error), "a model's configuration")
         except UnicodeDecodeError as error:
             self._problem = Finding(self._file, "", f"{error}", "text in UTF-8")
         except ParseError as error:
             line = f"line {error.GetLine()}" if error.GetLine() else ""
-            said = re.sub(r"^[\d:]+ : ", "", f"{error}").removesuffix(".")
-            self._problem = Finding(self._file, line, said, "Triton's model configuration")
+            reason = re.sub(r"^[\d:]+ : ", "", f"{error}").removesuffix(".")
+            self._problem = Finding(self._file, line, reason, "Triton's model configuration")
         else:
             if OPTIONS_PARAMETER not in self._config.parameters:
                 self._problem = Finding(
@@ -152,12 +166,68 @@ class _Config:
                 self._problem = Finding(self._file, OPTIONS_FIELD, f"{error}", "repository options")
 
 
-def _config_makers(
-    entries: Collection[ModelEntry], manifest: Manifest, options: RepositoryOptions
-) -> dict[str, ConfigMaker]:
-    from ..repositories.model_config import config_makers  # tritonclient is slow to import
+def _values(message: Any) -> dict[str, Any]:
+    """Return a protobuf message as nested values, with every field that is set or has a default."""
+    values: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if isinstance(value, Mapping):
+            value_field = field.message_type.fields_by_name["value"]
+            values[field.name] = {Key(key): _value(value_field, value[key]) for key in sorted(value)}
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            values[field.name] = [_value(field, item) for item in value]
+        elif not field.has_presence or message.HasField(field.name):
+            values[field.name] = _value(field, value)
+    return values
 
-    return config_makers(entries, manifest, encoded=options.encoded)
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return _values(value)
+    if field.enum_type is not None:
+        named = field.enum_type.values_by_number.get(value)
+        return EnumName(named.name if named else value)
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+
+
+def _entries_and_options(
+    repository: Path, manifest: Manifest, written: Sequence[RepositoryOptions]
+) -> tuple[dict[str, ModelEntry], RepositoryOptions]:
+    """Return the networks that the repository should hold, by name, and its options.
+
+    The options are those that most configurations record. The files count as one more vote, which decides a
+    tie.
+
+    Args:
+        repository: The repository.
+        manifest: Its record.
+        written: The options of each configuration that can be read.
+
+    Raises:
+        RepositoryError: the record cannot be packed with these options.
+    """
+    most = Counter(written).most_common(1)[0][0] if written else RepositoryOptions()
+    runtime = Counter([_runtime_of_files(repository, written), *(o.runtime for o in written)]).most_common(1)[
+        0
+    ][0]
+    entries = entries_of(manifest, replace(most, runtime=runtime))
+
+    def as_files(encoded: bool | None) -> bool:
+        return takes_encoded(entries, encoded) == holds_encoded(repository)
+
+    votes = Counter([options.encoded for options in written] or [None])
+    encoded = max(votes, key=lambda value: (votes[value], as_files(value)))
+    return {entry.name: entry for entry in entries}, replace(most, runtime=runtime, encoded=encoded)
+
+
+def _runtime_of_files(repository: Path, written: Sequence[RepositoryOptions]) -> str | None:
+    """Return the option `runtime` by which files were packed: one with engines, if there are engines."""
+    with_engines = [runtime.name for runtime in engine_runtimes()]
+    is_engine = holds_engines(repository)
+    fitting = [options.runtime for options in written if (options.runtime in with_engines) == is_engine]
+    if fitting:
+        return Counter(fitting).most_common(1)[0][0]
+    return with_engines[0] if is_engine else None
 
 
 def _model_findings(
@@ -171,8 +241,8 @@ def _model_findings(
         return
     yield from link_findings(name, repository)
     if name != DECODING_MODEL:
-        yield from _label_findings(f"{name}/{LABELS_FILE}", repository, manifest)
-    yield from present_findings(name, entry, repository)
+        yield from label_findings(f"{name}/{LABELS_FILE}", repository, manifest.model.class_names)
+    yield from presence_findings(name, entry, repository)
     if entry is None:
         return
     yield from size_findings(entry, repository)
@@ -180,40 +250,19 @@ def _model_findings(
         yield from passport_findings(f"{name}/{VERSION}/{plan}", engine, repository)
 
 
-def _label_findings(file: str, repository: Path, manifest: Manifest) -> Iterator[Finding]:
-    names = list(manifest.model.class_names)
-    try:
-        # As Triton reads them, to which a carriage return is a part of the name.
-        labels = (repository / file).read_bytes().decode().removesuffix("\n").split("\n")
-    except OSError as error:
-        yield Finding(file, "", os_error_reason(error), f"{len(names)} class names")
-        return
-    except UnicodeDecodeError as error:
-        yield Finding(file, "", f"{error}", "text in UTF-8")
-        return
-    if len(labels) != len(names):
-        yield Finding(file, "", f"{len(labels)} lines", f"{len(names)}, one a class")
-        return
-    different = [number for number in range(len(names)) if labels[number] != names[number]]
-    if different:
-        first = different[0]
-        line = f"line {first + 1}" + (f", the first of {len(different)}" if len(different) > 1 else "")
-        yield Finding(file, line, repr(labels[first]), repr(names[first]))
-
-
-def _altered_passports(repository: Path) -> Iterator[Finding]:
-    """Where the record's chain does not hold because a passport in it was edited: which field of it."""
+def _edited_passports(repository: Path) -> Iterator[Finding]:
+    """Yield the edited fields if the record's hash chain is broken by an edited passport in it."""
     try:
         text = (repository / MANIFEST_NAME).read_text(encoding="utf-8")
         manifest = Manifest.model_validate(json.loads(text))
-        entries = entries_of(manifest, RepositoryOptions(backend=TENSORRT))
+        entries = [
+            entry
+            for runtime in engine_runtimes()
+            for entry in entries_of(manifest, RepositoryOptions(runtime=runtime.name))
+        ]
     except (OSError, ValueError, RepositoryError):
         return
     for entry in entries:
         for plan, engine in entry.engines.items():
             if engine.passport.digest != engine.passport_digest:
                 yield from passport_findings(f"{entry.name}/{VERSION}/{plan}", engine, repository)
-
-
-def _folders(repository: Path) -> list[str]:
-    return sorted(path.name for path in repository.iterdir() if path.is_dir())

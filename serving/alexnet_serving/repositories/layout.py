@@ -1,33 +1,46 @@
-"""How a repository is laid out and tuned: names and options, light to import."""
+"""What a model repository holds: its names, its options, and the entry of each of its models.
+
+The writer writes by these entries, lint compares with them, and unpacking finds the files by them.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final
 
 from alexnet_model.contract import canonical_json
-from alexnet_model.errors import UsageError
-from alexnet_model.manifest import MANIFEST_NAME, PRECISIONS, Precision
+from alexnet_model.errors import RepositoryError, UsageError
+from alexnet_model.manifest import (
+    MANIFEST_NAME,
+    PRECISIONS,
+    Artifact,
+    Engine,
+    Manifest,
+    Precision,
+    RuntimeInfo,
+)
 from alexnet_model.passport import ENGINE_SUFFIX
+from alexnet_model.runtimes import Runtime, runtime_named, runtimes
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MODEL_FILE = "model.onnx"
-VERSION = "1"  # of every model: a new export replaces the repository as a whole
-# In the version's folder of a model without a file of its own: git and object stores keep no empty folder,
-# and without one Triton loads no model.
-NOTE_FILE = "README.md"
-ENSEMBLE_MODEL = "alexnet"  # encoded images in, classes out
-DECODING_MODEL = "alexnet_decode"  # its first half
+VERSION = "1"  # of every model: an export replaces the repository as a whole
+# Placed in the version's folder of a model without a file of its own: git and object stores keep no empty
+# folder, and Triton loads no model without one.
+PLACEHOLDER_FILE = "README.md"
+ENSEMBLE_MODEL = "alexnet"  # from encoded images to classes
+DECODING_MODEL = "alexnet_decode"  # the first step of the ensemble
+DECODER: Final = "image_decoder"  # the backend of the decoding model
 
-MOST_INSTANCES = 16  # of a model; each holds its weights anew
-
-Backend = Literal["onnx", "tensorrt"]
+MAX_INSTANCES = 16  # of a model; each has its own copy of the weights
 
 
 def model_name(precision: Precision) -> str:
+    """Return the name of the model that serves a precision."""
     return f"alexnet_{precision}"
 
 
@@ -35,43 +48,46 @@ OUR_MODELS = frozenset({*map(model_name, PRECISIONS), ENSEMBLE_MODEL, DECODING_M
 
 
 def is_repository(folder: Path) -> bool:
-    """Whether this is a model repository of ours; an export's folder has no folders of models."""
+    """Return whether a folder is a repository that this project wrote; an export's folder is not one."""
     return (folder / MANIFEST_NAME).is_file() and any((folder / name).is_dir() for name in OUR_MODELS)
 
 
 def holds_engines(repository: Path) -> bool:
-    """Whether any of its models has one."""
+    """Return whether a model of the repository has an engine."""
     return any(repository.glob(f"*/{VERSION}/*{ENGINE_SUFFIX}"))
 
 
 def holds_encoded(repository: Path) -> bool:
-    """Whether it has the models that take encoded images, or one of them."""
+    """Return whether the repository has one of the two models that take encoded images."""
     return any((repository / name).is_dir() for name in (ENSEMBLE_MODEL, DECODING_MODEL))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepositoryOptions:
-    """What runs the models, and how requests wait for them; 0 stands for no limit.
+    """What a repository packs, and how its models run, batch and queue.
 
-    `backend`: "onnx" serves each ONNX file by the runtime that it was judged on, "tensorrt" the engines that
-    were built from it.
+    Attributes:
+        runtime: The name of the runtime to serve by: its engines, or the ONNX files that were checked on it.
+            None (the default) serves each ONNX file by the runtime it was checked on.
+        queue_size: How many requests, of one image or of a full batch, may wait for a model; 0 is no limit. A
+            full queue refuses at once. None (the default) is no limit for an ONNX file, and four full batches
+            of single images for an engine (docs/decisions/queue.md).
+        queue_timeout_s: How long a request may wait before it is refused, in seconds; 0 is no limit. None
+            (the default) is no limit for an ONNX file and one second for an engine.
+        queue_delay_us: How long Triton waits for more requests to fill a batch, in microseconds (default 0).
+        instances: How many instances of each model run in parallel, on every GPU or on the CPU (default 1).
+        max_batch: The largest batch that is computed at once; None (the default) is the largest batch that
+            was checked. `alexnet tune` measures which values of these three are best.
+        encoded: Whether the repository also has `alexnet`, which takes encoded images. Decoding needs this
+            project's image, so None (the default) adds it if another model needs that image anyway
+            (docs/decisions/encoded-images.md).
 
-    With a limit, a full queue refuses at once, and a request that waited too long is refused instead of
-    answered late. None leaves the limit to the backend: for an engine as many requests wait as four full
-    batches of single images, at most a second; the others have no limit, because of what one costs on the
-    Triton that serves them (docs/decisions/queue.md).
-
-    `queue_delay_us` is how long Triton holds an incomplete batch back for more requests to join it.
-
-    `instances` of each model run side by side, on every GPU or on the CPU; `max_batch` images at most are
-    computed together, None for as many as were proved. `alexnet tune` measures which serve best.
-
-    `encoded`: whether `alexnet` is there too, which takes encoded images. Decoding needs the image that has
-    our backends, so None means: where a model needs that image anyway (docs/decisions/encoded-images.md).
+    Raises:
+        UsageError: a value is out of range, or Triton does not serve the runtime.
     """
 
-    backend: Backend = "onnx"
-    queue_size: int | None = None  # requests, of one image or of a full batch
+    runtime: str | None = None
+    queue_size: int | None = None
     queue_timeout_s: float | None = None
     queue_delay_us: int = 0
     instances: int = 1
@@ -79,8 +95,9 @@ class RepositoryOptions:
     encoded: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.backend not in get_args(Backend):
-            raise UsageError("backend", got=repr(self.backend), expected=" or ".join(get_args(Backend)))
+        if self.runtime is not None and not runtime_named(self.runtime).served:
+            served = ", ".join(runtime.name for runtime in runtimes() if runtime.served)
+            raise UsageError("runtime", got=repr(self.runtime), expected=f"one that Triton serves: {served}")
         if self.queue_size is not None and not 0 <= self.queue_size <= 1_000_000:
             raise UsageError(
                 "queue size", got=str(self.queue_size), expected="0 (no limit) to 1,000,000 requests"
@@ -89,13 +106,13 @@ class RepositoryOptions:
             raise UsageError("queue timeout", got=f"{self.queue_timeout_s:g} s", expected="0 to 3600 s")
         if not 0 <= self.queue_delay_us <= 1_000_000:
             raise UsageError("queue delay", got=f"{self.queue_delay_us} us", expected="0 to 1,000,000 us")
-        if not 1 <= self.instances <= MOST_INSTANCES:
-            raise UsageError("instances", got=str(self.instances), expected=f"1 to {MOST_INSTANCES}")
+        if not 1 <= self.instances <= MAX_INSTANCES:
+            raise UsageError("instances", got=str(self.instances), expected=f"1 to {MAX_INSTANCES}")
         if self.max_batch is not None and self.max_batch < 1:
             raise UsageError("largest batch", got=str(self.max_batch), expected="1 or more")
 
     def to_json(self) -> str:
-        """Canonical JSON, recorded in every `config.pbtxt` that is written with these options."""
+        """Return canonical JSON; every `config.pbtxt` that is written with these options records it."""
         return canonical_json(asdict(self))
 
     @classmethod
@@ -103,13 +120,15 @@ class RepositoryOptions:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: it is not JSON, or not what these options would have written.
+            ValueError: the text is not JSON, or has other fields or types; export the repository again.
         """
         values: Any = json.loads(text)
         expected = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) != expected:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"options are {sorted(expected)}, got {got}")
+        if type(values["runtime"]) not in (str, type(None)):
+            raise ValueError(f"runtime is a name or null, got {values['runtime']!r}")
         counted = ("queue_size", "queue_delay_us", "instances", "max_batch")
         whole = [values[name] for name in counted if values[name] is not None]
         if not all(type(value) is int for value in whole):
@@ -120,3 +139,180 @@ class RepositoryOptions:
             return cls(**values)
         except (UsageError, TypeError) as error:
             raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One network of a repository.
+
+    Attributes:
+        artifact: The ONNX file and its record.
+        runtime: What serves it.
+        max_batch: The largest batch that it takes.
+        engines: Its engines by file name; empty if the ONNX file itself is served.
+    """
+
+    artifact: Artifact
+    runtime: Runtime
+    max_batch: int
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return model_name(self.artifact.precision)
+
+    @property
+    def measured_on(self) -> tuple[RuntimeInfo, ...]:
+        """Return the recorded runtimes of its measurements: one, or one for each engine."""
+        of_engines = tuple(engine.report.runtime for engine in self.engines.values() if engine.report)
+        return of_engines or (self.artifact.served_by,)
+
+
+def engine_runtimes() -> tuple[Runtime, ...]:
+    """Return the runtimes whose engines Triton serves."""
+    return tuple(runtime for runtime in runtimes() if runtime.bound_to_machine and runtime.served)
+
+
+def entries_of(manifest: Manifest, options: RepositoryOptions) -> tuple[ModelEntry, ...]:
+    """Return the networks of a repository that is written with these options; empty if none was accepted.
+
+    Raises:
+        RepositoryError: Triton does not serve the runtime that an ONNX file was checked on, an engine does
+            not take the batches that the manifest promises, or two engines are for the same compute
+            capability.
+    """
+    runtime = None if options.runtime is None else runtime_named(options.runtime)
+    if runtime is not None and runtime.bound_to_machine:
+        packable = (artifact for artifact in manifest.accepted if packable_engines(artifact, runtime))
+        return tuple(_engine_entry(artifact, runtime, manifest) for artifact in packable)
+    entries = (_onnx_entry(artifact, manifest) for artifact in manifest.accepted)
+    return tuple(entry for entry in entries if runtime is None or entry.runtime == runtime)
+
+
+def takes_encoded(entries: Collection[ModelEntry], encoded: bool | None) -> bool:
+    """Return whether models for encoded images are added to these entries if the option says `encoded`."""
+    if encoded is None:
+        return any(not entry.runtime.in_stock_image for entry in entries)
+    return encoded and bool(entries)
+
+
+def ensemble_network(entries: Collection[ModelEntry]) -> ModelEntry:
+    """Return the entry that the ensemble sends decoded images to: the one with the smallest file."""
+    return max(entries, key=lambda entry: PRECISIONS.index(entry.artifact.precision))
+
+
+def packable_engines(artifact: Artifact, runtime: Runtime) -> tuple[Engine, ...]:
+    """Return the artifact's engines of a runtime that were run and passed the gate."""
+    return tuple(engine for engine in artifact.engines if not _reason_against(engine, runtime))
+
+
+def reasons_against(manifest: Manifest, options: RepositoryOptions) -> str:
+    """Return, in one line, why each precision that is not packed was left out."""
+    packed = {entry.artifact.precision for entry in entries_of(manifest, options)}
+    runtime = None if options.runtime is None else runtime_named(options.runtime)
+    reasons = []
+    for artifact in manifest.artifacts:
+        if artifact.precision in packed:
+            continue
+        if not artifact.decision.accepted:
+            reasons.append(f"{artifact.precision}: {artifact.decision.reason}")
+        elif runtime is not None and not runtime.bound_to_machine:
+            reasons.append(
+                f"{artifact.precision}: checked on {artifact.served_by.name}, not on {runtime.name}"
+            )
+        elif not artifact.engines or runtime is None:
+            reasons.append(f"{artifact.precision}: no engine was built")
+        else:
+            against = (_reason_against(engine, runtime) for engine in artifact.engines)
+            reasons += [f"{artifact.precision}: {reason}" for reason in against]
+    return "; ".join(reasons) or "nothing was exported"
+
+
+def plan_names(engines: tuple[Engine, ...]) -> dict[str, Engine]:
+    """Return the engines by file name: `model.plan`, or for several GPUs `model_sm89.plan`,
+    `model_sm90.plan`.
+
+    Raises:
+        RepositoryError: two engines are for the same compute capability, by which Triton chooses.
+    """
+    if len(engines) == 1:
+        return {f"model{ENGINE_SUFFIX}": engines[0]}
+    names: dict[str, Engine] = {}
+    for engine in engines:
+        target = f"sm{str(engine.passport.compute_capability).replace('.', '')}"
+        name = f"model_{target}{ENGINE_SUFFIX}"
+        if name in names:
+            raise RepositoryError(
+                f"{names[name].file} and {engine.file}",
+                got=f"two engines for compute capability {engine.passport.compute_capability}",
+                expected="one for each, by which Triton chooses",
+                next_step="Build for one GPU of each kind.",
+            )
+        names[name] = engine
+    return names
+
+
+def _reason_against(engine: Engine, runtime: Runtime) -> str:
+    """Return why an engine is not packed for a runtime; empty if it is."""
+    built_for = runtime_named(engine.passport.runtime)
+    if not built_for.served:
+        return f"{engine.file} is a {built_for.title} engine, which Triton has no backend for"
+    if built_for != runtime:
+        return f"{engine.file} is a {built_for.title} engine"
+    if engine.report is None or engine.decision is None:
+        return f"{engine.file} was never run, so the gate did not judge it"
+    return "" if engine.accepted else f"{engine.file}: {engine.decision.reason}"
+
+
+def _onnx_entry(artifact: Artifact, manifest: Manifest) -> ModelEntry:
+    name = artifact.served_by.name if artifact.reports else "none"
+    served = {runtime.name: runtime for runtime in runtimes() if runtime.served and runtime.source == "onnx"}
+    if name not in served:
+        raise RepositoryError(
+            f"runtime of {artifact.file}",
+            got=name,
+            expected=f"one of {', '.join(served)}",
+            next_step="Export again for one of these.",
+        )
+    return ModelEntry(artifact=artifact, runtime=served[name], max_batch=manifest.max_batch)
+
+
+def _engine_entry(artifact: Artifact, runtime: Runtime, manifest: Manifest) -> ModelEntry:
+    engines = packable_engines(artifact, runtime)
+    for engine in engines:
+        _check_engine(engine, artifact, manifest.max_batch)
+    return ModelEntry(
+        artifact=artifact,
+        runtime=runtime,
+        max_batch=min(manifest.max_batch, *(engine.passport.profile.max for engine in engines)),
+        engines=plan_names(engines),
+    )
+
+
+def _check_engine(engine: Engine, artifact: Artifact, max_batch: int) -> None:
+    passport = engine.passport
+    for subject, is_wrong, got, expected in (
+        (
+            "profile",
+            passport.profile.min > 1 or passport.profile.max > max_batch,
+            str(passport.profile),
+            f"from 1 to at most {max_batch} images, the largest batch that was checked",
+        ),
+        (
+            "precision",
+            passport.precision != artifact.precision,
+            passport.precision,
+            f"{artifact.precision}, as the file it was built from",
+        ),
+        (
+            "compute capability",
+            not passport.compute_capability,
+            "no compute capability",
+            "that of the GPU it was built on",
+        ),
+    ):
+        if is_wrong:
+            raise RepositoryError(
+                f"{subject} of {engine.file}", got=got, expected=expected, next_step="Build the engine again."
+            )

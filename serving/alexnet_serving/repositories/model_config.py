@@ -1,6 +1,7 @@
-"""A model's `config.pbtxt`: how Triton runs, batches, queues, warms up and names it.
+"""Make a model's `config.pbtxt`: how Triton runs, batches, queues, warms up and names it.
 
-Three kinds: a network, what decodes images for one, and the ensemble of these two.
+There are three kinds of models: networks, the decoder of encoded images, and the ensemble of decoder and
+network.
 """
 
 from __future__ import annotations
@@ -30,15 +31,23 @@ from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, canonical_json
 from alexnet_model.manifest import Manifest
 from alexnet_model.passport import ENGINE_SUFFIX
 
-from .layout import DECODING_MODEL, ENSEMBLE_MODEL, LABELS_FILE, RepositoryOptions
-from .model_entries import DECODER, TENSORRT, ModelEntry, entry_inside, takes_encoded
+from .layout import (
+    DECODER,
+    DECODING_MODEL,
+    ENSEMBLE_MODEL,
+    LABELS_FILE,
+    ModelEntry,
+    RepositoryOptions,
+    ensemble_network,
+    takes_encoded,
+)
 
 OPTIONS_PARAMETER = "repository_options"
-# What the decoder says of itself, and what the ensemble says of the network inside it.
+# Parameters of the decoder, and those that the ensemble repeats from its network.
 PARAMETERS_OF_DECODER = ("contract", "contract_digest", OPTIONS_PARAMETER, "export_sha256")
 PARAMETERS_OF_ENSEMBLE = (*PARAMETERS_OF_DECODER, "precision", "computes_in", "weights_sha256", "labels")
-NEWEST = -1  # in Triton's words
-QUEUE_BATCHES = 4  # as many requests may wait for an engine as make so many full batches of one image each
+NEWEST = -1  # Triton's number of the newest version
+QUEUE_BATCHES = 4  # full batches of single images that may wait for an engine
 QUEUE_TIMEOUT_S = 1.0
 
 
@@ -48,29 +57,35 @@ ConfigMaker: TypeAlias = Callable[[RepositoryOptions], ModelConfig]
 def config_makers(
     entries: Collection[ModelEntry], manifest: Manifest, *, encoded: bool | None
 ) -> dict[str, ConfigMaker]:
-    """By the name of each model that a repository of these entries holds: what makes its configuration."""
+    """Return, for the name of each model of a repository, the function that makes its configuration.
+
+    Args:
+        entries: The repository's networks.
+        manifest: The record of the export.
+        encoded: The option of that name.
+    """
     makers: dict[str, ConfigMaker] = {
         entry.name: partial(config_from_entry, entry, manifest) for entry in entries
     }
     if takes_encoded(entries, encoded):
-        inside = entry_inside(entries)
-        makers[DECODING_MODEL] = partial(_config_of_decoder, inside, manifest)
-        makers[ENSEMBLE_MODEL] = partial(_config_of_ensemble, inside, manifest)
+        network = ensemble_network(entries)
+        makers[DECODING_MODEL] = partial(_config_of_decoder, network, manifest)
+        makers[ENSEMBLE_MODEL] = partial(_config_of_ensemble, network, manifest)
     return makers
 
 
 def config_from_entry(entry: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
-    """A network's configuration as Triton's own protobuf message."""
+    """Return a network's configuration as Triton's protobuf message."""
     entry = _with_largest_batch(entry, options)
     contract = manifest.contract
     config = ModelConfig(
         name=entry.name,
-        backend=entry.backend,
+        backend=entry.runtime.backend,
         max_batch_size=entry.max_batch,
         input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.image_shape)],
         output=_classes(manifest),
         instance_group=[_instances(entry, options)],
-        # No preferred batch size: whatever has queued while the last batch was computed is the next one.
+        # No preferred batch size: all requests that arrived during the last batch form the next one.
         dynamic_batching=_batching(entry, options),
         model_warmup=[_warmup(contract, batch) for batch in warm_batches(entry)],
     )
@@ -84,29 +99,29 @@ def config_from_entry(entry: ModelEntry, manifest: Manifest, options: Repository
     return config
 
 
-def _config_of_decoder(inside: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
-    """It waits for no more images, but its queue is bounded as that of the network behind it."""
-    inside = _with_largest_batch(inside, options)
+def _config_of_decoder(network: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+    """Return the decoder's configuration: no delay for larger batches, and its network's queue limits."""
+    network = _with_largest_batch(network, options)
     contract = manifest.contract
     config = ModelConfig(
         name=DECODING_MODEL,
         backend=DECODER,
-        max_batch_size=inside.max_batch,
+        max_batch_size=network.max_batch,
         input=[_encoded_input()],
         output=[ModelOutput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.image_shape)],
-        # One, which decodes in several threads.
+        # One instance, which decodes in several threads.
         instance_group=[ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=1)],
-        dynamic_batching=_batching(inside, replace(options, queue_delay_us=0)),
+        dynamic_batching=_batching(network, replace(options, queue_delay_us=0)),
     )
-    parameters = _parameters(inside, manifest, options)
+    parameters = _parameters(network, manifest, options)
     for name in PARAMETERS_OF_DECODER:
         config.parameters[name].string_value = parameters[name]
     return config
 
 
-def _config_of_ensemble(inside: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
-    """Triton itself runs an ensemble: instances, batches, queues and warm-up are its models' own."""
-    inside = _with_largest_batch(inside, options)
+def _config_of_ensemble(network: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
+    """Return the ensemble's configuration; instances, batching, queue and warm-up are those of its models."""
+    network = _with_largest_batch(network, options)
     contract = manifest.contract
     classes = _classes(manifest)
     decoding = ModelEnsembling.Step(
@@ -115,8 +130,8 @@ def _config_of_ensemble(inside: ModelEntry, manifest: Manifest, options: Reposit
         input_map={ENCODED_INPUT_NAME: ENCODED_INPUT_NAME},
         output_map={contract.input_name: contract.input_name},
     )
-    network = ModelEnsembling.Step(
-        model_name=inside.name,
+    classification = ModelEnsembling.Step(
+        model_name=network.name,
         model_version=NEWEST,
         input_map={contract.input_name: contract.input_name},
         output_map={output.name: output.name for output in classes},
@@ -124,19 +139,19 @@ def _config_of_ensemble(inside: ModelEntry, manifest: Manifest, options: Reposit
     config = ModelConfig(
         name=ENSEMBLE_MODEL,
         platform="ensemble",
-        max_batch_size=inside.max_batch,
+        max_batch_size=network.max_batch,
         input=[_encoded_input()],
         output=classes,
-        ensemble_scheduling=ModelEnsembling(step=[decoding, network]),
+        ensemble_scheduling=ModelEnsembling(step=[decoding, classification]),
     )
-    parameters = _parameters(inside, manifest, options)
+    parameters = _parameters(network, manifest, options)
     for name in PARAMETERS_OF_ENSEMBLE:
         config.parameters[name].string_value = parameters[name]
     return config
 
 
 def text_from_config(config: ModelConfig) -> str:
-    """The text of a `config.pbtxt`."""
+    """Return a configuration as the text of a `config.pbtxt`."""
     return str(text_format.MessageToString(config))
 
 
@@ -144,16 +159,17 @@ def config_from_text(text: str) -> ModelConfig:
     """Read a `config.pbtxt`.
 
     Raises:
-        google.protobuf.text_format.ParseError: it is none; the error knows the line.
+        google.protobuf.text_format.ParseError: the text is no configuration; the error has the line.
     """
     return text_format.Parse(text, ModelConfig())
 
 
 def warm_batches(entry: ModelEntry) -> tuple[int, ...]:
-    """The batch sizes that are run before the first request comes, and for engines captured as CUDA graphs.
+    """Return the batch sizes that Triton runs before the first request, and captures as CUDA graphs for
+    engines.
 
-    For engines every size to 8, where a graph saves most, then the powers of two and the largest: a size
-    without a graph of its own is still answered, kernel by kernel.
+    For an ONNX file: 1 and the largest. For an engine: every size up to 8, where a graph saves most, then the
+    powers of two and the largest; Triton runs other sizes without a graph.
     """
     if not entry.engines:
         return tuple(sorted({1, entry.max_batch}))
@@ -178,18 +194,20 @@ def _classes(manifest: Manifest) -> list[ModelOutput]:
 
 
 def _with_largest_batch(entry: ModelEntry, options: RepositoryOptions) -> ModelEntry:
-    """Never a larger one than was proved."""
+    """Return the entry with the largest batch that the options allow, never larger than the checked one."""
     return replace(entry, max_batch=min(entry.max_batch, options.max_batch or entry.max_batch))
 
 
 def _instances(entry: ModelEntry, options: RepositoryOptions) -> ModelInstanceGroup:
-    """Explicit, because for a backend named onnxruntime Triton's default would be two instances on a CPU."""
-    kind = {
-        # On every GPU. Two would share its multiprocessors: only if measured to be better.
-        TENSORRT: ModelInstanceGroup.KIND_GPU,
-        # A GPU where Triton sees one, else the CPU.
-        "onnxruntime": ModelInstanceGroup.KIND_AUTO,
-    }.get(entry.backend, ModelInstanceGroup.KIND_CPU)
+    """Return the instances by the devices of the runtime: every GPU, the CPU, or a GPU if Triton sees one.
+
+    Always explicit: Triton's default for a backend named onnxruntime is two instances on a CPU.
+    """
+    kinds: dict[tuple[str, ...], int] = {
+        ("gpu",): ModelInstanceGroup.KIND_GPU,
+        ("cpu",): ModelInstanceGroup.KIND_CPU,
+    }
+    kind = kinds.get(entry.runtime.devices, ModelInstanceGroup.KIND_AUTO)
     return ModelInstanceGroup(kind=kind, count=options.instances)
 
 
@@ -205,7 +223,7 @@ def _batching(entry: ModelEntry, options: RepositoryOptions) -> ModelDynamicBatc
             ModelQueuePolicy(
                 timeout_action=ModelQueuePolicy.REJECT,
                 default_timeout_microseconds=round(timeout_s * 1_000_000),
-                allow_timeout_override=timeout_s > 0,  # Triton takes one only if shorter than the default
+                allow_timeout_override=timeout_s > 0,  # Triton uses a request's own only if it is shorter
                 max_queue_size=size,
             )
         )
@@ -213,13 +231,13 @@ def _batching(entry: ModelEntry, options: RepositoryOptions) -> ModelDynamicBatc
 
 
 def _warmup(contract: Contract, batch: int) -> ModelWarmup:
-    """Readiness waits for it, so the first real request finds memory allocated and kernels chosen."""
+    """Return a warm-up request: the server is ready when memory is allocated and kernels are chosen."""
     pixels = ModelWarmup.Input(data_type=TYPE_UINT8, dims=contract.image_shape, zero_data=True)
     return ModelWarmup(name=f"batch {batch}", batch_size=batch, inputs={contract.input_name: pixels})
 
 
 def _cuda_graphs(contract: Contract, entry: ModelEntry) -> ModelOptimizationPolicy.Cuda:
-    """With dynamic batching Triton captures 1 and the largest batch alone, unless every size is listed."""
+    """Return the batch sizes to capture; with dynamic batching Triton's default is 1 and the largest."""
     spec = ModelOptimizationPolicy.Cuda.GraphSpec
     shape = spec.Shape(dim=contract.image_shape)
     return ModelOptimizationPolicy.Cuda(
@@ -231,21 +249,21 @@ def _cuda_graphs(contract: Contract, entry: ModelEntry) -> ModelOptimizationPoli
 
 
 def _parameters(entry: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> dict[str, str]:
-    """What a client or an operator may ask a running server for."""
+    """Return the parameters that clients and operators read from a running server."""
     contract = manifest.contract
     parameters = {
         "contract": contract.to_json(),
         "contract_digest": contract.digest,
         "labels": canonical_json(manifest.model.class_names),
         "precision": entry.artifact.precision,
-        "computes_in": ", ".join(sorted({runtime.computes_in for runtime in entry.runtimes})),
+        "computes_in": ", ".join(sorted({runtime.computes_in for runtime in entry.measured_on})),
         "weights_sha256": entry.artifact.weights_sha256,
-        "runtime_options": canonical_json(entry.runtimes[0].options),
+        "runtime_options": canonical_json(entry.measured_on[0].options),
         OPTIONS_PARAMETER: options.to_json(),
         "export_sha256": manifest.digest,
     }
     for name, engine in entry.engines.items():
-        target = name.removeprefix("model").removesuffix(ENGINE_SUFFIX)  # nothing, or _sm90
+        target = name.removeprefix("model").removesuffix(ENGINE_SUFFIX)  # empty, or _sm90
         parameters[f"engine_sha256{target}"] = engine.passport.engine_sha256
     if entry.engines:
         versions = {engine.passport.runtime_version for engine in entry.engines.values()}

@@ -1,11 +1,12 @@
-"""From a repository back to the export that it was packed from, so that its engines can be built anew.
+"""Restore the export that a repository was packed from, so that its engines can be built again.
 
-A repository holds all that this takes: the ONNX files, PyTorch's answers, and the record. It can be copied to
-a machine with another GPU, where nobody has the checkpoint, and be given engines there.
+A repository holds everything that this needs: the ONNX files, PyTorch's outputs and the record. So engines
+can be built on a machine with another GPU that has the repository and not the checkpoint.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -24,24 +25,37 @@ from alexnet_model.manifest import (
 )
 from alexnet_model.passport import passport_path
 
-from .layout import CONFIG_FILE, MODEL_FILE, VERSION, RepositoryOptions, model_name
-from .model_entries import packable_engines, plan_names
+from .layout import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    VERSION,
+    RepositoryOptions,
+    engine_runtimes,
+    model_name,
+    packable_engines,
+    plan_names,
+)
 from .writing import models_of_repository
 
 
 def unpack_repository(
     repository: Path, folder: Path, *, left_out: Callable[[ManifestError], None] = lambda _: None
 ) -> Manifest:
-    """Fill a new or empty folder with the export that `repository` was packed from; return its manifest.
+    """Fill a folder with the export that a repository was packed from, and return its manifest.
 
-    What the repository does not hold (a refused precision, an engine that was not packed) is not in that
-    manifest either, nor an engine that is no longer the recorded one: `left_out` is told of it, since it can
-    be built again. The files are hard links, so they are never to be edited in target.
+    Refused precisions and engines that the repository does not hold are not in that manifest. The files are
+    hard
+    links: do not edit them in place.
+
+    Args:
+        repository: The repository.
+        folder: A new or empty folder.
+        left_out: Called with the error of each engine that is missing or altered; it can be built again.
 
     Raises:
-        RepositoryError: the repository holds no model, the folder holds something or cannot be written, or
-            the record names a file outside it.
-        ManifestError: the record is missing or broken, or an ONNX file or the reference is another.
+        RepositoryError: the repository has no model, the folder is not empty or cannot be written, or the
+            record names a file outside it.
+        ManifestError: the record is missing or broken, or an ONNX file or the reference is altered.
     """
     manifest = manifest_from_folder(repository)
     held = [artifact for artifact in manifest.artifacts if _onnx_in(repository, artifact).is_file()]
@@ -65,16 +79,16 @@ def unpack_repository(
         raise RepositoryError(
             str(folder),
             got=os_error_reason(error),
-            expected="a folder with room for an export",
+            expected="a folder with space for an export",
         ) from error
     return manifest
 
 
 def options_of_repository(repository: Path) -> RepositoryOptions:
-    """The options that its first model was written with, to write it again alike.
+    """Return the options that a repository was written with, as its first model records them.
 
     Raises:
-        RepositoryError: there is no model, or its configuration does not record them.
+        RepositoryError: there is no model, or its configuration does not record the options.
     """
     from .model_config import OPTIONS_PARAMETER, config_from_text  # tritonclient is slow to import
 
@@ -87,7 +101,7 @@ def options_of_repository(repository: Path) -> RepositoryOptions:
             str(path),
             got=f"{error}",
             expected="the options it was written with",
-            next_step=f"See what is wrong: alexnet lint {repository}",
+            next_step=f"See what differs: {shlex.join(['alexnet', 'lint', str(repository)])}",
         ) from error
 
 
@@ -98,31 +112,32 @@ def _onnx_in(repository: Path, artifact: Artifact) -> Path:
 def _unpacked(
     artifact: Artifact, repository: Path, folder: Path, left_out: Callable[[ManifestError], None]
 ) -> Artifact:
-    """Link an artifact's files; return it with the engines that were there."""
+    """Link an artifact's files, and return it with the engines that are unaltered."""
     source = _onnx_in(repository, artifact)
     packed = artifact.model_copy(update={"file": str(source.relative_to(repository))})
     link_or_copy(verify_artifact(packed, repository), _target(folder, artifact.file))
     engines: list[Engine] = []
-    for name, engine in plan_names(packable_engines(artifact)).items():
-        plan = source.with_name(name)
-        try:
-            verify_engine(engine, plan)
-        except ManifestError as error:
-            left_out(error)
-        else:
-            target = _target(folder, engine.file)
-            link_or_copy(plan, target)
-            link_or_copy(passport_path(plan), passport_path(target))
-            engines.append(engine)
+    for runtime in engine_runtimes():
+        for name, engine in plan_names(packable_engines(artifact, runtime)).items():
+            plan = source.with_name(name)
+            try:
+                verify_engine(engine, plan)
+            except ManifestError as error:
+                left_out(error)
+            else:
+                target = _target(folder, engine.file)
+                link_or_copy(plan, target)
+                link_or_copy(passport_path(plan), passport_path(target))
+                engines.append(engine)
     return artifact.model_copy(update={"engines": tuple(engines)})
 
 
 def _target(folder: Path, file: str) -> Path:
-    """Where a recorded file goes; a repository may come from anywhere, its record may not point anywhere."""
+    """Return where a recorded file goes: always inside `folder`, whatever the record of a repository says."""
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise RepositoryError(
-            f"file {file!r} of the record", got="a path outside the export", expected="a name"
+            f"file {file!r} of the record", got="a path outside the export", expected="a path inside it"
         )
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""The Triton model repository: one model a precision that passed the gate, written whole or not at all.
+"""Write the Triton model repository: one model for each precision that passed the gate, all or nothing.
 
 model_repository/
-    export.json                 the record it was written from, and the mark by which it is known
-    reference.safetensors       PyTorch's answers, which engines built later are judged by
-    alexnet_int8/config.pbtxt   from protobuf
+    export.json                 the record it was written from, which also marks it as this project's
+    reference.safetensors       PyTorch's outputs, with which engines built later are compared
+    alexnet_int8/config.pbtxt   the model's configuration
     alexnet_int8/labels.txt     class names, for Triton's classification extension
-    alexnet_int8/1/model.onnx   a hard link to the exported file where the file system can
-    alexnet_int8/1/model.plan   with engines: one, or `model_sm90.plan` for each kind of GPU,
-    alexnet_int8/1/model.passport.json      and what it was built from, with, on and for
-    alexnet_decode/             what decodes images, and
-    alexnet/                    the ensemble of it and a network: a configuration each, and no model file
+    alexnet_int8/1/model.onnx   a hard link to the exported file, or a copy if the file system has no links
+    alexnet_int8/1/model.plan   an engine, or `model_sm90.plan` for each of several GPUs
+    alexnet_int8/1/model.passport.json      what that engine was built from, with, on and for
+    alexnet_decode/             the model that decodes images (a configuration, no model file)
+    alexnet/                    the ensemble of it and a network (a configuration, no model file)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from alexnet_model.errors import RepositoryError, os_error_reason
 from alexnet_model.files import atomic_directory, link_or_copy
+from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     REFERENCE_NAME,
@@ -38,18 +39,20 @@ from .layout import (
     DECODING_MODEL,
     LABELS_FILE,
     MODEL_FILE,
-    NOTE_FILE,
     OUR_MODELS,
+    PLACEHOLDER_FILE,
     VERSION,
+    ModelEntry,
     RepositoryOptions,
+    entries_of,
+    reasons_against,
 )
-from .model_entries import ModelEntry, entries_of, reasons_against
 
 KEPT_FILES = ("README.md", ".gitignore")
 # Triton 2.51 passes model names through a shell.
 SAFE_MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 DEFAULT_OPTIONS = RepositoryOptions()
-NOTE = "Triton asks for a folder a version. This model has no file of its own: its `config.pbtxt` is all.\n"
+PLACEHOLDER = "Triton needs a folder for each version. This model has no file besides its `config.pbtxt`.\n"
 
 
 def write_repository(
@@ -60,17 +63,24 @@ def write_repository(
     *,
     targets: Sequence[EngineTarget] = (),
 ) -> tuple[str, ...]:
-    """Replace `repository` by one that serves what was accepted; return the models' names.
+    """Replace `repository` by one that serves the accepted precisions, and return the names of its models.
 
-    A refused precision is not packaged, nor one whose engine was refused or never judged. Until the last
-    moment the old repository stands whole, and on any error or interrupt it stays; its README.md and
-    .gitignore are kept. With `targets`, every engine must load in all of them.
+    The old repository stays complete until the new one takes its place, and stays on any error or interrupt.
+    Its README.md and .gitignore are kept.
+
+    Args:
+        manifest: The record of the export. Precisions and engines that the gate refused or did not judge are
+            left out.
+        artifacts_folder: The folder of the export's files.
+        repository: The folder to write.
+        options: What to pack and how to serve it.
+        targets: Where every packed engine must load; by default this is not checked.
 
     Raises:
-        RepositoryError: nothing can be packaged, `repository` holds something that is not ours to replace, or
+        RepositoryError: nothing can be packed, `repository` holds files that this project did not write, or
             it cannot be written.
         EngineRefused: an engine would not load in one of the targets.
-        ManifestError: an artifact's, an engine's or the reference's file is missing or altered.
+        ManifestError: the file of an artifact, an engine or the reference is missing or altered.
     """
     repository = repository.resolve()
     entries = entries_of(manifest, options)
@@ -78,7 +88,7 @@ def write_repository(
         raise RepositoryError(
             str(repository),
             got=f"no accepted precision ({reasons_against(manifest, options)})",
-            expected=f"at least one for the {options.backend} backend",
+            expected=f"at least one for {options.runtime or 'its ONNX file'}",
             next_step="The repository was not touched.",
         )
     _check_class_names(manifest)
@@ -99,17 +109,17 @@ def write_repository(
         raise RepositoryError(
             str(repository),
             got=os_error_reason(error),
-            expected="a folder with room for the models",
-            next_step="What was there is unchanged.",
+            expected="a folder with space for the models",
+            next_step="The old repository is unchanged.",
         ) from error
     return names
 
 
 def models_of_repository(repository: Path) -> tuple[str, ...]:
-    """The names of the models in a repository, sorted.
+    """Return the sorted names of the models in a repository.
 
     Raises:
-        RepositoryError: it is missing, holds no model, or one with a name that is unsafe to serve.
+        RepositoryError: the repository is missing or has no model, or a name is unsafe to pass to Triton.
     """
     if not repository.is_dir():
         raise _no_models(repository, "no such folder")
@@ -130,7 +140,7 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
 def _write_configs(
     entries: Sequence[ModelEntry], manifest: Manifest, repository: Path, options: RepositoryOptions
 ) -> tuple[str, ...]:
-    """Every model's folder but for the large files; returns the names, sorted."""
+    """Write every model's folder except for the large files; return the sorted names."""
     from .model_config import config_makers, text_from_config  # tritonclient is slow to import
 
     with_files = {entry.name for entry in entries}
@@ -143,12 +153,12 @@ def _write_configs(
             labels = "\n".join(manifest.model.class_names) + "\n"
             (model / LABELS_FILE).write_text(labels, encoding="utf-8")
         if name not in with_files:
-            (model / VERSION / NOTE_FILE).write_text(NOTE, encoding="utf-8")
+            (model / VERSION / PLACEHOLDER_FILE).write_text(PLACEHOLDER, encoding="utf-8")
     return tuple(sorted(makers))
 
 
 def _write_files(entry: ModelEntry, artifacts_folder: Path, version: Path) -> None:
-    # With engines too: whoever has the repository can build them anew.
+    # Also beside engines, so that they can be built again from the repository alone.
     link_or_copy(verify_artifact(entry.artifact, artifacts_folder), version / MODEL_FILE)
     for name, engine in entry.engines.items():
         plan = artifacts_folder / engine.file
@@ -164,29 +174,24 @@ def _check_class_names(manifest: Manifest) -> None:
                 f"class name {index}",
                 got=repr(name),
                 expected="one line of text",
-                next_step="A label a line is all that Triton reads: rename the class and train again.",
+                next_step="Triton reads one label per line: rename the class and train again.",
             )
 
 
 def refuse_foreign_repository(repository: Path) -> None:
-    """Only a repository of ours may be replaced: naming the home folder must cost nobody a file.
+    """Refuse to replace a folder with files that this project did not write, such as a home folder.
 
     Raises:
-        RepositoryError: the folder holds anything else, or is a file.
+        RepositoryError: the folder holds such files, or is a file.
     """
-    if not repository.exists():
-        return
-    if not repository.is_dir():
-        raise RepositoryError(str(repository), got="a file", expected="a folder or nothing")
-    entries = {path.name for path in repository.iterdir()} - set(KEPT_FILES)
-    foreign = sorted(entries - OUR_MODELS - {MANIFEST_NAME, REFERENCE_NAME})
-    if foreign or (entries and MANIFEST_NAME not in entries):
-        raise RepositoryError(
-            str(repository),
-            got=f"a folder that holds {foreign[0]}" if foreign else f"models without {MANIFEST_NAME}",
-            expected="a repository that this command wrote, an empty folder, or none",
-            next_step="Name another folder; nothing was touched.",
-        )
+    ours = OUR_MODELS | {MANIFEST_NAME, REFERENCE_NAME}
+    refuse_foreign_files(
+        repository,
+        ours.__contains__,
+        what="a repository that this command wrote",
+        error=RepositoryError,
+        ignored=KEPT_FILES,
+    )
 
 
 def _no_models(repository: Path, got: str) -> RepositoryError:

@@ -1,1 +1,1 @@
-"""Triton itself, embedded or in Docker: started, watched, and gone without a trace."""
+"""Start, monitor and stop Triton: embedded in this machine's Python, or in Docker."""

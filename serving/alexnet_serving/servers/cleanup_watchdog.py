@@ -1,9 +1,12 @@
-"""What is left to do when a server is gone, however it went: processes, shared memory, files, a container.
+"""Clean up after a server: kill its processes, remove its shared memory, folder and container.
 
-Run as a script it is the watcher that does this for a parent that was killed: it waits for the end of its
-standard input, which the parent holds open and no one else. Standard library only, so that it starts in
-milliseconds: `python -I -S cleanup_watchdog.py PROCESS_GROUP SHM_PREFIX FOLDER CONTAINER`. An argument is
-empty where the server has no such resource.
+Run as a script, this module is a watchdog for a parent process that may be killed. It reads its standard
+input, which only the parent holds open, and cleans up when it ends without `PARENT_CLEANED_UP`. It uses the
+standard library only, so that it starts in milliseconds:
+
+    python -I -S cleanup_watchdog.py PROCESS_GROUP SHM_PREFIX FOLDER CONTAINER
+
+An argument is empty if the server has no such resource.
 """
 
 from __future__ import annotations
@@ -17,18 +20,25 @@ import sys
 import time
 from pathlib import Path
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lies, no temporary file of ours)
-DEADLINE_S = 1.0
-REMOVING_S = 30.0  # for a container, which the engine first has to kill
-ALL_IS_WELL = b"."
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory is, not a temporary file)
+KILL_DEADLINE_S = 1.0
+REMOVE_DEADLINE_S = 30.0  # for a container, which the Docker engine kills first
+PARENT_CLEANED_UP = b"."
 
 
 def clean_up(process_group: int, *, shm_prefix: str = "", folder: str = "", container: str = "") -> None:
-    """Kill what is left of the process group, then remove its shared memory, folder and container."""
-    deadline = time.monotonic() + DEADLINE_S
+    """Kill what is left of a process group, then remove its shared memory, folder and container.
+
+    Args:
+        process_group: The id of the group, which is the id of the server's process.
+        shm_prefix: The start of the names of its regions in /dev/shm; empty removes none.
+        folder: The folder it was started from; empty removes none.
+        container: The name of its container; empty removes none.
+    """
+    deadline = time.monotonic() + KILL_DEADLINE_S
     while _killed(process_group) and time.monotonic() < deadline:
         time.sleep(0.01)
-    if shm_prefix:  # an empty one would be everybody's
+    if shm_prefix:  # an empty prefix would match the regions of every process
         for region in SHARED_MEMORY.glob(f"{shm_prefix}*"):
             region.unlink(missing_ok=True)
     if folder:
@@ -38,12 +48,12 @@ def clean_up(process_group: int, *, shm_prefix: str = "", folder: str = "", cont
 
 
 def remove_container(name: str) -> None:
-    """Kill and remove a container, if the engine still has it: killing its client does not end it."""
+    """Kill and remove a container if it still exists: the end of the `docker run` client does not end it."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
-            ["docker", "rm", "--force", name],  # noqa: S607 (found on PATH, as it was started)
+            ["docker", "rm", "--force", name],  # noqa: S607 (found on PATH, like the client that started it)
             check=False,
-            timeout=REMOVING_S,
+            timeout=REMOVE_DEADLINE_S,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -51,7 +61,7 @@ def remove_container(name: str) -> None:
 
 
 def _killed(process_group: int) -> bool:
-    """Whether there was anything to kill; the killed count until someone, in the end `init`, reaps them."""
+    """Return whether there was a process to kill; killed ones count until their parent or init reaps them."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process_group, signal.SIGKILL)
         return True
@@ -59,10 +69,10 @@ def _killed(process_group: int) -> bool:
 
 
 def main(process_group: str, shm_prefix: str, folder: str, container: str) -> None:
-    # Ctrl-C in the terminal is for the parent, which may take its time to stop.
+    # Ctrl-C in the terminal is meant for the parent, which may need time to stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if sys.stdin.buffer.read(1) != ALL_IS_WELL:
+    if sys.stdin.buffer.read(1) != PARENT_CLEANED_UP:
         clean_up(int(process_group), shm_prefix=shm_prefix, folder=folder, container=container)
 
 

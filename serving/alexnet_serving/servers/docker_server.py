@@ -1,57 +1,77 @@
-"""A Triton server in NVIDIA's image, by `docker run`: for GPUs, and for every network that is not loopback.
+"""A Triton server in NVIDIA's image, by `docker run`: for GPUs, and for networks other than loopback.
 
     with DockerServer(repository) as server:
         print(server.grpc_url, server.models)
 
-The image is pinned and never pulled silently; the container is confined (`container.py`).
+The image is pinned and never pulled silently. The container is read-only, without capabilities and not root.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from alexnet_model import docker
-from alexnet_model.errors import AlexnetError, UsageError
+from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.gpus import GpuSurvey, gpus_here
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, TRITON_IMAGE
 
-from ..engine_compatibility import check_engines, rebuild_command
-from ..engine_targets import targets_of
-from ..repositories.backends_in import (
-    OF_OUR_IMAGE,
+from ..engine_compatibility import check_engines, rebuild_command, targets_of
+from ..repositories.backends import (
     backends_of_repository,
     can_use_gpu,
     image_for,
-    no_gpu_for_engines,
+    loads_engines,
+    no_gpu_error,
+    outside_our_images,
+    outside_stock_image,
 )
-from ..repositories.model_entries import TENSORRT
-from .container import MODELS, TLS, run_command, user_for
 from .process_server import LOOPBACK, Launch, ProcessServer, launch_folder
 from .tls import ServerTls, copy_tls, tls_in
 from .tritonserver import SHM_OPTION, server_options, shm_prefix_option
 
-# Since 26.04 Triton has a lock of its own on what clients share with it.
+MODELS = "/models"
+TLS = Path("/tls")
+PORTS_INSIDE = {"http": 8000, "grpc": 8001, "metrics": 8002}
+USER_OF_IMAGE = (1000, 1000)  # the user `triton-server` of NVIDIA's image, and its group
+OWN_SHM = "--shm-size=1g"
+RESOURCES = (
+    OWN_SHM,  # Docker's 64 MiB is less than Python-based backends and NVIDIA's libraries need
+    "--ulimit=memlock=-1",  # pinned memory, from which a GPU copies
+    "--ulimit=stack=67108864",
+)
+# Since 26.04 Triton needs an option of its own before clients may share memory with it.
 CLIENT_SHM = "--allow-client-shm=true"
 VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
-# What `docker run` exits with when it, and not what it ran, has failed.
-DOCKERS_OWN = (125, 126, 127)
+# Exit codes of `docker run` if Docker itself failed, not the program in the container.
+DOCKER_EXIT_CODES = (125, 126, 127)
 
 
 class DockerServer(ProcessServer):
-    """A `Server`: its container starts on entering, is ready inside, and removed on leaving.
+    """A `Server` whose container starts on entering its `with` block and is removed after it.
 
-    The image is chosen by the repository's backends unless named. Ports left out are chosen, and published on
-    `address`: loopback, unless another of this machine's is named. With `tls` that holds of gRPC alone, and
-    the others stay on loopback. `shared_memory` opens Triton's interface for it to every process that reaches
-    a port. Raises on construction, before anything is asked or started:
-        RepositoryError: the repository is missing, or has no model.
-        PortTaken: something listens on a given port already.
+    Args:
+        repository: The model repository.
+        image: The image; None chooses one by the backends of the repository.
+        grpc_port: The port of gRPC; None or 0 takes a free one. The same holds for the other ports.
+        http_port: The port of HTTP.
+        metrics_port: The port of the metrics.
+        address: The IPv4 address to publish the ports on. With `tls` only gRPC leaves loopback.
+        tls: Certificate and key of the gRPC port; None leaves it unencrypted.
+        shared_memory: Open Triton's shared-memory interface to every process that reaches a port.
+        ready_timeout_s: How long to wait until every model is ready.
+
+    Raises:
+        RepositoryError: the repository is missing or has no model.
+        PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used.
-        UsageError: a port, the address or the deadline cannot be.
+        UsageError: a port, the address or the timeout is invalid.
     """
 
     _name = "server in Docker"
@@ -74,7 +94,7 @@ class DockerServer(ProcessServer):
             raise UsageError(
                 "shared memory",
                 got=f"it with address {address}",
-                expected="an address of loopback: whoever reaches the server may name any memory to it",
+                expected="a loopback address: every client could read or write shared memory of this machine",
                 next_step=f"Leave the address out, or use {LOOPBACK}.",
             )
         super().__init__(
@@ -90,17 +110,17 @@ class DockerServer(ProcessServer):
         self._backends = set(backends_of_repository(self._repository).values())
         self._image = image or image_for(self._backends)
 
-    def _prepared(self) -> Launch:
-        """Ask everything that can be asked before a container is started.
+    def _prepare_launch(self) -> Launch:
+        """Check everything that can be checked before a container starts.
 
         Raises:
             DockerError: no engine, no image, or a path that cannot be mounted.
             EngineRefused: an engine does not load on a GPU here, or there is none.
-            ManifestError: engines whose record is missing or broken.
-            RepositoryError: the container's user could not read the repository.
-            ServerError: no room for a copy of the certificates.
+            ManifestError: the record of the engines is missing or broken.
+            RepositoryError: the container's user cannot read the repository.
+            ServerError: no space for a copy of the certificates.
         """
-        docker.digest_of_image(self._image)  # raises where there is no engine, or no such image
+        docker.digest_of_image(self._image)  # raises without an engine or the image
         survey = gpus_here() if can_use_gpu(self._backends) else GpuSurvey()
         inside = tls_in(TLS, self._tls) if self._tls is not None else None
         options = [
@@ -113,7 +133,7 @@ class DockerServer(ProcessServer):
         self._container = f"alexnet-{secrets.token_hex(8)}"
         self._shm_prefix = f"alexnet_{secrets.token_hex(8)}_" if self._shared_memory else ""
         if self._shared_memory:
-            # What its backends leave when they are killed lies on this machine then.
+            # The backends' regions are then in this machine's /dev/shm, and stay there if they are killed.
             options += [CLIENT_SHM, shm_prefix_option(self._shm_prefix)]
         with launch_folder(self._name) if self._tls is not None else nullcontext() as folder:
             if self._tls is not None and folder is not None:
@@ -139,44 +159,122 @@ class DockerServer(ProcessServer):
 
     def _options_of_backends(self, survey: GpuSurvey) -> list[str]:
         options = []
-        if TENSORRT in self._backends:
+        if loads_engines(self._backends):
             manifest = self._checked_engines(survey)
-            # One model after another: while one records CUDA graphs, another's loading can fail.
+            # One model after another: while one records CUDA graphs, another one's loading can fail.
             options.append("--model-load-thread-count=1")
             if any(e.passport.version_compatible for a in manifest.accepted for e in a.engines):
                 options.append(VERSION_COMPATIBLE)
-        if self._backends & OF_OUR_IMAGE:
+        if outside_stock_image(self._backends):
             options.append(SHM_OPTION)
         return options
 
     def _checked_engines(self, survey: GpuSurvey) -> Manifest:
         if not survey.gpus:
-            raise no_gpu_for_engines(self._repository, survey)
+            raise no_gpu_error(self._repository, survey)
         manifest = manifest_from_folder(self._repository)
         version = docker.tensorrt_of_image(self._image)
-        # On every model of GPU: Triton puts an instance on each.
+        # On every GPU model: Triton starts an instance on each GPU.
         check_engines(manifest, self._repository, targets_of(survey, version))
         return manifest
 
-    def _own_error(self, returncode: int, said: str) -> AlexnetError | None:
-        return docker.error_from_output("docker run", said, returncode) if returncode in DOCKERS_OWN else None
+    def _launcher_error(self, returncode: int, output: str) -> AlexnetError | None:
+        if returncode not in DOCKER_EXIT_CODES:
+            return None
+        return docker.error_from_output("docker run", output, returncode)
 
-    def _words_for(self, returncode: int) -> str:
+    def _exit_reason(self, returncode: int) -> str:
         if returncode < 0:
             return f"its Docker client killed by signal {-returncode}"
         if returncode > 128:
             return f"killed by signal {returncode - 128} inside its container"
-        return super()._words_for(returncode)
+        return super()._exit_reason(returncode)
 
-    def _mending(self, reason: str) -> str:
+    def _load_failure_fix(self, reason: str) -> str:
         if "TensorRT engine" in reason:
             return f"Build its engine for this machine: {rebuild_command(self._repository)}"
-        return super()._mending(reason)
+        return super()._load_failure_fix(reason)
 
-    def _backend_step(self) -> str:
-        if self._backends & OF_OUR_IMAGE:
+    def _missing_backend_fix(self) -> str:
+        if foreign := outside_our_images(self._backends):
+            return f"Pass --image with an image that has the backend {', '.join(sorted(foreign))}."
+        if outside_stock_image(self._backends):
             return f"Build the image that has it, in the source tree: {BUILD_CPU_IMAGE}"
         return f"Pull the image that has it: docker pull {TRITON_IMAGE}"
+
+
+def run_command(
+    name: str,
+    image: str,
+    repository: Path,
+    *,
+    user: tuple[int, int],
+    addresses: Mapping[str, str],
+    ports: Mapping[str, int],
+    gpus: bool,
+    tls: Path | None,
+    shared_memory: bool,
+    options: Sequence[str],
+) -> list[str]:
+    """Return the `docker run` command of a server; it stays attached, so its output is the server's log.
+
+    Args:
+        name: The container's name.
+        image: The image.
+        repository: The model repository, mounted read-only as `MODELS`.
+        user: User and group id inside the container.
+        addresses: The address to publish on, by interface.
+        ports: The port to publish, by interface.
+        gpus: Whether to give the container all GPUs.
+        tls: A folder to mount as `TLS`, or None.
+        shared_memory: Whether the container shares /dev/shm with this machine.
+        options: Options of `tritonserver`.
+
+    Raises:
+        DockerError: a path cannot be mounted.
+    """
+    resources = ["--ipc=host", *(r for r in RESOURCES if r != OWN_SHM)] if shared_memory else RESOURCES
+    return [
+        docker.PROGRAM,
+        "run",
+        "--rm",
+        f"--name={name}",
+        "--pull=never",  # gigabytes without a word until the deadline passes: `docker pull` shows progress
+        "--init",  # until the image's start script has become tritonserver, a first process ignores SIGTERM
+        *docker.CONFINED,
+        f"--user={user[0]}:{user[1]}",
+        *resources,
+        *(["--gpus=all"] if gpus else []),
+        docker.mount(repository, MODELS),
+        *([docker.mount(tls, str(TLS))] if tls is not None else []),
+        *(f"--publish={addresses[what]}:{port}:{PORTS_INSIDE[what]}" for what, port in sorted(ports.items())),
+        image,
+        "tritonserver",
+        *options,
+    ]
+
+
+def user_for(repository: Path) -> tuple[int, int]:
+    """Return the user and group id that the container runs as: this process's own; the image's for root.
+
+    Nothing in the container needs root, and a process that escapes from it as root would control this
+    machine.
+
+    Raises:
+        RepositoryError: the image's user cannot read the repository.
+    """
+    if os.getuid() != 0:
+        return os.getuid(), os.getgid()
+    for path in filter(Path.exists, (repository, *sorted(repository.rglob("*")))):
+        needed = 0o005 if path.is_dir() else 0o004
+        if path.stat().st_mode & needed != needed:
+            raise RepositoryError(
+                str(path),
+                got=f"mode {path.stat().st_mode & 0o777:o}",
+                expected="a path that others can read: the server does not run as root",
+                next_step=f"Run: {shlex.join(['chmod', '-R', 'o+rX', str(repository)])}",
+            )
+    return USER_OF_IMAGE
 
 
 def _checked_address(address: str) -> str:

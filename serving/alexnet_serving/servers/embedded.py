@@ -3,8 +3,8 @@
     with EmbeddedServer(repository) as server:
         print(server.grpc_url, server.models)
 
-It listens on loopback only, because its Triton (2.51) carries known security bulletins: for laptops and
-continuous integration.
+It listens on loopback only, because its Triton (2.51) has published security bulletins. Use it on laptops and
+in continuous integration.
 """
 
 from __future__ import annotations
@@ -15,25 +15,35 @@ import shlex
 from pathlib import Path
 
 from alexnet_model.errors import EngineRefused, ServerDied, UsageError
+from alexnet_model.runtimes import runtime_of_backend
 
-from ..repositories.backends_in import backends_of_repository
-from ..repositories.model_entries import TENSORRT
-from .backend_processes import is_alive, stubs_of
+from ..repositories.backends import backends_of_repository
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, launch_folder
 from .tls import ServerTls
 from .tritonserver import assemble_backends, command_of, environment_of, wheel_of_this_python
 
+STUB = "triton_python_backend_stub"
+
 
 class EmbeddedServer(ProcessServer):
-    """A `Server`: starts on entering, ready for requests inside, gone on leaving.
+    """A `Server` that starts on entering its `with` block and has ended after it.
 
-    Ports left out are chosen. `shared_memory` opens Triton's interface for it to every process that reaches a
-    port. Raises on construction, before anything starts:
-        RepositoryError: the repository is missing, or has no model.
-        EngineRefused: one of its models is a TensorRT engine.
-        PortTaken: something listens on a given port already.
+    Args:
+        repository: The model repository.
+        grpc_port: The port of gRPC; None or 0 takes a free one. The same holds for the other ports.
+        http_port: The port of HTTP.
+        metrics_port: The port of the metrics.
+        address: Loopback; every other address is refused.
+        tls: Certificate and key of the gRPC port; None leaves it unencrypted.
+        shared_memory: Open Triton's shared-memory interface to every process that reaches a port.
+        ready_timeout_s: How long to wait until every model is ready.
+
+    Raises:
+        RepositoryError: the repository is missing or has no model.
+        EngineRefused: a model needs a backend that the embedded Triton does not have.
+        PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used.
-        UsageError: a port, the address or the deadline cannot be.
+        UsageError: a port, the address or the timeout is invalid.
         MissingExtra: the [embedded] extra is not installed.
     """
 
@@ -67,23 +77,28 @@ class EmbeddedServer(ProcessServer):
             tls=tls,
             ready_timeout_s=ready_timeout_s,
         )
-        for model, backend in backends_of_repository(self._repository).items():
-            if backend == TENSORRT:
-                words = ["alexnet", "serve", "--with", "docker", "--repository", str(self._repository)]
-                raise EngineRefused(
-                    f"{self._repository}: model {model}",
-                    got="a TensorRT engine",
-                    expected="a model that the embedded server can run",
-                    next_step=f"Serve it so: {shlex.join(words)}",
-                )
+        self._check_backends()
         self._shared_memory = shared_memory
         self._wheel = wheel_of_this_python()
         self._stubs: dict[int, str] = {}  # process id to model name
 
-    def _prepared(self) -> Launch:
+    def _check_backends(self) -> None:
+        """Refuse models for a backend that neither this project nor another distribution brings as Python."""
+        for model, backend in backends_of_repository(self._repository).items():
+            runtime = runtime_of_backend(backend)
+            if runtime is not None and runtime.backend_folder is None:
+                words = ["alexnet", "serve", "--with", "docker", "--repository", str(self._repository)]
+                raise EngineRefused(
+                    f"{self._repository}: model {model}",
+                    got=f"a model for {runtime.title}",
+                    expected="a model that the embedded server can run",
+                    next_step=f"Serve it with Docker: {shlex.join(words)}",
+                )
+
+    def _prepare_launch(self) -> Launch:
         self._shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"
         with launch_folder(self._name) as self._folder:
-            # Plain names whatever the repository's own path is: Triton passes them through a shell.
+            # Plain names, whatever the path of the repository: Triton passes them through a shell.
             models = self._folder / "models"
             backends = self._folder / "backends"
             models.symlink_to(self._repository)
@@ -105,18 +120,50 @@ class EmbeddedServer(ProcessServer):
             folder=str(self._folder),
         )
 
-    def _backend_step(self) -> str:
-        return "Install what it is served by: pip install 'alexnet-serving[embedded]'"
+    def _missing_backend_fix(self) -> str:
+        return "Install the packages of its backends: pip install 'alexnet-serving[embedded]'"
 
-    def _look_around(self) -> None:
+    def _on_ready(self) -> None:
         self._stubs = stubs_of(self._process.pid)
 
-    def _check_parts(self) -> None:
+    def _check_model_processes(self) -> None:
         for pid, model in self._stubs.items():
             if not is_alive(pid, self._process.pid) and not self._stopping.is_set():
                 raise ServerDied(
                     f"{self._name}: model {model}",
-                    got="its process gone, without which Triton answers nothing but errors",
-                    expected="running until the server is stopped",
+                    got="its process ended, so Triton answers every request for it with an error",
+                    expected="a running process until the server is stopped",
                     next_step=f"Start the server again. Its last lines:\n{self._log.last(SHOWN_LOG_LINES)}",
                 )
+
+
+def stubs_of(process_group: int) -> dict[int, str]:
+    """Return the running Python backend processes of a server, as process id to model name.
+
+    Triton 2.51 does not restart one that ended: it answers every request for its model with an error and
+    still reports that it is ready. So a check of the server has to include these processes.
+    """
+    return {
+        pid: model
+        for path in Path("/proc").glob("[0-9]*")
+        if is_alive(pid := int(path.name), process_group) and (model := _model_of(path))
+    }
+
+
+def is_alive(pid: int, process_group: int) -> bool:
+    """Return whether a process of that group runs; one that ended and was not reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    state, _, group = stat.rpartition(")")[2].split()[:3]  # the program's name before it may hold anything
+    return state not in ("Z", "X") and int(group) == process_group
+
+
+def _model_of(process: Path) -> str | None:
+    """Read the model's name from `.../triton_python_backend_stub REPOSITORY/MODEL/VERSION/FILE ...`."""
+    try:
+        arguments = (process / "cmdline").read_text().split("\0")
+    except OSError:
+        return None
+    return Path(arguments[1]).parent.parent.name if arguments[0].endswith(STUB) else None

@@ -1,61 +1,91 @@
-"""What servers that are a child process share: starting, noticing a death, stopping, leaving nothing behind.
+"""A Triton server as a child process: start it, wait until it is ready, notice its end, stop it, clean up.
 
-What it starts it ends, even when either side is killed: a small watcher process
-(`cleanup_watchdog.py`) notices when this process ends.
+The server's processes, shared memory, folder and container are removed even if this process or the server is
+killed: a watchdog process (`cleanup_watchdog.py`) notices when this process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
+import random
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
-from alexnet_model.errors import AlexnetError, ServerDied, ServerError, UsageError, os_error_reason
+from alexnet_model.errors import (
+    AlexnetError,
+    PortTaken,
+    ServerDied,
+    ServerError,
+    UsageError,
+    os_error_reason,
+)
 
 from ..repositories.writing import models_of_repository
 from . import cleanup_watchdog
-from .log_tail import LogTail
-from .ports import ports_from_wishes
 from .tls import ServerTls, checked_tls
 from .tritonserver import EXIT_TIMEOUT_S
 
-POLL_S = 0.05
-CHECK_S = 0.25
-SHOWN_LOG_LINES = 20
 LOOPBACK = "127.0.0.1"
-# What Triton says where a model's backend, or a entry that it imports, is not there.
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (only compared with an address that the user gave)
+READY_POLL_S = 0.05
+CHECK_INTERVAL_S = 0.25
+SHOWN_LOG_LINES = 20
+KEPT_LOG_LINES = 400
+# Below Linux's range for outgoing connections: one of these could otherwise take a chosen port in the seconds
+# between choosing it and listening on it.
+FREE_PORTS = range(18_000, 32_000)
+# Triton reports in three ways that a model does not load: no version, a broken configuration, or a backend
+# that refused it.
+FAILED_TO_LOAD = re.compile(
+    r"(?:failed to load(?: model)?|Poll failed for model directory) '(?P<model>[^']+)'"
+    r"(?: version \d+)?: (?P<reason>.*)"
+)
+# Triton's messages for a backend, or a package that it imports, that is missing.
 NO_BACKEND = re.compile(r"No module named|ModuleNotFoundError|unable to find backend library for backend")
-EVERYWHERE = "0.0.0.0"  # noqa: S104 (it is compared with, never listened on unasked)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A server's process, and what it leaves behind beside itself when it is killed."""
+    """How to start a server's process, and which of its resources to remove if it is killed.
+
+    Attributes:
+        command: The command line.
+        environment: The environment; None takes this process's own.
+        shm_prefix: The start of the names of its regions in /dev/shm; empty if it has none.
+        folder: The working directory, removed at the end; empty if it needs none.
+        container: The name of its container; empty without one.
+    """
 
     command: list[str]
-    environment: Mapping[str, str] | None = None  # None: this process's own
+    environment: Mapping[str, str] | None = None
     shm_prefix: str = ""
-    folder: str = ""  # it runs in there
+    folder: str = ""
     container: str = ""
 
 
 @contextlib.contextmanager
 def launch_folder(server: str) -> Iterator[Path]:
-    """A private folder for what a server starts from. It is gone if this fails, and else when the server is.
+    """Create a private folder to start a server from; it is removed here only if the block raises.
+
+    Args:
+        server: The server's name in the error message.
 
     Raises:
-        ServerError: what was done in it the disk has refused.
+        ServerError: the operating system refused what the block did in the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="alexnet-serving-"))
     try:
@@ -68,13 +98,22 @@ def launch_folder(server: str) -> Iterator[Path]:
 
 
 class ProcessServer:
-    """A `Server` but for its process: subclasses say what to run, and read what it says of itself.
+    """The parts of a `Server` that do not depend on its process; subclasses say what to run.
 
-    Ports left out are chosen. Raises on construction, before anything starts:
-        RepositoryError: the repository is missing, or has no model.
-        PortTaken: something listens on a given port already.
+    Args:
+        repository: The model repository.
+        grpc_port: The port of gRPC; None or 0 takes a free one. The same holds for the other ports.
+        http_port: The port of HTTP.
+        metrics_port: The port of the metrics.
+        address: The IPv4 address to listen on.
+        tls: Certificate and key of the gRPC port. With it, HTTP and metrics stay on loopback.
+        ready_timeout_s: How long to wait until every model is ready.
+
+    Raises:
+        RepositoryError: the repository is missing or has no model.
+        PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used.
-        UsageError: a port or the deadline cannot be.
+        UsageError: a port or the timeout is invalid.
     """
 
     _name = "server"  # in messages
@@ -96,17 +135,19 @@ class ProcessServer:
         self._ready_timeout_s = ready_timeout_s
         self._models = models_of_repository(self._repository)
         self._tls = checked_tls(tls) if tls is not None else None
-        # Triton encrypts gRPC only: what it would say in the clear then stays on this machine.
-        beside = address if tls is None else LOOPBACK
-        self._addresses = {"grpc": address, "http": beside, "metrics": beside}
-        self._ports = ports_from_wishes(
+        # Triton encrypts gRPC only, so the unencrypted interfaces stay on this machine.
+        unencrypted = address if tls is None else LOOPBACK
+        self._addresses = {"grpc": address, "http": unencrypted, "metrics": unencrypted}
+        self._ports = resolve_ports(
             self._addresses, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         )
         self._stopping = threading.Event()
-        self._stopping.set()  # until it is entered
-        self._ending = threading.RLock()  # held while the server ends: a second caller waits until it is gone
+        self._stopping.set()  # until the `with` block is entered
+        self._ending = (
+            threading.RLock()
+        )  # held while the server ends: a second caller waits until it has ended
         self._ended = self._cleaned = True
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -126,19 +167,19 @@ class ProcessServer:
         return self._models
 
     def __enter__(self) -> Self:
-        """Start, and return when every model is ready.
+        """Start the server and return when every model is ready.
 
         Raises:
-            ServerError: a model does not load (named, with Triton's reason), or the deadline passed.
+            ServerError: a model does not load (the message has Triton's reason), or the deadline passed.
             ServerDied: the server ended for another reason.
         """
-        self._launch = self._prepared()
+        self._launch = self._prepare_launch()
         self._stopping.clear()
         self._start()
         try:
-            self._watch()
+            self._start_watchdog()
             self._wait_until_ready()
-            self._look_around()
+            self._on_ready()
         except BaseException:
             self.stop()
             raise
@@ -152,19 +193,19 @@ class ProcessServer:
             return
         if self._process.poll() is not None and not self._stopping.is_set():
             raise self._died()
-        self._check_parts()
+        self._check_model_processes()
 
     def wait(self) -> None:
-        while not self._stopping.wait(CHECK_S):
+        while not self._stopping.wait(CHECK_INTERVAL_S):
             self.check()
-        self.stop()  # whoever has begun it may not be done
+        self.stop()  # the stop that another thread began may not have finished
 
     def stop(self) -> None:
         self._stopping.set()
         with self._ending:
             if self._ended:
                 return
-            self._ended = True  # for a signal handler that comes here while this thread is here
+            self._ended = True  # for a signal handler that enters while this thread is here
             self._process.terminate()
             try:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -173,38 +214,37 @@ class ProcessServer:
                 self._process.kill()
                 self._clean_up()
 
-    def _prepared(self) -> Launch:
-        """What to run; whatever has to be asked or made first is asked and made here, or nothing is left."""
+    def _prepare_launch(self) -> Launch:
+        """Return what to run. An error here must leave nothing behind."""
         raise NotImplementedError
 
-    def _look_around(self) -> None:
-        """The server is ready: note what is to be watched from now on."""
+    def _on_ready(self) -> None:
+        """Note, when the server is ready, which of its processes `_check_model_processes` has to check."""
 
-    def _check_parts(self) -> None:
-        """Raise ServerDied if the process lives and something without which it is useless does not."""
+    def _check_model_processes(self) -> None:
+        """Raise ServerDied if the server runs and a process that it cannot work without does not."""
 
-    def _own_error(self, returncode: int, said: str) -> AlexnetError | None:
-        """What ended the process, where that was not Triton."""
+    def _launcher_error(self, returncode: int, output: str) -> AlexnetError | None:
+        """Return the error of the program that starts Triton; None if Triton itself ended."""
         return None
 
-    def _words_for(self, returncode: int) -> str:
-        """How the process ended."""
+    def _exit_reason(self, returncode: int) -> str:
         return f"killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
-    def _mending(self, reason: str) -> str:
-        """The next step after Triton has refused a model."""
+    def _load_failure_fix(self, reason: str) -> str:
+        """Return the next step after Triton did not load a model for `reason`."""
         if NO_BACKEND.search(reason):
-            return self._backend_step()
+            return self._missing_backend_fix()
         lint = shlex.join(["alexnet", "lint", str(self._repository)])
-        return f"See whether it is still what was exported: {lint}"
+        return f"Check that it is unchanged since its export: {lint}"
 
-    def _backend_step(self) -> str:
-        """What brings the backend that is not there, with the entries that it imports."""
+    def _missing_backend_fix(self) -> str:
+        """Return the next step if a backend, or a package that it imports, is missing."""
         raise NotImplementedError
 
-    def _host(self, what: str) -> str:
-        """Where this machine reaches a port: a server that listens everywhere is here too."""
-        return LOOPBACK if self._addresses[what] == EVERYWHERE else self._addresses[what]
+    def _host(self, interface: str) -> str:
+        """Return the address at which this machine reaches an interface."""
+        return LOOPBACK if self._addresses[interface] == ALL_ADDRESSES else self._addresses[interface]
 
     def _start(self) -> None:
         try:
@@ -215,7 +255,7 @@ class ProcessServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # one group with its children, and deaf to the terminal's Ctrl-C
+                start_new_session=True,  # a process group that the terminal's Ctrl-C does not reach
             )
         except OSError as error:
             if self._launch.folder:
@@ -229,10 +269,10 @@ class ProcessServer:
         assert self._process.stdout is not None
         self._log = LogTail(self._process.stdout)
 
-    def _watch(self) -> None:
-        remains = (self._launch.shm_prefix, self._launch.folder, self._launch.container)
-        self._watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", cleanup_watchdog.__file__, str(self._process.pid), *remains],
+    def _start_watchdog(self) -> None:
+        resources = (self._launch.shm_prefix, self._launch.folder, self._launch.container)
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", cleanup_watchdog.__file__, str(self._process.pid), *resources],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -249,7 +289,7 @@ class ProcessServer:
                     expected=f"{', '.join(self._models)} ready",
                     next_step=f"Give it longer, or see its log:\n{self._log.last(SHOWN_LOG_LINES)}",
                 )
-            time.sleep(POLL_S)
+            time.sleep(READY_POLL_S)
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(self._host("http"), self._ports["http"], timeout=1)
@@ -271,16 +311,16 @@ class ProcessServer:
             f"{self._repository}: model {model}",
             got=f"{reason!r} from Triton",
             expected="a model that loads",
-            next_step=self._mending(reason),
+            next_step=self._load_failure_fix(reason),
         )
 
     def _died(self) -> AlexnetError:
         self._clean_up()
         code = self._process.returncode
-        return self._own_error(code, self._log.last(SHOWN_LOG_LINES)) or ServerDied(
+        return self._launcher_error(code, self._log.last(SHOWN_LOG_LINES)) or ServerDied(
             self._name,
-            got=self._words_for(code),
-            expected="running until it is stopped",
+            got=self._exit_reason(code),
+            expected="a running server until it is stopped",
             next_step=f"Its last lines:\n{self._log.last(SHOWN_LOG_LINES)}",
         )
 
@@ -297,5 +337,113 @@ class ProcessServer:
                 container=self._launch.container,
             )
             self._log.finish(timeout_s=1)
-            if self._watcher is not None and self._watcher.poll() is None:
-                self._watcher.communicate(cleanup_watchdog.ALL_IS_WELL)
+            if self._watchdog is not None and self._watchdog.poll() is None:
+                self._watchdog.communicate(cleanup_watchdog.PARENT_CLEANED_UP)
+
+
+class LogTail:
+    """The last lines of a process's output, read in a thread so that the process never blocks.
+
+    Nothing is printed, and no file grows.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._lines: deque[str] = deque(maxlen=KEPT_LOG_LINES)
+        self._pipe = pipe
+        self._thread = threading.Thread(target=self._read, name="server log", daemon=True)
+        self._thread.start()
+
+    def last(self, count: int) -> str:
+        """Return the last `count` lines, without Triton's tables of its own settings."""
+        lines = [line for line in list(self._lines) if line and not line.startswith(("|", "+-"))]
+        return "\n".join(lines[-count:])
+
+    def failed_model(self) -> tuple[str, str] | None:
+        """Return the first model that Triton could not load and Triton's reason; None if all loaded."""
+        lines = list(self._lines)
+        for index, line in enumerate(lines):
+            match = FAILED_TO_LOAD.search(line.replace("\\'", "'"))
+            if match:
+                reason = match["reason"].rstrip('" ') or " ".join(lines[index + 1 : index + 4])
+                return match["model"], reason
+        return None
+
+    def finish(self, timeout_s: float) -> None:
+        """Read the rest of the output, until its writers have ended or `timeout_s` has passed."""
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._pipe.close()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            self._lines.append(line.decode(errors="replace").rstrip())
+
+
+def resolve_ports(addresses: Mapping[str, str], requested: Mapping[str, int | None]) -> dict[str, int]:
+    """Return a port for each interface: the requested one if it is free, a free one for None and 0.
+
+    Args:
+        addresses: The IPv4 address to listen on, by interface.
+        requested: The port, by interface.
+
+    Raises:
+        UsageError: a port is out of range, or two interfaces request the same one.
+        PortTaken: another process listens on a requested port.
+        ServerError: this user may not listen on it.
+    """
+    ports = {name: port for name, port in requested.items() if port}
+    for name, port in ports.items():
+        if not 1 <= port <= 65535:
+            raise UsageError(f"{name} port", got=str(port), expected="1 to 65535")
+        if list(ports.values()).count(port) > 1:
+            raise UsageError(f"{name} port", got=f"{port}, as another port", expected="ports that differ")
+        _check_free(addresses[name], name, port)
+    for name in requested.keys() - ports.keys():
+        ports[name] = _free_port(addresses[name], name, taken=set(ports.values()))
+    return ports
+
+
+def _check_free(address: str, name: str, port: int) -> None:
+    error = _listen_error(address, port)
+    if error is None:
+        return
+    if error.errno == errno.EADDRINUSE:
+        raise PortTaken(
+            f"{name} port {port}",
+            got="another process that listens on it",
+            expected="a free port",
+            next_step="Stop that process or name another port; 0 takes a free one.",
+        ) from error
+    raise _cannot_listen(address, name, port, error) from error
+
+
+def _free_port(address: str, name: str, taken: set[int]) -> int:
+    for port in random.sample(FREE_PORTS, k=100):
+        error = _listen_error(address, port)
+        if error is None and port not in taken:
+            return port
+        if error is not None and error.errno == errno.EADDRNOTAVAIL:
+            raise _cannot_listen(address, name, port, error) from error
+    raise ServerError("ports", got="100 random ports that are taken", expected="a free one")
+
+
+def _cannot_listen(address: str, name: str, port: int, error: OSError) -> ServerError:
+    foreign = error.errno == errno.EADDRNOTAVAIL
+    return ServerError(
+        f"{name} port {port}" + (f" of {address}" if foreign else ""),
+        got=os_error_reason(error),
+        expected="a port to listen on",
+        next_step="Name an address of this machine, such as 127.0.0.1 or 0.0.0.0." if foreign else "",
+    )
+
+
+def _listen_error(address: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do, so that recently closed connections do not count as a listener.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OSError as error:
+            return error
+    return None

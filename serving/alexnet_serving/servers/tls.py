@@ -1,7 +1,7 @@
-"""TLS for a server's gRPC port: its files, checked before anything starts.
+"""TLS for a server's gRPC port: check its files before the server starts.
 
-Of a file that it cannot use Triton says, once its models are loaded, that its port is taken. With a
-certificate that has expired it starts, and nobody hears of it but its clients.
+Triton checks them only after its models are loaded, and reports a file that it cannot use as a port that is
+taken. With an expired certificate it starts without a message, and every client fails.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from alexnet_model.errors import ServerError, os_error_reason
 
 @dataclass(frozen=True)
 class ServerTls:
-    """PEM files: the server's certificate, with what leads to its CA, and the key to it.
+    """PEM files for TLS on the gRPC port.
 
-    With `client_ca`, TLS is mutual: only clients with a certificate of that CA are answered.
+    Attributes:
+        certificate: The server's certificate, followed by its intermediate certificates.
+        key: The private key of that certificate, without a passphrase.
+        client_ca: With it TLS is mutual: only clients with a certificate of this CA are served.
     """
 
     certificate: Path
@@ -32,20 +35,20 @@ class ServerTls:
     client_ca: Path | None = None
 
     def names(self) -> tuple[str, ...]:
-        """The names and addresses that the certificate is for, such as `localhost` and `127.0.0.1`.
+        """Return the names and addresses of the certificate, such as `localhost` and `127.0.0.1`.
 
         Raises:
-            ServerError: it is no certificate that a client could accept.
+            ServerError: no client could accept the certificate.
         """
         return _names_that_clients_see(self)
 
 
 def checked_tls(tls: ServerTls) -> ServerTls:
-    """The same files with absolute paths, once they can be used.
+    """Check that the files can be used, and return them with absolute paths.
 
     Raises:
-        ServerError: a file is missing, unreadable or no PEM; the key is open to others, encrypted or another
-            certificate's; or a certificate is not valid now.
+        ServerError: a file is missing, unreadable or not PEM; the key is readable by others, encrypted, or of
+            another certificate; or a certificate is not valid now.
     """
     for path in _files(tls):
         _check_readable(path)
@@ -59,7 +62,7 @@ def checked_tls(tls: ServerTls) -> ServerTls:
 
 
 def tls_options(tls: ServerTls) -> list[str]:
-    """What Triton is told. It opens these paths itself, without a shell."""
+    """Return Triton's options for these files. Triton opens the paths itself, without a shell."""
     options = [
         "--grpc-use-ssl=true",
         f"--grpc-server-cert={tls.certificate}",
@@ -71,16 +74,22 @@ def tls_options(tls: ServerTls) -> list[str]:
 
 
 def tls_in(folder: Path, tls: ServerTls) -> ServerTls:
-    """The same files under plain names in a folder."""
+    """Return the same files under fixed names in `folder`, where `copy_tls` puts them."""
     client_ca = folder / "client_ca.pem" if tls.client_ca is not None else None
     return ServerTls(folder / "certificate.pem", folder / "key.pem", client_ca)
 
 
 def copy_tls(tls: ServerTls, folder: Path, *, user: int, group: int) -> None:
-    """Copy the files into a new folder that nobody but this user can open.
+    """Copy the files into a new folder that only one user can open.
+
+    Args:
+        tls: The files.
+        folder: The folder, which must not exist yet.
+        user: The id of that user.
+        group: The id of their group.
 
     Raises:
-        OSError: a file cannot be read any more, or the disk is full.
+        OSError: a file can no longer be read, or the disk is full.
     """
     folder.mkdir(mode=0o700)
     for source, copy in zip(_files(tls), _files(tls_in(folder, tls)), strict=True):
@@ -96,7 +105,7 @@ def _files(tls: ServerTls) -> list[Path]:
 
 def _check_readable(path: Path) -> None:
     try:
-        if stat.S_ISREG(path.stat().st_mode):  # else opening it might wait for a writer
+        if stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
             path.open("rb").close()
             return
     except OSError as error:
@@ -106,49 +115,49 @@ def _check_readable(path: Path) -> None:
 
 
 def _check_private(key: Path) -> None:
-    """As ssh does it: one's own key is nobody else's to read.
+    """Refuse, as ssh does, a key of this user that others can read.
 
-    Somebody else's, or root's, may be lent to a group, as /etc/ssl/private does.
+    A key of root or of another user may be readable by a group, as in /etc/ssl/private.
     """
     found = key.stat()
-    foreign = 0o077 if found.st_uid == os.getuid() != 0 else 0o027
-    if found.st_mode & foreign:
+    forbidden = 0o077 if found.st_uid == os.getuid() != 0 else 0o027
+    if found.st_mode & forbidden:
         raise ServerError(
             str(key),
             got=f"mode {stat.S_IMODE(found.st_mode):o}",
-            expected="a key that nobody but its owner can read",
+            expected="a key that only its owner can read",
             next_step=f"Run: {shlex.join(['chmod', '600', str(key)])}",
         )
 
 
 def _names_that_clients_see(tls: ServerTls) -> tuple[str, ...]:
-    """Shake hands with a client that trusts this certificate, all in memory: it checks what clients check."""
+    """Make a TLS handshake in memory with a client that trusts this certificate, as other clients would."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False  # by which name it will be asked is not known here
+    client.check_hostname = False  # the name that clients will use is not known here
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself, not only a CA
     _trust(client, tls.certificate)
     _load(server, tls)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asking = client.wrap_bio(to_client, to_server)
-    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    client_side = client.wrap_bio(to_client, to_server)
+    server_side = server.wrap_bio(to_server, to_client, server_side=True)
     try:
-        for side in (asking, answering, asking):
+        for side in (client_side, server_side, client_side):
             with contextlib.suppress(ssl.SSLWantReadError):
                 side.do_handshake()
     except ssl.SSLCertVerificationError as error:
         raise ServerError(
             str(tls.certificate),
             got=repr(error.verify_message),
-            expected="a certificate that is valid now, and for a server",
-            next_step=f"See its dates and uses: {_shown(tls.certificate)}",
+            expected="a certificate that is valid now and made for a server",
+            next_step=f"See its dates and uses: {_show_command(tls.certificate)}",
         ) from error
     except ssl.SSLError as error:
         raise ServerError(
-            str(tls.certificate), got=_words(error), expected="a certificate that TLS can use"
+            str(tls.certificate), got=_reason(error), expected="a certificate that TLS can use"
         ) from error
-    found: Any = asking.getpeercert()
-    return tuple(name for _, name in found.get("subjectAltName", ()))
+    peer: Any = client_side.getpeercert()
+    return tuple(name for _, name in peer.get("subjectAltName", ()))
 
 
 def _trust(context: ssl.SSLContext, path: Path) -> None:
@@ -157,9 +166,9 @@ def _trust(context: ssl.SSLContext, path: Path) -> None:
     except ssl.SSLError as error:
         raise ServerError(
             str(path),
-            got="no whole certificate in it",
+            got="no complete certificate in it",
             expected="a PEM file with BEGIN CERTIFICATE",
-            next_step=f"See what OpenSSL makes of it: {_shown(path)}",
+            next_step=f"See what OpenSSL reads in it: {_show_command(path)}",
         ) from error
 
 
@@ -168,7 +177,7 @@ class _EncryptedError(Exception):
 
 
 def _load(context: ssl.SSLContext, tls: ServerTls) -> None:
-    def password() -> str:  # without which OpenSSL would ask for one at the terminal
+    def password() -> str:  # OpenSSL would otherwise prompt for one at the terminal
         raise _EncryptedError
 
     try:
@@ -178,19 +187,22 @@ def _load(context: ssl.SSLContext, tls: ServerTls) -> None:
         raise ServerError(
             str(tls.key),
             got="a key that is encrypted",
-            expected="one without a passphrase, which Triton cannot ask for",
+            expected="a key without a passphrase: Triton cannot prompt for one",
             next_step=f"Decrypt it: {shlex.join(decrypt)}",
         ) from error
     except ssl.SSLError as error:
-        if error.reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):  # of one kind, or of two
-            got = "the key to another certificate"
+        if error.reason in (
+            "KEY_VALUES_MISMATCH",
+            "NO_CERTIFICATE_ASSIGNED",
+        ):  # of the same kind, or of another
+            got = "the key of another certificate"
         elif error.reason is None:
-            got = "no whole private key in it"
+            got = "no complete private key in it"
         else:
             raise ServerError(
-                str(tls.certificate), got=_words(error), expected="a certificate that TLS can use"
+                str(tls.certificate), got=_reason(error), expected="a certificate that TLS can use"
             ) from error
-        raise ServerError(str(tls.key), got=got, expected=f"the key to {tls.certificate}") from error
+        raise ServerError(str(tls.key), got=got, expected=f"the key of {tls.certificate}") from error
 
 
 def _check_client_ca(path: Path) -> None:
@@ -201,14 +213,14 @@ def _check_client_ca(path: Path) -> None:
         raise ServerError(
             str(path),
             got=f"a CA that has expired: {max(dates, key=ssl.cert_time_to_seconds)}",
-            expected="one that is valid now, or no client is answered",
-            next_step=f"See its dates: {_shown(path)}",
+            expected="one that is valid now: with this one every client is refused",
+            next_step=f"See its dates: {_show_command(path)}",
         )
 
 
-def _shown(path: Path) -> str:
+def _show_command(path: Path) -> str:
     return shlex.join(["openssl", "x509", "-noout", "-text", "-in", str(path)])
 
 
-def _words(error: ssl.SSLError) -> str:
+def _reason(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).replace("_", " ").lower()

@@ -1,8 +1,8 @@
-"""The Triton server inside the nvidia-pytriton wheel: where its parts are, and how it is called.
+"""The command line of `tritonserver`, and the server inside the nvidia-pytriton wheel.
 
-It is Triton 2.51 (24.10), with security bulletins open: it serves loopback only, loads nothing on request,
-and keeps the interfaces that this project does not use behind a key that nobody is told. A server in a
-container is told the same (`server_options`), but for the address.
+The wheel has Triton 2.51 (24.10), which has published security bulletins: it serves loopback only, loads no
+model on request, and protects the interfaces that this project does not use with a random key. A server in a
+container gets the same options (`server_options`), except for the address.
 """
 
 from __future__ import annotations
@@ -17,27 +17,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import alexnet_model
-from alexnet_model.errors import ServerError
+from alexnet_model.errors import RuntimeNotUsable, ServerError
 from alexnet_model.extras import needs
 from alexnet_model.files import link_or_copy
+from alexnet_model.runtimes import Runtime, runtimes
 
-from ..repositories.model_entries import DECODER
+from ..repositories.layout import DECODER
 from .tls import ServerTls, tls_options
 
 OUR_BACKENDS = Path(__file__).parents[1] / "backends"
-# What no client of ours needs. Statistics are for benchmarks, model configuration for the contract.
+# Interfaces that this project's clients do not use; they do read statistics and model configurations.
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
-SHARED_MEMORY = RESTRICTED[0]  # what is open where it was asked for
+SHARED_MEMORY = RESTRICTED[0]  # open if the user enables it
 EXIT_TIMEOUT_S = 15
-SHM_BYTES = 16 * 1024 * 1024  # a model
+SHM_BYTES = 16 * 1024 * 1024  # for each model
 SHM_OPTION = f"--backend-config=python,shm-default-byte-size={SHM_BYTES}"
-# Keep freed memory instead of handing it back and faulting it in again for every request of megabytes.
+# Keep freed memory instead of returning it and faulting it in again for every request of megabytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """The parts of the wheel's server that one Python version needs."""
+    """The parts of the wheel's server that this Python version needs.
+
+    Attributes:
+        binary: The program `tritonserver`.
+        libraries: The folder of its shared libraries.
+        python_backend: The folder of Triton's Python backend.
+        stub: The program that runs a Python-based backend with this Python version.
+        libpython_folder: The folder of this Python's shared library.
+    """
 
     binary: Path
     libraries: Path
@@ -47,7 +56,7 @@ class Wheel:
 
 
 def wheel_of_this_python() -> Wheel:
-    """Find the server.
+    """Find the server inside the installed wheel.
 
     Raises:
         MissingExtra: the [embedded] extra is not installed.
@@ -57,13 +66,13 @@ def wheel_of_this_python() -> Wheel:
         spec = importlib.util.find_spec("pytriton")
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(name="pytriton")
-    entry = Path(spec.origin).parent
+    package = Path(spec.origin).parent
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wheel = Wheel(
-        binary=entry / "tritonserver" / "bin" / "tritonserver",
-        libraries=entry.parent / "nvidia_pytriton.libs",
-        python_backend=entry / "tritonserver" / "backends" / "python",
-        stub=entry / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
+        binary=package / "tritonserver" / "bin" / "tritonserver",
+        libraries=package.parent / "nvidia_pytriton.libs",
+        python_backend=package / "tritonserver" / "backends" / "python",
+        stub=package / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub",
         libpython_folder=libpython_of_this_python().parent,
     )
     for part in (wheel.binary, wheel.stub, libpython_of_this_python()):
@@ -79,35 +88,65 @@ def wheel_of_this_python() -> Wheel:
 
 
 def libpython_of_this_python() -> Path:
-    """Where this Python's shared library is, if it has one."""
+    """Return the path where this Python's shared library would be, whether it exists or not."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return Path(str(sysconfig.get_config_var("LIBDIR"))) / f"libpython{version}.so.1.0"
 
 
 def assemble_backends(wheel: Wheel, folder: Path) -> None:
-    """Fill a backend directory: the wheel's python backend with its stub, and ours, which run on it.
+    """Fill a new backend directory: the wheel's Python backend, and every backend that runs on it.
 
-    The one that decodes gets this distribution's own decoding beside it, whatever Python runs the stub.
+    These are the Python-based backends of all registered runtimes, each with `batching.py` beside it, and the
+    image decoder with this distribution's `alexnet_model` beside it.
+
+    Args:
+        wheel: The server.
+        folder: The directory, which must not exist yet.
+
+    Raises:
+        RuntimeNotUsable: the backend package of a registered runtime cannot be imported.
+        OSError: a file cannot be linked or copied.
     """
     python = folder / "python"
     python.mkdir(parents=True)
     for part in (*wheel.python_backend.glob("*.so"), *wheel.python_backend.glob("*.py"), wheel.stub):
         link_or_copy(part, python / part.name)  # Triton refuses a symbolic link as an escape
-    for model in OUR_BACKENDS.glob("*/model.py"):
-        backend = folder / model.parent.name
-        backend.mkdir()
-        link_or_copy(model, backend / model.name)
-        if backend.name != DECODER:
-            link_or_copy(OUR_BACKENDS / "batching.py", backend / "batching.py")
-            continue
-        entry = backend / alexnet_model.__name__
-        entry.mkdir()
-        for module in Path(alexnet_model.__file__).parent.glob("*.py"):
-            link_or_copy(module, entry / module.name)
+    for runtime in runtimes():
+        source = _backend_folder(runtime)
+        if runtime.backend is not None and source is not None:
+            backend = folder / runtime.backend
+            _link_backend(source, backend)
+            if not (backend / "batching.py").exists():
+                link_or_copy(OUR_BACKENDS / "batching.py", backend / "batching.py")
+    _link_backend(OUR_BACKENDS / DECODER, folder / DECODER)
+    package = folder / DECODER / alexnet_model.__name__
+    package.mkdir()
+    for module in Path(alexnet_model.__file__).parent.glob("*.py"):
+        link_or_copy(module, package / module.name)
+
+
+def _backend_folder(runtime: Runtime) -> Path | None:
+    try:
+        return runtime.backend_folder
+    except ImportError as error:
+        raise RuntimeNotUsable(
+            f"runtime {runtime.name}",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a package {runtime.backend_package} with its backend",
+            next_step="Repair or uninstall the distribution that registers it.",
+        ) from error
+
+
+def _link_backend(source: Path, backend: Path) -> None:
+    """Link the Python files of a backend package into a new folder, where they are top-level modules."""
+    backend.mkdir()
+    for module in source.glob("*.py"):
+        if module.name != "__init__.py":
+            link_or_copy(module, backend / module.name)
 
 
 def environment_of(wheel: Wheel) -> dict[str, str]:
-    """This process's environment, in which the stub finds this Python and its entries."""
+    """Return this process's environment, changed so that the stub finds this Python and its packages."""
     environment = {**ALLOCATOR, **os.environ}
     libraries = [str(wheel.libraries), str(wheel.libpython_folder), environment.get("LD_LIBRARY_PATH", "")]
     environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
@@ -126,10 +165,20 @@ def command_of(
     tls: ServerTls | None = None,
     shared_memory: bool = False,
 ) -> list[str]:
-    """The server's command line. Its two folders go through a shell inside Triton, so they must be plain.
+    """Return the command line of the embedded server.
+
+    Args:
+        wheel: The server.
+        backends: The backend directory. Triton passes it and the repository through a shell.
+        repository: The model repository.
+        address: The address to listen on.
+        ports: The ports of `grpc`, `http` and `metrics`.
+        shm_prefix: The start of the names of its regions in /dev/shm.
+        tls: Certificate and key of the gRPC port, or None.
+        shared_memory: Whether clients may use Triton's shared-memory interface.
 
     Raises:
-        ServerError: a path holds what a shell could read otherwise.
+        ServerError: a path has a character that a shell would interpret.
     """
     for path in (backends, repository):
         if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)):
@@ -152,19 +201,25 @@ def command_of(
         f"--metrics-address={address}",
         f"--metrics-port={ports['metrics']}",
         "--allow-gpu-metrics=false",
-        "--allow-cpu-metrics=false",  # whoever stops the server would wait for their thread's next look
+        "--allow-cpu-metrics=false",  # a stop would wait for the next reading of their thread
     ]
 
 
 def shm_prefix_option(prefix: str) -> str:
-    """By which the shared memory of a server's backends is told from everybody else's."""
+    """Return the option that starts the names of the backends' regions in /dev/shm with `prefix`."""
     return f"--backend-config=python,shm-region-prefix-name={prefix}"
 
 
 def server_options(
     repository: str, *, tls: ServerTls | None = None, shared_memory: bool = False
 ) -> list[str]:
-    """What every server of ours is told, here or in a container: all models or none, and no spare doors."""
+    """Return the options of every server, embedded or in a container: all models load, or it ends.
+
+    Args:
+        repository: The path of the model repository as the server sees it.
+        tls: Certificate and key of the gRPC port, or None.
+        shared_memory: Whether clients may use Triton's shared-memory interface.
+    """
     locked = [name for name in RESTRICTED if not (shared_memory and name == SHARED_MEMORY)]
     lock = f"{','.join(locked)}:alexnet={secrets.token_hex(16)}"
     return [

@@ -15,9 +15,8 @@ def _table(rows: Sequence[FigureRow], _: Verdict) -> Table:
     columns = (
         Column("figure", brief=True, left=True),
         Column("value", brief=True),
-        Column("unit", brief=True, left=True),
         Column("target", brief=True, left=True),
-        Column("reached", brief=True, left=True),
+        Column("met", brief=True, left=True),
     )
     return Table(FIGURES.title, columns, grouped(rows, _group, _table_row))
 
@@ -28,8 +27,9 @@ def _group(row: FigureRow) -> str:
 
 def _table_row(row: FigureRow) -> TableRow:
     reached = {None: Cell("-"), True: Cell("yes", kind="good"), False: Cell("NO", kind="bad")}[row.reached]
-    target = Cell(row.target or "-")
-    return TableRow((Cell(row.name), figure_cell(row.figure), Cell(row.figure.unit), target, reached))
+    number = figure_cell(row.figure)
+    value = Cell(f"{number.text} {row.figure.unit}", number.small)
+    return TableRow((Cell(row.name), value, Cell(row.target or "-"), reached))
 
 
 def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:

@@ -1,4 +1,4 @@
-"""The house: which package may import which, what imports without the heavy extras, and the front doors."""
+"""Which package may import which, what imports without the extras, and the public names of each package."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# cli -> bench -> clients, serving, export -> model, and cli -> training -> model.
+# cli -> bench -> pipeline -> export, serving -> model; bench -> clients -> model; cli -> training -> model.
 MAY_IMPORT: dict[str, set[str]] = {
     "alexnet_model": set(),
     "alexnet_training": {"alexnet_model"},
     "alexnet_export": {"alexnet_model"},
     "alexnet_serving": {"alexnet_model"},
     "alexnet_clients": {"alexnet_model"},
-    "alexnet_bench": {"alexnet_model", "alexnet_export", "alexnet_serving", "alexnet_clients"},
+    "alexnet_pipeline": {"alexnet_model", "alexnet_export", "alexnet_serving"},
+    "alexnet_bench": {
+        *("alexnet_model", "alexnet_export", "alexnet_serving", "alexnet_clients", "alexnet_pipeline"),
+    },
 }
 MAY_IMPORT["alexnet_cli"] = set(MAY_IMPORT)
 PACKAGES = {name: ROOT / name.removeprefix("alexnet_") / name for name in MAY_IMPORT}
@@ -43,7 +46,7 @@ HEAVY = (
 )
 
 
-def test_the_tensorrt_extra_is_the_images() -> None:
+def test_the_tensorrt_extra_has_the_version_of_the_triton_image() -> None:
     from alexnet_model.triton_image import TENSORRT_VERSION
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -61,35 +64,35 @@ def imported_by(source: str) -> Iterator[str]:
             yield node.value
 
 
-def neighbours_of(source: str) -> set[str]:
+def packages_imported_by(source: str) -> set[str]:
     return {name.partition(".")[0] for name in imported_by(source)} & PACKAGES.keys()
 
 
-def test_imports_are_found_wherever_they_stand() -> None:
+def test_imports_are_found_anywhere_in_a_file() -> None:
     source = """
 from alexnet_model import Contract
 def later():
     import alexnet_export.gate
     import_module("alexnet_serving.repositories.layout")
 """
-    assert neighbours_of(source) == {"alexnet_model", "alexnet_export", "alexnet_serving"}
+    assert packages_imported_by(source) == {"alexnet_model", "alexnet_export", "alexnet_serving"}
 
 
-def test_every_package_of_the_wheel_is_in_the_house() -> None:
+def test_every_package_of_the_wheel_is_checked_here() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert {ROOT / path for path in wheel["packages"]} == set(PACKAGES.values())
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_arrows_run_one_way(package: str) -> None:
+def test_imports_run_one_way(package: str) -> None:
     files = set(PACKAGES[package].rglob("*.py")) - {RUNTIME_TABLE}
     assert files
-    against = {
+    wrong_imports = {
         str(path.relative_to(ROOT)): sorted(wrong)
         for path in sorted(files)
-        if (wrong := neighbours_of(path.read_text()) - MAY_IMPORT[package] - {package})
+        if (wrong := packages_imported_by(path.read_text()) - MAY_IMPORT[package] - {package})
     }
-    assert against == {}
+    assert wrong_imports == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -99,7 +102,7 @@ def test_no_file_shadows_a_package_that_it_would_import(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_front_door_is_sorted_and_opens(package: str) -> None:
+def test_the_public_names_are_sorted_and_exist(package: str) -> None:
     module = import_module(package)
     names: list[str] = getattr(module, "__all__", [])
     constants = [name for name in names if name.isupper()]
@@ -147,7 +150,7 @@ print(json.dumps(outcomes))
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    """What importing each module comes to where only the base install is there."""
+    """Import each module with only the base install: `light`, or the error."""
     arguments = json.dumps([HEAVY, module_names()])
     command = [sys.executable, "-c", IMPORT_WITHOUT, arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -167,13 +170,13 @@ def test_without_extras_a_module_imports_or_names_the_extra(outcomes: dict[str, 
     assert unhelpful == {}
 
 
-def test_without_extras_every_front_door_and_the_command_line_open(outcomes: dict[str, str]) -> None:
+def test_without_extras_every_package_and_the_command_line_import(outcomes: dict[str, str]) -> None:
     light = {module for module, outcome in outcomes.items() if outcome == "light"}
     assert {*PACKAGES, "alexnet_cli.main", "alexnet_clients.client", "alexnet_model.manifest"} <= light
-    assert "alexnet_model.architectures" not in light  # PyTorch really was out of reach
+    assert "alexnet_model.architectures" not in light  # PyTorch was hidden
 
 
-def test_without_extras_training_names_the_extra_that_is_enough() -> None:
+def test_without_extras_training_names_its_own_extra() -> None:
     code = IMPORT_WITHOUT.replace("importlib.import_module(module)", "importlib.import_module(module).train")
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps([HEAVY, ["alexnet_training"]])],

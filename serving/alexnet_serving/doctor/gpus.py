@@ -1,4 +1,4 @@
-"""What engines need: the GPU and its driver, Docker that can give it to a container, and Triton's image."""
+"""The doctor's checks for engines and containers: the GPU, its driver, Docker and Triton's image."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from alexnet_model.triton_image import (
     driver_is_too_old,
 )
 
-from .checks import BUILD_IN_DOCKER, BUILD_TENSORRT, DOCKER_JOBS, SERVE_IN_DOCKER, Check, mend_from
-from .engines_found import DockerNeeds
+from .checks import BUILD_IN_DOCKER, BUILD_TENSORRT, DOCKER_JOBS, SERVE_IN_DOCKER, Check, fix_from
+from .engines import DockerNeeds
 
-US = "alexnet doctor"  # the next step of errors that nobody knows better
+DOCTOR = "alexnet doctor"  # the next step of errors without a more specific one
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 NVIDIA = "0x10de"
 DISPLAY = "0x03"  # the PCI class of GPUs, with or without a display
@@ -34,35 +34,35 @@ INSTALL_DRIVER = (
     f"sudo apt-get install nvidia-driver-{MINIMUM_DRIVER} && sudo reboot  # Ubuntu; for others: "
     "https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/"
 )
-GPU_DEVICE = "nvidia.com/gpu"  # as the container device interface names them
+GPU_DEVICE = "nvidia.com/gpu"  # the start of its names in the container device interface
 TOOLKIT_DEADLINE_S = 10.0
 
 
 def check_gpus(survey: GpuSurvey, serving: DockerNeeds) -> Check:
-    """Each kind of GPU that the driver lists, and what is wrong with those that it does not."""
+    """Check that the driver lists a GPU, and whether another one cannot be used."""
     kinds = Counter(f"{gpu.name} ({gpu.compute_capability})" for gpu in survey.gpus)
     found = ", ".join(f"{count} × {kind}" if count > 1 else kind for kind, count in kinds.items())
     if survey.gpus and survey.problem:
-        mend = "nvidia-smi -L  # names the broken one"
+        fix = "nvidia-smi -L  # names the broken GPU"
     elif survey.gpus:
-        mend = ""
+        fix = ""
     elif _has_nvidia_device():
-        mend = INSTALL_DRIVER
+        fix = INSTALL_DRIVER
     else:
-        mend = "A machine with an NVIDIA GPU; without one: alexnet serve --with embedded"
+        fix = "Use a machine with an NVIDIA GPU; without one: alexnet serve --with embedded"
     return Check(
         name="NVIDIA GPU",
         status="missing" if not survey.gpus else "warning" if survey.problem else "ok",
         found="; ".join(filter(None, (found, survey.problem))),
         needed_by=_gpu_jobs(serving),
-        mend=mend,
+        fix=fix,
     )
 
 
 def check_driver(survey: GpuSurvey, serving: DockerNeeds) -> Check:
-    """The driver must be as new as the CUDA of Triton's image asks."""
+    """Check that the driver is new enough for the CUDA version of Triton's image."""
     if not survey.gpus:
-        return _not_asked("NVIDIA driver", _gpu_jobs(serving), "no GPU was found")
+        return _not_checked("NVIDIA driver", _gpu_jobs(serving), "no GPU was found")
     driver = survey.gpus[0].driver
     new_enough = not driver_is_too_old(survey.gpus[0])
     found = driver + (f", CUDA {survey.cuda}" if survey.cuda else "")
@@ -71,27 +71,27 @@ def check_driver(survey: GpuSurvey, serving: DockerNeeds) -> Check:
         status="ok" if new_enough else "missing",
         found=found if new_enough else f"{found}, needs {MINIMUM_DRIVER} or newer",
         needed_by=_gpu_jobs(serving),
-        mend="" if new_enough else INSTALL_DRIVER,
+        fix="" if new_enough else INSTALL_DRIVER,
     )
 
 
 def docker_checks(survey: GpuSurvey, serving: DockerNeeds) -> Iterator[Check]:
-    """From the program to the images; what depends on an engine that does not answer is not asked."""
+    """Yield the checks of Docker, from its client to the images; those behind a failed one are skipped."""
     client = check_docker_client()
     yield client
     engine = check_docker_engine(client)
     yield engine
-    answers = engine.status == "ok"
-    why_not = "" if answers else "Docker does not answer"
+    engine_runs = engine.status == "ok"
+    skipped = "" if engine_runs else "Docker does not answer"
     no_gpu = "" if survey.gpus else "no GPU was found"
-    yield check_toolkit(serving, why_not=why_not or no_gpu)
+    yield check_toolkit(serving, skipped=skipped or no_gpu)
     serves_triton = serving.image == TRITON_IMAGE
     yield _check_image(
         "Triton image",
         TRITON_IMAGE,
         f"docker pull {TRITON_IMAGE}",
         DOCKER_JOBS if serves_triton else (BUILD_IN_DOCKER,),
-        why_not=why_not or ("" if serves_triton else no_gpu),
+        skipped=skipped or ("" if serves_triton else no_gpu),
     )
     if serving.image == CPU_IMAGE:
         yield _check_image(
@@ -99,79 +99,84 @@ def docker_checks(survey: GpuSurvey, serving: DockerNeeds) -> Iterator[Check]:
             CPU_IMAGE,
             f"{BUILD_CPU_IMAGE}  # in the source tree",
             (SERVE_IN_DOCKER,),
-            why_not=why_not,
+            skipped=skipped,
         )
 
 
 def check_docker_client() -> Check:
-    """The command line; what it finds is an engine's matter."""
+    """Check that the `docker` program is installed."""
     path = shutil.which(docker.PROGRAM)
     return Check(
         name="Docker client",
         status="ok" if path else "missing",
         found=path or "no such program",
         needed_by=DOCKER_JOBS,
-        mend="" if path else mend_from(docker.no_docker().next_step),
+        fix="" if path else fix_from(docker.no_docker().next_step),
     )
 
 
 def check_docker_engine(client: Check) -> Check:
-    """The engine, as this user reaches it."""
+    """Check that this user reaches a Docker engine."""
     if client.status != "ok":
-        return _not_asked("Docker Engine", DOCKER_JOBS, "no Docker client")
+        return _not_checked("Docker Engine", DOCKER_JOBS, "no Docker client")
     try:
         version = docker.check_docker()
     except DockerError as error:
-        mend = mend_from(error.next_step)
+        fix = fix_from(error.next_step)
         return Check(
             name="Docker Engine",
             status="missing",
             found=error.got,
             needed_by=DOCKER_JOBS,
-            mend=mend if mend and mend != US else "docker info",
+            fix=fix if fix and fix != DOCTOR else "docker info",
         )
     return Check(name="Docker Engine", status="ok", found=version or "no version", needed_by=DOCKER_JOBS)
 
 
-def check_toolkit(serving: DockerNeeds, *, why_not: str) -> Check:
-    """Whether the engine can give a container the GPU: by a runtime, or by devices that it knows."""
+def check_toolkit(serving: DockerNeeds, *, skipped: str) -> Check:
+    """Check that the engine can give a container the GPU, by a runtime or by a device that it knows.
+
+    Args:
+        serving: What `serve --with docker` needs.
+        skipped: Why this cannot be checked; empty to check it.
+    """
     needed_by = DOCKER_JOBS if serving.needs_gpu else (BUILD_IN_DOCKER,)
-    if why_not:
-        return _not_asked("NVIDIA toolkit", needed_by, why_not)
-    given, problem = _how_gpus_are_given()
-    if given:
-        return Check(name="NVIDIA toolkit", status="ok", found=given, needed_by=needed_by)
+    if skipped:
+        return _not_checked("NVIDIA toolkit", needed_by, skipped)
+    method, problem = _gpu_method()
+    if method:
+        return Check(name="NVIDIA toolkit", status="ok", found=method, needed_by=needed_by)
     version = _version_of_toolkit()
     return Check(
         name="NVIDIA toolkit",
-        # `docker run --gpus` needs its hook alone, which an engine finds when it starts.
+        # `docker run --gpus` needs the toolkit's hook only, which the engine finds when it starts.
         status="warning" if version else "missing",
-        found=f"{version}, but Docker was not told of it" if version else problem,
+        found=f"{version}, but Docker is not configured for it" if version else problem,
         needed_by=needed_by,
-        mend=docker.INSTALL_TOOLKIT,
+        fix=docker.INSTALL_TOOLKIT,
     )
 
 
-def tensorrt_of_triton(*, docker_answers: bool) -> str:
-    """Of Triton's image here, which says it itself, or of the pinned one."""
-    if docker_answers:
+def tensorrt_of_triton(*, engine_runs: bool) -> str:
+    """Return the TensorRT version that Triton's image declares, or the pinned one without Docker."""
+    if engine_runs:
         with contextlib.suppress(DockerError):
             return docker.tensorrt_of_image(TRITON_IMAGE)
     return TENSORRT_VERSION
 
 
-def _check_image(name: str, image: str, mend: str, needed_by: tuple[str, ...], *, why_not: str) -> Check:
-    if why_not:
-        return _not_asked(name, needed_by, why_not)
+def _check_image(name: str, image: str, fix: str, needed_by: tuple[str, ...], *, skipped: str) -> Check:
+    if skipped:
+        return _not_checked(name, needed_by, skipped)
     try:
         docker.digest_of_image(image)
     except DockerError as error:
-        return Check(name=name, status="missing", found=error.got, needed_by=needed_by, mend=mend)
+        return Check(name=name, status="missing", found=error.got, needed_by=needed_by, fix=fix)
     return Check(name=name, status="ok", found=image, needed_by=needed_by)
 
 
-def _how_gpus_are_given() -> tuple[str, str]:
-    """How Docker gives a container the GPU, or else why not."""
+def _gpu_method() -> tuple[str, str]:
+    """Return how Docker gives a container the GPU, or an empty text and why it cannot."""
     try:
         info: Any = json.loads(docker.ask("info", "--format", "{{json .}}"))
     except DockerError as error:
@@ -187,9 +192,9 @@ def _how_gpus_are_given() -> tuple[str, str]:
     return "", "Docker knows neither its runtime nor its devices"
 
 
-def _not_asked(name: str, needed_by: tuple[str, ...], why: str) -> Check:
-    """It waits for another miss, which stops the same jobs."""
-    return Check(name=name, status="warning", found=f"not asked: {why}", needed_by=needed_by)
+def _not_checked(name: str, needed_by: tuple[str, ...], why: str) -> Check:
+    """Return a check that was skipped because of a failed one, which stops the same commands."""
+    return Check(name=name, status="warning", found=f"not checked: {why}", needed_by=needed_by)
 
 
 def _gpu_jobs(serving: DockerNeeds) -> tuple[str, ...]:
@@ -198,7 +203,7 @@ def _gpu_jobs(serving: DockerNeeds) -> tuple[str, ...]:
 
 
 def _has_nvidia_device() -> bool:
-    """Whether the machine has the hardware, whatever its driver says."""
+    """Return whether the machine has an NVIDIA GPU, even if its driver does not work."""
     for device in PCI_DEVICES.glob("*"):
         try:
             vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()

@@ -1,4 +1,4 @@
-"""The engines of a repository and of an export's folder, and where each of them would load."""
+"""The engines in a repository and in an export's folder, and whether each loads on the GPUs here."""
 
 from __future__ import annotations
 
@@ -13,25 +13,38 @@ from alexnet_model.gpus import GpuSurvey
 from alexnet_model.manifest import MANIFEST_NAME, Engine, manifest_from_folder
 from alexnet_model.passport import Passport
 from alexnet_model.records import Precision, Record
+from alexnet_model.runtimes import runtime_named
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from ..engine_compatibility import EngineTarget, check_engines, reason_to_refuse, rebuild_command
-from ..repositories.backends_in import backends_of_repository, can_use_gpu, image_for, onnx_command
-from ..repositories.model_entries import TENSORRT
-from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, mend_from
+from ..repositories.backends import (
+    backends_of_repository,
+    can_use_gpu,
+    image_for,
+    loads_engines,
+    needs_gpu,
+    onnx_command,
+)
+from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, fix_from
 
 
 @dataclass(frozen=True, kw_only=True)
 class DockerNeeds:
-    """What `serve --with docker` runs for a repository."""
+    """What `serve --with docker` needs for a repository.
+
+    Attributes:
+        image: The image it runs.
+        needs_gpu: Whether it uses a GPU.
+        engines: Whether a model is an engine.
+    """
 
     image: str
     needs_gpu: bool
-    engines: bool  # whether any of its models is one
+    engines: bool
 
 
-class Loading(Record):
-    """Whether an engine loads on one GPU here, with the TensorRT of Triton's image, and why not."""
+class LoadResult(Record):
+    """Whether an engine loads on one GPU here with the TensorRT of Triton's image, and why not."""
 
     target: str
     loads: bool
@@ -39,7 +52,18 @@ class Loading(Record):
 
 
 class EngineFound(Record):
-    """An engine of an export's record. `here` has an entry for each kind of GPU; `mend` if one fails."""
+    """An engine of an export's record.
+
+    Attributes:
+        folder: The folder of the record.
+        file: The engine's file.
+        precision: Its precision.
+        accepted: Whether it passed the gate.
+        built_for: The runtime, version and GPU it was built for, in words.
+        needs: What it needs to load, in words.
+        results: Whether it loads, for each GPU model here.
+        fix: The command that builds it for this machine; empty if it loads on every GPU here.
+    """
 
     folder: str
     file: str
@@ -47,16 +71,19 @@ class EngineFound(Record):
     accepted: bool
     built_for: str
     needs: str
-    here: tuple[Loading, ...]
-    mend: str
+    results: tuple[LoadResult, ...]
+    fix: str
 
 
 def engines_found(
     repository: Path, out: Path, targets: Sequence[EngineTarget]
 ) -> tuple[tuple[EngineFound, ...], tuple[Check, ...]]:
-    """Every engine once, though a repository and the export it was packed from both record it.
+    """Return the engines that two folders record, each engine once, and a check of each folder's record.
 
-    With them come the folders' checks: what each holds, or why its record cannot be read.
+    Args:
+        repository: The model repository.
+        out: The folder of an export.
+        targets: Where the engines should load.
     """
     found: dict[str, EngineFound] = {}
     checks = []
@@ -66,18 +93,18 @@ def engines_found(
             exported = (folder / MANIFEST_NAME).is_file()
         except OSError as error:
             reason = os_error_reason(error)
-            checks.append(_of_record(name, f"{folder}: {reason}", f"{option} with another folder"))
+            checks.append(_of_record(name, f"{folder}: {reason}", f"Name another folder: {option} DIR"))
             continue
         if not exported:
-            mend = shlex.join(
+            fix = shlex.join(
                 ["alexnet", "export", "CHECKPOINT", "--out", str(out), "--repository", str(repository)]
             )
-            checks.append(_of_record(name, f"nothing exported to {folder} yet", mend))
+            checks.append(_of_record(name, f"nothing exported to {folder} yet", fix))
             continue
         try:
             manifest = manifest_from_folder(folder)
         except ManifestError as error:
-            checks.append(_of_record(name, f"{error.subject}: {error.got}", mend_from(error.next_step)))
+            checks.append(_of_record(name, f"{error.subject}: {error.got}", fix_from(error.next_step)))
             continue
         precisions = ", ".join(artifact.precision for artifact in manifest.accepted) or "nothing accepted"
         engines = [(artifact, engine) for artifact in manifest.artifacts for engine in artifact.engines]
@@ -90,9 +117,12 @@ def engines_found(
 
 
 def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
-    """By the backends of its models; before the first export, by whether engines could be built here."""
+    """Return the needs of a repository by the backends of its models.
+
+    Before the first export they depend on whether this machine has a GPU, for which engines would be built.
+    """
     backends: set[str] = set()
-    # What cannot be read is told by the repository's own check, and a missing client by the base install's.
+    # An unreadable repository and a missing client are found by other checks.
     with contextlib.suppress(OSError, ImportError):
         backends = set(backends_of_repository(repository).values())
     gpu = bool(survey.gpus)
@@ -100,13 +130,13 @@ def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
         return DockerNeeds(image=TRITON_IMAGE if gpu else CPU_IMAGE, needs_gpu=gpu, engines=False)
     return DockerNeeds(
         image=image_for(backends),
-        needs_gpu=TENSORRT in backends or (gpu and can_use_gpu(backends)),
-        engines=TENSORRT in backends,
+        needs_gpu=needs_gpu(backends) or (gpu and can_use_gpu(backends)),
+        engines=loads_engines(backends),
     )
 
 
 def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[EngineTarget]) -> Iterator[Check]:
-    """What keeps the engines of a repository from being served here, and how else it could be."""
+    """Yield what prevents a repository's engines from being served here, with another way to serve it."""
     if not serving.engines:
         return
     yield Check(
@@ -114,7 +144,7 @@ def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[Engi
         status="missing",
         found="TensorRT engines, which embedded Triton cannot run",
         needed_by=(SERVE_EMBEDDED,),
-        mend=onnx_command(repository),
+        fix=onnx_command(repository),
     )
     try:
         check_engines(manifest_from_folder(repository), repository, targets)
@@ -124,23 +154,23 @@ def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[Engi
             status="missing",
             found=f"{error.got}, not {error.expected}",
             needed_by=(SERVE_IN_DOCKER,),
-            mend=mend_from(error.next_step),
+            fix=fix_from(error.next_step),
         )
     except AlexnetError:
-        return  # the record's own check, or the driver's, says it
+        return  # the check of the record or of the driver reports it
 
 
 def _found(
     folder: Path, precision: Precision, engine: Engine, targets: Sequence[EngineTarget], repository: Path
 ) -> EngineFound:
     reasons = [(str(target), reason_to_refuse(engine.passport, target)) for target in targets]
-    here = tuple(Loading(target=target, loads=not reason, reason=reason) for target, reason in reasons)
+    results = tuple(LoadResult(target=target, loads=not reason, reason=reason) for target, reason in reasons)
     if folder == repository:
-        mend = rebuild_command(repository, engine.passport)
+        fix = rebuild_command(repository, engine.passport)
     else:
-        mend = rebuild_command(repository, engine.passport, source=folder)
-    # An engine that Triton has no backend for is not broken: another one beside it may be served.
-    to_mend = engine.passport.runtime == TENSORRT and not all(loading.loads for loading in here)
+        fix = rebuild_command(repository, engine.passport, source=folder)
+    # An engine that Triton has no backend for is not broken, and building it again would not help.
+    is_broken = runtime_named(engine.passport.runtime).served and not all(result.loads for result in results)
     return EngineFound(
         folder=str(folder),
         file=engine.file,
@@ -148,24 +178,26 @@ def _found(
         accepted=engine.accepted,
         built_for=engine.passport.built_for,
         needs=_needs(engine.passport),
-        here=here,
-        mend=mend if to_mend else "",
+        results=results,
+        fix=fix if is_broken else "",
     )
 
 
 def _needs(passport: Passport) -> str:
-    if passport.runtime != TENSORRT:
+    runtime = runtime_named(passport.runtime)
+    version = f"{runtime.title} {passport.runtime_version}"
+    if not runtime.served:
         gpus = ", ".join(passport.targets) or f"compute capability {passport.compute_capability}"
-        return f"TensorRT-RTX {passport.runtime_version} on a GPU of {gpus}"
+        return f"{version} on a GPU of {gpus}"
     gpu = {
         "none": f"{passport.gpu_name} ({passport.compute_capability})",
         "same-compute-capability": f"a GPU of compute capability {passport.compute_capability}",
         "ampere-plus": "an Ampere GPU or newer",
     }[passport.hardware_compatibility]
     newer = " or newer" if passport.version_compatible else ""
-    return f"TensorRT {passport.runtime_version}{newer} on {gpu}"
+    return f"{version}{newer} on {gpu}"
 
 
-def _of_record(name: str, found: str, mend: str = "") -> Check:
-    """Never missing: `export` writes it, and what is served is the server's to judge."""
-    return Check(name=name, status="warning" if mend else "ok", found=found, needed_by=(), mend=mend)
+def _of_record(name: str, found: str, fix: str = "") -> Check:
+    """Return the check of a record. It is never `missing`: `export` writes a new one."""
+    return Check(name=name, status="warning" if fix else "ok", found=found, needed_by=(), fix=fix)

@@ -1,0 +1,130 @@
+"""The export inside a repository, and new engines for a repository that exists."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alexnet_model.errors import EngineRefused, ManifestError
+from alexnet_model.manifest import Manifest, manifest_from_folder
+from alexnet_model.passport import Passport
+from alexnet_model.progress import Progress, silent
+from alexnet_model.records import Precision
+from alexnet_model.triton_image import TRITON_IMAGE
+from alexnet_serving import (
+    check_engines,
+    models_of_repository,
+    options_of_repository,
+    targets_of_image,
+    unpack_repository,
+    write_repository,
+)
+
+
+@contextmanager
+def unpacked_export(
+    repository: Path, *, left_out: Callable[[ManifestError], None] = lambda _: None
+) -> Iterator[Path]:
+    """Unpack the export that a repository was written from into a temporary folder beside the repository.
+
+    The temporary folder is on the same disk, so that large files are linked and not copied.
+
+    Args:
+        repository: The model repository.
+        left_out: Called with the error of each engine that is broken and so is not unpacked.
+
+    Yields:
+        The folder of the export. It is removed on leaving the `with`.
+
+    Raises:
+        RepositoryError: the repository is missing or holds no model, or there is no room for the export.
+        ManifestError: its record is missing or broken, or an ONNX file or the reference was altered.
+        OSError: nothing can be written beside the repository.
+    """
+    models_of_repository(repository)  # raises if there is no model
+    repository = repository.resolve()
+    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as name:
+        folder = Path(name) / "export"
+        unpack_repository(repository, folder, left_out=left_out)
+        yield folder
+
+
+def engine_refusal(repository: Path, image: str = TRITON_IMAGE) -> EngineRefused | None:
+    """Return why a repository's engines do not load on this machine; None if they do or if it has none.
+
+    Args:
+        repository: The model repository.
+        image: The Triton image that would serve it.
+
+    Raises:
+        ManifestError: the record is missing or broken.
+        ServerError: the driver is too old; new engines would not change that.
+        DockerError: the image is not the pinned one, and Docker does not have it.
+    """
+    try:
+        check_engines(manifest_from_folder(repository), repository, targets_of_image(image))
+    except EngineRefused as refusal:
+        return refusal
+    return None
+
+
+def rebuild_engines(repository: Path, image: str = TRITON_IMAGE, *, progress: Progress = silent) -> Manifest:
+    """Build a repository's engines for this machine's GPUs, with the options each was built with before.
+
+    They are built in the image and checked by the gate. The repository is replaced as a whole, after all of
+    them passed.
+
+    Args:
+        repository: The model repository.
+        image: The Triton image that will serve it.
+        progress: Called with the progress of each stage.
+
+    Returns:
+        The record of the rewritten repository.
+
+    Raises:
+        PrecisionRefused: the gate refused a new engine; the repository is unchanged.
+        RepositoryError: the repository was not written by this version, or cannot be replaced.
+        DockerError, EngineError: the engines cannot be built.
+    """
+    from alexnet_export import (
+        EngineOptions,
+        build_engines,
+        builders_from,
+        engine_file_name,
+        raise_if_refused,
+        refusals_of,
+    )
+
+    options = options_of_repository(repository)
+    with unpacked_export(repository) as folder:
+        manifest = manifest_from_folder(folder)
+        for precision, passport in _served_engines(repository).items():
+            engine_options = EngineOptions(
+                runtime=passport.runtime,
+                build="docker",
+                image=image,
+                profile=passport.profile,
+                hardware_compatibility=passport.hardware_compatibility,
+                version_compatible=passport.version_compatible,
+            )
+            builders = builders_from(engine_options)
+            manifest = build_engines(
+                folder, engine_options, precisions=(precision,), builders=builders, progress=progress
+            )
+            built = [engine_file_name(a, builder) for a in manifest.artifacts for builder in builders]
+            raise_if_refused(refusals_of(manifest, built), (precision,))
+        write_repository(manifest, folder, repository, options, targets=targets_of_image(image))
+    return manifest
+
+
+def _served_engines(repository: Path) -> dict[Precision, Passport]:
+    """Return one engine's passport for each precision that the repository serves as an engine."""
+    return {
+        artifact.precision: engine.passport
+        for artifact in manifest_from_folder(repository).artifacts
+        for engine in artifact.engines
+        if engine.accepted and engine.passport.runtime == "tensorrt"
+    }

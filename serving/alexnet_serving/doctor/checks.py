@@ -1,0 +1,372 @@
+"""The doctor's checks of Python, packages and the machine, and the commands that need them.
+
+Packages are checked by their metadata: nothing is imported, so a base install can run these checks. What an
+extra installs is read from this distribution's own metadata, which is built from pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from alexnet_model.errors import AlexnetError, MissingExtra, os_error_reason
+from alexnet_model.manifest import PRECISIONS
+from alexnet_model.records import Record
+from alexnet_model.runtimes import BUILT_IN, Runtime, runtimes
+
+from ..servers.process_server import resolve_ports
+from ..servers.tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of_this_python
+
+# The commands, as the user types them after `alexnet`.
+TRAIN = "train"
+EXPORT = "export"
+BUILD_TENSORRT = "export --runtime tensorrt"
+BUILD_RTX = "export --runtime tensorrt-rtx"
+BUILD_IN_DOCKER = "export --runtime tensorrt --build docker"
+SERVE_EMBEDDED = "serve --with embedded"
+SERVE_IN_DOCKER = "serve --with docker"
+CLASSIFY = "classify"
+UI = "ui"
+BENCH = "bench"
+DOCKER_JOBS = (BUILD_IN_DOCKER, SERVE_IN_DOCKER)
+
+DISTRIBUTION = "alexnet-serving"
+SHM = Path("/dev/shm")  # noqa: S108 (where shared memory is, not a temporary file)
+PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}  # the default ports of `serve`
+ANY_PORTS = "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
+# Three ONNX files of AlexNet and their engines; a new export is written completely before the old one is
+# removed.
+EXPORT_BYTES = 2_000_000_000
+GLIBC_OF_THE_WHEEL = Version("2.35")  # nvidia-pytriton 0.7.0, manylinux_2_35_x86_64
+LEAD_WORDS = 4  # of a next step such as "Start it: sudo ..."
+
+Status = Literal["ok", "missing", "warning"]
+
+
+class Check(Record):
+    """One thing that commands need.
+
+    Attributes:
+        name: What was checked.
+        status: `missing` stops the commands in `needed_by`, `warning` does not. What cannot be checked before
+            something else is fixed is a warning with an empty `fix`.
+        found: What was found, in words.
+        needed_by: The commands that need it.
+        fix: The command that fixes it; empty if there is nothing to fix.
+    """
+
+    name: str
+    status: Status
+    found: str
+    needed_by: tuple[str, ...]
+    fix: str = ""
+
+
+def jobs() -> tuple[str, ...]:
+    """Return every command that the doctor judges."""
+    return (TRAIN, *export_jobs(), SERVE_EMBEDDED, SERVE_IN_DOCKER, CLASSIFY, UI, BENCH)
+
+
+def export_jobs() -> tuple[str, ...]:
+    """Return the commands that export: ONNX files, and the engines of each registered runtime."""
+    return (
+        EXPORT,
+        *(_build_job(runtime) for runtime in runtimes() if runtime.bound_to_machine),
+        BUILD_IN_DOCKER,
+    )
+
+
+def extras() -> dict[str, tuple[str, ...]]:
+    """Return each extra of this distribution with the commands that need it."""
+    engines = {r.extra: (_build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra}
+    return {
+        "export": export_jobs(),
+        "train": (TRAIN,),
+        "embedded": (SERVE_EMBEDDED,),
+        **engines,
+        "bench": (BENCH,),
+        "ui": (UI,),
+    }
+
+
+def fix_from(next_step: str) -> str:
+    """Return the command in an error's next step, such as `sudo ...` in `Start it: sudo ...`."""
+    lead, _, command = next_step.partition(": ")
+    return command if command and len(lead.split()) <= LEAD_WORDS else next_step
+
+
+def check_python() -> Check:
+    """Check that this Python is one that the distribution supports."""
+    version, supported = platform.python_version(), _metadata()["Requires-Python"]
+    fits_here = fits(version, supported)
+    return Check(
+        name="Python",
+        status="ok" if fits_here else "missing",
+        found=version if fits_here else f"{version}, needs {supported}",
+        needed_by=jobs(),
+        fix="" if fits_here else "sudo apt-get install python3.11 python3.11-venv",
+    )
+
+
+def check_base() -> Check:
+    """Check the packages of the base install."""
+    return _check_packages("base install", requirements_of(""), jobs(), f"pip install {DISTRIBUTION}")
+
+
+def check_extra(extra: str) -> Check:
+    """Check the packages of an extra.
+
+    An extra that includes [export] is checked for its other packages only: [export] has a check of its own.
+    """
+    required = requirements_of(extra)
+    of_export = {requirement.name for requirement in requirements_of("export")}
+    if extra != "export" and of_export <= {requirement.name for requirement in required}:
+        required = [requirement for requirement in required if requirement.name not in of_export]
+    return _check_packages(f"[{extra}]", required, extras()[extra], f"pip install '{DISTRIBUTION}[{extra}]'")
+
+
+def check_other_runtimes() -> tuple[Check, ...]:
+    """List the runtimes that other distributions register; empty if there are none.
+
+    Raises:
+        RuntimeNotUsable: one of them does not load.
+    """
+    names = [runtime.name for runtime in runtimes() if runtime not in BUILT_IN]
+    if not names:
+        return ()
+    return (Check(name="other runtimes", status="ok", found=", ".join(names), needed_by=export_jobs()),)
+
+
+def check_tensorrt(image_version: str) -> Check:
+    """Check whether Triton's image would load the engines that the installed TensorRT builds.
+
+    Args:
+        image_version: The TensorRT version of Triton's image.
+    """
+    installed = {name: found for name in ("tensorrt", "tensorrt-rtx") if (found := version_of(name))}
+    found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none installed"
+    found += f"; Triton's image has {image_version}"
+    builder = installed.get("tensorrt")
+    fits_image = builder is None or Version(builder) == Version(image_version)
+    return Check(
+        name="TensorRT",
+        status="ok" if fits_image else "warning",
+        found=found if fits_image else f"{found} and loads no engine of another version",
+        needed_by=(BUILD_TENSORRT, SERVE_IN_DOCKER),
+        fix="" if fits_image else f"pip install tensorrt=={image_version}",
+    )
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def requirements_of(extra: str) -> list[Requirement]:
+    """Return the packages that an extra adds to the base install; those of the base install for an empty
+    name.
+
+    Raises:
+        AlexnetError: this distribution's files are here and its metadata is not.
+    """
+    required = [Requirement(line) for line in _metadata().get_all("Requires-Dist") or []]
+    base = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    if not extra:
+        return base
+    return [r for r in required if r not in base and r.marker and r.marker.evaluate({"extra": extra})]
+
+
+def fits(version: str, versions: str) -> bool:
+    """Return whether a version such as `1.26.4` is in a set such as `>=1.26,<2`."""
+    return SpecifierSet(versions).contains(version, prereleases=True)
+
+
+def check_glibc() -> Check:
+    """Check the C library: the embedded server is built for x86-64 and a minimum version of glibc."""
+    library, version = platform.libc_ver()
+    needed = _glibc_of_the_wheel()
+    is_new_enough = library == "glibc" and Version(version) >= needed
+    runs = is_new_enough and platform.machine() == "x86_64"
+    found = f"{library or 'no glibc'} {version}".strip() + f" on {platform.machine()}"
+    return Check(
+        name="glibc",
+        status="ok" if runs else "missing",
+        found=found if runs else f"{found}, needs {needed} on x86_64",
+        needed_by=(SERVE_EMBEDDED,),
+        fix="" if runs else "alexnet serve --with docker  # or Ubuntu 22.04, Debian 12 or later on x86-64",
+    )
+
+
+def check_libpython() -> Check:
+    """Check this Python's shared library: the embedded server runs its Python backends with it."""
+    library = libpython_of_this_python()
+    exists = library.exists()
+    return Check(
+        name="libpython",
+        status="ok" if exists else "missing",
+        found=str(library) if exists else f"no {library}",
+        needed_by=(SERVE_EMBEDDED,),
+        fix="" if exists else _libpython_fix(library),
+    )
+
+
+def check_embedded_triton() -> Check:
+    """Check the embedded server's program and its stub for this version of Python."""
+    status: Status = "ok"
+    found, fix = f"its server, with a stub for Python {sys.version_info.major}.{sys.version_info.minor}", ""
+    try:
+        wheel_of_this_python()
+    except MissingExtra:
+        status, found = "warning", "not checked: [embedded] is not installed"
+    except AlexnetError as error:
+        if error.subject == str(libpython_of_this_python()):
+            status, found = "warning", "not checked: libpython is missing"
+        else:
+            status, found = "missing", f"no {error.subject}"
+            fix = "pip install --force-reinstall 'alexnet-serving[embedded]'"
+    return Check(
+        name="Triton for this Python", status=status, found=found, needed_by=(SERVE_EMBEDDED,), fix=fix
+    )
+
+
+def check_shared_memory() -> Check:
+    """Check the free shared memory, through which the embedded server passes images to its models.
+
+    A model takes SHM_BYTES to start and as much again for large requests. With less, the server does not
+    start, or refuses large batches with `Failed to increase the shared memory pool size`.
+    """
+    to_start, to_serve = len(PRECISIONS) * SHM_BYTES, 2 * len(PRECISIONS) * SHM_BYTES
+    try:
+        free = shutil.disk_usage(SHM).free
+    except OSError:
+        free = 0
+    enough = free >= to_serve
+    return Check(
+        name=str(SHM),
+        status="ok" if enough else "warning" if free >= to_start else "missing",
+        found=f"{_size_text(free)} free" + ("" if enough else f", needs {_size_text(to_serve)}"),
+        needed_by=(SERVE_EMBEDDED,),
+        fix=""
+        if enough
+        else "sudo mount -o remount,size=1g /dev/shm  # in a container: run it with --shm-size=1g",
+    )
+
+
+def check_ports() -> Check:
+    """Check the default ports. A taken one is a warning: any other port can be used."""
+    taken: list[str] = []
+    for name, port in PORTS.items():
+        try:
+            resolve_ports({name: "127.0.0.1"}, {name: port})
+        except AlexnetError:
+            taken.append(f"{port} ({name})")
+    return Check(
+        name=f"ports {min(PORTS.values())}-{max(PORTS.values())}",
+        status="warning" if taken else "ok",
+        found=f"taken: {', '.join(taken)}" if taken else "free",
+        needed_by=(SERVE_EMBEDDED, SERVE_IN_DOCKER),
+        fix=ANY_PORTS if taken else "",
+    )
+
+
+def check_disk_space(option: str, folder: Path) -> Check:
+    """Check that the folder of an option can be written and its disk has space for an export.
+
+    Args:
+        option: The option, such as `--out`.
+        folder: Its value; the nearest existing parent is checked.
+    """
+    free, lead = 0, ""
+    try:
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            problem = f"{existing} is a file"
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problem = f"{existing} may not be written"
+        else:
+            free = shutil.disk_usage(existing).free
+            problem = (
+                f"{_size_text(free)} free, needs {_size_text(EXPORT_BYTES)}" if free < EXPORT_BYTES else ""
+            )
+            lead = "Free some space, or name another folder: "
+    except OSError as error:
+        problem = f"{folder}: {os_error_reason(error)}"
+    return Check(
+        name=f"space for {option}",
+        status="missing" if problem else "ok",
+        found=problem or f"{_size_text(free)} free for {folder}",
+        needed_by=export_jobs(),
+        fix=f"{lead or 'Name another folder: '}{option} DIR" if problem else "",
+    )
+
+
+def _build_job(runtime: Runtime) -> str:
+    return f"export --runtime {runtime.name}"
+
+
+def _check_packages(name: str, required: list[Requirement], needed_by: tuple[str, ...], fix: str) -> Check:
+    installed: list[str] = []
+    misfits: list[str] = []
+    absent: list[str] = []
+    for requirement in required:
+        version = version_of(requirement.name)
+        if version is None:
+            absent.append(requirement.name)
+        elif requirement.specifier.contains(version, prereleases=True):
+            installed.append(f"{requirement.name} {version.partition('+')[0]}")
+        else:
+            misfits.append(f"{requirement.name} {version}, needs {requirement.specifier}")
+    missing = [*misfits, f"not installed: {', '.join(absent)}"] if absent else misfits
+    return Check(
+        name=name,
+        status="missing" if missing else "ok",
+        found="; ".join(missing) or ", ".join(installed),
+        needed_by=needed_by,
+        fix=fix if missing else "",
+    )
+
+
+def _metadata() -> metadata.PackageMetadata:
+    try:
+        return metadata.metadata(DISTRIBUTION)
+    except metadata.PackageNotFoundError as error:
+        raise AlexnetError(
+            DISTRIBUTION,
+            got="its files without its metadata",
+            expected="an installed package",
+            next_step="Run, in the source tree: pip install --editable .",
+        ) from error
+
+
+def _glibc_of_the_wheel() -> Version:
+    try:
+        tags = metadata.distribution("nvidia-pytriton").read_text("WHEEL") or ""
+    except metadata.PackageNotFoundError:
+        tags = ""
+    found = re.search(r"manylinux_(\d+)_(\d+)", tags)
+    return Version(f"{found[1]}.{found[2]}") if found else GLIBC_OF_THE_WHEEL
+
+
+def _libpython_fix(library: Path) -> str:
+    if ".pyenv" in library.parts:
+        return f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force {platform.python_version()}"
+    if library.is_relative_to("/usr/lib"):
+        return f"sudo apt-get install {library.name.partition('.so')[0]}"
+    return "Use a Python that was built with --enable-shared, such as Debian's or Ubuntu's."
+
+
+def _size_text(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.0f} MB"

@@ -1,1 +1,0 @@
-"""`alexnet doctor`: what each command needs of this machine, and what mends it."""

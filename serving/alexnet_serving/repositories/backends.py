@@ -1,0 +1,99 @@
+"""The backends that the models of a repository need, and so the image and the devices of their server."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+from alexnet_model.errors import EngineRefused
+from alexnet_model.gpus import GpuSurvey
+from alexnet_model.runtimes import BUILT_IN, Runtime, runtime_of_backend
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
+
+from .layout import CONFIG_FILE, DECODER
+
+# The backends that serving/deploy/Dockerfile adds to NVIDIA's image.
+IN_CPU_IMAGE = frozenset({DECODER, *(r.backend for r in BUILT_IN if r.backend and not r.in_stock_image)})
+# Values of `platform` in configurations that name no `backend`.
+OF_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+
+
+def backends_of_repository(repository: Path) -> dict[str, str]:
+    """Return the backend of each model, sorted by the model's name.
+
+    The backend is empty if the configuration cannot be read or names none: Triton's own message then names
+    the model and the problem.
+    """
+    # tritonclient is slow to import
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    backends: dict[str, str] = {}
+    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        config = ModelConfig()
+        # The backend can be read beside a field that this version of tritonclient does not know.
+        with contextlib.suppress(OSError, UnicodeDecodeError, text_format.ParseError):
+            text_format.Parse(path.read_text(encoding="utf-8"), config, allow_unknown_field=True)
+        backends[path.parent.name] = config.backend or OF_PLATFORMS.get(config.platform, config.platform)
+    return backends
+
+
+def can_use_gpu(backends: Collection[str]) -> bool:
+    """Return whether a server with these backends would use a GPU.
+
+    It does not if one of them runs on CPUs only: the models beside it then use the CPU too.
+    """
+    served = _runtimes(backends)
+    return needs_gpu(backends) or (bool(served) and all("gpu" in runtime.devices for runtime in served))
+
+
+def needs_gpu(backends: Collection[str]) -> bool:
+    """Return whether one of these backends runs on GPUs only."""
+    return any(runtime.devices == ("gpu",) for runtime in _runtimes(backends))
+
+
+def loads_engines(backends: Collection[str]) -> bool:
+    """Return whether one of these backends loads engines, which fit some machines only."""
+    return any(runtime.bound_to_machine for runtime in _runtimes(backends))
+
+
+def outside_stock_image(backends: Collection[str]) -> set[str]:
+    """Return those of the backends that NVIDIA's image does not have."""
+    missing = {str(runtime.backend) for runtime in _runtimes(backends) if not runtime.in_stock_image}
+    return missing | ({DECODER} & set(backends))
+
+
+def outside_our_images(backends: Collection[str]) -> set[str]:
+    """Return those of the backends that neither NVIDIA's image nor this project's has."""
+    return outside_stock_image(backends) - IN_CPU_IMAGE
+
+
+def image_for(backends: Collection[str]) -> str:
+    """Return the image for these backends: NVIDIA's, or this project's image on top of it.
+
+    A backend from another distribution is in neither: its users name an image of their own.
+    """
+    return CPU_IMAGE if outside_stock_image(backends) else TRITON_IMAGE
+
+
+def onnx_command(repository: Path) -> str:
+    """Return the command that packs the ONNX files of a repository of engines into a second repository."""
+    target = repository.with_name(f"{repository.name}_onnx")
+    return shlex.join(["alexnet", "export", str(repository), "--repository", str(target)])
+
+
+def no_gpu_error(repository: Path, survey: GpuSurvey) -> EngineRefused:
+    """Return the error for a repository of engines on a machine without a usable GPU."""
+    return EngineRefused(
+        f"{repository}: TensorRT engines",
+        got=survey.problem,
+        expected="an NVIDIA GPU",
+        next_step=f"See what is missing: alexnet doctor. Or serve its ONNX files: {onnx_command(repository)}",
+    )
+
+
+def _runtimes(backends: Collection[str]) -> list[Runtime]:
+    found = (runtime_of_backend(backend) for backend in backends if backend)
+    return [runtime for runtime in found if runtime is not None]

@@ -1,0 +1,161 @@
+"""The splits of a dataset as training reads them: prepared by the contract, without unreadable images.
+
+A small split is kept in memory. A large one is decoded again in every epoch by threads, a few batches ahead.
+Pillow releases Python's lock while it decodes, so threads are enough, and unlike processes they need no
+/dev/shm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.datasets import (
+    ImageDataset,
+    LabelledImage,
+    Splits,
+    Unreadable,
+    prepared_from_set,
+    readable_images,
+)
+from alexnet_model.errors import DatasetError
+from alexnet_model.progress import Progress
+
+MAX_IMAGES_IN_MEMORY = 2_048  # 308 MB at 224 pixels
+BATCHES_AHEAD = 3
+
+Indices: TypeAlias = npt.NDArray[np.int64]  # (N,)
+
+
+@dataclass(frozen=True)
+class SplitInMemory:
+    """One split with its prepared images in memory."""
+
+    images: Uint8Array  # (N, S, S, 3)
+    labels: Indices
+    unreadable: tuple[Unreadable, ...]
+
+    def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
+        """Yield images uint8 `(B, S, S, 3)` and labels `(B,)`.
+
+        Args:
+            order: indices of images, in the order to read them.
+            size: images a batch; the last batch may be smaller.
+        """
+        for indices in _chunks(order, size):
+            yield self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True)
+class SplitOnDisk:
+    """One split with only the names of its images in memory."""
+
+    images: tuple[LabelledImage, ...]
+    labels: Indices
+    unreadable: tuple[Unreadable, ...]
+    contract: Contract
+
+    def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
+        """Yield images and labels as `SplitInMemory.batches` does.
+
+        Raises:
+            ImageError: an image has become unreadable since it was checked.
+        """
+        pending: deque[tuple[Indices, list[Future[Uint8Array]]]] = deque()
+
+        def next_batch() -> tuple[Uint8Array, Indices]:
+            indices, futures = pending.popleft()
+            return np.stack([future.result() for future in futures]), self.labels[indices]
+
+        pool = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
+        try:
+            for indices in _chunks(order, size):
+                sources = [self.images[index].source for index in indices]
+                pending.append((indices, [pool.submit(self.contract.prepared, one) for one in sources]))
+                if len(pending) > BATCHES_AHEAD:
+                    yield next_batch()
+            while pending:
+                yield next_batch()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+Split: TypeAlias = SplitInMemory | SplitOnDisk
+
+
+@dataclass(frozen=True)
+class PreparedSplits:
+    """The three splits. `test` is the same object as `validation` for a folder without `test/`."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """The images of all splits that were left out."""
+        distinct = [self.train, self.validation] + [self.test] * (self.test is not self.validation)
+        return tuple(image for split in distinct for image in split.unreadable)
+
+
+def prepared_from_splits(splits: Splits, contract: Contract, *, progress: Progress) -> PreparedSplits:
+    """Decode every image once and leave out those that cannot be read.
+
+    Args:
+        splits: the dataset.
+        contract: how images are prepared.
+        progress: called after every image.
+
+    Raises:
+        DatasetError: a split, or a class of the training split, has no readable image.
+    """
+    train = _prepared_split(splits.train, contract, progress)
+    _check_classes(splits.train, train)
+    validation = _prepared_split(splits.validation, contract, progress)
+    same = splits.test.images == splits.validation.images
+    test = validation if same else _prepared_split(splits.test, contract, progress)
+    return PreparedSplits(train, validation, test)
+
+
+def _prepared_split(dataset: ImageDataset, contract: Contract, progress: Progress) -> Split:
+    if len(dataset) <= MAX_IMAGES_IN_MEMORY:
+        prepared = prepared_from_set(dataset, contract, progress=progress)
+        return SplitInMemory(prepared.images, prepared.labels, prepared.unreadable)
+    readable, unreadable = readable_images(dataset, contract, progress=progress)
+    return SplitOnDisk(readable.images, readable.labels, unreadable, contract)
+
+
+def _check_classes(dataset: ImageDataset, train: Split) -> None:
+    subject = f"{dataset.source} ({dataset.split})"
+    if len(dataset.class_names) < 2:
+        raise DatasetError(
+            subject,
+            got=f"one class, {dataset.class_names[0]!r}",
+            expected="at least two classes",
+            next_step="Add a folder of images for each other class.",
+        )
+    counts = np.bincount(train.labels, minlength=len(dataset.class_names))
+    empty = [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
+    if empty:
+        label = dataset.class_names.index(empty[0])
+        names = {image.name for image in dataset.images if image.label == label}
+        reasons = [image.reason for image in train.unreadable if image.name in names]
+        raise DatasetError(
+            f"{subject}: class {empty[0]!r}",
+            got="no readable image",
+            expected="at least one of every class",
+            next_step=f"The first reason: {reasons[0]}" if reasons else "Add images, or remove the folder.",
+        )
+
+
+def _chunks(order: Indices, size: int) -> Iterator[Indices]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
