@@ -1,4 +1,4 @@
-"""A report in which every part is filled, with figures of the right size that nobody measured."""
+"""A report with every part, made of plausible figures that were not measured."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def engine(precision: Precision | None = "int8", runtime: str = "openvino", **ch
 
 @cache
 def histogram(median_ms: float, samples: int, *, spread: float = 0.15, seed: int = 0) -> LatencyHistogram:
-    """Most near the median, and one in fifty from a slower world."""
+    """Lognormal latencies, of which 2% are 2.5 times as long."""
     random = np.random.default_rng(seed)
     latencies = median_ms * random.lognormal(0, spread, samples)
     latencies[random.random(samples) < 0.02] *= 2.5
@@ -101,7 +101,7 @@ def load_row(
     seed: int = 0,
     **changes: Any,
 ) -> LoadRow:
-    """A closed loop; for an open one give a rate and no concurrency."""
+    """A closed loop; an open loop if a rate and no concurrency is given."""
     batch = changes.get("batch", 1)
     if median_ms is None:
         median_ms = 1e3 * batch * (concurrency or 4) / per_s
@@ -139,7 +139,7 @@ def load_row(
 
 @cache
 def engine_rows() -> tuple[EngineRow, ...]:
-    """What two cores did: images/s at 1, 2, 4, 8, 16, 32, 64."""
+    """Seven engines at batches 1 to 64, at the speed of two cores."""
     sweep: Sequence[tuple[EngineLabel, tuple[float, ...], float]] = (
         (engine("fp32", "torch", options="eager"), (55, 72, 88, 101, 109, 114, 116), 244.4e6),
         (engine("fp32", "torch", options="torch.compile"), (61, 80, 97, 114, 122, 127, 128), 244.4e6),
@@ -166,7 +166,7 @@ def engine_rows() -> tuple[EngineRow, ...]:
 
 @cache
 def load_rows() -> tuple[LoadRow, ...]:
-    """Sweeps over concurrencies and rates, of which the furthest ones are INVALID."""
+    """Sweeps over concurrencies and rates; the highest loads of two sweeps are INVALID."""
     sweeps: Sequence[tuple[Precision, str, tuple[float, ...]]] = (
         ("fp32", "grpc", (52, 78, 101, 121, 133, 138)),
         ("fp16", "grpc", (92, 135, 187, 231, 252, 262)),
@@ -194,7 +194,7 @@ def load_rows() -> tuple[LoadRow, ...]:
 
 
 def breakdown(of_engine: EngineLabel | None = None) -> tuple[LatencyStep, ...]:
-    """Two models, each by three ways over the network."""
+    """Two models, each over three transports."""
     steps = (
         ("engine", 1.0, 0, "in process"),
         ("copies", 0.15, 0, "server"),
@@ -327,7 +327,7 @@ def report(**changes: Any) -> Report:
 
 
 def report_of_two_devices() -> Report:
-    """A machine with a GPU, whose CPU was measured too, while something else ran on it."""
+    """A machine with a GPU whose CPU was measured too, in an INVALID run."""
     rates = {"tensorrt": (9800, 18100, 33000, 58000, 97000, 131000, 152000, 163000, 168000)}
     rates["onnxruntime"] = (5100, 9700, 18000, 31000, 52000, 74000, 88000, 94000, 97000)
     on_gpu = [

@@ -75,7 +75,7 @@ def only_row(comparison: Comparison) -> Compared:
     return row
 
 
-def test_two_runs_that_differ_by_their_noise_are_no_different() -> None:
+def test_runs_that_differ_only_by_noise_have_no_difference() -> None:
     of = {"breakdown": (), "cold_starts": (), "engines": engine_rows()}
     again = tuple(
         row.model_copy(update={"throughput": figure(row.throughput.value, seed=index)})
@@ -110,7 +110,7 @@ def test_an_engine_is_judged_by_throughput(ratio: float, found: str, exit_code: 
     assert (row.group, row.row) == ("in process: int8 on openvino (CPU, computes in i8)", "batch 32")
 
 
-def test_a_change_that_its_interval_does_not_rule_out_is_none() -> None:
+def test_a_change_within_its_interval_is_no_difference() -> None:
     """The medians are 10% apart, and so are the repeats of each."""
     before = with_engines(engine_row(throughput=figure_from_repeats([100, 90, 110, 95, 105], "images/s")))
     after = with_engines(engine_row(throughput=figure_from_repeats([90, 80, 104, 85, 101], "images/s")))
@@ -129,7 +129,7 @@ def test_a_change_that_its_interval_does_not_rule_out_is_none() -> None:
         ((84, 85, 86, 87, 88), "slower", 1),
     ],
 )
-def test_a_change_is_one_where_the_whole_interval_is_beyond_the_tolerance(
+def test_a_change_counts_if_the_whole_interval_is_beyond_the_tolerance(
     after: tuple[float, ...], found: str, exit_code: int
 ) -> None:
     reports = [
@@ -146,7 +146,7 @@ def test_a_change_is_one_where_the_whole_interval_is_beyond_the_tolerance(
         )
 
 
-def test_the_tolerance_is_the_callers() -> None:
+def test_the_tolerance_can_be_set() -> None:
     before, after = (with_engines(engine_row(throughput=figure(value))) for value in (400, 360))
     assert compared(before, after, tolerance=0.05).exit_code == 1
     assert compared(before, after, tolerance=0.15).exit_code == 0
@@ -160,7 +160,7 @@ def test_the_tolerance_is_the_callers() -> None:
     [(10.0, "no difference"), (10.8, "no difference"), (14.0, "slower"), (7.0, "faster")],
 )
 def test_an_open_loop_is_judged_by_its_median_latency(median_ms: float, found: str) -> None:
-    """Its throughput is what it was told to be. Twice the tolerance is 10% here."""
+    """Its throughput is planned. Latencies get twice the tolerance, 10% here."""
     before, after = (
         with_loads(load_row(100, None, rate_per_s=100, median_ms=ms, seed=seed))
         for seed, ms in enumerate((10.0, median_ms))
@@ -175,8 +175,8 @@ def test_an_open_loop_is_judged_by_its_median_latency(median_ms: float, found: s
 @pytest.mark.parametrize(
     ("times", "found", "exit_code"), [(1.15, "no difference", 0), (1.5, "slower", 1), (0.7, "faster", 0)]
 )
-def test_a_load_is_judged_by_its_tail_too(loop: str, times: float, found: str, exit_code: int) -> None:
-    """With twice the tolerance, which is 10% here, and where its other figure is what it was."""
+def test_a_load_is_also_judged_by_p99(loop: str, times: float, found: str, exit_code: int) -> None:
+    """With twice the tolerance, while its other figure is unchanged."""
     before, after = (
         load_row(340, 16, samples=5000)
         if loop == "closed"
@@ -198,7 +198,7 @@ def test_a_load_is_judged_by_its_tail_too(loop: str, times: float, found: str, e
 
 
 def with_tail(row: LoadRow, times: float) -> LoadRow:
-    """The slowest two in a hundred took so many times as long."""
+    """Multiply the slowest 2% of the latencies."""
     found = distribution_of(row)
     latencies_ms = np.repeat(found.values_ms, np.diff(found.counts, prepend=0))  # rising
     latencies_ms[-len(latencies_ms) // 50 :] *= times
@@ -207,7 +207,7 @@ def with_tail(row: LoadRow, times: float) -> LoadRow:
     return row.model_copy(update={"latencies": slower.latencies(), "histogram": slower.encoded().decode()})
 
 
-def test_a_tail_that_one_does_not_know_is_not_judged() -> None:
+def test_p99_is_not_judged_if_one_report_has_too_few_samples() -> None:
     many, few = (with_loads(load_row(340, 16, samples=samples)) for samples in (700, 600))
     assert [row.figure for row in compared(many, many).rows] == ["throughput", "p99 latency"]
     row = only_row(compared(many, few))
@@ -215,7 +215,7 @@ def test_a_tail_that_one_does_not_know_is_not_judged() -> None:
     assert (row.p99_before_ms is None, row.p99_after_ms) == (False, None)
 
 
-def test_a_row_that_is_valid_now_is_shown_and_counts_neither_way() -> None:
+def test_a_row_that_was_invalid_before_is_shown_and_not_judged() -> None:
     before = with_loads(load_row(340, 16, verdict=BUSY), load_row(50, 1))
     after = with_loads(load_row(200, 16), load_row(50, 1))
     comparison = compared(before, after)
@@ -229,9 +229,9 @@ def test_a_row_that_is_valid_now_is_shown_and_counts_neither_way() -> None:
 
 
 class TestRowsThatAreLost:
-    """VALID before, and gone or INVALID now: CI has to learn of it, whatever the others are."""
+    """Rows that were VALID before and are gone or INVALID now fail the comparison."""
 
-    def test_a_row_that_became_invalid_has_failed(self) -> None:
+    def test_a_row_that_became_invalid_fails(self) -> None:
         before = with_loads(load_row(340, 16), load_row(50, 1))
         after = with_loads(load_row(340, 16, verdict=BUSY), load_row(50, 1))
         comparison = compared(before, after)
@@ -239,14 +239,14 @@ class TestRowsThatAreLost:
         assert comparison.summary.startswith("1 row that was VALID is INVALID now. No difference beyond 5%")
         assert comparison.rows[0].why_not[0].startswith("INVALID after: client saturated")
 
-    def test_rows_that_are_gone_have_failed(self) -> None:
+    def test_rows_that_are_gone_fail(self) -> None:
         before = with_engines(engine_row(batch=1), engine_row(batch=2), engine_row())
         comparison = compared(before, with_engines(engine_row()))
         assert comparison.exit_code == 1
         assert comparison.summary.startswith("2 rows that were VALID are gone now. No difference beyond 5%")
         assert len(comparison.only_before) == 2
 
-    def test_what_was_invalid_before_cannot_be_lost(self) -> None:
+    def test_rows_that_were_invalid_before_do_not_fail(self) -> None:
         before = with_loads(load_row(340, 16, verdict=BUSY), load_row(300, 8, verdict=BUSY), load_row(50, 1))
         after = with_loads(load_row(340, 16, verdict=BUSY), load_row(50, 1))
         comparison = compared(before, after)
@@ -255,14 +255,14 @@ class TestRowsThatAreLost:
         of_an_invalid_run = before.model_copy(update={"reasons": (busy_machine(),)})
         assert compared(of_an_invalid_run, with_loads()).exit_code == 2
 
-    def test_rows_that_are_new_are_fine(self) -> None:
+    def test_new_rows_do_not_fail(self) -> None:
         before, after = with_loads(load_row(50, 1)), with_loads(load_row(50, 1), load_row(verdict=BUSY))
         comparison = compared(before, after)
         assert comparison.exit_code == 0
         assert comparison.only_after[0].endswith("16 at a time (INVALID)")
 
-    def test_where_nothing_else_can_be_judged_they_have_failed_all_the_same(self) -> None:
-        """Errors, of a run on a machine that was busy as well: both are said."""
+    def test_lost_rows_fail_even_if_nothing_else_can_be_judged(self) -> None:
+        """Both the errors and the busy machine are in the summary."""
         wrong = verdict_from(errors_reason(3, 100, "a full queue"))
         before = with_loads(load_row(340, 16), load_row(50, 1))
         after = with_loads(load_row(340, 16, verdict=wrong), load_row(50, 1), reasons=(busy_machine(),))
@@ -273,7 +273,7 @@ class TestRowsThatAreLost:
             "Nothing else could be judged: the whole run after is INVALID. Not judged: 2."
         )
 
-    def test_a_search_that_finds_nothing_any_more_has_failed(self) -> None:
+    def test_a_search_that_now_finds_nothing_fails(self) -> None:
         before, after = (with_only(held_rates=(held_rate(rate),)) for rate in (268, None))
         comparison = compared(before, after)
         assert "p99 within 25 ms" in comparison.only_before[0]
@@ -289,7 +289,7 @@ def busy_machine() -> Reason:
     return reason
 
 
-def test_where_nothing_can_be_judged_nothing_has_passed() -> None:
+def test_the_exit_code_is_2_if_nothing_can_be_judged() -> None:
     busy = with_loads(load_row(verdict=BUSY))
     comparison = compared(busy, with_loads(load_row()))
     assert comparison.exit_code == 2
@@ -297,7 +297,7 @@ def test_where_nothing_can_be_judged_nothing_has_passed() -> None:
     assert compared(with_engines(), with_engines()).exit_code == 2
 
 
-def test_an_invalid_run_is_of_invalid_rows() -> None:
+def test_rows_of_an_invalid_run_are_invalid() -> None:
     reason = busy_machine()
     after = with_only(engines=(engine_row(200),), loads=(load_row(200),), reasons=(reason,))
     before = with_only(engines=(engine_row(400),), loads=(load_row(400),))
@@ -317,7 +317,7 @@ def test_one_repeat_has_no_interval() -> None:
     assert (row.found, row.why_not) == ("not judged", ("one repeat has no interval",))
 
 
-def test_a_repeat_that_answered_nothing_divides_nothing() -> None:
+def test_a_throughput_of_zero_is_not_judged() -> None:
     none = with_engines(engine_row(throughput=figure_from_repeats([0.0, 0.0, 0.0], "images/s")))
     row = only_row(compared(none, with_engines(engine_row(200))))
     assert (row.found, row.ratio) == ("not judged", None)
@@ -334,7 +334,7 @@ def test_a_repeat_that_answered_nothing_divides_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("search", ["held rate", "tuning"])
-def test_what_was_searched_is_known_to_a_step_of_the_search(
+def test_a_searched_rate_is_judged_beyond_one_step_of_the_search(
     search: str, after_per_s: float, found: str, exit_code: int
 ) -> None:
     def with_search(per_s: float) -> Report:
@@ -352,7 +352,7 @@ def test_what_was_searched_is_known_to_a_step_of_the_search(
     assert (row.low, row.high) == (row.ratio / SEARCH_STEP, row.ratio * SEARCH_STEP)
 
 
-def test_the_load_at_which_a_search_ended_is_not_gone_where_another_ended_elsewhere() -> None:
+def test_the_load_at_which_a_search_ended_has_no_row() -> None:
     before, after = (
         with_only(
             held_rates=(held_rate(per_s),),
@@ -366,12 +366,12 @@ def test_the_load_at_which_a_search_ended_is_not_gone_where_another_ended_elsewh
     assert comparison.only_before == comparison.only_after == ()
 
 
-def test_a_search_is_judged_by_the_tolerance_where_that_is_coarser() -> None:
+def test_a_search_is_judged_by_the_tolerance_if_that_is_larger() -> None:
     before, after = (with_only(held_rates=(held_rate(rate),)) for rate in (268.0, 200.0))
     assert compared(before, after, tolerance=0.3).exit_code == 0
 
 
-def test_a_searchs_step_is_that_of_the_search() -> None:
+def test_the_step_is_that_of_the_search() -> None:
     from alexnet_bench.loads import rate_search
 
     assert SEARCH_STEP == rate_search._GROWTH
@@ -380,7 +380,7 @@ def test_a_searchs_step_is_that_of_the_search() -> None:
 @pytest.mark.parametrize(
     ("times", "found", "exit_code"), [(1.0, "no difference", 0), (1.3, "slower", 1), (0.7, "faster", 0)]
 )
-def test_rungs_are_judged_by_their_times(times: float, found: str, exit_code: int) -> None:
+def test_breakdowns_are_judged_by_time(times: float, found: str, exit_code: int) -> None:
     def with_breakdown(times: float) -> Report:
         steps = (
             step.model_copy(update={"total": milliseconds(times * step.total_ms, count=5)})
@@ -400,7 +400,7 @@ def test_rungs_are_judged_by_their_times(times: float, found: str, exit_code: in
 @pytest.mark.parametrize(
     ("times", "found", "exit_code"), [(1.0, "no difference", 0), (1.3, "slower", 1), (0.7, "faster", 0)]
 )
-def test_cold_starts_are_judged_by_their_times(times: float, found: str, exit_code: int) -> None:
+def test_cold_starts_are_judged_by_time(times: float, found: str, exit_code: int) -> None:
     with_warm_up, without = cold_starts()[::-1]
     later = with_warm_up.model_copy(update={"ready_ms": milliseconds(2900 * times, count=3)})
     comparison = compared(
@@ -435,7 +435,7 @@ def milliseconds(value: float, *, count: int) -> Figure:
     return figure_from_repeats(repeats(value, count=count, seed=3), "ms")
 
 
-def test_rows_that_only_one_has_are_listed() -> None:
+def test_rows_of_only_one_report_are_listed() -> None:
     before = with_engines(engine_row(), engine_row(batch=1), engine_row(of=engine(options="CUDA graphs")))
     after = with_engines(engine_row(), engine_row(batch=2), engine_row(of=engine(computes_in="f32")))
     comparison = compared(before, after)
@@ -445,14 +445,14 @@ def test_rows_that_only_one_has_are_listed() -> None:
     assert "computes in f32" in comparison.only_after[1]
 
 
-def test_what_was_measured_twice_is_matched_in_turn() -> None:
+def test_rows_of_one_name_are_matched_in_order() -> None:
     twice = [load_row(rate, 16, samples=700) for rate in (300, 200)]
     comparison = compared(with_loads(*twice), with_loads(*twice, load_row(100, 16, samples=700)))
     assert [row.ratio for row in comparison.rows] == [1, 1, 1, 1]  # each with its tail
     assert len(comparison.only_after) == 1
 
 
-def test_the_environments_differences_are_listed() -> None:
+def test_differences_of_the_environment_are_listed() -> None:
     after = environment(
         load_1_min=3.4,
         commit="feedbeef0123+changes",
@@ -467,7 +467,7 @@ def test_the_environments_differences_are_listed() -> None:
 
 
 @pytest.mark.parametrize("speed", [0.75, 1.3])
-def test_where_the_machine_itself_had_another_speed_slower_rows_say_nothing(speed: float) -> None:
+def test_slower_rows_on_a_machine_of_another_speed_give_no_result(speed: float) -> None:
     calibration = {"calibration_before": speed * 1.021e11, "calibration_after": speed * 1.007e11}
     before, slower = with_engines(engine_row(400)), with_engines(engine_row(300), **calibration)
     comparison = compared(before, slower)
@@ -482,8 +482,8 @@ def test_where_the_machine_itself_had_another_speed_slower_rows_say_nothing(spee
     assert lost.summary.startswith("1 row that was VALID is gone now. The machine itself ran")
 
 
-def test_the_machines_speed_is_the_mean_of_before_and_after_a_run() -> None:
-    """Of these the later two alone are 14% apart."""
+def test_the_speed_of_the_machine_is_the_mean_of_both_calibrations() -> None:
+    """The calibrations after the runs alone are 14% apart."""
     before = with_engines(engine_row(400), calibration_before=1.0e11, calibration_after=1.05e11)
     after = with_engines(engine_row(300), calibration_before=0.98e11, calibration_after=0.9e11)
     comparison = compared(before, after)
@@ -491,7 +491,7 @@ def test_the_machines_speed_is_the_mean_of_before_and_after_a_run() -> None:
     assert comparison.exit_code == 1
 
 
-def test_different_devices_are_not_ranked_unless_asked() -> None:
+def test_different_devices_are_compared_only_on_request() -> None:
     on_gpu = engine("fp16", "tensorrt", device=H200)
     before = with_engines(engine_row(9800, of=on_gpu), environment=environment(gpus=(gpu(),)))
     other = gpu().model_copy(update={"name": "NVIDIA L4"})
@@ -508,7 +508,7 @@ def test_different_devices_are_not_ranked_unless_asked() -> None:
     assert "machine itself" not in comparison.summary
 
 
-def test_every_part_of_a_report_meets_that_of_another_gpu() -> None:
+def test_every_part_can_be_compared_across_gpus() -> None:
     before = report_of_two_devices().model_copy(update={"reasons": ()})
     after = Report.model_validate_json(before.model_dump_json().replace(H200, "NVIDIA L4"))
     comparison = compare_reports(before, after, tolerance=0.05, across_devices=True)
@@ -516,7 +516,7 @@ def test_every_part_of_a_report_meets_that_of_another_gpu() -> None:
     assert comparison.exit_code == 0
 
 
-def test_a_cpu_of_one_name_with_other_vectors_is_another() -> None:
+def test_cpus_of_one_name_with_different_vector_instructions_are_different_devices() -> None:
     """Clouds give CPUs of many generations one name."""
     before = with_engines(engine_row())
     other = {"CPU clock": "2600 MHz", "CPU vectors": "avx2"}
@@ -531,7 +531,7 @@ def test_a_cpu_of_one_name_with_other_vectors_is_another() -> None:
         assert compared(before, with_engines(engine_row(), environment=environment(cpu=cpu))).exit_code == 0
 
 
-def test_a_cpu_of_another_name_is_another() -> None:
+def test_cpus_of_different_names_are_different_devices() -> None:
     after = with_engines(engine_row(), environment=environment(machine="AMD EPYC 9B45, 2 cores"))
     with pytest.raises(UsageError, match=r"different devices, AMD EPYC 9B14, .* and AMD EPYC 9B45"):
         compared(with_engines(engine_row()), after)
@@ -553,7 +553,7 @@ def test_a_broken_histogram_is_named() -> None:
         ({"p99_ms": 5.0}, r"got a p99 of 5 ms, expected the [\d.]+ ms of its histogram"),
     ],
 )
-def test_latencies_that_are_not_their_histograms_are_refused(
+def test_latencies_that_do_not_match_their_histogram_are_refused(
     rate_per_s: float | None, changes: dict[str, Any], said: str
 ) -> None:
     row = load_row(100, None if rate_per_s else 16, rate_per_s=rate_per_s)
@@ -564,8 +564,8 @@ def test_latencies_that_are_not_their_histograms_are_refused(
 
 
 @pytest.mark.parametrize("samples", [1, 11, 12, 662, 663, 750, 5001])
-def test_latencies_that_are_their_histograms_pass(samples: int) -> None:
-    """Whichever way HdrHistogram rounds its ranks."""
+def test_latencies_that_match_their_histogram_pass(samples: int) -> None:
+    """However HdrHistogram rounds its ranks."""
     row = with_loads(load_row(100, 16, samples=samples))
     assert compared(row, row).exit_code == 0
 
@@ -582,7 +582,7 @@ class TestCommand:
             write_report(tmp_path / f"{name}.json", found)
         return [str(tmp_path / f"{name}.json") for name in ("before", "after")]
 
-    def test_slower_is_1_and_the_other_way_round_0(
+    def test_slower_exits_with_1_and_faster_with_0(
         self, files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("alexnet_cli.screen.out._width", 80)
@@ -595,13 +595,15 @@ class TestCommand:
         assert run(["compare", files[0], files[0]]) == 0
         assert "no difference beyond 10%" in capsys.readouterr().out
 
-    def test_json_holds_all_of_it(self, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_json_has_the_whole_comparison(
+        self, files: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert run(["compare", *files, "--json"]) == 1
         found = Comparison.model_validate(json.loads(capsys.readouterr().out))
         assert found.exit_code == 1
         assert {row.found for row in found.rows} == {"slower", "no difference", "not judged"}
 
-    def test_nothing_in_a_report_moves_the_cursor_or_is_read_as_markup(
+    def test_control_characters_and_markup_of_a_report_are_shown_as_text(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("alexnet_cli.screen.out._width", 300)
@@ -624,7 +626,7 @@ class TestCommand:
     def test_the_help_fits_in_80_columns(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Wrapped by hand, so no line of it is wrapped again into a word or two."""
+        """No line is wrapped again."""
         monkeypatch.setenv("COLUMNS", "80")
         assert run(["compare", "--help"]) == 0
         shown = capsys.readouterr().out
@@ -633,7 +635,7 @@ class TestCommand:
         assert [line for line in words if line.startswith("Exit code")]
 
     @pytest.mark.parametrize("broken", ["{", '{"schema_version": 0}', None])
-    def test_what_is_no_report_is_2_and_one_line(
+    def test_a_broken_report_exits_with_2_and_one_line(
         self, files: list[str], broken: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "broken.json"
@@ -645,13 +647,13 @@ class TestCommand:
         assert captured.err.startswith(f"Error: {path}")
         assert captured.err.count("\n") == 1
 
-    def test_wrong_usage_is_2(self, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wrong_usage_exits_with_2(self, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["compare", files[0]]) == 2
         assert run(["compare", *files, "--tolerance", "2"]) == 2
         assert run(["compare", *files, "--tolerance", "nan"]) == 2
         assert "tolerance: got nan, expected 0 or more, below 1" in capsys.readouterr().err
 
-    def test_a_page_and_the_tables_of_reports(
+    def test_bench_report_prints_tables_or_writes_a_page(
         self, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         page = tmp_path / "page.html"

@@ -39,7 +39,7 @@ def composed(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    """Two parts on a CPU, and one that is not of the order; they are not in the order of their names."""
+    """Two known parts and another one, in an order that differs from their file names."""
     cpu = tmp_path / "results" / "cpu"
     write_report(cpu / "an-other.json", part("The other"))
     write_report(cpu / "cold-start.json", part("Cold start", cold_starts=report().cold_starts))
@@ -47,7 +47,7 @@ def measured(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pages_are_of_the_parts_that_are_there_in_their_order(measured: Path) -> None:
+def test_pages_have_the_parts_in_order(measured: Path) -> None:
     assert composed(measured).returncode == 0
     text = (measured / "docs" / "figures.md").read_text(encoding="utf-8")
     titles = ["Engines", "Cold start", "The other", "Environment"]
@@ -59,7 +59,7 @@ def test_pages_are_of_the_parts_that_are_there_in_their_order(measured: Path) ->
     assert "report-gpu.html" not in text
 
 
-def test_another_machines_figures_have_a_page_and_a_chapter_of_their_own(measured: Path) -> None:
+def test_a_second_machine_has_its_own_page_and_chapter(measured: Path) -> None:
     on_gpu = engine_row(9000, of=engine("fp16", "tensorrt", device=H200))
     there = environment(machine="EPYC, 16 cores", gpus=(gpu(),))
     write_report(
@@ -76,7 +76,7 @@ def test_another_machines_figures_have_a_page_and_a_chapter_of_their_own(measure
     assert {"engine-throughput.svg", "nvidia-h200-engine-throughput.svg"} <= images
 
 
-def test_nothing_measured_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_no_reports_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     found = composed(tmp_path)
     assert found.returncode == 1
     assert f"{tmp_path / 'results'}: got no reports, expected cpu/*.json or gpu/*.json" in found.stderr

@@ -17,21 +17,21 @@ cpu MHz\t\t: 3100.000
 """
 
 
-def test_a_cpu_is_known_by_its_clock_and_its_vectors(tmp_path: Path) -> None:
+def test_clock_and_vector_instructions_of_a_cpu_are_read(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(CPUINFO)
     assert cpu_facts(cpuinfo) == {"CPU clock": "2600 MHz", "CPU vectors": "avx2, avx512f, avx512_vnni"}
     assert cpu_facts(tmp_path / "not there") == {}
 
 
-def test_this_machine_is_named() -> None:
+def test_the_environment_of_this_machine() -> None:
     found = environment_here()
     assert found.machine.endswith(("core", "cores"))
     assert found.memory_gb > 0
     assert {"python", "numpy"} <= set(found.versions)
 
 
-def test_a_commit_says_whether_files_differ_from_it(tmp_path: Path) -> None:
+def test_a_commit_is_marked_if_files_differ_from_it(tmp_path: Path) -> None:
     def git(*words: str) -> None:
         who = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)

@@ -19,14 +19,14 @@ def whole() -> Report:
     return report()
 
 
-def test_a_report_survives_the_disk_whole(whole: Report, tmp_path: Path) -> None:
+def test_a_report_is_read_as_it_was_written(whole: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.json"
     write_report(path, whole)
     assert report_from_file(path) == whole
     assert [file.name for file in path.parent.iterdir()] == ["report.json"]
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(
+def test_a_report_that_cannot_be_written_keeps_the_old_file(
     whole: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.json"
@@ -71,7 +71,7 @@ def without(name: str) -> Callable[[dict[str, Any]], str]:
         (lambda content: "[1]", "root: got list, expected a report of alexnet bench"),
     ],
 )
-def test_a_file_that_is_no_report_is_refused_in_one_line(
+def test_a_file_that_is_not_a_report_is_refused_in_one_line(
     broken: Callable[[dict[str, Any]], str], line: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.json"
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_report_is_refused_in_one_line(
     assert refused.value.exit_code == 2
 
 
-def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no such file"):
         report_from_file(tmp_path / "none.json")
     with pytest.raises(ReportError, match="is a directory"):
@@ -93,11 +93,11 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
         report_from_file(tmp_path / "image.json")
 
 
-def test_reports_of_one_machine_with_figures_of_their_own_fit_on_a_page() -> None:
+def test_reports_of_one_machine_without_common_rows_share_a_page() -> None:
     check_one_page([report(loads=()), report(engines=(), title="server")])
 
 
-def test_a_page_holds_one_machine() -> None:
+def test_a_page_is_of_one_machine() -> None:
     other = report(engines=(), loads=(), environment=environment(gpus=(gpu(),)))
     with pytest.raises(UsageError, match=f"2 machines: .*; .*{H200}"):
         check_one_page([report(), other])
@@ -113,7 +113,7 @@ def test_a_page_holds_one_machine() -> None:
     ],
     ids=["engine", "load"],
 )
-def test_a_figure_that_is_in_two_reports_is_for_compare(parts: dict[str, Any]) -> None:
+def test_a_row_in_two_reports_is_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"in both 'one' and 'two'.*alexnet compare") as refused:
         check_one_page([report(title="one", **parts), report(title="two", **parts)])
     assert "int8 on openvino" in str(refused.value)
@@ -122,7 +122,7 @@ def test_a_figure_that_is_in_two_reports_is_for_compare(parts: dict[str, Any]) -
 @pytest.mark.parametrize(
     "difference", [{"url_scheme": "http"}, {"batch": 8}, {"engine": engine(options="x")}]
 )
-def test_a_load_is_another_where_anything_about_it_is(difference: dict[str, Any]) -> None:
+def test_loads_with_different_labels_are_different_rows(difference: dict[str, Any]) -> None:
     def one_load(row: LoadRow, title: str) -> Report:
         return report(title=title, engines=(), loads=(row,))
 

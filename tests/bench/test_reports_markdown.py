@@ -44,7 +44,7 @@ def rendered(text: str) -> Elements:
 
 
 def table_of(text: str, heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading, without what stands small under them."""
+    """Return the cells of the first table below a heading, without small print."""
     table = text[text.index(f"# {heading}") :].partition("<table>")[2].partition("</table>")[0]
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.strip().splitlines()]
     return [[cell.partition("<br>")[0] for cell in row] for row in rows]
@@ -77,7 +77,7 @@ def test_highlights_come_first(made: Document) -> None:
     assert "none, since no run is VALID" in document(report(reasons=(reason,))).text
 
 
-def test_images_are_beside_the_page_and_say_what_they_are(made: Document) -> None:
+def test_plots_are_beside_the_page_with_a_description(made: Document) -> None:
     shown = re.findall(r"!\[(.*?)\]\(performance/(.*?)\)", made.text)
     assert [file for _, file in shown] == list(made.images)
     assert len(shown) == 2 + 2 + 6 + 6 + 1
@@ -88,8 +88,8 @@ def test_images_are_beside_the_page_and_say_what_they_are(made: Document) -> Non
     assert {"engine-limit.svg", "latency-open-loop-batch-1.svg", "breakdown.svg"} <= set(made.images)
 
 
-def test_images_of_one_name_do_not_replace_one_another() -> None:
-    """Loads of one server in two runs, on two machines that have the same names for everything."""
+def test_plots_of_one_name_have_different_files() -> None:
+    """The same load on two machines."""
     row, other = load_row(), load_row(100)
     here = report(engines=(), breakdown=(), loads=(row,))
     there = report(engines=(), breakdown=(), loads=(other,), environment=environment(machine="another"))
@@ -100,19 +100,19 @@ def test_images_of_one_name_do_not_replace_one_another() -> None:
     assert made.text.count("latency-closed-loop-batch-1-2.svg") == 1
 
 
-def test_columns_that_say_nothing_are_left_out() -> None:
+def test_columns_without_values_are_left_out() -> None:
     text = document(report(loads=(load_row(samples=300),))).text
     assert table_of(text, "Engines in process")[0] == [
         *("batch", "throughput", "p50", "p99", "first call", "load", "file", "memory", "limit", "of limit"),
         "bound by",
     ]
-    # Nobody knows a p99 of 300 requests, and a closed loop is never late.
+    # 300 requests are too few for p99, and a closed loop has no send plan.
     assert table_of(text, "Server under load")[0] == [
         *("load", "verdict", "throughput", "p50", "p90", "requests", "client", "sent", "batch"),
     ]
 
 
-def test_a_refused_percentile_says_what_it_needs_and_a_figure_its_interval(made: Document) -> None:
+def test_cells_have_intervals_or_the_number_of_samples_that_is_needed(made: Document) -> None:
     text = made.text
     assert '<td align="right">needs 662</td>' in text
     assert "needs 662<br>" not in text
@@ -120,7 +120,7 @@ def test_a_refused_percentile_says_what_it_needs_and_a_figure_its_interval(made:
     assert text.index("p99 needs that many") < text.index("## Highlights")
 
 
-def test_a_detail_is_shown_where_it_is_bad() -> None:
+def test_a_detail_is_shown_if_it_is_bad() -> None:
     verdict = Verdict(reasons=(WRONG,))
     rows = (engine_row(batch=1), engine_row(batch=8, verdict=verdict))
     failed = load_row(failed=3, failed_by_kind={"Timeout": 3})
@@ -130,7 +130,7 @@ def test_a_detail_is_shown_where_it_is_bad() -> None:
     assert f"- {rows[1].engine}, batch 8: wrong answers: it is another model. Export it again." in text
 
 
-def test_a_note_on_every_row_of_an_engine_is_said_once() -> None:
+def test_a_note_on_every_row_of_an_engine_is_shown_once() -> None:
     rows = tuple(engine_row(batch=batch, verdict=Verdict(reasons=(WRONG,))) for batch in (1, 2, 4))
     text = document(report(engines=rows)).text
     assert text.count("it is another model") == 1
@@ -145,7 +145,7 @@ def test_a_long_table_is_folded() -> None:
     assert (folded(30), folded(31)) == (0, 1)
 
 
-def test_devices_share_neither_an_image_nor_a_table() -> None:
+def test_devices_share_no_plot_and_no_table() -> None:
     made = document(report_of_two_devices())
     parts = [*made.images.values(), *re.findall(r"<table>.*?</table>", made.text, re.DOTALL)]
     assert not [part for part in parts if f"({H200}" in part and "(CPU" in part]
@@ -155,7 +155,7 @@ def test_devices_share_neither_an_image_nor_a_table() -> None:
     assert "#### Engines in process, CPU\n" in made.text
 
 
-def test_machines_have_chapters_of_their_own() -> None:
+def test_each_machine_has_its_chapter() -> None:
     on_gpu = engine_row(9000, of=engine("fp16", "tensorrt", device=H200))
     there = report(
         title="Engines of a GPU",
@@ -181,7 +181,7 @@ def test_a_run_of_one_part_needs_no_heading_below_its_title() -> None:
     assert headings == ["Engines in process", "Ceilings, measured in this run", "Environment"]
 
 
-def test_a_run_that_is_not_to_be_believed_says_why() -> None:
+def test_an_invalid_run_has_its_reasons() -> None:
     reason = Reason(rule="machine busy", found="it went down", advice="End what else runs")
     text = document(report(reasons=(reason,))).text
     assert "**INVALID**" in text
@@ -200,7 +200,7 @@ def test_a_run_that_is_not_to_be_believed_says_why() -> None:
         "1. of a long list",
     ],
 )
-def test_whatever_comes_from_a_report_is_text(name: str) -> None:
+def test_text_from_a_report_is_escaped(name: str) -> None:
     made = document(evil_report(name))
     found = rendered(made.text)
     tags = {tag for tag, _ in found.tags}
@@ -212,12 +212,12 @@ def test_whatever_comes_from_a_report_is_text(name: str) -> None:
     images = [attributes.get("src") for tag, attributes in found.tags if tag == "img"]
     assert images == [f"performance/{file}" for file in made.images]
     assert all(re.fullmatch(r"[a-z0-9-]+\.svg", file) for file in made.images)
-    harmless = "a name of no harm"  # a date is cut after 16 letters
+    harmless = "a harmless name !"  # a date is cut after 16 letters
     words = rendered(document(evil_report(harmless)).text).text
     assert found.text.count(" ".join(name.split())) == words.count(harmless)
 
 
-def test_an_image_that_is_no_longer_shown_is_removed(made: Document, tmp_path: Path) -> None:
+def test_a_plot_that_is_no_longer_shown_is_removed(made: Document, tmp_path: Path) -> None:
     page, folder = tmp_path / "docs" / "performance.md", tmp_path / "docs" / "performance"
     write_document(made, page)
     (folder / "notes.txt").touch()

@@ -62,7 +62,7 @@ def test_a_row_has_its_figure_interval_and_share() -> None:
     assert any("needs 662" in line for line in lines)  # of the one with 500 samples
 
 
-def test_each_group_names_what_computes_and_columns_stand_below_one_another() -> None:
+def test_each_group_names_its_engine_and_columns_are_aligned() -> None:
     rows = (engine_row(), engine_row(of=engine("fp32", "torch", options="eager"), per_s=9.5))
     lines = shown(report(engines=rows, loads=(), breakdown=(), roofs=(), cold_starts=(), tuning=None))
     assert "int8 on openvino (CPU, computes in i8)" in lines
@@ -80,7 +80,7 @@ def test_an_invalid_load_says_why_and_what_to_do() -> None:
     assert f"VALID, {rows - 2} of {rows} rows are VALID" in text
 
 
-def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_rows_are_invalid() -> None:
+def test_proofs_have_their_figures_and_rows_of_a_refused_engine_are_invalid() -> None:
     right = Proof(engine=engine("fp32"), **dict(judged()))
     wrong = Proof(engine=engine("int8"), **dict(judged(accepted=False)))
     reason = wrong_model_reason(wrong.reason)
@@ -98,7 +98,7 @@ def test_engines_that_were_judged_stand_with_their_figures_and_a_refused_ones_ro
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_rungs_end_in_what_int8_is_worth_to_the_engine_and_to_the_client() -> None:
+def test_the_breakdown_says_what_int8_gains_in_the_engine_and_at_the_client() -> None:
     def step(precision: Precision, name: str, ms: float, source: str) -> LatencyStep:
         total = figure_from_repeats([ms], "ms")
         of = f"{precision}, batch 1"
@@ -135,7 +135,7 @@ def test_an_invalid_run_says_so_last() -> None:
     assert sum("VALID (run INVALID)" in line for line in lines) == len(loads)
 
 
-def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once() -> None:
+def test_a_cold_start_has_a_row_for_each_batch_and_one_ready_time() -> None:
     lines = shown(report(engines=(), loads=(), breakdown=(), tuning=None))
     start = lines.index("Cold start")
     rows = [" ".join(line.split()) for line in lines[start + 4 : start + 7]]
@@ -146,14 +146,14 @@ def test_a_cold_start_shows_each_batch_with_intervals_and_when_it_was_ready_once
     assert " to " in rows[1]
 
 
-def test_nothing_measured_is_still_a_verdict() -> None:
+def test_an_empty_report_has_a_verdict() -> None:
     empty = report(
         engines=(), loads=(), breakdown=(), roofs=(), held_rates=(), cold_starts=(), tuning=None, left_out=()
     )
     assert shown(empty)[0].startswith("VALID; ")
 
 
-def test_markup_in_a_name_is_only_text() -> None:
+def test_markup_in_a_name_is_shown_as_text() -> None:
     row = load_row(model="[red]alexnet[/red]", samples=50)
     assert any("[red]alexnet[/red] over grpc" in line for line in shown(report(loads=(row,))))
 
@@ -181,7 +181,7 @@ def test_refused_percentiles_say_how_many_samples_they_need() -> None:
         (0, "0.000"),
     ],
 )
-def test_figures_have_three_digits_that_count(value: float, text: str) -> None:
+def test_figures_have_three_significant_digits(value: float, text: str) -> None:
     assert in_short(value) == text
 
 
@@ -190,14 +190,14 @@ def test_the_mean_batch_is_over_executions() -> None:
     assert mean_batch({}) is None
 
 
-def test_a_run_without_a_valid_row_is_not_called_valid() -> None:
+def test_a_run_without_a_valid_row_is_invalid() -> None:
     reason = wrong_model_reason("another model")
     row = engine_row().model_copy(update={"verdict": verdict_from(reason)})
     lines = shown(report(engines=(row,), loads=(), breakdown=(), roofs=(), tuning=None))
     assert any(line.startswith("INVALID, 0 of 1 rows are VALID") for line in lines)
 
 
-def test_a_search_that_tried_nothing_says_why_and_shows_no_empty_table() -> None:
+def test_a_search_without_probes_has_a_reason_and_no_table() -> None:
     alone = held_rate(None, probes=(), words="no rate holds 1 ms: a request alone takes 5 ms (median)")
     lines = shown(
         report(engines=(), loads=(), breakdown=(), cold_starts=(), tuning=None, held_rates=(alone,))

@@ -1,4 +1,4 @@
-"""What every run has in common, whatever it measures."""
+"""What every benchmark run has in common."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alexnet_bench.schema import LeftOut, Report
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_with_what_was_logged(number: signal.Signals) -> None:
+def test_a_signal_ends_a_run_and_keeps_what_was_logged(number: signal.Signals) -> None:
     usual = signal.getsignal(signal.SIGTERM)
 
     def measure(log: Log) -> None:

@@ -6,7 +6,7 @@ import sys
 import alexnet_bench
 
 
-def test_every_name_at_the_front_door_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     for name in alexnet_bench.__all__:
         assert getattr(alexnet_bench, name).__name__ == name
     assert not hasattr(alexnet_bench, "no_such_name")

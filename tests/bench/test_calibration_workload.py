@@ -1,4 +1,4 @@
-"""The calibration measurement, by a clock that only moves when it is looked at."""
+"""The calibration workload, with a clock that advances at every reading."""
 
 from __future__ import annotations
 
