@@ -192,9 +192,8 @@ class Retrier:
     Otherwise ten thousand images would wait ten thousand deadlines. A `patient` attempt always waits.
     """
 
-    def __init__(self, backoff: Backoff, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, backoff: Backoff) -> None:
         self.backoff = backoff
-        self.clock = clock
         self.loop = BackgroundLoop()
         self.is_unreachable = False
         self.waiting: set[_Attempts[Any]] = set()
@@ -223,7 +222,7 @@ class _Attempts(Generic[T]):
         self._attempt = attempt
         self._retrier = retrier
         self._patient = patient
-        self._deadline = retrier.clock() + timeout_s
+        self._deadline = time.monotonic() + timeout_s
         self._failures = 0
         self.outcome: Future[T] = Future()
         self._start(timeout_s)
@@ -270,7 +269,7 @@ class _Attempts(Generic[T]):
     def _retries(self, error: ClientError) -> bool:
         """Schedule the next attempt, if there is time for one."""
         self._failures += 1
-        left_s = self._deadline - self._retrier.clock()
+        left_s = self._deadline - time.monotonic()
         hopeless = isinstance(error, Unreachable) and self._retrier.is_unreachable and not self._patient
         was_last = self._failures == self._retrier.backoff.max_attempts
         if left_s < MIN_ATTEMPT_S or hopeless or was_last or self.outcome.cancelled():

@@ -31,14 +31,15 @@ async def until(condition: Any) -> None:
 
 
 def test_both_clients_have_the_same_methods_and_options() -> None:
-    def verbs(kind: type) -> dict[str, list[str]]:
+    def methods(kind: type) -> dict[str, list[str]]:
         return {
             name: list(inspect.signature(member).parameters)
             for name, member in vars(kind).items()
-            if callable(member) and (name == "__init__" or not name.startswith("_"))
+            if callable(member) and not name.startswith("_")
         }
 
-    assert verbs(AsyncClient) == verbs(Client)
+    assert methods(AsyncClient) == methods(Client)
+    assert AsyncClient.__init__ is Client.__init__
 
 
 def test_async_client_returns_what_the_blocking_client_returns(fake: FakeTransport) -> None:

@@ -101,11 +101,11 @@ def test_tritons_text_decides_before_the_status(status: int, words: str, kind: t
     [
         (301, ForeignServer, "final URL"),
         (401, BadRequest, "Pass headers"),
-        (403, BadRequest, "Pass headers"),
         (404, ForeignServer, "expected a Triton Inference Server"),
         (407, BadRequest, "HTTPS_PROXY"),
         (408, DeadlineExceeded, "smaller batches"),
         (413, BadRequest, "smaller batches"),
+        (425, NotReady, "until it is up"),
         (429, Overloaded, "fewer requests"),
         (500, ClientError, "log"),
         (502, ConnectionLost, "behind the proxy"),
