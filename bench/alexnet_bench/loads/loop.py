@@ -224,9 +224,11 @@ class LoadRun:
         return succeeded
 
     def _request_statistics(self) -> dict[str, Future[ModelStatistics]]:
-        statistics = self._traffic.transport.statistics
         timeout_s = min(self._traffic.timeout_s, _STATISTICS_TIMEOUT_S)
-        return {model: statistics(model, timeout_s=timeout_s) for model in self._segment.statistics_of}
+        return {
+            model: self._traffic.transport.statistics(model, timeout_s=timeout_s)
+            for model in self._segment.statistics_of
+        }
 
     def _with_statistics(self, result: LoadResult) -> LoadResult:
         """Add the statistics of the models that the server reported both before and after."""
