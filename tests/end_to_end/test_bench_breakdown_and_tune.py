@@ -305,7 +305,7 @@ def test_engines_are_refused_in_one_line(
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
-    assert "alexnet_fp32: got a TensorRT engine, expected a model that the embedded server can run" in line
+    assert "alexnet_fp32: got a model for TensorRT, expected a model that the embedded server can run" in line
     assert "alexnet serve --with docker" in line
 
 

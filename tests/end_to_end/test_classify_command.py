@@ -200,7 +200,7 @@ def test_progress_goes_to_standard_error_unless_results_are_on_the_terminal(
     is_terminal: bool,
 ) -> None:
     errors = io.StringIO()
-    monkeypatch.setattr(screen.Rate, "_AT_ONCE_S", -1.0)
+    monkeypatch.setattr(screen.Rate, "_FIRST_SHOWN_S", -1.0)
     monkeypatch.setattr(screen, "err", Console(file=errors, force_terminal=True))
     monkeypatch.setattr(screen.out, "_force_terminal", is_terminal)
     assert len(rows(classify(capsys, server, folder, "--json"))) == 6
