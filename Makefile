@@ -30,8 +30,8 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py
 
-# What the load generator and the server themselves are held to, in ten minutes. All are measured, though one
-# does not hold; a recipe that fails leaves no figure, and not an old one.
+# Checks of the load generator and the server against their targets, in ten minutes. All checks run even if one
+# misses its target. A check that fails leaves no result, and no older result either.
 TOOLS := benchmarks/results/tools
 bench-tools: setup
 	rm -rf $(TOOLS).new && mkdir -p $(TOOLS).new
