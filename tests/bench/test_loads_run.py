@@ -323,7 +323,7 @@ def test_no_rate_is_tried_if_a_request_alone_exceeds_the_limit(server: VirtualSe
     report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=5)))
     (held,) = report.held_rates
     assert (held.rate_per_s, held.throughput, held.probes) == (None, None, ())
-    assert held.words == "no rate holds 5 ms: a request alone takes 10 ms (median)"
+    assert held.words == "no rate stays within 5 ms: one request takes 10 ms (median)"
 
 
 def test_if_no_rate_meets_the_limit_the_record_has_the_lowest_p99(server: VirtualServer) -> None:
