@@ -40,7 +40,7 @@ def test_the_highest_rate_is_found_to_within_a_few_percent(capacity_per_s: float
     assert result.held is not None
     assert result.held.rate_per_s == pytest.approx(0.75 * capacity_per_s, rel=0.06)
     assert len(result.probes) <= 8
-    assert "held 20 ms" in result.words(20)
+    assert "stayed within 20 ms" in result.words(20)
     assert "did not" in result.words(20)
 
 

@@ -74,7 +74,7 @@ class Probes:
         if held is not None:
             above = [p for p in self.probes if not p.held and p.rate_per_s > held.rate_per_s]
             lowest = min(above, key=lambda probe: probe.rate_per_s, default=None)
-            beyond = f"{_in_words(lowest)} exceeded it" if lowest else "no higher rate was tried"
+            beyond = f"{_in_words(lowest)} did not" if lowest else "no higher rate was tried"
             return f"{_in_words(held)} stayed within {limit_p99_ms:g} ms; {beyond}"
         if self.alone_ms is not None:
             return (
