@@ -348,7 +348,7 @@ def test_ctrl_c_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
     report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100)))
     (held,) = report.held_rates
     assert held.probes
-    assert "cut short" in held.words
+    assert "stopped early" in held.words
     assert rules(report)[-1][0] == "interrupted"
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
@@ -371,7 +371,7 @@ def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_probes(server: VirtualServer)
     bench.measure = measuring  # type: ignore[method-assign]
     report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
     assert len(report.held_rates[0].probes) == 2 < len(whole.held_rates[0].probes)
-    assert "cut short" in report.held_rates[0].words
+    assert "stopped early" in report.held_rates[0].words
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 
