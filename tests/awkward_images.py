@@ -102,8 +102,8 @@ AWKWARD: dict[str, Callable[[], bytes]] = {
 # By the words that tell what is wrong.
 BROKEN: dict[str, Callable[[], bytes]] = {
     "got 0 bytes": lambda: b"",
-    "got 1 bytes that are no image": lambda: b"\0",
-    "got 1400 bytes that are no image": lambda: b"hello, world\n\n" * 100,
+    "got 1 bytes that are not an image": lambda: b"\0",
+    "got 1400 bytes that are not an image": lambda: b"hello, world\n\n" * 100,
     "image file is truncated": lambda: encoded(textured(120, 90), "JPEG")[:2_000],
     "got a broken image": lambda: encoded(textured(120, 90), "PNG")[:9_000],
     "decompression bomb": lambda: png_header(20_000, 20_000),

@@ -191,7 +191,7 @@ def served_per_s(bench: ServerBench, model: str, seconds: float) -> float:
     measured = bench.measure(load, timing=timing)
     if measured.result.failures or measured.result.wrong:
         error = measured.result.failure or measured.result.wrong_example
-        raise BadResponse(f"{bench.url} {load}", got=error, expected="a right reply to every request")
+        raise BadResponse(f"{bench.url} {load}", got=error, expected="a correct reply to every request")
     return measured.row.throughput.value
 
 

@@ -276,7 +276,9 @@ def _routes(
         )
     else:
         left_out.append(
-            LeftOut(what=f"JPEG, decoded there, by {model}", why=f"{ENCODED_MODEL} is not made of it")
+            LeftOut(
+                what=f"JPEG, decoded there, by {model}", why=f"{ENCODED_MODEL} does not use this precision"
+            )
         )
     return routes, left_out
 
@@ -303,7 +305,7 @@ def _warmed_up(routes: Sequence[Route], of: str, within: float) -> list[Reason]:
                 Reason(
                     rule="wrong answers",
                     found=f"{of}, {route.name}: {faults[0]}",
-                    advice="Lint the repository, and check which export is served.",
+                    advice="Run alexnet lint on the repository, and check which export is served.",
                 )
             )
     return wrong
@@ -318,13 +320,13 @@ def _fault(output: Output, expected: Probabilities, within: float) -> str:
             for found in prediction.classes
         ]
         if any(found.index >= len(row) for row, found in best):
-            return f"classes beyond the engine's {expected.shape[1]}"
+            return f"class numbers above the engine's {expected.shape[1]} classes"
         apart = max(abs(found.probability - float(row[found.index])) for row, found in best)
     elif output.shape != expected.shape:
         return f"probabilities {output.shape} instead of {expected.shape}"
     else:
         apart = float(np.abs(output - expected).max())
-    return "" if apart <= within else f"probabilities up to {apart:.2g} away from the engine's"
+    return "" if apart <= within else f"probabilities that differ from the engine's by up to {apart:.2g}"
 
 
 def _measured(

@@ -192,7 +192,7 @@ def write_winner(manifest: Manifest, folder: Path, repository: Path, options: Re
             str(repository),
             got="another export than before the measurement",
             expected="the export that was measured",
-            next_step="Tune it again; it was not changed.",
+            next_step="Run tune again; the repository was not changed.",
         )
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         trial = Path(beside) / "model_repository"
@@ -304,7 +304,7 @@ def search_candidates(
     if best is None or result is None or result.rate_per_s is None:
         progress("configurations", total, total)
         return None, _why_none(tries, options.limit_p99_ms)
-    reasons = [f"{best.precision} holds the highest rate of the precisions"] if len(precisions) > 1 else []
+    reasons = [f"{best.precision} has the highest rate of the precisions"] if len(precisions) > 1 else []
     for number, (name, value) in enumerate(changes, start=len(precisions)):
         candidate = replace(best, **{name: value})  # type: ignore[arg-type]  # all values are integers
         what = f"{name.replace('_us', '').replace('_', ' ')} {value}"
@@ -345,7 +345,7 @@ def _is_clear_gain(before: float | None, after: float | None) -> bool:
 
 def _times(before: float | None, after: float | None) -> str:
     if not before or after is None:
-        return "a rate where the other holds none"
+        return "a rate where the other has none"
     return f"{after / before:.2f} times as much"
 
 
@@ -353,16 +353,16 @@ def _why_none(tries: Sequence[Try], limit_p99_ms: float) -> str:
     measured = [(result.p99_ms, candidate) for candidate, result in tries if result.p99_ms is not None]
     if not measured:
         words = dict.fromkeys(result.words for _, result in tries)
-        return f"no rate held {limit_p99_ms:g} ms; {'; '.join(words)}"
+        return f"no rate stayed within {limit_p99_ms:g} ms; {'; '.join(words)}"
     p99_ms, candidate = min(measured, key=lambda pair: pair[0])
-    return f"no rate held {limit_p99_ms:g} ms; the lowest p99 was {p99_ms:.4g} ms, of {candidate}"
+    return f"no rate stayed within {limit_p99_ms:g} ms; the lowest p99 was {p99_ms:.4g} ms, of {candidate}"
 
 
 def _gone_reason(candidate: Candidate, result: CandidateResult) -> Reason:
     return Reason(
         rule="server gone",
         found=f"{candidate}: {result.words}".rstrip("."),
-        advice="See why its server ended; the winner may not be the best configuration.",
+        advice="See in its log why the server ended; the winner may not be the best configuration.",
     )
 
 

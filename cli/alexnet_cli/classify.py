@@ -42,25 +42,28 @@ def classify_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="alexnet_fp32, alexnet_fp16, alexnet_int8, or alexnet, which decodes on the server.",
+            help="alexnet_fp32, alexnet_fp16, alexnet_int8, or alexnet, which decodes images on the server.",
             show_default="alexnet_fp32",
         ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8: alexnet_PRECISION.")] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders inside folders too.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8: short for --model alexnet_PRECISION.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Classes to show, most probable first.")] = 5,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per image.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write there instead: JSON lines, or CSV with --csv."),
+        typer.Option("--output", "-o", help="Write to this file: JSON lines, or CSV with --csv."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the output file; skip images that it has results for.")
+        bool,
+        typer.Option("--resume", help="Continue the --output file; skip images that it has results for."),
     ] = False,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Requests open at a time.", show_default="2 batches"),
+        typer.Option(min=1, max=1024, help="Requests in flight at a time.", show_default="2 batches"),
     ] = None,
     timeout_s: TimeoutOption = 30,
     ca: CaOption = None,
@@ -68,7 +71,9 @@ def classify_command(
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Classify images. Exits 1 if any image failed; the others are classified all the same.
+    """Classify images on a running server.
+
+    Exits with 1 if an image failed; the other images are still classified.
 
     Example: alexnet classify images/ --recursive --precision int8 --output results.jsonl
     """
@@ -80,7 +85,7 @@ def classify_command(
     if as_json and as_csv:
         raise UsageError("--json and --csv", got="both", expected="one of them")
     if resume and output is None:
-        raise UsageError("--resume", got="no output to continue", expected="--output FILE too")
+        raise UsageError("--resume", got="no --output to continue", expected="--output FILE too")
     served = model_from_options(model, precision)
     stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
     find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin)

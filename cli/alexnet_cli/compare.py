@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def compare_command(
     before: Annotated[Path, typer.Argument(help="The report to compare with.", metavar="BEFORE.json")],
     after: Annotated[Path, typer.Argument(help="The report that is judged.", metavar="AFTER.json")],
-    tolerance: Annotated[float, typer.Option(help="Ignore relative changes up to this.")] = 0.1,
+    tolerance: Annotated[float, typer.Option(help="Ignore relative changes up to this; 0.1 is 10%.")] = 0.1,
     across_devices: Annotated[
         bool, typer.Option("--across-devices", help="Compare figures of different machines too.")
     ] = False,
@@ -27,15 +27,15 @@ def compare_command(
     Engines and closed loops are judged by throughput, open loops by median
     latency, loads also by p99. Latencies get twice the tolerance. Breakdowns
     and cold starts are judged by time, searches by the rate that they found.
-    A row is slower if its whole 95% interval is beyond the tolerance, and
-    perhaps slower if only its ratio is and the interval excludes 1.
+    A row is slower if its whole 95% interval is beyond the tolerance. It is
+    perhaps slower if only its ratio is, and the interval excludes 1.
 
-    Exit code 0: no row is slower, or only perhaps.
+    Exit code 0: no row is slower; some may be perhaps slower.
     Exit code 1: a row is slower, or a row that was VALID is gone or INVALID.
-    Exit code 2: nothing could be judged; or rows are slower on a machine that
-    ran at another speed; or the files or options are wrong.
+    Exit code 2: nothing could be judged; or rows are slower, but the machine
+    itself ran at another speed; or the files or options are wrong.
 
-    Example: alexnet compare main.json mine.json --tolerance 0.05
+    Example: alexnet compare before.json after.json --tolerance 0.05
     """
     from alexnet_bench import compare_reports, report_from_file
 

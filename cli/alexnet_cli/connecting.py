@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 UrlOption = Annotated[str, typer.Option(help="The server: grpc://, grpcs://, http:// or https://.")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.001, help="Deadline of a request, in seconds.")
+    float, typer.Option("--timeout", min=0.001, help="Deadline of a request.", metavar="SECONDS")
 ]
 CaOption = Annotated[
     Path | None, typer.Option("--ca", help="PEM file of the CA to trust.", show_default="the system's")
@@ -23,7 +23,7 @@ CaOption = Annotated[
 CertOption = Annotated[
     Path | None, typer.Option("--cert", help="PEM file of this client's certificate (mutual TLS).")
 ]
-KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of its key.")]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of the certificate's key.")]
 HeaderOption = Annotated[
     list[str] | None,
     typer.Option("--header", help="'Name: value' for every request; may be repeated.", metavar="HEADER"),
@@ -40,7 +40,7 @@ class Connection:
         timeout_s: deadline of a request, seconds.
         ca: PEM file of the CA to trust.
         cert: PEM file of this client's certificate.
-        key: PEM file of its key.
+        key: PEM file of the certificate's key.
         headers: lines of `Name: value`.
     """
 

@@ -25,15 +25,15 @@ QUICK_WIDTH = 0.25
 def demo_command(
     quick: Annotated[
         bool,
-        typer.Option("--quick", help=f"A network of width {QUICK_WIDTH}: its figures are not AlexNet's."),
+        typer.Option("--quick", help=f"Use a network of width {QUICK_WIDTH}; its figures are not AlexNet's."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all files of the demo.")] = Path("demo"),
     as_json: JsonFlag = False,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the summary there as JSON.", metavar="FILE")
+        Path | None, typer.Option("--output", help="Write the summary to this file as JSON.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Train on digits, export, serve on a real Triton, classify and measure.
+    """Train on digits, export, serve on Triton, classify and measure.
 
     It takes a few minutes. With --json, the tables go to standard error.
 
@@ -68,7 +68,7 @@ def demo_command(
         training = train(options, checkpoint_file, resume=False, progress=bars)
     print_training(training)
 
-    screen.rule("2/5 export: ONNX in three precisions, each proved the same model", align="left")
+    screen.rule("2/5 export: ONNX in three precisions, each compared with PyTorch", align="left")
     with clock("export"), Bars() as bars:
         options_of_export = ExportOptions(calibration="digits", out=out / "export", repository=repository)
         manifest = export_model(training.checkpoint, options_of_export, progress=bars).manifest

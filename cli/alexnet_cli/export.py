@@ -52,19 +52,20 @@ def export_command(
     ],
     precision: Annotated[
         str | None,
-        typer.Option(help="Some of fp32,fp16,int8.", show_default="all; int8 only with images"),
+        typer.Option(help="Comma-separated: fp32,fp16,int8.", show_default="all; int8 only with images"),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="'digits' or a folder: images that the INT8 scales are computed from.",
+            help="'digits' or a folder: images to compute the INT8 scales from.",
             show_default="the data the checkpoint was trained on",
         ),
     ] = None,
     evaluation: Annotated[
         str | None,
         typer.Option(
-            help="'digits' or a folder: held-out images.", show_default="the held-out part of --calibration"
+            help="'digits' or a folder: images to measure accuracy on.",
+            show_default="the held-out part of --calibration",
         ),
     ] = None,
     max_batch: Annotated[
@@ -72,20 +73,20 @@ def export_command(
     ] = None,
     max_top1_drop: Annotated[
         float | None,
-        typer.Option(help="Points of top-1 accuracy that a precision may lose.", show_default="1"),
+        typer.Option(help="Largest drop of top-1 accuracy, in percentage points.", show_default="1"),
     ] = None,
     runtime: Annotated[
         str | None,
         typer.Option(
-            help=f"What runs the models: {RUNTIMES}, or a runtime that another distribution registers. "
-            "tensorrt-rtx needs no GPU to build; Triton does not serve it.",
+            help=f"Runtime of the models: {RUNTIMES}, or one that another package registers. "
+            "tensorrt-rtx builds without a GPU, but Triton cannot serve it.",
             show_default="openvino",
         ),
     ] = None,
     build: Annotated[
         BuildPlace | None,
         typer.Option(
-            help="Where TensorRT engines are built: here, or in docker by Triton's image.",
+            help="Where to build TensorRT engines: on this machine, or in Triton's Docker image.",
             show_default="here",
         ),
     ] = None,
@@ -93,26 +94,30 @@ def export_command(
     target: Annotated[
         str | None,
         typer.Option(
-            help="GPUs that tensorrt-rtx builds for, such as sm89,sm120.", show_default="this machine's"
+            help="GPUs to build for with tensorrt-rtx, such as sm89,sm120.", show_default="this machine's"
         ),
     ] = None,
     profile: Annotated[
         str | None,
         typer.Option(
-            help="Batches of the engine: MIN,OPT,MAX; it is tuned for OPT.", show_default="1,8,the largest"
+            help="Batch sizes of the engine: MIN,OPT,MAX; tuned for OPT.", show_default="1,8,the largest"
         ),
     ] = None,
     hardware_compatibility: Annotated[
-        Compatibility, typer.Option(help="Other GPUs that the engine must load on; costs speed.")
+        Compatibility,
+        typer.Option(
+            help="Also load on other GPUs, at a cost in speed: none, ampere-plus or same-compute-capability.",
+            metavar="MODE",
+        ),
     ] = Compatibility.NONE,
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Load in later TensorRT too; costs speed."),
+        typer.Option("--version-compatible", help="Also load in later TensorRT versions; costs speed."),
     ] = False,
     queue_size: Annotated[
         int | None,
         typer.Option(
-            help="Requests that may wait for a model; 0 is no limit (docs/decisions/queue.md).",
+            help="Requests that may wait for a model; 0 means no limit.",
             show_default="four times --max-batch for engines, else 0",
         ),
     ] = None,
@@ -120,8 +125,8 @@ def export_command(
         bool | None,
         typer.Option(
             "--encoded/--no-encoded",
-            help="Add the model `alexnet`, which takes encoded images; in Docker it needs our own image.",
-            show_default="where OpenVINO, which needs that image too, serves",
+            help="Add model `alexnet`, which takes encoded images. Docker then needs this project's image.",
+            show_default="on with OpenVINO, which needs that image too",
         ),
     ] = None,
     out: Annotated[
@@ -131,9 +136,9 @@ def export_command(
     repository: RepositoryOption = Path("model_repository"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Convert a checkpoint to ONNX in FP32, FP16 and INT8, check each to be the same model, pack for Triton.
+    """Export a checkpoint to ONNX (FP32, FP16, INT8), compare each with PyTorch, and pack them for Triton.
 
-    Example: alexnet export checkpoint.safetensors --precision fp32,int8 --calibration digits
+    Example: alexnet export checkpoint.safetensors --calibration digits
     """
     from alexnet_export import Tolerances, profile_from, raise_if_refused, targets_from
     from alexnet_pipeline import ExportOptions, export_model
@@ -195,7 +200,7 @@ def _runtime_and_build(
     if engine is None:
         return runtime, build or BuildPlace.HERE
     if runtime is not None or build is not None:
-        raise UsageError("--engine", got="it with --runtime or --build", expected="one or the other")
+        raise UsageError("--engine", got="--runtime or --build too", expected="one or the other")
     if engine not in ENGINE_ALIASES:
         raise UsageError("--engine", got=engine, expected=f"one of {', '.join(ENGINE_ALIASES)}")
     return ENGINE_ALIASES[engine]

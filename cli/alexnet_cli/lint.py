@@ -17,7 +17,7 @@ def lint_command(
         "model_repository"
     ),
     hashes: Annotated[
-        bool, typer.Option("--hashes/--no-hashes", help="Read and hash the large files too.")
+        bool, typer.Option("--hashes/--no-hashes", help="Also check the hashes of the large files.")
     ] = True,
     as_json: JsonFlag = False,
 ) -> None:

@@ -23,7 +23,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
     name="alexnet",
-    help="Export a trained image classifier to ONNX and TensorRT, check it, and serve it on Triton.",
+    help="Export a trained image classifier to ONNX and TensorRT, check it, and serve it on Triton.\n\n"
+    "Example: alexnet demo --quick",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -22,7 +22,7 @@ class ServerKind(StrEnum):
 
 
 def _port(what: str) -> typer.models.OptionInfo:
-    option = typer.Option(min=0, max=65535, help=f"{what}; 0 takes a free port.")
+    option = typer.Option(min=0, max=65535, help=f"{what} port; 0 picks a free one.", metavar="PORT")
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -38,7 +38,7 @@ def serve_command(
         ServerKind | None,
         typer.Option(
             "--with",
-            help="docker: NVIDIA's image. embedded: Triton without Docker, on loopback only.",
+            help="docker: Triton's Docker image. embedded: Triton without Docker, on loopback only.",
             show_default="docker if a GPU can be used, else embedded",
         ),
     ] = None,
@@ -47,7 +47,7 @@ def serve_command(
     http_port: Annotated[int, _port("HTTP")] = 8000,
     metrics_port: Annotated[int, _port("Metrics")] = 8002,
     address: Annotated[
-        str, typer.Option(help="IPv4 address to listen on; only Docker serves others than loopback.")
+        str, typer.Option(help="IPv4 address to listen on; any but loopback needs Docker.")
     ] = "127.0.0.1",
     tls_certificate: Annotated[
         Path | None, _pem("PEM certificate to encrypt gRPC with. HTTP then stays on loopback.")
@@ -65,25 +65,27 @@ def serve_command(
     ] = False,
     image: Annotated[
         str | None,
-        typer.Option(help="Image for --with docker.", show_default="pinned, chosen by the models"),
+        typer.Option(help="Docker image to run.", show_default="pinned, chosen by the models"),
     ] = None,
     rebuild_if_needed: Annotated[
         bool,
         typer.Option(
             "--rebuild-if-needed",
-            help="Build engines again if this server or GPU cannot load them.",
+            help="Rebuild engines that this server or GPU cannot load (Docker only).",
         ),
     ] = False,
     ready_timeout_s: Annotated[
         float,
-        typer.Option("--ready-timeout", min=1, help="Seconds to wait until every model is ready."),
+        typer.Option(
+            "--ready-timeout", min=1, help="Seconds to wait until every model is ready.", metavar="SECONDS"
+        ),
     ] = 300,
 ) -> None:
-    """Serve a model repository until Ctrl-C.
+    """Serve a model repository on Triton until Ctrl-C.
 
-    Prints the URLs and the models when they are ready.
+    Prints the URLs and the models once every model is ready.
 
-    Example: alexnet serve --with embedded --repository model_repository --grpc-port 8001
+    Example: alexnet serve --with embedded --repository model_repository
     """
     from alexnet_serving import DockerServer, EmbeddedServer
 

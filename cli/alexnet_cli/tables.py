@@ -53,8 +53,9 @@ def print_export(manifest: Manifest) -> None:
         table.add_row(*_export_row(artifact))
     out.print(table)
     out.print(
-        "[dim]parity: the worst slot of any batch against the image alone;\n"
-        "signal: logits against PyTorch; flips: to wrong / to right.[/dim]"
+        "[dim]parity: logits in the worst batch slot, compared with the image alone;\n"
+        "signal: logits compared with PyTorch; agree: same top-1 class as PyTorch;\n"
+        "flips: images that became wrong / right.[/dim]"
     )
     for artifact in manifest.artifacts:
         say(f"{artifact.precision}: {artifact.decision.reason}{_drop(artifact.reports[0])}")
@@ -117,7 +118,7 @@ def print_predictions(served: list[ServedPredictions]) -> None:
         mark = "right" if best.label == image.label else f"wrong, it is {image.label}"
         say(f"{image.path.name}  ->  {best.label}  ({best.probability:.1%}, {mark})")
     say(f"{len(served[0].images)} images that training never saw, over gRPC:")
-    table = _table(left=("model",), columns=("model", "correct", "top-1", "bytes an image"))
+    table = _table(left=("model",), columns=("model", "correct", "top-1", "bytes per image"))
     for one in served:
         share = one.correct / len(one.images)
         table.add_row(one.model, str(one.correct), f"{share:.1%}", f"{one.request_bytes_per_image:,}")
@@ -186,8 +187,8 @@ def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None
     stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in clock.seconds.items())
     say(f"\n{clock.total_s():.0f} s in all:\n  {stages}.")
     if quick:
-        say("This was --quick, a quarter of AlexNet's width; leave it out for AlexNet.")
-    say(f"Go on:      alexnet serve --repository {repository}")
+        say("This was --quick, a quarter of AlexNet's width; without it the demo trains the full AlexNet.")
+    say(f"Next:       alexnet serve --repository {repository}")
     say(f"With a GPU: alexnet export {repository.parent / 'export'} --runtime tensorrt --build docker")
     say("            builds TensorRT engines from the same three ONNX files.")
 

@@ -15,22 +15,26 @@ def train_command(
     data: Annotated[
         str,
         typer.Option(
-            help="'digits', or a folder with one subfolder of images per class, also below train/ and val/."
+            help="'digits', or a folder with one subfolder per class, or with these in train/ and val/."
         ),
     ] = "digits",
     arch: Annotated[str, typer.Option(help="alexnet, alexnet-lecture, alexnet-2012 or lenet.")] = "alexnet",
-    width: Annotated[float, typer.Option(help="Factor of every hidden layer's size, 0.01 to 4.")] = 1.0,
+    width: Annotated[
+        float, typer.Option(help="Scale the size of every hidden layer by this, 0.01 to 4.")
+    ] = 1.0,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 4,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Highest learning rate of Adam.", show_default="by architecture and width"),
+        typer.Option(help="Peak learning rate of Adam.", show_default="by architecture and width"),
     ] = None,
     seed: Annotated[
         int,
         typer.Option(help="Seed of initialisation, order and augmentation. Equal seeds give equal weights."),
     ] = 0,
-    out: Annotated[Path, typer.Option(help="The checkpoint to write.")] = Path("checkpoint.safetensors"),
+    out: Annotated[Path, typer.Option(help="Write the checkpoint to this file.")] = Path(
+        "checkpoint.safetensors"
+    ),
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a stopped run with the same options.")
     ] = True,
@@ -40,7 +44,7 @@ def train_command(
 
     If the run is stopped, the same command continues after the last finished epoch.
 
-    Example: alexnet train --data digits --arch alexnet --epochs 4 --out checkpoint.safetensors
+    Example: alexnet train --data digits --out checkpoint.safetensors
     """
     from alexnet_training import TrainingOptions, train
 

@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 def tune_command(
     context: typer.Context,
     limit_p99_ms: Annotated[
-        float, typer.Option("--limit-p99-ms", help="Latency limit for 99% of the requests.")
+        float, typer.Option("--limit-p99-ms", help="Limit of the p99 latency.", metavar="MS")
     ],
     repository: RepositoryOption = Path("model_repository"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure, but do not change the repository.")
     ] = False,
     probes: Annotated[
-        int, typer.Option(min=2, max=20, help="Most rates to measure for each configuration.")
+        int, typer.Option(min=2, max=20, help="Largest number of rates to try per configuration.")
     ] = 5,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Duration of each load, unless p99 needs more requests.")
+        float, typer.Option(min=0.1, help="Seconds per load; longer if p99 needs more requests.")
     ] = 2,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
-    """Find the options with the highest rate within a latency limit, and write them.
+    """Find the repository options with the highest rate within a latency limit.
 
     Each configuration is served by an embedded server; one option is changed at
-    a time. Exits 1 and writes nothing if no rate holds the limit or the run is
-    INVALID.
+    a time. The best options are written to the repository. Exits with 1 and
+    writes nothing if no rate meets the limit or the run is INVALID.
 
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
@@ -88,5 +88,5 @@ def _against_writing(report: Report) -> str:
         rules = ", ".join(reason.rule for reason in report.reasons)
         return f": the run is INVALID ({rules}). Next: measure again"
     if report.tuning is None or report.tuning.winner is None:
-        return ": no configuration held the limit. Next: raise --limit-p99-ms, or fix what the steps report"
+        return ": no configuration met the limit. Next: raise --limit-p99-ms, or fix what the steps report"
     return ""

@@ -22,16 +22,18 @@ from .connecting import (
 def ui_command(
     url: UrlOption = DEFAULT_URL,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0 picks a free one.")
     ] = 7860,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Classes to show, most probable first.")] = 5,
     timeout_s: TimeoutOption = 10,
     ca: CaOption = None,
     cert: CertOption = None,
     key: KeyOption = None,
     header: HeaderOption = None,
 ) -> None:
-    """Host a page that classifies the images dropped on it, until Ctrl-C; prints its URL.
+    """Serve a web page that classifies the images dropped on it, until Ctrl-C.
+
+    Prints the URL of the page. The server at --url classifies the images.
 
     Example: alexnet ui --url grpc://127.0.0.1:8001 --port 7860
     """

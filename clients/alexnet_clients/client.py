@@ -124,7 +124,7 @@ class BaseClient:
                 self._name,
                 got="a client that was closed",
                 expected="an open one",
-                next_step="Make a new client.",
+                next_step="Create a new client.",
             )
         if self._connected:
             return
@@ -152,7 +152,7 @@ class BaseClient:
                 self._subject(served.name),
                 got="a model with other classes since the connection was lost",
                 expected=f"the {served.classes} classes that it had",
-                next_step="Another export is served now: make a new client.",
+                next_step="Another export is served now: create a new client.",
             )
         return now
 

@@ -140,7 +140,7 @@ def _checked_name(name: object, value: object, subject: str) -> str:
         subject,
         got=got,
         expected="headers that gRPC and HTTP can carry",
-        next_step="Check the headers that the client is given.",
+        next_step="Check the headers that are passed to the client.",
     )
 
 

@@ -132,7 +132,7 @@ class ResultFile:
                 str(self.path),
                 got="a file that exists",
                 expected="a new one",
-                next_step="Continue it with --resume, or name another file.",
+                next_step="Continue it with --resume, or choose another file.",
             )
         self._mode = stat.S_IMODE(status.st_mode)
         kept_bytes = len(self.lines.header)
@@ -227,7 +227,7 @@ class ResultFile:
             str(self.path),
             got=got,
             expected=f"{self.lines.kind.upper()} of {self.model} with {self.lines.top} classes per image",
-            next_step="Use the options that it was started with, or name another file.",
+            next_step="Use the options that it was started with, or choose another file.",
         )
 
 

@@ -176,7 +176,7 @@ class SharedImages:
             f"capacity of {self._capacity} images",
             got=f"{cause.strerror} for {self.region.size_bytes / 2**20:.0f} MiB in {_SHM}",
             expected="enough shared memory",
-            next_step="Use a smaller capacity, or enlarge it (docker run --shm-size).",
+            next_step="Use a smaller capacity, or enlarge /dev/shm (docker run --shm-size).",
         )
 
 

@@ -244,7 +244,7 @@ def _folder(folder: Path) -> Splits:
         raise DatasetError(
             str(folder),
             got="no such folder",
-            expected="'digits', or a folder with a folder of images for each class",
+            expected="'digits', or a folder with one subfolder of images per class",
             next_step="Check the path.",
         )
     if not (folder / "train").is_dir():

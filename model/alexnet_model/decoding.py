@@ -63,7 +63,7 @@ def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) ->
     except UnidentifiedImageError as error:
         raise ImageError(
             name,
-            got=f"{len(encoded)} bytes that are no image",
+            got=f"{len(encoded)} bytes that are not an image",
             expected=_EXPECTED,
             next_step="Remove it or convert it.",
         ) from error

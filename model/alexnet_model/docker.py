@@ -191,18 +191,18 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
     (
         r"error setting rlimit",
         "a Docker engine that may lift a container's limits",
-        "A rootless one cannot, use a rootful engine: docker context use default",
+        "A rootless engine cannot; use a rootful one: docker context use default",
     ),
     (
         r"nvidia-container-cli: requirement error|unsatisfied condition: cuda",
         f"driver {MINIMUM_DRIVER} or newer",
-        "See which it is: alexnet doctor",
+        "See the driver's version: alexnet doctor",
     ),
     (
         # The toolkit is installed and found no working driver.
         r"nvidia-container-cli: (?:initialization|detection) error|nvml error: driver",
         "a working NVIDIA driver",
-        "See what it says: nvidia-smi",
+        "See its error: nvidia-smi",
     ),
     (
         r"could not select device driver|unknown or invalid runtime name: nvidia|nvidia-container-cli"
@@ -225,27 +225,27 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
         r"(?:\[[^\]]*\]|[\d.]+):(?P<port>\d+)\b"
         r".*(?:port is already allocated|address already in use)",
         "a free port",
-        "Stop what listens on port {port}, or name another.",
+        "Stop the process on port {port}, or use another port.",
     ),
     (
         r"cannot assign requested address",
         "an address of this machine",
-        "See which it has: ip -brief address",
+        "List its addresses: ip -brief address",
     ),
     (
         r"bind source path does not exist|mounts denied",
         "a folder of the machine that Docker's engine runs on",
-        "See which engine it is: docker context ls",
+        "See which engine is used: docker context ls",
     ),
     (
         r"context not found",
         "an existing Docker context",
-        "See which there are: docker context ls",
+        "List the contexts: docker context ls",
     ),
     (
         r"no space left on device",
         "space on Docker's disk",
-        "See what takes it: docker system df",
+        "See what uses it: docker system df",
     ),
 )
 

@@ -46,5 +46,5 @@ def refuse_foreign_files(
         str(folder),
         got=got,
         expected=f"{what}, an empty folder, or none",
-        next_step="Name another folder; nothing was changed.",
+        next_step="Choose another folder; nothing was changed.",
     )

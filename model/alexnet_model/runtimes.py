@@ -201,7 +201,7 @@ def _table() -> dict[str, Runtime]:
         if runtime.name in table:
             raise RuntimeNotUsable(
                 f"runtime {runtime.name}",
-                got=f"a second one, from {point.value}",
+                got=f"a second registration, from {point.value}",
                 expected="a name of its own",
                 next_step="Rename it, or uninstall the distribution that registers it.",
             )

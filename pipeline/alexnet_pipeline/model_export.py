@@ -106,8 +106,8 @@ class ExportOptions:
         if given and self.engine_options is None:
             raise UsageError(
                 given,
-                got=f"it with the runtime {self.runtime or DEFAULT_RUNTIME}",
-                expected="an engine to build",
+                got=f"the runtime {self.runtime or DEFAULT_RUNTIME}, which builds no engine",
+                expected="a runtime that builds engines",
                 next_step="Add --runtime tensorrt or --runtime tensorrt-rtx.",
             )
         # They raise UsageError now, and not after the checkpoint was loaded.
@@ -298,9 +298,9 @@ def _check_earlier(folder: Path, options: ExportOptions) -> None:
         if value is not None:
             raise UsageError(
                 name,
-                got=f"it with the folder {folder}",
+                got=f"the folder {folder}, which is exported already",
                 expected="a checkpoint to export",
-                next_step="Leave it out, or name the checkpoint.",
+                next_step="Leave this option out, or pass the checkpoint.",
             )
     exported_for = {artifact.served_by.name for artifact in manifest_from_folder(folder).artifacts}
     engines = options.engine_runtime
@@ -309,7 +309,7 @@ def _check_earlier(folder: Path, options: ExportOptions) -> None:
             f"runtime {options.runtime}",
             got=f"an export for {', '.join(sorted(exported_for))}",
             expected=f"one that the gate checked on {options.runtime}",
-            next_step=f"Name the checkpoint, to export for {options.runtime}.",
+            next_step=f"Pass the checkpoint, to export for {options.runtime}.",
         )
     if engines is not None and not engines.served and options.out is None and is_repository(folder):
         raise UsageError(

@@ -206,7 +206,7 @@ def _version_mismatch(passport: Passport, target: EngineTarget) -> str:
     if built > here:
         return f"a version-compatible engine needs TensorRT {built} or newer"
     if here.major not in (built.major, NEXT_MAJOR.get(built.major)):
-        return f"version compatibility does not reach from TensorRT {built.major} to {here.major}"
+        return f"version compatibility does not cover the step from TensorRT {built.major} to {here.major}"
     return ""
 
 

@@ -129,7 +129,7 @@ def test_ceilings_are_measured_before_the_sweep_and_after_each_repeat(export: Pa
 
 def test_engines_faster_than_their_limit_are_reported(export: Path) -> None:
     report = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": 1e6})]).run(export)
-    doubted = [left.what for left in report.left_out if "a sure share of the limit at batch" in left.what]
+    doubted = [left.what for left in report.left_out if "a reliable share of the limit at batch" in left.what]
     assert len(doubted) == len({row.engine for row in report.engines})
     assert all(row.verdict.is_valid for row in report.engines)
 
@@ -188,7 +188,7 @@ def test_the_command_measures_real_engines_and_writes_the_report(
     printed = capsys.readouterr().out
     assert all(len(line.rstrip()) <= 80 for line in printed.splitlines())
     assert "Engines on CPU" in printed
-    assert "left out: pytorch: no checkpoint was named" in printed
+    assert "left out: pytorch: no checkpoint was given" in printed
     report = report_from_file(path)
     assert [(row.engine.runtime, row.batch) for row in report.engines] == [
         *(("openvino", 1), ("openvino", 2)),
@@ -215,7 +215,7 @@ def test_the_command_measures_real_engines_and_writes_the_report(
         (["--batch", "one"], "--batch: got 'one'"),
         (["--runtime", "tensorflow"], "runtime: got 'tensorflow'"),
         (["--runtime", ","], "--runtime: got ','"),
-        (["--precision", "fp16"], "no such precision that was accepted"),
+        (["--precision", "fp16"], "a precision that the gate did not accept"),
         (["--seconds", "0"], "seconds: got 0, expected a finite number above 0"),
         (["--seconds", "inf"], "seconds: got inf, expected a finite number above 0"),
         (["--repeats", "0"], "repeats: got 0"),

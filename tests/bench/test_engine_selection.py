@@ -57,10 +57,10 @@ def test_on_a_cpu_the_onnx_files_of_accepted_precisions_are_selected(artifacts: 
     assert {spec.max_batch for spec in selection.specs} == {8}
     assert all(spec.size_bytes == spec.file.stat().st_size for spec in selection.specs)
     assert reasons(selection) == {
-        "pytorch": "no checkpoint was named (--checkpoint FILE)",
-        "torch.compile": "no checkpoint was named (--checkpoint FILE)",
-        "tensorrt": "this export has no engine of it (alexnet export --runtime)",
-        "tensorrt-rtx": "this export has no engine of it (alexnet export --runtime)",
+        "pytorch": "no checkpoint was given (--checkpoint FILE)",
+        "torch.compile": "no checkpoint was given (--checkpoint FILE)",
+        "tensorrt": "this export has no engine for it (alexnet export --runtime)",
+        "tensorrt-rtx": "this export has no engine for it (alexnet export --runtime)",
         "everything on a GPU": NO_DRIVER,
     }
 
@@ -154,7 +154,7 @@ def test_an_altered_engine_file_is_an_error(artifacts: Artifacts, tmp_path: Path
 
 def test_a_precision_that_the_gate_refused_is_an_error(artifacts: Artifacts) -> None:
     with pytest.raises(
-        UsageError, match="fp16: got no such precision that was accepted, expected some of fp32"
+        UsageError, match="fp16: got a precision that the gate did not accept, expected some of fp32"
     ):
         selected(artifacts, engine_filter=EngineFilter(precisions=("fp16",)))
 

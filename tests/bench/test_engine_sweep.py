@@ -212,7 +212,7 @@ def test_only_rows_of_an_engine_that_the_gate_refuses_are_invalid() -> None:
     assert {key for key, verdict in found.items() if verdict.is_valid} == {("fp32", 1), ("fp32", 2)}
     (reason,) = found["int8", 2].reasons
     assert reason.rule == "wrong answers"
-    assert "not the model any more: logits are 12.0 dB above their error" in reason.found
+    assert "differ too much from the trained model's: logits are 12.0 dB above their error" in reason.found
 
 
 def test_only_rows_of_an_engine_that_cannot_be_judged_are_invalid() -> None:
@@ -222,7 +222,7 @@ def test_only_rows_of_an_engine_that_cannot_be_judged_are_invalid() -> None:
     unjudged, other = swept.rows()
     (reason,) = unjudged.verdict.reasons
     assert reason.rule == "not judged"
-    assert reason.found == "whether it is still the model is not known: killed by signal 9"
+    assert reason.found == "the accuracy gate could not check it: killed by signal 9"
     assert other.verdict.is_valid
     assert [proof.engine.precision for proof in proofs_from_sweep(swept.sweep)] == ["int8"]
 
@@ -289,7 +289,7 @@ def test_an_interrupt_before_judging_leaves_rows_that_are_not_judged() -> None:
     judging = replace(plan(1), judged_by=Path("/export"))
     (row,) = FakeSweep(spec("fp32"), plan=judging, failing={"fp32": interrupted}).rows()
     (reason,) = row.verdict.reasons
-    assert (reason.rule, reason.found.rpartition(": ")[2]) == ("not judged", "the run was ended before")
+    assert (reason.rule, reason.found.rpartition(": ")[2]) == ("not judged", "the run was stopped before")
 
 
 def test_an_interrupt_while_loading_leaves_no_rows_and_no_open_engine() -> None:
@@ -323,7 +323,7 @@ def test_a_row_too_close_to_its_limit_is_kept_and_its_limit_is_doubted() -> None
     lower = ROOF.model_copy(update={"operations_per_s": 4e8})  # 50%, 100% and 200%
     rows = FakeSweep(spec("fp32"), plan=plan(1, 2, 4)).rows(lower)
     (doubtful,) = doubtful_limits(rows)
-    assert doubtful.what.endswith("a sure share of the limit at batch 2, 4")
+    assert doubtful.what.endswith("a reliable share of the limit at batch 2, 4")
     assert "likely measured too low" in doubtful.why
     assert all(row.verdict.is_valid for row in rows)
     at_95 = ROOF.model_copy(update={"operations_per_s": 4e8 / 0.96})  # 96% at batch 2

@@ -40,7 +40,7 @@ def test_the_highest_rate_is_found_to_within_a_few_percent(capacity_per_s: float
     assert result.held is not None
     assert result.held.rate_per_s == pytest.approx(0.75 * capacity_per_s, rel=0.06)
     assert len(result.probes) <= 8
-    assert "held 20 ms" in result.words(20)
+    assert "stayed within 20 ms" in result.words(20)
     assert "did not" in result.words(20)
 
 
@@ -49,7 +49,9 @@ def test_if_no_rate_holds_the_lowest_p99_is_reported() -> None:
     assert result.held is None
     assert result.lowest_p99 is not None
     assert result.lowest_p99.rate_per_s == min(probe.rate_per_s for probe in result.probes)
-    assert result.words(20).startswith("no rate from 13.24 requests/s on held 20 ms; the best was 13.24")
+    assert result.words(20).startswith(
+        "no rate from 13.24 requests/s on stayed within 20 ms; the best was 13.24"
+    )
     assert "p99 30.1 ms" in result.words(20)
 
 

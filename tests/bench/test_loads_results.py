@@ -149,7 +149,7 @@ def test_there_is_no_row_without_a_reply() -> None:
         (
             {"wrong": 2, "wrong_example": "NaN"},
             "wrong answers",
-            "2 of 20 checked answers were wrong, such as: NaN",
+            "2 of 20 checked responses were wrong, such as: NaN",
         ),
         ({"server_gone": True, "failure": "nobody"}, "server gone", "after 15.0 s, such as: nobody"),
         ({"interrupted": True}, "interrupted", "stopped after 15.0 s"),

@@ -323,7 +323,7 @@ def test_no_rate_is_tried_if_a_request_alone_exceeds_the_limit(server: VirtualSe
     report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=5)))
     (held,) = report.held_rates
     assert (held.rate_per_s, held.throughput, held.probes) == (None, None, ())
-    assert held.words == "no rate holds 5 ms: a request alone takes 10 ms (median)"
+    assert held.words == "no rate stays within 5 ms: one request takes 10 ms (median)"
 
 
 def test_if_no_rate_meets_the_limit_the_record_has_the_lowest_p99(server: VirtualServer) -> None:
@@ -348,7 +348,7 @@ def test_ctrl_c_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
     report = report_of(server, LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100)))
     (held,) = report.held_rates
     assert held.probes
-    assert "cut short" in held.words
+    assert "stopped early" in held.words
     assert rules(report)[-1][0] == "interrupted"
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
@@ -371,7 +371,7 @@ def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_probes(server: VirtualServer)
     bench.measure = measuring  # type: ignore[method-assign]
     report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
     assert len(report.held_rates[0].probes) == 2 < len(whole.held_rates[0].probes)
-    assert "cut short" in report.held_rates[0].words
+    assert "stopped early" in report.held_rates[0].words
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
 
 

@@ -92,7 +92,7 @@ def test_a_batch_out_of_range_is_a_usage_error(batch: int) -> None:
 
 def test_open_dimensions_need_a_shape() -> None:
     config = foreign(image=("FP32", (3, -1, -1)))
-    with pytest.raises(UsageError, match=r"the open shape 3,-1,-1.*--shape image:3,N,N"):
+    with pytest.raises(UsageError, match=r"the dynamic shape 3,-1,-1.*--shape image:3,N,N"):
         request_set_from_config(config, 1)
     request_set = request_set_from_config(config, 2, {"image": (3, 32, 16)})
     assert request_set.requests()[0].inputs["image"].shape == (2, 3, 32, 16)

@@ -54,7 +54,10 @@ def without(name: str) -> Callable[[dict[str, Any]], str]:
 @pytest.mark.parametrize(
     ("broken", "line"),
     [
-        (changed(schema_version=3), "schema_version: got 3, expected 2. A newer alexnet wrote it"),
+        (
+            changed(schema_version=3),
+            "schema_version: got 3, expected 2. A newer version of alexnet-serving wrote it",
+        ),
         (changed(schema_version=1), "schema_version: got 1, expected 2. Measure again"),
         (changed(schema_version="2"), 'schema_version: got "2", expected 2'),
         (changed(schema_version=True), "schema_version: got true, expected 2"),

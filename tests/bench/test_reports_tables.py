@@ -94,7 +94,7 @@ def test_proofs_have_their_figures_and_rows_of_a_refused_engine_are_invalid() ->
     assert "fp32 openvino yes 120.0 200.0 100.0% 97.5%" in words
     assert "int8 openvino NO 12.0 200.0 100.0% 97.5%" in words
     assert "int8 openvino: logits are 12.0 dB above their error, at least 30 needed" in " ".join(lines)
-    assert "wrong answers: it is not the model any more" in " ".join(lines)
+    assert "wrong answers: its outputs differ too much" in " ".join(lines)
     assert all(len(line) <= 80 for line in lines)
 
 
@@ -198,11 +198,11 @@ def test_a_run_without_a_valid_row_is_invalid() -> None:
 
 
 def test_a_search_without_probes_has_a_reason_and_no_table() -> None:
-    alone = held_rate(None, probes=(), words="no rate holds 1 ms: a request alone takes 5 ms (median)")
+    alone = held_rate(None, probes=(), words="no rate stays within 1 ms: one request takes 5 ms (median)")
     lines = shown(
         report(engines=(), loads=(), breakdown=(), cold_starts=(), tuning=None, held_rates=(alone,))
     )
-    assert "a request alone takes 5 ms" in " ".join(lines)
+    assert "one request takes 5 ms" in " ".join(lines)
     assert not [line for line in lines if line.split()[:1] == ["rate"]]
 
 

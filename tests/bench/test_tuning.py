@@ -30,7 +30,7 @@ def test_the_smallest_configuration_wins_without_a_clear_gain() -> None:
     tried, winner, why = search({"fp32": 50.0, "2 instances": 104.0})
     assert winner is not None
     assert tried[winner] == Candidate(precision="int8")
-    assert "int8 holds the highest rate of the precisions" in why
+    assert "int8 has the highest rate of the precisions" in why
     assert "instances 2 holds 1.04 times as much: no clear gain" in why
     assert "one instance is best here" in why
 
@@ -105,7 +105,7 @@ def test_a_median_of_no_rate_is_no_error() -> None:
 
     winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, holds)
     assert winner is not None
-    assert "queue delay 500 held a rate where the other holds none, but not in a second try" in why
+    assert "queue delay 500 held a rate where the other has none, but not in a second try" in why
 
 
 def test_if_no_rate_meets_the_limit_the_reason_has_the_lowest_p99() -> None:
@@ -120,7 +120,7 @@ def test_if_no_rate_meets_the_limit_the_reason_has_the_lowest_p99() -> None:
     winner, why = search_candidates(("fp32", "int8"), 64, OPTIONS, holds_none)
     assert winner is None
     assert len(tried) == 2, "nothing else is tried if no precision holds the limit"
-    assert "no rate held 50 ms; the lowest p99 was 80 ms, of int8" in why
+    assert "no rate stayed within 50 ms; the lowest p99 was 80 ms, of int8" in why
 
 
 @pytest.mark.parametrize(

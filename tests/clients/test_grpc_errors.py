@@ -92,7 +92,7 @@ def test_statuses_become_this_projects_errors(status: str, details: str, kind: t
 def test_a_closed_connection_names_the_possible_causes() -> None:
     closed = f"{CONNECTING}UNAVAILABLE: ipv4:127.0.0.1:8000: Socket closed"
     plain = error_from_status("UNAVAILABLE", closed, subject="grpc://host:8000")
-    assert "Write grpcs:// if it wants TLS" in str(plain)
+    assert "Use grpcs:// if the server needs TLS" in str(plain)
     encrypted = error_from_status("UNAVAILABLE", closed, subject="grpcs://host:8000", is_encrypted=True)
     assert "a certificate of the CA that the server trusts" in str(encrypted)
 

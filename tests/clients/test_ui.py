@@ -162,7 +162,7 @@ def test_refused_statistics_do_not_prevent_inference(
 def test_an_error_names_the_broken_image(model: str) -> None:
     with (
         Client("grpc://host", transport=FakeTransport()) as client,
-        pytest.raises(ImageError, match=r"^cat.jpg: got 3 bytes that are no image"),
+        pytest.raises(ImageError, match=r"^cat.jpg: got 3 bytes that are not an image"),
     ):
         classify_with_timing(client, model, b"cat", name="cat.jpg")
 

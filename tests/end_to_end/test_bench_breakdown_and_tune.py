@@ -187,8 +187,8 @@ def test_the_default_repository_is_the_one_that_export_writes(
         ({"500 us": 150.0}, (100.0, 100.0), ["--dry-run"], 0, "was not changed."),
         ({"500 us": 150.0}, (100.0, 50.0), ["--dry-run"], 0, "INVALID (machine busy)"),
         ({"500 us": 150.0}, (100.0, 50.0), [], 1, "INVALID (machine busy). Next: measure again."),
-        ({"": None}, (100.0, 100.0), [], 1, "no configuration held the limit. Next: raise --limit-p99-ms"),
-        ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "no configuration held the limit"),
+        ({"": None}, (100.0, 100.0), [], 1, "no configuration met the limit. Next: raise --limit-p99-ms"),
+        ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "no configuration met the limit"),
     ],
 )
 def test_a_run_that_writes_nothing_says_why(
@@ -227,7 +227,7 @@ def wrong(repository: Path) -> tuple[Finding, ...]:
     ("what", "fails", "code", "message"),
     [
         ("measure_candidate", interrupted, 130, "Interrupted."),
-        ("measure_candidate", died, 1, "no configuration held the limit"),
+        ("measure_candidate", died, 1, "no configuration met the limit"),
         ("lint", wrong, 1, "got 1 finding"),
         ("write_repository", interrupted, 130, "Interrupted."),
     ],
@@ -274,7 +274,7 @@ def test_an_export_that_was_written_during_the_run_is_not_replaced(
     monkeypatch.setattr(tuning, "measure_candidate", meanwhile)
     assert run([*TUNE, str(repository)]) == 1
     assert (
-        "got another export than before the measurement, expected the export that was measured. Tune it again"
+        "got another export than before the measurement, expected the export that was measured. Run tune"
         in capsys.readouterr().err.splitlines()[-1]
     )
     assert manifest_from_folder(repository).artifacts == others

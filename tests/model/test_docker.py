@@ -70,7 +70,7 @@ SAID = [
         "during container init: error setting rlimits for ready process: error setting rlimit type 8: "
         "operation not permitted" + HELP,
         "a Docker engine that may lift a container's limits",
-        "use a rootful engine",
+        "use a rootful one",
         "failed to create task for container",
     ),
     (
@@ -231,7 +231,7 @@ def test_what_docker_says(said: str, expected: str, step: str, got: str) -> None
 def test_a_taken_port(said: str) -> None:
     error = docker.error_from_output("docker run", said, 125)
     assert type(error) is PortTaken
-    assert error.next_step == "Stop what listens on port 8001, or name another."
+    assert error.next_step == "Stop the process on port 8001, or use another port."
 
 
 def test_every_line_of_the_table_has_its_words() -> None:

@@ -102,8 +102,8 @@ def test_the_record_is_given_before_a_repository_without_models_is_refused(tmp_p
     ("options", "words"),
     [
         ({"runtime": "pytorch"}, "runtime: got 'pytorch', expected one of openvino, onnxruntime, tensorrt"),
-        ({"build": "docker"}, "build: got it with the runtime openvino, expected an engine to build"),
-        ({"runtime": "onnxruntime", "targets": ("sm89",)}, "target: got it with the runtime onnxruntime"),
+        ({"build": "docker"}, "build: got the runtime openvino, which builds no engine"),
+        ({"runtime": "onnxruntime", "targets": ("sm89",)}, "target: got the runtime onnxruntime"),
         ({"runtime": "tensorrt", "targets": ("sm89",)}, "for the GPU of the machine it runs on"),
         ({"runtime": "tensorrt-rtx", "build": "docker"}, "Triton's image builds TensorRT engines only"),
         ({"max_batch": 0}, "max batch: got 0"),
@@ -119,9 +119,9 @@ def test_options_that_cannot_be_are_refused_on_construction(options: dict[str, A
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"calibration": "digits"}, "calibration: got it with the folder"),
-        ({"max_batch": 4}, "max batch: got it with the folder"),
-        ({"tolerances": Tolerances()}, "max top-1 drop: got it with the folder"),
+        ({"calibration": "digits"}, "calibration: got the folder"),
+        ({"max_batch": 4}, "max batch: got the folder"),
+        ({"tolerances": Tolerances()}, "max top-1 drop: got the folder"),
         ({"runtime": "onnxruntime"}, "runtime onnxruntime: got an export for openvino"),
         ({"runtime": "tensorrt-rtx"}, "out: got none, with the repository"),
     ],

@@ -102,7 +102,7 @@ def test_a_death_is_noticed_and_cleaned_up(
         (NO_GPU_RUNTIME, DockerError, "apt-get install nvidia-container-toolkit"),
         (NO_GPU_VENDOR, DockerError, "apt-get install nvidia-container-toolkit"),
         (image_is_missing(CPU_IMAGE), DockerError, BUILD_CPU_IMAGE),
-        (port_is_allocated(8001), PortTaken, "Stop what listens on port 8001, or name another"),
+        (port_is_allocated(8001), PortTaken, "Stop the process on port 8001, or use another port"),
         (("exec: tritonserver: not found", 127), DockerError, "alexnet doctor"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_taken_port(name: str, repository: Path, taken_port: int) -> None:
 def test_an_address_of_another_machine(port: int | None, repository: Path) -> None:
     with pytest.raises(ServerError, match=r"of 203\.0\.113\.1: got cannot assign requested") as caught:
         DockerServer(repository, address="203.0.113.1", grpc_port=port)
-    assert caught.value.next_step == "Name an address of this machine, such as 127.0.0.1 or 0.0.0.0."
+    assert caught.value.next_step == "Use an address of this machine, such as 127.0.0.1 or 0.0.0.0."
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_without_it_the_container_has_its_own(on_cpu: Path, fake: Fake) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1"])
 def test_shared_memory_is_for_this_machine(address: str, on_cpu: Path, one_way: ServerTls) -> None:
-    with pytest.raises(UsageError, match=f"it with address {re.escape(address)}") as caught:
+    with pytest.raises(UsageError, match=f"the address {re.escape(address)}") as caught:
         DockerServer(on_cpu, shared_memory=True, address=address, tls=one_way)
     assert "127.0.0.1" in caught.value.next_step
     DockerServer(on_cpu, shared_memory=True, address="127.0.0.2")

@@ -37,7 +37,11 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
         ({}, on(H200, "11.2.1.2"), "TensorRT 11.2.1.2 loads only its own engines"),
         ({"version_compatible": True}, on(H200, "11.2.1.2"), ""),
         ({"version_compatible": True}, on(H200, "11.0.0.114"), "needs TensorRT 11.1.0.106 or newer"),
-        ({"version_compatible": True}, on(H200, "12.0.0.1"), "does not reach from TensorRT 11 to 12"),
+        (
+            {"version_compatible": True},
+            on(H200, "12.0.0.1"),
+            "does not cover the step from TensorRT 11 to 12",
+        ),
         ({"version_compatible": True, "runtime_version": "10.12.0.36"}, HERE, ""),
         ({"version_compatible": True, "runtime_version": "10.12.0.36"}, on(H200, "10.9.0.1"), "or newer"),
         ({"version_compatible": True, "runtime_version": "8.6.1.6"}, on(H200, "10.16.1.11"), ""),

@@ -196,7 +196,7 @@ def test_rtx_engines_have_no_backend(artifacts: Artifacts, tmp_path: Path) -> No
         "targets": ("sm89",),
     }
     export = with_engines(artifacts, tmp_path / "export", **rtx)
-    with pytest.raises(RepositoryError, match="TensorRT-RTX engine, which Triton has no backend for"):
+    with pytest.raises(RepositoryError, match="TensorRT-RTX engine, for which Triton has no backend"):
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
     assert not (tmp_path / "models").exists()
     assert set(PACKAGED) < set(write_repository(export.manifest, export.folder, tmp_path / "models")), (

@@ -109,7 +109,7 @@ def test_the_contract_is_the_models(decoder: Any) -> None:
 def test_a_bad_image_is_its_own_requests_error(model: Any) -> None:
     alone, among, good = model.execute([request_of(b""), request_of(GOOD, b"x", b""), request_of(GOOD)])
     assert alone.error.message.startswith("ImageError: image: got 0 bytes, expected a JPEG")
-    assert among.error.message.startswith("ImageError: image 1: got 1 bytes that are no image")
+    assert among.error.message.startswith("ImageError: image 1: got 1 bytes that are not an image")
     assert {alone.error.code, among.error.code} == {TritonError.INVALID_ARG}
     np.testing.assert_array_equal(images_of(good)[0], Contract().prepared(GOOD))
 

@@ -207,7 +207,7 @@ def doubtful_limits(rows: Sequence[EngineRow]) -> tuple[LeftOut, ...]:
         "cache from call to call"
     )
     return tuple(
-        LeftOut(what=f"{engine}: a sure share of the limit at batch {', '.join(found)}", why=why)
+        LeftOut(what=f"{engine}: a reliable share of the limit at batch {', '.join(found)}", why=why)
         for engine, found in batches.items()
     )
 
@@ -235,7 +235,7 @@ def _row(
         verdict=verdict_from(
             _failure_reason(run, plan.repeats),
             _gate_reason(one, plan),
-            samples_reason(histogram.samples, "calls", "Let the run come to its end."),
+            samples_reason(histogram.samples, "calls", "Let the run finish."),
         ),
     )
 
@@ -247,7 +247,7 @@ def _failure_reason(run: BatchRun, repeats: int) -> Reason | None:
     return Reason(
         rule="errors",
         found=f"its engine failed after {len(run.repeats)} of {repeats} repeats: {run.failure}",
-        advice="Fix that, or leave out the batches at which it fails: --batch.",
+        advice="Fix that, or choose batches that work: --batch.",
     )
 
 

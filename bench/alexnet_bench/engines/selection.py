@@ -122,7 +122,7 @@ def artifact_of_served_model(config: ModelConfig, manifest: Manifest) -> Artifac
             f"served model {config.name}",
             got=f"precision {precision or 'unknown'}",
             expected=f"one of this export: {', '.join(artifact.precision for artifact in manifest.accepted)}",
-            next_step="Name the repository that the server serves, or none.",
+            next_step="Pass the repository that the server serves, or leave out --repository.",
         )
     return found
 
@@ -167,7 +167,7 @@ def served_engine(config: ModelConfig, manifest: Manifest, folder: Path) -> Engi
             f"{config.name} on {runtime.title}",
             got=reasons or f"no engine of {artifact.precision}",
             expected="the engine that is served",
-            next_step="Name the repository that the server serves.",
+            next_step="Pass the repository that the server serves.",
         )
     return spec
 
@@ -199,7 +199,7 @@ def _selected_artifacts(
         if precision not in accepted:
             raise UsageError(
                 f"{folder}: {precision}",
-                got="no such precision that was accepted",
+                got="a precision that the gate did not accept",
                 expected=f"some of {', '.join(accepted) or 'none'}",
             )
     return [
@@ -216,7 +216,7 @@ def _from_checkpoint(
         return
     if checkpoint is None:
         for runtime in selected:
-            yield LeftOut(what=runtime.name, why="no checkpoint was named (--checkpoint FILE)")
+            yield LeftOut(what=runtime.name, why="no checkpoint was given (--checkpoint FILE)")
         return
     from alexnet_model.checkpoint import load_checkpoint
 
@@ -225,7 +225,7 @@ def _from_checkpoint(
             str(checkpoint),
             got="other weights",
             expected="the checkpoint that this export was made from",
-            next_step="Name that checkpoint, or export this one.",
+            next_step="Pass that checkpoint, or export this one.",
         )
     for runtime in selected:
         yield from _on_devices(_spec(runtime, "fp32", checkpoint, manifest), runtime, gpu)
@@ -257,7 +257,7 @@ def _built_engines(
 ) -> Iterator[EngineSpec | LeftOut]:
     name, gpu = runtime.name, next(iter(gpus.gpus), None)
     if not any(engine.passport.runtime == name for one in manifest.artifacts for engine in one.engines):
-        yield LeftOut(what=name, why="this export has no engine of it (alexnet export --runtime)")
+        yield LeftOut(what=name, why="this export has no engine for it (alexnet export --runtime)")
     for engine in artifact.engines:
         if engine.passport.runtime != name:
             continue

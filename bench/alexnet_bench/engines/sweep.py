@@ -126,7 +126,7 @@ class SweptEngine:
     runs: dict[int, BatchRun] = field(default_factory=dict)
     runtime: RuntimeInfo | None = None
     gate_result: GateResult | None = None
-    not_judged_because: str = "the run was ended before"
+    not_judged_because: str = "the run was stopped before"
     is_up: bool = True
     fails_from: int | None = None
 

@@ -80,7 +80,7 @@ def late_reason(late_p99_ms: float | None) -> Reason | None:
     return Reason(
         rule="generator late",
         found=f"requests were sent up to {late_p99_ms:.2f} ms late (p99), more than {MOST_LATE_MS:g} ms",
-        advice="Use more worker processes, a lower rate, or a client machine of its own.",
+        advice="Use more worker processes (--workers), a lower rate, or a separate client machine.",
     )
 
 
@@ -91,7 +91,7 @@ def starved_reason(client_away_share: float) -> Reason | None:
     return Reason(
         rule="generator starved",
         found=f"a process of the load generator could not run for {client_away_share:.0%} of the time",
-        advice="Give it a core of its own, a higher limit of processor time, or a client machine of its own.",
+        advice="Give it its own core, a higher CPU limit, or a separate client machine.",
     )
 
 
@@ -102,7 +102,7 @@ def saturation_reason(client_cpu_share: float) -> Reason | None:
     return Reason(
         rule="client saturated",
         found=f"a process of the load generator used {client_cpu_share:.0%} of a core",
-        advice="Use more worker processes or larger batches, or a client machine of its own.",
+        advice="Use more worker processes (--workers), larger batches, or a separate client machine.",
     )
 
 
@@ -112,8 +112,8 @@ def answers_reason(wrong: int, checked: int, example: str) -> Reason | None:
         return None
     return Reason(
         rule="wrong answers",
-        found=f"{wrong:,} of {checked:,} checked answers were wrong, such as: {example}",
-        advice="Lint the repository, and check which export is served.",
+        found=f"{wrong:,} of {checked:,} checked responses were wrong, such as: {example}",
+        advice="Run alexnet lint on the repository, and check which export is served.",
     )
 
 
@@ -123,7 +123,7 @@ def wrong_model_reason(refusal: str) -> Reason | None:
         return None
     return Reason(
         rule="wrong answers",
-        found=f"it is not the model any more: {refusal}",
+        found=f"its outputs differ too much from the trained model's: {refusal}",
         advice="See its row in the table `Is it still the model?`.",
     )
 
@@ -167,8 +167,8 @@ def interrupted_reason(was_interrupted: bool) -> Reason | None:
         return None
     return Reason(
         rule="interrupted",
-        found="the run was ended before its end",
-        advice="Its rows are complete, but rows are missing. Run it again.",
+        found="the run was stopped before its end",
+        advice="The rows shown are complete, but others are missing. Run it again.",
     )
 
 
@@ -178,6 +178,6 @@ def not_judged_reason(why: str) -> Reason | None:
         return None
     return Reason(
         rule="not judged",
-        found=f"whether it is still the model is not known: {why}",
+        found=f"the accuracy gate could not check it: {why}",
         advice="Fix that and measure again, or use --no-judge if outputs do not matter.",
     )

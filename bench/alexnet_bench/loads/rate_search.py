@@ -75,14 +75,16 @@ class Probes:
             above = [p for p in self.probes if not p.held and p.rate_per_s > held.rate_per_s]
             lowest = min(above, key=lambda probe: probe.rate_per_s, default=None)
             beyond = f"{_in_words(lowest)} did not" if lowest else "no higher rate was tried"
-            return f"{_in_words(held)} held {limit_p99_ms:g} ms; {beyond}"
+            return f"{_in_words(held)} stayed within {limit_p99_ms:g} ms; {beyond}"
         if self.alone_ms is not None:
-            return f"no rate holds {limit_p99_ms:g} ms: a request alone takes {self.alone_ms:.3g} ms (median)"
+            return (
+                f"no rate stays within {limit_p99_ms:g} ms: one request takes {self.alone_ms:.3g} ms (median)"
+            )
         if self.lowest_p99 is None:
             notes = dict.fromkeys(probe.note for probe in self.probes if probe.note)
             return f"no rate could be judged: {'; '.join(notes) or 'none was tried'}"
         lowest_per_s = min(probe.rate_per_s for probe in self.probes)
-        tried = f"no rate from {lowest_per_s:.4g} requests/s on held {limit_p99_ms:g} ms"
+        tried = f"no rate from {lowest_per_s:.4g} requests/s on stayed within {limit_p99_ms:g} ms"
         return f"{tried}; the best was {_in_words(self.lowest_p99)}"
 
 
@@ -195,7 +197,7 @@ def search_rate(
         throughput=kept.row.throughput if kept else None,
         p99_ms=best.p99_ms if best else None,
         probes=found.probes,
-        words=f"{words}; the search was cut short" if last or errors else words,
+        words=f"{words}; the search was stopped early" if last or errors else words,
     )
     return RateSearch(record=record, kept=kept, last=last, error=errors[0] if errors else None)
 

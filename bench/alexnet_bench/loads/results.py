@@ -270,7 +270,7 @@ def _gone_reason(result: LoadResult, *, was_restarted: bool) -> Reason | None:
         found = f"the server stopped replying after {result.measured_s:.1f} s"
         found += f", such as: {result.failure.rstrip('.')}" if result.failure else ""
     elif was_restarted:
-        found = "the server counted fewer requests than it replied to: it was started again during the load"
+        found = "the server counted fewer requests than it replied to: it was restarted during the load"
     else:
         return None
     return Reason(rule="server gone", found=found, advice="See the server's log, and measure again.")
@@ -289,7 +289,7 @@ def _overload_reason(result: LoadResult, loop: Loop) -> Reason | None:
     return Reason(
         rule="server overloaded",
         found=f"the server replied to {completed_per_s:.4g} of {loop.rate_per_s:.4g} requests/s",
-        advice="Use a lower rate: the queue, and latencies with it, grow as long as the run lasts.",
+        advice="Use a lower rate: the queue and the latencies grow for as long as the run lasts.",
     )
 
 

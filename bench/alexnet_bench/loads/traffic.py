@@ -126,9 +126,9 @@ def _with_known_shape(model: str, name: str, spec: TensorSpec, shape: tuple[int,
             written = ",".join(map(str, spec.shape))
             raise UsageError(
                 subject,
-                got=f"the open shape {written}",
+                got=f"the dynamic shape {written}",
                 expected="a number for each dimension",
-                next_step=f"Choose them, without the batch: --shape {name}:{written.replace('-1', 'N')}",
+                next_step=f"Set them, without the batch: --shape {name}:{written.replace('-1', 'N')}",
             )
         return spec
     fits = len(shape) == len(spec.shape) and all(

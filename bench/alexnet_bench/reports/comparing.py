@@ -105,7 +105,7 @@ def compare_reports(
             "reports",
             got=f"figures of different devices, {devices[0]} and {devices[1]}",
             expected="one device",
-            next_step="Measure both on one, or compare them nevertheless: --across-devices.",
+            next_step="Measure both on one, or compare them anyway: --across-devices.",
         )
     reports = [_without_gpu_names(report) if across_devices else report for report in (before, after)]
     firsts, seconds = map(_rows_by_name, reports)

@@ -69,7 +69,7 @@ def check_one_page(reports: Sequence[Report]) -> None:
             "reports of one page",
             got=f"{len(machines)} machines: {'; '.join(machines)}",
             expected="one, since figures of different devices are not compared",
-            next_step="Write a page for each, or: alexnet compare A B --across-devices.",
+            next_step="Write one page for each machine, or run: alexnet compare A B --across-devices.",
         )
     seen: dict[str, str] = {}
     for report in reports:
@@ -80,7 +80,7 @@ def check_one_page(reports: Sequence[Report]) -> None:
                     "reports of one page",
                     got=f"{name} in both {seen[name]!r} and {report.title!r}",
                     expected="each figure in one of them",
-                    next_step="Compare two runs: alexnet compare A B.",
+                    next_step="To compare two runs: alexnet compare A B.",
                 )
             seen[name] = report.title
 
@@ -93,7 +93,7 @@ def _check_version(path: Path, content: Any) -> None:
         return
     next_step = _MAKE
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        next_step = "A newer alexnet wrote it: read it with that one."
+        next_step = "A newer version of alexnet-serving wrote it: read it with that version."
     raise ReportError(
         f"{path}: schema_version",
         got="none" if version is None else json.dumps(version)[:40],

@@ -12,7 +12,8 @@ from .server import server_command
 
 app = typer.Typer(
     name="bench",
-    help="Measure engines and servers, with a verdict on each figure.",
+    help="Measure engines and servers, with a verdict on each figure.\n\n"
+    "Example: alexnet bench engine build/export --output build/engine.json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

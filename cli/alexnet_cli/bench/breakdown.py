@@ -16,8 +16,8 @@ def breakdown_command(
     context: typer.Context,
     repository: RepositoryOption = Path("model_repository"),
     batch: Annotated[str, typer.Option(help="Images per request.", metavar="N,...")] = "1,8",
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; each measures every route once.")] = 5,
-    requests: Annotated[int, typer.Option(min=1, max=10_000, help="Requests on each route in a round.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; each measures every step.")] = 5,
+    requests: Annotated[int, typer.Option(min=1, max=10_000, help="Requests per step in a round.")] = 20,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
@@ -26,7 +26,7 @@ def breakdown_command(
     The steps are the engine in process, Triton, its queue, gRPC, HTTP, shared
     memory and JPEG images, on an embedded server, one request at a time.
 
-    Example: alexnet bench breakdown --repository demo/model_repository
+    Example: alexnet bench breakdown --repository model_repository
     """
     from alexnet_bench import BreakdownOptions, bench_latency_breakdown
     from alexnet_model.manifest import manifest_from_folder

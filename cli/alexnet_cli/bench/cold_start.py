@@ -20,17 +20,17 @@ def cold_start_command(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, max=20, help="How often each model is started, all models in turn.")
+        int, typer.Option(min=1, max=20, help="Starts of each model, in alternating order.")
     ] = 3,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
-    """Start a server for each model, with its warm-up and without, and time its first requests.
+    """Time the start of a server and its first requests, with and without warm-up.
 
-    Time is measured from the start of the embedded server. After the first start
+    Each model is started alone on an embedded server. From the second start on,
     the model's files are in the machine's file cache.
 
-    Example: alexnet bench cold-start build/model_repository --output cold_start.json
+    Example: alexnet bench cold-start model_repository --output build/cold_start.json
     """
     from alexnet_bench import bench_cold_start
 

@@ -52,28 +52,29 @@ def engine_command(
         ),
     ] = None,
     device: Annotated[
-        Device | None, typer.Option(help="Measure only on this device.", show_default="all that are here")
+        Device | None,
+        typer.Option(help="Measure only on this device.", show_default="all devices of this machine"),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The export's checkpoint, to measure PyTorch too.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Length of one repeat of an engine at a batch.")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="Seconds per repeat of an engine at one batch size.")] = 0.5,
     repeats: Annotated[int, typer.Option(help="Repeats of each engine and batch, in alternating order.")] = 5,
     judge: Annotated[
-        bool, typer.Option("--judge/--no-judge", help="Judge every engine by the export's gate.")
+        bool, typer.Option("--judge/--no-judge", help="Check every engine with the export's accuracy gate.")
     ] = True,
     as_json: JsonFlag = False,
     output: OutputOption = None,
 ) -> None:
     """Time every engine of an export that this machine can run.
 
-    Each engine runs in a process of its own, and its speed is compared with the
-    shortest call that the device allows. At the end the export's gate judges it:
-    an engine whose outputs are wrong, or that cannot be judged, has INVALID rows.
-    What cannot run here is left out, with the reason. Ctrl-C ends the run early
-    and keeps the rows that are done.
+    Each engine runs in its own process, and its speed is compared with the
+    shortest call that the device allows. At the end the export's accuracy gate
+    checks each engine. Rows of an engine whose outputs are wrong, or that cannot
+    be checked, are INVALID. Engines that cannot run here are listed with the
+    reason. Ctrl-C ends the run early and keeps the finished rows.
 
-    Example: alexnet bench engine build/export --checkpoint checkpoint.safetensors
+    Example: alexnet bench engine build/export --output build/engine.json
     """
     from alexnet_bench import EngineBenchOptions, EngineFilter, bench_engines
 

@@ -11,12 +11,16 @@ from alexnet_model.errors import UsageError
 
 
 def report_command(
-    reports: Annotated[list[Path], typer.Argument(help="Reports of one machine.", metavar="REPORT.json...")],
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Reports that --output wrote, all of one machine.", metavar="REPORT.json..."),
+    ],
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write one HTML page that opens offline.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write one HTML page to this file; it opens offline."),
     ] = None,
 ) -> None:
-    """Show reports that `alexnet bench` wrote as tables, or write them as one page with plots (--html).
+    """Show reports of `alexnet bench` as tables, or write them as one HTML page with plots.
 
     Example: alexnet bench report build/engine.json build/server.json --html build/report.html
     """

@@ -23,7 +23,7 @@ __all__ = ["JsonFlag", "OutputOption", "check_output", "finish", "print_tables",
 
 INTERRUPTED = 130  # the exit code that shells use for SIGINT
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", help="Write the report there as JSON.", metavar="FILE")
+    Path | None, typer.Option("--output", help="Write the report to this file as JSON.", metavar="FILE")
 ]
 _NOT_RECORDED = ("as_json", "output", "help")  # they do not change what is measured
 _SECRET = ("header",)  # recorded without their values

@@ -52,11 +52,11 @@ def server_command(
             show_default=f"{_DEFAULT_CONCURRENCY} unless --rate or --limit-p99-ms is given",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images in a request.", metavar="N,...")] = "1",
+    batch: Annotated[str, typer.Option(help="Images per request.", metavar="N,...")] = "1",
     rate: Annotated[
         str | None,
         typer.Option(
-            help="Open loops: requests a second at random times (Poisson arrivals).", metavar="R,..."
+            help="Open loops: requests per second at random times (Poisson arrivals).", metavar="R,..."
         ),
     ] = None,
     limit_p99_ms: Annotated[
@@ -67,17 +67,17 @@ def server_command(
             metavar="MS",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Duration of one repeat.")] = 3.0,
-    repeats: Annotated[int, typer.Option(help="How often each load is run, all loads in turn.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds per repeat.")] = 3.0,
+    repeats: Annotated[int, typer.Option(help="Repeats of each load, in alternating order.")] = 5,
     burn_in_s: Annotated[
-        float, typer.Option("--burn-in", help="Seconds before every repeat that do not count.")
+        float, typer.Option("--burn-in", help="Seconds of load before each repeat that are not measured.")
     ] = 0.5,
     workers: Annotated[int, typer.Option(help="Processes that generate the load.")] = 1,
     shape: Annotated[
         list[str] | None,
         typer.Option(
             "--shape",
-            help="Shape of an input with open dimensions, without the batch; may be repeated.",
+            help="Shape of an input with dynamic dimensions, without the batch; may be repeated.",
             metavar="NAME:1,2,3",
         ),
     ] = None,
@@ -85,7 +85,7 @@ def server_command(
         Path | None,
         typer.Option(
             "--repository",
-            help="The served repository: outputs are compared with those of its export in process.",
+            help="The served repository: compare the server's outputs with those of its export in process.",
             metavar="FOLDER",
         ),
     ] = None,
@@ -100,10 +100,10 @@ def server_command(
     """Measure a server under load, with a verdict on each figure.
 
     Works with any server that speaks KServe v2. Where a verdict is INVALID, the
-    report says why and what to do. Exits 1 if a load could not be measured at
-    all, or if the server was gone before the end.
+    report gives the reason and what to do. Exits with 1 if a load could not be
+    measured at all, or if the server stopped before the end.
 
-    Example: alexnet bench server --model alexnet_int8 --concurrency 1,16
+    Example: alexnet bench server --model alexnet_int8 --output build/server.json
     """
     from alexnet_bench import LoadPlan, SearchOptions, Timing, bench_load, open_server_bench
 

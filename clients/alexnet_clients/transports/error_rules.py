@@ -59,7 +59,7 @@ UNTRUSTED = ErrorRule(
     "Check the CA, the host's name in the URL, and the dates of the certificates.",
 )
 NOT_ENCRYPTED = ErrorRule(
-    Untrusted, "a server that speaks TLS", "Check the port, or write the URL without the s."
+    Untrusted, "a server that speaks TLS", "Check the port, or use grpc:// or http:// without TLS."
 )
 UNAUTHENTICATED = ErrorRule(
     BadRequest, "a client that the server or its proxy knows", "Pass headers, such as a bearer token."
@@ -78,7 +78,7 @@ RULE_OF_TEXT: tuple[tuple[str, Statuses, ErrorRule], ...] = (
     (
         "request timeout expired",
         _UNAVAILABLE,
-        ErrorRule(DeadlineExceeded, "a start before the queue's timeout", "Send fewer requests at a time."),
+        ErrorRule(DeadlineExceeded, "execution before the queue's timeout", "Send fewer requests at a time."),
     ),
     ("is restricted, expecting header", frozenset({"UNAVAILABLE", 403}), REFUSED),
     ("unable to open shared memory region", frozenset({"INTERNAL", 500}), REFUSED),

@@ -46,7 +46,7 @@ RULE_OF_STATUS: dict[str, ErrorRule] = {
 _CLOSED_WITHOUT_TLS = ErrorRule(
     Unreachable,
     "a server that speaks gRPC without TLS there",
-    "Write grpcs:// if it wants TLS, and check the port; gRPC's is 8001 by default.",
+    "Use grpcs:// if the server needs TLS, and check the port: gRPC's default is 8001.",
 )
 _CLOSED_WITH_TLS = ErrorRule(
     Unreachable,

@@ -259,7 +259,7 @@ class GrpcTransport:
             raise BadResponse(
                 subject,
                 got=f"{len(response.outputs)} outputs with {len(response.raw_output_contents)} contents",
-                expected="one content an output",
+                expected="one content per output",
             )
         return {
             tensor.name: array_from_buffer(

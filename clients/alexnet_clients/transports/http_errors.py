@@ -61,7 +61,7 @@ NO_PROXY = ErrorRule(
     "Check HTTPS_PROXY and HTTP_PROXY, or name the host in NO_PROXY.",
 )
 BAD_HEADERS = ErrorRule(
-    BadRequest, "headers that HTTP can carry", "Check the headers that the client is given."
+    BadRequest, "headers that HTTP can carry", "Check the headers that are passed to the client."
 )
 BAD_URL = ErrorRule(InvalidUrl, "a URL of a server")
 

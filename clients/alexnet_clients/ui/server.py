@@ -194,13 +194,13 @@ def _cannot_listen(port: int, error: OSError) -> ServerError:
             f"port {port}",
             got="something listening on it already",
             expected="a free port",
-            next_step="Stop that or name another port; 0 takes a free one.",
+            next_step="Stop that process or use another port; 0 picks a free one.",
         )
     return ServerError(
         f"port {port}",
         got=os_error_reason(error),
         expected="a port to listen on",
-        next_step="Name another port; 0 takes a free one.",
+        next_step="Use another port; 0 picks a free one.",
     )
 
 

@@ -150,7 +150,7 @@ def _check_gpus(options: EngineOptions, survey: GpuSurvey) -> None:
         if options.hardware_compatibility == "none" and gpu.name != one.name:
             raise EngineError(
                 f"{one.name} and {gpu.name}",
-                got=f"two models of compute capability {gpu.compute_capability}",
+                got=f"two GPU models with compute capability {gpu.compute_capability}",
                 expected="engines that load on both, since Triton chooses by capability",
                 next_step="Add --hardware-compatibility same-compute-capability.",
             )
@@ -176,7 +176,7 @@ def _no_gpu(options: EngineOptions, survey: GpuSurvey) -> EngineError | UsageErr
             "target",
             got=f"none, and no GPU here: {survey.problem}",
             expected="the GPUs to build for",
-            next_step="Name them: --target sm89",
+            next_step="Set them: --target sm89",
         )
     return EngineError(
         f"--runtime {options.runtime}",

@@ -80,9 +80,9 @@ class EngineOptions:
         if self.runtime == "tensorrt-rtx" and compatible:
             raise UsageError(
                 "compatibility",
-                got="a compatible engine with --runtime tensorrt-rtx",
+                got="a compatibility mode with --runtime tensorrt-rtx",
                 expected="the default, since RTX engines have no such modes",
-                next_step="Name several GPUs instead: --target sm89,sm120",
+                next_step="Build for several GPUs instead: --target sm89,sm120",
             )
 
     def profile_to(self, max_batch: int) -> Profile:
@@ -98,7 +98,7 @@ class EngineOptions:
                 "profile",
                 got=str(self.profile),
                 expected="a min of 1",
-                next_step="Triton sends an image alone if no other waits.",
+                next_step="Triton sends a single image if no other is waiting.",
             )
         if self.profile.max > max_batch:
             raise UsageError(

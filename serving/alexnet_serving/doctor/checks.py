@@ -301,7 +301,7 @@ def check_disk_space(option: str, folder: Path) -> Check:
             problem = (
                 f"{_size_text(free)} free, needs {_size_text(EXPORT_BYTES)}" if free < EXPORT_BYTES else ""
             )
-            lead = "Free some space, or name another folder: "
+            lead = "Free some space, or choose another folder: "
     except OSError as error:
         problem = f"{folder}: {os_error_reason(error)}"
     return Check(
@@ -309,7 +309,7 @@ def check_disk_space(option: str, folder: Path) -> Check:
         status="missing" if problem else "ok",
         found=problem or f"{_size_text(free)} free for {folder}",
         needed_by=export_jobs(),
-        fix=f"{lead or 'Name another folder: '}{option} DIR" if problem else "",
+        fix=f"{lead or 'Choose another folder: '}{option} DIR" if problem else "",
     )
 
 

@@ -93,7 +93,7 @@ def engines_found(
             exported = (folder / MANIFEST_NAME).is_file()
         except OSError as error:
             reason = os_error_reason(error)
-            checks.append(_of_record(name, f"{folder}: {reason}", f"Name another folder: {option} DIR"))
+            checks.append(_of_record(name, f"{folder}: {reason}", f"Choose another folder: {option} DIR"))
             continue
         if not exported:
             fix = shlex.join(

@@ -82,7 +82,7 @@ def docker_checks(survey: GpuSurvey, serving: DockerNeeds) -> Iterator[Check]:
     engine = check_docker_engine(client)
     yield engine
     engine_runs = engine.status == "ok"
-    skipped = "" if engine_runs else "Docker does not answer"
+    skipped = "" if engine_runs else "Docker does not respond"
     no_gpu = "" if survey.gpus else "no GPU was found"
     yield check_toolkit(serving, skipped=skipped or no_gpu)
     serves_triton = serving.image == TRITON_IMAGE

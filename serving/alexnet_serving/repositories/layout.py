@@ -257,7 +257,7 @@ def _reason_against(engine: Engine, runtime: Runtime) -> str:
     """Return why an engine is not packed for a runtime; empty if it is."""
     built_for = runtime_named(engine.passport.runtime)
     if not built_for.served:
-        return f"{engine.file} is a {built_for.title} engine, which Triton has no backend for"
+        return f"{engine.file} is a {built_for.title} engine, for which Triton has no backend"
     if built_for != runtime:
         return f"{engine.file} is a {built_for.title} engine"
     if engine.report is None or engine.decision is None:

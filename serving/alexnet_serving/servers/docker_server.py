@@ -93,7 +93,7 @@ class DockerServer(ProcessServer):
         if shared_memory and not ipaddress.IPv4Address(address).is_loopback:
             raise UsageError(
                 "shared memory",
-                got=f"it with address {address}",
+                got=f"the address {address}",
                 expected="a loopback address: every client could read or write shared memory of this machine",
                 next_step=f"Leave the address out, or use {LOOPBACK}.",
             )

@@ -66,7 +66,7 @@ class EmbeddedServer(ProcessServer):
                 "address of the embedded server",
                 got=address,
                 expected=LOOPBACK,
-                next_step="Its Triton has known vulnerabilities: serve a network with Docker.",
+                next_step="Its Triton has known vulnerabilities: to serve other machines, add --with docker.",
             )
         super().__init__(
             repository,

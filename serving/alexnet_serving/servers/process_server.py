@@ -287,7 +287,7 @@ class ProcessServer:
                     self._name,
                     got=f"not ready after {self._ready_timeout_s:g} s",
                     expected=f"{', '.join(self._models)} ready",
-                    next_step=f"Give it longer, or see its log:\n{self._log.last(SHOWN_LOG_LINES)}",
+                    next_step=f"Raise --ready-timeout, or see its log:\n{self._log.last(SHOWN_LOG_LINES)}",
                 )
             time.sleep(READY_POLL_S)
 
@@ -412,7 +412,7 @@ def _check_free(address: str, name: str, port: int) -> None:
             f"{name} port {port}",
             got="another process that listens on it",
             expected="a free port",
-            next_step="Stop that process or name another port; 0 takes a free one.",
+            next_step="Stop that process or use another port; 0 picks a free one.",
         ) from error
     raise _cannot_listen(address, name, port, error) from error
 
@@ -433,7 +433,7 @@ def _cannot_listen(address: str, name: str, port: int, error: OSError) -> Server
         f"{name} port {port}" + (f" of {address}" if foreign else ""),
         got=os_error_reason(error),
         expected="a port to listen on",
-        next_step="Name an address of this machine, such as 127.0.0.1 or 0.0.0.0." if foreign else "",
+        next_step="Use an address of this machine, such as 127.0.0.1 or 0.0.0.0." if foreign else "",
     )
 
 
