@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from .reference_predictions import ExportPredictions
     from .reports.comparing import Comparison, compare_reports, comparison_table
     from .reports.files import check_one_page, report_from_file, write_report
-    from .reports.markdown import document_from_reports, write_document
-    from .reports.page import html_from_reports
+    from .reports.markdown import document_from_reports, html_from_reports, write_document
     from .reports.tables import renderables_from_report, renderables_from_table
     from .runs import Log, report_of_run
     from .schema import (
@@ -71,8 +70,7 @@ _MODULES = {
     ".reference_predictions": ("ExportPredictions",),
     ".reports.comparing": ("Comparison", "compare_reports", "comparison_table"),
     ".reports.files": ("check_one_page", "report_from_file", "write_report"),
-    ".reports.markdown": ("document_from_reports", "write_document"),
-    ".reports.page": ("html_from_reports",),
+    ".reports.markdown": ("document_from_reports", "html_from_reports", "write_document"),
     ".reports.tables": ("renderables_from_report", "renderables_from_table"),
     ".runs": ("Log", "report_of_run"),
     ".schema": (

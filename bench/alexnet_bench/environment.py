@@ -12,35 +12,15 @@ from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.gpus import gpus_here
 from alexnet_model.records import Record
 
-DISTRIBUTIONS = (
-    "aiohttp",
-    "alexnet-serving",
-    "grpcio",
-    "numpy",
-    "nvidia-pytriton",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "pillow",
-    "tensorrt",
-    "tensorrt-rtx",
-    "torch",
-    "tritonclient",
+_DISTRIBUTIONS = (
+    *("aiohttp", "alexnet-serving", "grpcio", "numpy", "nvidia-pytriton", "onnxruntime", "onnxruntime-gpu"),
+    *("openvino", "pillow", "tensorrt", "tensorrt-rtx", "torch", "tritonclient"),
 )
-_GPU_FIELDS = (
-    "clocks.sm",
-    "clocks.mem",
-    "clocks.max.sm",
-    "power.limit",
-    "temperature.gpu",
-    "utilization.gpu",
-)
-
-
+_GPU_CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm")
+_GPU_FIELDS = (*_GPU_CLOCKS, "power.limit", "temperature.gpu", "utilization.gpu")
 # The vector instructions that decide how fast a CPU multiplies, by Linux's names.
-_VECTORS = (
-    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
-)
+_AVX = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16")
+_VECTORS = (*_AVX, "amx_int8", "amx_bf16")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -88,7 +68,7 @@ def environment_here() -> Environment:
             )
             for index, gpu in enumerate(gpus_here().gpus)
         ),
-        versions=versions_of(*DISTRIBUTIONS),
+        versions=versions_of(*_DISTRIBUTIONS),
         load_1_min=round(os.getloadavg()[0], 2),
         commit=commit_of(Path(__file__).parent),
         date=datetime.now(UTC).isoformat(timespec="seconds"),

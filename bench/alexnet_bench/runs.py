@@ -8,40 +8,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+from . import schema
 from .calibration_workload import calibration_rate
 from .environment import environment_here
 from .figures.verdicts import Reason, calibration_reason, interrupted_reason
-from .schema import (
-    ColdStart,
-    EngineRow,
-    FigureRow,
-    HeldRate,
-    LatencyStep,
-    LeftOut,
-    LoadRow,
-    Proof,
-    Report,
-    Roof,
-    Tuning,
-)
 
 
 @dataclass
 class Log:
     """What a run has measured so far, and the reasons against it."""
 
-    roofs: list[Roof] = field(default_factory=list)
-    engines: list[EngineRow] = field(default_factory=list)
-    proofs: list[Proof] = field(default_factory=list)
-    loads: list[LoadRow] = field(default_factory=list)
-    held_rates: list[HeldRate] = field(default_factory=list)
-    breakdown: list[LatencyStep] = field(default_factory=list)
-    tuning: Tuning | None = None
-    cold_starts: list[ColdStart] = field(default_factory=list)
-    figures: list[FigureRow] = field(default_factory=list)
+    roofs: list[schema.Roof] = field(default_factory=list)
+    engines: list[schema.EngineRow] = field(default_factory=list)
+    proofs: list[schema.Proof] = field(default_factory=list)
+    loads: list[schema.LoadRow] = field(default_factory=list)
+    held_rates: list[schema.HeldRate] = field(default_factory=list)
+    breakdown: list[schema.LatencyStep] = field(default_factory=list)
+    tuning: schema.Tuning | None = None
+    cold_starts: list[schema.ColdStart] = field(default_factory=list)
+    figures: list[schema.FigureRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[schema.LeftOut] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
 
     def note(self, reason: Reason | None) -> None:
@@ -56,7 +45,7 @@ def report_of_run(
     title: str,
     command: str,
     calibration: Callable[[], float] = calibration_rate,
-) -> Report:
+) -> schema.Report:
     """Run a measurement between two calibrations, and return what it logged as a report.
 
     Ctrl-C and SIGTERM end it early; the report then holds what was logged so far, and is INVALID.
@@ -77,25 +66,17 @@ def report_of_run(
         log.note(interrupted_reason(True))
     after = calibration()
     log.note(calibration_reason(before, after))
-    return Report(
+    logged: dict[str, Any] = {
+        name: tuple(rows) if isinstance(rows, list) else rows for name, rows in vars(log).items()
+    }
+    return schema.Report(
         title=title,
         command=command,
         environment=environment,
         seconds=time.perf_counter() - started,
         calibration_before=before,
         calibration_after=after,
-        roofs=tuple(log.roofs),
-        engines=tuple(log.engines),
-        proofs=tuple(log.proofs),
-        loads=tuple(log.loads),
-        held_rates=tuple(log.held_rates),
-        breakdown=tuple(log.breakdown),
-        tuning=log.tuning,
-        cold_starts=tuple(log.cold_starts),
-        figures=tuple(log.figures),
-        notes=tuple(log.notes),
-        left_out=tuple(log.left_out),
-        reasons=tuple(log.reasons),
+        **logged,
     )
 
 

@@ -7,7 +7,8 @@ others empty. Times are in milliseconds, rates in images per second, sizes in by
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -21,6 +22,30 @@ from .figures.verdicts import Reason, Verdict
 
 SCHEMA_VERSION: Literal[2] = 2
 Loop = Literal["closed", "open"]
+
+
+Derived = Mapping[str, Callable[[Any], Any]]
+
+
+def _latency(name: str) -> Callable[[Any], Any]:
+    return lambda row: getattr(row.latencies, name)
+
+
+class _Derived(Record):
+    """A record whose JSON also has derived fields, which are ignored when it is read."""
+
+    _DERIVED: ClassVar[Derived]  # by field name: its value for a record
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**write(self), **{name: value(self) for name, value in self._DERIVED.items()}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in cls._DERIVED}
 
 
 class EngineLabel(Record):
@@ -81,13 +106,17 @@ class Proof(Record):
     judged_on: str  # the images
 
 
-class LoadRow(Record):
+class LoadRow(_Derived):
     """One model on a server under one load.
 
     In JSON it also has its main figures under flat names with units (`throughput_per_s`, `latency_p50_ms`),
     so that a script can read them easily.
     """
 
+    _DERIVED: ClassVar[Derived] = {
+        "throughput_per_s": lambda row: row.throughput.value,
+        **{f"latency_{name}": _latency(name) for name in Latencies.model_fields if name != "samples"},
+    }
     model: str
     engine: EngineLabel
     url_scheme: str  # grpc, http, ..., or "shared memory"
@@ -108,22 +137,6 @@ class LoadRow(Record):
     executions_by_batch: dict[int, int]  # from the server's statistics
     batching: str  # a sentence: whether the server batched, and if not why
     verdict: Verdict
-
-    @property
-    def plain_figures(self) -> dict[str, float | None]:
-        """Throughput in images per second and latencies in ms; None for a percentile with too few samples."""
-        latencies = self.latencies.model_dump(exclude={"samples"})
-        named = {f"latency_{name}": value for name, value in latencies.items()}
-        return {"throughput_per_s": self.throughput.value, **named}
-
-    @model_serializer(mode="wrap")
-    def _with_plain_figures(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {**write(self), **self.plain_figures}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_plain_figures(cls, values: Any) -> Any:
-        return _without(values, {"throughput_per_s", *(f"latency_{name}" for name in Latencies.model_fields)})
 
 
 class RateProbe(Record):
@@ -203,12 +216,13 @@ class ColdStart(Record):
     second_ms: dict[int, Figure]  # of the request after it
 
 
-class FigureRow(Record):
+class FigureRow(_Derived):
     """One figure of any kind with its target, such as the overhead of a client or the check of a tool.
 
     In JSON it also has `reached`, which is None if there is no target.
     """
 
+    _DERIVED: ClassVar[Derived] = {"reached": lambda row: row.reached}
     name: str  # such as "AsyncClient / raw requests"
     of: str  # what was measured, such as "alexnet_int8 over gRPC, 64 requests in flight"
     figure: Figure
@@ -237,15 +251,6 @@ class FigureRow(Record):
         else:
             target = f"at least {low}" if low else f"at most {high}" if high else ""
         return f"{target}, every repeat" if target and self.every_repeat else target
-
-    @model_serializer(mode="wrap")
-    def _with_reached(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {**write(self), "reached": self.reached}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_reached(cls, values: Any) -> Any:
-        return _without(values, {"reached"})
 
 
 class LeftOut(Record):
@@ -282,10 +287,3 @@ class Report(Record):
     def verdict(self) -> Verdict:
         """The verdict on the run as a whole; engine and load rows have their own."""
         return Verdict(reasons=self.reasons)
-
-
-def _without(values: Any, names: set[str]) -> Any:
-    """Drop the fields that are only written, never read."""
-    if not isinstance(values, dict):
-        return values
-    return {name: value for name, value in values.items() if name not in names}

@@ -77,7 +77,7 @@ def _print(comparison: Comparison) -> None:
 
 
 def _harmless(value: Any) -> Any:
-    """Escape control characters in every text: the report may come from somebody else."""
+    """Escape control characters in every text: a report may come from an untrusted source."""
     from .screen import harmless
 
     if isinstance(value, str):

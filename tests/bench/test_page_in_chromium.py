@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alexnet_bench.reports.markdown import document_from_reports, write_document
-from alexnet_bench.reports.page import html_from_reports
+from alexnet_bench.reports.markdown import document_from_reports, html_from_reports, write_document
 
 from .reports_for_tests import breakdown, engine_row, load_row, report
 from .test_reports_page import evil_report

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from alexnet_bench.figures.verdicts import Reason, Verdict
-from alexnet_bench.reports.page import html_from_reports
+from alexnet_bench.reports.markdown import html_from_reports
 from alexnet_bench.reports.parts import PARTS, highlights_from_reports
 from alexnet_bench.schema import FigureRow, Proof, Report, TuningStep
 from alexnet_model.errors import ReportError, UsageError

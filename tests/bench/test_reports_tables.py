@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from alexnet_bench.figures.intervals import figure_from_repeats
-from alexnet_bench.figures.percentiles import LatencyHistogram
+from alexnet_bench.figures.percentiles import NEEDED, LatencyHistogram
 from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
 from alexnet_bench.reports.names import in_short
 from alexnet_bench.reports.parts.breakdown import BREAKDOWN
 from alexnet_bench.reports.parts.loads import mean_batch
-from alexnet_bench.reports.table_models import figure_cell, latency_cells
+from alexnet_bench.reports.table_models import figure_cell, percentile_cell
 from alexnet_bench.reports.tables import renderables_from_report
 from alexnet_bench.schema import FigureRow, LatencyStep, Proof, Report
 from alexnet_model.records import Precision
@@ -161,9 +161,9 @@ def test_markup_in_a_name_is_shown_as_text() -> None:
 def test_refused_percentiles_say_how_many_samples_they_need() -> None:
     few = LatencyHistogram()
     few.record_all([5.0] * 100)
-    cells = latency_cells(few.latencies())
-    assert [cell.kind for cell in cells[:5]] == ["plain", "plain", "refused", "refused", "refused"]
-    assert [f"{cell.text} {cell.small}" for cell in cells[2:5]] == [
+    cells = [percentile_cell(few.latencies(), name) for name in NEEDED]
+    assert [cell.kind for cell in cells] == ["plain", "plain", "refused", "refused", "refused"]
+    assert [f"{cell.text} {cell.small}" for cell in cells[2:]] == [
         "needs 130 samples",
         "needs 662 samples",
         "needs 6,636 samples",

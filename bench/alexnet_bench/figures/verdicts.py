@@ -62,14 +62,17 @@ def verdict_from(*reasons: Reason | None) -> Verdict:
     return Verdict(reasons=tuple(reason for reason in reasons if reason is not None))
 
 
+def _reason_if(is_bad: object, rule: Rule, found: str, advice: str) -> Reason | None:
+    return Reason(rule=rule, found=found, advice=advice) if is_bad else None
+
+
 def errors_reason(failed: int, requests: int, example: str) -> Reason | None:
     """Throughput is meaningless if requests failed."""
-    if not failed:
-        return None
-    return Reason(
-        rule="errors",
-        found=f"{failed:,} of {requests:,} requests failed, such as: {example}",
-        advice="Lower the load, or fix the server.",
+    return _reason_if(
+        failed,
+        "errors",
+        f"{failed:,} of {requests:,} requests failed, such as: {example}",
+        "Lower the load, or fix the server.",
     )
 
 
@@ -86,45 +89,41 @@ def late_reason(late_p99_ms: float | None) -> Reason | None:
 
 def starved_reason(client_away_share: float) -> Reason | None:
     """A starved client sends less, and measures its own delays as latencies."""
-    if client_away_share <= MOST_AWAY:
-        return None
-    return Reason(
-        rule="generator starved",
-        found=f"a process of the load generator could not run for {client_away_share:.0%} of the time",
-        advice="Give it its own core, a higher CPU limit, or a separate client machine.",
+    return _reason_if(
+        client_away_share > MOST_AWAY,
+        "generator starved",
+        f"a process of the load generator could not run for {client_away_share:.0%} of the time",
+        "Give it its own core, a higher CPU limit, or a separate client machine.",
     )
 
 
 def saturation_reason(client_cpu_share: float) -> Reason | None:
     """A saturated client measures itself."""
-    if client_cpu_share <= MOST_CLIENT_CPU:
-        return None
-    return Reason(
-        rule="client saturated",
-        found=f"a process of the load generator used {client_cpu_share:.0%} of a core",
-        advice="Use more worker processes (--workers), larger batches, or a separate client machine.",
+    return _reason_if(
+        client_cpu_share > MOST_CLIENT_CPU,
+        "client saturated",
+        f"a process of the load generator used {client_cpu_share:.0%} of a core",
+        "Use more worker processes (--workers), larger batches, or a separate client machine.",
     )
 
 
 def answers_reason(wrong: int, checked: int, example: str) -> Reason | None:
     """A fast model with wrong outputs is no result."""
-    if not wrong:
-        return None
-    return Reason(
-        rule="wrong answers",
-        found=f"{wrong:,} of {checked:,} checked responses were wrong, such as: {example}",
-        advice="Run alexnet lint on the repository, and check which export is served.",
+    return _reason_if(
+        wrong,
+        "wrong answers",
+        f"{wrong:,} of {checked:,} checked responses were wrong, such as: {example}",
+        "Run alexnet lint on the repository, and check which export is served.",
     )
 
 
 def wrong_model_reason(refusal: str) -> Reason | None:
     """An engine that the accuracy gate refuses; `refusal` is empty if it does not."""
-    if not refusal:
-        return None
-    return Reason(
-        rule="wrong answers",
-        found=f"its outputs differ too much from the trained model's: {refusal}",
-        advice="See its row in the table `Is it still the model?`.",
+    return _reason_if(
+        refusal,
+        "wrong answers",
+        f"its outputs differ too much from the trained model's: {refusal}",
+        "See its row in the table `Is it still the model?`.",
     )
 
 
@@ -139,45 +138,41 @@ def gone_reason(found: str) -> Reason:
 
 def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
     """Too few samples (responses, calls) even for a median."""
-    if samples >= NEEDED["p50"]:
-        return None
-    return Reason(
-        rule="too few samples",
-        found=f"{samples} {of}, where a median needs {NEEDED['p50']}",
-        advice=advice,
+    return _reason_if(
+        samples < NEEDED["p50"],
+        "too few samples",
+        f"{samples} {of}, where a median needs {NEEDED['p50']}",
+        advice,
     )
 
 
 def calibration_reason(before: float, after: float) -> Reason | None:
     """The machine was busy if the same work ran at another speed after the run; in operations per second."""
     change = abs(after / before - 1)
-    if change <= MOST_CALIBRATION_CHANGE:
-        return None
     rates = f"{before / 1e9:.4g} to {after / 1e9:.4g} x 10^9 operations/s"
-    return Reason(
-        rule="machine busy",
-        found=f"the calibration workload went from {rates}, {change:.0%}",
-        advice="Stop other programs on this machine, and measure again.",
+    return _reason_if(
+        change > MOST_CALIBRATION_CHANGE,
+        "machine busy",
+        f"the calibration workload went from {rates}, {change:.0%}",
+        "Stop other programs on this machine, and measure again.",
     )
 
 
 def interrupted_reason(was_interrupted: bool) -> Reason | None:
     """A run that was ended by Ctrl-C: it is incomplete."""
-    if not was_interrupted:
-        return None
-    return Reason(
-        rule="interrupted",
-        found="the run was stopped before its end",
-        advice="The rows shown are complete, but others are missing. Run it again.",
+    return _reason_if(
+        was_interrupted,
+        "interrupted",
+        "the run was stopped before its end",
+        "The rows shown are complete, but others are missing. Run it again.",
     )
 
 
 def not_judged_reason(why: str) -> Reason | None:
     """An engine that the accuracy gate could not judge; `why` is empty if it did, or was not requested."""
-    if not why:
-        return None
-    return Reason(
-        rule="not judged",
-        found=f"the accuracy gate could not check it: {why}",
-        advice="Fix that and measure again, or use --no-judge if outputs do not matter.",
+    return _reason_if(
+        why,
+        "not judged",
+        f"the accuracy gate could not check it: {why}",
+        "Fix that and measure again, or use --no-judge if outputs do not matter.",
     )

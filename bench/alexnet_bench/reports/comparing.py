@@ -9,21 +9,22 @@ shown, but not judged; a row that was VALID and is INVALID or gone now fails the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from alexnet_model.differences import MISSING, differences
 from alexnet_model.errors import UsageError
 from alexnet_model.records import Record
 
-from ..figures.verdicts import MOST_CALIBRATION_CHANGE
+from ..figures.verdicts import MOST_CALIBRATION_CHANGE, Verdict
 from ..schema import Report
-from .comparison_rows import ComparisonRow, Ends, Measure
-from .environments import devices_in_words, differences_of
-from .names import in_short
-from .parts import PARTS
-from .table_models import Cell, Column, Kind, Table, TableRow, grouped
+from .comparison_rows import ComparisonRow, Ends
+from .names import devices_in_words, facts_of
+from .parts import PARTS, devices_of
+from .table_models import Cell, Column, Kind, Table, table_from_items
 
 Found = Literal["slower", "faster", "perhaps slower", "perhaps faster", "no difference", "not judged"]
 _FAILED = 1
@@ -107,10 +108,9 @@ def compare_reports(
             expected="one device",
             next_step="Measure both on one, or compare them anyway: --across-devices.",
         )
-    reports = [_without_gpu_names(report) if across_devices else report for report in (before, after)]
-    firsts, seconds = map(_rows_by_name, reports)
+    firsts, seconds = (_rows_by_name(report, across_devices) for report in (before, after))
     pairs = [(first, seconds[key]) for key, first in firsts.items() if key in seconds]
-    rows = tuple(compared for pair in pairs for compared in _judged(*pair, tolerance))
+    rows = tuple(compared for pair in pairs for compared in _compared(*pair, tolerance))
     calibration = _calibration_ratio(before, after)
     summary, exit_code = _summary(
         rows,
@@ -125,15 +125,11 @@ def compare_reports(
         after=_title(after),
         tolerance=tolerance,
         environment=tuple(
-            Changed(name=name, before=old, after=new)
-            for name, old, new in differences_of(before.environment, after.environment)
+            Changed(name=one.path, before=_known(one.got), after=_known(one.expected))
+            for one in differences(facts_of(before.environment), facts_of(after.environment))
         ),
         calibration_ratio=calibration,
-        against=tuple(
-            f"INVALID {when}: {reason}"
-            for when, report in (("before", before), ("after", after))
-            for reason in report.reasons
-        ),
+        against=_reasons_against(before.verdict, after.verdict),
         rows=rows,
         only_before=_only(firsts, seconds),
         only_after=_only(seconds, firsts),
@@ -144,102 +140,93 @@ def compare_reports(
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return a table with a group for each engine or sweep. The p99 of a load has a row of its own."""
-    columns = (
-        Column("", brief=True, left=True),
-        Column("before", brief=True),
-        Column("after", brief=True),
-        Column("", brief=True, left=True),
-        Column("ratio", brief=True),
-        Column("found", brief=True, left=True),
-    )
-    groups = grouped(comparison.rows, lambda row: row.group, _table_row)
-    return Table("After against before", columns, groups)
+    columns: list[Column[Compared]] = [
+        Column("", lambda row: row.row, brief=True, left=True),
+        Column("before", lambda row: row.before, brief=True),
+        Column("after", lambda row: row.after, brief=True),
+        Column("", _unit, brief=True, left=True),
+        Column("ratio", _ratio, brief=True),
+        Column("found", _found_cell, brief=True, left=True),
+    ]
+    items = ((row.group, [row]) for row in comparison.rows)
+    return table_from_items("After against before", columns, items, lambda row: row.why_not)
 
 
-def _table_row(row: Compared) -> TableRow:
-    interval = "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}"
+def _unit(row: Compared) -> str:
     percentiles = {"median latency": "ms p50", "p99 latency": "ms p99"}
-    unit = percentiles.get(row.figure, "/s" if row.unit.endswith("/s") else row.unit)
-    is_invalid = row.invalid_before or row.invalid_after
-    cells = (
-        Cell(row.row),
-        Cell(in_short(row.before)),
-        Cell(in_short(row.after)),
-        Cell(unit),
-        Cell("-" if row.ratio is None else f"{row.ratio:.2f}", interval),
-        Cell("INVALID", kind="bad") if is_invalid else Cell(row.found, kind=_KINDS.get(row.found, "plain")),
-    )
-    return TableRow(cells, row.why_not)
+    return percentiles.get(row.figure, "/s" if row.unit.endswith("/s") else row.unit)
 
 
-def _rows_by_name(report: Report) -> dict[Key, ComparisonRow]:
-    """By name; rows of one name, such as a rate that was measured twice, also by their order."""
+def _ratio(row: Compared) -> Cell:
+    interval = "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}"
+    return Cell("-" if row.ratio is None else f"{row.ratio:.2f}", interval)
+
+
+def _found_cell(row: Compared) -> Cell:
+    if row.invalid_before or row.invalid_after:
+        return Cell("INVALID", kind="bad")
+    return Cell(row.found, kind=_KINDS.get(row.found, "plain"))
+
+
+def _known(fact: object) -> str:
+    return "none" if fact is MISSING else str(fact)
+
+
+def _rows_by_name(report: Report, across_devices: bool) -> dict[Key, ComparisonRow]:
+    """By name; rows of one name, such as a rate that was measured twice, also by their order.
+
+    Across devices every GPU is named `GPU`, so that rows of different GPUs have the same name.
+    """
+    gpus = [device for device in devices_of(report) if device != "CPU"] if across_devices else []
     found: dict[Key, ComparisonRow] = {}
-    for part in PARTS:
-        for row in part.comparison_rows(report):
-            number = sum(key[:2] == (row.group, row.name) for key in found)
-            found[row.group, row.name, number] = row
+    for row in (row for part in PARTS for row in part.comparison_rows(report)):
+        group = row.group
+        for gpu in sorted(gpus, key=len, reverse=True):
+            group = group.replace(gpu, "GPU")
+        number = sum(key[:2] == (group, row.name) for key in found)
+        found[group, row.name, number] = replace(row, group=group, run=report.verdict)
     return found
 
 
-def _without_gpu_names(report: Report) -> Report:
-    """Rename every GPU to `GPU`, so that rows of different GPUs have the same name."""
-
-    def renamed(row: Any) -> Any:
-        engine = getattr(row, "engine", None)
-        if engine is None or engine.device == "CPU":
-            return row
-        return row.model_copy(update={"engine": engine.model_copy(update={"device": "GPU"})})
-
-    return report.model_copy(
-        update={
-            part.name: tuple(map(renamed, part.rows(report)))
-            for part in PARTS
-            if isinstance(getattr(report, part.name), tuple)
-        }
-    )
+def _reasons_against(before: Verdict, after: Verdict) -> tuple[str, ...]:
+    verdicts = (("before", before), ("after", after))
+    return tuple(f"INVALID {when}: {reason}" for when, verdict in verdicts for reason in verdict.reasons)
 
 
-def _judged(before: ComparisonRow, after: ComparisonRow, tolerance: float) -> Iterator[Compared]:
+def _compared(before: ComparisonRow, after: ComparisonRow, tolerance: float) -> Iterator[Compared]:
     """Judge by the measure, and by the tail if both rows have one and are VALID."""
-    yield _compared(before, after, before.measure, after.measure, tolerance)
+    measures = [(before.measure, after.measure)]
     if before.tail and after.tail and before.is_valid and after.is_valid:
-        yield _compared(before, after, before.tail, after.tail, tolerance)
-
-
-def _compared(
-    before: ComparisonRow, after: ComparisonRow, first: Measure, second: Measure, tolerance: float
-) -> Compared:
-    why_not = [
-        f"INVALID {when}: {reason}"
-        for when, row in (("before", before), ("after", after))
-        for reason in row.verdict.reasons
-    ]
-    ratio = second.of.value / first.of.value if first.of.value else None
-    ends = second.ends_of_ratio_to(first)
-    found: Found = "not judged"
-    if isinstance(ends, str):
-        why_not.append(ends)
-    elif before.is_valid and after.is_valid and ratio is not None:
-        found = _found(ratio, ends, second.tolerances * tolerance, higher_is_better=second.higher_is_better)
-    low, high = (None, None) if isinstance(ends, str) else ends
-    return Compared(
-        group=before.group,
-        row=before.name,
-        figure=second.name,
-        unit=second.unit,
-        before=first.of.value,
-        after=second.of.value,
-        ratio=ratio,
-        low=low,
-        high=high,
-        p99_before_ms=before.p99_ms,
-        p99_after_ms=after.p99_ms,
-        invalid_before=not before.is_valid,
-        invalid_after=not after.is_valid,
-        found=found,
-        why_not=tuple(why_not),
-    )
+        measures.append((before.tail, after.tail))
+    for first, second in measures:
+        why_not = _reasons_against(before.verdict, after.verdict)
+        ratio = second.value / first.value if first.value else None
+        ends = second.ends_of_ratio_to(first)
+        low, high = (None, None) if isinstance(ends, str) else ends
+        found: Found = "not judged"
+        if isinstance(ends, str):
+            why_not = (*why_not, ends)
+        elif before.is_valid and after.is_valid and ratio is not None:
+            found = _found(
+                ratio, ends, second.tolerances * tolerance, higher_is_better=second.higher_is_better
+            )
+        yield Compared(
+            group=before.group,
+            row=before.name,
+            figure=second.name,
+            unit=second.unit,
+            before=first.value,
+            after=second.value,
+            ratio=ratio,
+            low=low,
+            high=high,
+            p99_before_ms=before.p99_ms,
+            p99_after_ms=after.p99_ms,
+            invalid_before=not before.is_valid,
+            invalid_after=not after.is_valid,
+            found=found,
+            why_not=why_not,
+        )
 
 
 def _found(ratio: float, ends: Ends, tolerance: float, *, higher_is_better: bool) -> Found:

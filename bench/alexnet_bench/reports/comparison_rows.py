@@ -32,22 +32,19 @@ class Quantile:
         return self.distribution.percentile_ms(self.share)
 
 
-@dataclass(frozen=True)
-class Searched:
-    """The highest rate that a search found."""
-
-    value: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """One figure by which a row is judged. A change counts beyond `tolerances` times the tolerance."""
 
     name: str
     unit: str
-    of: Figure | Quantile | Searched
+    of: Figure | Quantile | float  # a number alone: the rate that a search found
     higher_is_better: bool = False
     tolerances: int = 1
+
+    @property
+    def value(self) -> float:
+        return self.of if isinstance(self.of, float) else self.of.value
 
     def ends_of_ratio_to(self, before: Measure) -> Ends | str:
         """Return the ends of the 95% interval of this / before, or why there is none."""
@@ -56,9 +53,8 @@ class Measure:
                 return _ends_of_figures(first, second)
             case Quantile() as first, Quantile() as second:
                 return _ends_of_quantiles(first, second)
-            case Searched() as first, Searched() as second if first.value:
-                ratio = second.value / first.value
-                return ratio / SEARCH_STEP, ratio * SEARCH_STEP
+            case float() as first, float() as second if first:
+                return second / first / SEARCH_STEP, second / first * SEARCH_STEP
             case _:
                 return "nothing was found before"
 
@@ -70,8 +66,8 @@ class ComparisonRow:
     group: str
     name: str
     measure: Measure
-    run: Verdict  # the verdict on the whole run
     verdict: Verdict = _VALID  # the verdict on this row
+    run: Verdict = _VALID  # the verdict on the whole run, which `compare_reports` sets
     tail: Measure | None = None
     p99_ms: float | None = None
 
@@ -92,7 +88,7 @@ def time_of(figure: Figure) -> Measure:
 
 def held_rate(images_per_s: float) -> Measure:
     """Judge by the highest rate that a search found: higher is better."""
-    return Measure(name="held rate", unit="images/s", of=Searched(images_per_s), higher_is_better=True)
+    return Measure(name="held rate", unit="images/s", of=images_per_s, higher_is_better=True)
 
 
 def latency(distribution: Distribution, name: str, share: float) -> Measure:

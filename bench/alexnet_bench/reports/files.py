@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,7 +14,6 @@ from alexnet_model.files import write_text_atomically
 from ..schema import SCHEMA_VERSION, Report
 from .parts import PARTS
 
-_WHAT = "a report of alexnet bench"
 _MAKE = "Measure again: alexnet bench ... --output FILE."
 
 
@@ -37,22 +35,33 @@ def report_from_file(path: Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        got = os_error_reason(error)
-        raise ReportError(str(path), got=got, expected=_WHAT, next_step=_MAKE) from error
+        raise _unreadable(path, os_error_reason(error)) from error
     except (ValueError, RecursionError) as error:
-        raise ReportError(str(path), got=f"no JSON ({error})", expected=_WHAT, next_step=_MAKE) from error
-    _check_version(path, content)
+        raise _unreadable(path, f"no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise _unreadable(f"{path}: root", type(content).__name__)
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ReportError(
+            f"{path}: schema_version",
+            got="none" if version is None else json.dumps(version)[:40],
+            expected=str(SCHEMA_VERSION),
+            next_step="A newer alexnet wrote it: read it with that one."
+            if isinstance(version, int) and version > SCHEMA_VERSION
+            else _MAKE,
+        )
     try:
         return Report.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ReportError(
-            f"{path}: {where or 'root'}",
-            got=first["msg"].lower(),
-            expected=f"{_WHAT} of schema version {SCHEMA_VERSION}",
-            next_step=_MAKE,
-        ) from error
+        of_version = f" of schema version {SCHEMA_VERSION}"
+        raise _unreadable(f"{path}: {where or 'root'}", first["msg"].lower(), of_version) from error
+
+
+def _unreadable(what: Path | str, got: str, of_version: str = "") -> ReportError:
+    expected = f"a report of alexnet bench{of_version}"
+    return ReportError(str(what), got=got, expected=expected, next_step=_MAKE)
 
 
 def check_one_page(reports: Sequence[Report]) -> None:
@@ -83,20 +92,3 @@ def check_one_page(reports: Sequence[Report]) -> None:
                     next_step="To compare two runs: alexnet compare A B.",
                 )
             seen[name] = report.title
-
-
-def _check_version(path: Path, content: Any) -> None:
-    if not isinstance(content, dict):
-        raise ReportError(f"{path}: root", got=type(content).__name__, expected=_WHAT, next_step=_MAKE)
-    version = content.get("schema_version")
-    if version == SCHEMA_VERSION and not isinstance(version, bool):
-        return
-    next_step = _MAKE
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        next_step = "A newer version of alexnet-serving wrote it: read it with that version."
-    raise ReportError(
-        f"{path}: schema_version",
-        got="none" if version is None else json.dumps(version)[:40],
-        expected=str(SCHEMA_VERSION),
-        next_step=next_step,
-    )

@@ -3,30 +3,35 @@
     document = document_from_reports(reports, introduction="# Performance", folder="performance")
     write_document(document, Path("docs/performance.md"))
 
-The HTML page (page.py) is rendered from the same Markdown, with all columns.
+The HTML page (page.html) is rendered from the same Markdown, with all columns. It opens offline and holds no
+script: everything that comes from a report is escaped by the Markdown, and the template forbids scripts.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from string import Template
+from typing import Any
 from urllib.parse import quote
 
+from alexnet_model.extras import needs
 from alexnet_model.files import write_text_atomically
 
 from ..schema import Report
-from .environments import calibration_in_words, environment_rows
 from .files import check_one_page
-from .names import day_in_words, in_short
-from .parts import PARTS, devices_of, highlights_from_reports, on_device
+from .names import calibration_in_words, day_in_words, environment_rows, in_short
+from .parts import PARTS, device_of, devices_of, highlights_from_reports
 from .plots import Plot
 from .table_models import Cell, Column, Group, Table
 
 _MOST_ROWS_OPEN = 30  # a longer table is folded
 _LONGEST_NAME = 100
+_HTML_FOLDER = "plots"
 _HOW_TO_READ = """A figure is the median of its repeats. The interval below it is a 95% confidence interval
 by Student's t on the logarithms of the repeats; one repeat has none. A percentile is given only if there are
 enough samples: `needs 662` means that p99 needs that many. INVALID rows and runs say why, and are not among
@@ -90,6 +95,37 @@ def write_document(document: Document, path: Path) -> None:
             old.unlink()
 
 
+def html_from_reports(reports: Sequence[Report]) -> str:
+    """Return the page of reports of one machine, with all columns of their tables.
+
+    Raises:
+        UsageError: the reports do not belong on one page.
+        ReportError: a histogram is broken.
+        MissingExtra: markdown-it-py or matplotlib is not installed.
+    """
+    check_one_page(reports)
+    title = ", ".join(dict.fromkeys(report.title for report in reports))
+    document = document_from_reports(
+        reports, introduction=f"# {escaped(title)}", folder=_HTML_FOLDER, every_column=True
+    )
+    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.substitute(title=escape(" ".join(title.split())), body=_html_body(document))
+
+
+def _html_body(document: Document) -> str:
+    """Render the Markdown; images become data URIs."""
+    with needs("bench"):
+        from markdown_it import MarkdownIt
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    tokens = markdown.parse(document.text)
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "image":
+                svg = document.images[str(child.attrs["src"]).removeprefix(f"{_HTML_FOLDER}/")]
+                child.attrs["src"] = f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
+
+
 class _Page:
     """Collects the plots while the text is written."""
 
@@ -110,7 +146,7 @@ class _Page:
             (part, device, rows)
             for part in PARTS
             for device in devices
-            if (rows := part.rows(on_device(report, device)))
+            if (rows := [row for row in part.rows(report) if device_of(row) == device])
         ]
         for index, (part, device, rows) in enumerate(sections):
             if len(sections) > 1 and (index or part.title != report.title):
@@ -119,7 +155,7 @@ class _Page:
             drawn = rows
             if not report.verdict.is_valid:  # in an INVALID run, all rows are drawn as INVALID
                 run = {"verdict": report.verdict}
-                drawn = tuple(row.model_copy(update=run) if hasattr(row, "verdict") else row for row in rows)
+                drawn = [row.model_copy(update=run) if hasattr(row, "verdict") else row for row in rows]
             yield from (self._shown(plot, device) for plot in part.plots(drawn))
             yield ""
             yield from self._table(part.table(rows, report.verdict))
@@ -178,7 +214,7 @@ def _tr(cells: Iterable[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _cell(tag: str, column: Column, words: str, small: str) -> str:
+def _cell(tag: str, column: Column[Any], words: str, small: str) -> str:
     align = ' align="left"' if column.left else ' align="right"'
     below = f"<br><sub>{_text(small)}</sub>" if small else ""
     return f"<{tag}{align}>{_text(words)}{below}</{tag}>"
@@ -230,7 +266,7 @@ def _code(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return Markdown that shows the text as it is, whatever characters it contains, on one line."""
+    """Return Markdown that shows any text unchanged, on one line."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
     return re.sub(r"^(\d*)([-+>.)]|#+)(?= |$)", r"\1\\\2", text)

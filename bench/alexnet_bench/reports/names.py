@@ -1,8 +1,13 @@
-"""Names of rows and short forms of figures, the same in every table, plot and message."""
+"""Rows, figures and environments in words, the same in every table, plot and message."""
 
 from __future__ import annotations
 
-from ..schema import ColdStart, EngineRow, LoadRow
+from collections.abc import Sequence
+
+from ..environment import Environment
+from ..schema import ColdStart, EngineRow, LoadRow, Report
+
+_CPU_VECTORS = "CPU vectors"  # as `environment.cpu_facts` calls them
 
 
 def load_in_words(row: LoadRow) -> str:
@@ -56,3 +61,54 @@ def in_megabytes(size_bytes: int | None) -> str:
 def day_in_words(date: str) -> str:
     """Return a run's date to the minute."""
     return f"{date[:16].replace('T', ' ')} UTC"
+
+
+def facts_of(environment: Environment) -> dict[str, str]:
+    """Return by name, in words, what a figure may depend on."""
+    facts = {
+        "machine": environment.machine,
+        **environment.cpu,
+        "memory": f"{environment.memory_gb:g} GB",
+        "kernel": environment.kernel,
+    }
+    for index, gpu in enumerate(environment.gpus):
+        facts[f"GPU {index}"] = f"{gpu.name}, compute capability {gpu.compute_capability}"
+        facts[f"GPU {index} driver"] = gpu.driver
+        facts |= {f"GPU {index} {name}": reading for name, reading in gpu.readings.items()}
+    facts |= {"load before": f"{environment.load_1_min:g} (1 min)", "commit": environment.commit or "none"}
+    return facts | dict(environment.versions)
+
+
+def environment_rows(reports: Sequence[Report]) -> tuple[tuple[str, str], ...]:
+    """Return every fact once; if the reports differ, with the value of each."""
+    facts = [(report.title, facts_of(report.environment)) for report in reports]
+    rows = []
+    for name in dict.fromkeys(name for _, found in facts for name in found):
+        values = [(title, found.get(name, "none")) for title, found in facts]
+        if len({value for _, value in values}) == 1:
+            rows.append((name, values[0][1]))
+        else:
+            rows.append((name, "; ".join(f"{title}: {value}" for title, value in values)))
+    return tuple(rows)
+
+
+def calibration_in_words(report: Report) -> str:
+    """Return the calibration before and after: what else the machine did in between."""
+    before, after = report.calibration_before, report.calibration_after
+    if before is None or after is None:
+        return "not measured"
+    change = f" ({after / before - 1:+.1%})" if before else ""
+    return f"{before / 1e9:.4g} x 10^9 operations/s before, {after / 1e9:.4g} x 10^9 after{change}"
+
+
+def devices_in_words(before: Environment, after: Environment) -> tuple[str, str]:
+    """Return the devices of both, in equal words if their figures may be compared.
+
+    Clouds give many CPUs one name, such as `Intel Xeon Processor`: CPUs with different vector instructions
+    are different devices.
+    """
+    first, second = (" + ".join(environment.devices) for environment in (before, after))
+    vectors = [environment.cpu.get(_CPU_VECTORS, "") for environment in (before, after)]
+    if all(vectors) and vectors[0] != vectors[1]:
+        return f"{first} (with {vectors[0]})", f"{second} (with {vectors[1]})"
+    return first, second

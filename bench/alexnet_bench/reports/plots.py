@@ -122,21 +122,15 @@ def line_plot(
         y_percent: Show the y axis in percent.
     """
     with _drawing(title, note, height_in=2, left_in=0.66, legend_rows=len(series)) as (figure, axes, image):
+        from matplotlib.lines import Line2D
+
         for line in series:
             _draw_line(axes, line)
         heights = [y for line in series for y in (*line.y, *line.low, *line.high) if y is not None]
         if limit is not None:
             heights.append(limit[0])
             axes.axhline(limit[0], color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate(
-                _clean(limit[1]),
-                (1, limit[0]),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                xytext=(0, 3),
-                textcoords="offset points",
-                fontsize=7,
-            )
+            _write(axes, limit[1], (1, limit[0]), (0, 3), xycoords=("axes fraction", "data"), ha="right")
         _scale(axes, "y", heights, percent=y_percent)
         if x_ticks:
             axes.set_xticks([at for at, _ in x_ticks], [words for _, words in x_ticks])
@@ -144,7 +138,10 @@ def line_plot(
             _scale(axes, "x", [x for line in series for x in line.x])
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        handles = [_legend_line(line) for line in series]
+        handles = [
+            Line2D([], [], color=line.colour, marker=line.marker or None, markersize=4.5, linewidth=1.4)
+            for line in series
+        ]
         _legend(figure, handles, [cut(line.name, LONGEST_NAME) for line in series])
     return Plot(name, title, note, image[0])
 
@@ -180,23 +177,9 @@ def bar_plot(
                 width, colour = max(end - start, 0), legend[kind][1]
                 axes.barh(row, width, 0.42, left=start, color=colour, alpha=1 if bar.firm else 0.45)
             end = max((segment[1] for segment in bar.segments), default=0.0)
-            axes.annotate(
-                _clean(bar.text),
-                (end, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-            )
-            axes.annotate(
-                cut(bar.name, 60),
-                (0, row - 0.34),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="bottom",
-                fontsize=7,
-            )
+            _write(axes, bar.text, (end, row), (4, 0), va="center")
+            above = (0, row - 0.34)
+            _write(axes, cut(bar.name, 60), above, (3, 0), xycoords=("axes fraction", "data"), va="bottom")
         longest = max((segment[1] for bar in bars for segment in bar.segments), default=1.0)
         _scale(axes, "x", [0.0, 1.0 if x_percent else longest], percent=x_percent)
         axes.set_xlim(0, (1.0 if x_percent else longest) * 1.22)
@@ -206,6 +189,11 @@ def bar_plot(
         handles = [Patch(color=colour) for _, colour in legend]
         _legend(figure, handles, [cut(words, 30) for words, _ in legend], columns)
     return Plot(name, title, note, image[0])
+
+
+def _write(axes: Axes, words: str, xy: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
+    """Write a text at a place, moved by some points."""
+    axes.annotate(_clean(words), xy, xytext=offset, textcoords="offset points", fontsize=7, **style)
 
 
 def cut(words: str, longest: int) -> str:
@@ -241,11 +229,9 @@ def _drawing(
         "svg.hashsalt": "alexnet",
         "text.parse_math": False,
         "font.size": 8,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+        ),
         "axes.facecolor": "none",
         "figure.facecolor": _CARD,
         "grid.color": _GRID,
@@ -262,12 +248,13 @@ def _drawing(
         axes = figure.add_axes(box)
         axes.grid(visible=True, linewidth=0.6)
         axes.set_axisbelow(True)
-        for number, line in enumerate(titles):
-            y_in = whole_in - 0.1 - 0.17 * number
-            figure.text(0.025, y_in / whole_in, line, va="top", fontsize=9, fontweight="bold")
-        for number, line in enumerate(notes):
-            y_in = whole_in - 0.12 - 0.17 * len(titles) - 0.13 * number
-            figure.text(0.025, y_in / whole_in, line, va="top", fontsize=7)
+        down_in = 0.1
+        for lines, height, size, weight in ((titles, 0.17, 9, "bold"), (notes, 0.13, 7, "normal")):
+            for line in lines:
+                y = (whole_in - down_in) / whole_in
+                figure.text(0.025, y, line, va="top", fontsize=size, fontweight=weight)
+                down_in += height
+            down_in += 0.02
         yield figure, axes, image
         written = StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
@@ -305,22 +292,10 @@ def _draw_line(axes: Axes, line: Series) -> None:
             axes.plot(x, y, line.marker, color=line.colour, markersize=4.5, markerfacecolor=face)
 
 
-def _legend_line(line: Series) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=line.colour, marker=line.marker or None, markersize=4.5, linewidth=1.4)
-
-
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int = 1) -> None:
     if handles:
         figure.legend(
-            handles,
-            names,
-            loc="lower left",
-            ncols=columns,
-            frameon=False,
-            fontsize=7,
-            labelspacing=0.3,
+            handles, names, loc="lower left", ncols=columns, frameon=False, fontsize=7, labelspacing=0.3
         )
 
 

@@ -6,13 +6,14 @@ Only the brief columns are shown. Notes on rows are below their table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..schema import Report
-from .environments import calibration_in_words
+from .names import calibration_in_words
 from .parts import PARTS
 from .table_models import Cell, Column, Group, Kind, Table
 
@@ -85,7 +86,7 @@ def _widths(table: Table, shown: Sequence[int]) -> dict[int, int]:
     }
 
 
-def _heading(column: Column) -> str:
+def _heading(column: Column[Any]) -> str:
     return f"{column.name}\n{column.unit}".rstrip("\n")
 
 

@@ -17,27 +17,9 @@ from .loads import HELD_RATES, LOADS
 from .part import Highlight, Part
 from .tuning import TUNING
 
-__all__ = [
-    "PARTS",
-    "Highlight",
-    "Part",
-    "device_of",
-    "devices_of",
-    "highlights_from_reports",
-    "on_device",
-]
-
 # In the order in which they are read. Tuning is last: its reason is below its table.
 PARTS: tuple[Part[Any], ...] = (
-    ENGINES,
-    PROOFS,
-    CEILINGS,
-    LOADS,
-    HELD_RATES,
-    BREAKDOWN,
-    COLD_STARTS,
-    FIGURES,
-    TUNING,
+    *(ENGINES, PROOFS, CEILINGS, LOADS, HELD_RATES, BREAKDOWN, COLD_STARTS, FIGURES, TUNING),
 )
 
 
@@ -51,15 +33,6 @@ def device_of(row: Any) -> str:
 def devices_of(report: Report) -> list[str]:
     """Return the devices of a report's rows, each once, in order of the parts."""
     return list(dict.fromkeys(device_of(row) for part in PARTS for row in part.rows(report)))
-
-
-def on_device(report: Report, device: str) -> Report:
-    """Return the report with only the rows of one device."""
-    kept = {}
-    for part in PARTS:
-        rows = tuple(row for row in part.rows(report) if device_of(row) == device)
-        kept[part.name] = rows if isinstance(getattr(report, part.name), tuple) else next(iter(rows), None)
-    return report.model_copy(update=kept)
 
 
 def highlights_from_reports(reports: Sequence[Report]) -> tuple[Highlight, ...]:

@@ -11,7 +11,7 @@ from ...schema import LatencyStep, Report
 from ..comparison_rows import ComparisonRow, time_of
 from ..names import in_short
 from ..plots import COLOURS, MORE_COLOURS, Bar, Plot, bar_plot
-from ..table_models import Cell, Column, Table, TableRow, figure_cell, grouped
+from ..table_models import Column, Table, figure_cell, table_from_items
 from .part import Part
 
 _SLOW: Precision = "fp32"
@@ -20,21 +20,15 @@ _ENGINE = "engine"
 
 
 def _table(steps: Sequence[LatencyStep], _: Verdict) -> Table:
-    columns = (
-        Column("step", brief=True, left=True),
-        Column("adds", "ms", brief=True),
-        Column("up to here", "ms, median", brief=True),
-        Column("sent", "bytes/request", brief=True),
-        Column("known from", brief=True, left=True),
-    )
-
-    def row(step: LatencyStep) -> TableRow:
-        total = figure_cell(step.total)
-        texts = (step.name, in_short(step.added_ms), f"{step.request_bytes:,}", step.source)
-        name, added, sent, source = map(Cell, texts)
-        return TableRow((name, added, total, sent, source))
-
-    return Table(BREAKDOWN.title, columns, grouped(steps, lambda step: f"{step.of}: {step.engine}", row))
+    columns: list[Column[LatencyStep]] = [
+        Column("step", lambda step: step.name, brief=True, left=True),
+        Column("adds", lambda step: step.added_ms, "ms", brief=True),
+        Column("up to here", lambda step: figure_cell(step.total), "ms, median", brief=True),
+        Column("sent", lambda step: f"{step.request_bytes:,}", "bytes/request", brief=True),
+        Column("known from", lambda step: step.source, brief=True, left=True),
+    ]
+    items = ((f"{step.of}: {step.engine}", [step]) for step in steps)
+    return table_from_items(BREAKDOWN.title, columns, items)
 
 
 def _plots(steps: Sequence[LatencyStep]) -> Iterator[Plot]:
@@ -106,7 +100,6 @@ def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
             group=f"latency breakdown of {step.of}: {step.engine}",
             name=step.name,
             measure=time_of(step.total),
-            run=report.verdict,
         )
 
 

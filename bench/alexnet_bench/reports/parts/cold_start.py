@@ -8,33 +8,34 @@ from ...figures.verdicts import Verdict
 from ...schema import ColdStart, Report
 from ..comparison_rows import ComparisonRow, time_of
 from ..names import name_of_cold_start
-from ..table_models import Cell, Column, Table, TableRow, figure_cell, grouped
+from ..table_models import Column, Table, figure_cell, table_from_items
 from .part import Part
 
 
 def _table(starts: Sequence[ColdStart], _: Verdict) -> Table:
-    columns = (
-        Column("warm-up", brief=True, left=True),
-        Column("ready", "ms", brief=True),
-        Column("batch", brief=True),
-        Column("first", "ms", brief=True),
-        Column("second", "ms", brief=True),
+    """A row for each batch. The time until the server is ready is in the row of the first batch only."""
+    columns: list[Column[tuple[ColdStart, int]]] = [
+        Column("warm-up", lambda of: "yes" if of[0].warmed_up else "no", brief=True, left=True),
+        Column(
+            "ready",
+            lambda of: figure_cell(of[0].ready_ms) if of[1] == min(of[0].first_ms) else "",
+            "ms",
+            brief=True,
+        ),
+        Column("batch", lambda of: str(of[1]), brief=True),
+        Column("first", lambda of: figure_cell(of[0].first_ms[of[1]]), "ms", brief=True),
+        Column(
+            "second",
+            lambda of: figure_cell(of[0].second_ms[of[1]]) if of[1] in of[0].second_ms else None,
+            "ms",
+            brief=True,
+        ),
+    ]
+    items = (
+        (f"{start.model}: {start.engine}", [(start, batch) for batch in sorted(start.first_ms)])
+        for start in starts
     )
-    of_batches = [(start, batch) for start in starts for batch in sorted(start.first_ms)]
-    groups = grouped(of_batches, lambda of: f"{of[0].model}: {of[0].engine}", lambda of: _table_row(*of))
-    return Table(COLD_STARTS.title, columns, groups)
-
-
-def _table_row(start: ColdStart, batch: int) -> TableRow:
-    """The time until the server is ready is in the row of the first batch only."""
-    cells = (
-        Cell("yes" if start.warmed_up else "no"),
-        figure_cell(start.ready_ms) if batch == min(start.first_ms) else Cell(""),
-        Cell(str(batch)),
-        figure_cell(start.first_ms[batch]),
-        figure_cell(start.second_ms[batch]) if batch in start.second_ms else Cell("-"),
-    )
-    return TableRow(cells)
+    return table_from_items(COLD_STARTS.title, columns, items)
 
 
 def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
@@ -47,7 +48,7 @@ def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
         }
         group = f"cold start: {name_of_cold_start(start)}"
         for name, figure in figures.items():
-            yield ComparisonRow(group=group, name=name, measure=time_of(figure), run=report.verdict)
+            yield ComparisonRow(group=group, name=name, measure=time_of(figure))
 
 
 COLD_STARTS: Part[ColdStart] = Part(

@@ -14,51 +14,37 @@ from ..table_models import (
     Cell,
     Column,
     Table,
-    TableRow,
     figure_cell,
-    grouped,
-    latency_cells,
     latency_columns,
-    number_cell,
+    table_from_items,
     verdict_cell,
+    yes_cell,
 )
-from .part import Highlight, Part, interval_in_words, on_other_device
+from .part import Highlight, Part, best_throughput, on_other_device
+
+_NO = Cell("NO", kind="bad")
 
 
 def _table(rows: Sequence[EngineRow], run: Verdict) -> Table:
-    columns = (
-        Column("batch", brief=True),
-        Column("verdict", left=True, detail=True),
-        Column("throughput", "images/s", brief=True),
+    columns: list[Column[EngineRow]] = [
+        Column("batch", lambda row: str(row.batch), brief=True),
+        Column("verdict", lambda row: verdict_cell(row.verdict, run), left=True, detail=True),
+        Column("throughput", lambda row: figure_cell(row.throughput), "images/s", brief=True),
         *latency_columns(of_calls=True),
-        Column("first call", "ms"),
-        Column("load", "ms"),
-        Column("file", "MB"),
-        Column("memory", "MB"),
-        Column("limit", "ms"),
-        Column("of limit", brief=True),
-        Column("bound by", brief=True, left=True),
-    )
-    groups = grouped(rows, lambda row: str(row.engine), lambda row: _table_row(row, run))
-    return Table("Engines in process", columns, groups)
+        Column("first call", lambda row: row.first_call_ms, "ms"),
+        Column("load", lambda row: row.load_ms, "ms"),
+        Column("file", lambda row: in_megabytes(row.size_bytes), "MB"),
+        Column("memory", lambda row: in_megabytes(row.peak_memory_bytes), "MB"),
+        Column("limit", lambda row: row.limit_ms, "ms"),
+        Column("of limit", lambda row: _percent(row.share_of_limit), brief=True),
+        Column("bound by", lambda row: row.bound_by, brief=True, left=True),
+    ]
+    items = ((str(row.engine), [row]) for row in rows)
+    return table_from_items(ENGINES.title, columns, items, lambda row: row.verdict.reasons)
 
 
-def _table_row(row: EngineRow, run: Verdict) -> TableRow:
-    share = row.share_of_limit
-    cells = (
-        Cell(str(row.batch)),
-        verdict_cell(row.verdict, run),
-        figure_cell(row.throughput),
-        *latency_cells(row.latencies),
-        number_cell(row.first_call_ms),
-        number_cell(row.load_ms),
-        Cell(in_megabytes(row.size_bytes)),
-        Cell(in_megabytes(row.peak_memory_bytes)),
-        number_cell(row.limit_ms),
-        Cell("-" if share is None else f"{share:.0%}"),
-        Cell(row.bound_by),
-    )
-    return TableRow(cells, tuple(map(str, row.verdict.reasons)))
+def _percent(share: float | None, digits: int = 0) -> str:
+    return "-" if share is None else f"{share:.{digits}%}"
 
 
 def _plots(rows: Sequence[EngineRow]) -> Iterator[Plot]:
@@ -93,13 +79,13 @@ def _series(
 ) -> list[Series]:
     """One line for each engine, the best first."""
     styles = Styles()
-    has_room = all(len(str(row.engine)) <= LONGEST_NAME for row in rows)
+    fits = all(len(str(row.engine)) <= LONGEST_NAME for row in rows)
     found = []
     for engine in dict.fromkeys(row.engine for row in rows):
         ordered = sorted((row for row in rows if row.engine == engine), key=lambda row: row.batch)
         colour, marker = styles.next_for(engine.precision)
         # All rows of a plot are on one device: its name can be left out.
-        name = str(engine) if has_room else str(engine).replace(f"({engine.device}, ", "(", 1)
+        name = str(engine) if fits else str(engine).replace(f"({engine.device}, ", "(", 1)
         found.append(
             Series(
                 name,
@@ -121,13 +107,9 @@ def _batch_ticks(rows: Sequence[EngineRow]) -> list[tuple[float, str]]:
 
 def _highlights(rows: Sequence[EngineRow]) -> Iterator[Highlight]:
     where = on_other_device(rows[0].engine.device)
-    best = max(rows, key=lambda row: row.throughput.value)
-    share = f", {best.share_of_limit:.0%} of the limit" if best.share_of_limit is not None else ""
-    yield Highlight(
-        f"Fastest engine{where}",
-        f"{in_short(best.throughput.value)} images/s",
-        f"{interval_in_words(best.throughput)}{best.engine}, batch {best.batch}{share}",
-    )
+    best, figure, interval = best_throughput(rows)
+    share = f", {_percent(best.share_of_limit)} of the limit" if best.share_of_limit is not None else ""
+    yield Highlight(f"Fastest engine{where}", figure, f"{interval}{best.engine}, batch {best.batch}{share}")
     single = [
         (row.latencies.p50_ms, row) for row in rows if row.batch == 1 and row.latencies.p50_ms is not None
     ]
@@ -149,55 +131,49 @@ def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
             measure=throughput(row.throughput),
             p99_ms=row.latencies.p99_ms,  # of calls, of which no histogram is kept
             verdict=row.verdict,
-            run=report.verdict,
         )
 
 
 def _proofs_table(proofs: Sequence[Proof], _: Verdict) -> Table:
-    columns = (
-        Column("engine", brief=True, left=True),
-        Column("same model", brief=True, left=True),
-        Column("to PyTorch", "dB", brief=True),
-        Column("to itself", "dB, any slot", brief=True),
-        Column("at batches", left=True),
-        Column("agrees", "of top-1", brief=True),
-        Column("top-1", brief=True),
-        Column("falls by", "points"),
-    )
-    groups = grouped(proofs, lambda proof: f"{proof.engine.device}, {proof.judged_on}", _proof_row)
-    return Table(PROOFS.title, columns, groups)
-
-
-def _proof_row(proof: Proof) -> TableRow:
     """Signal-to-noise ratios of logits: the worst of batches, slots and neighbours; 200 dB means equal."""
-    report, engine = proof.report, proof.engine
-    drop = report.top1_drop
-    options = f", {engine.options}" if engine.options else ""
-    cells = (
-        Cell(f"{engine.precision} {engine.runtime}{options}"),
-        Cell("yes", kind="good") if proof.accepted else Cell("NO", kind="bad"),
-        Cell(f"{report.signal_to_noise_db:.1f}"),
-        Cell(f"{min(row.against_alone_db for row in report.parity):.1f}"),
-        Cell(", ".join(str(row.batch) for row in report.parity)),
-        Cell(f"{report.agreement:.1%}"),
-        Cell("-" if report.top1 is None else f"{report.top1:.1%}"),
-        Cell("-" if drop is None else f"{100 * drop:.2f}"),
+    columns: list[Column[Proof]] = [
+        Column("engine", _engine_in_short, brief=True, left=True),
+        Column("same model", lambda proof: yes_cell(proof.accepted, _NO), brief=True, left=True),
+        Column("to PyTorch", lambda proof: f"{proof.report.signal_to_noise_db:.1f}", "dB", brief=True),
+        Column("to itself", _to_itself, "dB, any slot", brief=True),
+        Column(
+            "at batches", lambda proof: ", ".join(str(row.batch) for row in proof.report.parity), left=True
+        ),
+        Column("agrees", lambda proof: _percent(proof.report.agreement, 1), "of top-1", brief=True),
+        Column("top-1", lambda proof: _percent(proof.report.top1, 1), brief=True),
+        Column("falls by", lambda proof: _points(proof.report.top1_drop), "points"),
+    ]
+    items = ((f"{proof.engine.device}, {proof.judged_on}", [proof]) for proof in proofs)
+    return table_from_items(
+        PROOFS.title, columns, items, lambda proof: () if proof.accepted else (proof.reason,)
     )
-    return TableRow(cells, () if proof.accepted else (proof.reason,))
+
+
+def _engine_in_short(proof: Proof) -> str:
+    engine = proof.engine
+    return f"{engine.precision} {engine.runtime}{f', {engine.options}' if engine.options else ''}"
+
+
+def _to_itself(proof: Proof) -> str:
+    return f"{min(row.against_alone_db for row in proof.report.parity):.1f}"
+
+
+def _points(drop: float | None) -> str:
+    return "-" if drop is None else f"{100 * drop:.2f}"
 
 
 def _ceilings_table(roofs: Sequence[Roof], _: Verdict) -> Table:
-    columns = (
-        Column("computes in", brief=True, left=True),
-        Column("operations", "10^9/s", brief=True),
-        Column("memory", "GB/s", brief=True),
-    )
-
-    def row(roof: Roof) -> TableRow:
-        rates = (roof.operations_per_s, roof.bytes_per_s)
-        return TableRow((Cell(roof.computes_in), *(Cell(in_short(rate / 1e9)) for rate in rates)))
-
-    return Table(CEILINGS.title, columns, grouped(roofs, lambda roof: roof.device, row))
+    columns: list[Column[Roof]] = [
+        Column("computes in", lambda roof: roof.computes_in, brief=True, left=True),
+        Column("operations", lambda roof: roof.operations_per_s / 1e9, "10^9/s", brief=True),
+        Column("memory", lambda roof: roof.bytes_per_s / 1e9, "GB/s", brief=True),
+    ]
+    return table_from_items(CEILINGS.title, columns, ((roof.device, [roof]) for roof in roofs))
 
 
 ENGINES: Part[EngineRow] = Part(

@@ -18,17 +18,14 @@ from ..plots import RAMP, Bar, Plot, Series, Styles, bar_plot, line_plot
 from ..table_models import (
     Cell,
     Column,
-    Group,
     Table,
-    TableRow,
     figure_cell,
-    grouped,
-    latency_cells,
     latency_columns,
-    number_cell,
+    table_from_items,
     verdict_cell,
+    yes_cell,
 )
-from .part import Highlight, Part, interval_in_words, on_other_device
+from .part import Highlight, Part, best_throughput, on_other_device
 
 _MOST_CURVES = 6
 _CURVE_POINTS = 60
@@ -37,39 +34,25 @@ Name = TypeVar("Name")
 
 
 def _table(rows: Sequence[LoadRow], run: Verdict) -> Table:
-    columns = (
-        Column("load", brief=True, left=True),
-        Column("verdict", brief=True, left=True),
-        Column("throughput", "images/s", brief=True),
+    columns: list[Column[LoadRow]] = [
+        Column("load", load_in_words, brief=True, left=True),
+        Column("verdict", lambda row: verdict_cell(row.verdict, run), brief=True, left=True),
+        Column("throughput", lambda row: figure_cell(row.throughput), "images/s", brief=True),
         *latency_columns(),
-        Column("requests"),
-        Column("failed", detail=True),
-        Column("sent late", "ms, p99", detail=True),
-        Column("client", "of a core"),
-        Column("sent", "bytes/request"),
-        Column("batch", "mean", brief=True),
-    )
-    groups = grouped(
-        rows, lambda row: f"{name_of_series(row)}: {row.engine}", lambda row: _table_row(row, run)
-    )
-    return Table(LOADS.title, columns, groups)
+        Column("requests", lambda row: f"{row.requests:,}"),
+        Column("failed", _failed, detail=True),
+        Column("sent late", lambda row: row.late_p99_ms, "ms, p99", detail=True),
+        Column("client", lambda row: f"{row.client_cpu_share:.0%}", "of a core"),
+        Column("sent", lambda row: f"{row.request_bytes:,}", "bytes/request"),
+        Column("batch", lambda row: mean_batch(row.executions_by_batch), "mean", brief=True),
+    ]
+    items = ((f"{name_of_series(row)}: {row.engine}", [row]) for row in rows)
+    return table_from_items(LOADS.title, columns, items, lambda row: row.verdict.reasons)
 
 
-def _table_row(row: LoadRow, run: Verdict) -> TableRow:
+def _failed(row: LoadRow) -> Cell:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in row.failed_by_kind.items())
-    cells = (
-        Cell(load_in_words(row)),
-        verdict_cell(row.verdict, run),
-        figure_cell(row.throughput),
-        *latency_cells(row.latencies),
-        Cell(f"{row.requests:,}"),
-        Cell(f"{row.failed:,}", kinds, "bad" if row.failed else "plain"),
-        number_cell(row.late_p99_ms),
-        Cell(f"{row.client_cpu_share:.0%}"),
-        Cell(f"{row.request_bytes:,}"),
-        number_cell(mean_batch(row.executions_by_batch)),
-    )
-    return TableRow(cells, tuple(map(str, row.verdict.reasons)))
+    return Cell(f"{row.failed:,}", kinds, "bad" if row.failed else "plain")
 
 
 def mean_batch(executions_by_batch: dict[int, int]) -> float | None:
@@ -220,13 +203,9 @@ def _by(rows: Sequence[LoadRow], name: Callable[[LoadRow], Name]) -> dict[Name, 
 
 
 def _highlights(rows: Sequence[LoadRow]) -> Iterator[Highlight]:
-    best = max(rows, key=lambda row: row.throughput.value)
-    yield Highlight(
-        f"Fastest served{on_other_device(best.engine.device)}",
-        f"{in_short(best.throughput.value)} images/s",
-        f"{interval_in_words(best.throughput)}{best.model} over {best.url_scheme}, "
-        f"batch {best.batch}, {load_in_words(best)}",
-    )
+    best, figure, interval = best_throughput(rows)
+    of = f"{best.model} over {best.url_scheme}, batch {best.batch}, {load_in_words(best)}"
+    yield Highlight(f"Fastest served{on_other_device(best.engine.device)}", figure, f"{interval}{of}")
 
 
 def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
@@ -250,31 +229,25 @@ def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
             tail=latency(distribution, "p99 latency", 0.99) if has_tail else None,
             p99_ms=row.latencies.p99_ms,
             verdict=row.verdict,
-            run=report.verdict,
         )
 
 
 def _held_table(rows: Sequence[HeldRate], _: Verdict) -> Table:
-    columns = (
-        Column("rate", "requests/s", brief=True),
-        Column("p99", "ms", brief=True),
-        Column("held", brief=True, left=True),
-        Column("note", brief=True, left=True),
-    )
-
-    def probe_row(probe: RateProbe) -> TableRow:
-        held = Cell("yes", kind="good") if probe.held else Cell("no")
-        return TableRow((Cell(in_short(probe.rate_per_s)), number_cell(probe.p99_ms), held, Cell(probe.note)))
-
-    groups = (
-        Group(
+    columns: list[Column[RateProbe]] = [
+        Column("rate", lambda probe: probe.rate_per_s, "requests/s", brief=True),
+        Column("p99", lambda probe: probe.p99_ms, "ms", brief=True),
+        Column("held", lambda probe: yes_cell(probe.held, Cell("no")), brief=True, left=True),
+        Column("note", lambda probe: probe.note, brief=True, left=True),
+    ]
+    items = (
+        (
             f"{row.model} over {row.url_scheme}, batch {row.batch}: {row.engine}. "
             f"p99 within {in_short(row.limit_p99_ms)} ms: {row.words}",
-            tuple(map(probe_row, row.probes)),
+            row.probes,
         )
         for row in rows
     )
-    return Table(HELD_RATES.title, columns, tuple(groups))
+    return table_from_items(HELD_RATES.title, columns, items)
 
 
 def _held_highlights(rows: Sequence[HeldRate]) -> Iterator[Highlight]:
@@ -295,7 +268,6 @@ def _held_comparison_rows(report: Report) -> Iterator[ComparisonRow]:
                 name=f"p99 within {row.limit_p99_ms:g} ms",
                 measure=held_rate(row.rate_per_s * row.batch),
                 p99_ms=row.p99_ms,
-                run=report.verdict,
             )
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ...figures.intervals import Figure
 from ...figures.verdicts import Verdict
-from ...schema import Report
+from ...schema import EngineRow, LoadRow, Report
 from ..comparison_rows import ComparisonRow
 from ..names import in_short
 from ..plots import Plot
-from ..table_models import Table
+from ..table_models import Table, interval_in_words
 
 Row = TypeVar("Row")
+Measured = TypeVar("Measured", EngineRow, LoadRow)
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Part(Generic[Row]):
         return value if isinstance(value, tuple) else (value,)
 
 
-def interval_in_words(figure: Figure) -> str:
-    """Return such as `118 to 122; `, for the start of a highlight's explanation; empty if there is none."""
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{in_short(figure.low)} to {in_short(figure.high)}; "
+def best_throughput(rows: Sequence[Measured]) -> tuple[Measured, str, str]:
+    """Return the row with the highest throughput, that figure in words, and its interval for a sentence."""
+    best = max(rows, key=lambda row: row.throughput.value)
+    interval = interval_in_words(best.throughput)
+    return best, f"{in_short(best.throughput.value)} images/s", f"{interval}; " if interval else ""
 
 
 def on_other_device(device: str) -> str:

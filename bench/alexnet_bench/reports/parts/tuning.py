@@ -8,45 +8,37 @@ from ...figures.verdicts import Verdict
 from ...schema import Report, Tuning, TuningStep
 from ..comparison_rows import ComparisonRow, held_rate
 from ..names import in_short
-from ..table_models import Cell, Column, Group, Kind, Table, TableRow, number_cell
+from ..table_models import Cell, Column, Table, table_from_items
 from .part import Highlight, Part
 
 
 def _table(tunings: Sequence[Tuning], _: Verdict) -> Table:
-    columns = (
-        Column("", brief=True, left=True),
-        Column("precision", brief=True, left=True),
-        Column("instances", brief=True),
-        Column("delay", "us", brief=True),
-        Column("max batch", brief=True),
-        Column("held", "images/s", brief=True),
-        Column("p99", "ms", brief=True),
-        Column("note", left=True, detail=True),
-    )
-    groups = (
-        Group(
-            f"within a p99 of {in_short(tuning.limit_p99_ms)} ms on {tuning.device}",
-            tuple(_table_row(step, index == tuning.winner) for index, step in enumerate(tuning.steps)),
-        )
+    winners = [tuning.steps[tuning.winner] for tuning in tunings if tuning.winner is not None]
+
+    def cell_of_winner(step: TuningStep, text: str, otherwise: Cell) -> Cell:
+        return Cell(text, kind="good") if any(step is winner for winner in winners) else otherwise
+
+    def held(step: TuningStep) -> Cell:
+        if step.held_rate_per_s is None:
+            return Cell("none", kind="refused")
+        text = in_short(step.held_rate_per_s)
+        return cell_of_winner(step, text, Cell(text))
+
+    columns: list[Column[TuningStep]] = [
+        Column("", lambda step: cell_of_winner(step, "winner", Cell("")), brief=True, left=True),
+        Column("precision", lambda step: step.precision, brief=True, left=True),
+        Column("instances", lambda step: str(step.instances), brief=True),
+        Column("delay", lambda step: f"{step.queue_delay_us:,}", "us", brief=True),
+        Column("max batch", lambda step: str(step.max_batch), brief=True),
+        Column("held", held, "images/s", brief=True),
+        Column("p99", lambda step: step.p99_ms, "ms", brief=True),
+        Column("note", lambda step: step.note, left=True, detail=True),
+    ]
+    items = (
+        (f"within a p99 of {in_short(tuning.limit_p99_ms)} ms on {tuning.device}", tuning.steps)
         for tuning in tunings
     )
-    return Table(TUNING.title, columns, tuple(groups))
-
-
-def _table_row(step: TuningStep, is_winner: bool) -> TableRow:
-    held = step.held_rate_per_s
-    kind: Kind = "good" if is_winner else "plain"
-    cells = (
-        Cell("winner" if is_winner else "", kind=kind),
-        Cell(step.precision),
-        Cell(str(step.instances)),
-        Cell(f"{step.queue_delay_us:,}"),
-        Cell(str(step.max_batch)),
-        Cell("none", kind="refused") if held is None else Cell(in_short(held), kind=kind),
-        number_cell(step.p99_ms),
-        Cell(step.note),
-    )
-    return TableRow(cells)
+    return table_from_items(TUNING.title, columns, items)
 
 
 def _highlights(tunings: Sequence[Tuning]) -> Iterator[Highlight]:
@@ -63,7 +55,7 @@ def _highlights(tunings: Sequence[Tuning]) -> Iterator[Highlight]:
 
 
 def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
-    """Judge the winner by its rate, whatever its configuration is."""
+    """Judge the winner by its rate, even if its configuration differs."""
     tuning = report.tuning
     if tuning is None or tuning.winner is None:
         return
@@ -74,7 +66,6 @@ def _comparison_rows(report: Report) -> Iterator[ComparisonRow]:
             name=f"p99 within {tuning.limit_p99_ms:g} ms",
             measure=held_rate(step.held_rate_per_s),
             p99_ms=step.p99_ms,
-            run=report.verdict,
         )
 
 
