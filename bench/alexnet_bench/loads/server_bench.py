@@ -203,12 +203,17 @@ class ServerBench:
         before = self._models[name]
         now = read_model(self._transport, self.url, name, timeout_s=self._timeout_s)
         if (now.config, now.network) != (before.config, before.network):
-            raise _replaced_error(f"{self.url} {name}", "a configuration that has changed since then")
+            raise self._replaced_error(name, "a configuration that has changed since then")
         network = before.network.name
         if network in self._statistics:
             counted = self._transport.statistics(network, timeout_s=self._timeout_s).result()
             if counters_restarted(self._statistics[network], counted):
-                raise _replaced_error(f"{self.url} {name}", "counters that have restarted since then")
+                raise self._replaced_error(name, "counters that have restarted since then")
+
+    def _replaced_error(self, name: str, got: str) -> ServerReplaced:
+        expected = "the server of the previous load"
+        next_step = "See the server's log, and measure again."
+        return ServerReplaced(f"{self.url} {name}", got=got, expected=expected, next_step=next_step)
 
     def _request_set(self, load: Load) -> RequestSet:
         return request_set_from_config(self.model(load.model).config, load.batch, self._shapes)
@@ -314,15 +319,6 @@ def _device_of(network: ModelConfig, url: ServerUrl) -> str:
     if device == "GPU":
         return " + ".join(gpus) or device
     return "unknown" if gpus else "CPU"  # Triton chooses: a GPU if it finds one
-
-
-def _replaced_error(subject: str, got: str) -> ServerReplaced:
-    return ServerReplaced(
-        subject,
-        got=got,
-        expected="the server of the previous load",
-        next_step="See the server's log, and measure again.",
-    )
 
 
 def _no_reply_error(subject: str, result: LoadResult) -> ClientError:
