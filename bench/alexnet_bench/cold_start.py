@@ -21,12 +21,7 @@ from typing import TYPE_CHECKING
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.progress import Progress, silent
-from alexnet_serving import (
-    CONFIG_FILE,
-    DECODING_MODEL,
-    EmbeddedServer,
-    models_of_repository,
-)
+from alexnet_serving import CONFIG_FILE, DECODING_MODEL, EmbeddedServer, models_of_repository
 
 from .figures.intervals import Figure, figure_from_repeats
 from .loads.server_bench import read_model

@@ -63,14 +63,6 @@ class MeasuredLoad:
         return self.result.interrupted or self.result.server_gone or self.restarted
 
 
-@dataclass(frozen=True)
-class _PreparedModel:
-    """The requests of one model at one batch."""
-
-    spec: TrafficSpec
-    request_bytes: int
-
-
 class ServerBench:
     """Measures loads on one server. What it reads about a model it reads once.
 
@@ -104,8 +96,8 @@ class ServerBench:
         self._shapes = shapes or {}
         self._reference = reference
         self._models: dict[str, ModelUnderTest] = {}
-        self._prepared: dict[tuple[str, int], _PreparedModel] = {}  # by model and batch
-        self._in_generator: _PreparedModel | None = None
+        self._prepared: dict[tuple[str, int], TrafficSpec] = {}  # by model and batch
+        self._in_generator: TrafficSpec | None = None
         self._statistics: dict[str, ModelStatistics] = {}  # after the latest load, by model
 
     def model(self, name: str) -> ModelUnderTest:
@@ -226,12 +218,16 @@ class ServerBench:
             replies = self._replies_without_load(requests)
             reference = None if self._reference is None else self._reference(self.model(load.model), requests)
             expected = expected_from_replies(requests, replies, reference)
-            spec = TrafficSpec(requests=requests, expected=expected, timeout_s=self._timeout_s)
-            self._prepared[key] = _PreparedModel(spec, max(reply.request_bytes for reply in replies))
+            self._prepared[key] = TrafficSpec(
+                requests=requests,
+                expected=expected,
+                timeout_s=self._timeout_s,
+                request_bytes=max(reply.request_bytes for reply in replies),
+            )
         prepared = self._prepared[key]
         if self._in_generator is not prepared:
             self._in_generator = None
-            self._generator.prepare(prepared.spec)
+            self._generator.prepare(prepared)
             self._in_generator = prepared
 
     def _replies_without_load(self, requests: RequestSet) -> list[InferReply]:
