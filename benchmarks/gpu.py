@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,11 +94,8 @@ def measure_served(repository: Path, measuring: Measuring) -> None:
 
 
 def device_of(server: Server, model: str) -> str:
-    transport = transport_from_url(ServerUrl.parse(server.grpc_url))
-    try:
+    with closing(transport_from_url(ServerUrl.parse(server.grpc_url))) as transport:
         return transport.model_config(model, timeout_s=30).result().device
-    finally:
-        transport.close()
 
 
 def server_of(repository: Path) -> Server:

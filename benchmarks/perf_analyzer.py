@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,7 @@ def options() -> argparse.ArgumentParser:
 
 def measure(log: Log, options: argparse.Namespace) -> None:
     timing = Timing(burn_in_s=1.0, seconds=options.seconds, repeats=1)
-    ours: dict[int, list[Measurement]] = {concurrency: [] for concurrency in options.concurrency}
-    theirs: dict[int, list[Measurement]] = {concurrency: [] for concurrency in options.concurrency}
+    found: defaultdict[tuple[str, int], list[Measurement]] = defaultdict(list)  # by tool and concurrency
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedServer(options.repository) as server,
@@ -131,11 +131,11 @@ def measure(log: Log, options: argparse.Namespace) -> None:
                     else:
                         measured = analyzer.measure(bench.url, options.model, concurrency, options.seconds)
                     if number:
-                        (ours if tool == "ours" else theirs)[concurrency].append(measured)
+                        found[tool, concurrency].append(measured)
         progress("rounds", options.rounds + 1, options.rounds + 1)
     for concurrency in options.concurrency:
         of = f"{options.model} on the embedded server, batch 1, concurrency {concurrency}"
-        log.figures += figures_of(of, ours[concurrency], theirs[concurrency])
+        log.figures += figures_of(of, found["ours", concurrency], found["theirs", concurrency])
 
 
 def figures_of(of: str, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> list[FigureRow]:

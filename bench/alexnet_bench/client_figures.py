@@ -32,10 +32,11 @@ from alexnet_clients import (
     SharedImages,
     transport_from_url,
 )
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Contract
 from alexnet_model.errors import BadResponse
 from alexnet_model.progress import Progress, silent
 
+from .engines.timing import pool_of_images
 from .figures.intervals import figure_from_repeats
 from .loads.generators import InProcessGenerator
 from .loads.loop import LoadRun
@@ -235,7 +236,7 @@ def raw_grpc_per_s(url: str, model: str, seconds: float) -> float:
     from tritonclient.grpc import service_pb2
 
     messages: list[Any] = []
-    for image in _noise_images(IN_FLIGHT):
+    for image in pool_of_images(Contract(), IN_FLIGHT):
         message = service_pb2.ModelInferRequest(model_name=model)
         message.inputs.add(name="image", datatype="UINT8", shape=[1, *image.shape])
         message.outputs.add(name="probabilities")
@@ -257,7 +258,7 @@ def raw_grpc_per_s(url: str, model: str, seconds: float) -> float:
 
 async def async_client_per_s(url: str, model: str, seconds: float) -> float:
     """Requests a second of `AsyncClient`, batch 1: concurrent tasks, each of which awaits one reply."""
-    images = _noise_images(IN_FLIGHT)
+    images = pool_of_images(Contract(), IN_FLIGHT)
     async with AsyncClient(url, max_in_flight=IN_FLIGHT) as client:
         await client.model(model)
         ends_s: list[float] = []
@@ -274,7 +275,7 @@ async def async_client_per_s(url: str, model: str, seconds: float) -> float:
 
 def shared_memory_ratio(url: str, model: str, batch: int) -> float:
     """Median latency through shared memory divided by that through gRPC, one request at a time."""
-    images = _noise_images(batch)
+    images = pool_of_images(Contract(), batch)
     shared_s, grpc_s = [], []
     with Client(url) as client, SharedImages(client, capacity=batch) as shared:
         for _ in range(max(4, 120 // batch)):
@@ -290,7 +291,7 @@ def shared_memory_ratio(url: str, model: str, batch: int) -> float:
 
 def call_us(calls: int) -> float:
     """Median time of `Client.probabilities` in microseconds, on a transport that replies at once."""
-    image = _noise_images(1)
+    image = pool_of_images(Contract(), 1)
     probabilities = np.full((1, 10), 0.1, np.float32)
     took_us = []
     with Client("grpc://fake", transport=FakeTransport(predict=lambda _: probabilities)) as client:
@@ -313,11 +314,6 @@ def import_ms() -> float:
     if slow:
         raise BadResponse("import alexnet_clients", got=", ".join(slow), expected="none of these libraries")
     return float(took_ms)
-
-
-def _noise_images(count: int) -> Uint8Array:
-    shape = (count, *Contract().image_shape)  # (N, 224, 224, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _rounds(

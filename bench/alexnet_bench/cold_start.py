@@ -12,24 +12,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_clients import ServerUrl, Transport, transport_from_url
+from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.progress import Progress, silent
-from alexnet_serving import (
-    CONFIG_FILE,
-    DECODING_MODEL,
-    EmbeddedServer,
-    Server,
-    models_of_repository,
-)
+from alexnet_serving import CONFIG_FILE, DECODING_MODEL, EmbeddedServer, models_of_repository
 
-from .calibration_workload import calibration_rate
 from .figures.intervals import Figure, figure_from_repeats
 from .loads.server_bench import read_model
 from .loads.traffic import request_set_from_config
@@ -44,16 +37,6 @@ REQUEST_TIMEOUT_S = 120.0
 _STAGE = "starting servers"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColdStartTools:
-    """What starts servers and sends requests; tests replace it."""
-
-    server: Callable[[Path], Server] = EmbeddedServer
-    transport: Callable[[ServerUrl], Transport] = transport_from_url
-    now: Callable[[], float] = time.perf_counter
-    calibration: Callable[[], float] = calibration_rate
-
-
 @dataclass(frozen=True)
 class _Case:
     """What is started: a model, and whether with its warm-up."""
@@ -65,14 +48,14 @@ class _Case:
         return f"{self.model}, {'with' if self.warm_up else 'without'} warm-up"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Start:
     """What one start took. Requests are by their batch."""
 
     engine: EngineLabel
     ready_ms: float
-    first_ms: dict[int, float]
-    second_ms: dict[int, float]
+    first_ms: dict[int, float] = field(default_factory=dict)
+    second_ms: dict[int, float] = field(default_factory=dict)
 
 
 def bench_cold_start(
@@ -82,7 +65,6 @@ def bench_cold_start(
     repeats: int = 3,
     command: str = "",
     progress: Progress = silent,
-    tools: ColdStartTools | None = None,
 ) -> Report:
     """Start every model as it is configured, and without its warm-up.
 
@@ -95,7 +77,6 @@ def bench_cold_start(
         repeats: How often each one is started.
         command: The command line that made the report.
         progress: Called before each start.
-        tools: What starts servers and sends requests; by default embedded servers and real requests.
 
     Raises:
         RepositoryError: the repository is missing, has no model, or a configuration cannot be read.
@@ -103,7 +84,6 @@ def bench_cold_start(
     """
     if repeats < 1:
         raise UsageError("repeats", got=str(repeats), expected="at least 1")
-    tools = tools or ColdStartTools()
     repository = repository.absolute()
     starts: dict[_Case, list[_Start]] = {case: [] for case in _cases(repository, models)}
 
@@ -117,7 +97,7 @@ def bench_cold_start(
                         continue
                     progress(_STAGE, number * len(starts) + index, total, str(case))
                     try:
-                        starts[case].append(_start(repository, case, tools))
+                        starts[case].append(_start(repository, case))
                     except (AlexnetError, OSError) as error:
                         failed.add(case)
                         since = f", from start {number + 1} on" if number else ""
@@ -126,7 +106,7 @@ def bench_cold_start(
         finally:  # after Ctrl-C too, rows have the repeats so far
             log.cold_starts += [_row(case, found) for case, found in starts.items() if found]
 
-    return report_of_run(measure, title="Cold start", command=command, calibration=tools.calibration)
+    return report_of_run(measure, title="Cold start", command=command)
 
 
 @contextmanager
@@ -196,44 +176,38 @@ def _config_of(repository: Path, model: str) -> TritonConfig:
         ) from error
 
 
-def _start(repository: Path, case: _Case, tools: ColdStartTools) -> _Start:
+def _start(repository: Path, case: _Case) -> _Start:
     """Start a server for one case, and send two requests of each batch, the smallest batch first."""
     with ExitStack() as opened:
         alone = opened.enter_context(repository_of_one(repository, case.model, warm_up=case.warm_up))
-        server = tools.server(alone)
-        started = tools.now()
+        server = EmbeddedServer(alone)
+        started = time.perf_counter()
         opened.enter_context(server)
-        ready_ms = 1e3 * (tools.now() - started)
+        ready_ms = 1e3 * (time.perf_counter() - started)
         url = ServerUrl.parse(server.grpc_url)
-        transport = tools.transport(url)
-        opened.callback(transport.close)
+        transport = opened.enter_context(closing(transport_from_url(url)))
         # This also connects, so that the first request does not.
         tested = read_model(transport, url, case.model, timeout_s=REQUEST_TIMEOUT_S)
         most = max(tested.config.max_batch, 1)
-        first_ms: dict[int, float] = {}
-        second_ms: dict[int, float] = {}
+        start = _Start(tested.engine, ready_ms)
         for batch in sorted({*(b for b in BATCHES if b <= most), most}):
             requests = request_set_from_config(tested.config, batch).requests()
             messages = [transport.prepare(request) for request in (requests[0], requests[-1])]
-            for message, took_ms in zip(messages, (first_ms, second_ms), strict=True):
+            for message, took_ms in zip(messages, (start.first_ms, start.second_ms), strict=True):
                 reply = transport.submit(message, timeout_s=REQUEST_TIMEOUT_S).result()
                 took_ms[batch] = reply.latency_ms
-        return _Start(engine=tested.engine, ready_ms=ready_ms, first_ms=first_ms, second_ms=second_ms)
+        return start
 
 
 def _row(case: _Case, starts: Sequence[_Start]) -> ColdStart:
+    def figures(by_start: Sequence[dict[int, float]]) -> dict[int, Figure]:
+        return {batch: figure_from_repeats([ms[batch] for ms in by_start], "ms") for batch in by_start[0]}
+
     return ColdStart(
         model=case.model,
         engine=starts[0].engine,
         warmed_up=case.warm_up,
         ready_ms=figure_from_repeats([start.ready_ms for start in starts], "ms"),
-        first_ms=_figures([start.first_ms for start in starts]),
-        second_ms=_figures([start.second_ms for start in starts]),
+        first_ms=figures([start.first_ms for start in starts]),
+        second_ms=figures([start.second_ms for start in starts]),
     )
-
-
-def _figures(repeats_ms: Sequence[dict[int, float]]) -> dict[int, Figure]:
-    return {
-        batch: figure_from_repeats([of_start[batch] for of_start in repeats_ms], "ms")
-        for batch in repeats_ms[0]
-    }

@@ -10,26 +10,23 @@ ratio is taken within each round. The server must be on this machine, and must h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.manifest import Manifest
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
-from .calibration_workload import calibration_rate
 from .engines.benchmark import rows_from_sweep
 from .engines.selection import onnx_engine
 from .engines.sweep import Sweep, SweepPlan, SweptEngine
 from .engines.timing import TimedEngine, engine_from_spec
 from .figures.intervals import figure_from_repeats
-from .loads.generators import MultiProcessGenerator
 from .loads.plans import ClosedLoop, Load, Timing
 from .loads.results import LoadResult
-from .loads.server_bench import ServerBench
+from .loads.server_bench import ServerBench, open_server_bench
 from .reference_predictions import ExportPredictions
 from .runs import Log, report_of_run
 from .schema import EngineRow, FigureRow, LoadRow, Report
@@ -157,7 +154,7 @@ class ServerComparison:
             stage: The name of this measurement for `progress`.
 
         Raises:
-            ClientError: the server did not answer.
+            ClientError: the server did not reply.
             KeyboardInterrupt: a load was interrupted.
         """
         plan = options.plan({case.batch for case in cases if case.concurrency is None} or {1})
@@ -226,15 +223,12 @@ def open_server_comparison(
             timed[artifact.precision] = engine
             engines[artifact.precision] = SweptEngine(spec, engine, load_ms, runtime=engine.describe())
         progress("loading in process", len(timed), len(timed))
-        generator = opened.enter_context(MultiProcessGenerator(url))
-        address = ServerUrl.parse(url)
-        transport = transport_from_url(address)
-        opened.callback(transport.close)
         # The loaded engines compute the reference predictions, so that no file is loaded twice.
         predictions = ExportPredictions(
             manifest, folder, lambda spec: nullcontext(timed[spec.precision].runner)
         )
-        yield ServerComparison(engines, ServerBench(transport, address, generator, reference=predictions))
+        bench = opened.enter_context(open_server_bench(url, reference=predictions))
+        yield ServerComparison(engines, bench)
 
 
 def compare_with_server(
@@ -245,7 +239,6 @@ def compare_with_server(
     options: ComparisonOptions | None = None,
     command: str = "",
     progress: Progress = silent,
-    calibration: Callable[[], float] = calibration_rate,
 ) -> Report:
     """Measure every accepted precision of an export, in process and through a server, and the ratios.
 
@@ -256,7 +249,6 @@ def compare_with_server(
         options: What to measure.
         command: The command line, for the report.
         progress: Called as the measurement proceeds.
-        calibration: Runs the calibration workload, and returns its rate.
 
     Returns:
         A report with a row for each engine and batch, a row for each load, and figures for the ratios: each
@@ -265,26 +257,24 @@ def compare_with_server(
     Raises:
         ManifestError: a file is missing or is not the one that was exported.
         ExportError: a file cannot be loaded in process.
-        ClientError: the server cannot be reached, or did not answer.
+        ClientError: the server cannot be reached, or did not reply.
         KeyboardInterrupt: the measurement was interrupted.
     """
     options = options or ComparisonOptions()
-    cases = cases_of_export(manifest, options.batches)
     ratios = ratios_of_export(manifest)
-    cases = tuple(dict.fromkeys((*cases, *(case for ratio in ratios for case in ratio))))
-    cases = tuple(
-        sorted(cases, key=lambda case: case.concurrency or 0)
-    )  # a load's length follows from its calls
+    of_ratios = (case for ratio in ratios for case in ratio)
+    cases = dict.fromkeys((*cases_of_export(manifest, options.batches), *of_ratios))
+    in_order = sorted(cases, key=lambda case: case.concurrency or 0)  # a load's length follows from its calls
 
     def measure(log: Log) -> None:
         with open_server_comparison(manifest, folder, url, progress=progress) as comparison:
-            found = comparison.measure(cases, options, progress=progress)
+            found = comparison.measure(in_order, options, progress=progress)
         log.engines += [row for row in found.rows.values() if isinstance(row, EngineRow)]
         log.loads += [row for row in found.rows.values() if isinstance(row, LoadRow)]
         log.figures += [found.ratio(of, against) for of, against in ratios]
 
     title = "In process and through the server"
-    report = report_of_run(measure, title=title, command=command, calibration=calibration)
+    report = report_of_run(measure, title=title, command=command)
     if any(reason.rule == "interrupted" for reason in report.reasons):
         raise KeyboardInterrupt
     return report

@@ -22,13 +22,7 @@ import numpy.typing as npt
 
 from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction, SharedImages
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import (
-    BadRequest,
-    ClientError,
-    ImageError,
-    ModelNotFound,
-    UsageError,
-)
+from alexnet_model.errors import BadRequest, ClientError, ImageError, ModelNotFound, UsageError
 from alexnet_model.manifest import Artifact, Manifest
 from alexnet_model.progress import Progress, silent
 

@@ -39,7 +39,7 @@ MOST_DIFFERENCE_OF_ENGINES = 0.05
 
 @dataclass(frozen=True)
 class ExportPredictions:
-    """Compute what a served model should answer. `ServerBench` calls it with a model and its requests.
+    """Compute the correct predictions of a served model; `ServerBench` calls it with a model and requests.
 
     Each model and batch is computed once, by the ONNX file of the model's precision in the runtime that
     serves the file, on the device that the server uses. A TensorRT engine is compared with its ONNX file

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -136,7 +135,13 @@ def bench_tuning(
                 result = CandidateResult(rate_per_s=None, p99_ms=None, words=str(error))
             tries.append((candidate, result))
             if result.server_gone:
-                log.note(_gone_reason(candidate, result))
+                log.reasons.append(
+                    Reason(
+                        rule="server gone",
+                        found=f"{candidate}: {result.words}".rstrip("."),
+                        advice="See why its server ended; the winner may not be the best configuration.",
+                    )
+                )
             return result
 
         winner, why = None, "the search was interrupted"
@@ -150,13 +155,20 @@ def bench_tuning(
             log.tuning = Tuning(
                 device=" + ".join(devices) or "unknown",
                 limit_p99_ms=options.limit_p99_ms,
-                steps=tuple(_step(candidate, result) for candidate, result in tries),
+                steps=tuple(
+                    TuningStep(
+                        **asdict(candidate),
+                        held_rate_per_s=result.rate_per_s,
+                        p99_ms=result.p99_ms,
+                        note=result.words,
+                    )
+                    for candidate, result in tries
+                ),
                 winner=winner,
                 why=why,
             )
 
-    title = f"Tuning within {options.limit_p99_ms:g} ms"
-    return report_of_run(measure, title=title, command=command)
+    return report_of_run(measure, title=f"Tuning within {options.limit_p99_ms:g} ms", command=command)
 
 
 def winner_of(report: Report, base: RepositoryOptions) -> RepositoryOptions | None:
@@ -165,12 +177,7 @@ def winner_of(report: Report, base: RepositoryOptions) -> RepositoryOptions | No
     if tuning is None or tuning.winner is None:
         return None
     step = tuning.steps[tuning.winner]
-    return Candidate(
-        precision=step.precision,
-        instances=step.instances,
-        queue_delay_us=step.queue_delay_us,
-        max_batch=step.max_batch,
-    ).options(base)
+    return Candidate(**step.model_dump(include=set(Candidate.__annotations__))).options(base)
 
 
 def write_winner(manifest: Manifest, folder: Path, repository: Path, options: RepositoryOptions) -> None:
@@ -226,20 +233,19 @@ def measure_candidate(
     """
     artifacts = tuple(a for a in manifest.artifacts if a.precision == candidate.precision)
     model = f"alexnet_{candidate.precision}"
-    with ExitStack() as opened:
-        beside = opened.enter_context(tempfile.TemporaryDirectory(dir=folder.parent))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         repository = Path(beside) / "model_repository"
         only = manifest.model_copy(update={"artifacts": artifacts})
         write_repository(only, folder, repository, candidate.options(base))
-        server = opened.enter_context(EmbeddedServer(repository))
-        bench = opened.enter_context(
-            open_server_bench(server.grpc_url, timing=options.timing, reference=reference)
-        )
         try:
-            estimate = bench.measure(Load(model=model, loop=ESTIMATE_LOOP))
-            _raise_if_interrupted(estimate)
-            per_s = estimate.row.throughput.value
-            found = search_rate(bench, model, 1, options.search, estimate_per_s=per_s)
+            with (
+                EmbeddedServer(repository) as server,
+                open_server_bench(server.grpc_url, timing=options.timing, reference=reference) as bench,
+            ):
+                estimate = bench.measure(Load(model=model, loop=ESTIMATE_LOOP))
+                _raise_if_interrupted(estimate)
+                per_s = estimate.row.throughput.value
+                found = search_rate(bench, model, 1, options.search, estimate_per_s=per_s)
         except ClientError as error:
             gone = isinstance(error, SERVER_GONE)
             return CandidateResult(rate_per_s=None, p99_ms=None, words=str(error), server_gone=gone)
@@ -324,14 +330,9 @@ def search_candidates(
     progress("configurations", total, total)
     if best.instances == 1 and any(candidate.instances > 1 for candidate, _ in tries):
         reasons.append("so one instance is best here")
-    indices = _sorted_tries(best, tries)
+    indices = [index for index, (candidate, _) in enumerate(tries) if candidate == best]
+    indices.sort(key=lambda index: tries[index][1].rate_or_0)
     return indices[(len(indices) - 1) // 2], "; ".join(reasons)
-
-
-def _sorted_tries(candidate: Candidate, tries: Sequence[Try]) -> list[int]:
-    """Indices of a configuration's tries, the lowest rate first."""
-    indices = [index for index, (tried, _) in enumerate(tries) if tried == candidate]
-    return sorted(indices, key=lambda index: tries[index][1].rate_or_0)
 
 
 def _median_rate(candidate: Candidate, tries: Sequence[Try]) -> float:
@@ -356,23 +357,3 @@ def _why_none(tries: Sequence[Try], limit_p99_ms: float) -> str:
         return f"no rate stayed within {limit_p99_ms:g} ms; {'; '.join(words)}"
     p99_ms, candidate = min(measured, key=lambda pair: pair[0])
     return f"no rate stayed within {limit_p99_ms:g} ms; the lowest p99 was {p99_ms:.4g} ms, of {candidate}"
-
-
-def _gone_reason(candidate: Candidate, result: CandidateResult) -> Reason:
-    return Reason(
-        rule="server gone",
-        found=f"{candidate}: {result.words}".rstrip("."),
-        advice="See in its log why the server ended; the winner may not be the best configuration.",
-    )
-
-
-def _step(candidate: Candidate, result: CandidateResult) -> TuningStep:
-    return TuningStep(
-        precision=candidate.precision,
-        instances=candidate.instances,
-        queue_delay_us=candidate.queue_delay_us,
-        max_batch=candidate.max_batch,
-        held_rate_per_s=result.rate_per_s,
-        p99_ms=result.p99_ms,
-        note=result.words,
-    )

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .demo_images import ServedPredictions
 
 QUICK_WIDTH = 0.25
+_IN_SUMMARY = {  # of the report of the runtime that serves a precision
+    *("signal_to_noise_db", "agreement", "top1", "top1_interval", "top1_drop", "top1_drop_interval"),
+    *("flips_to_wrong", "flips_to_right"),
+}
 
 
 def demo_command(
@@ -131,14 +135,7 @@ def _summary(
                 "accepted": artifact.decision.accepted,
                 "reason": artifact.decision.reason,
                 "served_by": artifact.served_by.model_dump(),
-                "signal_to_noise_db": artifact.reports[0].signal_to_noise_db,
-                "agreement": artifact.reports[0].agreement,
-                "top1": artifact.reports[0].top1,
-                "top1_interval": artifact.reports[0].top1_interval,
-                "top1_drop": artifact.reports[0].top1_drop,
-                "top1_drop_interval": artifact.reports[0].top1_drop_interval,
-                "flips_to_wrong": artifact.reports[0].flips_to_wrong,
-                "flips_to_right": artifact.reports[0].flips_to_right,
+                **artifact.reports[0].model_dump(mode="json", include=_IN_SUMMARY),
             }
             for artifact in manifest.artifacts
         },

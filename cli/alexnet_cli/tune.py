@@ -13,7 +13,7 @@ from .bench.reporting import JsonFlag, OutputOption, check_output, finish, recor
 from .options import RepositoryOption
 
 if TYPE_CHECKING:
-    from alexnet_bench.schema import Report
+    from alexnet_bench import Report
 
 
 def tune_command(
@@ -42,13 +42,7 @@ def tune_command(
 
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
-    from alexnet_bench import (
-        Timing,
-        TuningOptions,
-        bench_tuning,
-        winner_of,
-        write_winner,
-    )
+    from alexnet_bench import Timing, TuningOptions, bench_tuning, winner_of, write_winner
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_pipeline import unpacked_export
     from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings

@@ -131,7 +131,7 @@ class VirtualServer(FakeTransport):
         self.open_at_once += 1
         self.most_open = max(self.most_open, self.open_at_once)
         future.add_done_callback(lambda _: self._count_out())
-        refusal = Unreachable(MODEL, got="nobody") if self.is_down else self.refuses(now_s)
+        refusal = Unreachable(MODEL, got="connection refused") if self.is_down else self.refuses(now_s)
         if refusal is not None:
             self.time.at(now_s + 0.001, lambda: self._fail(future, refusal))
             return future
@@ -160,7 +160,7 @@ class VirtualServer(FakeTransport):
 
     def _statistics(self, model: str) -> ModelStatistics:
         if self.is_down:
-            raise Unreachable(MODEL, got="nobody")
+            raise Unreachable(MODEL, got="connection refused")
         executions = sum(self._executions.values())
         images = sum(size * times for size, times in self._executions.items())
         return ModelStatistics(

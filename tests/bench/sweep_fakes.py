@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
+import pytest
 
+from alexnet_bench.engines import ceilings, timing
 from alexnet_bench.engines.specs import EngineSpec, GateResult, TimedCalls
-from alexnet_bench.engines.timing import TimeCall, host_timer
 from alexnet_bench.figures.percentiles import LatencyHistogram
 from alexnet_bench.schema import EngineLabel
 from alexnet_export import Outputs
@@ -29,8 +31,10 @@ class FakeClock:
     def spend(self, seconds: float) -> None:
         self.now_s += seconds
 
-    def timer(self) -> TimeCall:
-        return host_timer(self)
+    def use(self, patch: pytest.MonkeyPatch) -> None:
+        """Let the modules that time engines and kernels read this clock."""
+        for module in (timing, ceilings):
+            patch.setattr(module, "time", SimpleNamespace(perf_counter=self))
 
 
 class FakeEvent:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import pytest
 
-from alexnet_bench import bench_cold_start
-from alexnet_bench.cold_start import ColdStartTools, repository_of_one
+from alexnet_bench import bench_cold_start, cold_start
+from alexnet_bench.cold_start import repository_of_one
 from alexnet_bench.reports.files import report_from_file
+from alexnet_bench.runs import report_of_run
 from alexnet_bench.schema import Report
 from alexnet_cli.main import run
 from alexnet_clients import FakeTransport, InferReply, Message, ModelConfig, ServerUrl, TensorSpec
@@ -107,7 +110,7 @@ class SlowAtFirst(FakeTransport):
 
 
 class Starts:
-    """Tools that use fakes, and a record of what was started."""
+    """Runs the benchmark on fakes, and records what was started."""
 
     def __init__(self, failing: Callable[[int], None] = lambda number: None) -> None:
         self.clock = FakeClock()
@@ -117,13 +120,12 @@ class Starts:
         self.transports: list[SlowAtFirst] = []
 
     def run(self, repository: Path, models: tuple[str, ...] | None = None, repeats: int = 1) -> Report:
-        tools = ColdStartTools(
-            server=lambda path: FakeServer(path, self),
-            transport=self._transport,
-            now=self.clock,
-            calibration=lambda: 100.0,
-        )
-        return bench_cold_start(repository, models, repeats=repeats, command="alexnet bench", tools=tools)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cold_start, "EmbeddedServer", lambda path: FakeServer(path, self))
+            patch.setattr(cold_start, "transport_from_url", self._transport)
+            patch.setattr(cold_start, "time", SimpleNamespace(perf_counter=self.clock))
+            patch.setattr(cold_start, "report_of_run", partial(report_of_run, calibration=lambda: 100.0))
+            return bench_cold_start(repository, models, repeats=repeats, command="alexnet bench")
 
     def _transport(self, url: ServerUrl) -> SlowAtFirst:
         self.transports.append(SlowAtFirst())

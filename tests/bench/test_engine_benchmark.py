@@ -7,14 +7,15 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from alexnet_bench.engines import benchmark
 from alexnet_bench.engines.benchmark import (
     EngineBenchOptions,
-    Instruments,
     MeasureRoofs,
     bench_engines,
 )
@@ -22,6 +23,7 @@ from alexnet_bench.engines.selection import EngineFilter
 from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.engines.sweep import OpenEngine
 from alexnet_bench.reports.files import report_from_file
+from alexnet_bench.runs import report_of_run
 from alexnet_bench.schema import Report, Roof
 from alexnet_cli.bench.engine import engine_command
 from alexnet_cli.main import run
@@ -46,25 +48,25 @@ def export(artifacts: Artifacts) -> Path:
 
 
 class Fakes:
-    """Instruments whose calibration workload has the given rates."""
+    """Fake engines and ceilings, with a calibration workload of the given rates."""
 
     def __init__(self, *rates: float, roofs: Callable[[], Sequence[Roof]] = lambda: [ROOF]) -> None:
         self.log: list[str] = []
         self._rates = iter(rates or (100, 100))
         self._roofs = roofs
 
-    def instruments(self) -> Instruments:
-        return Instruments(
-            gpus=NO_GPU,
-            engines=self._open,
-            ceilings=self._ceilings,
-            calibration=lambda: next(self._rates),
-        )
+    def run(self, export: Path, options: EngineBenchOptions = ONCE, *, processes: bool = False) -> Report:
+        """Measure fake engines, or with `processes` real ones, each in its own process."""
+        steady = partial(report_of_run, calibration=lambda: next(self._rates))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(benchmark, "gpus_here", lambda: NO_GPU)
+            patch.setattr(benchmark, "ceilings_process", self._ceilings)
+            patch.setattr(benchmark, "report_of_run", steady)
+            if not processes:
+                patch.setattr(benchmark, "EngineProcess", self._open)
+            return bench_engines(export, options, command="alexnet bench engine")
 
-    def run(self, export: Path) -> Report:
-        return bench_engines(export, ONCE, command="alexnet bench engine", instruments=self.instruments())
-
-    def _open(self, spec: EngineSpec, largest: int) -> AbstractContextManager[OpenEngine]:
+    def _open(self, spec: EngineSpec, largest: int, **_: object) -> AbstractContextManager[OpenEngine]:
         return FakeProcess(spec, self.log)
 
     @contextmanager
@@ -98,7 +100,7 @@ def test_every_engine_is_judged_unless_judging_is_off(export: Path) -> None:
     fakes = Fakes()
     assert [proof.engine.precision for proof in fakes.run(export).proofs] == ["fp32", "fp32", "int8", "int8"]
     fakes = Fakes()
-    report = bench_engines(export, replace(ONCE, judge=False), instruments=fakes.instruments())
+    report = fakes.run(export, replace(ONCE, judge=False))
     assert report.proofs == ()
     assert not any(line.startswith("judge") for line in fakes.log)
 
@@ -111,12 +113,12 @@ def test_another_load_on_the_machine_makes_the_report_invalid(export: Path) -> N
 
 def test_ceilings_are_measured_before_the_sweep_and_after_each_repeat(export: Path) -> None:
     """The machine is busy at first, then less, then not: the last measurement is the best."""
-    looks = iter([1e6, 5e8, 1e9])
-    fakes = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": next(looks)})])
+    measurements = iter([1e6, 5e8, 1e9])
+    fakes = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": next(measurements)})])
     report = fakes.run(export)
     assert report.roofs == (ROOF,)
-    looked = [index for index, line in enumerate(fakes.log) if line.startswith("ceilings for")]
-    assert [fakes.log[index] for index in looked] == [
+    measured_at = [index for index, line in enumerate(fakes.log) if line.startswith("ceilings for")]
+    assert [fakes.log[index] for index in measured_at] == [
         "ceilings for 0.5 s",
         "ceilings for 0.2 s",
         "ceilings for 0.2 s",
@@ -124,7 +126,7 @@ def test_ceilings_are_measured_before_the_sweep_and_after_each_repeat(export: Pa
     assert fakes.log[0] == "open ceilings of None"
     assert fakes.log[-1] == "ceilings closed"
     slices = [line.startswith("time") for line in fakes.log]
-    assert [sum(slices[start:end]) for start, end in pairwise((0, *looked))] == [0, 8, 8]
+    assert [sum(slices[start:end]) for start, end in pairwise((0, *measured_at))] == [0, 8, 8]
 
 
 def test_engines_faster_than_their_limit_are_reported(export: Path) -> None:
@@ -135,18 +137,18 @@ def test_engines_faster_than_their_limit_are_reported(export: Path) -> None:
 
 
 def test_ceilings_measured_before_a_failure_are_kept(export: Path) -> None:
-    looks: list[int] = []
+    measurements: list[int] = []
 
     def failing_in_the_end() -> Sequence[Roof]:
-        looks.append(1)
-        if len(looks) == 2:
+        measurements.append(1)
+        if len(measurements) == 2:
             raise ExportError("its process ended (killed by signal 9)")
         return [ROOF]
 
     report = Fakes(roofs=failing_in_the_end).run(export)
     assert report.roofs == (ROOF,)
     assert [left.what for left in report.left_out].count("ceilings of CPU") == 1
-    assert len(looks) == 2  # and are not asked again
+    assert len(measurements) == 2  # and are not measured again
 
 
 def test_without_ceilings_there_are_rows_without_limits(export: Path) -> None:
@@ -195,14 +197,14 @@ def test_the_command_measures_real_engines_and_writes_the_report(
         *(("onnxruntime", 1), ("onnxruntime", 2)),
     ]
     assert {roof.computes_in for roof in report.roofs} >= {"f32"}
-    # Their process was looked at three times.
+    # Their process was called three times.
     assert "ceilings of CPU" not in {left.what for left in report.left_out}
     assert all(
         row.latencies.p50_ms and row.share_of_limit and row.peak_memory_bytes for row in report.engines
     )
     # Every option that was given and says how it was measured.
     assert set(arguments) - set(shlex.split(report.command)) == {"--output", str(path)}
-    # These files are of a record that keeps no answers to judge by.
+    # This export has no reference outputs to judge by.
     assert report.proofs == ()
     assert {reason.rule for row in report.engines for reason in row.verdict.reasons} == {"not judged"}
 
@@ -270,11 +272,9 @@ def test_a_batch_beyond_the_exports_largest_is_refused_before_anything_is_opened
 ) -> None:
     fakes = Fakes()
     with pytest.raises(UsageError, match=r"got 9, expected at most 8, .*--max-batch 9"):
-        bench_engines(export, replace(ONCE, batches=(1, 9)), instruments=fakes.instruments())
+        fakes.run(export, replace(ONCE, batches=(1, 9)))
     assert fakes.log == []
-    assert (
-        len(bench_engines(export, replace(ONCE, batches=(8,)), instruments=fakes.instruments()).engines) == 4
-    )
+    assert len(fakes.run(export, replace(ONCE, batches=(8,))).engines) == 4
 
 
 def test_the_help_text_fits_80_columns(
@@ -339,8 +339,7 @@ def test_a_runtime_of_another_distribution_is_measured_in_its_own_process(
     export: Path, constant_runtime: None
 ) -> None:
     options = replace(ONCE, engine_filter=EngineFilter(runtimes=("constant",)), seconds=0.01)
-    instruments = replace(Fakes().instruments(), engines=None)
-    report = bench_engines(export, options, instruments=instruments)
+    report = Fakes().run(export, options, processes=True)
     assert [(str(row.engine), row.batch) for row in report.engines] == [
         (f"{precision} on constant (CPU, computes in f32)", batch)
         for precision in ("fp32", "int8")

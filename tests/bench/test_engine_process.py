@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from alexnet_bench.engines.process import BenchProcess, EngineProcess, Verbs, execute_requests
+from alexnet_bench.engines.process import BenchProcess, EngineProcess
 from alexnet_export.convert import onnx_from_checkpoint
 from alexnet_model.errors import ExportError
 
@@ -17,83 +15,92 @@ from ..conftest import Exported
 from ..networks import random_checkpoint
 from .sweep_fakes import spec
 
+CHILD = """
+import os, signal, sys, time
+from alexnet_bench.engines.process import serve_requests
+from alexnet_model.errors import ExportError
 
-def program(code: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", f"import json, os, signal, sys\n{code}")
+def refuse():
+    raise ExportError("a.onnx", got="nonsense", expected="a model")
 
+def fail():
+    raise ZeroDivisionError("by zero\\nand more")
 
-ECHO = """
-for line in sys.stdin:
-    request = json.loads(line)
-    print(json.dumps({"number": request["number"], "value": request["verb"]}), flush=True)
+VERBS = {"add": lambda left, right: left + right, "refuse": refuse, "fail": fail,
+         "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+         "exit": lambda: sys.exit("a.so: no such library"),
+         "print": lambda: print("from a library"), "sleep": time.sleep}
+
+def serve(connection):
+    serve_requests(connection, VERBS)
+
+def reply_twice(connection):
+    number, *_ = connection.recv()
+    for one in (number - 1, number):
+        connection.send((one, one, ""))
 """
 
 
-def test_replies_come_in_order_and_the_process_ends_with_its_input() -> None:
-    with BenchProcess(program(ECHO)) as process:
-        assert [process.request("load"), process.request("warm")] == ["load", "warm"]
-        child = process._process
+class Child(BenchProcess):
+    """A child that runs a function of `CHILD`."""
+
+    def __init__(self, folder: Path, function: str = "serve", **options: Any) -> None:
+        (folder / "child_for_tests.py").write_text(CHILD)
+        environment = {"PYTHONPATH": str(folder)}
+        super().__init__(function=f"child_for_tests:{function}", environment=environment, **options)
+
+
+def test_replies_come_in_order_and_the_process_ends_with_its_connection(tmp_path: Path) -> None:
+    with Child(tmp_path) as process:
+        assert process.request("print") is None  # is not mixed up with replies
+        assert [process.request("add", 1, 2), process.request("add", [3], [4])] == [3, [3, 4]]
+        child = process._child.process
     assert child.returncode == 0
 
 
-def test_the_reply_to_an_interrupted_request_is_skipped() -> None:
-    answering_twice = """
-for line in sys.stdin:
-    number = json.loads(line)["number"]
-    for one in (number - 1, number):
-        print(json.dumps({"number": one, "value": one}), flush=True)
-"""
-    with BenchProcess(program(answering_twice)) as process:
-        assert [process.request("load"), process.request("warm")] == [1, 2]
+def test_the_reply_to_an_interrupted_request_is_skipped(tmp_path: Path) -> None:
+    with Child(tmp_path, "reply_twice") as process:
+        assert process.request("load") == 1
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("verb", "message"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"its process ended \(killed by signal 9\)$"),
-        ("sys.exit('a.so: no such library')", r"ended \(exit code 1\): a\.so: no such library"),
+        ("kill", r"its process ended \(killed by signal 9\)$"),
+        ("exit", r"ended \(exit code 1: a\.so: no such library\)$"),
     ],
 )
-def test_the_end_of_the_process_is_an_error_with_its_last_words(code: str, said: str) -> None:
-    with BenchProcess(program(f"sys.stdin.readline(); {code}")) as process:
-        with pytest.raises(ExportError, match=said):
-            process.request("load")
+def test_the_end_of_the_process_is_an_error_with_its_last_line_of_output(
+    tmp_path: Path, verb: str, message: str
+) -> None:
+    with Child(tmp_path) as process:
+        with pytest.raises(ExportError, match=message):
+            process.request(verb)
         with pytest.raises(ExportError, match="its process ended"):
-            process.request("warm")
+            process.request("add", 1, 2)
 
 
-def test_a_process_that_does_not_reply_is_killed_after_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet_bench.engines.process.CLOSING_S", 0.1)
-    stuck = "import time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
-    with BenchProcess(program(stuck), deadline_s=0.2) as process:
+def test_a_process_that_does_not_reply_is_killed_after_a_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_bench.child_process.CLOSING_S", 0.1)
+    with Child(tmp_path, deadline_s=0.2) as process:
         with pytest.raises(ExportError, match=r"got no reply in 0\.2 s"):
-            process.request("load")
-        child = process._process
+            process.request("sleep", 600)
+        child = process._child.process
     assert child.returncode == -9
 
 
-def test_errors_are_replies_and_the_next_request_is_executed() -> None:
-    def refuse() -> None:
-        raise ExportError("a.onnx", got="nonsense", expected="a model")
-
-    def break_down() -> None:
-        raise ZeroDivisionError("by zero\nand more")
-
-    requests = [
-        json.dumps({"number": number, "verb": verb, **values}) + "\n"
-        for number, (verb, values) in enumerate(
-            [("refuse", {}), ("break_down", {}), ("unknown", {}), ("add", {"left": 1, "right": 2})]
-        )
-    ]
-    replies = io.StringIO()
-    verbs: Verbs = {"refuse": refuse, "break_down": break_down, "add": lambda left, right: left + right}
-    execute_requests(requests, replies, verbs)
-    assert [json.loads(line) for line in replies.getvalue().splitlines()] == [
-        {"number": 0, "error": "a.onnx: got nonsense, expected a model"},
-        {"number": 1, "error": "ZeroDivisionError: by zero"},
-        {"number": 2, "error": "KeyError: 'unknown'"},
-        {"number": 3, "value": 3},
-    ]
+def test_errors_are_replies_and_the_next_request_is_executed(tmp_path: Path) -> None:
+    with Child(tmp_path) as process:
+        for verb, message in (
+            ("refuse", "^a.onnx: got nonsense, expected a model$"),
+            ("fail", "^ZeroDivisionError: by zero$"),
+            ("unknown", "^KeyError: 'unknown'$"),
+        ):
+            with pytest.raises(ExportError, match=message):
+                process.request(verb)
+        assert process.request("add", 1, 2) == 3
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ class FakeSweep:
 
 
 def failing_at(verb: str, error: Exception, *, batch: int = 0) -> Failing:
-    return lambda asked, at: error if (asked, at) == (verb, batch) else None
+    return lambda called, at: error if (called, at) == (verb, batch) else None
 
 
 def plan(*batches: int, repeats: int = 2) -> SweepPlan:
@@ -133,11 +133,11 @@ def test_an_engine_that_fails_keeps_its_finished_batches(verb: str) -> None:
 
 
 def test_the_batch_at_which_an_engine_failed_has_no_row() -> None:
-    asked: list[int] = []
+    called: list[int] = []
 
     def second_slice(verb: str, batch: int) -> Exception | None:
-        asked.extend([batch] * (verb == "time"))
-        return ExportError("no memory") if verb == "time" and asked == [1, 4, 4] else None
+        called.extend([batch] * (verb == "time"))
+        return ExportError("no memory") if verb == "time" and called == [1, 4, 4] else None
 
     swept = FakeSweep(spec("fp32"), plan=plan(1, 4), failing={"fp32": second_slice})
     assert [(row.batch, len(row.throughput.repeats)) for row in swept.rows()] == [(1, 2)]
@@ -167,11 +167,11 @@ def test_an_engine_that_fails_twice_is_not_measured_again_and_keeps_its_repeats(
 @pytest.mark.parametrize("repeat", [1, 2])
 def test_only_rows_with_missing_repeats_are_invalid_after_a_failure(repeat: int) -> None:
     """It fails at batch 4 in one of two repeats; the second repeat goes backwards and measures 8 first."""
-    asked: list[str] = []
+    called: list[str] = []
 
     def at_4(verb: str, batch: int) -> Exception | None:
-        asked.extend([verb] * (batch == 4))
-        return ExportError("no memory") if batch == 4 and asked.count("warm up") == repeat else None
+        called.extend([verb] * (batch == 4))
+        return ExportError("no memory") if batch == 4 and called.count("warm up") == repeat else None
 
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1, 4, 8), failing={"fp32": at_4})
     found = {(row.engine.precision, row.batch): row.verdict for row in swept.rows()}
@@ -180,11 +180,11 @@ def test_only_rows_with_missing_repeats_are_invalid_after_a_failure(repeat: int)
 
 
 def test_a_larger_batch_is_invalid_if_its_engine_failed_at_a_smaller_one_later() -> None:
-    asked: list[str] = []
+    called: list[str] = []
 
     def second_at_4(verb: str, batch: int) -> Exception | None:
-        asked.extend([verb] * (batch == 4))
-        return ExportError("no memory") if asked == ["warm up", "time", "warm up"] and batch == 4 else None
+        called.extend([verb] * (batch == 4))
+        return ExportError("no memory") if called == ["warm up", "time", "warm up"] and batch == 4 else None
 
     swept = FakeSweep(spec("fp32"), plan=plan(1, 4, 8, repeats=3), failing={"fp32": second_at_4})
     found = {row.batch: row for row in swept.rows()}
@@ -229,11 +229,11 @@ def test_only_rows_of_an_engine_that_cannot_be_judged_are_invalid() -> None:
 
 def test_an_engine_that_failed_twice_is_not_judged() -> None:
     """It fails in its last repeat, so some of its rows have all repeats."""
-    asked: list[str] = []
+    called: list[str] = []
 
     def at_last(verb: str, batch: int) -> Exception | None:
-        asked.extend([verb] * (batch == 1))
-        return ExportError("killed by signal 9") if len(asked) > 2 or batch == 4 else None
+        called.extend([verb] * (batch == 1))
+        return ExportError("killed by signal 9") if len(called) > 2 or batch == 4 else None
 
     judging = replace(plan(1, 2, 4), judged_by=Path("/export"))
     swept = FakeSweep(spec("fp32"), plan=judging, failing={"fp32": at_last})

@@ -16,6 +16,7 @@ from alexnet_bench.engines.timing import (
     HostMemory,
     TimedEngine,
     event_timer,
+    time_on_host,
     timed_calls,
 )
 from alexnet_bench.figures.percentiles import LatencyHistogram
@@ -62,35 +63,43 @@ def latencies_of(histogram: str) -> LatencyHistogram:
     return found
 
 
-def test_calls_last_for_the_given_seconds_and_have_the_given_minimum() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
+    clock.use(monkeypatch)
+    return clock
+
+
+def test_calls_last_for_the_given_seconds_and_have_the_given_minimum(
+    clock: FakeClock,
+) -> None:
     calls = HostCalls(FakeRunner(clock, 0.1))
     images = cycle([IMAGES[:1]])
-    assert timed_calls(calls, images, clock.timer(), seconds=0.25, now=clock) == pytest.approx([100] * 3)
+    assert timed_calls(calls, images, time_on_host, seconds=0.25) == pytest.approx([100] * 3)
     assert clock() == pytest.approx(0.3)
-    assert len(timed_calls(calls, images, clock.timer(), seconds=0.05, at_least=4, now=clock)) == 4
-    assert len(timed_calls(calls, images, clock.timer(), seconds=0, now=clock)) == 1
+    assert len(timed_calls(calls, images, time_on_host, seconds=0.05, at_least=4)) == 4
+    assert len(timed_calls(calls, images, time_on_host, seconds=0)) == 1
 
 
-def test_calls_on_a_gpu_are_timed_by_its_events_without_placing_and_taking_images() -> None:
-    stream, clock = FakeStream(), FakeClock()  # the host's clock does not advance
+def test_calls_on_a_gpu_are_timed_by_its_events_without_placing_and_taking_images(
+    clock: FakeClock,
+) -> None:
+    stream = FakeStream()  # the host's clock does not advance
     calls = ResidentFake(stream)
     timer = event_timer(stream.event)
-    assert timed_calls(calls, cycle(["a", "b"]), timer, seconds=-1, at_least=3, now=clock) == [5, 5, 5]
+    assert timed_calls(calls, cycle(["a", "b"]), timer, seconds=-1, at_least=3) == [5, 5, 5]
     assert calls.log == ["a", "b", "a"]
 
 
-def test_an_engine_is_loaded_warmed_up_and_timed() -> None:
-    clock = FakeClock()
+def test_an_engine_is_loaded_warmed_up_and_timed(clock: FakeClock) -> None:
     runner = FakeRunner(clock, 0.5, load_s=2.0)
     engine_here = TimedEngine(
         lambda: runner,
         IMAGES,
         largest_batch=8,
         calls_of=HostCalls,
-        time_call=clock.timer(),
+        time_call=time_on_host,
         memory=HostMemory(),
-        now=clock,
     )
     assert engine_here.load() == pytest.approx(2000)
     assert engine_here.warm_up(2, 2.5) == pytest.approx(1000)
@@ -106,7 +115,9 @@ def test_an_engine_is_loaded_warmed_up_and_timed() -> None:
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(tmp_path: Path, graphs: bool) -> None:
+def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(
+    tmp_path: Path, clock: FakeClock, graphs: bool
+) -> None:
     """TensorRT's runner on a fake of TensorRT, with a device in host memory."""
     onnx = tmp_path / "fp32.onnx"
     onnx_from_checkpoint(random_checkpoint(width=0.05), onnx, max_batch=4)
@@ -123,7 +134,7 @@ def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(tmp_path: Path,
         gpu=H200,
     )
 
-    executions, clock = trt.recorder.executions, FakeClock()
+    executions = trt.recorder.executions
 
     def event() -> Any:
         stream.ms = 7.0 * len(executions)  # the stream takes 7 ms for each
@@ -145,7 +156,6 @@ def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(tmp_path: Path,
         calls_of=lambda runner: cast("Calls", runner),
         time_call=event_timer(event),
         memory=DeviceMemory(lambda: 1000),
-        now=clock,
     )
     engine_here.load()
     engine_here.warm_up(4, 0)

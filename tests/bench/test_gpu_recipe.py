@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import runpy
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_bench.engines.process import BenchProcess, Verbs, execute_requests, verbs_of_child
+from alexnet_bench.engines.process import BenchProcess, Verbs, execute_request, verbs_of_child
 from alexnet_model.checkpoint import save_checkpoint
 from alexnet_model.errors import ExportError
 
@@ -31,7 +30,7 @@ def command(tmp_path: Path) -> list[str]:
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run engines and ceilings in this process: a process each would import PyTorch only to find no GPU.
 
-    That a process of their own says so is seen in test_engine_process.py.
+    test_engine_process.py has the test with processes.
     """
     verbs: dict[BenchProcess, Verbs] = {}
 
@@ -39,13 +38,11 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         verbs[process] = verbs_of_child()
         return process
 
-    def request(process: BenchProcess, verb: str, **values: object) -> Any:
-        replies = io.StringIO()
-        execute_requests([json.dumps({"number": 1, "verb": verb, **values})], replies, verbs[process])
-        reply = json.loads(replies.getvalue())
-        if "error" in reply:
-            raise ExportError(reply["error"])
-        return reply["value"]
+    def request(process: BenchProcess, verb: str, *arguments: object) -> Any:
+        value, failure = execute_request(verbs[process], verb, *arguments)
+        if failure:
+            raise ExportError(failure)
+        return value
 
     monkeypatch.setattr(BenchProcess, "__enter__", enter)
     monkeypatch.setattr(BenchProcess, "__exit__", lambda *_: None)
@@ -82,8 +79,8 @@ def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
     monkeypatch.setattr(sys, "argv", command(tmp_path))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(RECIPE), run_name="__main__")
-    said = capsys.readouterr().err
-    assert ended.value.code == 1, said
+    printed = capsys.readouterr().err
+    assert ended.value.code == 1, printed
     report = json.loads((tmp_path / "results" / "gpu" / "engine.json").read_text())
     assert report["engines"] == report["roofs"] == report["proofs"] == []
     whys = {left["what"]: left["why"] for left in report["left_out"]}
@@ -91,7 +88,7 @@ def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
         assert "PyTorch: got" in whys[f"{precision} on {runtime} ({H100[1]})"]
     assert not any("(CPU" in what for what in whys)
     # Triton saw no GPU either: what it computes on the CPU is not measured under a GPU's name.
-    assert "No server on the GPU: Triton computes alexnet_fp16, alexnet_fp32" in said
+    assert "No server on the GPU: Triton computes alexnet_fp16, alexnet_fp32" in printed
     assert [path.name for path in (tmp_path / "results" / "gpu").iterdir()] == ["engine.json"]
     page = (tmp_path / "performance.md").read_text()
     assert "PyTorch: got" in page

@@ -214,7 +214,7 @@ class OneServer:
         self.wrong = wrong
         self.class_names = class_names
         self.max_batch = max_batch
-        self.asked = 0
+        self.received = 0
 
     def client(self, url: str, *, backoff: Backoff | None = None) -> Client:
         transport = OnDevice("CPU", self.backend)
@@ -226,8 +226,8 @@ class OneServer:
         return Client(url, transport=transport, backoff=backoff)
 
     def _answer(self, transport: FakeTransport, request: InferRequest) -> FloatArray:
-        self.asked += 1
-        failure = self.fails(self.asked)
+        self.received += 1
+        failure = self.fails(self.received)
         if failure is not None:
             raise failure
         probabilities = transport.brightness_as_class(request)
@@ -266,7 +266,7 @@ def cases_of(report: Report) -> list[str]:
 def requests_of_a_case(measured: Callable[..., Report]) -> int:
     whole = OneServer()
     assert cases_of(measured(whole)) == ["fp32, batch 1", "int8, batch 1"]
-    return whole.asked // 2
+    return whole.received // 2
 
 
 def test_a_server_that_ends_costs_its_case_and_all_that_follow(
@@ -297,7 +297,7 @@ def test_a_timed_request_that_fails_is_not_sent_again_and_costs_its_case_alone(
     assert cases_of(report) == ["int8, batch 1"]
     (left_out,) = report.left_out
     assert (left_out.what, "a full queue" in left_out.why) == ("fp32, batch 1", True)
-    assert server.asked == of_a_case - before_last + of_a_case
+    assert server.received == of_a_case - before_last + of_a_case
     assert rules_of(report) == []
 
 
@@ -358,7 +358,7 @@ def test_batches_are_measured_once_and_within_what_export_and_server_take(
         UsageError, match="batches: got 9, expected at most 8, the largest batch of this export"
     ):
         measured(server, batches=(1, 9))
-    assert server.asked == 0
+    assert server.received == 0
     report = measured(server, batches=(4, 8))
     assert cases_of(report) == ["fp32, batch 4", "int8, batch 4"]
     assert [(left_out.what, left_out.why) for left_out in report.left_out] == [
@@ -388,7 +388,7 @@ def test_every_route_is_measured_on_a_real_server(exported: Exported, tmp_path: 
             http_url=server.http_url,
             options=BreakdownOptions(batches=(2,), rounds=1, requests=2),
         )
-    assert rules_of(report) == []  # the server answers as the engine in process does
+    assert rules_of(report) == []  # the server predicts what the engine in process does
     found = report.breakdown
     of_int8 = [step for step in found if step.of == "int8, batch 2"]
     assert [step.name for step in of_int8] == [

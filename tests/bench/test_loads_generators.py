@@ -117,7 +117,7 @@ def test_a_worker_that_dies_is_an_error_and_is_replaced(
             time.sleep(0.01)
         first = generator.process_ids
         os.kill(first[1], signal.SIGKILL)
-        with pytest.raises(ClientError, match=r"process 2 of the load generator: got exit code -9"):
+        with pytest.raises(ClientError, match=r"process 2 of the load generator: got killed by signal 9"):
             running.result(60)
         assert ends(first)
         bench.timing = SHORT

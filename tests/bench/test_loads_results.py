@@ -151,7 +151,7 @@ def test_there_is_no_row_without_a_reply() -> None:
             "wrong answers",
             "2 of 20 checked responses were wrong, such as: NaN",
         ),
-        ({"server_gone": True, "failure": "nobody"}, "server gone", "after 15.0 s, such as: nobody"),
+        ({"server_gone": True, "failure": "refused"}, "server gone", "after 15.0 s, such as: refused"),
         ({"interrupted": True}, "interrupted", "stopped after 15.0 s"),
         ({"requests": 10}, "too few samples", "10 replies, where a median needs 11"),
     ],

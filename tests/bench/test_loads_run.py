@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from alexnet_bench import (
     Timing,
     bench_load,
 )
+from alexnet_bench.runs import report_of_run
 from alexnet_bench.schema import Report
 from alexnet_model.errors import BadRequest, ModelNotFound, Unreachable, UsageError
 
@@ -32,13 +34,26 @@ TIMING = Timing(burn_in_s=1.0, seconds=2.0, repeats=2)
 SWEEP = LoadPlan(models=(MODEL,), loops=(ClosedLoop(concurrency=1), ClosedLoop(concurrency=8)))
 
 
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Set what the calibration workload measures before and after a run."""
+    rates = [1e9, 1e9]
+
+    def next_rate() -> float:
+        rates.append(rates.pop(0))
+        return rates[-1]
+
+    steady = partial(report_of_run, calibration=next_rate)
+    monkeypatch.setattr("alexnet_bench.loads.run.report_of_run", steady)
+    return rates
+
+
 @pytest.fixture
 def server() -> VirtualServer:
     return VirtualServer(VirtualTime(), together=8)
 
 
 def report_of(server: VirtualServer, plan: LoadPlan = SWEEP, **options: Any) -> Report:
-    options = {"calibration": lambda: 1e9, **options}
     return bench_load(plan, bench_of(server, TIMING), title="t", command="c", **options)
 
 
@@ -127,7 +142,7 @@ def test_a_server_that_dies_during_a_load_leaves_a_report(server: VirtualServer)
     plan = LoadPlan(models=(MODEL,), loops=tuple(ClosedLoop(concurrency=n) for n in (1, 2, 3)))
     timing = Timing(burn_in_s=1, seconds=3, repeats=4)
     bench = bench_of(server, timing)
-    report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(plan, bench, title="t", command="c")
     (row,) = report.loads
     assert [reason.rule for reason in row.verdict.reasons] == ["server gone", "errors"]
     assert row.throughput.value < 100
@@ -167,7 +182,7 @@ def test_a_server_that_is_replaced_between_two_loads_ends_the_run(server: Virtua
         return result
 
     bench.run = replacing  # type: ignore[method-assign]
-    report = bench_load(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(SWEEP, bench, title="t", command="c")
     assert [row.concurrency for row in report.loads] == [1]
     (reason,) = report.reasons
     assert reason.rule == "server gone"
@@ -185,7 +200,7 @@ def test_a_model_that_is_replaced_between_two_loads_ends_the_run(server: Virtual
         return result
 
     bench.run = replacing  # type: ignore[method-assign]
-    report = bench_load(SWEEP, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(SWEEP, bench, title="t", command="c")
     (reason,) = report.reasons
     assert "a configuration that has changed" in reason.found
 
@@ -246,9 +261,9 @@ def test_a_model_without_replies_is_left_out_and_the_others_are_measured(server:
     assert report.reasons == ()
 
 
-def test_a_busy_machine_makes_the_whole_run_invalid(server: VirtualServer) -> None:
-    rates = iter([1e9, 0.8e9])
-    report = report_of(server, calibration=lambda: next(rates))
+def test_a_busy_machine_makes_the_whole_run_invalid(server: VirtualServer, rates: list[float]) -> None:
+    rates[1] = 0.8e9
+    report = report_of(server)
     assert [reason.rule for reason in report.reasons] == ["machine busy"]
     assert (report.calibration_before, report.calibration_after) == (1e9, 0.8e9)
 
@@ -369,7 +384,7 @@ def test_ctrl_c_in_the_burn_in_of_a_rate_keeps_the_probes(server: VirtualServer)
         return measure(load, **options)
 
     bench.measure = measuring  # type: ignore[method-assign]
-    report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(plan, bench, title="t", command="c")
     assert len(report.held_rates[0].probes) == 2 < len(whole.held_rates[0].probes)
     assert "stopped early" in report.held_rates[0].words
     assert [reason.rule for reason in report.reasons] == ["interrupted"]
@@ -384,12 +399,12 @@ def test_an_error_in_a_search_keeps_its_probes(server: VirtualServer) -> None:
         nonlocal rates
         rates += isinstance(load.loop, OpenLoop)
         if rates == 3:
-            raise Unreachable("grpc://127.0.0.1:8001", got="nobody")
+            raise Unreachable("grpc://127.0.0.1:8001", got="connection refused")
         return measure(load, **options)
 
     bench.measure = measuring  # type: ignore[method-assign]
     plan = LoadPlan(models=(MODEL,), limit=SearchOptions(limit_p99_ms=100))
-    report = bench_load(plan, bench, title="t", command="c", calibration=lambda: 1.0)
+    report = bench_load(plan, bench, title="t", command="c")
     assert len(report.held_rates[0].probes) == 2
     assert report.left_out[0].what.endswith("the rest of the search")
     assert [reason.rule for reason in report.reasons] == ["server gone"]

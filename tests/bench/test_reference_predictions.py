@@ -1,4 +1,4 @@
-"""Reference predictions: what an export says a served model should answer."""
+"""Reference predictions: the correct outputs of a served model, computed from its export."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet_bench.engines import ceilings
 from alexnet_bench.engines.ceilings import CeilingBench, Sizes, large_copy, large_read, products
 from alexnet_bench.engines.roofline import Layer, layers_from_onnx, limit_at, multiply_adds, roof_over
+from alexnet_bench.engines.timing import time_on_host
 from alexnet_bench.schema import Roof
 from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint
 from alexnet_model.architectures import build, parameter_count
@@ -174,17 +176,12 @@ class FakeKernels:
         self.copies = self.reads = 0
         self.sides: dict[str, list[int]] = {}
 
-    def bench(self) -> CeilingBench:
-        return CeilingBench(
-            "CPU",
-            "cpu",
-            Sizes(sides=(100, 200, 400), buffer_bytes=10**6),
-            self.clock.timer(),
-            now=self.clock,
-            products_of=self._products,
-            copy_of=self._copy,
-            read_of=self._read,
-        )
+    def bench(self, patch: pytest.MonkeyPatch) -> CeilingBench:
+        self.clock.use(patch)
+        patch.setattr(ceilings, "products", self._products)
+        patch.setattr(ceilings, "large_copy", self._copy)
+        patch.setattr(ceilings, "large_read", self._read)
+        return CeilingBench("CPU", "cpu", Sizes(sides=(100, 200, 400), buffer_bytes=10**6), time_on_host)
 
     def _products(self, kind: str, side: int, place: str) -> Sequence[Callable[[], object]]:
         if kind not in self._operations_per_s:
@@ -205,41 +202,43 @@ class FakeKernels:
         return lambda: self.clock.spend(self.slowness * self.slow_kinds.get(kind, 1.0) * seconds)
 
 
-def test_ceilings_are_of_the_fastest_product_and_a_copy_counts_both_ways() -> None:
+def test_ceilings_are_of_the_fastest_product_and_copies_count_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     kernels = FakeKernels({"f32": 1e9, "i8": 4e9}, bytes_per_s=3e9)
-    f32, i8 = kernels.bench().roofs(0.1)
+    f32, i8 = kernels.bench(monkeypatch).roofs(0.1)
     assert (f32.computes_in, i8.computes_in) == ("f32", "i8")
     assert f32.operations_per_s == pytest.approx(1e9)
     assert i8.operations_per_s == pytest.approx(4e9)
     assert f32.bytes_per_s == i8.bytes_per_s == pytest.approx(3e9)
 
 
-def test_memory_is_as_fast_as_the_faster_of_a_copy_and_a_read() -> None:
+def test_memory_is_as_fast_as_the_faster_of_a_copy_and_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy moves its buffer twice, a read once."""
     for copy_per_s, read_per_s, expected in ((3e9, 2e9, 3e9), (3e9, 4e9, 4e9)):
         kernels = FakeKernels({"f32": 1e9}, bytes_per_s=copy_per_s, read_bytes_per_s=read_per_s)
-        (f32,) = kernels.bench().roofs(0.1)
+        (f32,) = kernels.bench(monkeypatch).roofs(0.1)
         assert f32.bytes_per_s == pytest.approx(expected)
 
 
-def test_the_best_of_several_measurements_counts() -> None:
+def test_the_best_of_several_measurements_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = FakeKernels({"f32": 1e9, "i8": 4e9}, bytes_per_s=3e9)
-    bench = kernels.bench()
+    bench = kernels.bench(monkeypatch)
     for slowness, expected in ((4, 0.25), (2, 0.5), (8, 0.5), (1, 1), (3, 1)):
         kernels.slowness = slowness
         f32, i8 = bench.roofs(0.1)
         assert f32.operations_per_s == pytest.approx(1e9 * expected)
         assert i8.operations_per_s == pytest.approx(4e9 * expected)
         assert f32.bytes_per_s == i8.bytes_per_s == pytest.approx(3e9 * expected)
-    # A trial and the real one: later looks are at the same works.
+    # A trial and the product itself: later measurements use the same kernels.
     assert [len(sides) for sides in kernels.sides.values()] == [2, 2]
     assert (kernels.copies, kernels.reads) == (1, 1)
 
 
-def test_a_type_whose_trial_was_slow_by_chance_gets_another_trial() -> None:
+def test_a_type_whose_trial_was_slow_by_chance_gets_another_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = FakeKernels({"f32": 1e9, "bf16": 2e9, "i8": 4e9})
     kernels.slow_kinds = {"bf16": 20}
-    bench = kernels.bench()
+    bench = kernels.bench(monkeypatch)
     assert [found.computes_in for found in bench.roofs(0.1)] == ["f32", "i8"]
     kernels.slow_kinds = {}
     _, bf16, _ = bench.roofs(0.1)
@@ -247,18 +246,18 @@ def test_a_type_whose_trial_was_slow_by_chance_gets_another_trial() -> None:
     assert bf16.operations_per_s == pytest.approx(2e9)
 
 
-def test_each_measurement_takes_about_the_given_seconds() -> None:
+def test_each_measurement_takes_about_the_given_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = FakeKernels({"f32": 1e9})
-    bench = kernels.bench()
+    bench = kernels.bench(monkeypatch)
     bench.roofs(0.1)
     before = kernels.clock()
     bench.roofs(0.2)
     assert 4 * 0.2 <= kernels.clock() - before < 4 * 0.3  # a copy, a read and two products
 
 
-def test_a_type_without_a_fast_product_has_no_ceiling() -> None:
+def test_a_type_without_a_fast_product_has_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = FakeKernels({"f32": 1e9, "f16": 0.8e9, "i8": 1e3})
-    bench = kernels.bench()
+    bench = kernels.bench(monkeypatch)
     assert [found.computes_in for found in bench.roofs(0.1)] == ["f32"]
     assert kernels.sides["i8"] == [100]  # a trial, and no more of it
     before = kernels.clock()
@@ -266,10 +265,10 @@ def test_a_type_without_a_fast_product_has_no_ceiling() -> None:
     assert kernels.clock() - before < 1  # a trial takes i8 more than an hour
 
 
-def test_the_largest_product_that_is_short_enough_is_measured() -> None:
+def test_the_largest_product_that_is_short_enough_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     # 200 x 200 takes 16 ms, 400 x 400 would take 128; eight times as fast it takes 16.
     kernels = FakeKernels({"f32": 1e9, "bf16": 8e9})
-    kernels.bench().roofs(0.1)
+    kernels.bench(monkeypatch).roofs(0.1)
     assert kernels.sides == {"f32": [100, 200], "bf16": [100, 400]}
 
 

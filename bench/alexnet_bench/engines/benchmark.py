@@ -6,20 +6,19 @@ report = bench_engines(Path("build/export"), EngineBenchOptions(batches=(1, 32))
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 from alexnet_model.errors import AlexnetError, UsageError
-from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
+from alexnet_model.gpus import Gpu, gpus_here
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
-from ..calibration_workload import calibration_rate
 from ..figures.intervals import figure_from_repeats
 from ..figures.percentiles import LatencyHistogram
 from ..figures.verdicts import (
@@ -36,7 +35,7 @@ from .process import BenchProcess, EngineProcess
 from .roofline import Layer, layers_from_onnx, limit_at, roof_over
 from .selection import EngineFilter, engines_of_export
 from .specs import EngineSpec
-from .sweep import BatchRun, OpenEngineOf, Sweep, SweepPlan, SweptEngine, doubling_batches, run_sweep
+from .sweep import BatchRun, Sweep, SweepPlan, SweptEngine, doubling_batches, run_sweep
 
 # Of each kernel of the ceilings: before the sweep, and after each of its repeats.
 FIRST_CEILINGS_S = 0.5
@@ -95,27 +94,8 @@ def ceilings_process(gpu: Gpu | None) -> Iterator[MeasureRoofs]:
         ExportError: the process failed.
     """
     with BenchProcess() as process:
-        process.request("ceilings", gpu=None if gpu is None else vars(gpu))
-        yield lambda seconds: [
-            Roof.model_validate(roof) for roof in process.request("roofs", seconds=seconds)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Instruments:
-    """What a run measures with; tests replace it.
-
-    Attributes:
-        gpus: The GPUs of this machine.
-        engines: Opens an engine; None means each in a process of its own.
-        ceilings: Opens the measurement of a device's ceilings.
-        calibration: Runs the calibration workload, and returns its rate.
-    """
-
-    gpus: GpuSurvey = field(default_factory=gpus_here)
-    engines: OpenEngineOf | None = None
-    ceilings: Callable[[Gpu | None], AbstractContextManager[MeasureRoofs]] = ceilings_process
-    calibration: Callable[[], float] = calibration_rate
+        process.request("ceilings", gpu)
+        yield partial(process.request, "roofs")
 
 
 def bench_engines(
@@ -124,7 +104,6 @@ def bench_engines(
     *,
     command: str = "",
     progress: Progress = silent,
-    instruments: Instruments | None = None,
 ) -> Report:
     """Measure every engine of an export that this machine can run.
 
@@ -133,7 +112,6 @@ def bench_engines(
         options: What to measure.
         command: The command line, for the report.
         progress: Called as the run proceeds.
-        instruments: What to measure with; None for the real ones.
 
     Returns:
         A report. Ctrl-C ends the run early, and keeps what was measured.
@@ -146,18 +124,19 @@ def bench_engines(
     """
     manifest = manifest_from_folder(folder)
     plan = options.plan(manifest, folder)
-    use = instruments or Instruments()
-    selection = engines_of_export(manifest, folder, options.engine_filter, use.gpus)
+    selection = engines_of_export(manifest, folder, options.engine_filter, gpus_here())
     layers = _layers_by_precision(selection.specs, manifest, folder)
 
     def measure(log: Log) -> None:
         log.left_out += selection.left_out
-        with _Ceilings(use.ceilings, selection.specs, rounds=1 + plan.repeats, progress=progress) as ceilings:
+        with (
+            _Ceilings(selection.specs, 1 + plan.repeats, progress) as ceilings,
+            tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch,
+        ):
             ceilings.measure(FIRST_CEILINGS_S)
-            with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch:
-                open_engine = use.engines or partial(EngineProcess, environment={COMPILED_CODE: scratch})
-                after_repeat = partial(ceilings.measure, CEILINGS_S)
-                sweep = run_sweep(selection.specs, plan, open_engine, progress, after_repeat=after_repeat)
+            open_engine = partial(EngineProcess, environment={COMPILED_CODE: scratch})
+            after_repeat = partial(ceilings.measure, CEILINGS_S)
+            sweep = run_sweep(selection.specs, plan, open_engine, progress, after_repeat=after_repeat)
             log.note(interrupted_reason(sweep.is_interrupted))
             rows = rows_from_sweep(sweep, layers, ceilings.roofs)
             log.roofs += ceilings.roofs
@@ -165,7 +144,7 @@ def bench_engines(
             log.proofs += proofs_from_sweep(sweep)
             log.left_out += (*sweep.left_out, *ceilings.left_out, *doubtful_limits(rows))
 
-    return report_of_run(measure, title="Engines in process", command=command, calibration=use.calibration)
+    return report_of_run(measure, title="Engines in process", command=command)
 
 
 def rows_from_sweep(
@@ -198,10 +177,10 @@ def proofs_from_sweep(sweep: Sweep) -> tuple[Proof, ...]:
 
 def doubtful_limits(rows: Sequence[EngineRow]) -> tuple[LeftOut, ...]:
     """List the batches at which an engine came so close to its limit that the limit is in doubt."""
-    batches: dict[EngineLabel, list[str]] = {}
+    batches: defaultdict[EngineLabel, list[str]] = defaultdict(list)
     for row in rows:
         if (row.share_of_limit or 0) > MOST_OF_LIMIT:
-            batches.setdefault(row.engine, []).append(str(row.batch))
+            batches[row.engine].append(str(row.batch))
     why = (
         f"above {MOST_OF_LIMIT:.0%}: its ceilings were likely measured too low, or its weights stayed in a "
         "cache from call to call"
@@ -257,32 +236,18 @@ def _gate_reason(one: SweptEngine, plan: SweepPlan) -> Reason | None:
     return not_judged_reason("" if plan.judged_by is None else one.not_judged_because)
 
 
-class _Ceilings:
+class _Ceilings(ExitStack):
     """The ceilings of every device. A device that fails is not measured again, and keeps its best so far."""
 
-    def __init__(
-        self,
-        open_ceilings: Callable[[Gpu | None], AbstractContextManager[MeasureRoofs]],
-        specs: Sequence[EngineSpec],
-        *,
-        rounds: int,
-        progress: Progress,
-    ) -> None:
-        self._open = open_ceilings
+    def __init__(self, specs: Sequence[EngineSpec], rounds: int, progress: Progress) -> None:
+        super().__init__()
         self._devices = list(dict.fromkeys(spec.gpu for spec in specs))
         self._rounds = rounds
         self._done = 0
         self._progress = progress
-        self._opened = ExitStack()
         self._measure: dict[Gpu | None, MeasureRoofs] = {}
         self._roofs: dict[Gpu | None, Sequence[Roof]] = {}
         self.left_out: list[LeftOut] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
 
     @property
     def roofs(self) -> tuple[Roof, ...]:
@@ -295,7 +260,7 @@ class _Ceilings:
             self._progress("ceilings", self._done, self._rounds, f"{name}: matrix products and memory")
             try:
                 if gpu not in self._measure:
-                    self._measure[gpu] = self._opened.enter_context(self._open(gpu))
+                    self._measure[gpu] = self.enter_context(ceilings_process(gpu))
                 self._roofs[gpu] = self._measure[gpu](seconds)
             except (AlexnetError, OSError) as error:
                 self._devices.remove(gpu)

@@ -24,7 +24,7 @@ from alexnet_model.extras import needs
 from alexnet_model.gpus import Gpu
 
 from ..schema import Roof
-from .timing import Seconds, TimeCall, event_timer, host_timer
+from .timing import TimeCall, event_timer, time_on_host
 
 with needs("export"):
     import onnx
@@ -91,10 +91,6 @@ class CeilingBench:
         time_call: TimeCall,
         *,
         working: Callable[[], AbstractContextManager[None]] = nullcontext,
-        now: Seconds = time.perf_counter,
-        products_of: Callable[[str, int, str], Sequence[Kernel]] | None = None,
-        copy_of: Callable[[int, str], Kernel] | None = None,
-        read_of: Callable[[int, str], Kernel] | None = None,
     ) -> None:
         """
         Args:
@@ -103,23 +99,16 @@ class CeilingBench:
             sizes: Sizes of the kernels.
             time_call: Times one call on the device.
             working: Inside it, kernels run on the stream that `time_call` times.
-            now: The host's clock, in seconds.
-            products_of: Makes matrix products of a type and side; None for `products`.
-            copy_of: Makes a copy of so many bytes; None for `large_copy`.
-            read_of: Makes a read of so many bytes; None for `large_read`.
         """
         self._name = name
         self._place = place
         self._sizes = sizes
         self._time_call = time_call
-        self._now = now
         self._working = working
-        self._products_of = products_of or products
         size_bytes = sizes.buffer_bytes
-        copy, read = copy_of or large_copy, read_of or large_read
         self._memory = (
-            KernelGroup(lambda: [copy(size_bytes, place)], amount=2 * size_bytes),  # read and written
-            KernelGroup(lambda: [read(size_bytes, place)], amount=size_bytes),
+            KernelGroup(lambda: [large_copy(size_bytes, place)], amount=2 * size_bytes),  # read and written
+            KernelGroup(lambda: [large_read(size_bytes, place)], amount=size_bytes),
         )
         self._trials = {kind: self._product(kind, sizes.sides[0]) for kind in TYPES}
         self._products: dict[str, KernelGroup] = {}  # by type
@@ -162,7 +151,7 @@ class CeilingBench:
 
     def _product(self, kind: str, side: int) -> KernelGroup:
         """Prepare a product; a multiply-add is two operations."""
-        return KernelGroup(lambda: self._products_of(kind, side, self._place), amount=2 * side**3)
+        return KernelGroup(lambda: products(kind, side, self._place), amount=2 * side**3)
 
     def _side(self, operations_per_s: float) -> int:
         """Return the largest side whose product is short enough."""
@@ -179,8 +168,8 @@ class CeilingBench:
     def _best_ms(self, kernel: Kernel, seconds: float) -> float:
         kernel()  # touches its memory, selects its implementation, and wakes the device
         tries: list[float] = []
-        started = self._now()
-        while len(tries) < 3 or self._now() - started < seconds:
+        started = time.perf_counter()
+        while len(tries) < 3 or time.perf_counter() - started < seconds:
             tries.append(self._time_call(kernel))
         return min(tries)
 
@@ -246,7 +235,7 @@ def ceilings_of_device(gpu: Gpu | None) -> CeilingBench:
         EngineError: PyTorch does not see that GPU.
     """
     if gpu is None:
-        return CeilingBench("CPU", "cpu", ON_CPU, host_timer())
+        return CeilingBench("CPU", "cpu", ON_CPU, time_on_host)
     device = CudaDevice(gpu)
     torch.backends.cuda.matmul.allow_tf32 = False  # its products would not be FP32
     place, time_call = f"cuda:{device.index}", event_timer(device.event)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -233,8 +233,12 @@ def _measure(sweep: Sweep, after_repeat: Callable[[], None], progress: Progress)
             if one.takes(batch):
                 progress("measuring", done, total, f"batch {batch}: {one.spec}")
                 done += 1
-                with _failing_alone(one, batch, sweep):
+                try:
                     one.time_calls(batch, plan)
+                except (AlexnetError, OSError) as error:
+                    one.fail(batch, str(error))
+                    rest = f" from batch {batch} on" if one.is_up else ": the rest of its repeats"
+                    sweep.left_out.append(LeftOut(what=f"{one.spec}{rest}", why=str(error)))
         after_repeat()
     progress("measuring", done, total)
 
@@ -252,13 +256,3 @@ def _judge(sweep: Sweep, export: Path, progress: Progress) -> None:
         except (AlexnetError, OSError) as error:
             one.not_judged_because = str(error)
     progress("gate", len(measured), len(measured))
-
-
-@contextmanager
-def _failing_alone(one: SweptEngine, batch: int, sweep: Sweep) -> Iterator[None]:
-    try:
-        yield
-    except (AlexnetError, OSError) as error:
-        one.fail(batch, str(error))
-        rest = f" from batch {batch} on" if one.is_up else ": the rest of its repeats"
-        sweep.left_out.append(LeftOut(what=f"{one.spec}{rest}", why=str(error)))

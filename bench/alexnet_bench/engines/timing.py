@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 FEWEST_IMAGES = 64  # distinct images that rotate, so that no cache holds the next input
 FEWEST_BATCHES = 2
-Seconds = Callable[[], float]
 TimeCall = Callable[[Callable[[], object]], float]  # makes a call, and returns its milliseconds
 
 
@@ -66,15 +65,11 @@ class HostCalls:
         self._runner.infer(self._images)
 
 
-def host_timer(now: Seconds = time.perf_counter) -> TimeCall:
-    """Time a call by the host's clock: for work that is done when its call returns."""
-
-    def time_call(call: Callable[[], object]) -> float:
-        started = now()
-        call()
-        return 1e3 * (now() - started)
-
-    return time_call
+def time_on_host(call: Callable[[], object]) -> float:
+    """Time a call by the host's clock, in milliseconds: for work that is done when its call returns."""
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)
 
 
 def event_timer(event: Callable[[], Any]) -> TimeCall:
@@ -101,7 +96,6 @@ def timed_calls(
     *,
     seconds: float,
     at_least: int = 1,
-    now: Seconds = time.perf_counter,
 ) -> list[float]:
     """Call for about `seconds`, and at least so many times, each time with the next images.
 
@@ -109,8 +103,8 @@ def timed_calls(
         The latency of each call in milliseconds. What lies between the calls is not in it.
     """
     latencies_ms: list[float] = []
-    started = now()
-    while len(latencies_ms) < at_least or now() - started < seconds:
+    started = time.perf_counter()
+    while len(latencies_ms) < at_least or time.perf_counter() - started < seconds:
         calls.take(next(placed))
         latencies_ms.append(time_call(calls.launch))
     return latencies_ms
@@ -191,7 +185,6 @@ class TimedEngine:
         calls_of: Callable[[Runner], Calls],
         time_call: TimeCall,
         memory: Memory,
-        now: Seconds = time.perf_counter,
     ) -> None:
         """
         Args:
@@ -201,7 +194,6 @@ class TimedEngine:
             calls_of: What of a runner is timed.
             time_call: Times one call.
             memory: Measures the engine's memory.
-            now: The host's clock, in seconds.
         """
         self._create_runner = create_runner
         self._images = images
@@ -209,16 +201,14 @@ class TimedEngine:
         self._calls_of = calls_of
         self._time_call = time_call
         self._memory = memory
-        self._now = now
         self._runner: Runner | None = None
 
     def load(self) -> float:
         """Load the model, and return milliseconds; importing the library is not in it."""
-        started = self._now()
+        started = time.perf_counter()
         with self._memory.watched():
-            runner = self._create_runner()
-            self._runner = runner.__enter__()
-        took_ms = 1e3 * (self._now() - started)
+            self._runner = self._create_runner().__enter__()
+        took_ms = 1e3 * (time.perf_counter() - started)
         self._calls = self._calls_of(self._runner)
         return took_ms
 
@@ -238,9 +228,7 @@ class TimedEngine:
         placed = [self._calls.place(images) for images in batches_of(self._images, batch)]
         self._placed: Iterator[Any] = cycle(placed)
         with self._memory.watched():
-            started = self._now()
-            self._timed(seconds=0, at_least=1)
-            first_ms = 1e3 * (self._now() - started)
+            first_ms = time_on_host(lambda: self._timed(seconds=0, at_least=1))
             self._timed(seconds=seconds, at_least=1)
         return first_ms
 
@@ -279,9 +267,7 @@ class TimedEngine:
         return self.runner.runtime
 
     def _timed(self, *, seconds: float, at_least: int) -> list[float]:
-        return timed_calls(
-            self._calls, self._placed, self._time_call, seconds=seconds, at_least=at_least, now=self._now
-        )
+        return timed_calls(self._calls, self._placed, self._time_call, seconds=seconds, at_least=at_least)
 
 
 def runner_from_spec(spec: EngineSpec, device: CudaDevice | None = None) -> Runner:
@@ -329,8 +315,8 @@ def engine_from_spec(spec: EngineSpec, largest_batch: int) -> TimedEngine:
         partial(runner_from_spec, spec, device),
         images,
         largest_batch=largest_batch,
-        calls_of=_resident_calls if on_device else HostCalls,
-        time_call=event_timer(device.event) if device is not None and on_device else host_timer(),
+        calls_of=(lambda runner: cast("ResidentRunner", runner)) if on_device else HostCalls,
+        time_call=event_timer(device.event) if device is not None and on_device else time_on_host,
         # Created last: what was imported and allocated until here is not the engine's.
         memory=HostMemory() if device is None else DeviceMemory(device.free_bytes),
     )
@@ -346,7 +332,3 @@ def batches_of(images: Uint8Array, batch: int) -> list[Uint8Array]:
     """Split images into batches: at least four if there are enough images, and at most 64 images in all."""
     pool = images[: max(4 * batch, 64)]
     return [pool[start : start + batch] for start in range(0, len(pool) - batch + 1, batch)]
-
-
-def _resident_calls(runner: Runner) -> Calls:
-    return cast("ResidentRunner", runner)

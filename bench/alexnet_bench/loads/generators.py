@@ -1,7 +1,7 @@
 """Load generators: this process, or several worker processes that share a load.
 
-A worker process is started by its parent and connected to it by a socket. The parent sends commands; the
-worker replies to each one. The worker ends when the parent closes the socket or dies.
+The parent sends commands to each worker process, which replies to each one. A worker ends when its parent
+closes the connection or dies.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ import contextlib
 import gc
 import math
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from alexnet_clients import ANONYMOUS, Credentials, ServerUrl, Transport, transport_from_url
 from alexnet_model.errors import AlexnetError, ClientError, UsageError
 
+from ..child_process import ChildProcess
 from .loop import Clock, LoadRun
 from .plans import Segment, loops_for_processes
 from .results import LoadResult, combined_in_parallel
@@ -105,36 +102,29 @@ class MultiProcessGenerator:
         self._url = url
         self._credentials = credentials
         self._count = processes
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._connections: list[Connection[Any, Any]] = []
+        self._children: list[ChildProcess] = []
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        return tuple(process.pid for process in self._processes)
+        return tuple(child.process.pid for child in self._children)
 
     def __enter__(self) -> Self:
         self._open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the workers: each one ends when its connection is closed."""
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            try:
-                process.wait(_LONGEST_END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._connections, self._processes = [], []
+        """End the workers."""
+        children, self._children = self._children, []
+        for child in children:
+            child.connection.close()  # all of them first, so that they end at the same time
+        for child in children:
+            child.close()
 
     def prepare(self, spec: TrafficSpec) -> None:
-        if not self._connections:  # an error has ended the workers
+        if not self._children:  # an error has ended the workers
             self._open()
         command = _Prepare(url=self._url, credentials=self._credentials, spec=spec)
         numbers = range(self._count)
@@ -178,31 +168,14 @@ class MultiProcessGenerator:
     def _open(self) -> None:
         try:
             for _ in range(self._count):
-                self._start()
+                self._children.append(ChildProcess(f"{__name__}:run_worker"))
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            code = f"from {__name__} import run_worker; run_worker({theirs.fileno()})"
-            # -P: no module in the current folder replaces an installed one. A session of its own: Ctrl-C goes
-            # to this process only.
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-c", code],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            )
-        self._connections.append(Connection(ours.detach()))
-
     def _send(self, number: int, command: _Command | str) -> None:
         with contextlib.suppress(ConnectionError):  # receiving its reply finds that the worker has died
-            self._connections[number].send(command)
+            self._children[number].connection.send(command)
 
     def _receive_from(
         self,
@@ -216,22 +189,22 @@ class MultiProcessGenerator:
         until_s = time.monotonic() + longest_s
         while (left := [n for n in numbers if n not in replies]) and time.monotonic() < until_s:
             tick()
-            ready = wait([self._connections[number] for number in left], timeout=_TICK_S)
+            ready = wait([self._children[number].connection for number in left], timeout=_TICK_S)
             for number in left:
-                if self._connections[number] in ready:
+                if self._children[number].connection in ready:
                     replies[number] = self._receive(number)
 
     def _receive(self, number: int) -> _WorkerReply:
         try:
-            reply: _WorkerReply = self._connections[number].recv()
+            reply: _WorkerReply = self._children[number].connection.recv()
             if isinstance(reply, AlexnetError):
                 raise reply
         except (EOFError, OSError) as error:
-            code = self._processes[number].wait()
+            ending = self._children[number].ending()
             self.close()
             raise ClientError(
                 f"process {number + 1} of the load generator",
-                got=f"exit code {code}",
+                got=ending,
                 expected="the result of its load",
                 next_step="Measure again.",
             ) from error
@@ -287,6 +260,6 @@ class _LoadWorker:
         return _DONE
 
 
-def run_worker(file_descriptor: int) -> None:
-    """Run a worker process on its end of the socket; never returns."""
-    _LoadWorker(Connection(file_descriptor)).serve()
+def run_worker(connection: Connection[Any, Any]) -> None:
+    """Run a worker process on its end of the connection; never returns."""
+    _LoadWorker(connection).serve()

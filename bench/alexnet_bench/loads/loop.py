@@ -16,11 +16,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from alexnet_clients import InferReply, ModelStatistics
 from alexnet_model.errors import ClientError
@@ -108,14 +108,13 @@ class LoadRun:
         finally:
             for future in list(self._open):
                 future.cancel()
-        result = self._tally.result(measured_until_s=until_s)
-        return self._with_statistics(
-            replace(
-                result,
-                cpu_share=self._cpu_share,
-                stalled_share=self._stalled_share,
-                interrupted=self._interrupted,
-            )
+        statistics = self._read_statistics()
+        return self._tally.result(
+            measured_until_s=until_s,
+            cpu_share=self._cpu_share,
+            stalled_share=self._stalled_share,
+            interrupted=self._interrupted,
+            statistics=statistics,
         )
 
     def _send_all(self) -> None:
@@ -230,19 +229,18 @@ class LoadRun:
             for model in self._segment.statistics_of
         }
 
-    def _with_statistics(self, result: LoadResult) -> LoadResult:
-        """Add the statistics of the models that the server reported both before and after."""
+    def _read_statistics(self) -> dict[str, tuple[Span, ...]]:
+        """Return the statistics of the models that the server reported both before and after."""
         found: dict[str, tuple[Span, ...]] = {}
-        server_gone = result.server_gone
         for model, after in self._request_statistics().items():
             if model in self._statistics_before:
                 try:
                     found[model] = ((self._statistics_before[model].result(), after.result()),)
                 except SERVER_GONE:
-                    server_gone = True
+                    self._tally.server_gone = True
                 except ClientError:
                     continue  # the server does not report statistics
-        return replace(result, statistics=found, server_gone=server_gone)
+        return found
 
 
 class _Tally:
@@ -293,8 +291,8 @@ class _Tally:
         if planned_s >= self._segment.measured_from_s:
             self._send_delays.record(1e3 * (sent_s - planned_s))
 
-    def result(self, *, measured_until_s: float) -> LoadResult:
-        """Return the counts; the caller adds what it knows itself."""
+    def result(self, *, measured_until_s: float, **known: Any) -> LoadResult:
+        """Return the counts, with the other fields of a result that the caller knows."""
         segment = self._segment
         return LoadResult(
             latencies=self._latencies.encoded(),
@@ -306,12 +304,11 @@ class _Tally:
             checked=self._checked,
             wrong=self._wrong,
             wrong_example=self._wrong_example,
-            cpu_share=0.0,
-            stalled_share=0.0,
             held_back=self.held_back,
             measured_s=max(0.0, min(measured_until_s, segment.ends_s) - segment.measured_from_s),
             repeat_s=segment.timing.seconds,
             server_gone=self.server_gone,
+            **known,
         )
 
     def _watch_server(self, error: BaseException | None, now_s: float) -> None:

@@ -6,14 +6,12 @@ machine are. Every other round runs backwards: a machine that slows down steadil
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import ceil
 
 from alexnet_model.errors import ClientError, UsageError
 from alexnet_model.progress import Progress, silent
 
-from ..calibration_workload import calibration_rate
 from ..figures.verdicts import gone_reason, interrupted_reason
 from ..runs import Log, report_of_run
 from ..schema import LeftOut, Report
@@ -64,7 +62,6 @@ def bench_load(
     title: str,
     command: str = "",
     progress: Progress = silent,
-    calibration: Callable[[], float] = calibration_rate,
 ) -> Report:
     """Measure a server under all loads of a plan.
 
@@ -76,7 +73,6 @@ def bench_load(
         title: The report's title.
         command: The command line that made the report.
         progress: Called a few times a second.
-        calibration: The calibration measurement before and after the run, in operations a second.
 
     Raises:
         ClientError: the server cannot be reached or a model is unknown, and nothing was measured.
@@ -92,7 +88,7 @@ def bench_load(
                 for batch in plan.batches:
                     run.search(model, batch, plan.limit)
 
-    return report_of_run(measure, title=title, command=command, calibration=calibration)
+    return report_of_run(measure, title=title, command=command)
 
 
 @dataclass

@@ -63,14 +63,6 @@ class MeasuredLoad:
         return self.result.interrupted or self.result.server_gone or self.restarted
 
 
-@dataclass(frozen=True)
-class _PreparedModel:
-    """The requests of one model at one batch."""
-
-    spec: TrafficSpec
-    request_bytes: int
-
-
 class ServerBench:
     """Measures loads on one server. What it reads about a model it reads once.
 
@@ -104,8 +96,8 @@ class ServerBench:
         self._shapes = shapes or {}
         self._reference = reference
         self._models: dict[str, ModelUnderTest] = {}
-        self._prepared: dict[tuple[str, int], _PreparedModel] = {}  # by model and batch
-        self._in_generator: _PreparedModel | None = None
+        self._prepared: dict[tuple[str, int], TrafficSpec] = {}  # by model and batch
+        self._in_generator: TrafficSpec | None = None
         self._statistics: dict[str, ModelStatistics] = {}  # after the latest load, by model
 
     def model(self, name: str) -> ModelUnderTest:
@@ -203,12 +195,17 @@ class ServerBench:
         before = self._models[name]
         now = read_model(self._transport, self.url, name, timeout_s=self._timeout_s)
         if (now.config, now.network) != (before.config, before.network):
-            raise _replaced_error(f"{self.url} {name}", "a configuration that has changed since then")
+            raise self._replaced_error(name, "a configuration that has changed since then")
         network = before.network.name
         if network in self._statistics:
             counted = self._transport.statistics(network, timeout_s=self._timeout_s).result()
             if counters_restarted(self._statistics[network], counted):
-                raise _replaced_error(f"{self.url} {name}", "counters that have restarted since then")
+                raise self._replaced_error(name, "counters that have restarted since then")
+
+    def _replaced_error(self, name: str, got: str) -> ServerReplaced:
+        expected = "the server of the previous load"
+        next_step = "See the server's log, and measure again."
+        return ServerReplaced(f"{self.url} {name}", got=got, expected=expected, next_step=next_step)
 
     def _request_set(self, load: Load) -> RequestSet:
         return request_set_from_config(self.model(load.model).config, load.batch, self._shapes)
@@ -221,12 +218,16 @@ class ServerBench:
             replies = self._replies_without_load(requests)
             reference = None if self._reference is None else self._reference(self.model(load.model), requests)
             expected = expected_from_replies(requests, replies, reference)
-            spec = TrafficSpec(requests=requests, expected=expected, timeout_s=self._timeout_s)
-            self._prepared[key] = _PreparedModel(spec, max(reply.request_bytes for reply in replies))
+            self._prepared[key] = TrafficSpec(
+                requests=requests,
+                expected=expected,
+                timeout_s=self._timeout_s,
+                request_bytes=max(reply.request_bytes for reply in replies),
+            )
         prepared = self._prepared[key]
         if self._in_generator is not prepared:
             self._in_generator = None
-            self._generator.prepare(prepared.spec)
+            self._generator.prepare(prepared)
             self._in_generator = prepared
 
     def _replies_without_load(self, requests: RequestSet) -> list[InferReply]:
@@ -314,15 +315,6 @@ def _device_of(network: ModelConfig, url: ServerUrl) -> str:
     if device == "GPU":
         return " + ".join(gpus) or device
     return "unknown" if gpus else "CPU"  # Triton chooses: a GPU if it finds one
-
-
-def _replaced_error(subject: str, got: str) -> ServerReplaced:
-    return ServerReplaced(
-        subject,
-        got=got,
-        expected="the server of the previous load",
-        next_step="See the server's log, and measure again.",
-    )
 
 
 def _no_reply_error(subject: str, result: LoadResult) -> ClientError:

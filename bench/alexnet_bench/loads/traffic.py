@@ -221,6 +221,7 @@ class TrafficSpec:
     requests: RequestSet
     expected: ExpectedReplies
     timeout_s: float  # of one request
+    request_bytes: int  # of the largest request on the wire
 
     def traffic(self, transport: Transport) -> Traffic:
         """Build the messages before the load: under load that would take processor time from the server."""

@@ -32,8 +32,7 @@ from .reporting import (
 )
 
 if TYPE_CHECKING:
-    from alexnet_bench import ClosedLoop, OpenLoop, ReferenceSource
-    from alexnet_bench.schema import Report
+    from alexnet_bench import ClosedLoop, OpenLoop, ReferenceSource, Report
 
 _DEFAULT_CONCURRENCY = "1,16"
 
