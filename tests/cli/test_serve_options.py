@@ -44,9 +44,9 @@ def test_mutual_tls_and_shared_memory(
     options = ["--with", "embedded", "--repository", str(exported.repository), *FREE_PORTS]
     assert run(["serve", *options, *tls_options(tls), "--shared-memory"]) == 0
     (server,) = served
-    told = server._launch.command
-    assert f"--grpc-root-cert={made.ca}" in told
-    assert not [option for option in told if "restricted" in option and "shared-memory" in option]
+    command = server._launch.command
+    assert f"--grpc-root-cert={made.ca}" in command
+    assert not [option for option in command if "restricted" in option and "shared-memory" in option]
     captured = capsys.readouterr()
     assert f"gRPC     {server.grpc_url}\n" in captured.out
     assert f"HTTP     {server.http_url}\n" in captured.out
