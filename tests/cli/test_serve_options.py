@@ -52,8 +52,8 @@ def test_mutual_tls_and_shared_memory(
     assert f"HTTP     {server.http_url}\n" in captured.out
     assert "Triton encrypts gRPC only: HTTP and metrics stay on loopback.\n" in captured.err
     assert "Shared memory is open" in captured.err
-    asked = f"--url {server.grpc_url} --ca FILE --cert FILE --key FILE --model {server.models[0]}\n"
-    assert f"Next: alexnet classify IMAGE {asked}" in captured.err
+    options_text = f"--url {server.grpc_url} --ca FILE --cert FILE --key FILE --model {server.models[0]}\n"
+    assert f"Next: alexnet classify IMAGE {options_text}" in captured.err
 
 
 def test_without_them(

@@ -31,7 +31,6 @@ from ..servers.tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of
 TRAIN = "train"
 EXPORT = "export"
 BUILD_TENSORRT = "export --runtime tensorrt"
-BUILD_RTX = "export --runtime tensorrt-rtx"
 BUILD_IN_DOCKER = "export --runtime tensorrt --build docker"
 SERVE_EMBEDDED = "serve --with embedded"
 SERVE_IN_DOCKER = "serve --with docker"
