@@ -13,7 +13,7 @@ import typer
 from .options import RepositoryOption
 
 if TYPE_CHECKING:
-    from alexnet_serving import Server, ServerTls
+    from alexnet_serving import Server, ServerOptions, ServerTls
 
 
 class ServerKind(StrEnum):
@@ -94,27 +94,20 @@ def serve_command(
     tls = _tls_from(tls_certificate, tls_key, tls_client_ca)
     docker_only = {"--image": image, "--rebuild-if-needed": rebuild_if_needed}
     kind = _kind_of_server(kind, repository, docker_only)
-    ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
+    options: ServerOptions = {
+        "grpc_port": grpc_port,
+        "http_port": http_port,
+        "metrics_port": metrics_port,
+        "address": address,
+        "tls": tls,
+        "shared_memory": shared_memory,
+        "ready_timeout_s": ready_timeout_s,
+    }
     server: Server
     if kind is ServerKind.DOCKER:
-        server = DockerServer(
-            repository,
-            image=image,
-            address=address,
-            tls=tls,
-            shared_memory=shared_memory,
-            ready_timeout_s=ready_timeout_s,
-            **ports,
-        )
+        server = DockerServer(repository, image=image, **options)
     else:
-        server = EmbeddedServer(
-            repository,
-            address=address,
-            tls=tls,
-            shared_memory=shared_memory,
-            ready_timeout_s=ready_timeout_s,
-            **ports,
-        )
+        server = EmbeddedServer(repository, **options)
     _check_repository(repository, image, rebuild_if_needed=rebuild_if_needed)
     with ExitStack() as running:
         with err.status(f"Starting Triton with {', '.join(server.models)} ..."):

@@ -123,7 +123,7 @@ def calibration_from(
 
     Args:
         source: `digits` or a folder.
-        evaluation: The evaluation images. None of them may be a calibration image, whatever its name.
+        evaluation: The evaluation images. None of them may be a calibration image, even under another name.
         contract: How images are prepared.
         progress: Called with the progress of reading.
 

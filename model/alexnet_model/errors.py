@@ -41,6 +41,9 @@ A message has four parts: the subject, what was got, what was expected, and the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AlexnetError(Exception):
     """Base class of all errors; its message is `SUBJECT: got X, expected Y. NEXT STEP`.
@@ -182,3 +185,22 @@ def os_error_reason(error: OSError) -> str:
     'no such file or directory'
     """
     return (error.strerror or str(error)).lower()
+
+
+@contextmanager
+def os_errors_as(
+    kind: type[AlexnetError], subject: object, *, expected: str, next_step: str = ""
+) -> Iterator[None]:
+    """Raise an error of this project for an `OSError` in the block.
+
+    Args:
+        kind: the class of the error.
+        subject: what the error is about, such as a path.
+        expected: what would have been correct.
+        next_step: one sentence or command that the user can follow.
+    """
+    try:
+        yield
+    except OSError as error:
+        got = os_error_reason(error)
+        raise kind(str(subject), got=got, expected=expected, next_step=next_step) from error

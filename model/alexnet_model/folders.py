@@ -1,4 +1,4 @@
-"""Folders that a command replaces as a whole: refuse those that hold files of somebody else."""
+"""Folders that a command replaces as a whole: refuse those that hold files that the command did not write."""
 
 from __future__ import annotations
 

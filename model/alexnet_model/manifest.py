@@ -15,7 +15,7 @@ from pydantic import Field, PlainSerializer, PlainValidator
 
 from .contract import Contract, canonical_json
 from .differences import differences
-from .errors import ManifestError, os_error_reason
+from .errors import ManifestError, os_errors_as
 from .files import sha256_of_file, write_text_atomically
 from .passport import Passport, passport_of
 from .records import PRECISIONS as PRECISIONS
@@ -259,15 +259,8 @@ def verify_engine(engine: Engine, path: Path) -> None:
             expected=f"the one in {MANIFEST_NAME}",
             next_step="It was edited or belongs to another engine: build the engine again.",
         )
-    try:
+    with os_errors_as(ManifestError, path, expected="an engine", next_step="Build it again."):
         sha256, size = sha256_of_file(path), path.stat().st_size
-    except OSError as error:
-        raise ManifestError(
-            str(path),
-            got=os_error_reason(error),
-            expected="an engine",
-            next_step="Build it again.",
-        ) from error
     if sha256 != engine.passport.engine_sha256:
         raise ManifestError(
             str(path),
@@ -279,15 +272,8 @@ def verify_engine(engine: Engine, path: Path) -> None:
 
 
 def _verified(path: Path, sha256: str, what: str) -> Path:
-    try:
+    with os_errors_as(ManifestError, path, expected=f"{what} of {MANIFEST_NAME}", next_step="Export again."):
         found = sha256_of_file(path)
-    except OSError as error:
-        raise ManifestError(
-            str(path),
-            got=os_error_reason(error),
-            expected=f"{what} of {MANIFEST_NAME}",
-            next_step="Export again.",
-        ) from error
     if found != sha256:
         raise ManifestError(
             str(path),

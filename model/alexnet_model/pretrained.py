@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from .checkpoint import Checkpoint, load_checkpoint
 from .class_names import imagenet_class_names
 from .contract import Contract
-from .errors import CheckpointError, os_error_reason
+from .errors import CheckpointError, os_errors_as
 from .extras import needs
 from .files import sha256_of_file
 
@@ -82,15 +82,10 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
             state dict of this network.
     """
     prefix = _hash_prefix(path)
-    try:
+    with os_errors_as(
+        CheckpointError, path, expected="torchvision's weights (.pth)", next_step="Check the path."
+    ):
         sha256 = sha256_of_file(path)
-    except OSError as error:
-        raise CheckpointError(
-            str(path),
-            got=os_error_reason(error),
-            expected="torchvision's weights (.pth)",
-            next_step="Check the path.",
-        ) from error
     if not sha256.startswith(prefix):
         raise CheckpointError(
             str(path),

@@ -187,7 +187,7 @@ def export_model(
 ) -> ExportResult:
     """Export a checkpoint to ONNX files, check them by the gate, build engines, and write a model repository.
 
-    Options that cannot be, foreign folders, a missing GPU or image: all are found before any slow work
+    Invalid options, folders with other files, and a missing GPU or image are found before any slow work
     starts. The repository and the export folder are replaced as a whole.
 
         result = export_model("checkpoint.safetensors", ExportOptions(calibration="digits"))
@@ -201,9 +201,9 @@ def export_model(
         on_checked: Called with the record when the gate has decided, before the repository is written.
 
     Raises:
-        UsageError: options that cannot be, or that do not go with this source.
+        UsageError: options are invalid, or do not go with this source.
         CheckpointError, DatasetError, CalibrationError: weights or images cannot be used.
-        ExportError: a conversion failed, or `out` holds files of somebody else.
+        ExportError: a conversion failed, or `out` holds files that no export wrote.
         EngineError, DockerError, MissingExtra: engines cannot be built here.
         ManifestError: files of the earlier export are missing or altered.
         RepositoryError: the gate accepted nothing, or the repository cannot be written.

@@ -39,7 +39,7 @@ def unpacked_export(
         The folder of the export. It is removed on leaving the `with`.
 
     Raises:
-        RepositoryError: the repository is missing or holds no model, or there is no room for the export.
+        RepositoryError: the repository is missing or holds no model, or there is no space for the export.
         ManifestError: its record is missing or broken, or an ONNX file or the reference was altered.
         OSError: nothing can be written beside the repository.
     """

@@ -19,6 +19,7 @@ from .repositories.unpacking import options_of_repository, unpack_repository
 from .repositories.writing import models_of_repository, refuse_foreign_repository, write_repository
 from .servers.docker_server import DockerServer
 from .servers.embedded import EmbeddedServer
+from .servers.process_server import ServerOptions
 from .servers.server import Server, ServerChoice, choice_of_server
 from .servers.tls import ServerTls
 from .servers.tritonserver import wheel_of_this_python
@@ -39,6 +40,7 @@ __all__ = [
     "RepositoryOptions",
     "Server",
     "ServerChoice",
+    "ServerOptions",
     "ServerTls",
     "check_engines",
     "choice_of_server",

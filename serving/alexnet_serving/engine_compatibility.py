@@ -163,8 +163,8 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
     """
     if source is None and is_repository(repository):
         source = repository
-    passport = passport or _recorded_passport(repository)
-    words = ["alexnet", "export", str(source or "CHECKPOINT"), "--runtime", "tensorrt", "--build", "docker"]
+    passport = passport or recorded_passport(repository)
+    words = ["alexnet", "export", str(source or "CHECKPOINT"), *runtime_words(passport)]
     words += ["--repository", str(repository)]
     if holds_engines(repository) and holds_encoded(repository):  # not the default beside engines
         words.append("--encoded")
@@ -177,7 +177,14 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
     return shlex.join(words)
 
 
-def _recorded_passport(repository: Path) -> Passport | None:
+def runtime_words(passport: Passport | None) -> list[str]:
+    """Return the options that build engines like that of `passport`, by default those that Triton serves."""
+    runtime = runtime_named(passport.runtime) if passport else engine_runtimes()[0]
+    return ["--runtime", runtime.name, *(["--build", "docker"] if runtime.in_stock_image else [])]
+
+
+def recorded_passport(repository: Path) -> Passport | None:
+    """Return the first recorded passport of an engine that Triton serves; None if there is none."""
     try:
         manifest = manifest_from_folder(repository)
     except ManifestError:

@@ -86,7 +86,7 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 def _base_packages() -> set[str]:
-    """The closure of our own requirements, extras left out but for the ones that are asked for."""
+    """The closure of our own requirements, with only the requested extras."""
     found: set[str] = set()
     waiting = [("alexnet-serving", frozenset[str]())]
     while waiting:

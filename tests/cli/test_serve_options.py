@@ -44,16 +44,16 @@ def test_mutual_tls_and_shared_memory(
     options = ["--with", "embedded", "--repository", str(exported.repository), *FREE_PORTS]
     assert run(["serve", *options, *tls_options(tls), "--shared-memory"]) == 0
     (server,) = served
-    told = server._launch.command
-    assert f"--grpc-root-cert={made.ca}" in told
-    assert not [option for option in told if "restricted" in option and "shared-memory" in option]
+    command = server._launch.command
+    assert f"--grpc-root-cert={made.ca}" in command
+    assert not [option for option in command if "restricted" in option and "shared-memory" in option]
     captured = capsys.readouterr()
     assert f"gRPC     {server.grpc_url}\n" in captured.out
     assert f"HTTP     {server.http_url}\n" in captured.out
     assert "Triton encrypts gRPC only: HTTP and metrics stay on loopback.\n" in captured.err
     assert "Shared memory is open" in captured.err
-    asked = f"--url {server.grpc_url} --ca FILE --cert FILE --key FILE --model {server.models[0]}\n"
-    assert f"Next: alexnet classify IMAGE {asked}" in captured.err
+    options_text = f"--url {server.grpc_url} --ca FILE --cert FILE --key FILE --model {server.models[0]}\n"
+    assert f"Next: alexnet classify IMAGE {options_text}" in captured.err
 
 
 def test_without_them(

@@ -230,7 +230,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["bench"]])
-def test_nothing_asked_for_shows_the_help_and_no_error(
+def test_no_command_prints_the_help_and_no_error(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(words) == 2

@@ -59,7 +59,7 @@ def fake_tensorrt(version: str) -> Any:
     trt = SimpleNamespace(__version__=version, recorder=recorder, **enums)
 
     def api(kind: type) -> type:
-        """Put a class into the module, without whatever that version's does not have."""
+        """Put a class into the module, without the names that this version lacks."""
         unknown = {name for name in vars(kind) if not name.startswith("_")} - set(names[kind.__name__])
         for name in unknown:
             delattr(kind, name)

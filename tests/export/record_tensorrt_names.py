@@ -1,4 +1,4 @@
-"""Record the names in TensorRT's Python API, one file a version, for the fake to be held to.
+"""Record the names in TensorRT's Python API, one file a version, to compare the fake with.
 
     python tests/export/record_tensorrt_names.py 10.12.0.36 11.1.0.106
 

@@ -88,7 +88,7 @@ def test_altered_reference_outputs_are_refused(fault: str, folder: Path, exporte
         path.unlink()
     else:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if fault == "altered" else b"x" * 64)
-    if fault == "broken":  # with a hash to match, as somebody who edits both would leave it
+    if fault == "broken":  # with a hash to match, as if both had been edited
         manifest = manifest.model_copy(update={"reference_sha256": sha256_of_file(path)})
     with pytest.raises(ManifestError, match=r"reference\.safetensors: got .* Export again"):
         gate_inputs_from_folder(folder, manifest)

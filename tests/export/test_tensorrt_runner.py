@@ -105,7 +105,7 @@ def test_each_batch_size_has_one_graph_and_its_own_context(built: Built, referen
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_placed_images_are_computed_without_copies(built: Built, reference: Reference, graphs: bool) -> None:
-    """What a benchmark times: `launch` alone, of whatever was taken last."""
+    """What a benchmark times: `launch` alone, on the last input that was taken."""
     with built.runner(cuda_graphs=graphs) as runner:
         placed = [runner.place(reference.images[start : start + 3]) for start in (0, 3)]
         for index in (0, 1, 0):

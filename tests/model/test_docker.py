@@ -1,4 +1,4 @@
-"""The `docker` command line: what is asked, and what Docker's own words become."""
+"""The `docker` command line: the calls, and the errors made from Docker's messages."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ PORTS = [
 def test_what_docker_says(said: str, expected: str, step: str, got: str) -> None:
     error = docker.error_from_output("docker run", said, 125)
     assert type(error) is DockerError
-    # Without an engine it is not what was asked of it that is at fault.
+    # Without an engine, the error is about Docker and not about the command.
     subject = "Docker" if expected in (USER, ENGINE) else "docker run"
     assert (error.subject, error.expected) == (subject, expected)
     assert step in error.next_step

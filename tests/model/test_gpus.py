@@ -144,7 +144,7 @@ def test_a_driver_that_cannot_even_be_killed_is_left(monkeypatch: pytest.MonkeyP
     left = process.poll() is None
     process.kill()
     process.wait()
-    assert left, "nobody waited for it"
+    assert left, "the call did not wait for the process"
 
 
 @pytest.mark.parametrize(

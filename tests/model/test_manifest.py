@@ -117,7 +117,7 @@ def test_the_digest_depends_on_every_value(manifest: Manifest, tmp_path: Path) -
     edited(tmp_path, lambda values: values["artifacts"][0]["reports"][0]["parity"][0].update(worst_slot=1))
     assert manifest_from_folder(tmp_path).digest != manifest.digest
     (tmp_path / MANIFEST_NAME).write_text(manifest.model_dump_json())
-    assert manifest_from_folder(tmp_path).digest == manifest.digest, "whatever the spaces"
+    assert manifest_from_folder(tmp_path).digest == manifest.digest, "independent of white space"
 
 
 def test_missing(tmp_path: Path) -> None:

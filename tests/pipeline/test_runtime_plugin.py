@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_bench.engines import specs
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_export import runner_from_artifact
@@ -97,7 +96,6 @@ def test_the_embedded_server_computes_what_the_runner_does(plain_export: ExportR
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(hasattr(specs, "RUNTIMES"), reason="the engine benchmark has its own list of runtimes")
 def test_the_engine_benchmark_measures_it(
     plain_export: ExportResult, capsys: pytest.CaptureFixture[str]
 ) -> None:

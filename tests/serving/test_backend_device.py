@@ -43,8 +43,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The providers that a session was asked for, of a build without CUDA."""
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The providers that a session requests, in a build without CUDA."""
     found: list[Any] = []
     real = onnxruntime.InferenceSession
 
@@ -77,18 +77,18 @@ def arguments(repository: Path, kind: str) -> dict[str, str]:
 
 
 def test_the_cpu_where_triton_gave_it_the_cpu(
-    backend: Any, asked: list[Any], repository: Path, images: Uint8Array
+    backend: Any, requested: list[Any], repository: Path, images: Uint8Array
 ) -> None:
     model = backend.TritonPythonModel()
     model.initialize(arguments(repository, "CPU"))
-    assert asked == [("CPUExecutionProvider", {})]
+    assert requested == [("CPUExecutionProvider", {})]
     assert model.infer(images[:3])["logits"].shape == (3, 10)
 
 
 def test_cuda_where_triton_gave_it_a_gpu_and_never_the_cpu_under_its_name(
-    backend: Any, asked: list[Any], repository: Path
+    backend: Any, requested: list[Any], repository: Path
 ) -> None:
     with pytest.raises(RuntimeError, match=r"no CUDAExecutionProvider that loads.*onnxruntime-gpu"):
         backend.TritonPythonModel().initialize(arguments(repository, "GPU"))
     cuda = {"device_id": "1", "use_tf32": "0"}
-    assert asked == [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
+    assert requested == [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]

@@ -69,7 +69,7 @@ def test_values_are_those_of_the_runtime(
 def test_many_requests_at_once_each_get_their_own_rows(
     model: str, client: Any, in_process: Any, images: Uint8Array
 ) -> None:
-    """Requests of different sizes are executed in shared batches, beside whatever neighbours come."""
+    """Requests of different sizes are executed in shared batches, with any other requests."""
     expected = np.concatenate([in_process[model](images[i : i + 1]) for i in range(len(images))])
     starts = np.random.default_rng(1).integers(0, len(images) - 3, 150)
 

@@ -112,7 +112,7 @@ def test_every_container_is_confined(name: str, services: dict[str, dict[str, An
     assert int(group) > 0
     assert service["ports"]
     for port in service["ports"]:
-        assert filled(port).startswith("127.0.0.1:"), "loopback unless asked"
+        assert filled(port).startswith("127.0.0.1:"), "loopback by default"
     assert filled(service["ports"][0], BIND_ADDRESS="0.0.0.0", MONITORING_ADDRESS="0.0.0.0").startswith("0.0")
     assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & service.keys()
     for volume in service["volumes"]:
@@ -208,7 +208,7 @@ def test_the_dockerfile_is_built_from_the_repository() -> None:
 
 
 def test_the_dockerfile_copies_the_backends_and_nothing_else(tmp_path: Path) -> None:
-    """Its COPY lines are played here, and the folders held against what the embedded server assembles."""
+    """Run its COPY lines, and compare the folders with those that the embedded server assembles."""
     root = ROOT
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
     copied = []
@@ -273,7 +273,7 @@ def test_every_metric_of_the_dashboard_is_one_that_triton_exports(
     with urllib.request.urlopen(server.metrics_url) as response:
         samples = re.findall(r"^(nv_\w+)\{([^}]*)\}", response.read().decode(), re.MULTILINE)
     exported = {name: set(re.findall(r"(\w+)=", labels)) for name, labels in samples}
-    asked = {name for query in queries_of(dashboard) for name in re.findall(r"\bnv_\w+", query)}
+    queried = {name for query in queries_of(dashboard) for name in re.findall(r"\bnv_\w+", query)}
     assert {
         "nv_inference_request_success",
         "nv_inference_request_failure",
@@ -283,8 +283,8 @@ def test_every_metric_of_the_dashboard_is_one_that_triton_exports(
         "nv_inference_count",
         "nv_inference_exec_count",
         *GPU_METRICS,
-    } <= asked
-    assert asked - GPU_METRICS <= exported.keys()
+    } <= queried
+    assert queried - GPU_METRICS <= exported.keys()
     for query in queries_of(dashboard):
         names = set(re.findall(r"\bnv_\w+", query)) - GPU_METRICS
         labels = {label for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(", ")}

@@ -94,7 +94,7 @@ def options_of(run: list[str], image: str) -> list[str]:
     return [re.sub(r"alexnet-[0-9a-f]{16}$", "alexnet-NAME", o) for o in run[1 : run.index(image)]]
 
 
-def told(run: list[str], image: str) -> list[str]:
+def triton_options(run: list[str], image: str) -> list[str]:
     """What runs in the container, without the random key."""
     return [re.sub(r"alexnet=[0-9a-f]{32}$", "alexnet=KEY", o) for o in run[run.index(image) + 1 :]]
 
@@ -112,7 +112,7 @@ def test_engines(artifacts: Artifacts, gpu: None, fake: Fake, tmp_path: Path) ->
         (run,) = docker.runs
         expected = docker_options(engines, server, gpus=True, address="127.0.0.1")
         assert options_of(run, TRITON_IMAGE) == expected
-        assert told(run, TRITON_IMAGE) == [*TRITON, "--model-load-thread-count=1"]
+        assert triton_options(run, TRITON_IMAGE) == [*TRITON, "--model-load-thread-count=1"]
         assert server.grpc_url.startswith("grpc://127.0.0.1:")
         assert server.metrics_url.endswith("/metrics")
 
@@ -124,7 +124,7 @@ def test_models_for_a_cpu(on_cpu: Path, gpu: None, fake: Fake) -> None:
         expected = docker_options(on_cpu, server, gpus=False, address="127.0.0.1")
         assert options_of(run, CPU_IMAGE) == expected
         pool = "--backend-config=python,shm-default-byte-size=16777216"
-        assert told(run, CPU_IMAGE) == [*TRITON, pool, NO_GPU_METRICS]
+        assert triton_options(run, CPU_IMAGE) == [*TRITON, pool, NO_GPU_METRICS]
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -139,7 +139,7 @@ def test_onnxruntime_takes_a_gpu_where_there_is_one(
     with DockerServer(on_onnxruntime):
         (run,) = docker.runs
         assert ("--gpus=all" in run) == here
-        assert told(run, TRITON_IMAGE) == TRITON + ([] if here else [NO_GPU_METRICS])
+        assert triton_options(run, TRITON_IMAGE) == TRITON + ([] if here else [NO_GPU_METRICS])
 
 
 def test_version_compatible_engines_are_announced(
@@ -147,7 +147,9 @@ def test_version_compatible_engines_are_announced(
 ) -> None:
     docker = fake()
     with DockerServer(repository_of_engines(artifacts, tmp_path, version_compatible=True)):
-        assert "--backend-config=tensorrt,version-compatible=true" in told(docker.runs[0], TRITON_IMAGE)
+        assert "--backend-config=tensorrt,version-compatible=true" in triton_options(
+            docker.runs[0], TRITON_IMAGE
+        )
 
 
 @pytest.mark.parametrize(("address", "reached_at"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
@@ -206,7 +208,7 @@ def test_root_serves_only_what_others_can_read(
 def test_ready_inside_and_gone_outside(on_cpu: Path, fake: Fake) -> None:
     docker = fake()
     server = DockerServer(on_cpu)
-    assert docker.calls == [], "nothing is asked before it is entered"
+    assert docker.calls == [], "Docker is not called before the server is entered"
     with server:
         ((name, container),) = docker.containers.items()
         with urllib.request.urlopen(f"{server.http_url}/v2/health/ready") as response:
@@ -217,7 +219,7 @@ def test_ready_inside_and_gone_outside(on_cpu: Path, fake: Fake) -> None:
         assert watcher.poll() is None
     assert docker.containers == {}
     assert not lives(container)
-    assert docker.removed == [name], "whatever became of it before"
+    assert docker.removed == [name], "even if it ended before"
     assert watcher.poll() == 0
     server.stop()  # once more does nothing
     server.check()

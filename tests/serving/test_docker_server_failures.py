@@ -128,7 +128,7 @@ def test_no_engine(failure: tuple[str, int], fix: str, on_cpu: Path, fake: Fake)
     docker = fake(fails=failure)
     error = failure_of(DockerServer(on_cpu))
     assert isinstance(error, DockerError)
-    assert error.subject == "Docker", "not the image that was asked for"
+    assert error.subject == "Docker", "not the image that was requested"
     assert fix in error.next_step
     assert docker.runs == []
 

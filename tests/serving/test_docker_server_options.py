@@ -110,7 +110,7 @@ def test_the_copied_key_is_the_containers_users_and_goes_with_it(
             assert path.stat().st_mode == mode
         private = folder.parent
         assert private.parent == temporary
-        assert private.stat().st_mode & 0o077 == 0, "nobody else of this machine gets as far as the key"
+        assert private.stat().st_mode & 0o077 == 0, "only the owner can open the folder of the key"
         assert private.stat().st_uid == os.getuid()
     assert list(temporary.iterdir()) == []
 

@@ -13,7 +13,6 @@ from alexnet_serving import write_repository
 from alexnet_serving.doctor import gpus as gpu_checks
 from alexnet_serving.doctor.checks import (
     BUILD_IN_DOCKER,
-    BUILD_RTX,
     BUILD_TENSORRT,
     CLASSIFY,
     EXPORT,
@@ -115,7 +114,9 @@ def test_without_a_gpu_docker_serves_on_the_cpu(machine: Machine) -> None:
     assert named(found, "NVIDIA toolkit").found == "not checked: no GPU was found"
     assert named(found, "Triton image").found == "not checked: no GPU was found"
     assert missed(found, BUILD_IN_DOCKER) == ("NVIDIA GPU",)
-    assert missed(found, BUILD_RTX) == missed(found, EXPORT) == missed(found, TRAIN) == ()
+    assert (
+        missed(found, "export --runtime tensorrt-rtx") == missed(found, EXPORT) == missed(found, TRAIN) == ()
+    )
 
 
 def test_no_docker(machine: Machine) -> None:

@@ -47,8 +47,8 @@ class Remains:
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.group = server._process.pid
-        self.shm_prefix = server._shm_prefix
-        self.folder = server._folder
+        self.shm_prefix = server._launch.shm_prefix
+        self.folder = Path(server._launch.folder)
         assert server._watchdog is not None
         self.watcher = server._watchdog.pid
         self.pids = {self.group, *stubs_of(self.group)}
@@ -123,7 +123,7 @@ def test_wait_returns_when_stopped_from_elsewhere(small: Path) -> None:
     with EmbeddedServer(small) as server:
         threading.Timer(0.2, server.stop).start()
         server.wait()
-        assert not server._folder.exists()
+        assert not Path(server._launch.folder).exists()
 
 
 def test_kill_9_of_the_server_is_noticed_and_cleaned_up(small: Path) -> None:
@@ -163,7 +163,7 @@ def test_it_dies_with_its_parent(small: Path, number: int) -> None:
         from pathlib import Path
         from alexnet_serving import EmbeddedServer
         with EmbeddedServer(Path({str(small)!r})) as server:
-            print(server._process.pid, server._shm_prefix, server._folder, flush=True)
+            print(server._process.pid, server._launch.shm_prefix, server._launch.folder, flush=True)
             server.wait()
     """
     with subprocess.Popen(
@@ -256,11 +256,11 @@ def test_a_model_that_does_not_load_is_named(what: str, repository: Path) -> Non
         pytest.fail("entered")
     assert not isinstance(caught.value, ServerDied)
     assert "\n" not in str(caught.value)
-    assert not server._folder.exists()
+    assert not Path(server._launch.folder).exists()
 
 
 def test_the_fix_for_a_model_that_does_not_load(small: Path) -> None:
-    """Without what serves it, the extra; else whatever lint makes of it."""
+    """The extra to install if a package is missing; otherwise the lint command."""
     server = EmbeddedServer(small)
     for reason in (
         "Internal: ModuleNotFoundError: No module named 'openvino'",
@@ -277,19 +277,23 @@ def test_the_deadline_for_readiness(small: Path) -> None:
     server = EmbeddedServer(small, ready_timeout_s=0.01)
     with pytest.raises(ServerError, match=r"not ready after 0\.01 s"), server:
         pytest.fail("entered")
-    assert not server._folder.exists()
-    assert not list(SHARED_MEMORY.glob(f"{server._shm_prefix}*"))
+    assert not Path(server._launch.folder).exists()
+    assert not list(SHARED_MEMORY.glob(f"{server._launch.shm_prefix}*"))
 
 
 def test_no_room_for_the_backends(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    folders: list[Path] = []
+
+    def full(_: object, folder: Path) -> None:
+        folders.append(folder.parent)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(embedded, "assemble_backends", full)
     server = EmbeddedServer(small)
     with pytest.raises(ServerError, match="no space left on device"), server:
         pytest.fail("entered")
-    assert not server._folder.exists()
+    (folder,) = folders
+    assert not folder.exists()
 
 
 def test_without_the_extra(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

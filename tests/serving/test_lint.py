@@ -58,7 +58,9 @@ def test_a_fresh_repository_has_none(repository: Path, engines: Path) -> None:
         RepositoryOptions(runtime="tensorrt", queue_timeout_s=0.25),
     ],
 )
-def test_whatever_the_options(options: RepositoryOptions, artifacts: Artifacts, tmp_path: Path) -> None:
+def test_a_new_repository_has_no_findings(
+    options: RepositoryOptions, artifacts: Artifacts, tmp_path: Path
+) -> None:
     export = with_engines(artifacts, tmp_path / "export")
     write_repository(export.manifest, export.folder, tmp_path / "models", options)
     assert lint(tmp_path / "models") == ()

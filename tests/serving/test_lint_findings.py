@@ -33,7 +33,7 @@ def test_findings_become_an_error() -> None:
 
 
 class TestFix:
-    """The command can be copied, whatever the repository's name is."""
+    """The command can be copied for any name of the repository."""
 
     def fix(self, repository: Path, *findings: Finding) -> str:
         with pytest.raises(RepositoryError) as caught:

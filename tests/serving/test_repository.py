@@ -212,7 +212,7 @@ class TestNothingIsLost:
             write_repository(artifacts.manifest, artifacts.folder, home)
         assert contents_of(home) == {file: b"precious"}
 
-    def test_a_repository_with_something_of_somebody_elses(self, repository: Path, artifacts: Any) -> None:
+    def test_a_folder_with_files_that_export_did_not_write(self, repository: Path, artifacts: Any) -> None:
         (repository / "resnet").mkdir()
         (repository / "resnet" / "config.pbtxt").write_text("precious")
         before = contents_of(repository)

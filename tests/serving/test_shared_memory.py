@@ -1,4 +1,4 @@
-"""Shared memory on a real server: open where it was asked for, and nothing else with it."""
+"""Shared memory on a real server: open if it is enabled, and no other interface with it."""
 
 from __future__ import annotations
 

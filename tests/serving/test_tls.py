@@ -58,7 +58,7 @@ def credentials(ca: Path, client: Pair | None = None) -> grpc.ChannelCredentials
 
 
 def answer(url: str, trust: grpc.ChannelCredentials | None) -> str:
-    """`ready`, or gRPC's own words; without `trust` it is asked in the clear."""
+    """`ready`, or gRPC's message; without `trust` the request is not encrypted."""
     target = url.removeprefix("grpcs://")
     with grpc.secure_channel(target, trust) if trust else grpc.insecure_channel(target) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -73,7 +73,7 @@ def test_a_client_that_knows_the_ca_is_answered(one_way: EmbeddedServer, made: C
     assert one_way.grpc_url.startswith("grpcs://127.0.0.1:")
     assert answer(one_way.grpc_url, credentials(made.ca)) == "ready"
     assert answer(one_way.grpc_url.replace("127.0.0.1", "localhost"), credentials(made.ca)) == "ready"
-    assert answer(one_way.grpc_url, credentials(made.ca, made.client)) == "ready", "one that nobody asked for"
+    assert answer(one_way.grpc_url, credentials(made.ca, made.client)) == "ready", "an optional certificate"
 
 
 def test_another_ca_is_refused(one_way: EmbeddedServer, made: Certificates) -> None:

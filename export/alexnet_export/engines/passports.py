@@ -11,8 +11,8 @@ from typing import Any
 
 from alexnet_model.files import sha256_of_file
 from alexnet_model.gpus import Gpu
-from alexnet_model.passport import Passport, Profile, write_passport
-from alexnet_model.records import Precision
+from alexnet_model.manifest import RuntimeInfo
+from alexnet_model.passport import Passport, write_passport
 
 from .options import EngineOptions
 
@@ -30,15 +30,9 @@ def write_engine_passport(
     onnx: Path,
     options: EngineOptions,
     *,
-    runtime_version: str,
-    precision: Precision,
-    profile: Profile,
-    build_seconds: float,
     gpu: Gpu | None,
-    cuda: str | None,
-    layer_precisions: dict[str, int] | None,
-    image: str | None = None,
-    image_digest: str | None = None,
+    build_seconds: float,
+    **fields: Any,
 ) -> Passport:
     """Write the passport of an engine beside it.
 
@@ -46,24 +40,15 @@ def write_engine_passport(
         engine: The engine's file.
         onnx: The ONNX file that it was built from.
         options: The options that it was built with.
-        runtime_version: Version of the library that built it.
-        precision: The precision of the ONNX file.
-        profile: The batches that it takes.
-        build_seconds: How long the build took, in seconds.
         gpu: The GPU that it was built on; None if it was built without one.
-        cuda: The newest CUDA version that the driver supports.
-        layer_precisions: What its heavy layers compute in; None if it was not inspected.
-        image: The container image that it was built in, if any.
-        image_digest: The digest of that image.
+        build_seconds: How long the build took, in seconds.
+        fields: The other fields of `Passport`.
 
     Raises:
         OSError: a file cannot be read or written.
     """
     passport = Passport(
         runtime=options.runtime,
-        runtime_version=runtime_version,
-        precision=precision,
-        profile=profile,
         onnx_sha256=sha256_of_file(onnx),
         engine_sha256=sha256_of_file(engine),
         engine_size_bytes=engine.stat().st_size,
@@ -73,15 +58,23 @@ def write_engine_passport(
         hardware_compatibility=options.hardware_compatibility,
         version_compatible=options.version_compatible,
         driver=gpu.driver if gpu else None,
-        cuda=cuda,
-        image=image,
-        image_digest=image_digest,
-        layer_precisions=layer_precisions,
         build_seconds=round(build_seconds, 2),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        **fields,
     )
     write_passport(passport, engine)
     return passport
+
+
+def runtime_info(passport: Passport, device: str) -> RuntimeInfo:
+    """Return the description of an engine's runtime on the GPU of that name."""
+    layers = passport.layer_precisions
+    return RuntimeInfo(
+        name=passport.runtime,
+        device=device,
+        computes_in="+".join(layers) if layers else f"{passport.precision} (not inspected)",
+        options={"tensorrt_version": passport.runtime_version},
+    )
 
 
 def layer_precisions_from_json(text: str) -> dict[str, int] | None:

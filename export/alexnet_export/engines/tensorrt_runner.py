@@ -13,6 +13,7 @@ from alexnet_model.passport import Passport, passport_of
 
 from ..cuda import Device, contiguous
 from ..runners import Outputs, RunnerSource
+from .passports import runtime_info
 from .tensorrt_api import TensorRt, reason_from_log, tensorrt_api
 
 
@@ -102,13 +103,7 @@ class EngineRunner:
 
     @property
     def runtime(self) -> RuntimeInfo:
-        layers = self._passport.layer_precisions
-        return RuntimeInfo(
-            name=self._passport.runtime,
-            device=self._device.name,
-            computes_in="+".join(layers) if layers else f"{self._passport.precision} (not inspected)",
-            options={"tensorrt_version": self._passport.runtime_version},
-        )
+        return runtime_info(self._passport, self._device.name)
 
     def infer(self, images: Uint8Array) -> Outputs:
         batch = self._within_profile(len(images))

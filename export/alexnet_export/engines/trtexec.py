@@ -31,7 +31,7 @@ from alexnet_model.records import Precision
 
 from ..runners import Outputs
 from .options import EngineOptions, timing_cache_name
-from .passports import layer_precisions_from_json, write_engine_passport
+from .passports import layer_precisions_from_json, runtime_info, write_engine_passport
 from .tensorrt_api import reason_from_log
 from .tensorrt_compiler import advice_for
 
@@ -199,13 +199,7 @@ class TrtexecRunner:
 
     @property
     def runtime(self) -> RuntimeInfo:
-        layers = self._passport.layer_precisions
-        return RuntimeInfo(
-            name="tensorrt",
-            device=self._gpu.name,
-            computes_in="+".join(layers) if layers else f"{self._passport.precision} (not inspected)",
-            options={"tensorrt_version": self._passport.runtime_version},
-        )
+        return runtime_info(self._passport, self._gpu.name)
 
     def infer(self, images: Uint8Array) -> Outputs:
         shape = "x".join(map(str, images.shape))

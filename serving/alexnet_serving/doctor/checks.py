@@ -31,7 +31,6 @@ from ..servers.tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of
 TRAIN = "train"
 EXPORT = "export"
 BUILD_TENSORRT = "export --runtime tensorrt"
-BUILD_RTX = "export --runtime tensorrt-rtx"
 BUILD_IN_DOCKER = "export --runtime tensorrt --build docker"
 SERVE_EMBEDDED = "serve --with embedded"
 SERVE_IN_DOCKER = "serve --with docker"
@@ -72,6 +71,21 @@ class Check(Record):
     fix: str = ""
 
 
+def judged(
+    name: str,
+    needed_by: tuple[str, ...],
+    *,
+    found: str = "",
+    problem: str = "",
+    fix: str = "",
+    status: Status = "missing",
+) -> Check:
+    """Return a check: `ok` with `found`, or if there is a `problem`, `status` with it and the `fix`."""
+    if not problem:
+        return Check(name=name, status="ok", found=found, needed_by=needed_by)
+    return Check(name=name, status=status, found=problem, needed_by=needed_by, fix=fix)
+
+
 def jobs() -> tuple[str, ...]:
     """Return every command that the doctor judges."""
     return (TRAIN, *export_jobs(), SERVE_EMBEDDED, SERVE_IN_DOCKER, CLASSIFY, UI, BENCH)
@@ -108,14 +122,9 @@ def fix_from(next_step: str) -> str:
 def check_python() -> Check:
     """Check that this Python is one that the distribution supports."""
     version, supported = platform.python_version(), _metadata()["Requires-Python"]
-    fits_here = fits(version, supported)
-    return Check(
-        name="Python",
-        status="ok" if fits_here else "missing",
-        found=version if fits_here else f"{version}, needs {supported}",
-        needed_by=jobs(),
-        fix="" if fits_here else "sudo apt-get install python3.11 python3.11-venv",
-    )
+    problem = "" if fits(version, supported) else f"{version}, needs {supported}"
+    fix = "sudo apt-get install python3.11 python3.11-venv"
+    return judged("Python", jobs(), found=version, problem=problem, fix=fix)
 
 
 def check_base() -> Check:
@@ -142,9 +151,7 @@ def check_other_runtimes() -> tuple[Check, ...]:
         RuntimeNotUsable: one of them does not load.
     """
     names = [runtime.name for runtime in runtimes() if runtime not in BUILT_IN]
-    if not names:
-        return ()
-    return (Check(name="other runtimes", status="ok", found=", ".join(names), needed_by=export_jobs()),)
+    return (judged("other runtimes", export_jobs(), found=", ".join(names)),) if names else ()
 
 
 def check_tensorrt(image_version: str) -> Check:
@@ -153,17 +160,19 @@ def check_tensorrt(image_version: str) -> Check:
     Args:
         image_version: The TensorRT version of Triton's image.
     """
-    installed = {name: found for name in ("tensorrt", "tensorrt-rtx") if (found := version_of(name))}
+    libraries = [runtime.name for runtime in runtimes() if runtime in BUILT_IN and runtime.bound_to_machine]
+    installed = {name: version for name in libraries if (version := version_of(name))}
     found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none installed"
     found += f"; Triton's image has {image_version}"
     builder = installed.get("tensorrt")
     fits_image = builder is None or Version(builder) == Version(image_version)
-    return Check(
-        name="TensorRT",
-        status="ok" if fits_image else "warning",
-        found=found if fits_image else f"{found} and loads no engine of another version",
-        needed_by=(BUILD_TENSORRT, SERVE_IN_DOCKER),
-        fix="" if fits_image else f"pip install tensorrt=={image_version}",
+    return judged(
+        "TensorRT",
+        (BUILD_TENSORRT, SERVE_IN_DOCKER),
+        found=found,
+        problem="" if fits_image else f"{found} and loads no engine of another version",
+        fix=f"pip install tensorrt=={image_version}",
+        status="warning",
     )
 
 
@@ -201,45 +210,36 @@ def check_glibc() -> Check:
     is_new_enough = library == "glibc" and Version(version) >= needed
     runs = is_new_enough and platform.machine() == "x86_64"
     found = f"{library or 'no glibc'} {version}".strip() + f" on {platform.machine()}"
-    return Check(
-        name="glibc",
-        status="ok" if runs else "missing",
-        found=found if runs else f"{found}, needs {needed} on x86_64",
-        needed_by=(SERVE_EMBEDDED,),
-        fix="" if runs else "alexnet serve --with docker  # or Ubuntu 22.04, Debian 12 or later on x86-64",
-    )
+    fix = "alexnet serve --with docker  # or Ubuntu 22.04, Debian 12 or later on x86-64"
+    problem = "" if runs else f"{found}, needs {needed} on x86_64"
+    return judged("glibc", (SERVE_EMBEDDED,), found=found, problem=problem, fix=fix)
 
 
 def check_libpython() -> Check:
     """Check this Python's shared library: the embedded server runs its Python backends with it."""
     library = libpython_of_this_python()
-    exists = library.exists()
-    return Check(
-        name="libpython",
-        status="ok" if exists else "missing",
-        found=str(library) if exists else f"no {library}",
-        needed_by=(SERVE_EMBEDDED,),
-        fix="" if exists else _libpython_fix(library),
-    )
+    problem = "" if library.exists() else f"no {library}"
+    fix = _libpython_fix(library)
+    return judged("libpython", (SERVE_EMBEDDED,), found=str(library), problem=problem, fix=fix)
 
 
 def check_embedded_triton() -> Check:
     """Check the embedded server's program and its stub for this version of Python."""
-    status: Status = "ok"
-    found, fix = f"its server, with a stub for Python {sys.version_info.major}.{sys.version_info.minor}", ""
+    status: Status = "warning"
+    problem, fix = "", ""
     try:
         wheel_of_this_python()
     except MissingExtra:
-        status, found = "warning", "not checked: [embedded] is not installed"
+        problem = "not checked: [embedded] is not installed"
     except AlexnetError as error:
         if error.subject == str(libpython_of_this_python()):
-            status, found = "warning", "not checked: libpython is missing"
+            problem = "not checked: libpython is missing"
         else:
-            status, found = "missing", f"no {error.subject}"
+            status, problem = "missing", f"no {error.subject}"
             fix = "pip install --force-reinstall 'alexnet-serving[embedded]'"
-    return Check(
-        name="Triton for this Python", status=status, found=found, needed_by=(SERVE_EMBEDDED,), fix=fix
-    )
+    found = f"its server, with a stub for Python {sys.version_info.major}.{sys.version_info.minor}"
+    name = "Triton for this Python"
+    return judged(name, (SERVE_EMBEDDED,), found=found, problem=problem, fix=fix, status=status)
 
 
 def check_shared_memory() -> Check:
@@ -253,15 +253,14 @@ def check_shared_memory() -> Check:
         free = shutil.disk_usage(SHM).free
     except OSError:
         free = 0
-    enough = free >= to_serve
-    return Check(
-        name=str(SHM),
-        status="ok" if enough else "warning" if free >= to_start else "missing",
-        found=f"{_size_text(free)} free" + ("" if enough else f", needs {_size_text(to_serve)}"),
-        needed_by=(SERVE_EMBEDDED,),
-        fix=""
-        if enough
-        else "sudo mount -o remount,size=1g /dev/shm  # in a container: run it with --shm-size=1g",
+    found = f"{_size_text(free)} free"
+    return judged(
+        str(SHM),
+        (SERVE_EMBEDDED,),
+        found=found,
+        problem="" if free >= to_serve else f"{found}, needs {_size_text(to_serve)}",
+        fix="sudo mount -o remount,size=1g /dev/shm  # in a container: run it with --shm-size=1g",
+        status="warning" if free >= to_start else "missing",
     )
 
 
@@ -273,13 +272,10 @@ def check_ports() -> Check:
             resolve_ports({name: "127.0.0.1"}, {name: port})
         except AlexnetError:
             taken.append(f"{port} ({name})")
-    return Check(
-        name=f"ports {min(PORTS.values())}-{max(PORTS.values())}",
-        status="warning" if taken else "ok",
-        found=f"taken: {', '.join(taken)}" if taken else "free",
-        needed_by=(SERVE_EMBEDDED, SERVE_IN_DOCKER),
-        fix=ANY_PORTS if taken else "",
-    )
+    name = f"ports {min(PORTS.values())}-{max(PORTS.values())}"
+    problem = f"taken: {', '.join(taken)}" if taken else ""
+    needed_by = (SERVE_EMBEDDED, SERVE_IN_DOCKER)
+    return judged(name, needed_by, found="free", problem=problem, fix=ANY_PORTS, status="warning")
 
 
 def check_disk_space(option: str, folder: Path) -> Check:
@@ -289,27 +285,21 @@ def check_disk_space(option: str, folder: Path) -> Check:
         option: The option, such as `--out`.
         folder: Its value; the nearest existing parent is checked.
     """
-    free, lead = 0, ""
+    free, lead, problem = 0, "Choose another folder: ", ""
     try:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             problem = f"{existing} is a file"
         elif not os.access(existing, os.W_OK | os.X_OK):
             problem = f"{existing} may not be written"
-        else:
-            free = shutil.disk_usage(existing).free
-            problem = (
-                f"{_size_text(free)} free, needs {_size_text(EXPORT_BYTES)}" if free < EXPORT_BYTES else ""
-            )
+        elif (free := shutil.disk_usage(existing).free) < EXPORT_BYTES:
+            problem = f"{_size_text(free)} free, needs {_size_text(EXPORT_BYTES)}"
             lead = "Free some space, or choose another folder: "
     except OSError as error:
         problem = f"{folder}: {os_error_reason(error)}"
-    return Check(
-        name=f"space for {option}",
-        status="missing" if problem else "ok",
-        found=problem or f"{_size_text(free)} free for {folder}",
-        needed_by=export_jobs(),
-        fix=f"{lead or 'Choose another folder: '}{option} DIR" if problem else "",
+    found = f"{_size_text(free)} free for {folder}"
+    return judged(
+        f"space for {option}", export_jobs(), found=found, problem=problem, fix=f"{lead}{option} DIR"
     )
 
 
@@ -330,13 +320,7 @@ def _check_packages(name: str, required: list[Requirement], needed_by: tuple[str
         else:
             misfits.append(f"{requirement.name} {version}, needs {requirement.specifier}")
     missing = [*misfits, f"not installed: {', '.join(absent)}"] if absent else misfits
-    return Check(
-        name=name,
-        status="missing" if missing else "ok",
-        found="; ".join(missing) or ", ".join(installed),
-        needed_by=needed_by,
-        fix=fix if missing else "",
-    )
+    return judged(name, needed_by, found=", ".join(installed), problem="; ".join(missing), fix=fix)
 
 
 def _metadata() -> metadata.PackageMetadata:

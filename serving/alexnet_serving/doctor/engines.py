@@ -13,7 +13,7 @@ from alexnet_model.gpus import GpuSurvey
 from alexnet_model.manifest import MANIFEST_NAME, Engine, manifest_from_folder
 from alexnet_model.passport import Passport
 from alexnet_model.records import Precision, Record
-from alexnet_model.runtimes import runtime_named
+from alexnet_model.runtimes import runtime_named, runtime_of_backend
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from ..engine_compatibility import EngineTarget, check_engines, reason_to_refuse, rebuild_command
@@ -25,7 +25,7 @@ from ..repositories.backends import (
     needs_gpu,
     onnx_command,
 )
-from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, fix_from
+from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, fix_from, judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,23 +139,18 @@ def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[Engi
     """Yield what prevents a repository's engines from being served here, with another way to serve it."""
     if not serving.engines:
         return
-    yield Check(
-        name="models of --repository",
-        status="missing",
-        found="TensorRT engines, which embedded Triton cannot run",
-        needed_by=(SERVE_EMBEDDED,),
-        fix=onnx_command(repository),
+    titles = " and ".join(
+        runtime.title
+        for runtime in map(runtime_of_backend, sorted(set(backends_of_repository(repository).values())))
+        if runtime is not None and runtime.bound_to_machine
     )
+    problem = f"{titles} engines, which embedded Triton cannot run"
+    yield judged("models of --repository", (SERVE_EMBEDDED,), problem=problem, fix=onnx_command(repository))
     try:
         check_engines(manifest_from_folder(repository), repository, targets)
     except EngineRefused as error:
-        yield Check(
-            name="engines of --repository",
-            status="missing",
-            found=f"{error.got}, not {error.expected}",
-            needed_by=(SERVE_IN_DOCKER,),
-            fix=fix_from(error.next_step),
-        )
+        problem, fix = f"{error.got}, not {error.expected}", fix_from(error.next_step)
+        yield judged("engines of --repository", (SERVE_IN_DOCKER,), problem=problem, fix=fix)
     except AlexnetError:
         return  # the check of the record or of the driver reports it
 
@@ -200,4 +195,4 @@ def _needs(passport: Passport) -> str:
 
 def _of_record(name: str, found: str, fix: str = "") -> Check:
     """Return the check of a record. It is never `missing`: `export` writes a new one."""
-    return Check(name=name, status="warning" if fix else "ok", found=found, needed_by=(), fix=fix)
+    return judged(name, (), found=found, problem=found if fix else "", fix=fix, status="warning")

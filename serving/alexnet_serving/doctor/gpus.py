@@ -23,7 +23,7 @@ from alexnet_model.triton_image import (
     driver_is_too_old,
 )
 
-from .checks import BUILD_IN_DOCKER, BUILD_TENSORRT, DOCKER_JOBS, SERVE_IN_DOCKER, Check, fix_from
+from .checks import BUILD_IN_DOCKER, BUILD_TENSORRT, DOCKER_JOBS, SERVE_IN_DOCKER, Check, fix_from, judged
 from .engines import DockerNeeds
 
 DOCTOR = "alexnet doctor"  # the next step of errors without a more specific one
@@ -64,15 +64,9 @@ def check_driver(survey: GpuSurvey, serving: DockerNeeds) -> Check:
     if not survey.gpus:
         return _not_checked("NVIDIA driver", _gpu_jobs(serving), "no GPU was found")
     driver = survey.gpus[0].driver
-    new_enough = not driver_is_too_old(survey.gpus[0])
     found = driver + (f", CUDA {survey.cuda}" if survey.cuda else "")
-    return Check(
-        name="NVIDIA driver",
-        status="ok" if new_enough else "missing",
-        found=found if new_enough else f"{found}, needs {MINIMUM_DRIVER} or newer",
-        needed_by=_gpu_jobs(serving),
-        fix="" if new_enough else INSTALL_DRIVER,
-    )
+    problem = f"{found}, needs {MINIMUM_DRIVER} or newer" if driver_is_too_old(survey.gpus[0]) else ""
+    return judged("NVIDIA driver", _gpu_jobs(serving), found=found, problem=problem, fix=INSTALL_DRIVER)
 
 
 def docker_checks(survey: GpuSurvey, serving: DockerNeeds) -> Iterator[Check]:
@@ -105,14 +99,10 @@ def docker_checks(survey: GpuSurvey, serving: DockerNeeds) -> Iterator[Check]:
 
 def check_docker_client() -> Check:
     """Check that the `docker` program is installed."""
-    path = shutil.which(docker.PROGRAM)
-    return Check(
-        name="Docker client",
-        status="ok" if path else "missing",
-        found=path or "no such program",
-        needed_by=DOCKER_JOBS,
-        fix="" if path else fix_from(docker.no_docker().next_step),
-    )
+    path = shutil.which(docker.PROGRAM) or ""
+    fix = fix_from(docker.no_docker().next_step)
+    problem = "" if path else "no such program"
+    return judged("Docker client", DOCKER_JOBS, found=path, problem=problem, fix=fix)
 
 
 def check_docker_engine(client: Check) -> Check:
@@ -123,14 +113,9 @@ def check_docker_engine(client: Check) -> Check:
         version = docker.check_docker()
     except DockerError as error:
         fix = fix_from(error.next_step)
-        return Check(
-            name="Docker Engine",
-            status="missing",
-            found=error.got,
-            needed_by=DOCKER_JOBS,
-            fix=fix if fix and fix != DOCTOR else "docker info",
-        )
-    return Check(name="Docker Engine", status="ok", found=version or "no version", needed_by=DOCKER_JOBS)
+        fix = fix if fix and fix != DOCTOR else "docker info"
+        return judged("Docker Engine", DOCKER_JOBS, problem=error.got, fix=fix)
+    return judged("Docker Engine", DOCKER_JOBS, found=version or "no version")
 
 
 def check_toolkit(serving: DockerNeeds, *, skipped: str) -> Check:
@@ -144,16 +129,15 @@ def check_toolkit(serving: DockerNeeds, *, skipped: str) -> Check:
     if skipped:
         return _not_checked("NVIDIA toolkit", needed_by, skipped)
     method, problem = _gpu_method()
-    if method:
-        return Check(name="NVIDIA toolkit", status="ok", found=method, needed_by=needed_by)
-    version = _version_of_toolkit()
-    return Check(
-        name="NVIDIA toolkit",
+    version = "" if method else _version_of_toolkit()
+    return judged(
+        "NVIDIA toolkit",
+        needed_by,
+        found=method,
+        problem=f"{version}, but Docker is not configured for it" if version else problem,
+        fix=docker.INSTALL_TOOLKIT,
         # `docker run --gpus` needs the toolkit's hook only, which the engine finds when it starts.
         status="warning" if version else "missing",
-        found=f"{version}, but Docker is not configured for it" if version else problem,
-        needed_by=needed_by,
-        fix=docker.INSTALL_TOOLKIT,
     )
 
 
@@ -171,8 +155,8 @@ def _check_image(name: str, image: str, fix: str, needed_by: tuple[str, ...], *,
     try:
         docker.digest_of_image(image)
     except DockerError as error:
-        return Check(name=name, status="missing", found=error.got, needed_by=needed_by, fix=fix)
-    return Check(name=name, status="ok", found=image, needed_by=needed_by)
+        return judged(name, needed_by, problem=error.got, fix=fix)
+    return judged(name, needed_by, found=image)
 
 
 def _gpu_method() -> tuple[str, str]:
@@ -194,7 +178,7 @@ def _gpu_method() -> tuple[str, str]:
 
 def _not_checked(name: str, needed_by: tuple[str, ...], why: str) -> Check:
     """Return a check that was skipped because of a failed one, which stops the same commands."""
-    return Check(name=name, status="warning", found=f"not checked: {why}", needed_by=needed_by)
+    return judged(name, needed_by, problem=f"not checked: {why}", status="warning")
 
 
 def _gpu_jobs(serving: DockerNeeds) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from alexnet_model.manifest import MANIFEST_NAME, REFERENCE_NAME, Engine, Manife
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX, Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
 
-from ..engine_compatibility import rebuild_command
+from ..engine_compatibility import rebuild_command, recorded_passport, runtime_words
 from ..repositories.layout import (
     CONFIG_FILE,
     DECODING_MODEL,
@@ -257,7 +257,7 @@ def _fix(repository: Path, findings: Sequence[Finding]) -> str:
         return f"Build them again: {rebuild_command(repository)}"
     words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository)]
     if holds_engines(repository):
-        words += ["--runtime", "tensorrt", "--build", "docker"]
+        words += runtime_words(recorded_passport(repository))
         if holds_encoded(repository):
             words.append("--encoded")
     return f"Write it again: {shlex.join(words)}"

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from alexnet_model.errors import ManifestError, RepositoryError, os_error_reason
+from alexnet_model.errors import ManifestError, RepositoryError, os_errors_as
 from alexnet_model.files import link_or_copy
 from alexnet_model.manifest import (
     REFERENCE_NAME,
@@ -44,8 +44,7 @@ def unpack_repository(
     """Fill a folder with the export that a repository was packed from, and return its manifest.
 
     Refused precisions and engines that the repository does not hold are not in that manifest. The files are
-    hard
-    links: do not edit them in place.
+    hard links: do not edit them in place.
 
     Args:
         repository: The repository.
@@ -66,7 +65,7 @@ def unpack_repository(
             expected="a model repository that `alexnet export` wrote",
             next_step="Export the checkpoint again.",
         )
-    try:
+    with os_errors_as(RepositoryError, folder, expected="a folder with space for an export"):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise RepositoryError(str(folder), got="files in it", expected="a new or empty folder")
@@ -75,12 +74,6 @@ def unpack_repository(
         if manifest.reference_sha256 is not None:
             link_or_copy(verify_reference(manifest, repository), folder / REFERENCE_NAME)
         write_manifest(manifest, folder)
-    except OSError as error:
-        raise RepositoryError(
-            str(folder),
-            got=os_error_reason(error),
-            expected="a folder with space for an export",
-        ) from error
     return manifest
 
 
@@ -133,7 +126,7 @@ def _unpacked(
 
 
 def _target(folder: Path, file: str) -> Path:
-    """Return where a recorded file goes: always inside `folder`, whatever the record of a repository says."""
+    """Return where a recorded file goes: inside `folder`, or raise an error."""
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise RepositoryError(

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_model.errors import RepositoryError, os_error_reason
+from alexnet_model.errors import RepositoryError, os_errors_as
 from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
@@ -94,24 +94,22 @@ def write_repository(
     _check_class_names(manifest)
     check_entries(entries, repository, targets)
     refuse_foreign_repository(repository)
-    try:
-        with atomic_directory(repository) as staged:
-            names = _write_configs(entries, manifest, staged, options)
-            for entry in entries:
-                _write_files(entry, artifacts_folder, staged / entry.name / VERSION)
-            if manifest.reference_sha256 is not None:
-                link_or_copy(verify_reference(manifest, artifacts_folder), staged / REFERENCE_NAME)
-            write_manifest(manifest, staged)
-            for name in KEPT_FILES:
-                if (repository / name).is_file():
-                    shutil.copyfile(repository / name, staged / name)
-    except OSError as error:
-        raise RepositoryError(
-            str(repository),
-            got=os_error_reason(error),
-            expected="a folder with space for the models",
-            next_step="The old repository is unchanged.",
-        ) from error
+    unwritable = os_errors_as(
+        RepositoryError,
+        repository,
+        expected="a folder with space for the models",
+        next_step="The old repository is unchanged.",
+    )
+    with unwritable, atomic_directory(repository) as staged:
+        names = _write_configs(entries, manifest, staged, options)
+        for entry in entries:
+            _write_files(entry, artifacts_folder, staged / entry.name / VERSION)
+        if manifest.reference_sha256 is not None:
+            link_or_copy(verify_reference(manifest, artifacts_folder), staged / REFERENCE_NAME)
+        write_manifest(manifest, staged)
+        for name in KEPT_FILES:
+            if (repository / name).is_file():
+                shutil.copyfile(repository / name, staged / name)
     return names
 
 

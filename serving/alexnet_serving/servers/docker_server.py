@@ -12,9 +12,9 @@ import ipaddress
 import os
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Unpack
 
 from alexnet_model import docker
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
@@ -32,17 +32,17 @@ from ..repositories.backends import (
     outside_our_images,
     outside_stock_image,
 )
-from .process_server import LOOPBACK, Launch, ProcessServer, launch_folder
-from .tls import ServerTls, copy_tls, tls_in
+from .process_server import LOOPBACK, Launch, ProcessServer, ServerOptions, launch_folder
+from .tls import copy_tls, tls_in
 from .tritonserver import SHM_OPTION, server_options, shm_prefix_option
 
 MODELS = "/models"
 TLS = Path("/tls")
 PORTS_INSIDE = {"http": 8000, "grpc": 8001, "metrics": 8002}
 USER_OF_IMAGE = (1000, 1000)  # the user `triton-server` of NVIDIA's image, and its group
-OWN_SHM = "--shm-size=1g"
+OWN_SHM = "--shm-size=1g"  # Docker's 64 MiB is less than Python-based backends and NVIDIA's libraries need
 RESOURCES = (
-    OWN_SHM,  # Docker's 64 MiB is less than Python-based backends and NVIDIA's libraries need
+    OWN_SHM,
     "--ulimit=memlock=-1",  # pinned memory, from which a GPU copies
     "--ulimit=stack=67108864",
 )
@@ -59,13 +59,7 @@ class DockerServer(ProcessServer):
     Args:
         repository: The model repository.
         image: The image; None chooses one by the backends of the repository.
-        grpc_port: The port of gRPC; None or 0 takes a free one. The same holds for the other ports.
-        http_port: The port of HTTP.
-        metrics_port: The port of the metrics.
-        address: The IPv4 address to publish the ports on. With `tls` only gRPC leaves loopback.
-        tls: Certificate and key of the gRPC port; None leaves it unencrypted.
-        shared_memory: Open Triton's shared-memory interface to every process that reaches a port.
-        ready_timeout_s: How long to wait until every model is ready.
+        options: Keyword arguments as in `ServerOptions`. With `shared_memory`, only loopback is accepted.
 
     Raises:
         RepositoryError: the repository is missing or has no model.
@@ -75,43 +69,37 @@ class DockerServer(ProcessServer):
     """
 
     _name = "server in Docker"
+    _ready_timeout_s = 300.0
 
     def __init__(
-        self,
-        repository: Path,
-        *,
-        image: str | None = None,
-        grpc_port: int | None = None,
-        http_port: int | None = None,
-        metrics_port: int | None = None,
-        address: str = LOOPBACK,
-        tls: ServerTls | None = None,
-        shared_memory: bool = False,
-        ready_timeout_s: float = 300.0,
+        self, repository: Path, *, image: str | None = None, **options: Unpack[ServerOptions]
     ) -> None:
-        address = _checked_address(address)
-        if shared_memory and not ipaddress.IPv4Address(address).is_loopback:
-            raise UsageError(
-                "shared memory",
-                got=f"the address {address}",
-                expected="a loopback address: every client could read or write shared memory of this machine",
-                next_step=f"Leave the address out, or use {LOOPBACK}.",
-            )
-        super().__init__(
-            repository,
-            grpc_port=grpc_port,
-            http_port=http_port,
-            metrics_port=metrics_port,
-            address=address,
-            tls=tls,
-            ready_timeout_s=ready_timeout_s,
-        )
-        self._shared_memory = shared_memory
+        super().__init__(repository, **options)
         self._backends = set(backends_of_repository(self._repository).values())
         self._image = image or image_for(self._backends)
 
+    def _checked_address(self, address: str, *, shared_memory: bool) -> str:
+        try:
+            checked = ipaddress.IPv4Address(LOOPBACK if address == "localhost" else address)
+        except ValueError as error:
+            raise UsageError(
+                "address",
+                got=address,
+                expected="an IPv4 address of this machine, such as 127.0.0.1 or, for every network, 0.0.0.0",
+            ) from error
+        if shared_memory and not checked.is_loopback:
+            raise UsageError(
+                "shared memory",
+                got=f"the address {checked}",
+                expected="a loopback address: every client could read or write shared memory of this machine",
+                next_step=f"Leave the address out, or use {LOOPBACK}.",
+            )
+        return str(checked)
+
     def _prepare_launch(self) -> Launch:
         """Check everything that can be checked before a container starts.
+
+        The command stays attached, so its output is the server's log.
 
         Raises:
             DockerError: no engine, no image, or a path that cannot be mounted.
@@ -122,43 +110,36 @@ class DockerServer(ProcessServer):
         """
         docker.digest_of_image(self._image)  # raises without an engine or the image
         survey = gpus_here() if can_use_gpu(self._backends) else GpuSurvey()
-        inside = tls_in(TLS, self._tls) if self._tls is not None else None
-        options = [
-            *server_options(MODELS, tls=inside, shared_memory=self._shared_memory),
-            *self._options_of_backends(survey),
-        ]
-        if not survey.gpus:
-            options.append("--allow-gpu-metrics=false")
-        user = user_for(self._repository)
-        self._container = f"alexnet-{secrets.token_hex(8)}"
-        self._shm_prefix = f"alexnet_{secrets.token_hex(8)}_" if self._shared_memory else ""
-        if self._shared_memory:
-            # The backends' regions are then in this machine's /dev/shm, and stay there if they are killed.
-            options += [CLIENT_SHM, shm_prefix_option(self._shm_prefix)]
+        container = f"alexnet-{secrets.token_hex(8)}"
+        shm_prefix = f"alexnet_{secrets.token_hex(8)}_" if self._shared_memory else ""
+        options = self._server_options(survey, shm_prefix)
+        user, group = user_for(self._repository)
+        mounts: list[str] = []
         with launch_folder(self._name) if self._tls is not None else nullcontext() as folder:
             if self._tls is not None and folder is not None:
-                copy_tls(self._tls, folder / "tls", user=user[0], group=user[1])
-            command = run_command(
-                self._container,
-                self._image,
-                self._repository,
-                user=user,
-                addresses=self._addresses,
-                ports=self._ports,
-                gpus=bool(survey.gpus),
-                tls=folder / "tls" if folder is not None else None,
-                shared_memory=self._shared_memory,
-                options=options,
-            )
-        return Launch(
-            command=command,
-            shm_prefix=self._shm_prefix,
-            folder=str(folder or ""),
-            container=self._container,
-        )
+                copy_tls(self._tls, folder / "tls", user=user, group=group)
+                mounts.append(docker.mount(folder / "tls", str(TLS)))
+            mounts.append(docker.mount(self._repository, MODELS))
+        command = [
+            *(docker.PROGRAM, "run", "--rm", f"--name={container}"),
+            "--pull=never",  # gigabytes without a message until the deadline: `docker pull` shows progress
+            "--init",  # until the start script has become tritonserver, a first process ignores SIGTERM
+            *docker.CONFINED,
+            f"--user={user}:{group}",
+            *(RESOURCES if not self._shared_memory else ("--ipc=host", *RESOURCES[1:])),
+            *(["--gpus=all"] if survey.gpus else []),
+            *mounts,
+            *(
+                f"--publish={self._addresses[name]}:{port}:{PORTS_INSIDE[name]}"
+                for name, port in sorted(self._ports.items())
+            ),
+            *(self._image, "tritonserver", *options),
+        ]
+        return Launch(command=command, shm_prefix=shm_prefix, folder=str(folder or ""), container=container)
 
-    def _options_of_backends(self, survey: GpuSurvey) -> list[str]:
-        options = []
+    def _server_options(self, survey: GpuSurvey, shm_prefix: str) -> list[str]:
+        tls = tls_in(TLS, self._tls) if self._tls is not None else None
+        options = server_options(MODELS, tls=tls, shared_memory=self._shared_memory)
         if loads_engines(self._backends):
             manifest = self._checked_engines(survey)
             # One model after another: while one records CUDA graphs, another one's loading can fail.
@@ -167,6 +148,11 @@ class DockerServer(ProcessServer):
                 options.append(VERSION_COMPATIBLE)
         if outside_stock_image(self._backends):
             options.append(SHM_OPTION)
+        if not survey.gpus:
+            options.append("--allow-gpu-metrics=false")
+        if shm_prefix:
+            # The backends' regions are then in this machine's /dev/shm, and stay there if they are killed.
+            options += [CLIENT_SHM, shm_prefix_option(shm_prefix)]
         return options
 
     def _checked_engines(self, survey: GpuSurvey) -> Manifest:
@@ -203,57 +189,6 @@ class DockerServer(ProcessServer):
         return f"Pull the image that has it: docker pull {TRITON_IMAGE}"
 
 
-def run_command(
-    name: str,
-    image: str,
-    repository: Path,
-    *,
-    user: tuple[int, int],
-    addresses: Mapping[str, str],
-    ports: Mapping[str, int],
-    gpus: bool,
-    tls: Path | None,
-    shared_memory: bool,
-    options: Sequence[str],
-) -> list[str]:
-    """Return the `docker run` command of a server; it stays attached, so its output is the server's log.
-
-    Args:
-        name: The container's name.
-        image: The image.
-        repository: The model repository, mounted read-only as `MODELS`.
-        user: User and group id inside the container.
-        addresses: The address to publish on, by interface.
-        ports: The port to publish, by interface.
-        gpus: Whether to give the container all GPUs.
-        tls: A folder to mount as `TLS`, or None.
-        shared_memory: Whether the container shares /dev/shm with this machine.
-        options: Options of `tritonserver`.
-
-    Raises:
-        DockerError: a path cannot be mounted.
-    """
-    resources = ["--ipc=host", *(r for r in RESOURCES if r != OWN_SHM)] if shared_memory else RESOURCES
-    return [
-        docker.PROGRAM,
-        "run",
-        "--rm",
-        f"--name={name}",
-        "--pull=never",  # gigabytes without a word until the deadline passes: `docker pull` shows progress
-        "--init",  # until the image's start script has become tritonserver, a first process ignores SIGTERM
-        *docker.CONFINED,
-        f"--user={user[0]}:{user[1]}",
-        *resources,
-        *(["--gpus=all"] if gpus else []),
-        docker.mount(repository, MODELS),
-        *([docker.mount(tls, str(TLS))] if tls is not None else []),
-        *(f"--publish={addresses[what]}:{port}:{PORTS_INSIDE[what]}" for what, port in sorted(ports.items())),
-        image,
-        "tritonserver",
-        *options,
-    ]
-
-
 def user_for(repository: Path) -> tuple[int, int]:
     """Return the user and group id that the container runs as: this process's own; the image's for root.
 
@@ -275,14 +210,3 @@ def user_for(repository: Path) -> tuple[int, int]:
                 next_step=f"Run: {shlex.join(['chmod', '-R', 'o+rX', str(repository)])}",
             )
     return USER_OF_IMAGE
-
-
-def _checked_address(address: str) -> str:
-    try:
-        return str(ipaddress.IPv4Address(LOOPBACK if address == "localhost" else address))
-    except ValueError as error:
-        raise UsageError(
-            "address",
-            got=address,
-            expected="an IPv4 address of this machine, such as 127.0.0.1 or, for every network, 0.0.0.0",
-        ) from error

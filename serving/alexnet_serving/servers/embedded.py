@@ -10,17 +10,25 @@ in continuous integration.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 from pathlib import Path
+from typing import Unpack
 
-from alexnet_model.errors import EngineRefused, ServerDied, UsageError
+from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageError
 from alexnet_model.runtimes import runtime_of_backend
 
 from ..repositories.backends import backends_of_repository
-from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, launch_folder
-from .tls import ServerTls
-from .tritonserver import assemble_backends, command_of, environment_of, wheel_of_this_python
+from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, ServerOptions, launch_folder
+from .tritonserver import (
+    SHM_OPTION,
+    assemble_backends,
+    environment_of,
+    server_options,
+    shm_prefix_option,
+    wheel_of_this_python,
+)
 
 STUB = "triton_python_backend_stub"
 
@@ -30,13 +38,7 @@ class EmbeddedServer(ProcessServer):
 
     Args:
         repository: The model repository.
-        grpc_port: The port of gRPC; None or 0 takes a free one. The same holds for the other ports.
-        http_port: The port of HTTP.
-        metrics_port: The port of the metrics.
-        address: Loopback; every other address is refused.
-        tls: Certificate and key of the gRPC port; None leaves it unencrypted.
-        shared_memory: Open Triton's shared-memory interface to every process that reaches a port.
-        ready_timeout_s: How long to wait until every model is ready.
+        options: Keyword arguments as in `ServerOptions`; every address but loopback is refused.
 
     Raises:
         RepositoryError: the repository is missing or has no model.
@@ -49,18 +51,13 @@ class EmbeddedServer(ProcessServer):
 
     _name = "embedded server"
 
-    def __init__(
-        self,
-        repository: Path,
-        *,
-        grpc_port: int | None = None,
-        http_port: int | None = None,
-        metrics_port: int | None = None,
-        address: str = LOOPBACK,
-        tls: ServerTls | None = None,
-        shared_memory: bool = False,
-        ready_timeout_s: float = 120.0,
-    ) -> None:
+    def __init__(self, repository: Path, **options: Unpack[ServerOptions]) -> None:
+        super().__init__(repository, **options)
+        self._check_backends()
+        self._wheel = wheel_of_this_python()
+        self._stubs: dict[int, str] = {}  # process id to model name
+
+    def _checked_address(self, address: str, *, shared_memory: bool) -> str:
         if address not in (LOOPBACK, "localhost"):
             raise UsageError(
                 "address of the embedded server",
@@ -68,19 +65,7 @@ class EmbeddedServer(ProcessServer):
                 expected=LOOPBACK,
                 next_step="Its Triton has known vulnerabilities: to serve other machines, add --with docker.",
             )
-        super().__init__(
-            repository,
-            grpc_port=grpc_port,
-            http_port=http_port,
-            metrics_port=metrics_port,
-            address=LOOPBACK,
-            tls=tls,
-            ready_timeout_s=ready_timeout_s,
-        )
-        self._check_backends()
-        self._shared_memory = shared_memory
-        self._wheel = wheel_of_this_python()
-        self._stubs: dict[int, str] = {}  # process id to model name
+        return LOOPBACK
 
     def _check_backends(self) -> None:
         """Refuse models for a backend that neither this project nor another distribution brings as Python."""
@@ -96,28 +81,33 @@ class EmbeddedServer(ProcessServer):
                 )
 
     def _prepare_launch(self) -> Launch:
-        self._shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"
-        with launch_folder(self._name) as self._folder:
-            # Plain names, whatever the path of the repository: Triton passes them through a shell.
-            models = self._folder / "models"
-            backends = self._folder / "backends"
-            models.symlink_to(self._repository)
-            assemble_backends(self._wheel, backends)
-            command = command_of(
-                self._wheel,
-                backends=backends,
-                repository=models,
-                address=LOOPBACK,
-                ports=self._ports,
-                shm_prefix=self._shm_prefix,
-                tls=self._tls,
-                shared_memory=self._shared_memory,
-            )
+        shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"
+        with launch_folder(self._name) as folder:
+            if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(folder)):  # Triton passes it through a shell
+                raise ServerError(
+                    f"temporary folder {folder}",
+                    got="a name that is unsafe to pass to Triton",
+                    expected="letters, digits, '_', '.', '-' and '/' only",
+                    next_step="Set TMPDIR to another folder.",
+                )
+            # Plain names, because the path of the repository may have characters that a shell interprets.
+            (folder / "models").symlink_to(self._repository)
+            assemble_backends(self._wheel, folder / "backends")
         return Launch(
-            command=command,
+            command=[
+                str(self._wheel.binary),
+                *server_options(folder / "models", tls=self._tls, shared_memory=self._shared_memory),
+                f"--backend-directory={folder / 'backends'}",
+                shm_prefix_option(shm_prefix),
+                SHM_OPTION,
+                *(f"--{name}-address={LOOPBACK}" for name in self._ports),
+                *(f"--{name}-port={port}" for name, port in self._ports.items()),
+                "--allow-gpu-metrics=false",
+                "--allow-cpu-metrics=false",  # a stop would wait for the next reading of their thread
+            ],
             environment=environment_of(self._wheel),
-            shm_prefix=self._shm_prefix,
-            folder=str(self._folder),
+            shm_prefix=shm_prefix,
+            folder=str(folder),
         )
 
     def _missing_backend_fix(self) -> str:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, TypedDict
 
 from alexnet_model.errors import (
     AlexnetError,
@@ -97,42 +97,63 @@ def launch_folder(server: str) -> Iterator[Path]:
         raise ServerError(server, got=os_error_reason(error), expected=f"to start from {folder}") from error
 
 
+class ServerOptions(TypedDict, total=False):
+    """Options of both servers.
+
+    Attributes:
+        grpc_port: The port of gRPC; None (the default) or 0 takes a free one. So do the other two ports.
+        http_port: The port of HTTP.
+        metrics_port: The port of the metrics.
+        address: The IPv4 address to listen on, by default loopback. With `tls` only gRPC leaves loopback.
+        tls: Certificate and key of the gRPC port; None (the default) leaves it unencrypted.
+        shared_memory: Open Triton's shared-memory interface to every process that reaches a port.
+        ready_timeout_s: How long to wait until every model is ready, by default 120 s (300 s in Docker).
+    """
+
+    grpc_port: int | None
+    http_port: int | None
+    metrics_port: int | None
+    address: str
+    tls: ServerTls | None
+    shared_memory: bool
+    ready_timeout_s: float
+
+
 class ProcessServer:
     """The parts of a `Server` that do not depend on its process; subclasses say what to run.
 
-    Args:
-        repository: The model repository.
-        grpc_port: The port of gRPC; None or 0 takes a free one. The same holds for the other ports.
-        http_port: The port of HTTP.
-        metrics_port: The port of the metrics.
-        address: The IPv4 address to listen on.
-        tls: Certificate and key of the gRPC port. With it, HTTP and metrics stay on loopback.
-        ready_timeout_s: How long to wait until every model is ready.
+    The arguments are the repository and those of `ServerOptions`.
 
     Raises:
         RepositoryError: the repository is missing or has no model.
         PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used.
-        UsageError: a port or the timeout is invalid.
+        UsageError: a port, the address or the timeout is invalid.
     """
 
     _name = "server"  # in messages
+    _ready_timeout_s = 120.0
 
     def __init__(
         self,
         repository: Path,
         *,
-        grpc_port: int | None,
-        http_port: int | None,
-        metrics_port: int | None,
-        address: str,
-        tls: ServerTls | None,
-        ready_timeout_s: float,
+        grpc_port: int | None = None,
+        http_port: int | None = None,
+        metrics_port: int | None = None,
+        address: str = LOOPBACK,
+        tls: ServerTls | None = None,
+        shared_memory: bool = False,
+        ready_timeout_s: float | None = None,
     ) -> None:
-        if not ready_timeout_s > 0:
-            raise UsageError("deadline for readiness", got=f"{ready_timeout_s:g} s", expected="more than 0 s")
+        address = self._checked_address(address, shared_memory=shared_memory)
+        if ready_timeout_s is not None:
+            self._ready_timeout_s = ready_timeout_s
+        if not self._ready_timeout_s > 0:
+            got = f"{self._ready_timeout_s:g} s"
+            raise UsageError("deadline for readiness", got=got, expected="more than 0 s")
+        self._shared_memory = shared_memory
         self._repository = repository.absolute()
-        self._ready_timeout_s = ready_timeout_s
         self._models = models_of_repository(self._repository)
         self._tls = checked_tls(tls) if tls is not None else None
         # Triton encrypts gRPC only, so the unencrypted interfaces stay on this machine.
@@ -143,9 +164,7 @@ class ProcessServer:
         )
         self._stopping = threading.Event()
         self._stopping.set()  # until the `with` block is entered
-        self._ending = (
-            threading.RLock()
-        )  # held while the server ends: a second caller waits until it has ended
+        self._ending = threading.RLock()  # held while the server ends: a second caller waits for that
         self._ended = self._cleaned = True
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -213,6 +232,10 @@ class ProcessServer:
             finally:  # after the deadline, or an impatient second Ctrl-C
                 self._process.kill()
                 self._clean_up()
+
+    def _checked_address(self, address: str, *, shared_memory: bool) -> str:
+        """Return the IPv4 address to listen on, or raise UsageError."""
+        raise NotImplementedError
 
     def _prepare_launch(self) -> Launch:
         """Return what to run. An error here must leave nothing behind."""

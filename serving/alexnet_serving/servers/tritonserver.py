@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import secrets
 import sys
 import sysconfig
@@ -154,64 +153,13 @@ def environment_of(wheel: Wheel) -> dict[str, str]:
     return environment
 
 
-def command_of(
-    wheel: Wheel,
-    *,
-    backends: Path,
-    repository: Path,
-    address: str,
-    ports: dict[str, int],
-    shm_prefix: str,
-    tls: ServerTls | None = None,
-    shared_memory: bool = False,
-) -> list[str]:
-    """Return the command line of the embedded server.
-
-    Args:
-        wheel: The server.
-        backends: The backend directory. Triton passes it and the repository through a shell.
-        repository: The model repository.
-        address: The address to listen on.
-        ports: The ports of `grpc`, `http` and `metrics`.
-        shm_prefix: The start of the names of its regions in /dev/shm.
-        tls: Certificate and key of the gRPC port, or None.
-        shared_memory: Whether clients may use Triton's shared-memory interface.
-
-    Raises:
-        ServerError: a path has a character that a shell would interpret.
-    """
-    for path in (backends, repository):
-        if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)):
-            raise ServerError(
-                f"temporary folder {path.parent}",
-                got="a name that is unsafe to pass to Triton",
-                expected="letters, digits, '_', '.', '-' and '/' only",
-                next_step="Set TMPDIR to another folder.",
-            )
-    return [
-        str(wheel.binary),
-        *server_options(str(repository), tls=tls, shared_memory=shared_memory),
-        f"--backend-directory={backends}",
-        shm_prefix_option(shm_prefix),
-        SHM_OPTION,
-        f"--grpc-address={address}",
-        f"--grpc-port={ports['grpc']}",
-        f"--http-address={address}",
-        f"--http-port={ports['http']}",
-        f"--metrics-address={address}",
-        f"--metrics-port={ports['metrics']}",
-        "--allow-gpu-metrics=false",
-        "--allow-cpu-metrics=false",  # a stop would wait for the next reading of their thread
-    ]
-
-
 def shm_prefix_option(prefix: str) -> str:
     """Return the option that starts the names of the backends' regions in /dev/shm with `prefix`."""
     return f"--backend-config=python,shm-region-prefix-name={prefix}"
 
 
 def server_options(
-    repository: str, *, tls: ServerTls | None = None, shared_memory: bool = False
+    repository: str | Path, *, tls: ServerTls | None = None, shared_memory: bool = False
 ) -> list[str]:
     """Return the options of every server, embedded or in a container: all models load, or it ends.
 
