@@ -78,10 +78,10 @@ def _print(comparison: Comparison) -> None:
 
 def _harmless(value: Any) -> Any:
     """Escape control characters in every text: the report may come from somebody else."""
-    from .screen import harmless
+    from .screen import escaped
 
     if isinstance(value, str):
-        return harmless(value)
+        return escaped(value)
     if isinstance(value, dict):
         return {name: _harmless(part) for name, part in value.items()}
     return tuple(map(_harmless, value)) if isinstance(value, tuple) else value
