@@ -191,7 +191,7 @@ def test_the_default_repository_is_the_one_that_export_writes(
         ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "no configuration held the limit"),
     ],
 )
-def test_a_run_that_writes_nothing_says_why(
+def test_a_run_that_writes_nothing_reports_the_reason(
     repository: Path,
     tmp_path: Path,
     fixed_rates: Callable[..., None],

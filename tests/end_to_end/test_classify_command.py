@@ -200,7 +200,7 @@ def test_progress_goes_to_standard_error_unless_results_are_on_the_terminal(
     is_terminal: bool,
 ) -> None:
     errors = io.StringIO()
-    monkeypatch.setattr(screen.Rate, "_AT_ONCE_S", -1.0)
+    monkeypatch.setattr(screen.Rate, "_FIRST_SHOWN_S", -1.0)
     monkeypatch.setattr(screen, "err", Console(file=errors, force_terminal=True))
     monkeypatch.setattr(screen.out, "_force_terminal", is_terminal)
     assert len(rows(classify(capsys, server, folder, "--json"))) == 6
@@ -261,7 +261,7 @@ def test_ctrl_c_leaves_whole_lines_and_resume_continues(
 def test_a_stopped_server_ends_the_command_and_keeps_the_results(
     exported: object, folder: Path, tmp_path: Path
 ) -> None:
-    """The server stops in the middle: results stay, the error is one line, and the command ends."""
+    """The error is one line, not one for each image that is left."""
     from .conftest import Exported
 
     assert isinstance(exported, Exported)

@@ -1,4 +1,4 @@
-"""Futures and connections: cancelling, closing, leaving nothing behind."""
+"""Cancelled futures, closed transports, and lost connections."""
 
 from __future__ import annotations
 
@@ -12,23 +12,10 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from alexnet_clients.transports.http_transport import HttpTransport
-from alexnet_model.errors import (
-    ClientError,
-    Unreachable,
-)
+from alexnet_model.errors import ClientError, Unreachable
 
 from ...certificates import Certificates
-from .http_server import (
-    HttpServer,
-    Received,
-    Reply,
-    encrypted,
-    held,
-    is_ready,
-    opened,
-    request,
-    sent,
-)
+from .http_server import HttpServer, Received, Reply, encrypted, held, is_ready, opened, request, sent
 
 
 def test_cancelling_the_future_cancels_the_request(http_server: HttpServer, transport: HttpTransport) -> None:

@@ -1,4 +1,4 @@
-"""Certificates, and proxies on the way."""
+"""TLS certificates, and proxies between client and server."""
 
 from __future__ import annotations
 
@@ -8,27 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_clients import (
-    ClientTls,
-)
-from alexnet_model.errors import (
-    BadRequest,
-    ConnectionLost,
-    ForeignServer,
-    Unreachable,
-    Untrusted,
-    UsageError,
-)
+from alexnet_clients import ClientTls
+from alexnet_model.errors import BadRequest, ConnectionLost, ForeignServer, Unreachable, Untrusted, UsageError
 
 from ...certificates import Certificates
-from .http_server import (
-    HttpServer,
-    encrypted,
-    is_ready,
-    opened,
-    request,
-    sent,
-)
+from .http_server import HttpServer, encrypted, is_ready, opened, request, sent
 
 
 def test_only_a_server_of_the_given_ca_is_trusted(certificates: Certificates) -> None:
@@ -150,7 +134,7 @@ def test_loopback_and_no_proxy_hosts_are_reached_directly(
 
 def test_a_proxy_that_opens_no_tunnel(http_server: HttpServer, no_proxy: pytest.MonkeyPatch) -> None:
     no_proxy.setenv("https_proxy", f"http://me:secret@127.0.0.1:{http_server.port}")
-    http_server.answers("triton.example:443", b"", 407)
+    http_server.reply("triton.example:443", b"", 407)
     with (
         opened("https://triton.example", headers={"Authorization": "Bearer x"}) as transport,
         pytest.raises(BadRequest, match="a client that the proxy knows"),

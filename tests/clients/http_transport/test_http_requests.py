@@ -1,4 +1,4 @@
-"""What is sent."""
+"""The requests that HttpTransport sends."""
 
 from __future__ import annotations
 
@@ -8,27 +8,11 @@ import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
-from alexnet_clients import (
-    InferRequest,
-    Region,
-)
+from alexnet_clients import InferRequest, Region
 from alexnet_clients.transports.http_transport import HttpTransport
-from alexnet_model.errors import (
-    BadRequest,
-    BadResponse,
-    ClientError,
-    ForeignServer,
-)
+from alexnet_model.errors import BadRequest, BadResponse, ClientError, ForeignServer
 
-from .http_server import (
-    PAGE,
-    HttpServer,
-    is_ready,
-    opened,
-    pixels,
-    request,
-    sent,
-)
+from .http_server import PAGE, HttpServer, is_ready, opened, pixels, request, sent
 
 
 @pytest.mark.parametrize("top", [0, 5])
@@ -73,9 +57,9 @@ def test_shared_memory_messages_equal_those_of_tritonclient(transport: HttpTrans
 
 def test_shared_memory_is_registered_and_listed(http_server: HttpServer, transport: HttpTransport) -> None:
     region = Region(name="our images", key="/images", size_bytes=1000)
-    http_server.answers("register")
-    http_server.answers("unregister")
-    http_server.answers("status", b'[{"name":"our images","key":"/images","offset":0,"byte_size":1000}]')
+    http_server.reply("register")
+    http_server.reply("unregister")
+    http_server.reply("status", b'[{"name":"our images","key":"/images","offset":0,"byte_size":1000}]')
     assert transport.register(region, timeout_s=10).result(10) is None
     assert transport.regions(timeout_s=10).result(10) == (region,)
     assert transport.unregister(region.name, timeout_s=10).result(10) is None
@@ -101,7 +85,7 @@ def test_refused_shared_memory_is_a_bad_request(
     http_server: HttpServer, transport: HttpTransport, body: bytes, status: int, kind: type[ClientError]
 ) -> None:
     for name in ("register", "unregister", "status"):
-        http_server.answers(name, body, status)
+        http_server.reply(name, body, status)
     assert type(transport.regions(timeout_s=10).exception(10)) is kind
     told = kind if kind is not BadResponse else ForeignServer  # to which nothing but nothing is an answer
     region = Region(name="images", key="/images", size_bytes=1000)
