@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -79,19 +78,6 @@ def test_a_connection_closed_in_the_handshake_is_reported() -> None:
         ):
             is_ready(transport)
         leaving.join()
-
-
-def test_invalid_certificates_are_reported_on_opening(certificates: Certificates, tmp_path: Path) -> None:
-    (tmp_path / "odd.pem").write_text("no certificate")
-    own = certificates.client
-    for tls in (
-        ClientTls(ca=tmp_path / "odd.pem"),
-        ClientTls(certificate=tmp_path / "odd.pem", key=own.key),
-        ClientTls(certificate=own.certificate, key=tmp_path / "odd.pem"),
-        ClientTls(certificate=own.certificate, key=certificates.other_client.key),
-    ):
-        with pytest.raises(UsageError, match="PEM"), opened("https://127.0.0.1:1", tls=tls):
-            pytest.fail("opened")
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_reply_without_http_is_foreign(
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(b"", id="no answer"),
+        pytest.param(b"", id="no reply"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", id="half a header"),
         pytest.param(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"outputs"', id="half a body"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", id="half a chunk"),
