@@ -1,4 +1,4 @@
-"""Images that are unusual but honest, and broken ones, for whoever decodes: in process or served."""
+"""Unusual but valid images, and broken ones, for tests of the decoder in process and on the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pixels = np.ndarray[Any, Any]
 
 
 def textured(width: int, height: int) -> Image.Image:
-    """An RGB image with both smooth gradients and pixel noise, other in each corner."""
+    """An RGB image with smooth gradients and pixel noise, different in each corner."""
     rng = np.random.default_rng(width * 10_007 + height)
     x = np.linspace(0, 255, width)[None, :, None]
     y = np.linspace(0, 255, height)[:, None, None]
@@ -63,7 +63,7 @@ def enlarged(width: int, height: int) -> bytes:
     return encoded(textured(120, 90).resize((width, height), Image.Resampling.NEAREST), "JPEG", quality=60)
 
 
-# Made when they are asked for: some are large.
+# Functions, because some images are large.
 AWKWARD: dict[str, Callable[[], bytes]] = {
     **{f"exif orientation {n}": partial(rotated_by_exif, textured(320, 256), n) for n in range(2, 9)},
     "cmyk jpeg": lambda: encoded(textured(300, 231).convert("CMYK"), "JPEG"),
@@ -99,7 +99,7 @@ AWKWARD: dict[str, Callable[[], bytes]] = {
     "12000x9000": lambda: enlarged(12_000, 9_000),
 }
 
-# By the words that tell what is wrong.
+# By the words of the error message.
 BROKEN: dict[str, Callable[[], bytes]] = {
     "got 0 bytes": lambda: b"",
     "got 1 bytes that are not an image": lambda: b"\0",

@@ -1,4 +1,4 @@
-"""Certificates for tests, made anew: a CA with what it signed, and another CA that nobody knows."""
+"""Certificates for tests: a CA, certificates that it signed, and a second CA that clients do not trust."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG_AGO = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC))
 
 @dataclass(frozen=True)
 class Pair:
-    """PEM files. Only its owner can read the key."""
+    """PEM files; the key is readable for its owner only."""
 
     certificate: Path
     key: Path

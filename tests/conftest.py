@@ -1,4 +1,4 @@
-"""What the slower tests share: one run of `alexnet demo --quick`, with the small AlexNet that it trained."""
+"""The mark `slow`, and the fixtures of one run of `alexnet demo --quick` with the AlexNet that it trained."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 
 from alexnet_model.manifest import Manifest, manifest_from_folder
 
-SLOW_FIXTURES = frozenset({"demo", "exported"})
+# Tests that use one of these are slow. Other slow tests, of a whole module or one by one, are marked there.
+SLOW_FIXTURES = frozenset({"browser", "demo", "exported"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests `slow` that need the demo's run or a real server end to end."""
+    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end."""
     for item in items:
         fixtures = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         if fixtures or "end_to_end" in item.path.parts:
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Demo:
-    """What a user has after the demo."""
+    """The results of the demo: its folder, its summary as JSON, and what it printed."""
 
     folder: Path
     summary: dict[str, Any]
@@ -36,7 +37,7 @@ class Demo:
 
 @dataclass(frozen=True)
 class Exported:
-    """A trained network's checkpoint, ONNX files and repository. Tests copy what they change."""
+    """A trained network's checkpoint, ONNX files and repository. Copy a file before changing it."""
 
     checkpoint: Path
     folder: Path

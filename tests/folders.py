@@ -1,4 +1,4 @@
-"""What lies in a folder, to see whether it is still what it was."""
+"""Read a folder's contents, to check that it did not change."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
-    """Every file in it, by its path from there."""
+    """The content of every file below a folder, by its relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

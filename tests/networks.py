@@ -1,4 +1,4 @@
-"""Networks that no test has to train."""
+"""A network with random weights, for tests that need no trained one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alexnet_model.contract import Contract
 
 
 def random_checkpoint(architecture: str = "alexnet", width: float = 0.1) -> Checkpoint:
-    """Random weights, always the same, large enough that every image gets logits of its own."""
+    """A checkpoint with fixed random weights, large enough that different images get different logits."""
     torch.manual_seed(0)
     network = build(architecture, len(DIGITS), width)
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""What the documentation shows is run, or at least still there."""
+"""The documentation's code runs, and the commands, options, files and links that it names exist."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ from .conftest import Exported
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def check_options(command: str, rest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that a command's help names every option in `rest`."""
+    assert run([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in re.findall(r"(?<!\S)--[\w-]+", rest):
+        assert option in shown, f"alexnet {command} has no {option}"
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
@@ -78,7 +86,7 @@ def test_the_clients_pages_block_that_is_not_run_is_still_python(clients_page: s
     (block,) = re.findall(r"^```python no-run\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
     from alexnet_model.errors import UsageError
 
-    with pytest.raises(UsageError, match=r"ca\.pem"):  # every name is right, and the files are not there
+    with pytest.raises(UsageError, match=r"ca\.pem"):  # the names are right; the files do not exist
         exec(compile(block, "clients.md", "exec"), {})
 
 
@@ -95,11 +103,8 @@ def test_the_clients_pages_curl_runs(clients_page: str, served: EmbeddedServer) 
 def test_commands_of_the_clients_page_exist_with_their_options(
     clients_page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["classify", "--help"]) == 0
-    shown = capsys.readouterr().out
     for line in re.findall(r"^    .*?alexnet classify (.*?)(?:   .*)?$", clients_page, re.MULTILINE):
-        for option in re.findall(r"(?<!\S)--[\w-]+", line):
-            assert option in shown, line
+        check_options("classify", line, capsys)
 
 
 def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,31 +115,17 @@ def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureF
         *("train", "export", "lint", "serve", "classify", "ui", "bench", "tune", "compare", "doctor"),
     }
     for name, rest in commands:
-        assert run([name, *re.findall(r"^ *([a-z]+)", rest if name == "bench" else ""), "--help"]) == 0
-        shown = capsys.readouterr().out
-        for option in re.findall(r"--[\w-]+", rest):
-            assert option in shown, f"alexnet {name} has no {option}"
+        subcommand = re.findall(r"^ *([a-z]+)", rest) if name == "bench" else []
+        check_options(" ".join([name, *subcommand]), rest, capsys)
 
 
 def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     lines = re.findall(r"(?:^    |`)alexnet ((?:bench )?[a-z-]+)([^`\n]*)", page, re.MULTILINE)
-    assert {name for name, _ in lines} == {
-        *(
-            "bench engine",
-            "bench server",
-            "bench breakdown",
-            "bench cold-start",
-            "bench report",
-            "tune",
-            "compare",
-        )
-    }
+    benchmarks = {f"bench {name}" for name in ("engine", "server", "breakdown", "cold-start", "report")}
+    assert {name for name, _ in lines} == {*benchmarks, "tune", "compare"}
     for name, rest in lines:
-        assert run([*name.split(), "--help"]) == 0
-        shown = capsys.readouterr().out
-        for option in re.findall(r"(?<!\S)--[\w-]+", rest):
-            assert option in shown, f"alexnet {name} has no {option}"
+        check_options(name, rest, capsys)
 
 
 def test_recipes_of_the_benchmarks_page_exist() -> None:
@@ -150,13 +141,13 @@ def test_make_targets_in_the_pages_exist() -> None:
         assert named <= targets, page
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_lead_to_files() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
-def test_shares_of_the_lecture_are_the_networks_own() -> None:
+def test_shares_in_the_lecture_equal_those_of_the_network() -> None:
     from alexnet_model.architectures import AlexNet, multiply_adds, parameter_count
 
     network = AlexNet(1000)
@@ -168,7 +159,7 @@ def test_shares_of_the_lecture_are_the_networks_own() -> None:
     assert f"do {in_convolutions:.0%} of the multiply-adds" in page
 
 
-def test_counts_of_the_lecture_are_the_networks_own() -> None:
+def test_counts_in_the_lecture_equal_those_of_the_networks() -> None:
     from alexnet_model.architectures import build, multiply_adds, parameter_count
 
     page = (ROOT / "docs" / "lecture.md").read_text()

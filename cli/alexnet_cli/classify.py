@@ -79,8 +79,8 @@ def classify_command(
     """
     from alexnet_clients import LineFormat, ResultFile, sources_from_arguments
 
-    from .classified import print_prediction
-    from .screen import Rate, harmless, note, out
+    from .prediction_output import print_prediction
+    from .screen import Rate, escaped, note, out
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", got="both", expected="one of them")
@@ -108,7 +108,7 @@ def classify_command(
         if file is not None:
             opened.enter_context(file)  # only after the images were found
             if done:
-                note(harmless(f"{output} has {done.total()} results; continuing."))
+                note(escaped(f"{output} has {done.total()} results; continuing."))
         elif as_json or as_csv:
             typer.echo(lines.header, nl=False)
         rate = opened.enter_context(Rate("classifying", total, hidden=file is None and out.is_terminal))

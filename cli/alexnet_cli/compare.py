@@ -58,7 +58,7 @@ def _print(comparison: Comparison) -> None:
 
     from .screen import out, say
 
-    shown = type(comparison).model_validate(_harmless(comparison.model_dump()))
+    shown = type(comparison).model_validate(_escaped(comparison.model_dump()))
     say(f"before: {shown.before}")
     say(f"after:  {shown.after}")
     for fact in shown.environment:
@@ -76,12 +76,12 @@ def _print(comparison: Comparison) -> None:
     say(f"Result: {shown.summary}")
 
 
-def _harmless(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
     """Escape control characters in every text: a report may come from an untrusted source."""
-    from .screen import harmless
+    from .screen import escaped
 
     if isinstance(value, str):
-        return harmless(value)
+        return escaped(value)
     if isinstance(value, dict):
-        return {name: _harmless(part) for name, part in value.items()}
-    return tuple(map(_harmless, value)) if isinstance(value, tuple) else value
+        return {name: _escaped(part) for name, part in value.items()}
+    return tuple(map(_escaped, value)) if isinstance(value, tuple) else value

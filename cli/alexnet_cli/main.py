@@ -108,9 +108,9 @@ def _line_of(error: Exception) -> str:
 
 def _failed(line: str, code: int) -> int:
     try:
-        from .screen import harmless
+        from .screen import escaped
 
-        typer.echo("\n".join(map(harmless, line.splitlines())), err=True)
+        typer.echo("\n".join(map(escaped, line.splitlines())), err=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code

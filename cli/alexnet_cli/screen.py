@@ -32,7 +32,7 @@ def note(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-def harmless(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape characters that would move the cursor, change colours or cannot be printed.
 
     For text that comes from outside, such as file and class names.

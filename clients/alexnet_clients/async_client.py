@@ -25,7 +25,9 @@ AsyncImages: TypeAlias = Images | AsyncIterable[ImageOrArray]
 
 
 class AsyncClient(BaseClient):
-    """Classify images on a Triton server from an event loop. It takes the arguments of `Client`.
+    """Classify images on a Triton server from an event loop.
+
+    Arguments and methods are those of `Client`, and each method raises what `Client`'s raises.
 
     >>> async with AsyncClient("grpc://127.0.0.1:8001") as client:  # doctest: +SKIP
     ...     async for prediction in client.classify_each(paths):
@@ -57,11 +59,7 @@ class AsyncClient(BaseClient):
             wait_s: how long to keep trying, for a server that is starting; 0 tries once.
 
         Raises:
-            Unreachable: no server listens at the URL.
-            ForeignServer: what listens there is not Triton.
-            Untrusted: a certificate does not prove who the server, or the client, is.
-            NotReady: the server is still loading, or shutting down.
-            ClientError: no reply for another reason.
+            ClientError: the server is not reachable, not trusted or not ready.
         """
         await self._run(self._connect(wait_s))
 
@@ -78,9 +76,7 @@ class AsyncClient(BaseClient):
             name: such as `alexnet_int8`.
 
         Raises:
-            ModelNotFound: the server has no model of that name.
-            ContractMismatch: the model expects other images, or is not one of this project's.
-            ClientError: no reply.
+            ClientError: the server has no such model, or not with this contract.
         """
         return await self._run(self._model(name))
 
@@ -93,8 +89,7 @@ class AsyncClient(BaseClient):
             name: such as `alexnet_int8`.
 
         Raises:
-            ModelNotFound: the server has no model of that name.
-            ClientError: no reply.
+            ClientError: the server has no such model, or does not reply.
         """
         return await self._run(self._statistics(name))
 
@@ -105,23 +100,16 @@ class AsyncClient(BaseClient):
 
         >>> (prediction,) = await client.classify("cat.jpg", top=1)  # doctest: +SKIP
 
-        An image that cannot be read, or whose request fails, has its error in its prediction; the others are
-        classified all the same.
+        An image that cannot be read, or whose request fails, has its error in its prediction.
 
         Args:
             images: what `Client.classify` takes, or an asynchronous iterable of single images.
             model: the model's name on the server.
             top: how many classes each prediction has, best first.
-            in_flight: how many requests are open at once. Default: 2 batches, or 32 images for a model that
-                decodes on the server.
+            in_flight: how many requests are open at once. Default: as in `Client.classify`.
 
         Returns:
             One prediction for each image, in order.
-
-        Raises:
-            UsageError: `top` or `in_flight` is less than 1.
-            ImageError: an array has the wrong shape, layout or dtype, or an item cannot be an image.
-            ClientError: the server or the model cannot be used at all.
         """
         each = self.classify_each(images, model=model, top=top, in_flight=in_flight)
         return [prediction async for prediction in each]
@@ -166,9 +154,6 @@ class AsyncClient(BaseClient):
         Args:
             folder: the folder; files are chosen by their suffix.
             recursive: also the folders inside it.
-
-        Raises:
-            DatasetError: the folder does not exist or cannot be read.
         """
         images = images_in_folder(Path(folder), recursive=recursive)
         return self.classify_each(images, model=model, top=top, in_flight=in_flight)
@@ -181,10 +166,6 @@ class AsyncClient(BaseClient):
         Args:
             images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
             model: the model's name on the server.
-
-        Raises:
-            ImageError: the array does not fit the contract.
-            ClientError: the server, the model or a request failed.
         """
         name = self.contract.probabilities_name
         return (await self.infer(images, model=model, outputs=(name,)))[name]
@@ -204,11 +185,6 @@ class AsyncClient(BaseClient):
             images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
             model: the model's name on the server.
             outputs: names of the outputs to return.
-
-        Raises:
-            ImageError: the array does not fit the contract.
-            UsageError: the model takes encoded images only.
-            ClientError: the server, the model or a request failed.
         """
         return await self._run(self._infer(images, model, outputs))
 

@@ -15,6 +15,8 @@ from alexnet_serving import EmbeddedServer, write_repository
 
 from ..serving.conftest import Artifacts
 
+pytestmark = pytest.mark.slow
+
 QUICK = ClientBenchOptions(rounds=1, slice_s=0.5, calls=20, imports=1)
 
 

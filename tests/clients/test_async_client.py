@@ -132,6 +132,7 @@ def test_leaving_a_loop_early_cancels_open_requests(fake: FakeTransport) -> None
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_ten_thousand_calls_at_once_have_64_open_requests(fake: FakeTransport) -> None:
     image = images(1, 255)
 

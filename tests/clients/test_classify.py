@@ -124,7 +124,8 @@ def test_wrong_arguments_raise_image_errors(
     assert fake.requests == []
 
 
-def test_batches_fill_up_to_the_models_maximum(fake: FakeTransport) -> None:
+def test_batches_fill_up_to_the_models_maximum(fake: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_clients.images.LINGER_S", 60)  # on a busy machine, decoding takes longer
     fake.max_batch = 4
     with Client("grpc://host", transport=fake) as client:
         forms: list[bytes | Image.Image] = [grey(255)] * 10

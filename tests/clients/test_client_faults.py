@@ -70,7 +70,7 @@ def test_another_contract_is_refused_and_its_differences_named() -> None:
         with pytest.raises(ContractMismatch, match="resize: 256 here, 232 there; interpolation: ") as caught:
             client.classify(images(1))
         assert "mean" not in caught.value.got
-        with pytest.raises(ContractMismatch):  # and not believed the second time
+        with pytest.raises(ContractMismatch):  # nor is it accepted the second time
             client.classify(images(1))
     assert fake.requests == []
     with Client(URL, transport=FakeTransport(contract=served), contract=served) as client:
@@ -113,7 +113,7 @@ def test_a_failed_request_affects_only_its_own_images(fake: FakeTransport) -> No
     assert refused == [False, False, True, True, False, False]
     assert [prediction.best.label for prediction in predictions if not prediction.error] == ["9"] * 4
     with pytest.raises(Overloaded):
-        client.probabilities(three_batches)  # all or nothing: there is no place for an error in an array
+        client.probabilities(three_batches)  # an array has no place for an error
 
 
 def test_a_late_reply_is_a_deadline_error(fake: FakeTransport) -> None:
@@ -129,7 +129,7 @@ def _uniform(count: int, classes: int = 10) -> Any:
     return np.full((count, classes), 1 / classes, np.float32)
 
 
-WRONG_ANSWERS: dict[str, Callable[[InferRequest], Any]] = {
+WRONG_OUTPUTS: dict[str, Callable[[InferRequest], Any]] = {
     "NaN": lambda request: _uniform(len(request.images)) * np.float32("nan"),
     "infinity": lambda request: _uniform(len(request.images)) * np.float32("inf"),
     "too few rows": lambda request: _uniform(len(request.images) - 1),
@@ -140,7 +140,7 @@ WRONG_ANSWERS: dict[str, Callable[[InferRequest], Any]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
+@pytest.mark.parametrize("wrong", WRONG_OUTPUTS.values(), ids=WRONG_OUTPUTS)
 def test_invalid_outputs_are_bad_responses(
     wrong: Callable[[InferRequest], Any], fake: FakeTransport, client: Client
 ) -> None:
@@ -167,12 +167,12 @@ def test_dtype_and_sum_of_probabilities_are_checked(
 
 
 def test_a_missing_output_is_a_bad_response(client: Client) -> None:
-    class Deaf(FakeTransport):
+    class NoOutputs(FakeTransport):
         def _reply(self, request: InferRequest, started: float) -> Any:
             reply = super()._reply(request, started)
             return type(reply)(outputs={}, latency_ms=reply.latency_ms, request_bytes=reply.request_bytes)
 
-    with Client(URL, transport=Deaf()) as client, pytest.raises(BadResponse, match="probabilities"):
+    with Client(URL, transport=NoOutputs()) as client, pytest.raises(BadResponse, match="probabilities"):
         client.probabilities(images(1))
 
 
@@ -211,7 +211,7 @@ def test_labels_may_hold_colons_and_commas() -> None:
 def test_an_error_in_the_callers_iterator_cancels_open_requests() -> None:
     open_requests: list[Future[InferReply]] = []
 
-    class AnswersOnce(FakeTransport):
+    class RepliesOnce(FakeTransport):
         def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
             if not self.requests:
                 return super().submit(message, timeout_s=timeout_s)
@@ -225,7 +225,7 @@ def test_an_error_in_the_callers_iterator_cancels_open_requests() -> None:
 
     before = set(threading.enumerate())
     with (
-        Client(URL, transport=AnswersOnce(max_batch=1)) as client,
+        Client(URL, transport=RepliesOnce(max_batch=1)) as client,
         pytest.raises(KeyError, match="the caller's own"),
     ):
         client.classify(images())

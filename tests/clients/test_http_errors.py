@@ -37,7 +37,7 @@ SUBJECT = "http://host:8000 alexnet_fp32"
 PAGE = b"<!DOCTYPE html>\n<html><body>" + b"<p>We are sorry.</p>" * 1000 + b"</body></html>"
 
 
-def of_answer(status: int, body: bytes = b"", **more: str) -> ClientError:
+def of_response(status: int, body: bytes = b"", **more: str) -> ClientError:
     return error_from_response(HttpResponse(status, body, **more), subject=SUBJECT)
 
 
@@ -56,7 +56,7 @@ def aiohttps_exceptions() -> dict[str, type[Exception]]:
 def test_every_exception_of_aiohttp_has_a_rule() -> None:
     exceptions = aiohttps_exceptions()
     assert len(exceptions) > 20
-    del exceptions["ClientError"]  # the root, which is never raised: what comes new is to be thought about
+    del exceptions["ClientError"]  # the base class is never raised
     without = [name for name, kind in exceptions.items() if rule_of_exception(kind.__new__(kind)) is None]
     assert without == []
 
@@ -91,7 +91,7 @@ def test_every_exception_in_the_table_exists() -> None:
     ],
 )
 def test_tritons_text_decides_before_the_status(status: int, words: str, kind: type[ClientError]) -> None:
-    error = of_answer(status, json.dumps({"error": words}).encode())
+    error = of_response(status, json.dumps({"error": words}).encode())
     assert type(error) is kind
     assert str(error).startswith(f"{SUBJECT}: got {words}")
 
@@ -120,7 +120,7 @@ def test_tritons_text_decides_before_the_status(status: int, words: str, kind: t
 def test_without_tritons_text_the_status_decides(
     status: int, kind: type[ClientError], words: str, body: bytes
 ) -> None:
-    error = of_answer(status, body)
+    error = of_response(status, body)
     assert type(error) is kind
     assert f"got HTTP {status}" in str(error)
     assert words in str(error)
@@ -128,29 +128,29 @@ def test_without_tritons_text_the_status_decides(
 
 
 def test_401_in_json_suggests_headers_too() -> None:
-    assert "Pass headers" in str(of_answer(401, b'{"error": "invalid token"}'))
+    assert "Pass headers" in str(of_response(401, b'{"error": "invalid token"}'))
 
 
 def test_html_is_named_and_text_is_shortened() -> None:
-    assert "HTTP 502 Bad Gateway with an HTML page, expected" in str(of_answer(502, PAGE))
+    assert "HTTP 502 Bad Gateway with an HTML page, expected" in str(of_response(502, PAGE))
     text = f"with the text '{'x' * MAX_EXCERPT}...'"
-    assert text in str(of_answer(500, b"x" * 100_000))
-    assert "\x1b" not in str(of_answer(500, b"\x1b[31mred"))
-    assert "\n" not in str(of_answer(500, b'{"error": "one\\ntwo"}'))
+    assert text in str(of_response(500, b"x" * 100_000))
+    assert "\x1b" not in str(of_response(500, b"\x1b[31mred"))
+    assert "\n" not in str(of_response(500, b'{"error": "one\\ntwo"}'))
 
 
 def test_a_redirect_names_its_target_without_the_query() -> None:
-    error = of_answer(302, b"", location="https://login.example/start?state=secret")
+    error = of_response(302, b"", location="https://login.example/start?state=secret")
     assert "HTTP 302 Found, a redirect to https://login.example/start" in str(error)
     assert "secret" not in str(error)
 
 
 def test_an_unknown_status_is_reported_with_its_reason() -> None:
-    assert "HTTP 521 Web Server Is Down," in str(of_answer(521, reason="Web Server\x1bIs Down"))
+    assert "HTTP 521 Web Server Is Down," in str(of_response(521, reason="Web Server\x1bIs Down"))
 
 
 def test_endlessly_nested_json_is_not_read() -> None:
-    assert type(of_answer(500, b'{"error":' + b"[" * 100_000)) is ClientError
+    assert type(of_response(500, b'{"error":' + b"[" * 100_000)) is ClientError
 
 
 KEY: Any = SimpleNamespace(host="host", port=8000, ssl=True, is_ssl=False)

@@ -199,7 +199,7 @@ def test_connect_with_wait_s_ignores_that_the_server_is_unreachable(fake: FakeTr
     client.classify(IMAGE)  # a whole deadline: given up
     fake.failures.clear()
     fake.failures.extend(NotReady("server", got="loading") for _ in range(3))
-    assert client.classify(IMAGE)[0].best.label == "0"  # somebody answered, so it is waited for
+    assert client.classify(IMAGE)[0].best.label == "0"  # the server replied, so it is waited for
     waiting = client_of(FakeTransport())
     waiting.transport.failures.extend(gone[:5])  # type: ignore[attr-defined]
     waiting._retrier.is_unreachable = True

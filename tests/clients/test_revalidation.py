@@ -42,7 +42,7 @@ def swapped_for_other_classes(fake: FakeTransport) -> None:
 
 @pytest.mark.parametrize("swap", [swapped_for_another_contract, swapped_for_other_classes])
 def test_a_reply_of_another_server_is_refused(swap: object, fake: FakeTransport, client: Client) -> None:
-    """It came up while the request was on its way: the answer is there, and still it is refused."""
+    """The other server started while the request was open; its valid reply is refused."""
     assert callable(swap)
     client.classify(IMAGES)
     answered = fake.brightness_as_class

@@ -45,9 +45,12 @@ ONE_REQUEST = ModelStatistics(
 
 
 class Counting(FakeTransport):
-    """Counts as Triton does: an ensemble's request in the models that it is made of.
+    """Counts as Triton does: an ensemble's request in each of its models.
 
-    `others` requests of somebody else are counted with each of ours, and count ten times the time.
+    Args:
+        others: requests of other clients that are counted with each request, each ten times as long.
+        delay_s: how long each inference takes, seconds.
+        withheld: the server refuses to report its statistics.
     """
 
     def __init__(self, *, others: int = 0, delay_s: float = 0.05, withheld: bool = False) -> None:
@@ -280,7 +283,7 @@ def test_a_taken_port_is_reported_first(client: Client) -> None:
             page.__enter__()
 
 
-# In a process of its own: Gradio leaves event loops behind, which a later test would be blamed for.
+# In a process of its own: Gradio leaves event loops open, which would fail a later test.
 HOST_A_PAGE = """
 import json, os, socket, sys, tempfile
 from pathlib import Path
@@ -290,7 +293,7 @@ before = dict(os.environ)
 with Client("grpc://host", transport=FakeTransport()) as client, PageServer(client, port=0) as page:
     (folder,) = Path(tempfile.gettempdir()).iterdir()
     listens_on = page._listener.getsockname()
-    said = {
+    observed = {
         "mode": oct(folder.stat().st_mode & 0o777),
         "uploads go there": os.environ["GRADIO_TEMP_DIR"] == str(folder),
         "url": page.url == f"http://127.0.0.1:{page.port}",
@@ -302,18 +305,19 @@ with Client("grpc://host", transport=FakeTransport()) as client, PageServer(clie
         "api open": page.blocks.api_open,
         "most waiting": page.blocks._queue.max_size,
     }
-said["left"] = [str(path) for path in Path(tempfile.gettempdir()).iterdir()]
-said["same environment"] = dict(os.environ) == before
+observed["left"] = [str(path) for path in Path(tempfile.gettempdir()).iterdir()]
+observed["same environment"] = dict(os.environ) == before
 socket.create_server(listens_on).close()
-print(json.dumps(said))
+print(json.dumps(observed))
 """
 
 
+@pytest.mark.slow
 def test_the_page_is_on_loopback_and_leaves_no_files(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="needs the [ui] extra")
-    # What others may have set for Gradio does not count here.
-    wishes = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_TEMP_DIR": "/elsewhere", "GRADIO_SERVER_NAME": "0.0.0.0"}
-    environment = os.environ | wishes | {"TMPDIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}
+    # The page ignores Gradio's settings of the caller's environment.
+    settings = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_TEMP_DIR": "/elsewhere", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    environment = os.environ | settings | {"TMPDIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}
     done = subprocess.run(
         [sys.executable, "-c", HOST_A_PAGE], env=environment, capture_output=True, text=True, check=False
     )

@@ -81,7 +81,7 @@ def files_beside(repository: Path) -> Files:
     }
 
 
-def test_rungs_are_measured_shown_and_kept(
+def test_the_breakdown_is_measured_printed_and_written(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository, file = (
@@ -120,7 +120,7 @@ def test_the_winner_is_written_and_all_other_options_stay(
     assert "Next: alexnet serve" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_the_tries_and_changes_nothing(
+def test_ctrl_c_keeps_the_report_and_changes_nothing(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, before = tmp_path / "tune.json", files_beside(repository)
@@ -133,7 +133,9 @@ def test_ctrl_c_keeps_the_tries_and_changes_nothing(
     monkeypatch.setattr(tuning, "measure_candidate", held_by)
     assert run([*TUNE, str(repository), "--output", str(file)]) == 130
     assert files_beside(repository) == before
-    found = report_from_file(file).tuning
+    report = report_from_file(file)
+    assert "interrupted" in [reason.rule for reason in report.reasons]
+    found = report.tuning
     assert found is not None
     assert [step.precision for step in found.steps] == ["fp32"]
     assert (found.winner, found.why) == (None, "the search was interrupted")
@@ -158,7 +160,7 @@ def test_a_server_that_is_gone_makes_the_run_invalid_and_nothing_is_written(
 def test_ctrl_c_during_a_load_ends_the_search(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupted load has a row like any other, and must end the search."""
+    """An interrupted load returns a row too; it must end the search."""
     loads: list[str] = []
     real = ServerBench.measure
 
@@ -191,7 +193,7 @@ def test_the_default_repository_is_the_one_that_export_writes(
         ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "no configuration met the limit"),
     ],
 )
-def test_a_run_that_writes_nothing_says_why(
+def test_a_run_that_writes_nothing_reports_the_reason(
     repository: Path,
     tmp_path: Path,
     fixed_rates: Callable[..., None],
@@ -248,13 +250,6 @@ def test_a_run_that_fails_does_not_change_the_repository(
     assert run([*TUNE, str(repository)]) == code
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert files_beside(repository) == before
-
-
-def test_ctrl_c_keeps_the_report(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "tune.json"
-    monkeypatch.setattr(tuning, "measure_candidate", interrupted)
-    assert run([*TUNE, str(repository), "--output", str(file)]) == 130
-    assert "interrupted" in [reason.rule for reason in report_from_file(file).reasons]
 
 
 def test_an_export_that_was_written_during_the_run_is_not_replaced(

@@ -111,7 +111,7 @@ def test_a_model_that_is_not_in_the_repository_is_a_usage_error(
 
 
 def test_a_wrong_model_makes_its_row_invalid(exported: Exported, tmp_path: Path) -> None:
-    """One bias differs: the model is as fast, and its outputs do not vary."""
+    """One bias differs: only the outputs show that it is another model."""
     right = exported.repository(tmp_path / "right")
     repository = exported.repository(tmp_path / "model_repository")
     path = repository / "alexnet_int8" / "1" / "model.onnx"

@@ -261,7 +261,7 @@ def test_ctrl_c_leaves_whole_lines_and_resume_continues(
 def test_a_stopped_server_ends_the_command_and_keeps_the_results(
     exported: object, folder: Path, tmp_path: Path
 ) -> None:
-    """The server stops in the middle: results stay, the error is one line, and the command ends."""
+    """The error is one line, not one for each image that is left."""
     from .conftest import Exported
 
     assert isinstance(exported, Exported)

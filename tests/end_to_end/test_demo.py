@@ -11,7 +11,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 def test_the_network_is_trained_and_every_precision_passes_the_gate(demo: Demo) -> None:
     summary = demo.summary
-    assert summary["width"] == 0.25, "the quick demo says that it is one"
+    assert summary["width"] == 0.25, "the quick demo trains a narrower network"
     assert "a quarter of AlexNet's width" in demo.screen
     assert summary["held_out_accuracy"] >= 0.95
     for precision in PRECISIONS:
@@ -26,12 +26,12 @@ def test_the_server_classifies_held_out_digits_as_measured_at_export(demo: Demo)
     for precision in PRECISIONS:
         served = demo.summary["served_over_grpc"][f"alexnet_{precision}"]
         assert served["images"] == len(list((demo.folder / "images").glob("*.png"))) == 360
-        # What was measured at export is what is served, to the image.
+        # Exactly the accuracy that was measured at export.
         assert served["correct"] / 360 == demo.summary["precisions"][precision]["top1"]
         assert served["request_bytes_per_image"] < 150_528 + 1024
 
 
-def test_every_figure_names_what_it_was_measured_on(demo: Demo) -> None:
+def test_every_figure_names_its_precision_batch_runtime_and_device(demo: Demo) -> None:
     measured = demo.summary["measurements"]
     cases = {
         "in process": {(row["engine"]["precision"], row["batch"]) for row in measured["engines"]},
@@ -57,7 +57,7 @@ def test_every_figure_names_what_it_was_measured_on(demo: Demo) -> None:
     assert "Verdict: " in demo.screen
 
 
-def test_it_prints_within_80_columns_and_leaves_nothing_running(demo: Demo) -> None:
+def test_the_output_fits_80_columns_and_shared_memory_is_removed(demo: Demo) -> None:
     screen = demo.screen.replace(str(demo.folder), "demo")
     assert [line for line in screen.splitlines() if len(line.rstrip()) > 80] == []
     assert not list(Path("/dev/shm").glob(f"alexnet_{demo.process_id}_*"))

@@ -1,4 +1,4 @@
-"""Encoded images to a real server: decoded like the client, bit for bit, and refused in the same words."""
+"""Encoded images to a real server: the same pixels and the same error messages as in the client."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _column(images: Sequence[bytes]) -> npt.NDArray[np.object_]:
 
 
 def refusal(infer: Any, *images: bytes) -> str:
-    """The server's words, with the status of a request that is at fault itself."""
+    """The server's error message; its status must be that of an invalid request."""
     with pytest.raises(InferenceServerException) as caught:
         infer(*images)
     assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
@@ -102,7 +102,7 @@ def in_process(image: bytes) -> str:
     return f"ImageError: {caught.value}"
 
 
-def test_pixels_are_the_clients_to_the_bit(awkward: bytes, triton: TritonClient) -> None:
+def test_pixels_decoded_by_the_server_equal_the_clients(awkward: bytes, triton: TritonClient) -> None:
     pixels = triton.pixels(awkward)
     assert pixels.shape == (1, 224, 224, 3)
     np.testing.assert_array_equal(pixels[0], CONTRACT.prepared(awkward))
@@ -111,7 +111,7 @@ def test_pixels_are_the_clients_to_the_bit(awkward: bytes, triton: TritonClient)
 def test_several_images_in_one_request(triton: TritonClient) -> None:
     images = [AWKWARD[name]() for name in AWKWARD if name != "12000x9000"][:16]
     expected = np.stack([CONTRACT.prepared(image) for image in images])
-    assert len(np.unique(expected.reshape(16, -1), axis=0)) > 10, "images that look alike prove no order"
+    assert len(np.unique(expected.reshape(16, -1), axis=0)) > 10, "equal images would not show a wrong order"
     np.testing.assert_array_equal(triton.pixels(*images), expected)
     np.testing.assert_array_equal(triton.pixels(*reversed(images)), expected[::-1])
 
@@ -124,7 +124,7 @@ def test_the_ensemble_equals_the_network_inside(count: int, triton: TritonClient
     for name in ("logits", "probabilities"):
         np.testing.assert_array_equal(answer.as_numpy(name), inside.as_numpy(name))
     other = triton.classes_of_prepared(images, "alexnet_fp32")
-    assert (other.as_numpy("logits") != inside.as_numpy("logits")).any(), "this could tell them apart"
+    assert (other.as_numpy("logits") != inside.as_numpy("logits")).any(), "equal models would prove nothing"
 
 
 def test_the_ensemble_returns_requested_outputs_and_classes(triton: TritonClient, jpegs: list[bytes]) -> None:
@@ -140,7 +140,7 @@ def test_the_ensemble_returns_requested_outputs_and_classes(triton: TritonClient
 
 
 @pytest.mark.parametrize("words", BROKEN)
-def test_a_broken_image_is_refused_in_the_clients_words(words: str, triton: TritonClient) -> None:
+def test_a_broken_image_has_the_clients_error_message(words: str, triton: TritonClient) -> None:
     image = BROKEN[words]()
     expected = in_process(image)
     assert words in expected
@@ -157,7 +157,7 @@ def test_a_broken_image_among_several_is_named_by_its_row(triton: TritonClient, 
 
 
 def test_an_image_above_the_size_limit_is_refused(over_grpc: TritonClient, jpegs: list[bytes]) -> None:
-    """HTTP's own limit is as large."""
+    """Over gRPC only: the server limits an HTTP request to the same size."""
     padded = jpegs[0] + bytes(MAX_ENCODED_BYTES - len(jpegs[0]))
     np.testing.assert_array_equal(over_grpc.pixels(padded)[0], CONTRACT.prepared(jpegs[0]))
     assert "ImageError: image: got more than 67,108,864 bytes" in refusal(over_grpc.pixels, padded + b"x")
@@ -180,7 +180,7 @@ def test_requests_beside_broken_images_succeed(
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(is_right, images))
     assert executions(over_grpc) - before < len(images), "no two shared an execution"
-    server.check()  # the decoder's process is still there
+    server.check()  # the decoder's process still runs
 
 
 def executions(triton: TritonClient) -> int:

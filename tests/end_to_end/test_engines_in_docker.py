@@ -1,4 +1,4 @@
-"""The whole path on a machine with a GPU, Docker and Triton's image: built, judged, served, asked."""
+"""Engines are built, judged by the gate, served and queried, with a GPU, Docker and Triton's image."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def reply_to(transport: Transport, request: InferRequest, *, timeout_s: float = 
 
 @pytest.mark.parametrize("top", [0, 1, 5])
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_http_answers_as_grpc_does_bit_for_bit(
+def test_outputs_over_http_equal_those_over_grpc(
     http: Transport, grpc: Transport, batch: int, top: int
 ) -> None:
     ours, theirs = (reply_to(transport, request(batch, top=top)).outputs for transport in (http, grpc))
@@ -72,7 +72,7 @@ def test_http_answers_as_grpc_does_bit_for_bit(
         assert ours[name].tolist() == theirs[name].tolist()
 
 
-def test_configuration_and_statistics_are_what_grpc_reads(http: Transport, grpc: Transport) -> None:
+def test_configuration_and_statistics_equal_those_over_grpc(http: Transport, grpc: Transport) -> None:
     assert http.ready(timeout_s=30).result(60) is True
     ours, theirs = (transport.model_config(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
     assert ours == theirs
@@ -85,7 +85,7 @@ def test_configuration_and_statistics_are_what_grpc_reads(http: Transport, grpc:
     assert after.executions_by_batch[3] == before.executions_by_batch.get(3, 0) + 1
 
 
-def test_a_client_classifies_over_http_as_over_grpc(server: EmbeddedServer) -> None:
+def test_predictions_over_http_equal_those_over_grpc(server: EmbeddedServer) -> None:
     images = request(20).images
     content = io.BytesIO()
     Image.fromarray(images[0]).save(content, "PNG")
@@ -99,7 +99,7 @@ def test_a_client_classifies_over_http_as_over_grpc(server: EmbeddedServer) -> N
             assert answers == expected
 
 
-def test_an_image_that_the_server_cannot_decode(http: Transport, grpc: Transport) -> None:
+def test_an_undecodable_image_is_the_same_error_over_http_and_grpc(http: Transport, grpc: Transport) -> None:
     encoded = {ENCODED_INPUT_NAME: np.array([[b"no image"]], dtype=np.object_)}
     wrong = request(1, model=DECODING_MODEL, inputs=encoded, outputs=("probabilities",))
     ours, theirs = (
@@ -129,17 +129,19 @@ def test_refusals_are_the_same_over_http_and_grpc(
             reply_to(transport, wrong)
 
 
-def test_a_missing_model_is_not_found(http: Transport) -> None:
-    with pytest.raises(ModelNotFound, match="unknown model: 'nothing'"):
-        http.model_config("nothing", timeout_s=30).result(60)
-    with pytest.raises(ModelNotFound, match="requested model 'nothing' is not available"):
-        http.statistics("nothing", timeout_s=30).result(60)
+def test_a_missing_model_is_not_found(http: Transport, grpc: Transport) -> None:
+    for transport in (http, grpc):
+        with pytest.raises(ModelNotFound, match="unknown model: 'nothing'"):
+            transport.model_config("nothing", timeout_s=30).result(60)
+        with pytest.raises(ModelNotFound, match="requested model 'nothing' is not available"):
+            transport.statistics("nothing", timeout_s=30).result(60)
 
 
-def test_a_missed_deadline_is_an_error(http: Transport) -> None:
-    with pytest.raises(DeadlineExceeded):
-        reply_to(http, request(16), timeout_s=0.001)
-    assert http.ready(timeout_s=30).result(60) is True
+def test_a_missed_deadline_is_an_error(http: Transport, grpc: Transport) -> None:
+    for transport in (http, grpc):
+        with pytest.raises(DeadlineExceeded):
+            reply_to(transport, request(16), timeout_s=0.001)
+        assert reply_to(transport, request(16)).outputs["probabilities"].shape == (16, 10)
 
 
 def test_tritons_other_ports_are_recognised(server: EmbeddedServer) -> None:

@@ -17,7 +17,7 @@ from alexnet_model.errors import ConnectionLost, ServerDied, Unreachable
 from alexnet_serving import EmbeddedServer
 
 
-def test_kill_9_in_the_middle_of_many_images(exported: Any, tmp_path: Path) -> None:
+def test_a_server_killed_while_images_are_classified(exported: Any, tmp_path: Path) -> None:
     repository = exported.repository(tmp_path / "model_repository")
     with EmbeddedServer(repository) as server, Client(server.grpc_url, timeout_s=2) as client:
         server_pid = server._process.pid

@@ -256,7 +256,7 @@ def test_an_unreachable_server_is_one_line_until_it_is_back(
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_the_page_loads_nothing_from_elsewhere_and_fits_its_window(
+def test_the_page_loads_nothing_from_other_hosts_and_fits_its_window(
     browser: Browser, running: Running, tmp_path: Path, width: int, height: int
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": height})

@@ -17,6 +17,8 @@ from tritonclient.utils import InferenceServerException
 from alexnet_model.contract import Uint8Array
 from alexnet_serving import EmbeddedServer
 
+pytestmark = pytest.mark.slow
+
 Rows = npt.NDArray[np.float32]
 MODELS = ("alexnet_fp32", "alexnet_int8")
 

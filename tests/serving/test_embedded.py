@@ -39,6 +39,8 @@ from alexnet_serving.servers.embedded import is_alive, stubs_of
 from .conftest import ENCODED, Artifacts
 from .recorded_engines import repository_of_engines
 
+pytestmark = pytest.mark.slow
+
 SHARED_MEMORY = Path("/dev/shm")
 
 

@@ -104,6 +104,7 @@ def test_its_models_are_packed_and_linted(registered: Path, artifacts: Artifacts
     assert set(contents_of(tmp_path / "backends" / "first_pixel")) == {"batching.py", "model.py"}
 
 
+@pytest.mark.slow
 def test_its_models_are_served_embedded(
     registered: Path, artifacts: Artifacts, images: Uint8Array, tmp_path: Path
 ) -> None:

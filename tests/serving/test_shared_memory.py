@@ -18,6 +18,8 @@ from alexnet_serving import EmbeddedServer, write_repository
 
 from .conftest import Artifacts
 
+pytestmark = pytest.mark.slow
+
 MODEL = "alexnet_int8"
 
 

@@ -19,6 +19,8 @@ from ..certificates import Certificates, Pair, make_certificates
 from .conftest import Artifacts
 from .test_embedded import eventually
 
+pytestmark = pytest.mark.slow
+
 NO_ISSUER = r"^UNAVAILABLE: .*CERTIFICATE_VERIFY_FAILED: (unable to get local issuer|self signed) certificate"
 CLOSED = (
     r"^UNAVAILABLE: .*(Socket closed|Connection reset|Broken pipe)"  # which of them depends on who is faster

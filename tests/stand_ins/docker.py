@@ -1,4 +1,4 @@
-"""A stand-in for `docker`, first on PATH: records how it is called, and plays an engine or a failing one."""
+"""A fake `docker` command, first on PATH: it records its calls and simulates a working or failing engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .programs import hide, install
 
 Failure = tuple[str, int]  # what it prints to standard error, and exits with
 
-# What Docker says, word for word but for names and numbers; `docker run` ends with a line that says nothing.
+# Docker's own messages, with other names and numbers. `docker run` adds a line of help to each.
 HELP = "\n\nRun 'docker run --help' for more information"
 NO_ENGINE: Failure = (
     "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
@@ -78,12 +78,12 @@ class FakeDocker:
 
     @property
     def removed(self) -> list[str]:
-        """The containers that `docker rm --force` was asked to remove."""
+        """The containers that `docker rm --force` removed."""
         return [call[2] for call in self.calls if call[:2] == ["rm", "--force"]]
 
     @property
     def containers(self) -> dict[str, int]:
-        """Those that are there, by name, with the process that plays them."""
+        """The running containers by name, each with the ID of the process that simulates it."""
         return {path.name: int(path.read_text()) for path in (self.folder / "containers").iterdir()}
 
 
@@ -101,11 +101,18 @@ def fake_docker(
     ready: bool = True,
     deaf: bool = False,
 ) -> FakeDocker:
-    """An engine with these images, or `fails` at everything. A second call is another engine in its place.
+    """Install the command; a second call replaces the first engine.
 
-    `docker run` fails as `run_fails` says, or starts a container that prints `says`, and then ends with
-    `exits`, or answers whether it is `ready` on the published HTTP port until SIGTERM, to which it may be
-    `deaf`.
+    Args:
+        engine: the engine's version.
+        images: the images that it has.
+        tensorrt: the TensorRT version in its images.
+        fails: how every command fails.
+        run_fails: how `docker run` fails.
+        says: what a container prints at its start.
+        exits: the exit code with which a container ends at once. None: it runs until SIGTERM.
+        ready: what a running container replies to a request for readiness on its published HTTP port.
+        deaf: a running container ignores SIGTERM.
     """
     folder = tmp_path / "docker"
     (folder / "containers").mkdir(parents=True, exist_ok=True)
@@ -128,12 +135,12 @@ def fake_docker(
 
 
 def no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine without Docker, even where the tests run on one with."""
+    """Remove Docker from PATH, on a machine that has it too."""
     hide(monkeypatch, tmp_path, "docker")
 
 
 def lives(process: int) -> bool:
-    """Whether the process that plays a container runs; one that nobody has reaped yet does not."""
+    """Whether the process that simulates a container still runs; a zombie does not."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

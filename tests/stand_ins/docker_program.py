@@ -1,7 +1,7 @@
-"""The stand-in itself: `docker_program.py FOLDER ARGUMENTS` plays what FOLDER/script.json says.
+"""The program behind the fake `docker`: `docker_program.py FOLDER ARGUMENTS` follows FOLDER/script.json.
 
-As with the real one, client and container are two processes: the client relays output and signals, and the
-container outlives a client that was killed, until `docker rm --force`.
+As with the real command, client and container are two processes: the client relays output and signals, and
+the container outlives a client that was killed, until `docker rm --force`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 KILLED = 128
-LIFE_S = 240  # after which a container ends that a failing test left behind
+LIFE_S = 240  # after which a container that a failing test left behind ends
 
 
 def main(folder: Path, arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""A stand-in for the NVIDIA driver's `nvidia-smi`, first on PATH. What it says is the test's word."""
+"""A fake `nvidia-smi` command, first on PATH, whose output the test chooses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from .programs import hide, install
 
-# (index, name, compute capability, driver, memory in MiB or None where the GPU has none of its own)
+# (index, name, compute capability, driver, memory in MiB or None for a GPU without its own memory)
 GpuRow = tuple[int, str, str, str, int | None]
 H100: GpuRow = (0, "NVIDIA H100 80GB HBM3", "9.0", "580.95.05", 81559)
 L4: GpuRow = (0, "NVIDIA L4", "8.9", "580.95.05", 23034)
-# What it prints and exits with where the module is not loaded, and where library and module differ.
+# Output and exit code if the kernel module is not loaded, and if it has another version than the library.
 NO_DRIVER_LOADED = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
     "Make sure that the latest NVIDIA driver is installed and running.",
@@ -26,7 +26,7 @@ VERSION_MISMATCH = ("Failed to initialize NVML: Driver/library version mismatch"
 def fake_nvidia_smi(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: Sequence[GpuRow] = (H100,), cuda: str = "13.0"
 ) -> Path:
-    """Lists these GPUs to a query, and prints the table with the newest CUDA without one."""
+    """Install a command that lists these GPUs (`--query-gpu`) or prints the table with the CUDA version."""
     rows = "\n".join(
         f"{index}, {name}, {capability}, {driver}, {'[N/A]' if memory_mib is None else memory_mib}"
         for index, name, capability, driver, memory_mib in gpus
@@ -46,20 +46,20 @@ def fake_nvidia_smi(
 def failing_nvidia_smi(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str = NO_DRIVER_LOADED[0], code: int = 9
 ) -> Path:
-    """Is there, prints one line, and fails."""
+    """Install a command that prints one line and fails."""
     return install_nvidia_smi(monkeypatch, tmp_path, f"printf '%s\\n' {shlex.quote(said)}\nexit {code}")
 
 
 def hanging_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Never answers; shorten `alexnet_model.gpus.DEADLINE_S` beside it."""
+    """Install a command that never ends; shorten `alexnet_model.gpus.DEADLINE_S` too."""
     return install_nvidia_smi(monkeypatch, tmp_path, "exec sleep 600")
 
 
 def no_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine without a driver, even where the tests run on one with."""
+    """Remove the command from PATH, on a machine that has it too."""
     hide(monkeypatch, tmp_path, "nvidia-smi")
 
 
 def install_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> Path:
-    """An `nvidia-smi` that is this shell script."""
+    """Install a shell script as `nvidia-smi`."""
     return install(monkeypatch, tmp_path, "nvidia-smi", script)

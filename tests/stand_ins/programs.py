@@ -1,4 +1,4 @@
-"""Programs that tests put first on PATH, or hide from it."""
+"""Put fake programs first on PATH, or hide real ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, script: 
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    """Take one program off PATH, and nothing that lies beside it: its folder becomes one of links."""
+    """Remove one program from PATH: its folder is replaced by a folder with links to all others."""
     folders = []
     for number, folder in enumerate(os.environ["PATH"].split(os.pathsep)):
         if (Path(folder) / name).exists():

@@ -1,8 +1,8 @@
-"""A stand-in `docker` that plays NVIDIA's image with `trtexec` in it, with ONNX Runtime behind it.
+"""A fake `docker` command that simulates NVIDIA's image with `trtexec`; ONNX Runtime computes its outputs.
 
-A "plan" is the ONNX file with a header. The stand-in finds the folders of a container by their `--mount`
-options, as Docker does, and refuses a container that may do more than it needs. Every command is recorded.
-A container that was left running ends by itself.
+A "plan" is the ONNX file with a header. The folders of a container are found by their `--mount` options, as
+Docker does it, and a container with more rights than it needs is refused. Every command is recorded. A
+container that was left running ends by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 STATE = Path(@STATE@)
 BEHAVIOUR = json.loads(@BEHAVIOUR@)
 MAGIC = b"plan of the image "
-IDLE_S = 60  # after which a container ends that nobody removed
+IDLE_S = 60  # after which a container that was not removed ends
 
 
 def option(name, words):
@@ -36,40 +36,40 @@ def fail(text, code=125):
 
 def folders(words):
     """Container path to this machine's path."""
-    mounts = [word.partition("=")[2] for word in words if word.startswith("--mount=")]
-    pairs = [dict(part.partition("=")[::2] for part in mount.split(",")) for mount in mounts]
+    options = [word.partition("=")[2] for word in words if word.startswith("--mount=")]
+    pairs = [dict(part.partition("=")[::2] for part in mount.split(",")) for mount in options]
     return {pair["target"]: pair["source"] for pair in pairs}
 
 
-def here(path, places):
-    target = next(target for target in places if path.startswith(target + "/"))
-    return Path(places[target] + path[len(target) :])
+def here(path, mounts):
+    target = next(target for target in mounts if path.startswith(target + "/"))
+    return Path(mounts[target] + path[len(target) :])
 
 
-def build(words, places):
+def build(words, mounts):
     if BEHAVIOUR["hangs"]:
         time.sleep(60)
     if BEHAVIOUR["fails"]:
         print(BEHAVIOUR["fails"])
         fail("&&&& FAILED TensorRT.trtexec", 1)
-    onnx = here(option("--onnx", words), places).read_bytes()
-    here(option("--saveEngine", words), places).write_bytes(MAGIC + onnx)
+    onnx = here(option("--onnx", words), mounts).read_bytes()
+    here(option("--saveEngine", words), mounts).write_bytes(MAGIC + onnx)
     said = "N/A due to dynamic shapes" if "--skipInference" in words else "Int8"
     layers = {"Layers": [{"LayerType": "gemm", "Inputs": [{"Format/Datatype": said}]}]}
-    here(option("--exportLayerInfo", words), places).write_text(json.dumps(layers))
-    here(option("--timingCacheFile", words), places).write_bytes(b"timings")
+    here(option("--exportLayerInfo", words), mounts).write_text(json.dumps(layers))
+    here(option("--timingCacheFile", words), mounts).write_bytes(b"timings")
 
 
-def answer(words, places, sessions):
+def infer(words, mounts, sessions):
     import numpy as np, onnxruntime
 
-    plan = here(option("--loadEngine", words), places)
+    plan = here(option("--loadEngine", words), mounts)
     if plan not in sessions:
         onnx = plan.read_bytes()[len(MAGIC) :]
         sessions[plan] = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     session = sessions[plan]
     shape = [int(side) for side in option("--shapes", words).partition(":")[2].split("x")]
-    raw = here(option("--loadInputs", words).partition(":")[2], places).read_bytes()
+    raw = here(option("--loadInputs", words).partition(":")[2], mounts).read_bytes()
     images = np.frombuffer(raw, np.uint8).reshape(shape)
     names = [output.name for output in session.get_outputs()]
     tensors = []
@@ -77,35 +77,35 @@ def answer(words, places, sessions):
         values = ", ".join("nan" if BEHAVIOUR["nan"] else "%.6g" % value for value in rows.ravel())
         sides = "x".join(map(str, rows.shape))
         tensors.append('{"name" : "%s", "dimensions" : "%s", "values" : [ %s ]}' % (name, sides, values))
-    here(option("--exportOutput", words), places).write_text("[" + ", ".join(tensors) + "]")
+    here(option("--exportOutput", words), mounts).write_text("[" + ", ".join(tensors) + "]")
 
 
-def live(name, places):
-    """A container: answers its `exec`s until it is removed. Its imports are made once."""
+def live(name, mounts):
+    """A container: runs its `exec`s until it is removed. It imports ONNX Runtime once."""
     sessions = {}
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(str(STATE / name))
-        door.listen()
-        door.settimeout(IDLE_S)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(STATE / name))
+        listener.listen()
+        listener.settimeout(IDLE_S)
         while True:
-            guest, _ = door.accept()
-            with guest:
-                words = json.loads(guest.makefile().readline())
+            connection, _ = listener.accept()
+            with connection:
+                words = json.loads(connection.makefile().readline())
                 if words:
-                    answer(words, places, sessions)
-                guest.sendall(b"done")
+                    infer(words, mounts, sessions)
+                connection.sendall(b"done")
                 if not words:
                     return
 
 
-def ask(name, words):
-    with socket.socket(socket.AF_UNIX) as guest:
+def send(name, words):
+    with socket.socket(socket.AF_UNIX) as connection:
         try:
-            guest.connect(str(STATE / name))
+            connection.connect(str(STATE / name))
         except OSError:
             fail("Error response from daemon: No such container: " + name, 1)
-        guest.sendall((json.dumps(words) + "\n").encode())
-        if guest.recv(4) != b"done":
+        connection.sendall((json.dumps(words) + "\n").encode())
+        if connection.recv(4) != b"done":
             fail("[E] the container broke", 1)
 
 
@@ -132,9 +132,9 @@ def main(words):
         while not (STATE / name).exists():
             time.sleep(0.01)
     elif words[0] == "exec":
-        ask(words[1], words[2:])
+        send(words[1], words[2:])
     elif words[0] == "rm" and (STATE / words[-1]).exists():
-        ask(words[-1], [])
+        send(words[-1], [])
         (STATE / words[-1]).unlink()
 
 
@@ -143,7 +143,7 @@ main(sys.argv[1:])
 
 
 class FakeTrtexec:
-    """What the stand-in was asked to do."""
+    """The commands that the fake received, and the containers that still run."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
@@ -155,7 +155,7 @@ class FakeTrtexec:
 
     @property
     def containers(self) -> list[str]:
-        """Those that were left running."""
+        """The containers that were not removed."""
         return sorted(path.name for path in self._state.glob("alexnet-*"))
 
 
@@ -168,7 +168,7 @@ def fake_trtexec(
     hangs: bool = False,
     nan: bool = False,
 ) -> FakeTrtexec:
-    """Put the stand-in first on PATH. `fails`: what TensorRT says instead of building or answering."""
+    """Put the fake first on PATH. `fails` is what TensorRT prints instead of building an engine."""
     programs, state = folder / "docker_programs", folder / "docker_state"
     programs.mkdir(exist_ok=True)
     state.mkdir(exist_ok=True)

@@ -28,6 +28,7 @@ def loop(stripes: Path) -> Loop:
     )
 
 
+@pytest.mark.slow
 def test_the_learning_rate_follows_one_schedule_over_all_epochs(loop: Loop) -> None:
     rates: list[float] = []
 

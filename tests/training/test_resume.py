@@ -19,6 +19,8 @@ from alexnet_model.errors import TrainingError
 from alexnet_training import TrainingOptions, TrainingReport, train
 from alexnet_training.resume import resume_path
 
+pytestmark = pytest.mark.slow
+
 KILLED_IN_EPOCH_2 = """
 import os, signal, sys
 from pathlib import Path

@@ -16,6 +16,8 @@ from alexnet_training import TrainingOptions, TrainingReport, loop, train
 from alexnet_training import splits as splits_module
 from alexnet_training.resume import resume_path
 
+pytestmark = pytest.mark.slow
+
 
 def small(folder: Path, **changes: object) -> TrainingOptions:
     values: dict[str, object] = {

@@ -9,6 +9,7 @@ from alexnet_cli.main import run
 from alexnet_model import load_checkpoint
 
 
+@pytest.mark.slow
 def test_the_command_passes_its_options_and_prints_the_training_record(
     stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,13 +7,7 @@ import pytest
 from alexnet_clients.transports.http_transport import HttpTransport
 
 from ...certificates import Certificates, make_certificates
-from .http_server import (
-    HttpServer,
-    Reply,
-    config,
-    infer,
-    opened,
-)
+from .http_server import HttpServer, Reply, config, infer, opened
 
 
 @pytest.fixture

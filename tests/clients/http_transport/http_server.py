@@ -1,4 +1,4 @@
-"""A real HTTP server with Triton's messages and its faults, and requests to it."""
+"""A real HTTP server with Triton's messages and replies chosen by the test, and requests to it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_clients import (
-    Credentials,
-    InferReply,
-    InferRequest,
-    ServerUrl,
-    Transport,
-    transport_from_url,
-)
+from alexnet_clients import Credentials, InferReply, InferRequest, ServerUrl, Transport, transport_from_url
 from alexnet_clients.transports.http_transport import HttpTransport
 from alexnet_model.class_names import DIGITS
 from alexnet_model.contract import Contract
@@ -41,7 +34,7 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     hang_up: bool = False
-    raw: bytes | None = None  # instead of all of it
+    raw: bytes | None = None  # sent instead of an HTTP response
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class HttpServer:
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
-    def answers(self, name: str, body: bytes = b"", status: int = 200, **more: Any) -> None:
+    def reply(self, name: str, body: bytes = b"", status: int = 200, **more: Any) -> None:
         self.handlers[name] = lambda received: Reply(body, status, **more)
 
     @contextmanager
@@ -200,8 +193,10 @@ def as_tensors(*tensors: tuple[str, str, list[int], bytes]) -> Reply:
 
 
 def in_parts(header: bytes, content: bytes, length: object = None) -> Reply:
-    said = len(header) if length is None else length
-    return Reply(header + content, headers={"Inference-Header-Content-Length": str(said)})
+    return Reply(
+        header + content,
+        headers={"Inference-Header-Content-Length": str(len(header) if length is None else length)},
+    )
 
 
 def infer(received: Received) -> Reply:
@@ -227,8 +222,8 @@ def held(server: HttpServer) -> tuple[threading.Event, threading.Event]:
 
 
 @contextmanager
-def opened(url: str, **access: Any) -> Iterator[HttpTransport]:
-    transport = transport_from_url(ServerUrl.parse(url), Credentials(**access))
+def opened(url: str, **credentials: Any) -> Iterator[HttpTransport]:
+    transport = transport_from_url(ServerUrl.parse(url), Credentials(**credentials))
     assert isinstance(transport, HttpTransport)
     try:
         yield transport

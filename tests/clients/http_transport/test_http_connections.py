@@ -1,4 +1,4 @@
-"""Futures and connections: cancelling, closing, leaving nothing behind."""
+"""Cancelled futures, closed transports, and lost connections."""
 
 from __future__ import annotations
 
@@ -12,23 +12,10 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from alexnet_clients.transports.http_transport import HttpTransport
-from alexnet_model.errors import (
-    ClientError,
-    Unreachable,
-)
+from alexnet_model.errors import ClientError, Unreachable
 
 from ...certificates import Certificates
-from .http_server import (
-    HttpServer,
-    Received,
-    Reply,
-    encrypted,
-    held,
-    is_ready,
-    opened,
-    request,
-    sent,
-)
+from .http_server import HttpServer, Received, Reply, encrypted, held, is_ready, opened, request, sent
 
 
 def test_cancelling_the_future_cancels_the_request(http_server: HttpServer, transport: HttpTransport) -> None:
@@ -122,7 +109,7 @@ def test_a_connection_is_kept_and_counted_when_it_is_made(
 
     http_server.handlers["ready"] = leave
     assert received() == 1
-    assert received() == 2  # over a new one, whether or not the client had heard of the old one's end
+    assert received() == 2  # over a new one, whether or not the client has noticed the end of the old one
 
 
 def test_a_client_reconnects_once_the_server_is_there() -> None:
@@ -132,13 +119,13 @@ def test_a_client_reconnects_once_the_server_is_there() -> None:
         with opened(url) as transport:
             assert type(transport.ready(timeout_s=10).exception(10)) is Unreachable
             taken.listen()
-            answering = threading.Thread(target=_answer_once, args=(taken,))
-            answering.start()
+            replying = threading.Thread(target=_reply_once, args=(taken,))
+            replying.start()
             assert is_ready(transport)
-            answering.join()
+            replying.join()
 
 
-def _answer_once(listening: socket.socket) -> None:
+def _reply_once(listening: socket.socket) -> None:
     connection, _ = listening.accept()
     with connection:
         connection.recv(65536)
@@ -166,8 +153,8 @@ from pathlib import Path
 from alexnet_clients import ClientTls, Credentials, ServerUrl, transport_from_url
 
 url, ca = sys.argv[1:]
-access = Credentials(tls=ClientTls(ca=Path(ca))) if ca else Credentials()
-transport = transport_from_url(ServerUrl.parse(url), access)
+credentials = Credentials(tls=ClientTls(ca=Path(ca))) if ca else Credentials()
+transport = transport_from_url(ServerUrl.parse(url), credentials)
 assert transport.ready(timeout_s=10).result()
 waiting = [transport.model_config("x", timeout_s=30) for _ in range(3)]
 cancelled = transport.model_config("x", timeout_s=30)

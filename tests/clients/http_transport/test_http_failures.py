@@ -1,4 +1,4 @@
-"""Refusals and faults, as the errors of this project."""
+"""Refusals and connection faults become this project's errors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import threading
 
 import pytest
 
-from alexnet_clients import (
-    Client,
-)
+from alexnet_clients import Client
 from alexnet_clients.transports.http_transport import HttpTransport
 from alexnet_model.errors import (
     BadRequest,
@@ -21,31 +19,24 @@ from alexnet_model.errors import (
     Unreachable,
 )
 
-from .http_server import (
-    HttpServer,
-    Received,
-    Reply,
-    opened,
-    request,
-    sent,
-)
+from .http_server import HttpServer, Received, Reply, opened, request, sent
 
 
 def test_refusals_are_translated_and_keep_the_servers_text(
     http_server: HttpServer, transport: HttpTransport
 ) -> None:
     words = "inference request batch-size must be <= 8 for 'alexnet_int8'"
-    http_server.answers("infer", json.dumps({"error": words}).encode(), 400)
+    http_server.reply("infer", json.dumps({"error": words}).encode(), 400)
     with pytest.raises(BadRequest, match="batch-size must be <= 8"):
         sent(transport, request()).result(10)
-    http_server.answers("config", b'{"error":"Request for unknown model: \'x\' is not found"}', 404)
+    http_server.reply("config", b'{"error":"Request for unknown model: \'x\' is not found"}', 404)
     with pytest.raises(ModelNotFound, match=f"{http_server.url} x: got"):
         transport.model_config("x", timeout_s=10).result(10)
 
 
 def test_a_redirect_is_not_followed(http_server: HttpServer, transport: HttpTransport) -> None:
     goal = f"{http_server.url}/elsewhere"
-    http_server.answers("infer", b"", 307, headers={"Location": goal})
+    http_server.reply("infer", b"", 307, headers={"Location": goal})
     with pytest.raises(ForeignServer, match=rf"a redirect to {goal}.*Give the final URL"):
         sent(transport, request()).result(10)
     assert len(http_server.received) == 1
@@ -79,7 +70,7 @@ def test_a_reply_without_http_is_foreign(
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(b"", id="no answer"),
+        pytest.param(b"", id="no reply"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", id="half a header"),
         pytest.param(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"outputs"', id="half a body"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", id="half a chunk"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .screen import harmless, note, out, say
+from .screen import escaped, note, out, say
 
 if TYPE_CHECKING:
     from alexnet_clients import Prediction
@@ -16,12 +16,12 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 def print_prediction(prediction: Prediction) -> None:
     """Print the classes on standard output, or an error as one line on standard error."""
     if prediction.error:
-        note(harmless(f"Error: {prediction.error}"))
+        note(escaped(f"Error: {prediction.error}"))
         return
-    say(harmless(prediction.image))
+    say(escaped(prediction.image))
     for found in prediction.classes:
         bar = f"  {bar_of(found.probability)}" if _draws_bars() else ""
-        say(f"  {found.probability:7.2%}{bar}  {harmless(found.label)}")
+        say(f"  {found.probability:7.2%}{bar}  {escaped(found.label)}")
 
 
 def bar_of(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What is read, and what is not believed."""
+"""Valid responses are read, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -8,41 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_clients import (
-    Client,
-    ModelConfig,
-    ModelStatistics,
-    TensorSpec,
-)
+from alexnet_clients import Client, ModelConfig, ModelStatistics, TensorSpec
 from alexnet_clients.transports import http_transport
 from alexnet_clients.transports.http_transport import HttpTransport
-from alexnet_model.errors import (
-    BadRequest,
-    BadResponse,
-    ClientError,
-    ForeignServer,
-    NotReady,
-    Unreachable,
-)
+from alexnet_model.errors import BadRequest, BadResponse, ClientError, ForeignServer, NotReady, Unreachable
 
-from .http_server import (
-    PAGE,
-    HttpServer,
-    Reply,
-    as_json,
-    as_tensors,
-    in_parts,
-    is_ready,
-    request,
-    sent,
-)
+from .http_server import PAGE, HttpServer, Reply, as_json, as_tensors, in_parts, is_ready, request, sent
 
 
 def test_a_models_configuration_is_read(http_server: HttpServer, transport: HttpTransport) -> None:
     with Client(http_server.url) as client:
         served = client.model("alexnet_int8")
     assert (served.precision, served.backend, served.max_batch) == ("int8", "openvino_dynamic", 8)
-    http_server.answers(
+    http_server.reply(
         "config",
         as_json(
             {
@@ -88,7 +66,7 @@ def test_the_statistics_are_read(http_server: HttpServer, transport: HttpTranspo
         "inference_stats": times,
         "batch_stats": batches,
     }
-    http_server.answers("stats", as_json({"model_stats": [version]}).body)
+    http_server.reply("stats", as_json({"model_stats": [version]}).body)
     assert transport.statistics("alexnet_int8", timeout_s=10).result(10) == ModelStatistics(
         requests=1,
         images=53,
@@ -116,8 +94,8 @@ def test_the_statistics_are_read(http_server: HttpServer, transport: HttpTranspo
 def test_json_of_another_form_is_a_bad_response(
     http_server: HttpServer, transport: HttpTransport, body: bytes
 ) -> None:
-    http_server.answers("config", body)
-    http_server.answers("stats", body)
+    http_server.reply("config", body)
+    http_server.reply("stats", body)
     for future in (
         transport.model_config("x", timeout_s=10),
         transport.statistics("x", timeout_s=10),
@@ -213,7 +191,7 @@ def test_responses_of_other_servers_are_foreign(
     http_server: HttpServer, transport: HttpTransport, body: bytes, words: str
 ) -> None:
     for name in ("config", "stats", "infer"):
-        http_server.answers(name, body)
+        http_server.reply(name, body)
     for future in (
         transport.model_config("x", timeout_s=10),
         transport.statistics("x", timeout_s=10),
@@ -229,9 +207,9 @@ def test_an_endless_response_is_not_read(
     http_server: HttpServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_transport, "MAX_RESPONSE_BYTES", 1000)
-    http_server.answers("config", b"{" + b" " * 998 + b"}")
+    http_server.reply("config", b"{" + b" " * 998 + b"}")
     assert "a model's configuration" in str(transport.model_config("x", timeout_s=10).exception(10))
-    http_server.answers("config", b"{" + b" " * 999 + b"}")
+    http_server.reply("config", b"{" + b" " * 999 + b"}")
     error = transport.model_config("x", timeout_s=10).exception(10)
     assert type(error) is BadResponse
     assert "at most 1000 bytes" in str(error)
@@ -241,7 +219,7 @@ def test_an_endless_response_is_not_read(
 @pytest.mark.parametrize("body", [b"", b'{"error": "Server is not ready"}'])
 def test_not_ready(http_server: HttpServer, transport: HttpTransport, status: int, body: bytes) -> None:
     assert is_ready(transport)
-    http_server.answers("ready", body, status)
+    http_server.reply("ready", body, status)
     assert not is_ready(transport)
     with pytest.raises(NotReady), Client(http_server.url):
         pytest.fail("entered")
@@ -262,7 +240,7 @@ def test_not_ready(http_server: HttpServer, transport: HttpTransport, status: in
 def test_readiness_of_another_server_is_foreign(
     http_server: HttpServer, transport: HttpTransport, body: bytes, status: int, kind: type[ClientError]
 ) -> None:
-    http_server.answers("ready", body, status)
+    http_server.reply("ready", body, status)
     error = transport.ready(timeout_s=10).exception(10)
     assert type(error) is kind
     assert str(error).startswith(f"{http_server.url}: got ")
