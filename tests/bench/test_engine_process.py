@@ -17,6 +17,8 @@ from ..conftest import Exported
 from ..networks import random_checkpoint
 from .sweep_fakes import spec
 
+pytestmark = pytest.mark.slow
+
 
 def program(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", f"import json, os, signal, sys\n{code}")
