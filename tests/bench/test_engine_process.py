@@ -15,6 +15,8 @@ from ..conftest import Exported
 from ..networks import random_checkpoint
 from .sweep_fakes import spec
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import os, signal, sys, time
 from alexnet_bench.engines.process import serve_requests

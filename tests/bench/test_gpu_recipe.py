@@ -19,6 +19,8 @@ from alexnet_model.errors import ExportError
 from ..networks import random_checkpoint
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 

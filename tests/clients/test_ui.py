@@ -350,8 +350,3 @@ def test_wrong_options_of_ui_exit_2(capsys: pytest.CaptureFixture[str], wrong: l
     assert run(["ui", *wrong]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (wrong[-1] if wrong[0] == "--url" else wrong[0]) in line
-
-
-def test_the_commands_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["ui", "--help"]) == 0
-    assert "Example: alexnet ui" in " ".join(capsys.readouterr().out.split())

@@ -148,11 +148,6 @@ def test_the_decoder_alone_can_be_loaded(server: EmbeddedServer, tmp_path: Path)
     assert row.failed == 0
 
 
-def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "server", "--help"]) == 0
-    assert "Example: alexnet bench server" in " ".join(capsys.readouterr().out.split())
-
-
 # Usage errors
 
 

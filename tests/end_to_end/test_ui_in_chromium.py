@@ -224,7 +224,7 @@ def test_a_selected_example_is_classified(page: Page) -> None:
 def test_a_broken_image_is_one_line_and_the_next_is_classified(page: Page, client: Client) -> None:
     drop(page, "cat & <b>dog.png", b"not an image")
     line = page.inner_text(".failed")
-    assert "got 13 bytes that are not an image" in line
+    assert "got 12 bytes that are not an image" in line
     assert line.startswith("cat & b")
     assert "Traceback" not in page.inner_text("body")
     assert page.locator("#classes meter").count() == 0

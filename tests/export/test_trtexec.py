@@ -21,6 +21,8 @@ from alexnet_model.triton_image import TRITON_IMAGE
 from ..stand_ins.trtexec import fake_trtexec
 from .test_tensorrt_api import H200
 
+pytestmark = pytest.mark.slow
+
 # As TensorRT's parser says it, in the lines that trtexec marks as errors.
 PARSER_SAYS = """\
 [11/24/2026-12:00:00] [E] [TRT] ModelImporter.cpp:140: While parsing node number 1 \
