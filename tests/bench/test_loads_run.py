@@ -211,7 +211,7 @@ def test_a_server_that_is_restarted_during_a_load_makes_its_row_invalid(server: 
     report = report_of(server)
     one, eight = report.loads
     assert rules(report) == [[], ["server gone", "errors"]]
-    assert "started again" in eight.verdict.reasons[0].found
+    assert "restarted" in eight.verdict.reasons[0].found
     assert len(one.throughput.repeats) == 1, "later repeats would be those of another server"
     assert [reason.rule for reason in report.reasons] == ["server gone"]
 

@@ -46,7 +46,7 @@ def report_from_file(path: Path) -> Report:
             f"{path}: schema_version",
             got="none" if version is None else json.dumps(version)[:40],
             expected=str(SCHEMA_VERSION),
-            next_step="A newer alexnet wrote it: read it with that one."
+            next_step="A newer version of alexnet-serving wrote it: read it with that version."
             if isinstance(version, int) and version > SCHEMA_VERSION
             else _MAKE,
         )
