@@ -136,7 +136,7 @@ def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.C
         assert run(["classify", *mixed, "--url", url, "--json"]) == 1
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [bool(row["error"]) for row in rows] == [False, True, False]
-        assert "no image" in rows[1]["error"]
+        assert "not an image" in rows[1]["error"]
 
         assert run(["classify", names[0], "--url", url]) == 0
         assert names[0] in capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_other_images_are_classified_beside_broken_ones(client: Client, tmp_path
     assert [prediction.best.label for prediction in predictions if not prediction.error] == ["0", "9"]
     assert predictions[3].image == str(missing)
     assert isinstance(predictions[1].error, ImageError)
-    with pytest.raises(ImageError, match="no image"):
+    with pytest.raises(ImageError, match="not an image"):
         _ = predictions[1].best
 
 

@@ -279,7 +279,7 @@ def test_a_taken_port_is_reported_first(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         page = PageServer(client, port=port)
-        with pytest.raises(PortTaken, match=f"port {port}: got something listening on it already.* 0 takes"):
+        with pytest.raises(PortTaken, match=f"port {port}: got something listening on it already.* 0 picks"):
             page.__enter__()
 
 
