@@ -13,7 +13,7 @@ from alexnet_serving import EmbeddedServer
 
 from .conftest import Exported
 
-BRIEF = ComparisonOptions(batches=(1, 8), rounds=2, call_seconds=0.02, load_seconds=0.05, burn_in_s=0)
+BRIEF = ComparisonOptions(batches=(1, 8), rounds=2, call_seconds=0.02, load_seconds=0.3, burn_in_s=0)
 
 
 def test_every_precision_is_measured_in_process_and_on_the_server(
