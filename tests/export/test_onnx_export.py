@@ -114,12 +114,12 @@ def test_an_interrupt_leaves_the_previous_export_unchanged(
 
 def test_a_folder_that_is_not_an_export_is_never_replaced(small: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
+    with pytest.raises(ExportError, match=r"a folder that holds thesis\.tex"):
         export_onnx(small, tmp_path, OnnxOptions())
     (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
+    with pytest.raises(ExportError, match=r"a folder that holds thesis\.tex"):
         export_onnx(small, tmp_path, OnnxOptions())
-    with pytest.raises(ExportError, match=r"thesis\.tex, which no export made"):
+    with pytest.raises(ExportError, match=r"thesis\.tex: got a file"):
         export_onnx(small, tmp_path / "thesis.tex", OnnxOptions())
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
