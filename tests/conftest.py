@@ -18,11 +18,21 @@ SLOW_FIXTURES = frozenset({"browser", "demo", "exported"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end."""
+    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end.
+
+    Then group them for several processes (`make test`): one process has the tests of a file, and one has all
+    files that use the demo's run, so that it runs once.
+    """
+    of_demo = {item.path for item in items if "demo" in _fixtures(item)}
     for item in items:
-        fixtures = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
-        if fixtures or "end_to_end" in item.path.parts:
+        if SLOW_FIXTURES.intersection(_fixtures(item)) or "end_to_end" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+        group = "demo" if item.path in of_demo else str(item.path.relative_to(item.config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _fixtures(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(item, "fixturenames", ()))
 
 
 @dataclass(frozen=True)

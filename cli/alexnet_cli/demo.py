@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alexnet_model.errors import UsageError
+
 from .options import JsonFlag
 from .stopwatch import Stopwatch
 
@@ -62,6 +64,8 @@ def demo_command(
     checkpoint_file, repository = out / "checkpoint.safetensors", out / "model_repository"
 
     # Fail now, not minutes later.
+    if out.exists() and not out.is_dir():
+        raise UsageError("--out", got=f"the file {out}", expected="a folder")
     wheel_of_this_python()
     refuse_foreign_export(out / "export")
     refuse_foreign_repository(repository)

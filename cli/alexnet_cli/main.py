@@ -82,10 +82,10 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _failed("Interrupted.", INTERRUPTED)
     except Exception as error:
-        if debug:
-            raise
         if isinstance(error, typer.TyperException) and not error.format_message():
             return error.exit_code  # no command was given, and the help was printed
+        if debug:
+            raise
         return _failed(_line_of(error), getattr(error, "exit_code", 1))
     if code == INTERRUPTED:
         return _failed("Interrupted.", INTERRUPTED)  # typer has caught the exception

@@ -174,6 +174,21 @@ def test_a_foreign_repository_is_refused_before_any_work(
     assert "thesis.tex" in line, "the repository is looked at even before the checkpoint"
 
 
+def test_a_demo_into_a_file_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "notes.txt"
+    out.write_text("years of work")
+    code, line = failing(capsys, "demo", "--quick", "--out", str(out))
+    assert code == 2
+    assert f"got the file {out}, expected a folder" in line
+
+
+def test_debug_without_a_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--debug"]) == 2
+    assert "Usage: alexnet" in capsys.readouterr().out
+
+
 def test_debug_shows_the_traceback() -> None:
     from alexnet_model.errors import CheckpointError
 
