@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
         arguments: The words after `alexnet`.
 
     Returns:
-        The exit code. With `--debug` an error is raised instead.
+        The exit code. With `--debug` an error is raised instead, unless the command line did not parse.
     """
     debug = "--debug" in arguments
     try:
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, typer.TyperException) and not error.format_message():
             return error.exit_code  # no command was given, and the help was printed
-        if debug:
+        if debug and not isinstance(error, typer.TyperException):
             raise
         return _failed(_line_of(error), getattr(error, "exit_code", 1))
     if code == INTERRUPTED:

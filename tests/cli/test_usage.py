@@ -184,9 +184,10 @@ def test_a_demo_into_a_file_is_refused_before_any_work(
     assert f"got the file {out}, expected a folder" in line
 
 
-def test_debug_without_a_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--debug"]) == 2
-    assert "Usage: alexnet" in capsys.readouterr().out
+def test_debug_without_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = failing(capsys, "--debug")
+    assert code == 2
+    assert line == "Error: Missing command. Try 'alexnet --help'."
 
 
 def test_debug_shows_the_traceback() -> None:
