@@ -252,7 +252,7 @@ def _manifest(
         machine=machine_name(),
         model=ModelRecord(
             architecture=checkpoint.architecture,
-            width=checkpoint.width,
+            options=dict(checkpoint.options),
             class_names=checkpoint.class_names,
             parameters=parameter_count(checkpoint.network()),
             weights_sha256=checkpoint.weights_sha256,

@@ -108,7 +108,6 @@ def checkpoint_from_pth(path: Path) -> Checkpoint:
         raise CheckpointError(str(path), got="not a plain state dict", expected="a dict of tensors by name")
     checkpoint = Checkpoint(
         architecture="alexnet",
-        width=1.0,
         class_names=imagenet_class_names(),
         contract=Contract(),
         training={"data": "imagenet", "source": path.name, "sha256": sha256},

@@ -62,7 +62,7 @@ def refusal(path: Path) -> str:
 
 def test_torchvisions_file_becomes_a_checkpoint(full_size: Path) -> None:
     checkpoint = checkpoint_from(str(full_size))
-    assert (checkpoint.architecture, checkpoint.width) == ("alexnet", 1.0)
+    assert (checkpoint.architecture, checkpoint.options) == ("alexnet", {})
     assert checkpoint.class_names == imagenet_class_names()
     assert checkpoint.contract == Contract()
     assert checkpoint.training["source"] == full_size.name
@@ -90,7 +90,7 @@ def test_a_name_without_a_hash_is_refused(small: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(small: Path) -> None:
-    assert "for alexnet (width 1, 1000 classes)" in refusal(small)
+    assert "for alexnet (1000 classes)" in refusal(small)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
