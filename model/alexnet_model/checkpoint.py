@@ -235,6 +235,19 @@ def load_checkpoint(path: Path, *, architecture: str | None = None) -> Checkpoin
     return checkpoint
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a `.safetensors` file may be a checkpoint; False if it is one of another program.
+
+    Args:
+        path: the file. It may be missing or broken, which `load_checkpoint` then reports.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format")).startswith("alexnet-")
+    except (SafetensorError, OSError):
+        return True
+
+
 def _check_architecture(path: Path, recorded: str, wanted: str | None) -> None:
     if wanted is not None and wanted != recorded:
         raise CheckpointError(

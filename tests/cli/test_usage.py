@@ -184,7 +184,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_an_interrupt_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet_pipeline import model_export
 
-    def interrupted(_: str) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(model_export, "checkpoint_from", interrupted)
@@ -195,7 +195,7 @@ def test_an_interrupt_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_a_bug_is_called_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet_pipeline import model_export
 
-    def broken(_: str) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(model_export, "checkpoint_from", broken)
