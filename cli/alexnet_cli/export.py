@@ -43,13 +43,12 @@ ENGINE_ALIASES = {
 
 
 def export_command(
-    checkpoint: Annotated[
+    weights: Annotated[
         str,
         typer.Argument(
             help="A checkpoint, weights of any PyTorch program (.pth, .pt, .bin, .safetensors), 'imagenet' "
             "(downloads weights), or the folder of an earlier export or of a repository, to build engines "
             "from its ONNX files.",
-            metavar="WEIGHTS",
         ),
     ],
     arch: Annotated[
@@ -209,7 +208,7 @@ def export_command(
                 print_export(manifest)
                 print_engines(manifest)
 
-        result = export_model(checkpoint, options, progress=bars, on_checked=show)
+        result = export_model(weights, options, progress=bars, on_checked=show)
     for sentence in result.notes:
         note(sentence)
     for reason in result.left_out:

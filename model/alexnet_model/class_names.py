@@ -110,6 +110,6 @@ def _names_from_json(value: Any) -> tuple[str, ...]:
 
 def _is_text(name: str) -> bool:
     try:
-        return "\0" not in name and bool(name.encode())
+        return "\0" not in name and bool(name.encode().strip())
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
         return False
