@@ -1,4 +1,4 @@
-"""Networks of other families than AlexNet: exported, quantised, checked by the gate, built by TensorRT-RTX."""
+"""Networks of other families than AlexNet: exported, quantised, and built by TensorRT-RTX."""
 
 from __future__ import annotations
 
