@@ -76,14 +76,14 @@ def matched(
     if len(fits) > 1:
         others = ", ".join(f"--key {other or repr('')}" for other, _ in fits[1:])
         notes.append(
-            f"{file.path} has {len(fits)} state dicts that fit. {taken or 'The top level'} was taken; "
+            f"{file.path} has {len(fits)} state dicts that fit the network. Took {taken or 'the top level'}; "
             f"to take another: {others}."
         )
     if ignored:
-        names = ", ".join(ignored[:SHOWN])
-        notes.append(f"{len(ignored)} tensors that are not of the network were ignored: {names}.")
+        count = f"{len(ignored)} of {len(file.state_dicts[taken])}"
+        notes.append(f"Ignored {count} tensors that the network does not have: {', '.join(ignored[:SHOWN])}.")
     weights, converted = _converted(tensors, network.weights(classes))
-    notes += [f"{count} tensors were converted from {kinds}." for kinds, count in converted.items()]
+    notes += [f"Converted {n} of {len(weights)} tensors from {kinds}." for kinds, n in converted.items()]
     refuse_values_that_are_not_finite(weights, str(file.path))
     return Matched(weights, classes, tuple(notes))
 
