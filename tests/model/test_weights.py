@@ -58,13 +58,13 @@ def test_every_way_of_saving_gives_the_same_weights(
 )
 def test_a_conversion_is_noted(way: str, kind: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     assert matched_lenet(WAYS[way](state, tmp_path)).notes == (
-        f"10 tensors were converted from {kind} to float32.",
+        f"Converted 10 of 10 tensors from {kind} to float32.",
     )
 
 
 def test_ignored_tensors_are_noted(state: dict[str, Tensor], tmp_path: Path) -> None:
     (sentence,) = matched_lenet(WAYS["lightning"](state, tmp_path)).notes
-    assert "1 tensors that are not of the network were ignored: loss.weight." in sentence
+    assert sentence == "Ignored 1 of 11 tensors that the network does not have: loss.weight."
 
 
 def test_of_two_state_dicts_that_fit_one_is_taken_and_the_other_named(
@@ -76,7 +76,7 @@ def test_of_two_state_dicts_that_fit_one_is_taken_and_the_other_named(
     found = matched_lenet(path)
     assert sha256_of_weights(found.weights) == sha256_of_weights(state)
     assert found.notes == (
-        f"{path} has 2 state dicts that fit. model was taken; to take another: --key ema.",
+        f"{path} has 2 state dicts that fit the network. Took model; to take another: --key ema.",
     )
     chosen = matched_lenet(path, key="ema")
     assert sha256_of_weights(chosen.weights) == sha256_of_weights(averaged)

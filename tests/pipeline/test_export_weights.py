@@ -55,7 +55,7 @@ def test_weights_of_a_users_network_are_exported_from_its_folder(
     assert model.class_names == ("class_0", "class_1", "class_2", "class_3")
     assert model.training["source"] == "weights.pth"
     taken, named = result.notes
-    assert "model was taken; to take another: --key ema" in taken
+    assert "Took model; to take another: --key ema" in taken
     assert named.startswith("The classes are named class_0 to class_3.")
 
 
