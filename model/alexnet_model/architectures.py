@@ -24,8 +24,8 @@ with needs("export"):
 class AlexNet(nn.Module):
     """torchvision's AlexNet, with the same names and shapes in its state dict.
 
-    torchvision has an adaptive pooling to 6x6 after the features. At the contract's 224 pixels the features
-    are already 6x6, so this layer, which has no weights, is left out.
+    torchvision has an adaptive pooling to 6x6 after the features. For images of 224 pixels the features are
+    already 6x6, so this layer, which has no weights, is left out.
 
     Args:
         classes: the number of outputs.
@@ -63,6 +63,8 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # (N, 256, 6, 6)
+        if x.shape[2:] != (6, 6):
+            x = nn.functional.adaptive_avg_pool2d(x, 6)
         x = torch.flatten(x, 1)  # (N, 9216)
         logits: Tensor = self.classifier(x)  # (N, classes)
         return logits

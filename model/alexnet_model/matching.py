@@ -168,11 +168,13 @@ def _fitting(
 def _variants(tensors: Mapping[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
     """Return the tensors as they are, then without the prefixes of wrappers, then without an owner's."""
     yield dict(tensors), ()
+    wrapped = {name: tensor for name, tensor in tensors.items() if name not in WRAPPER_BUFFERS}
     current = {
         ".".join(part for part in name.split(".") if part not in WRAPPERS): tensor
-        for name, tensor in tensors.items()
-        if name not in WRAPPER_BUFFERS
+        for name, tensor in wrapped.items()
     }
+    if len(current) != len(wrapped):  # two tensors would get one name
+        return
     ignored: tuple[str, ...] = ()
     while current:
         yield current, ignored
