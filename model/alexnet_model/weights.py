@@ -129,10 +129,9 @@ def _unreadable(path: Path, message: str) -> CheckpointError:
         r"(?:GLOBAL|global|class|function) [`'\"]?([\w.]+)[`'\"]? was not an allowed", message
     ):
         got, load = f"a pickled {found[1]}, which is code", f"torch.load({str(path)!r}, weights_only=False)"
-    elif "nsupported" in message:
-        got, load = "pickled Python objects, which are code", f"torch.load({str(path)!r}, weights_only=False)"
     else:
-        first = message.strip().partition("\n")[0]
+        reason = re.search(r"WeightsUnpickler error: (.+)", message)
+        first = reason[1].strip() if reason else message.strip().partition("\n")[0]
         return CheckpointError(
             str(path),
             got=f"{path.stat().st_size:,} bytes that torch.load cannot read ({first})",

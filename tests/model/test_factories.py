@@ -193,17 +193,18 @@ def test_torchvision_and_timm_go_the_same_way(
 ) -> None:
     """With stand-ins that have the signatures of the real ones: torchvision does not import everywhere."""
     written(nets=SOURCE)
-    from nets import Net  # type: ignore[import-not-found]
+    build("nets:Net", 2)
+    net = sys.modules["nets"].Net
 
     def resnet18(*, weights: object = None, progress: bool = True, **kwargs: object) -> object:
         assert weights is None
-        return Net(**kwargs)
+        return net(**kwargs)
 
     def create_model(model_name: str, pretrained: bool = False, **kwargs: object) -> object:
         assert not pretrained
         if model_name != "resnet18.a1_in1k":
             raise RuntimeError(f"Unknown model ({model_name})")
-        return Net(**kwargs)
+        return net(**kwargs)
 
     models, timm = ModuleType("torchvision.models"), ModuleType("timm")
     models.resnet18 = resnet18  # type: ignore[attr-defined]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
 import sys
 from collections import OrderedDict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -278,16 +278,13 @@ def test_weights_for_a_factory_that_cannot_be_built_name_it(state: dict[str, Ten
         matched(weights_file(path), "nowhere:net", {})
 
 
-def test_reading_weights_imports_no_class_of_the_file(tmp_path: Path) -> None:
-    """In another process, because this one has imported it already."""
-    script = (
-        "import sys; from pathlib import Path; from alexnet_model.weights import weights_file\n"
-        "try:\n    weights_file(Path(sys.argv[1]))\nexcept Exception as error:\n    print(error)\n"
-        "print('fractions' in sys.modules)"
-    )
-    from fractions import Fraction
-
-    torch.save({"a": Fraction(1, 3), "weight": torch.ones(2)}, tmp_path / "weights.pth")
-    arguments = [sys.executable, "-c", script, str(tmp_path / "weights.pth")]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
-    assert "got a pickled fractions.Fraction" in done.stdout
+def test_reading_weights_imports_no_module_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "not_trusted.py").write_text("class Thing:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    thing = import_module("not_trusted").Thing()
+    torch.save({"a": thing, "weight": torch.ones(2)}, tmp_path / "weights.pth")
+    monkeypatch.delitem(sys.modules, "not_trusted")
+    assert "got a pickled not_trusted.Thing, which is code" in refusal(tmp_path / "weights.pth")
+    assert "not_trusted" not in sys.modules
