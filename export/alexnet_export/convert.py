@@ -51,8 +51,10 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
     """
     contract = checkpoint.contract
     classifier = Classifier(checkpoint.network(), contract).eval()
-    # Two images: PyTorch would take an example batch of one for a constant.
-    example = torch.zeros(2, *contract.image_shape, dtype=torch.uint8)
+    # Two images: PyTorch would take an example batch of one for a constant. In memory the channels come first:
+    # otherwise the network's tensors are channels last, for which PyTorch writes adaptive pooling as a Gather
+    # over the whole batch.
+    example = torch.zeros(2, 3, contract.size, contract.size, dtype=torch.uint8).permute(0, 2, 3, 1)
     batch = torch.export.Dim("batch", min=1, max=max(2, max_batch))
     (argument,) = inspect.signature(classifier.forward).parameters  # not the input's name in the file
     with _quiet():
@@ -169,8 +171,9 @@ def _failure(error: BaseException, classifier: Classifier, example: torch.Tensor
 
 def _line_of_operator(operator: str, classifier: Classifier, example: torch.Tensor) -> str:
     """Return the line of the user's code that calls an operator, from the trace of the network."""
+    name = re.split("[.:]+", operator)[1]  # "bessel_j0", which may be a part of an operator of higher level
     for node in torch.export.export(classifier, (example,)).graph.nodes:
-        if str(node.target) == operator.replace("::", "."):
+        if name in str(node.target):
             frames = re.findall(
                 r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or ""
             )

@@ -99,10 +99,16 @@ def refuse_values_that_are_not_finite(weights: Mapping[str, Tensor], subject: st
         CheckpointError: a tensor has such a value; the message names the first.
     """
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+        # The extremes are NaN if one value is, and take a tenth of the time of `isfinite`.
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not torch.stack(tensor.aminmax()).isfinite().all()
+        ):
+            count = int((~tensor.isfinite()).sum())
             raise CheckpointError(
                 f"{subject}: tensor {name}",
-                got=f"{int((~finite).sum()):,} of {tensor.numel():,} values that are NaN or infinite",
+                got=f"{count:,} of {tensor.numel():,} values that are NaN or infinite",
                 expected="finite values",
                 next_step="The training has diverged: take an earlier checkpoint.",
             )
