@@ -130,7 +130,7 @@ def _summary(
         "machine": manifest.machine,
         "versions": manifest.versions,
         "architecture": manifest.model.architecture,
-        "width": manifest.model.width,
+        "options": manifest.model.options,
         "parameters": manifest.model.parameters,
         "held_out_accuracy": training.held_out.share,
         "precisions": {

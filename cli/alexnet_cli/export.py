@@ -1,4 +1,4 @@
-"""`alexnet export`: a checkpoint to checked ONNX files, engines, and a model repository."""
+"""`alexnet export`: weights to checked ONNX files, engines, and a model repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alexnet_model.errors import UsageError
 from alexnet_model.manifest import Manifest
 from alexnet_model.runtimes import BUILT_IN
 
-from .options import JsonFlag, RepositoryOption, precisions_from
+from .options import JsonFlag, RepositoryOption, architecture_options_from, precisions_from
 
 RUNTIMES = ", ".join(runtime.name for runtime in BUILT_IN if runtime.served or runtime.builder)
 
@@ -43,13 +43,40 @@ ENGINE_ALIASES = {
 
 
 def export_command(
-    checkpoint: Annotated[
+    weights: Annotated[
         str,
         typer.Argument(
-            help="A .safetensors checkpoint, a torchvision .pth, 'imagenet' (downloads weights), or the "
-            "folder of an earlier export or of a repository, to build engines from its ONNX files.",
+            help="A checkpoint, weights of any PyTorch program (.pth, .pt, .bin, .safetensors), 'imagenet' "
+            "(downloads weights), or the folder of an earlier export or of a repository, to build engines "
+            "from its ONNX files.",
         ),
     ],
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="The network of the weights: alexnet, alexnet-lecture, alexnet-2012, lenet, or "
+            "package.module:factory, such as torchvision.models:resnet18.",
+            show_default="the checkpoint's, or alexnet",
+        ),
+    ] = None,
+    arch_option: Annotated[
+        list[str] | None,
+        typer.Option(help="An argument of the network's factory, such as width=0.25.", metavar="KEY=VALUE"),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="The key of the state dict in the file, such as model_ema.",
+            show_default="the first that fits",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="A file of class names, one a line or JSON; or 'imagenet'.",
+            show_default="the checkpoint's, or the class folders of --calibration or --evaluation",
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="Comma-separated: fp32,fp16,int8.", show_default="all; int8 only with images"),
@@ -136,9 +163,9 @@ def export_command(
     repository: RepositoryOption = Path("model_repository"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a checkpoint to ONNX (FP32, FP16, INT8), compare each with PyTorch, and pack them for Triton.
+    """Export a network to ONNX (FP32, FP16, INT8), compare each with PyTorch, and pack them for Triton.
 
-    Example: alexnet export checkpoint.safetensors --calibration digits
+    Example: alexnet export flowers.pth --classes flowers.txt --calibration images
     """
     from alexnet_export import Tolerances, profile_from, raise_if_refused, targets_from
     from alexnet_pipeline import ExportOptions, export_model
@@ -151,6 +178,10 @@ def export_command(
     runtime, build = _runtime_and_build(runtime, build, engine)
     precisions = precisions_from(precision)
     options = ExportOptions(
+        architecture=arch,
+        architecture_options=architecture_options_from(arch_option or []),
+        key=key,
+        classes=classes,
         precisions=precisions,
         calibration=calibration,
         evaluation=evaluation,
@@ -177,7 +208,9 @@ def export_command(
                 print_export(manifest)
                 print_engines(manifest)
 
-        result = export_model(checkpoint, options, progress=bars, on_checked=show)
+        result = export_model(weights, options, progress=bars, on_checked=show)
+    for sentence in result.notes:
+        note(sentence)
     for reason in result.left_out:
         note(f"Left out {reason}")
     if not as_json:

@@ -16,6 +16,32 @@ RepositoryOption = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of a table.")]
 
 
+def architecture_options_from(texts: list[str]) -> dict[str, bool | int | float | str]:
+    """Parse `width=0.25` to an argument of a network's factory: a bool, int or float if it is one, else text.
+
+    Raises:
+        UsageError: a text is no KEY=VALUE, or a key repeats.
+    """
+    options: dict[str, bool | int | float | str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier() or key in options:
+            raise UsageError("--arch-option", got=repr(text), expected="KEY=VALUE, each KEY once")
+        options[key] = _value_from(value)
+    return options
+
+
+def _value_from(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
     """Parse `fp32,int8` to precisions; None stays None.
 

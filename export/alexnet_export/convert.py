@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import tempfile
 import warnings
 from collections import Counter
@@ -18,7 +19,7 @@ from pathlib import Path
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import ExportError
+from alexnet_model.errors import ExportError, is_user_file, user_line_of
 from alexnet_model.extras import needs
 from alexnet_model.files import sha256_of_file
 
@@ -50,8 +51,10 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
     """
     contract = checkpoint.contract
     classifier = Classifier(checkpoint.network(), contract).eval()
-    # Two images: PyTorch would take an example batch of one for a constant.
-    example = torch.zeros(2, *contract.image_shape, dtype=torch.uint8)
+    # Two images: PyTorch would take an example batch of one for a constant. In memory the channels come first:
+    # otherwise the network's tensors are channels last, for which PyTorch writes adaptive pooling as a Gather
+    # over the whole batch.
+    example = torch.zeros(2, 3, contract.size, contract.size, dtype=torch.uint8).permute(0, 2, 3, 1)
     batch = torch.export.Dim("batch", min=1, max=max(2, max_batch))
     (argument,) = inspect.signature(classifier.forward).parameters  # not the input's name in the file
     with _quiet():
@@ -67,11 +70,13 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
                 dynamic_shapes={argument: {0: batch}},
                 verbose=False,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+        except Exception as error:  # PyTorch's exporters raise errors of every kind
+            reason, place = _failure(error, classifier, example)
             raise ExportError(
                 f"{checkpoint.architecture} to ONNX",
-                got=str(error).strip().splitlines()[0],
+                got=reason,
                 expected="a network that PyTorch can export",
+                next_step=f"Change {place}" if place else "Run torch.export.export on it for the details.",
             ) from error
     assert program is not None
     model = program.model_proto
@@ -147,6 +152,35 @@ def operator_counts(path: Path) -> dict[str, int]:
     """Return how many nodes of each operator an ONNX file has, sorted by operator."""
     graph = onnx.load(path, load_external_data=False).graph
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
+
+
+def _failure(error: BaseException, classifier: Classifier, example: torch.Tensor) -> tuple[str, str]:
+    """Return why PyTorch cannot export a network, and the line of the user's code, if it is known."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    place = next((line for link in reversed(chain) if (line := user_line_of(link))), "")
+    texts = " ".join(str(link) for link in chain)
+    operator = re.search(r"OpOverload\(op='([\w.:]+)'", texts)
+    if operator:
+        place = place or _line_of_operator(operator[1], classifier, example)
+        return f"the operator {operator[1]}, which ONNX has no form of", place
+    first = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), "no text")
+    return f"{type(chain[-1]).__name__}: {first}", place
+
+
+def _line_of_operator(operator: str, classifier: Classifier, example: torch.Tensor) -> str:
+    """Return the line of the user's code that calls an operator, from the trace of the network."""
+    name = re.split("[.:]+", operator)[1]  # "bessel_j0", which may be a part of an operator of higher level
+    for node in torch.export.export(classifier, (example,)).graph.nodes:
+        if name in str(node.target):
+            frames = re.findall(
+                r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or ""
+            )
+            for path, line, code in reversed(frames):
+                if is_user_file(path) and "alexnet_model" not in path:
+                    return f"{Path(path).name}:{line}: {code.strip()}"
+    return ""
 
 
 class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]

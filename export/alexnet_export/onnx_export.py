@@ -26,6 +26,7 @@ from alexnet_model.manifest import (
     Precision,
     write_manifest,
 )
+from alexnet_model.network_check import count_outputs
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
 from alexnet_model.progress import Progress, silent
 from alexnet_model.runtimes import BUILT_IN, runtimes
@@ -111,7 +112,8 @@ def export_onnx(
     Raises:
         CalibrationError: INT8 was requested without images, with too few, or with evaluation images.
         DatasetError: an image dataset cannot be read, or its classes are not the model's.
-        ExportError: a conversion failed, or `out` holds other files.
+        ExportError: the network does not map images to logits, a conversion failed, or `out` holds other
+            files.
         OSError: `out` cannot be written.
     """
     refuse_foreign_export(out)
@@ -123,6 +125,7 @@ def export_onnx(
             next_step="Add --calibration DIR, or choose --precision fp32,fp16.",
         )
     contract = checkpoint.contract
+    count_outputs(checkpoint.network(), contract, expected=len(checkpoint.class_names))
     evaluation = evaluation_from(
         options.evaluation or options.calibration,
         checkpoint.class_names,
@@ -252,7 +255,7 @@ def _manifest(
         machine=machine_name(),
         model=ModelRecord(
             architecture=checkpoint.architecture,
-            width=checkpoint.width,
+            options=dict(checkpoint.options),
             class_names=checkpoint.class_names,
             parameters=parameter_count(checkpoint.network()),
             weights_sha256=checkpoint.weights_sha256,

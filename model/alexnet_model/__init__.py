@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .architectures import build, multiply_adds, parameter_count
     from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from .manifest import Manifest, Precision, manifest_from_folder
-    from .pretrained import checkpoint_from
+    from .pretrained import WeightsOptions, checkpoint_from
 
 __all__ = [
     "AlexnetError",
@@ -30,6 +30,7 @@ __all__ = [
     "PreparedImages",
     "Splits",
     "Uint8Array",
+    "WeightsOptions",
     "build",
     "checkpoint_from",
     "load_checkpoint",
@@ -45,7 +46,7 @@ _LOADED_ON_FIRST_USE = {
     "architectures": ("build", "multiply_adds", "parameter_count"),
     "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
     "manifest": ("Manifest", "Precision", "manifest_from_folder"),
-    "pretrained": ("checkpoint_from",),
+    "pretrained": ("WeightsOptions", "checkpoint_from"),
 }
 
 

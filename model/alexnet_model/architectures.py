@@ -6,15 +6,15 @@
     lenet            the lecture's baseline: sigmoid, average pooling, 28x28 grey pixels
 
 All take float `(N, 3, 224, 224)` and return `(N, classes)`. A test compares the counts of parameters and
-multiply-adds with docs/lecture.md.
+multiply-adds with docs/lecture.md. `build` also calls the factory of any other network by its name
+`package.module:factory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .errors import UsageError
 from .extras import needs
+from .factories import Factory, Option, factory_from, has_argument, network_from
 
 with needs("export"):
     import torch
@@ -24,8 +24,8 @@ with needs("export"):
 class AlexNet(nn.Module):
     """torchvision's AlexNet, with the same names and shapes in its state dict.
 
-    torchvision has an adaptive pooling to 6x6 after the features. At the contract's 224 pixels the features
-    are already 6x6, so this layer, which has no weights, is left out.
+    torchvision has an adaptive pooling to 6x6 after the features. For images of 224 pixels the features are
+    already 6x6, so this layer, which has no weights, is left out.
 
     Args:
         classes: the number of outputs.
@@ -63,6 +63,8 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # (N, 256, 6, 6)
+        if x.shape[2:] != (6, 6):
+            x = nn.functional.adaptive_avg_pool2d(x, 6)
         x = torch.flatten(x, 1)  # (N, 9216)
         logits: Tensor = self.classifier(x)  # (N, classes)
         return logits
@@ -191,7 +193,7 @@ class GreyThumbnail(nn.Module):
         return torch.nn.functional.avg_pool2d(x.mean(dim=1, keepdim=True), 8)
 
 
-ARCHITECTURES: dict[str, Callable[[int, float], nn.Module]] = {
+ARCHITECTURES: dict[str, Factory] = {
     "alexnet": AlexNet,
     "alexnet-lecture": lecture_alexnet,
     "alexnet-2012": paper_alexnet,
@@ -199,24 +201,71 @@ ARCHITECTURES: dict[str, Callable[[int, float], nn.Module]] = {
 }
 
 
-def build(name: str, classes: int, width: float = 1.0) -> nn.Module:
-    """Return a network with PyTorch's default initialisation.
+def build(name: str, classes: int, /, **options: Option) -> nn.Module:
+    """Return a network with its own initialisation.
+
+        build("alexnet", 10, width=0.25)
 
     Args:
-        name: a name in `ARCHITECTURES`.
+        name: a name in `ARCHITECTURES`, or `package.module:factory`.
         classes: the number of outputs, 1 to 100,000.
-        width: the factor of every hidden layer's size, 0.01 to 4.
+        options: the factory's other arguments. The architectures of this project take `width`, the factor of
+            every hidden layer's size, 0.01 to 4.
 
     Raises:
-        UsageError: there is no such architecture, or `classes` or `width` is out of its range.
+        UsageError: there is no such architecture, its factory fails, or `classes` or `width` is out of its
+            range.
     """
-    if name not in ARCHITECTURES:
-        raise UsageError("architecture", got=repr(name), expected=f"one of {', '.join(ARCHITECTURES)}")
     if not 1 <= classes <= 100_000:
         raise UsageError("classes", got=str(classes), expected="1 to 100,000")
-    if not 0.01 <= width <= 4:
+    width = options.get("width", 1.0)
+    is_number = isinstance(width, int | float) and not isinstance(width, bool)
+    if name in ARCHITECTURES and not (is_number and 0.01 <= width <= 4):  # type: ignore[operator]
         raise UsageError("width", got=str(width), expected="0.01 to 4")
-    return ARCHITECTURES[name](classes, width)
+    return network_from(name, _factory(name), classes, options)
+
+
+def takes_option(name: str, option: str) -> bool:
+    """Return whether the factory of an architecture names an argument.
+
+    Args:
+        name: as for `build`.
+        option: the argument, such as "width".
+
+    Raises:
+        UsageError: there is no such architecture.
+    """
+    return has_argument(_factory(name), option)
+
+
+def expected_weights(name: str, classes: int, /, **options: Option) -> dict[str, Tensor]:
+    """Return a network's state dict, where possible on the meta device, which takes no memory.
+
+    Args:
+        name: as for `build`, and so are the others.
+
+    Raises:
+        UsageError: as for `build`.
+    """
+    try:
+        with torch.device("meta"):
+            network = build(name, classes, **options)
+    except UsageError:
+        # Some factories compute with values while they build, which a tensor without memory does not have.
+        with torch.random.fork_rng(devices=[]):
+            network = build(name, classes, **options)
+    return dict(network.state_dict())
+
+
+def _factory(name: str) -> Factory:
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if ":" not in name:
+        known = ", ".join(ARCHITECTURES)
+        raise UsageError(
+            "architecture", got=repr(name), expected=f"one of {known}, or package.module:factory"
+        )
+    return factory_from(name)
 
 
 def scaled(channels: int, width: float) -> int:

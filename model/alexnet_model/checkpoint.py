@@ -7,19 +7,21 @@ never unpickles.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .architectures import build
+from .architectures import ARCHITECTURES, build, expected_weights
 from .contract import Contract, canonical_json
 from .errors import CheckpointError, UsageError
 from .extras import needs
+from .factories import Option
 from .files import atomic_file
 
 with needs("export"):
@@ -28,7 +30,7 @@ with needs("export"):
     from safetensors.torch import save_file
     from torch import Tensor, nn
 
-FORMAT = "alexnet-checkpoint-1"
+FORMAT = "alexnet-checkpoint-2"
 STORED_DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -40,31 +42,38 @@ class Checkpoint:
     """Hold a trained classifier and the record of its training.
 
     Args:
-        architecture: a name in `architectures.ARCHITECTURES`.
-        width: the factor of every hidden layer's size.
+        architecture: a name in `architectures.ARCHITECTURES`, or `package.module:factory`.
+        options: the arguments of the architecture's factory besides the number of classes, such as
+            `{"width": 0.25}`.
         class_names: one name for each output, in the order of the outputs.
         contract: the preparation of the images that the weights were trained on.
         training: any JSON object: where the weights come from and how they were trained.
         weights: the network's state dict, parameters and buffers.
+        module: the network itself, if there is no factory that makes it. Such a checkpoint can be exported,
+            but not saved.
     """
 
     architecture: str
-    width: float
+    options: Mapping[str, Option] = field(default_factory=dict)
     class_names: tuple[str, ...]
     contract: Contract
     training: Mapping[str, Any]
     weights: Mapping[str, Tensor]
+    module: nn.Module | None = field(default=None, compare=False, repr=False)
 
     def network(self) -> nn.Module:
         """Return a network with a copy of these weights, in evaluation mode.
 
         Raises:
             CheckpointError: the weights do not fit the architecture.
+            UsageError: the factory of the architecture fails.
         """
+        if self.module is not None:
+            return copy.deepcopy(self.module).eval()
         self.check_fit()
         # PyTorch's initialisation must not advance the caller's random generator.
         with torch.random.fork_rng(devices=[]):
-            network = build(self.architecture, len(self.class_names), self.width)
+            network = build(self.architecture, len(self.class_names), **self.options)
         network.load_state_dict(dict(self.weights))
         return network.eval()
 
@@ -75,15 +84,16 @@ class Checkpoint:
             subject: what an error message names, such as the path of the file.
 
         Raises:
-            CheckpointError: the weights do not fit, or there is no such architecture.
+            CheckpointError: the weights do not fit, or the network cannot be built.
         """
-        size = f"width {self.width:g}, {len(self.class_names)} classes"
+        if self.module is not None:
+            return
+        size = described_options(self.options, len(self.class_names))
         try:
-            with torch.device("meta"):
-                network = build(self.architecture, len(self.class_names), self.width)
+            network = expected_weights(self.architecture, len(self.class_names), **self.options)
         except UsageError as error:
             raise CheckpointError(subject, got=f"{error}", expected="a known architecture") from error
-        expected = {name: _described(tensor) for name, tensor in network.state_dict().items()}
+        expected = {name: _described(tensor) for name, tensor in network.items()}
         found = {name: _described(tensor) for name, tensor in self.weights.items()}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
@@ -91,13 +101,22 @@ class Checkpoint:
                     f"{subject}: tensor {name}",
                     got=found.get(name, "no such tensor"),
                     expected=f"{expected.get(name, 'no such tensor')} for {self.architecture} ({size})",
-                    next_step="These weights belong to another architecture, width or number of classes.",
+                    next_step="They are of another architecture, other options or another number of classes.",
                 )
 
     @property
     def weights_sha256(self) -> str:
         """Hex SHA-256 of the weights."""
         return sha256_of_weights(self.weights)
+
+
+def described_options(options: Mapping[str, Option], classes: int) -> str:
+    """Return the arguments of a factory in words, such as `width 0.25, 10 classes`."""
+    texts = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in options.items()
+    ]
+    return ", ".join([*texts, f"{classes} classes"])
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
@@ -123,9 +142,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         path: the file to create or replace, by convention `*.safetensors`.
 
     Raises:
-        CheckpointError: the weights do not fit the architecture, or a tensor's dtype cannot be stored.
+        CheckpointError: the weights do not fit the architecture, a tensor's dtype cannot be stored, or there
+            is no factory that could make the network again.
         OSError: the file cannot be written.
     """
+    if checkpoint.module is not None:
+        raise CheckpointError(
+            str(path),
+            got=f"a network of the class {checkpoint.architecture}, without its factory",
+            expected="an architecture by name, such as nets:small",
+            next_step="Save module.state_dict() with torch.save.",
+        )
     checkpoint.check_fit()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     for name, tensor in weights.items():
@@ -138,7 +165,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             )
     record = {
         "architecture": checkpoint.architecture,
-        "width": checkpoint.width,
+        "options": dict(checkpoint.options),
         "class_names": checkpoint.class_names,
         "contract": json.loads(checkpoint.contract.to_json()),
         "training": dict(checkpoint.training),
@@ -170,15 +197,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, architecture: str | None = None) -> Checkpoint:
     """Read and verify what `save_checkpoint` wrote.
 
     Args:
         path: a `.safetensors` file.
+        architecture: the architecture that the file must have. A `package.module:factory` is code, which a
+            file alone must not run: it is imported only if this argument names it.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated or altered, is not a checkpoint of this
-            project, or does not fit its architecture.
+            project, has another architecture, or does not fit its architecture.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -199,10 +228,43 @@ def load_checkpoint(path: Path) -> Checkpoint:
             expected="a checkpoint (.safetensors)",
             next_step="Copy or train it again.",
         ) from error
+    _check_architecture(path, checkpoint.architecture, architecture)
     checkpoint.check_fit(str(path))
     if checkpoint.weights_sha256 != weights_sha256:
         raise _altered(path, "weights")
     return checkpoint
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a `.safetensors` file may be a checkpoint; False if it is one of another program.
+
+    Args:
+        path: the file. It may be missing or broken, which `load_checkpoint` then reports.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format")).startswith("alexnet-")
+    except (SafetensorError, OSError):
+        return True
+
+
+def _check_architecture(path: Path, recorded: str, wanted: str | None) -> None:
+    if wanted is not None and wanted != recorded:
+        raise CheckpointError(
+            str(path),
+            got=f"a checkpoint of the architecture {recorded}",
+            expected=wanted,
+            next_step=f"Leave --arch out, or pass --arch {recorded}."
+            if recorded in ARCHITECTURES
+            else f"Pass --arch {recorded}, if you trust that code.",
+        )
+    if wanted is None and recorded not in ARCHITECTURES:
+        raise CheckpointError(
+            str(path),
+            got=f"a checkpoint of the architecture {recorded}, which is code that a file must not choose",
+            expected=f"one of {', '.join(ARCHITECTURES)}, or the name of that code from you",
+            next_step=f"Pass --arch {recorded}, if you trust that code.",
+        )
 
 
 def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Checkpoint]:
@@ -221,7 +283,7 @@ def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Chec
         record = json.loads(text)
         return record["weights_sha256"], Checkpoint(
             architecture=str(record["architecture"]),
-            width=float(record["width"]),
+            options=_options_from(record["options"]),
             class_names=tuple(record["class_names"]),
             contract=Contract.from_json(canonical_json(record["contract"])),
             training=record["training"],
@@ -234,6 +296,14 @@ def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Chec
             expected="the fields of this version",
             next_step="Train it again with this version.",
         ) from error
+
+
+def _options_from(record: Any) -> dict[str, Option]:
+    options = dict(record)
+    for name, value in options.items():
+        if not isinstance(value, bool | int | float | str):
+            raise TypeError(f"the option {name} has the value {value!r}")
+    return options
 
 
 def _described(tensor: Tensor) -> str:

@@ -41,8 +41,12 @@ A message has four parts: the subject, what was got, what was expected, and the 
 
 from __future__ import annotations
 
+import linecache
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class AlexnetError(Exception):
@@ -185,6 +189,46 @@ def os_error_reason(error: OSError) -> str:
     'no such file or directory'
     """
     return (error.strerror or str(error)).lower()
+
+
+def foreign_error_reason(error: BaseException) -> str:
+    """Return one line about an error in a user's own code: its type, its text, and the line of that code.
+
+    Args:
+        error: the error, as caught.
+
+    Returns:
+        Such as `ValueError: too deep (nets.py:12: raise ValueError("too deep"))`. The place is left out if no
+        line of the traceback is outside the installed packages.
+    """
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    place = user_line_of(error)
+    return f"{reason} ({place})" if place else reason
+
+
+def user_line_of(error: BaseException) -> str:
+    """Return the innermost line of a user's own code in an error's traceback, such as `nets.py:12: x = f(y)`.
+
+    Args:
+        error: the error, as caught.
+
+    Returns:
+        Empty if every line is of this project, of an installed package, or of Python itself.
+    """
+    place = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        path = frame.f_code.co_filename
+        if is_user_file(path) and not frame.f_globals.get("__name__", "").startswith("alexnet_"):
+            line = linecache.getline(path, number).strip()
+            place = f"{Path(path).name}:{number}: {line}" if line else f"{Path(path).name}:{number}"
+    return place
+
+
+def is_user_file(path: str) -> bool:
+    """Return whether a source file is neither of an installed package nor of Python itself."""
+    installed = {sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")}
+    return not path.startswith("<") and not any(path.startswith(folder) for folder in installed)
 
 
 @contextmanager

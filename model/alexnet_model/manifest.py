@@ -32,7 +32,7 @@ class ModelRecord(Record):
     """The network and the hash of its weights."""
 
     architecture: str
-    width: float
+    options: dict[str, bool | int | float | str]
     class_names: tuple[str, ...]
     parameters: int
     weights_sha256: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from alexnet_export import (
     EngineOptions,
@@ -22,11 +22,13 @@ from alexnet_export import (
     refuse_foreign_export,
 )
 from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
+from alexnet_model.factories import Option
 from alexnet_model.files import atomic_directory
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.passport import HardwareCompatibility, Profile
-from alexnet_model.pretrained import checkpoint_from
+from alexnet_model.pretrained import WeightsOptions, checkpoint_from
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
@@ -41,6 +43,9 @@ from alexnet_serving import (
 
 from .repository_engines import unpacked_export
 
+if TYPE_CHECKING:
+    from torch import nn
+
 DEFAULT_RUNTIME = "openvino"
 DEFAULT_MAX_BATCH = 64
 DEFAULT_FOLDER = Path("build/export")
@@ -51,6 +56,13 @@ class ExportOptions:
     """Options of `export_model`; they are those of `alexnet export`.
 
     Attributes:
+        architecture: The network: a name such as `alexnet`, or `package.module:factory`. None: that of the
+            checkpoint; for other weights, `alexnet`.
+        architecture_options: Other arguments of the network's factory, such as `{"width": 0.25}`.
+        key: The key of the state dict in a file that holds several. None: the first that fits.
+        classes: The class names, a file of them, or `imagenet`. None: those of the checkpoint, the class
+            folders of `calibration` or `evaluation`, or `class_0` and so on.
+        contract: How images are prepared. None: that of the checkpoint, or ImageNet's.
         precisions: Precisions to export, or to build engines for. None: all; INT8 only with
             calibration images.
         calibration: `digits` or a folder of images, from whose training part the INT8 scales are computed.
@@ -75,6 +87,11 @@ class ExportOptions:
         repository: The model repository to write.
     """
 
+    architecture: str | None = None
+    architecture_options: Mapping[str, Option] = field(default_factory=dict)
+    key: str | None = None
+    classes: str | Path | Sequence[str] | None = None
+    contract: Contract | None = None
     precisions: tuple[Precision, ...] | None = None
     calibration: str | None = None
     evaluation: str | None = None
@@ -113,6 +130,18 @@ class ExportOptions:
         # They raise UsageError now, and not after the checkpoint was loaded.
         OnnxOptions(precisions=self.precisions, max_batch=self.max_batch_or_default)
         assert self.repository_options
+
+    @property
+    def weights_options(self) -> WeightsOptions:
+        """What a file of weights does not say about its network."""
+        return WeightsOptions(
+            architecture=self.architecture,
+            options=self.architecture_options,
+            key=self.key,
+            classes=self.classes,
+            datasets=tuple(filter(None, (self.calibration, self.evaluation))),
+            contract=self.contract,
+        )
 
     @property
     def max_batch_or_default(self) -> int:
@@ -165,6 +194,7 @@ class ExportResult:
         repository: The model repository that was written.
         models: The names of the models in it.
         refused: What the gate refused. It is not in the repository.
+        notes: Sentences about what was chosen or converted in the weights.
         left_out: Why engines of the repository that was exported from were not taken along.
         next_command: The command that serves the repository.
     """
@@ -174,28 +204,31 @@ class ExportResult:
     repository: Path
     models: tuple[str, ...]
     refused: tuple[Refusal, ...]
+    notes: tuple[str, ...]
     left_out: tuple[str, ...]
     next_command: str
 
 
 def export_model(
-    source: str | Path | Checkpoint,
+    source: str | Path | Checkpoint | nn.Module,
     options: ExportOptions | None = None,
     *,
     progress: Progress = silent,
     on_checked: Callable[[Manifest], None] = lambda _: None,
 ) -> ExportResult:
-    """Export a checkpoint to ONNX files, check them by the gate, build engines, and write a model repository.
+    """Export a network to ONNX files, check them by the gate, build engines, and write a model repository.
 
     Invalid options, folders with other files, and a missing GPU or image are found before any slow work
     starts. The repository and the export folder are replaced as a whole.
 
         result = export_model("checkpoint.safetensors", ExportOptions(calibration="digits"))
         print(result.models)
+        export_model(module, ExportOptions(classes=("cat", "dog"), calibration="images"))
 
     Args:
-        source: A checkpoint, its `.safetensors` file, a torchvision `.pth`, `imagenet` (downloads weights),
-            or the folder of an earlier export or of a repository, whose ONNX files are used again.
+        source: A network, a file of weights or a checkpoint (`alexnet_model.checkpoint_from` lists the
+            formats), `imagenet` (downloads weights), or the folder of an earlier export or of a repository,
+            whose ONNX files are used again.
         options: How to export. None: the defaults.
         progress: Called with the progress of each stage.
         on_checked: Called with the record when the gate has decided, before the repository is written.
@@ -211,9 +244,10 @@ def export_model(
         OSError: a folder cannot be written.
     """
     options = options or ExportOptions()
+    notes: list[str] = []
     left_out: list[str] = []
     with ExitStack() as opened:
-        earlier = Path(source) if not isinstance(source, Checkpoint) and Path(source).is_dir() else None
+        earlier = Path(source) if isinstance(source, str | Path) and Path(source).is_dir() else None
         if earlier is not None:
             _check_earlier(earlier, options)
         unpacked = earlier is not None and is_repository(earlier)
@@ -231,7 +265,11 @@ def export_model(
 
         if earlier is None:
             assert folder is not None
-            checkpoint = source if isinstance(source, Checkpoint) else checkpoint_from(str(source))
+            checkpoint = (
+                source
+                if isinstance(source, Checkpoint)
+                else checkpoint_from(source, options.weights_options, note=notes.append)
+            )
             manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
         elif unpacked and folder is not None:
             with atomic_directory(folder) as staged:
@@ -262,6 +300,7 @@ def export_model(
             repository=options.repository,
             models=models,
             refused=refusals_of(manifest, built),
+            notes=tuple(notes),
             left_out=tuple(left_out),
             next_command=f"alexnet serve --repository {options.repository}",
         )
@@ -289,6 +328,11 @@ def _check_earlier(folder: Path, options: ExportOptions) -> None:
         ManifestError: the folder holds no export.
     """
     for_checkpoints = {
+        "architecture": options.architecture,
+        "architecture options": options.architecture_options or None,
+        "key": options.key,
+        "classes": options.classes,
+        "contract": options.contract,
         "calibration": options.calibration,
         "evaluation": options.evaluation,
         "max batch": options.max_batch,

@@ -38,7 +38,6 @@ def alexnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layer, ...]:
         network = build("alexnet", 1000)
     checkpoint = Checkpoint(
         architecture="alexnet",
-        width=1.0,
         class_names=tuple(map(str, range(1000))),
         contract=Contract(),
         training={},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,13 @@ WRONG_USE = [
         ["export", "x.pth", "--runtime", "tensorrt-rtx", "--target", "sm89", "--profile", "1,8,128"],
         ["profile", "a max batch of 64", "--max-batch 128"],
     ),
-    (["export"], ["checkpoint"]),
+    (["export"], ["WEIGHTS"]),
+    (["export", "x.pth", "--arch-option", "width"], ["--arch-option", "'width'", "KEY=VALUE"]),
+    (["export", "x.pth", "--arch-option", "=1"], ["--arch-option", "'=1'", "KEY=VALUE"]),
+    (
+        ["export", "x.pth", "--arch-option", "width=1", "--arch-option", "width=2"],
+        ["--arch-option", "'width=2'", "each KEY once"],
+    ),
     (["classify"], ["IMAGE"]),
     (["classify", "x.png", "--top", "0"], ["--top"]),
     (
@@ -117,7 +124,7 @@ WRONG_USE = [
 NOT_THERE = [
     (["train", "--data", "nowhere"], ["nowhere", "no such folder"]),
     (["export", "missing.safetensors"], ["missing.safetensors", "no such file", "alexnet train"]),
-    (["export", "missing.pth"], ["missing.pth", "SHA-256"]),
+    (["export", "missing.pth"], ["missing.pth", "no such file"]),
     (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),
     (["export", "."], ["export.json"]),
     (["serve", "--repository", "nowhere"], ["nowhere", "no such folder", "alexnet export"]),
@@ -200,7 +207,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_an_interrupt_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet_pipeline import model_export
 
-    def interrupted(_: str) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(model_export, "checkpoint_from", interrupted)
@@ -211,7 +218,7 @@ def test_an_interrupt_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_a_bug_is_called_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from alexnet_pipeline import model_export
 
-    def broken(_: str) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(model_export, "checkpoint_from", broken)
@@ -261,3 +268,24 @@ def test_bench_report_does_not_overwrite_a_report(tmp_path: Path, capsys: pytest
     assert run(["bench", "report", str(report), "--html", str(report)]) == 2
     assert "got one of the reports, expected another file" in capsys.readouterr().err
     assert report.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        ([], {}),
+        (["width=0.25", "depth=2"], {"width": 0.25, "depth": 2}),
+        (["pretrained=false", "act=hard_swish", "name=a=b", "empty="], None),
+    ],
+)
+def test_options_of_a_network_are_numbers_truth_values_or_text(
+    texts: list[str], options: dict[str, Any] | None
+) -> None:
+    from alexnet_cli.options import architecture_options_from
+
+    expected = (
+        {"pretrained": False, "act": "hard_swish", "name": "a=b", "empty": ""} if options is None else options
+    )
+    found = architecture_options_from(texts)
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]

@@ -60,7 +60,7 @@ def test_parameters_and_multiply_adds(name: str, classes: int, parameters: int, 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("width", [0.1, 0.25])
 def test_every_architecture_maps_a_batch_to_logits(name: str, width: float) -> None:
-    network = build(name, 7, width).eval()
+    network = build(name, 7, width=width).eval()
     images = torch.randn(3, 3, 224, 224)
     with torch.inference_mode():
         logits = network(images)
@@ -71,7 +71,7 @@ def test_every_architecture_maps_a_batch_to_logits(name: str, width: float) -> N
 
 
 def test_counting_restores_the_training_mode_and_removes_its_hooks() -> None:
-    network = build("alexnet", 10, 0.1).train()
+    network = build("alexnet", 10, width=0.1).train()
     multiply_adds(network)
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
@@ -113,4 +113,4 @@ def test_grey_thumbnail_averages_colours_and_blocks() -> None:
 )
 def test_wrong_arguments_are_refused_by_name(name: str, classes: int, width: float, word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        build(name, classes, width)
+        build(name, classes, width=width)

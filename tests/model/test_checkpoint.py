@@ -26,7 +26,7 @@ def checkpoint() -> Checkpoint:
     torch.manual_seed(0)
     return Checkpoint(
         architecture="lenet",
-        width=1.0,
+        options={"width": 1.0},
         class_names=("cat", "dog", "Ω"),
         contract=Contract(mean=(0.1, 0.2, 0.3)),
         training={"data": "digits", "accuracy": 0.5},
@@ -95,7 +95,7 @@ def test_the_weights_hash_covers_names_shapes_dtypes_and_bytes() -> None:
     assert sha256_of_weights({**base, "a": torch.arange(12.0)[::2] / 2}) == sha256_of_weights(base)
 
 
-def batch_norm_network(classes: int, width: float) -> nn.Sequential:
+def batch_norm_network(classes: int) -> nn.Sequential:
     """A small network whose state dict has int64, bool and half-precision buffers beside its parameters."""
     norm = nn.BatchNorm2d(4)
     norm.register_buffer("mask", torch.tensor([True, False]))
@@ -116,7 +116,7 @@ def with_batch_norm(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(ARCHITECTURES, "batch-norm", batch_norm_network)
     network = build("batch-norm", 3)
     network(torch.randn(2, 3, 224, 224))  # in training mode, so the running statistics change
-    return replace(checkpoint, architecture="batch-norm", weights=network.state_dict())
+    return replace(checkpoint, architecture="batch-norm", options={}, weights=network.state_dict())
 
 
 def test_a_network_with_batch_norm_comes_back_equal(with_batch_norm: Checkpoint, tmp_path: Path) -> None:
@@ -134,22 +134,22 @@ def test_a_network_with_batch_norm_comes_back_equal(with_batch_norm: Checkpoint,
 def test_a_network_keeps_the_buffers_that_are_not_in_its_state_dict(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build_with_constant(classes: int, width: float) -> nn.Linear:
+    def build_with_constant(classes: int) -> nn.Linear:
         layer = nn.Linear(2, classes)
         layer.register_buffer("constant", torch.full((1000,), 3.0), persistent=False)
         return layer
 
     monkeypatch.setitem(ARCHITECTURES, "constant", build_with_constant)
     weights = build("constant", 3).state_dict()
-    network = replace(checkpoint, architecture="constant", weights=weights).network()
+    network = replace(checkpoint, architecture="constant", options={}, weights=weights).network()
     assert torch.equal(network.get_buffer("constant"), torch.full((1000,), 3.0))
 
 
 def test_a_dtype_that_cannot_be_stored_is_refused_when_saving(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ARCHITECTURES, "complex", lambda *_: nn.Linear(2, 3, dtype=torch.complex128))
-    wrong = replace(checkpoint, architecture="complex", weights=build("complex", 3).state_dict())
+    monkeypatch.setitem(ARCHITECTURES, "complex", lambda classes: nn.Linear(2, 3, dtype=torch.complex128))
+    wrong = replace(checkpoint, architecture="complex", options={}, weights=build("complex", 3).state_dict())
     with pytest.raises(CheckpointError, match=r"tensor weight: got complex128, expected .*float32"):
         save_checkpoint(wrong, tmp_path / "out.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -213,14 +213,19 @@ def record_with(path: Path, changes: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"width": "wide"},
+        {"options": {"width": "wide"}},
+        {"options": {"width": [1]}},
+        {"options": {"depth": 2}},
+        {"options": 3},
+        {"options": None},
         {"class_names": None},
         {"class_names": 3},
         {"contract": {"version": 1}},
         {"contract": None},
         {"architecture": "resnet"},
-        {"width": 100},
-        {"width": float("nan")},
+        {"options": {"width": 100}},
+        {"options": {"width": float("nan")}},
+        {"options": {"width": True}},
         {"class_names": []},
         {"weights_sha256": None},
         {"training": None},

@@ -18,7 +18,7 @@ def test_normalisation_uses_the_contracts_mean_and_std_per_channel() -> None:
 
 
 def test_probabilities_are_the_softmax_of_the_networks_logits() -> None:
-    network = build("alexnet", 10, 0.1).eval()
+    network = build("alexnet", 10, width=0.1).eval()
     classifier = Classifier(network, Contract()).eval()
     images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -29,6 +29,6 @@ def test_probabilities_are_the_softmax_of_the_networks_logits() -> None:
 
 
 def test_mean_and_std_are_not_in_the_state_dict() -> None:
-    network = build("alexnet", 10, 0.1)
+    network = build("alexnet", 10, width=0.1)
     names = {f"network.{name}" for name in network.state_dict()}
     assert set(Classifier(network, Contract()).state_dict()) == names

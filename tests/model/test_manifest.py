@@ -61,7 +61,7 @@ def manifest(tmp_path: Path) -> Manifest:
         machine="a CPU, 2 cores",
         model=ModelRecord(
             architecture="alexnet",
-            width=0.1,
+            options={"width": 0.1},
             class_names=("a", "b"),
             parameters=5,
             weights_sha256=WEIGHTS,

@@ -1,29 +1,26 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from alexnet_model import Contract, pretrained
-from alexnet_model.architectures import build
-from alexnet_model.checkpoint import sha256_of_weights
+from alexnet_model.architectures import ARCHITECTURES, AlexNet, build
+from alexnet_model.checkpoint import Checkpoint, save_checkpoint, sha256_of_weights
 from alexnet_model.class_names import imagenet_class_names
-from alexnet_model.errors import CheckpointError
-from alexnet_model.pretrained import checkpoint_from, checkpoint_from_url
+from alexnet_model.errors import CheckpointError, ExportError, UsageError
+from alexnet_model.pretrained import WeightsOptions, checkpoint_from, checkpoint_from_url
 
-
-def test_imagenet_has_1000_class_names() -> None:
-    names = imagenet_class_names()
-    assert len(names) == 1000
-    assert all(name == name.strip() != "" for name in names)
-    assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
+from ..stand_ins import small_networks
 
 
 def named_by_hash(path: Path, *, digits: int = 8) -> Path:
@@ -44,93 +41,195 @@ def full_size(folder: Path) -> Path:
     return named_by_hash(folder / "full")
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A valid file with another network, for tests of what is checked before the network."""
-    torch.save(build("lenet", 10).state_dict(), tmp_path / "small")
-    return named_by_hash(tmp_path / "small")
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(CheckpointError) as refused:
-        checkpoint_from(str(path))
-    line = str(refused.value)
-    assert line.startswith(str(path)) or "tensor" in line
-    assert "\n" not in line
-    return line
-
-
-def test_torchvisions_file_becomes_a_checkpoint(full_size: Path) -> None:
-    checkpoint = checkpoint_from(str(full_size))
-    assert (checkpoint.architecture, checkpoint.width) == ("alexnet", 1.0)
+def test_torchvisions_file_gets_imagenets_names(full_size: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "IMAGENET_URL", f"https://example.org/{full_size.name}")
+    notes: list[str] = []
+    checkpoint = checkpoint_from(str(full_size), note=notes.append)
+    assert (checkpoint.architecture, checkpoint.options) == ("alexnet", {})
     assert checkpoint.class_names == imagenet_class_names()
     assert checkpoint.contract == Contract()
     assert checkpoint.training["source"] == full_size.name
     torch.manual_seed(0)
     assert checkpoint.weights_sha256 == sha256_of_weights(build("alexnet", 1000).state_dict())
+    assert notes == []
 
 
-def test_a_file_with_another_hash_than_in_its_name_is_refused(small: Path) -> None:
-    other = small.rename(small.with_name("alexnet-owt-7be5be79.pth"))
-    line = refusal(other)
-    assert "expected 7be5be79" in line
-    assert hashlib.sha256(other.read_bytes()).hexdigest()[:8] in line
+@pytest.fixture
+def narrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same file for an AlexNet of a tenth of the width, in the place of the full one."""
+    monkeypatch.setitem(ARCHITECTURES, "alexnet", lambda num_classes: AlexNet(num_classes, 0.1))
+    torch.save(build("alexnet", 1000).state_dict(), folder / "narrow")
+    return named_by_hash(folder / "narrow")
 
 
-def test_every_digit_of_a_longer_hash_is_compared(small: Path) -> None:
-    good = named_by_hash(small, digits=64)
-    wrong = good.rename(
-        good.with_name(good.name.replace(".pth", "").rstrip("0123456789abcdef") + "0" * 64 + ".pth")
-    )
-    assert "as its name says" in refusal(wrong)
+def test_other_weights_of_1000_classes_get_imagenets_names_only_on_request(narrow: Path) -> None:
+    notes: list[str] = []
+    checkpoint = checkpoint_from(narrow, note=notes.append)
+    assert checkpoint.class_names[:2] == ("class_0", "class_1")
+    assert notes == [
+        "The classes are named class_0 to class_999. "
+        "To name them: --classes imagenet, if they are ImageNet's, or --classes FILE."
+    ]
+    named = checkpoint_from(narrow, WeightsOptions(classes="imagenet"))
+    assert named.class_names == imagenet_class_names()
 
 
-def test_a_name_without_a_hash_is_refused(small: Path) -> None:
-    assert "sha256sum" in refusal(small.rename(small.with_name("alexnet.pth")))
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Path:
+    """A LeNet of three classes."""
+    torch.manual_seed(0)
+    torch.save(build("lenet", 3).state_dict(), folder / "small.pth")
+    return folder / "small.pth"
 
 
-def test_weights_of_another_network_are_refused(small: Path) -> None:
-    assert "for alexnet (width 1, 1000 classes)" in refusal(small)
+def lenet(**more: Any) -> WeightsOptions:
+    return WeightsOptions(architecture="lenet", **more)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    assert "no such file" in refusal(tmp_path / "alexnet-owt-7be5be79.pth")
+def test_the_number_of_classes_is_read_from_the_weights(small: Path) -> None:
+    notes: list[str] = []
+    checkpoint = checkpoint_from(small, lenet(), note=notes.append)
+    assert checkpoint.class_names == ("class_0", "class_1", "class_2")
+    assert notes == ["The classes are named class_0 to class_2. To name them: --classes FILE."]
+    assert checkpoint.network()(torch.zeros(1, 3, 224, 224)).shape == (1, 3)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_names_come_from_a_file_or_as_they_are(small: Path, tmp_path: Path) -> None:
+    names = ("cat: tabby", "犬", "a, b")
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    for classes in (str(tmp_path / "names.txt"), tmp_path / "names.txt", names, list(names)):
+        assert checkpoint_from(small, lenet(classes=classes)).class_names == names
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"PK\x03\x04" + b"\0" * 100, pickle.dumps({"a": 1})], ids=len
+    ("classes", "words"),
+    [
+        (("a", "b"), "class names: got 2 names, expected 3"),
+        (("a", "b", "a"), "got 'a', as also for class 2"),
+        ("imagenet", "ImageNet's class names: got 1000 names, expected 3"),
+        ("nowhere.txt", "nowhere.txt: got no such file"),
+    ],
 )
-def test_files_that_are_not_pickled_state_dicts_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "file").write_bytes(content)
-    assert "not a plain state dict" in refusal(named_by_hash(tmp_path / "file"))
+def test_names_that_do_not_go_with_the_network_are_refused(small: Path, classes: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        checkpoint_from(small, lenet(classes=classes))
 
 
-@pytest.mark.parametrize("thing", [[1, 2], {"epoch": 3}, torch.ones(2)], ids=["list", "mapping", "tensor"])
-def test_pickles_of_other_objects_are_refused(tmp_path: Path, thing: object) -> None:
-    torch.save(thing, tmp_path / "file")
-    assert "not a plain state dict" in refusal(named_by_hash(tmp_path / "file"))
+def class_folders(folder: Path, *names: str) -> str:
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(10):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{index}.png")
+    return str(folder)
 
 
-class Bomb:
-    """Unpickling it creates a file."""
+def test_names_come_from_class_folders_in_imagefolders_order(small: Path, tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "images", "b", "Z", "a 1")
+    assert checkpoint_from(small, lenet(datasets=(source,))).class_names == ("Z", "a 1", "b")
+    notes: list[str] = []
+    other = class_folders(tmp_path / "others", "x", "y")
+    checkpoint = checkpoint_from(small, lenet(datasets=(other, source)), note=notes.append)
+    assert checkpoint.class_names == ("Z", "a 1", "b")
+    assert notes == [f"{other} has 2 class folders, and the network 3 outputs."]
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.mark,)
+def test_images_without_class_folders_name_nothing(small: Path, tmp_path: Path) -> None:
+    source = class_folders(tmp_path, ".")
+    assert checkpoint_from(small, lenet(datasets=(source,))).class_names[0] == "class_0"
 
 
-@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
-def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, new_format: bool) -> None:
-    mark = tmp_path / "unpickled"
-    torch.save({"weight": Bomb(mark)}, tmp_path / "file", _use_new_zipfile_serialization=new_format)
-    bomb = named_by_hash(tmp_path / "file")
-    assert "not a plain state dict" in refusal(bomb)
-    assert not mark.exists()
-    torch.load(bomb, weights_only=False)
-    assert mark.exists()  # the bomb works
+@pytest.fixture
+def small_networks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the stand-ins importable as `small_networks`, as a user's module is."""
+    monkeypatch.syspath_prepend(str(Path(small_networks.__file__).parent))
+
+
+@pytest.mark.usefixtures("small_networks_importable")
+def test_a_factory_with_a_fixed_number_of_classes_is_counted_by_its_logits(tmp_path: Path) -> None:
+    torch.save(small_networks.seven_classes().state_dict(), tmp_path / "weights.pth")
+    options = WeightsOptions(
+        architecture="small_networks:seven_classes", contract=Contract(size=32, resize=32)
+    )
+    assert len(checkpoint_from(tmp_path / "weights.pth", options).class_names) == 7
+    with pytest.raises(UsageError, match="got 2 names, expected 7"):
+        checkpoint_from(tmp_path / "weights.pth", replace(options, classes=("a", "b")))
+
+
+def test_a_size_that_the_network_does_not_take_is_one_line(small: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"network Sequential: got RuntimeError: .*The contract's size must be"
+    ):
+        checkpoint_from(small, lenet(contract=Contract(size=64, resize=64)))
+
+
+def test_a_module_becomes_a_checkpoint_that_cannot_be_saved(tmp_path: Path) -> None:
+    module = small_networks.SmallResNet(4).double().train()
+    notes: list[str] = []
+    options = WeightsOptions(classes=("a", "b", "c", "d"), contract=Contract(size=32, resize=32))
+    checkpoint = checkpoint_from(torch.nn.DataParallel(module), options, note=notes.append)
+    assert (checkpoint.architecture, checkpoint.class_names) == ("SmallResNet", ("a", "b", "c", "d"))
+    assert notes == ["The weights were converted from float64 to float32."]
+    assert module.training
+    assert next(module.parameters()).dtype == torch.float64
+    assert not checkpoint.network().training
+    assert checkpoint.network() is not checkpoint.network()
+    with pytest.raises(CheckpointError, match="a network of the class SmallResNet, without its factory"):
+        save_checkpoint(checkpoint, tmp_path / "checkpoint.safetensors")
+
+
+def test_a_module_with_broken_weights_or_options_for_files_is_refused() -> None:
+    module = small_networks.SmallResNet(4)
+    with pytest.raises(UsageError, match="the network is here already"):
+        checkpoint_from(module, WeightsOptions(architecture="alexnet"))
+    with torch.no_grad():
+        module.fc.bias[1] = float("nan")
+    with pytest.raises(CheckpointError, match=r"network SmallResNet: tensor fc.bias: got 1 of 4 values"):
+        checkpoint_from(module)
+
+
+OURS = "small_networks:small_resnet"
+
+
+@pytest.fixture
+def own(tmp_path: Path, small_networks_importable: None) -> Path:
+    """A checkpoint of this project whose network is the user's."""
+    checkpoint = Checkpoint(
+        architecture=OURS,
+        options={"width": 4},
+        class_names=("a", "b"),
+        contract=Contract(size=32, resize=32),
+        training={},
+        weights=small_networks.small_resnet(2, 4).state_dict(),
+    )
+    save_checkpoint(checkpoint, tmp_path / "checkpoint.safetensors")
+    return tmp_path / "checkpoint.safetensors"
+
+
+def test_a_checkpoint_file_alone_runs_no_factory(own: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"Pass --arch {OURS}, if you trust that code"):
+        checkpoint_from(own)
+    with pytest.raises(
+        CheckpointError, match=f"got a checkpoint of the architecture {OURS}, expected alexnet"
+    ):
+        checkpoint_from(own, WeightsOptions(architecture="alexnet"))
+    checkpoint = checkpoint_from(own, WeightsOptions(architecture=OURS))
+    assert checkpoint.options == {"width": 4}
+    assert checkpoint.network()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"key": "ema"}, {"options": {"width": 8}}, {"contract": Contract()}],
+    ids=lambda more: next(iter(more)),
+)
+def test_options_for_weights_do_not_go_with_a_checkpoint(own: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="a checkpoint that holds its own"):
+        checkpoint_from(own, WeightsOptions(architecture=OURS, **more))
+
+
+def test_a_checkpoints_classes_can_be_renamed(own: Path) -> None:
+    options = WeightsOptions(architecture=OURS, classes=("x", "y"))
+    assert checkpoint_from(own, options).class_names == ("x", "y")
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -150,13 +249,13 @@ def served(folder: Path) -> Iterator[Callable[[str], str]]:
 
 
 def test_a_download_is_checked_and_cached(
-    served: Callable[[str], str], full_size: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Callable[[str], str], narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(pretrained, "IMAGENET_URL", served(full_size.name))
+    monkeypatch.setattr(pretrained, "IMAGENET_URL", served(narrow.name))
     first = checkpoint_from("imagenet")
-    assert (tmp_path / "checkpoints" / full_size.name).read_bytes() == full_size.read_bytes()
-    monkeypatch.setattr(pretrained, "IMAGENET_URL", f"http://127.0.0.1:9/{full_size.name}")
+    assert (tmp_path / "checkpoints" / narrow.name).read_bytes() == narrow.read_bytes()
+    monkeypatch.setattr(pretrained, "IMAGENET_URL", f"http://127.0.0.1:9/{narrow.name}")
     assert checkpoint_from("imagenet").weights_sha256 == first.weights_sha256
 
 

@@ -79,7 +79,7 @@ def artifacts(images: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> A
         machine="a machine",
         model=ModelRecord(
             architecture="alexnet",
-            width=0.1,
+            options={"width": 0.1},
             class_names=DIGITS,
             parameters=1,
             weights_sha256=checkpoint.weights_sha256,

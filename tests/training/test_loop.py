@@ -18,7 +18,7 @@ from alexnet_training.splits import prepared_from_splits
 @pytest.fixture
 def loop(stripes: Path) -> Loop:
     contract, splits = Contract(), splits_from(str(stripes))
-    classifier = Classifier(build("alexnet", 2, 0.02), contract)
+    classifier = Classifier(build("alexnet", 2, width=0.02), contract)
     return Loop(
         options=TrainingOptions(epochs=3, batch_size=10, learning_rate=0.004),
         classifier=classifier,

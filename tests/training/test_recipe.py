@@ -12,7 +12,7 @@ from alexnet_training.recipe import default_learning_rate, initialise, learning_
 
 def layers_of(architecture: str) -> list[nn.Conv2d | nn.Linear]:
     torch.manual_seed(0)
-    network = build(architecture, 10, 0.25 if architecture != "lenet" else 1.0)
+    network = build(architecture, 10, width=0.25 if architecture != "lenet" else 1.0)
     initialise(network, architecture)
     return [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 

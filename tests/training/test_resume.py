@@ -107,7 +107,7 @@ def test_an_interrupt_keeps_the_state_and_the_old_checkpoint(
     assert report.checkpoint.weights_sha256 == uninterrupted.checkpoint.weights_sha256
 
 
-def batch_norm_network(classes: int, width: float) -> nn.Sequential:
+def batch_norm_network(classes: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 5, stride=8, bias=False),
         nn.BatchNorm2d(8),

@@ -64,7 +64,7 @@ def test_training_reduces_the_loss_and_learns_the_classes(report: TrainingReport
 def test_the_checkpoint_on_disk_equals_the_returned_one(report: TrainingReport, out: Path) -> None:
     loaded = load_checkpoint(out)
     assert loaded.weights_sha256 == report.checkpoint.weights_sha256
-    assert (loaded.architecture, loaded.width) == ("alexnet", 0.05)
+    assert (loaded.architecture, loaded.options) == ("alexnet", {"width": 0.05})
     assert loaded.class_names == ("lying", "upright")
     assert loaded.contract == Contract()
     assert loaded.training == report.checkpoint.training

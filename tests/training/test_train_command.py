@@ -20,7 +20,7 @@ def test_the_command_passes_its_options_and_prints_the_training_record(
     record = json.loads(capsys.readouterr().out)
     checkpoint = load_checkpoint(out)
     assert record == checkpoint.training
-    assert (checkpoint.architecture, checkpoint.width) == ("lenet", 0.5)
+    assert (checkpoint.architecture, checkpoint.options) == ("lenet", {"width": 0.5})
     names = ("data", "epochs", "batch_size", "learning_rate", "seed")
     assert [record[name] for name in names] == [str(stripes), 1, 16, 0.01, 3]
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_model.architectures import build
+from alexnet_model.architectures import build, takes_option
 from alexnet_model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract, canonical_json
@@ -82,7 +82,8 @@ def train(
     contract, splits = Contract(), splits_from(options.data)
     with _reproducible():
         torch.manual_seed(options.seed)
-        network = build(options.architecture, len(splits.train.class_names), options.width)
+        arguments = _factory_options(options)
+        network = build(options.architecture, len(splits.train.class_names), **arguments)
         initialise(network, options.architecture)
         optimiser = torch.optim.Adam(network.parameters(), fused=True)
         _check_writable(out)
@@ -111,7 +112,7 @@ def train(
     report = TrainingReport(
         checkpoint=Checkpoint(
             architecture=options.architecture,
-            width=options.width,
+            options=arguments,
             class_names=splits.train.class_names,
             contract=contract,
             training=_training_record(loop, prepared, history, held_out),
@@ -125,6 +126,17 @@ def train(
     save_checkpoint(report.checkpoint, out)
     state.unlink(missing_ok=True)
     return report
+
+
+def _factory_options(options: TrainingOptions) -> dict[str, float]:
+    """Return the arguments of the network's factory: the width, where it has one."""
+    if takes_option(options.architecture, "width"):
+        return {"width": options.width}
+    if options.width != 1.0:
+        raise UsageError(
+            "width", got=f"{options.width:g}", expected=f"1: {options.architecture} has no such argument"
+        )
+    return {}
 
 
 def _check_writable(out: Path) -> None:
