@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from alexnet_export import (
     refuse_foreign_export,
 )
 from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
 from alexnet_model.files import atomic_directory
 from alexnet_model.manifest import Manifest, manifest_from_folder
@@ -57,6 +58,8 @@ class ExportOptions:
             None: the data that the checkpoint was trained on, if it can be read here.
         evaluation: `digits` or a folder of images, on whose held-out part the gate measures. None: the
             held-out part of `calibration`.
+        contract: How images are prepared, for weights that have no contract of their own, as only
+            checkpoints of `alexnet train` have one. None: the checkpoint's, by default ImageNet's.
         max_batch: Largest batch to check and to serve. None: 64.
         tolerances: What a precision may lose. None: the defaults of `Tolerances`.
         runtime: What runs the models: a runtime that Triton serves, or one that engines are built for. None:
@@ -78,6 +81,7 @@ class ExportOptions:
     precisions: tuple[Precision, ...] | None = None
     calibration: str | None = None
     evaluation: str | None = None
+    contract: Contract | None = None
     max_batch: int | None = None
     tolerances: Tolerances | None = None
     runtime: str | None = None
@@ -232,6 +236,7 @@ def export_model(
         if earlier is None:
             assert folder is not None
             checkpoint = source if isinstance(source, Checkpoint) else checkpoint_from(str(source))
+            checkpoint = _with_contract(checkpoint, options.contract)
             manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
         elif unpacked and folder is not None:
             with atomic_directory(folder) as staged:
@@ -280,6 +285,24 @@ def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions
     )
 
 
+def _with_contract(checkpoint: Checkpoint, contract: Contract | None) -> Checkpoint:
+    """Replace the contract of weights that have none of their own.
+
+    Raises:
+        UsageError: the checkpoint was trained with another contract.
+    """
+    if contract is None or contract == checkpoint.contract:
+        return checkpoint
+    if "epochs" in checkpoint.training:  # in the record of every run of `alexnet train`
+        raise UsageError(
+            "contract",
+            got="; ".join(checkpoint.contract.differences(contract)),
+            expected="the contract that this checkpoint was trained with",
+            next_step="Leave the options of the contract out, or train with this contract.",
+        )
+    return replace(checkpoint, contract=contract)
+
+
 def _check_earlier(folder: Path, options: ExportOptions) -> None:
     """Refuse options that do not go with the folder of an earlier export or of a repository.
 
@@ -291,6 +314,7 @@ def _check_earlier(folder: Path, options: ExportOptions) -> None:
     for_checkpoints = {
         "calibration": options.calibration,
         "evaluation": options.evaluation,
+        "contract": options.contract,
         "max batch": options.max_batch,
         "max top-1 drop": options.tolerances,
     }
