@@ -25,7 +25,7 @@ ContractFileOption = Annotated[
     typer.Option(
         "--contract",
         metavar="FILE",
-        help='JSON file with some fields of a contract, such as {"size": 227}. The other options replace its values.',
+        help='JSON file with some fields of a contract, such as {"size": 227}. Options replace its values.',
         rich_help_panel=_PANEL,
     ),
 ]

@@ -183,8 +183,8 @@ class AsyncClient(BaseClient):
         >>> (await client.infer(images, outputs=("logits",)))["logits"]  # doctest: +SKIP
 
         Args:
-            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract prepares
-                them.
+            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract
+                prepares them.
             model: the model's name on the server.
             outputs: names of the outputs to return. Default: probabilities and logits.
         """

@@ -555,8 +555,8 @@ class Client(BaseClient):
         """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared images.
 
         Args:
-            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract prepares
-                them.
+            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract
+                prepares them.
             model: the model's name on the server.
             outputs: names of the outputs to return. Default: probabilities and logits.
 

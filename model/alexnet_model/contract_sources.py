@@ -30,9 +30,9 @@ def contract_from_file(path: Path) -> Contract:
             value that is not implemented.
     """
     expected = "a JSON file with fields of a contract"
-    with os_errors_as(ContractError, path, expected=expected, next_step="Check the path."):
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+    next_step = "Check the path."
+    with os_errors_as(ContractError, path, expected=expected, next_step=next_step), path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise ContractError(str(path), got=f"more than {MAX_FILE_BYTES:,} bytes", expected=expected)
     try:

@@ -298,7 +298,7 @@ def _with_contract(checkpoint: Checkpoint, contract: Contract | None) -> Checkpo
             "contract",
             got="; ".join(checkpoint.contract.differences(contract)),
             expected="the contract that this checkpoint was trained with",
-            next_step="Leave the options of the contract out, or train with this contract.",
+            next_step="Leave the options of the contract out.",
         )
     return replace(checkpoint, contract=contract)
 
