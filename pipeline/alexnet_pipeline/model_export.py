@@ -58,7 +58,7 @@ class ExportOptions:
             None: the data that the checkpoint was trained on, if it can be read here.
         evaluation: `digits` or a folder of images, on whose held-out part the gate measures. None: the
             held-out part of `calibration`.
-        contract: How images are prepared, for weights that have no contract of their own, as only
+        contract: How images are prepared, for weights that have no contract of their own; only
             checkpoints of `alexnet train` have one. None: the checkpoint's, by default ImageNet's.
         max_batch: Largest batch to check and to serve. None: 64.
         tolerances: What a precision may lose. None: the defaults of `Tolerances`.
