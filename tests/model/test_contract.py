@@ -15,7 +15,7 @@ from alexnet_model import Contract
 from alexnet_model.contract import contract_from_parameters
 from alexnet_model.errors import AlexnetError, ContractError, ImageError
 
-GOLDEN_DIGEST = "4b0580bad27dad603c4b5dc290c5824f5d045a15e78ff993889ec5e54e10cda7"
+GOLDEN_DIGEST = "289b2e56664660fba12e49a54b8cb1cfdc88f01efac33e7d6f63e4b386dfb9bc"
 
 
 def test_the_digest_of_the_default_contract_does_not_change() -> None:
