@@ -171,7 +171,8 @@ class Contract:
         values = values_from_json(text)
         _check_version(values.get("version", VERSION))
         if set(values) != {field.name for field in fields(cls)}:
-            raise _unreadable(f"the fields {', '.join(sorted(values)) or 'of an empty object'}")
+            got = f"the fields {', '.join(sorted(values)) or 'of an empty object'}"
+            raise _unreadable(got, "Export the model again.")
         return cls(**values)
 
     def prepared(self, image: ImageInput) -> Uint8Array:
@@ -245,11 +246,12 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def values_from_json(text: str) -> dict[str, Any]:
+def values_from_json(text: str, *, next_step: str = "Export the model again.") -> dict[str, Any]:
     """Return the fields of a contract's JSON, with tuples for lists; the fields are not checked.
 
     Args:
         text: a JSON object.
+        next_step: what an error advises.
 
     Raises:
         ContractError: it is not JSON, or JSON of another type.
@@ -257,9 +259,9 @@ def values_from_json(text: str) -> dict[str, Any]:
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _unreadable(f"text that is not JSON ({error})") from error
+        raise _unreadable(f"text that is not JSON ({error})", next_step) from error
     if not isinstance(values, dict):
-        raise _unreadable(f"JSON of type {type(values).__name__}")
+        raise _unreadable(f"JSON of type {type(values).__name__}", next_step)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
@@ -309,13 +311,13 @@ def _check_version(version: object) -> None:
     )
 
 
-def _unreadable(got: str) -> ContractError:
+def _unreadable(got: str, next_step: str) -> ContractError:
     names = ", ".join(sorted(field.name for field in fields(Contract)))
     return ContractError(
         "contract",
         got=got,
         expected=f"a JSON object with the fields {names}",
-        next_step="Export the model again.",
+        next_step=next_step,
     )
 
 

@@ -36,7 +36,7 @@ def contract_from_file(path: Path) -> Contract:
     if len(content) > MAX_FILE_BYTES:
         raise ContractError(str(path), got=f"more than {MAX_FILE_BYTES:,} bytes", expected=expected)
     try:
-        values = values_from_json(content.decode("utf-8", "replace"))
+        values = values_from_json(content.decode("utf-8", "replace"), next_step="Correct the file.")
         known = sorted(field.name for field in fields(Contract))
         unknown = [name for name in values if name not in known]
         if unknown:
