@@ -1,7 +1,7 @@
 """Resize and crop an image by the rules of the input contract.
 
-The result equals that of resizing the whole image with Pillow and cropping it afterwards, to one level in
-255. Only the pixels under the crop are computed, so a very thin image takes no longer than a square one.
+The whole image is resized with Pillow and then cropped. Of a very thin image only the pixels under the crop
+are computed, so that it takes no longer than others; the result is the same to one level in 255.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
+# A resized side that is this many times as long as the other is not computed as a whole.
+_THIN = 4
 # `_nearest` adds a step once for each resized pixel before the crop, as Pillow does, but at most so often. No
 # resized image of more pixels fits into memory, so there is nothing that the result could differ from.
 _MOST_ADDITIONS = 20_000_000
@@ -51,6 +53,9 @@ def resized_and_cropped(
     assert isinstance(resize, int)
     # torchvision's Resize rounds the longer side down.
     resized_width, resized_height = (resize * side // min(width, height) for side in image.size)
+    if max(resized_width, resized_height) < _THIN * resize:
+        resized = image.resize((resized_width, resized_height), FILTERS[interpolation])
+        return resized_and_cropped(resized, resize="none", size=size, interpolation=interpolation)
     if interpolation == "nearest":
         columns = _nearest(width, resized_width, size)
         rows = _nearest(height, resized_height, size)
@@ -59,6 +64,12 @@ def resized_and_cropped(
         return Image.fromarray(pixels)
     left, right = _span(width, resized_width, size)
     top, bottom = _span(height, resized_height, size)
+    if resized_height >= height:
+        # In a very tall image that becomes less tall, Pillow resizes the rows first. The crop becomes less
+        # tall, but the whole image does not. So reduce the image to the rows that are used.
+        above, below = max(0, int(top) - 3), min(height, int(bottom) + 4)
+        image = image.crop((0, above, width, below))
+        top, bottom = top - above, bottom - above
     return image.resize((size, size), FILTERS[interpolation], box=(left, top, right, bottom))
 
 
