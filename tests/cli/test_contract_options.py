@@ -29,8 +29,8 @@ def test_without_options_there_is_no_contract() -> None:
             Contract(mean=(0.0, 0.5, 1.0), std=(1.0, 1.0, 0.1), colour="BGR", background=(1, 2, 3)),
         ),
         ({"preset": "imagenet"}, Contract()),
-        ({"preset": "tf", "image_size": 200}, Contract(size=200, mean=(0.5,) * 3, std=(0.5,) * 3)),  # type: ignore[arg-type]
-        ({"preset": "none", "std": "2,2,2"}, Contract(mean=(0.0,) * 3, std=(2.0,) * 3)),  # type: ignore[arg-type]
+        ({"preset": "tf", "image_size": 200}, Contract(size=200, mean=(0.5,) * 3, std=(0.5,) * 3)),
+        ({"preset": "none", "std": "2,2,2"}, Contract(mean=(0.0,) * 3, std=(2.0,) * 3)),
     ],
 )
 def test_options_make_a_contract(options: dict[str, Any], expected: Contract) -> None:

@@ -209,7 +209,7 @@ def test_classify_writes_such_names(tmp_path: Path) -> None:
     with Client(URL, transport=FakeTransport(class_names=NAMES)) as client:
         (prediction,) = client.classify(FILE, top=len(NAMES))
     for kind in ("json", "csv"):
-        lines = LineFormat(kind, len(NAMES))  # type: ignore[arg-type]
+        lines = LineFormat(kind, len(NAMES))
         with ResultFile(tmp_path / kind, lines, "alexnet_fp32") as file:
             file.write(prediction)
         assert ResultFile(tmp_path / kind, lines, "alexnet_fp32", resume=True).done == {prediction.image: 1}

@@ -41,7 +41,7 @@ CONTRACTS = {
 
 def decoded(encoded: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """The image as a viewer shows it, mode RGB."""
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded))
     if image.mode.startswith("I"):  # 16 bits grey
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     image = ImageOps.exif_transpose(image)
@@ -116,7 +116,7 @@ def test_sizes_of_photographs_equal_the_reference(
 def test_the_rules_and_filters_give_different_pixels(textured: Textured) -> None:
     image = textured(90, 70)
     contracts = [
-        Contract(resize=resize, size=40, interpolation=interpolation)  # type: ignore[arg-type]
+        Contract(resize=resize, size=40, interpolation=interpolation)
         for resize in (50, "stretch")
         for interpolation in ("bilinear", "bicubic", "nearest")
     ]
