@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from alexnet_cli.demo_images import write_held_out_images
 from alexnet_cli.main import run
@@ -105,6 +106,22 @@ def test_commands_of_the_clients_page_exist_with_their_options(
 ) -> None:
     for line in re.findall(r"^    .*?alexnet classify (.*?)(?:   .*)?$", clients_page, re.MULTILINE):
         check_options("classify", line, capsys)
+
+
+def test_the_contract_pages_options_exist_and_its_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ROOT / "docs" / "contract.md"
+    commands = re.findall(r"^    alexnet export (.*)$", page.read_text(), re.MULTILINE)
+    named = re.findall(r"^\| `(--[\w-]+)` \|", page.read_text(), re.MULTILINE)
+    assert len(commands) == 4
+    assert len(named) == 9
+    check_options("export", " ".join([*commands, *named]), capsys)
+    (tmp_path / "contract.json").write_text(code_blocks(page, "json")[0])
+    Image.new("RGB", (300, 200)).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_blocks(page, "python")[0], "contract.md", "exec"), {})
+    assert capsys.readouterr().out == "(227, 227, 3)\n"
 
 
 def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,12 +92,14 @@ def measure_clients(
     options = options or ClientBenchOptions()
     slice_s = options.slice_s
     paths = sorted(folder.glob("*.jpg"))
+    with Client(url) as client:
+        contract = client.model(model).contract
     with closing(transport_from_url(ServerUrl.parse(url))) as transport:
         bench = ServerBench(transport, ServerUrl.parse(url), InProcessGenerator(transport))
         tested = bench.model(model)
         rates = _rounds(
             {
-                "decode alone": lambda: decoded_per_s(paths),
+                "decode alone": lambda: decoded_per_s(paths, contract),
                 "serve alone": lambda: served_per_s(bench, model, slice_s),
                 "folder": lambda: classified_per_s(url, model, paths),
             },
@@ -118,7 +120,7 @@ def measure_clients(
 
     rates = _rounds(
         {
-            "raw gRPC": lambda: raw_grpc_per_s(url, model, slice_s),
+            "raw gRPC": lambda: raw_grpc_per_s(url, model, contract, slice_s),
             "AsyncClient": lambda: asyncio.run(async_client_per_s(url, model, slice_s)),
         },
         options.rounds,
@@ -164,9 +166,8 @@ def write_client_images(folder: Path, count: int) -> None:
         (folder / f"{index:05d}.jpg").write_bytes(content)
 
 
-def decoded_per_s(paths: Sequence[Path]) -> float:
-    """Images a second that are decoded and resized in as many threads as there are cores."""
-    contract = Contract()
+def decoded_per_s(paths: Sequence[Path], contract: Contract) -> float:
+    """Images a second that are prepared by a contract in as many threads as there are cores."""
     chunks = [paths[start : start + IMAGES_PER_TASK] for start in range(0, len(paths), IMAGES_PER_TASK)]
 
     def prepare(chunk: Sequence[Path]) -> None:
@@ -226,8 +227,14 @@ class _RawGrpc:
         return self._stub.ModelInfer.future(message, timeout=timeout_s)
 
 
-def raw_grpc_per_s(url: str, model: str, seconds: float) -> float:
+def raw_grpc_per_s(url: str, model: str, contract: Contract, seconds: float) -> float:
     """Requests a second of the generated gRPC client in a closed loop, batch 1.
+
+    Args:
+        url: The server's gRPC URL.
+        model: The model's name on the server.
+        contract: The model's contract.
+        seconds: How long to send requests.
 
     Raises:
         BadResponse: a request failed.
@@ -236,10 +243,10 @@ def raw_grpc_per_s(url: str, model: str, seconds: float) -> float:
     from tritonclient.grpc import service_pb2
 
     messages: list[Any] = []
-    for image in pool_of_images(Contract(), IN_FLIGHT):
+    for image in pool_of_images(contract, IN_FLIGHT):
         message = service_pb2.ModelInferRequest(model_name=model)
-        message.inputs.add(name="image", datatype="UINT8", shape=[1, *image.shape])
-        message.outputs.add(name="probabilities")
+        message.inputs.add(name=contract.input_name, datatype="UINT8", shape=[1, *image.shape])
+        message.outputs.add(name=contract.probabilities_name)
         message.raw_input_contents.append(image.tobytes())
         messages.append(message)
     timing = Timing(burn_in_s=_BURN_IN_SHARE * seconds, seconds=seconds, repeats=1)
@@ -258,9 +265,8 @@ def raw_grpc_per_s(url: str, model: str, seconds: float) -> float:
 
 async def async_client_per_s(url: str, model: str, seconds: float) -> float:
     """Requests a second of `AsyncClient`, batch 1: concurrent tasks, each of which awaits one reply."""
-    images = pool_of_images(Contract(), IN_FLIGHT)
     async with AsyncClient(url, max_in_flight=IN_FLIGHT) as client:
-        await client.model(model)
+        images = pool_of_images((await client.model(model)).contract, IN_FLIGHT)
         ends_s: list[float] = []
         until_s = time.perf_counter() + (1 + _BURN_IN_SHARE) * seconds
 
@@ -275,13 +281,13 @@ async def async_client_per_s(url: str, model: str, seconds: float) -> float:
 
 def shared_memory_ratio(url: str, model: str, batch: int) -> float:
     """Median latency through shared memory divided by that through gRPC, one request at a time."""
-    images = pool_of_images(Contract(), batch)
     shared_s, grpc_s = [], []
-    with Client(url) as client, SharedImages(client, capacity=batch) as shared:
+    with Client(url) as client, SharedImages(client, capacity=batch, model=model) as shared:
+        images = pool_of_images(client.model(model).contract, batch)
         for _ in range(max(4, 120 // batch)):
             started = time.perf_counter()
             shared.images[:] = images
-            shared.probabilities(batch, model=model)
+            shared.probabilities(batch)
             between = time.perf_counter()
             client.probabilities(images, model=model)
             shared_s.append(between - started)

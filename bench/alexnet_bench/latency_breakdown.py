@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction, SharedImages
-from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BadRequest, ClientError, ImageError, ModelNotFound, UsageError
 from alexnet_model.manifest import Artifact, Manifest
 from alexnet_model.progress import Progress, silent
@@ -245,11 +245,11 @@ def _routes(
     opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
 ) -> tuple[list[Route], list[LeftOut]]:
     """Open the routes that this server supports, and list those that it does not."""
-    contract = Contract()
-    encoded = synthetic_jpegs(batch, size=IMAGE_SIZE, noise_cell_px=6, quality=85)
-    images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, 224, 224, 3)
     once = Backoff(max_attempts=1)  # the wait before a second attempt would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
+    contract = grpc.model(model).contract
+    encoded = synthetic_jpegs(batch, size=IMAGE_SIZE, noise_cell_px=6, quality=85)
+    images: Uint8Array = np.stack([contract.prepared(content) for content in encoded])  # (N, S, S, 3)
     sizes = [_bytes_of(client, images, model) for client in (grpc, http)]
     routes = [
         Route("engine", _IN_PROCESS, 0, lambda: runner.infer(images).probabilities),
@@ -258,8 +258,8 @@ def _routes(
     ]
     left_out: list[LeftOut] = []
     try:
-        shared = opened.enter_context(SharedImages(grpc, capacity=batch))
-        routes.append(Route("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images, model)))
+        shared = opened.enter_context(SharedImages(grpc, capacity=batch, model=model))
+        routes.append(Route("shared memory", _CLIENT, 0, lambda: shared_probabilities(shared, images)))
     except BadRequest as error:  # the server was started without it
         left_out.append(LeftOut(what="shared memory", why=error.got))
     routes.append(Route("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, encoded, model)))
@@ -337,10 +337,10 @@ def _measured(
     return inside
 
 
-def shared_probabilities(shared: SharedImages, images: Uint8Array, model: str) -> Probabilities:
+def shared_probabilities(shared: SharedImages, images: Uint8Array) -> Probabilities:
     """Copy the images into shared memory, as a client would, and request their probabilities."""
     shared.images[:] = images
-    return shared.probabilities(len(images), model=model)
+    return shared.probabilities(len(images))
 
 
 def _decodes_to(client: Client, precision: str) -> bool:

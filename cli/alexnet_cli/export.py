@@ -12,6 +12,18 @@ from alexnet_model.errors import UsageError
 from alexnet_model.manifest import Manifest
 from alexnet_model.runtimes import BUILT_IN
 
+from .contract_options import (
+    BackgroundOption,
+    ColourOption,
+    ContractFileOption,
+    ImageSizeOption,
+    InterpolationOption,
+    MeanOption,
+    PresetOption,
+    ResizeOption,
+    StdOption,
+    contract_from_options,
+)
 from .options import JsonFlag, RepositoryOption, architecture_options_from, precisions_from
 
 RUNTIMES = ", ".join(runtime.name for runtime in BUILT_IN if runtime.served or runtime.builder)
@@ -95,6 +107,15 @@ def export_command(
             show_default="the held-out part of --calibration",
         ),
     ] = None,
+    contract: ContractFileOption = None,
+    preset: PresetOption = None,
+    image_size: ImageSizeOption = None,
+    resize: ResizeOption = None,
+    interpolation: InterpolationOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    colour: ColourOption = None,
+    background: BackgroundOption = None,
     max_batch: Annotated[
         int | None, typer.Option(help="Largest batch to check and to serve.", show_default="64")
     ] = None,
@@ -185,6 +206,17 @@ def export_command(
         precisions=precisions,
         calibration=calibration,
         evaluation=evaluation,
+        contract=contract_from_options(
+            file=contract,
+            preset=preset,
+            image_size=image_size,
+            resize=resize,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            colour=colour,
+            background=background,
+        ),
         max_batch=max_batch,
         tolerances=None if max_top1_drop is None else Tolerances(top1_drop=max_top1_drop / 100),
         runtime=runtime,

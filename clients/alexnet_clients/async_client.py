@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
 from .client import DEFAULT_MODEL, BaseClient
-from .images import AsyncIteratorSource, ImageOrArray, Images, IteratorSource, Source, iterable_of_images
+from .images import AsyncIteratorSource, ImageOrArray, Images, SourceMaker, source_from_images
 from .predictions import Prediction
 from .sending import Steps
 from .served_model import ServedModel
@@ -68,7 +69,7 @@ class AsyncClient(BaseClient):
         await asyncio.to_thread(self._close)
 
     async def model(self, name: str) -> ServedModel:
-        """Read a model's configuration and check that its contract is this client's.
+        """Read a model's configuration: its contract, classes, precision and largest batch.
 
         >>> (await client.model("alexnet_int8")).labels[0]  # doctest: +SKIP
 
@@ -76,7 +77,7 @@ class AsyncClient(BaseClient):
             name: such as `alexnet_int8`.
 
         Raises:
-            ClientError: the server has no such model, or not with this contract.
+            ClientError: the server has no such model, or not with the pinned contract.
         """
         return await self._run(self._model(name))
 
@@ -164,27 +165,28 @@ class AsyncClient(BaseClient):
         >>> (await client.probabilities(images)).argmax(axis=1)  # doctest: +SKIP
 
         Args:
-            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract
+                prepares them.
             model: the model's name on the server.
         """
-        name = self.contract.probabilities_name
-        return (await self.infer(images, model=model, outputs=(name,)))[name]
+        return await self._run(self._probabilities(images, model))
 
     async def infer(
         self,
         images: npt.NDArray[Any],
         *,
         model: str = DEFAULT_MODEL,
-        outputs: tuple[str, ...] = ("probabilities", "logits"),
+        outputs: tuple[str, ...] | None = None,
     ) -> dict[str, FloatArray]:
         """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared images.
 
         >>> (await client.infer(images, outputs=("logits",)))["logits"]  # doctest: +SKIP
 
         Args:
-            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract
+                prepares them.
             model: the model's name on the server.
-            outputs: names of the outputs to return.
+            outputs: names of the outputs to return. Default: probabilities and logits.
         """
         return await self._run(self._infer(images, model, outputs))
 
@@ -203,10 +205,11 @@ class AsyncClient(BaseClient):
         finally:
             coroutine.close()
 
-    def _source(self, images: AsyncImages) -> Source:
+    def _source(self, images: AsyncImages) -> SourceMaker:
         if isinstance(images, AsyncIterable):
-            return AsyncIteratorSource(aiter(images), _spawn)
-        return IteratorSource(iter(iterable_of_images(images, self.contract)))
+            source = AsyncIteratorSource(aiter(images), _spawn)
+            return lambda _: source
+        return partial(source_from_images, images)
 
 
 class LoopWakeup:

@@ -24,7 +24,7 @@ from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
 
 from .credentials import ClientTls, Credentials, Headers
-from .images import Batch, Images, IteratorSource, PreparedBatches, SlicedBatches, Source, iterable_of_images
+from .images import Batch, Images, PreparedBatches, SlicedBatches, SourceMaker, source_from_images
 from .predictions import Prediction, numbers_from_reply, predictions_from_batch
 from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, result_of, run_blocking, wait_for
 from .served_model import ServedModel, served_model_from_config
@@ -55,7 +55,7 @@ class BaseClient:
 
     Attributes:
         url: the server.
-        contract: how images are prepared.
+        contract: the pinned contract; None: each model is used by the contract that it declares.
         timeout_s: the deadline of a request, seconds.
         transport: what carries the requests.
     """
@@ -79,7 +79,8 @@ class BaseClient:
             timeout_s: deadline of each request in seconds, with all its attempts.
             tls: for `grpcs://` and `https://`: the CA to trust, and this client's own certificate.
             headers: sent with every request, or a function that returns them and is called for each.
-            contract: how images are prepared; a model with another one is refused. Default: `Contract()`.
+            contract: pins a contract: a model with another one is refused. Default: images are prepared by
+                the contract that the served model declares (`ServedModel.contract`).
             backoff: waits between attempts. Default: `Backoff()`.
             max_in_flight: how many requests are open at once at most; others wait in the client.
             transport: used instead of one for `url`; closed with the client.
@@ -93,7 +94,7 @@ class BaseClient:
         if max_in_flight < 1:
             raise UsageError("max_in_flight", got=f"{max_in_flight}", expected="at least 1")
         self.url = ServerUrl.parse(url)
-        self.contract = contract or Contract()
+        self.contract = contract
         self.timeout_s = timeout_s
         self.transport = transport or transport_from_url(self.url, Credentials(tls=tls, headers=headers))
         self._name = str(self.url)
@@ -167,29 +168,61 @@ class BaseClient:
         )
         if config.name != name:
             raise BadResponse(self._subject(name), got=f"the model {config.name!r}", expected=repr(name))
-        served = served_model_from_config(config, self.contract, subject=self._subject(name))
+        served = served_model_from_config(config, subject=self._subject(name))
+        self._check_contract(served)
         self._models[name] = (served, connections)
         return served
+
+    def _check_contract(self, served: ServedModel) -> None:
+        """Compare a model's contract with the pinned one, or with that of the model when it was first read.
+
+        Images that were prepared before the connection was lost have the contract of that time.
+        """
+        known = self._models.get(served.name)
+        if self.contract is not None:
+            expected, next_step = self.contract, "Pin the contract that the model was exported with, or none."
+        elif known is not None:
+            expected, next_step = known[0].contract, "Another export is served now: create a new client."
+        else:
+            return
+        differences = expected.differences(served.contract)
+        if differences:
+            raise ContractMismatch(
+                self._subject(served.name),
+                got="; ".join(differences),
+                expected=f"the client's contract {expected.digest[:12]}",
+                next_step=next_step,
+            )
 
     async def _statistics(self, name: str) -> ModelStatistics:
         await self._connect()
         return await result_of(self.transport.statistics(name, timeout_s=self.timeout_s))
 
-    async def _infer(
-        self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
-    ) -> dict[str, FloatArray]:
-        checked = self.contract.checked(images)
-        served = await self._model(model)
+    async def _pixels_model(self, name: str) -> ServedModel:
+        """As `_model`, for a model that takes prepared pixels."""
+        served = await self._model(name)
         if served.decodes:
             raise UsageError(
-                f"model {model}",
+                f"model {name}",
                 got="prepared pixels",
                 expected="encoded images, which this model decodes itself",
                 next_step="Use classify, or a model that takes pixels.",
             )
+        return served
+
+    async def _probabilities(self, images: npt.NDArray[Any], model: str) -> FloatArray:
+        name = (await self._pixels_model(model)).contract.probabilities_name
+        return (await self._infer(images, model, (name,)))[name]
+
+    async def _infer(
+        self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...] | None
+    ) -> dict[str, FloatArray]:
+        served = await self._pixels_model(model)
+        checked = served.contract.checked(images)
+        outputs = outputs_of(served, outputs)
         pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
         batches = SlicedBatches(checked, size=served.max_batch)
-        send = partial(self._send, served, outputs=tuple(outputs))
+        send = partial(self._send, served, outputs=outputs)
         with closing(RequestWindow(batches, send, limit=BATCHES_IN_FLIGHT)) as window:
             while (sent := await window.next()) is not None:
                 batch, future = sent
@@ -205,11 +238,12 @@ class BaseClient:
         }
 
     async def _infer_in_region(
-        self, region: Region, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...]
+        self, region: Region, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...] | None
     ) -> dict[str, FloatArray]:
         """As `_infer`, for at most one batch at the start of shared memory."""
-        served = await self._model(model)
-        future = await self._send(served, Batch((), images), outputs=tuple(outputs), region=region.name)
+        served = await self._pixels_model(model)
+        outputs = outputs_of(served, outputs)
+        future = await self._send(served, Batch((), images), outputs=outputs, region=region.name)
         reply = await result_of(future)
         return self._numbers(reply, await self._revalidate(served), len(images), outputs)
 
@@ -222,17 +256,17 @@ class BaseClient:
                 name,
                 shape=(images, served.classes),
                 subject=self._subject(served.name),
-                are_probabilities=name == self.contract.probabilities_name,
+                are_probabilities=name == served.contract.probabilities_name,
             )
             for name in outputs
         }
 
-    def _stream(self, source: Source, model: str, top: int, in_flight: int | None) -> PredictionStream:
+    def _stream(self, images: SourceMaker, model: str, top: int, in_flight: int | None) -> PredictionStream:
         if top < 1:
             raise UsageError("top", got=f"{top}", expected="at least 1")
         if in_flight is not None and in_flight < 1:
             raise UsageError("in_flight", got=f"{in_flight}", expected="at least 1")
-        return PredictionStream(self, source, model=model, top=top, in_flight=in_flight)
+        return PredictionStream(self, images, model=model, top=top, in_flight=in_flight)
 
     async def _send(
         self,
@@ -245,7 +279,7 @@ class BaseClient:
     ) -> Future[InferReply]:
         """Wait for a permit, which is returned with the reply, then send the batch."""
         assert batch.rows is not None
-        name = ENCODED_INPUT_NAME if served.decodes else self.contract.input_name
+        name = ENCODED_INPUT_NAME if served.decodes else served.contract.input_name
         request = InferRequest(
             model=served.name, inputs={name: batch.rows}, outputs=outputs, top=top, region=region
         )
@@ -301,14 +335,23 @@ class BaseClient:
         return outcome
 
 
+def outputs_of(served: ServedModel, outputs: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of the outputs to request. Default: probabilities and logits."""
+    contract = served.contract
+    return (contract.probabilities_name, contract.logits_name) if outputs is None else tuple(outputs)
+
+
 class PredictionStream:
-    """Predictions in the order of the images, a batch at a time. Nothing is sent before the first `next`."""
+    """Predictions in the order of the images, a batch at a time. Nothing is sent before the first `next`.
+
+    `images` makes the source of images by the contract of the model, which is not known before.
+    """
 
     def __init__(
-        self, client: BaseClient, source: Source, *, model: str, top: int, in_flight: int | None
+        self, client: BaseClient, images: SourceMaker, *, model: str, top: int, in_flight: int | None
     ) -> None:
         self._client = client
-        self._source = source
+        self._images = images
         self._name = model
         self._top = top
         self._in_flight = in_flight
@@ -318,19 +361,19 @@ class PredictionStream:
     async def next(self) -> tuple[Prediction, ...] | None:
         """The predictions of the next batch; None after the last."""
         client = self._client
-        output = client.contract.probabilities_name
         if self._served is None or self._window is None:
             served = self._served = await client._model(self._name)
             batches = PreparedBatches(
-                self._source,
-                client.contract,
+                self._images(served.contract),
+                served.contract,
                 size=1 if served.decodes else served.max_batch,
                 encoded=served.decodes,
                 pool=client._pool,
                 threads=THREADS,
             )
             limit = self._in_flight or (ENCODED_IN_FLIGHT if served.decodes else BATCHES_IN_FLIGHT)
-            send = partial(client._send, served, outputs=(output,), top=self._top)
+            outputs = (served.contract.probabilities_name,)
+            send = partial(client._send, served, outputs=outputs, top=self._top)
             self._window = RequestWindow(batches, send, limit=limit)
         sent = await self._window.next()
         if sent is None:
@@ -341,7 +384,7 @@ class PredictionStream:
         return predictions_from_batch(
             batch,
             future,
-            output=output,
+            output=self._served.contract.probabilities_name,
             top=self._top,
             labels=self._served.labels,
             subject=client._subject(self._name),
@@ -397,14 +440,15 @@ class Client(BaseClient):
         self._close()
 
     def model(self, name: str) -> ServedModel:
-        """Read a model's configuration and check that its contract is this client's.
+        """Read a model's configuration: its contract, classes, precision and largest batch.
 
         Args:
             name: such as `alexnet_int8`.
 
         Raises:
             ModelNotFound: the server has no model of that name.
-            ContractMismatch: the model expects other images, or is not one of this project's.
+            ContractMismatch: the model's contract is not the pinned one, has another version or has changed,
+                or the model is not one of this project's.
             ClientError: no reply.
         """
         return run_blocking(self._model(name))
@@ -431,7 +475,8 @@ class Client(BaseClient):
 
         Args:
             images: one image or an iterable of them: paths, bytes, binary files, PIL images, or prepared
-                uint8 arrays `(224, 224, 3)`; or one prepared batch `(N, 224, 224, 3)`.
+                uint8 arrays `(size, size, 3)`; or one prepared batch `(N, size, size, 3)`. The size is that
+                of the model's contract.
             model: the model's name on the server.
             top: how many classes each prediction has, best first.
             in_flight: how many requests are open at once. Default: 2 batches, or 32 images for a model that
@@ -455,8 +500,7 @@ class Client(BaseClient):
         Needs as little memory for a million images as for one; `images` may be an endless iterator. Leaving
         the loop early cancels the open requests.
         """
-        items = iterable_of_images(images, self.contract)
-        stream = self._stream(IteratorSource(iter(items)), model, top, in_flight)
+        stream = self._stream(partial(source_from_images, images), model, top, in_flight)
 
         def predictions() -> Generator[Prediction]:
             with closing(stream):
@@ -490,29 +534,31 @@ class Client(BaseClient):
         """Class probabilities, float32 `(N, classes)`, of prepared images.
 
         Args:
-            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract
+                prepares them: `client.model(name).contract.prepared(path)`.
             model: the model's name on the server.
 
         Raises:
             ImageError: the array does not fit the contract.
+            UsageError: the model takes encoded images only.
             ClientError: the server, the model or a request failed.
         """
-        name = self.contract.probabilities_name
-        return self.infer(images, model=model, outputs=(name,))[name]
+        return run_blocking(self._probabilities(images, model))
 
     def infer(
         self,
         images: npt.NDArray[Any],
         *,
         model: str = DEFAULT_MODEL,
-        outputs: tuple[str, ...] = ("probabilities", "logits"),
+        outputs: tuple[str, ...] | None = None,
     ) -> dict[str, FloatArray]:
         """The model's raw outputs by name, float32 `(N, classes)` each, of any number of prepared images.
 
         Args:
-            images: uint8 `(N, 224, 224, 3)` or one image `(224, 224, 3)`.
+            images: uint8 `(N, size, size, 3)` or one image `(size, size, 3)`, as the model's contract
+                prepares them.
             model: the model's name on the server.
-            outputs: names of the outputs to return.
+            outputs: names of the outputs to return. Default: probabilities and logits.
 
         Raises:
             ImageError: the array does not fit the contract.

@@ -34,7 +34,7 @@ Snapshot: TypeAlias = ImageOrArray | ImageError
 IMAGES_PER_TASK = 8
 LINGER_S = 0.1  # how long a batch waits for more images from a slow source
 
-_ACCEPTED = "a path, bytes, a binary file, a PIL image, or a uint8 array (224, 224, 3)"
+_ACCEPTED = "a path, bytes, a binary file, a PIL image, or a uint8 array (size, size, 3)"
 
 
 class End(Enum):
@@ -48,7 +48,7 @@ class Slot:
     """One image's place in a batch: its row of the input, or the error that explains why it has none."""
 
     name: str
-    row: npt.NDArray[Any] | None  # (224, 224, 3) pixels, or (1,) encoded bytes
+    row: npt.NDArray[Any] | None  # (S, S, 3) pixels, or (1,) encoded bytes
     error: AlexnetError | None = None
 
 
@@ -57,22 +57,26 @@ class Batch:
     """Slots in order, and the rows of those that could be read; None if there is none."""
 
     slots: tuple[Slot, ...]
-    rows: npt.NDArray[Any] | None  # (N, 224, 224, 3) pixels, or (N, 1) encoded bytes
+    rows: npt.NDArray[Any] | None  # (N, S, S, 3) pixels, or (N, 1) encoded bytes
 
 
-def iterable_of_images(images: Images, contract: Contract) -> Iterable[ImageOrArray]:
-    """An iterable of single images. A file or a string, which can be iterated too, is one image.
+def source_from_images(images: Images, contract: Contract) -> IteratorSource:
+    """Single images from what a caller passed. A file or a string, which can be iterated too, is one image.
+
+    Args:
+        images: what the caller passed.
+        contract: the model's, which an array is checked against.
 
     Raises:
         ImageError: an array does not fit the contract, or the argument cannot be images.
     """
     if isinstance(images, np.ndarray):
-        return contract.checked(images)  # (N, 224, 224, 3)
+        return IteratorSource(iter(contract.checked(images)))  # (N, S, S, 3)
     if _is_image(images):
-        return [cast("ImageInput", images)]
+        return IteratorSource(iter([cast("ImageInput", images)]))
     if not isinstance(images, Iterable):
         raise ImageError("images", got=type(images).__name__, expected=f"{_ACCEPTED}, or many of them")
-    return cast("Iterable[ImageOrArray]", images)
+    return IteratorSource(iter(cast("Iterable[ImageOrArray]", images)))
 
 
 class IteratorSource:
@@ -106,6 +110,7 @@ class AsyncIteratorSource:
 
 
 Source: TypeAlias = IteratorSource | AsyncIteratorSource
+SourceMaker: TypeAlias = Callable[[Contract], Source]
 
 
 class PreparedBatches:
@@ -194,7 +199,7 @@ class PreparedBatches:
                     expected=f"one image {self._contract.image_shape} uint8",
                     next_step="Pass a batch by itself, or its images one by one.",
                 )
-            item = self._contract.checked(item)[0]  # (224, 224, 3)
+            item = self._contract.checked(item)[0]  # (S, S, 3)
             if self._encoded:
                 raise ImageError(
                     name,
@@ -256,7 +261,7 @@ def snapshot(item: ImageOrArray) -> Snapshot:
     array again, a GIF has moved to its next frame, and a file may be closed. Paths and bytes need no copy.
     """
     if isinstance(item, np.ndarray):
-        return item.copy()  # (224, 224, 3)
+        return item.copy()  # (S, S, 3)
     try:
         if isinstance(item, Image.Image):
             item.load()
@@ -280,7 +285,9 @@ def encoded_row(image: ImageInput, contract: Contract) -> npt.NDArray[np.object_
     """
     if isinstance(image, Image.Image):
         png = io.BytesIO()
-        upright_from_opened(image, background=contract.background).save(png, "PNG", compress_level=1)
+        upright = upright_from_opened(image, background=contract.background).copy()
+        upright.info.clear()  # the server must not apply an orientation again
+        upright.save(png, "PNG", compress_level=1)
         content = png.getvalue()
     else:
         content = encoded_bytes(image)

@@ -1,4 +1,4 @@
-"""What a client knows about a model: its configuration, checked against the client's contract."""
+"""What a client knows about a model: its configuration, and the input contract that it declares."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
-from alexnet_model.errors import ContractMismatch
+from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, contract_from_parameters
+from alexnet_model.errors import ContractError, ContractMismatch
 
 from .transports.transport import ModelConfig, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model that has the client's contract.
+    """A model of this project.
 
     Attributes:
         name: its name on the server.
+        contract: how its images are prepared, and the names of its tensors.
         precision: fp32, fp16 or int8.
         backend: Triton's name of the backend.
         computes_in: the data type that its Conv and Gemm layers really compute in.
@@ -27,6 +28,7 @@ class ServedModel:
     """
 
     name: str
+    contract: Contract
     precision: str
     backend: str
     computes_in: str
@@ -40,32 +42,25 @@ class ServedModel:
         return len(self.labels)
 
 
-def served_model_from_config(config: ModelConfig, contract: Contract, *, subject: str) -> ServedModel:
-    """Check that a model expects what a contract prepares.
+def served_model_from_config(config: ModelConfig, *, subject: str) -> ServedModel:
+    """Check that a model is one of this project's, with a contract that this version implements.
 
     Args:
         config: the model's configuration, from the server.
-        contract: the client's contract.
         subject: the server and model that an error names.
 
     Raises:
-        ContractMismatch: the model expects other images, or is not one of this project's.
+        ContractMismatch: it has no contract, one of another version, or other tensors than its contract's.
     """
-    digest = config.parameters.get("contract_digest")
-    if digest is None:
+    try:
+        contract = contract_from_parameters(config.parameters)
+    except ContractError as error:
         raise ContractMismatch(
-            subject,
-            got="a model without a contract",
-            expected="one that alexnet export wrote",
-            next_step="Use another model.",
-        )
-    if digest != contract.digest:
-        raise ContractMismatch(
-            subject,
-            got=_difference(contract, digest, config.parameters.get("contract", "")),
-            expected=f"the client's contract {contract.digest[:12]}",
-            next_step="Give the client the contract that the model was exported with, or export again.",
-        )
+            f"{subject}: {error.subject}",
+            got=error.got,
+            expected=error.expected,
+            next_step=error.next_step,
+        ) from error
     labels = _labels(config.parameters.get("labels", ""))
     pixels = TensorSpec(datatype="UINT8", shape=contract.image_shape)
     encoded = TensorSpec(datatype="BYTES", shape=(1,))
@@ -78,6 +73,7 @@ def served_model_from_config(config: ModelConfig, contract: Contract, *, subject
         raise _not_ours(config, subject, f"{contract.probabilities_name} of {len(labels)} labelled classes")
     return ServedModel(
         name=config.name,
+        contract=contract,
         precision=config.parameters.get("precision", "unknown"),
         backend=config.backend,
         computes_in=config.parameters.get("computes_in", "unknown"),
@@ -107,11 +103,3 @@ def _labels(text: str) -> tuple[str, ...]:
         return ()
     are_words = isinstance(labels, list) and all(isinstance(label, str) and label for label in labels)
     return tuple(labels) if are_words else ()
-
-
-def _difference(contract: Contract, digest: str, text: str) -> str:
-    try:
-        differences = contract.differences(Contract.from_json(text))
-    except ValueError:  # another version's contract, or none
-        differences = []
-    return "; ".join(differences) or f"a contract that this version cannot read ({digest[:12]})"

@@ -1,7 +1,7 @@
 """Images in shared memory, which a server on the same machine reads without a copy over the network.
 
-    with SharedImages(client, capacity=32) as shared:
-        shared.images[:2] = prepared  # uint8 (2, 224, 224, 3)
+    with SharedImages(client, capacity=32, model="alexnet_int8") as shared:
+        shared.images[:2] = prepared  # uint8 (2, size, size, 3)
         probabilities = shared.probabilities(2)
 
 The server must be started with `alexnet serve --shared-memory`. Whether it is faster depends on the batch and
@@ -42,16 +42,17 @@ class SharedImages:
     still registered, or outlives the tracker, is removed when the next `SharedImages` is entered.
 
     Attributes:
-        images: the memory, uint8 `(capacity, 224, 224, 3)`.
+        images: the memory, uint8 `(capacity, size, size, 3)`, with the size of the model's contract.
         region: its name, key and size.
     """
 
-    def __init__(self, client: Client, *, capacity: int) -> None:
+    def __init__(self, client: Client, *, capacity: int, model: str = DEFAULT_MODEL) -> None:
         """Check the arguments; the memory is made by `with`.
 
         Args:
             client: a client of a server on this machine.
             capacity: how many images fit.
+            model: the name on the server of the model that classifies them.
 
         Raises:
             UsageError: the capacity is less than 1, or the server is on another machine.
@@ -64,6 +65,7 @@ class SharedImages:
             )
         self._client = client
         self._capacity = capacity
+        self._model = model
 
     def __enter__(self) -> Self:
         """Create the memory and register it.
@@ -75,7 +77,7 @@ class SharedImages:
         """
         self._client.connect()
         remove_orphans(self._client)
-        contract = self._client.contract
+        contract = self._client.model(self._model).contract
         name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
         size_bytes = self._capacity * contract.image_bytes
         self.region = Region(name=name, key=f"/{name}", size_bytes=size_bytes)
@@ -103,48 +105,40 @@ class SharedImages:
         finally:
             self._release()
 
-    def probabilities(self, count: int, *, model: str = DEFAULT_MODEL) -> FloatArray:
+    def probabilities(self, count: int) -> FloatArray:
         """Class probabilities, float32 `(count, classes)`, of the first images in `images`.
 
         Args:
             count: how many images, at most one batch.
-            model: the model's name on the server.
 
         Raises:
-            UsageError: `count` is not 1 to the capacity.
+            UsageError: `count` is not 1 to the capacity, or the model takes encoded images only.
             ClientError: the server, the model or the request failed.
         """
-        name = self._client.contract.probabilities_name
-        return self.infer(count, model=model, outputs=(name,))[name]
+        name = self._client.model(self._model).contract.probabilities_name
+        return self.infer(count, outputs=(name,))[name]
 
-    def infer(
-        self,
-        count: int,
-        *,
-        model: str = DEFAULT_MODEL,
-        outputs: tuple[str, ...] = ("probabilities", "logits"),
-    ) -> dict[str, FloatArray]:
+    def infer(self, count: int, *, outputs: tuple[str, ...] | None = None) -> dict[str, FloatArray]:
         """The model's raw outputs by name, float32 `(count, classes)`, for the first images in `images`.
 
         Args:
             count: how many images, at most one batch.
-            model: the model's name on the server.
-            outputs: names of the outputs to return.
+            outputs: names of the outputs to return. Default: probabilities and logits.
 
         Raises:
-            UsageError: `count` is not 1 to the capacity.
+            UsageError: `count` is not 1 to the capacity, or the model takes encoded images only.
             ClientError: the server, the model or the request failed.
         """
         if not 1 <= count <= self._capacity:
             raise UsageError("count", got=f"{count}", expected=f"1 to {self._capacity} images")
         images = self.images[:count]
         try:
-            return run_blocking(self._client._infer_in_region(self.region, images, model, outputs))
+            return run_blocking(self._client._infer_in_region(self.region, images, self._model, outputs))
         except BadRequest:
             if self.region.name in {region.name for region in _regions(self._client)}:
                 raise
             self._register()  # the server was restarted
-            return run_blocking(self._client._infer_in_region(self.region, images, model, outputs))
+            return run_blocking(self._client._infer_in_region(self.region, images, self._model, outputs))
 
     def _register(self) -> None:
         self._client.transport.register(self.region, timeout_s=self._client.timeout_s).result()

@@ -39,7 +39,7 @@ class Evaluation:
     Attributes:
         source: `digits`, a folder, or `synthetic`.
         part: The part of the source, such as `test`.
-        images: uint8, `(N, 224, 224, 3)`.
+        images: uint8, `(N, S, S, 3)`.
         labels: The model's output for each image's class, int64 `(N,)`; None if the classes are unknown.
         names: The images' names.
         unreadable: Names of the images that could not be read.

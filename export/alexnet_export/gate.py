@@ -48,7 +48,7 @@ class Reference:
     """Images and PyTorch's outputs for them.
 
     Attributes:
-        images: uint8, `(N, 224, 224, 3)`.
+        images: uint8, `(N, S, S, 3)`.
         labels: int64, `(N,)`; None if the classes are unknown.
         logits: PyTorch's, float32, `(N, classes)`.
     """
@@ -71,7 +71,7 @@ class GateInputs:
     Attributes:
         reference: The evaluation images.
         probes: Different images for the parity matrix, as many as the largest batch, uint8
-            `(P, 224, 224, 3)`.
+            `(P, S, S, 3)`.
         probe_logits: PyTorch's logits for the probes, float32 `(P, classes)`.
         max_batch: The largest batch to check.
         tolerances: What a precision may lose.
@@ -189,7 +189,7 @@ def runner_report(
     Args:
         runner: A runner that was entered.
         reference: The evaluation images.
-        probes: Different images, uint8 `(P, 224, 224, 3)`, P at least `max_batch`.
+        probes: Different images, uint8 `(P, S, S, 3)`, P at least `max_batch`.
         probe_logits: PyTorch's logits for the probes, float32 `(P, classes)`.
         max_batch: The largest batch to check.
     """

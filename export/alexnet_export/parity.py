@@ -32,7 +32,7 @@ def parity_matrix(
 
     Args:
         runner: A runner that was entered.
-        probes: Different images, uint8 `(P, 224, 224, 3)`, P at least the largest batch.
+        probes: Different images, uint8 `(P, S, S, 3)`, P at least the largest batch.
         reference: PyTorch's logits for the probes, float32 `(P, classes)`.
         batches: The batch sizes.
     """

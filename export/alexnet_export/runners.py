@@ -53,7 +53,7 @@ class Runner(Protocol):
         """Describe the runtime: its name, device, options, and the precision it computes in."""
 
     def infer(self, images: Uint8Array) -> Outputs:
-        """Compute the outputs of `images`, uint8 `(N, 224, 224, 3)` with N at least 1."""
+        """Compute the outputs of `images`, uint8 `(N, S, S, 3)` with N at least 1."""
 
     def __enter__(self) -> Self: ...
 
@@ -67,7 +67,7 @@ class ResidentRunner(Runner, Protocol):
     """
 
     def place(self, images: Uint8Array) -> Any:
-        """Copy `images`, uint8 `(N, 224, 224, 3)`, to the GPU and return a handle to the copy."""
+        """Copy `images`, uint8 `(N, S, S, 3)`, to the GPU and return a handle to the copy."""
 
     def take(self, placed: Any) -> None:
         """Make placed images the next input."""
@@ -158,7 +158,7 @@ def infer_in_batches(runner: Runner, images: Uint8Array, batch: int) -> Outputs:
 
     Args:
         runner: A runner that was entered.
-        images: uint8 `(N, 224, 224, 3)`, N at least 1.
+        images: uint8 `(N, S, S, 3)`, N at least 1.
         batch: Largest number of images in one call.
     """
     parts = [runner.infer(images[start : start + batch]) for start in range(0, len(images), batch)]

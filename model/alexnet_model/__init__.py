@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .contract import Contract, ImageInput, Uint8Array
+from .contract_sources import contract_from_file, contract_from_timm_config
 from .datasets import ImageDataset, LabelledImage, PreparedImages, Splits, prepared_from_set, splits_from
 from .errors import AlexnetError
 
@@ -33,6 +34,8 @@ __all__ = [
     "WeightsOptions",
     "build",
     "checkpoint_from",
+    "contract_from_file",
+    "contract_from_timm_config",
     "load_checkpoint",
     "manifest_from_folder",
     "multiply_adds",

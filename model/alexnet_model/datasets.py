@@ -146,7 +146,7 @@ def prepared_from_set(
 
     Args:
         dataset: the images; those that cannot be read are left out.
-        contract: how images are prepared. By the default contract an image takes 150,528 bytes.
+        contract: how images are prepared. Each takes `contract.image_bytes`.
         progress: called after every image.
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from .errors import ImageError, UnreadableImage, os_error_reason
 
@@ -39,6 +39,20 @@ WHITE: Colour = (255, 255, 255)
 # `catch_warnings` around each call is not thread-safe. A filter that the user has set takes precedence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+EXIF_ORIENTATION = 0x0112
+TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PNG_START = b"\x89PNG\r\n\x1a\n"
+# Chunks of a PNG that are not used. Pillow fails on those that decompress to more than 1 MB.
+PNG_METADATA = (b"iCCP", b"zTXt", b"iTXt")
+PNG_ORIENTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may have one
 
 
 def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) -> Image.Image:
@@ -58,7 +72,7 @@ def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) ->
     name = name_of(source)
     encoded = encoded_bytes(source)
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(_without_png_metadata(encoded)), formats=FORMATS) as image:
             return _upright(image, name, background)
     except UnidentifiedImageError as error:
         raise ImageError(
@@ -103,7 +117,10 @@ def _upright(image: Image.Image, name: str, background: Colour) -> Image.Image:
     if 0 in image.size:
         raise ImageError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
     _check_pixels(image, name)
-    upright = ImageOps.exif_transpose(image)
+    image.load()  # before the orientation is read, because a PNG may have it behind the pixels
+    orientation = image.getexif().get(EXIF_ORIENTATION)
+    # Not `ImageOps.exif_transpose`: it writes the metadata again, and fails where a camera's tag is invalid.
+    upright = image.transpose(TO_UPRIGHT[orientation]) if orientation in TO_UPRIGHT else image
     if upright.mode in GREY_16_BIT or (upright.mode == "I" and image.format == "PNG"):
         upright = _grey_from_16_bit(upright)
     if upright.mode in ("I", "F"):
@@ -188,6 +205,20 @@ def _content_of_file(path: Path) -> bytes:
         raise OSError("a pipe or device")  # reading it might never end
     with path.open("rb") as file:
         return file.read(MAX_ENCODED_BYTES + 1)
+
+
+def _without_png_metadata(encoded: bytes) -> bytes:
+    """Remove the colour profile and the texts of a PNG, except a text that may have the orientation."""
+    if not encoded.startswith(PNG_START) or not any(kind in encoded for kind in PNG_METADATA):
+        return encoded
+    kept, position = [encoded[: len(PNG_START)]], len(PNG_START)
+    while position < len(encoded):
+        size = int.from_bytes(encoded[position : position + 4], "big") + 12  # with length, kind and checksum
+        chunk = encoded[position : position + size]
+        if chunk[4:8] not in PNG_METADATA or chunk[8:].startswith(PNG_ORIENTATIONS):
+            kept.append(chunk)
+        position += size
+    return b"".join(kept)
 
 
 def _broken(name: str, error: Exception) -> ImageError:

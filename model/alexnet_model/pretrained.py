@@ -13,6 +13,7 @@ from urllib.error import HTTPError, URLError
 from .checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from .class_names import checked_class_names, class_names_from_file, imagenet_class_names
 from .contract import Contract
+from .contract_sources import contract_from_timm_config
 from .datasets import UNLABELLED, splits_from
 from .errors import CheckpointError, ExportError, UsageError
 from .extras import needs
@@ -47,7 +48,8 @@ class WeightsOptions:
             those of the checkpoint; ImageNet's for torchvision's AlexNet; the class folders of `datasets`;
             otherwise `class_0`, `class_1` and so on.
         datasets: "digits" or folders of images, whose class folders may name the classes.
-        contract: how images are prepared. None: that of the checkpoint, or the defaults of `Contract`.
+        contract: how images are prepared. None: that of the checkpoint or of a timm network, or the defaults
+            of `Contract`.
     """
 
     architecture: str | None = None
@@ -157,20 +159,21 @@ def _checkpoint_from_weights(path: Path, options: WeightsOptions, note: Callable
     found = matched(file, architecture, options.options, key=options.key)
     for sentence in found.notes:
         note(sentence)
-    contract = options.contract or Contract()
     checkpoint = Checkpoint(
         architecture=architecture,
         options=options.options,
         class_names=_placeholder_names(found.classes or 2),  # enough to build the network
-        contract=contract,
+        contract=Contract(),
         training={"source": path.name, "sha256": file.sha256},
         weights=found.weights,
     )
-    outputs = count_outputs(checkpoint.network(), contract, expected=found.classes)
+    network = checkpoint.network()
+    contract = options.contract or _contract_of_network(network, note)
+    outputs = count_outputs(network, contract, expected=found.classes)
     is_torchvisions = file.sha256.startswith(hash_in_name(Path(IMAGENET_URL)))
     if is_torchvisions and options.classes is None:
         options = replace(options, classes=IMAGENET)
-    return replace(checkpoint, class_names=_class_names(options, outputs, note))
+    return replace(checkpoint, contract=contract, class_names=_class_names(options, outputs, note))
 
 
 def _checkpoint_from_module(
@@ -198,7 +201,7 @@ def _checkpoint_from_module(
         note(f"The weights were converted from {', '.join(sorted(kinds))} to float32.")
     weights = network.state_dict()
     refuse_values_that_are_not_finite(weights, f"network {name}")
-    contract = options.contract or Contract()
+    contract = options.contract or _contract_of_network(network, note)
     return Checkpoint(
         architecture=name,
         class_names=_class_names(options, count_outputs(network, contract), note),
@@ -207,6 +210,16 @@ def _checkpoint_from_module(
         weights=weights,
         module=network,
     )
+
+
+def _contract_of_network(network: nn.Module, note: Callable[[str], None]) -> Contract:
+    """Return the contract of a network's own configuration, which timm's networks have, or the default."""
+    config: object = getattr(network, "pretrained_cfg", None)
+    if not isinstance(config, Mapping):
+        return Contract()
+    contract = contract_from_timm_config(config)
+    note(f"Images are prepared by timm's configuration: {contract.size} pixels, {contract.interpolation}.")
+    return contract
 
 
 def _class_names(options: WeightsOptions, outputs: int, note: Callable[[str], None]) -> tuple[str, ...]:

@@ -62,7 +62,9 @@ class ExportOptions:
         key: The key of the state dict in a file that holds several. None: the first that fits.
         classes: The class names, a file of them, or `imagenet`. None: those of the checkpoint, the class
             folders of `calibration` or `evaluation`, or `class_0` and so on.
-        contract: How images are prepared. None: that of the checkpoint, or ImageNet's.
+        contract: How images are prepared, for weights that have no contract of their own; only
+            checkpoints of `alexnet train` have one. None: that of the checkpoint, of a timm network's own
+            configuration, or ImageNet's.
         precisions: Precisions to export, or to build engines for. None: all; INT8 only with
             calibration images.
         calibration: `digits` or a folder of images, from whose training part the INT8 scales are computed.

@@ -82,4 +82,4 @@ def test_a_folder_with_a_broken_image_is_an_error(
 
 def test_a_failed_raw_request_is_an_error(server: EmbeddedServer) -> None:
     with pytest.raises(BadResponse, match=r"NOT_FOUND.*a reply to every request"):
-        raw_grpc_per_s(server.grpc_url, "no_such_model", 0.1)
+        raw_grpc_per_s(server.grpc_url, "no_such_model", Contract(), 0.1)

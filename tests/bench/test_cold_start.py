@@ -94,7 +94,12 @@ class SlowAtFirst(FakeTransport):
                 max_batch=16,
                 inputs={contract.input_name: TensorSpec(datatype="UINT8", shape=contract.image_shape)},
                 outputs={contract.probabilities_name: TensorSpec(datatype="FP32", shape=(10,))},
-                parameters={"contract_digest": "", "precision": "int8", "computes_in": "i8"},
+                parameters={
+                    "contract": contract.to_json(),
+                    "contract_digest": contract.digest,
+                    "precision": "int8",
+                    "computes_in": "i8",
+                },
                 device="CPU",
             )
         )

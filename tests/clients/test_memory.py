@@ -34,7 +34,7 @@ def test_memory_is_flat_over_a_hundred_thousand_images() -> None:
     uniform = np.full((1, 10), 0.1, np.float32)
     transport = FakeTransport(contract=SMALL, predict=lambda request: uniform.repeat(len(request.images), 0))
     transport.requests = _NoRequests()
-    with Client("grpc://host", contract=SMALL, transport=transport) as client:
+    with Client("grpc://host", transport=transport) as client:
         marks = []
         for number, prediction in enumerate(client.classify_each(images(100_000)), start=1):
             assert prediction.error is None

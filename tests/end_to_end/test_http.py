@@ -168,9 +168,9 @@ def test_images_in_shared_memory(exported: Any, tmp_path: Path) -> None:
     images = request(3).images
     with EmbeddedServer(exported.repository(tmp_path / "models"), shared_memory=True) as server:
         for url in (server.http_url, server.grpc_url):
-            with Client(url) as client, SharedImages(client, capacity=4) as shared:
+            with Client(url) as client, SharedImages(client, capacity=4, model=MODEL) as shared:
                 shared.images[:3] = images
-                ours, theirs = shared.infer(3, model=MODEL), client.infer(images, model=MODEL)
+                ours, theirs = shared.infer(3), client.infer(images, model=MODEL)
                 assert (ours["logits"] == theirs["logits"]).all()
                 assert shared.region in client.transport.regions(timeout_s=30).result(60)
             with closing(transport_from_url(ServerUrl.parse(url))) as transport:

@@ -36,15 +36,15 @@ def client(request: pytest.FixtureRequest, sharing: EmbeddedServer) -> Iterator[
 
 
 def test_outputs_equal_those_over_the_network(client: Client) -> None:
-    with SharedImages(client, capacity=8) as shared:
+    model = "alexnet_int8"
+    with SharedImages(client, capacity=8, model=model) as shared:
         shared.images[:] = IMAGES
         for count in (1, 3, 8):
             assert np.array_equal(
-                shared.probabilities(count, model="alexnet_int8"),
-                client.probabilities(IMAGES[:count], model="alexnet_int8"),
+                shared.probabilities(count), client.probabilities(IMAGES[:count], model=model)
             )
         shared.images[0] = IMAGES[7]  # the new content is used
-        assert np.array_equal(shared.probabilities(1), client.probabilities(IMAGES[7:]))
+        assert np.array_equal(shared.probabilities(1), client.probabilities(IMAGES[7:], model=model))
     assert client.transport.regions(timeout_s=10).result() == ()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from alexnet_export import Tolerances
-from alexnet_model.checkpoint import save_checkpoint
+from alexnet_model.checkpoint import Checkpoint, save_checkpoint
+from alexnet_model.contract import Contract
 from alexnet_model.errors import ExportError, RepositoryError, UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_pipeline import ExportOptions, ExportResult, export_model, unpacked_export
@@ -116,10 +117,37 @@ def test_options_that_cannot_be_are_refused_on_construction(options: dict[str, A
         ExportOptions(**options)
 
 
+def test_a_contract_is_for_weights_that_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[Contract] = []
+
+    def stop(checkpoint: Checkpoint, *_: object, **__: object) -> None:
+        exported.append(checkpoint.contract)
+        raise ExportError("stopped")
+
+    monkeypatch.setattr(module, "export_onnx", stop)
+    weights, contract = random_checkpoint(), Contract(size=240, resize="stretch")
+    with pytest.raises(ExportError, match="stopped"):
+        export_model(weights, options_in(tmp_path, contract=contract))
+    assert exported == [contract]
+
+    trained = replace(weights, training={"epochs": 4})
+    with pytest.raises(ExportError, match="stopped"):
+        export_model(trained, options_in(tmp_path, contract=Contract()))  # its own
+    with pytest.raises(UsageError) as refused:
+        export_model(trained, options_in(tmp_path, contract=contract))
+    assert str(refused.value) == (
+        "contract: got resize: 256 here, stretch there; size: 224 here, 240 there, "
+        "expected the contract that this checkpoint was trained with. "
+        "Leave the options of the contract out."
+    )
+    assert len(exported) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"calibration": "digits"}, "calibration: got the folder"),
+        ({"contract": Contract(size=96)}, "contract: got the folder"),
         ({"max_batch": 4}, "max batch: got the folder"),
         ({"tolerances": Tolerances()}, "max top-1 drop: got the folder"),
         ({"runtime": "onnxruntime"}, "runtime onnxruntime: got an export for openvino"),

@@ -5,90 +5,34 @@ What it answers through a real server is in tests/end_to_end/test_encoded_images
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shutil
 import subprocess
 import sys
 import threading
-import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, Uint8Array
-from alexnet_serving.servers.tritonserver import OUR_BACKENDS, assemble_backends, wheel_of_this_python
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_serving.servers.tritonserver import assemble_backends, wheel_of_this_python
 
 from ..awkward_images import encoded, textured
+from .decoder_backend import TritonError, images_of, imported_decoder, request_of, started
 
 GOOD = encoded(textured(60, 40), "PNG")
 
 
-@dataclass(frozen=True)
-class Tensor:
-    name: str
-    values: Any
-
-    def as_numpy(self) -> Any:
-        return self.values
-
-
-@dataclass(frozen=True)
-class TritonError:
-    message: str
-    code: int = 0
-    INVALID_ARG = 3
-
-
-@dataclass(frozen=True)
-class InferenceResponse:
-    output_tensors: Any = ()
-    error: TritonError | None = None
-
-
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A few lines stand in for Triton's stub, which is what imports the backend."""
-    stub: Any = types.ModuleType("triton_python_backend_utils")
-    stub.Tensor, stub.TritonError, stub.InferenceResponse = Tensor, TritonError, InferenceResponse
-    stub.get_input_tensor_by_name = lambda request, name: request.get(name)
-    monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location("decoder", OUR_BACKENDS / "image_decoder" / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported_decoder(monkeypatch)
 
 
 @pytest.fixture
 def model(decoder: Any) -> Any:
     return started(decoder, Contract())
-
-
-def started(decoder: Any, contract: Contract) -> Any:
-    model = decoder.TritonPythonModel()
-    parameters = {"contract": {"string_value": contract.to_json()}}
-    model.initialize({"model_config": json.dumps({"parameters": parameters})})
-    return model
-
-
-def request_of(*images: object) -> dict[str, Tensor]:
-    values = np.empty((len(images), 1), np.object_)
-    values[:, 0] = images
-    return {ENCODED_INPUT_NAME: Tensor(ENCODED_INPUT_NAME, values)}
-
-
-def images_of(response: InferenceResponse) -> Uint8Array:
-    assert response.error is None
-    (tensor,) = response.output_tensors
-    images: Uint8Array = tensor.values
-    return images
 
 
 def test_each_request_gets_its_own_rows(model: Any) -> None:

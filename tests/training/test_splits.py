@@ -20,7 +20,7 @@ def read(folder: Path) -> PreparedSplits:
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every split too large for memory."""
-    monkeypatch.setattr(splits_module, "MAX_IMAGES_IN_MEMORY", 0)
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", 0)
 
 
 def test_small_splits_are_kept_in_memory(stripes: Path) -> None:
@@ -33,7 +33,7 @@ def test_batches_from_disk_equal_those_from_memory_in_order_images_and_labels(
 ) -> None:
     decoded = read(stripes).train
     assert isinstance(decoded, SplitOnDisk)
-    monkeypatch.setattr(splits_module, "MAX_IMAGES_IN_MEMORY", 100)
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", 100 * Contract().image_bytes)
     kept = read(stripes).train
     order = np.random.default_rng(0).permutation(32)[:29]
     batches = list(decoded.batches(order, 4))
@@ -72,7 +72,7 @@ def test_without_a_test_folder_validation_is_read_once(stripes: Path) -> None:
 def test_unreadable_images_of_every_split_are_named_once(
     own_stripes: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
-    monkeypatch.setattr(splits_module, "MAX_IMAGES_IN_MEMORY", in_memory)
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", in_memory * Contract().image_bytes)
     for name in ("train/lying/03.png", "train/upright/00.png", "val/upright/05.png"):
         (own_stripes / name).write_bytes(b"no image")
     splits = read(own_stripes)
@@ -89,7 +89,7 @@ def test_unreadable_images_of_every_split_are_named_once(
 def test_a_class_without_a_readable_image_is_refused(
     own_stripes: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
-    monkeypatch.setattr(splits_module, "MAX_IMAGES_IN_MEMORY", in_memory)
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", in_memory * Contract().image_bytes)
     for path in (own_stripes / "train/upright").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"class 'upright': got no readable image.*00\.png: got 0 bytes"):

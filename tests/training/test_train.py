@@ -127,7 +127,7 @@ def test_images_from_disk_give_the_same_weights_as_from_memory(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = hash_of(small(stripes, epochs=2), tmp_path)
-    monkeypatch.setattr(splits_module, "MAX_IMAGES_IN_MEMORY", 0)
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", 0)
     assert hash_of(small(stripes, epochs=2), tmp_path) == kept
 
 

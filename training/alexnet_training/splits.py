@@ -29,7 +29,7 @@ from alexnet_model.datasets import (
 from alexnet_model.errors import DatasetError
 from alexnet_model.progress import Progress
 
-MAX_IMAGES_IN_MEMORY = 2_048  # 308 MB at 224 pixels
+MAX_BYTES_IN_MEMORY = 308_281_344  # of one split: 2,048 images of 224 pixels
 BATCHES_AHEAD = 3
 
 Indices: TypeAlias = npt.NDArray[np.int64]  # (N,)
@@ -126,7 +126,7 @@ def prepared_from_splits(splits: Splits, contract: Contract, *, progress: Progre
 
 
 def _prepared_split(dataset: ImageDataset, contract: Contract, progress: Progress) -> Split:
-    if len(dataset) <= MAX_IMAGES_IN_MEMORY:
+    if len(dataset) * contract.image_bytes <= MAX_BYTES_IN_MEMORY:
         prepared = prepared_from_set(dataset, contract, progress=progress)
         return SplitInMemory(prepared.images, prepared.labels, prepared.unreadable)
     readable, unreadable = readable_images(dataset, contract, progress=progress)

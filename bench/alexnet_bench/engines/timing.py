@@ -189,7 +189,7 @@ class TimedEngine:
         """
         Args:
             create_runner: Creates the runner; entering it loads the model.
-            images: Images that rotate, `(N, 224, 224, 3)` uint8, N at least the largest batch.
+            images: Images that rotate, `(N, S, S, 3)` uint8, N at least the largest batch.
             largest_batch: Largest batch that is measured and judged.
             calls_of: What of a runner is timed.
             time_call: Times one call.

@@ -25,7 +25,7 @@ from alexnet_clients import (
     TensorSpec,
     Transport,
 )
-from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
+from alexnet_model.contract import ENCODED_INPUT_NAME, contract_from_parameters
 from alexnet_model.errors import UsageError
 
 from ..synthetic_images import synthetic_jpegs
@@ -94,16 +94,17 @@ def request_set_from_config(config: ModelConfig, batch: int, shapes: Shapes | No
 
     Raises:
         UsageError: the model does not take this batch, or values for an input cannot be made up.
+        ContractError: the model is one of this project, but its contract is of another version.
     """
     shapes = shapes or {}
     most = max(config.max_batch, 1)
     if not 1 <= batch <= most:
         expected = f"1 to {most}" if most > 1 else "1: the model takes no batches"
         raise UsageError(f"batch for {config.name}", got=str(batch), expected=expected)
-    contract = Contract()
     is_ours = "contract_digest" in config.parameters
+    probabilities = contract_from_parameters(config.parameters).probabilities_name if is_ours else ""
     takes_encoded = is_ours and ENCODED_INPUT_NAME in config.inputs
-    classifies = is_ours and contract.probabilities_name in config.outputs
+    classifies = probabilities in config.outputs
     return RequestSet(
         model=config.name,
         batch=batch,
@@ -111,9 +112,9 @@ def request_set_from_config(config: ModelConfig, batch: int, shapes: Shapes | No
             name: spec if takes_encoded else _with_known_shape(config.name, name, spec, shapes.get(name))
             for name, spec in config.inputs.items()
         },
-        outputs=(contract.probabilities_name,) if classifies else tuple(config.outputs),
+        outputs=(probabilities,) if classifies else tuple(config.outputs),
         has_batch_axis=config.max_batch > 0,
-        probabilities=contract.probabilities_name if classifies else "",
+        probabilities=probabilities if classifies else "",
     )
 
 

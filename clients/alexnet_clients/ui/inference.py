@@ -55,7 +55,7 @@ def available_models(client: Client) -> tuple[ServedModel, ...]:
     """This project's models that the server has, without models of the same name from elsewhere.
 
     Raises:
-        ContractMismatch: all its models have another contract.
+        ContractMismatch: this version cannot use the contract of any of its models.
         ModelNotFound: it has none of the models.
         ClientError: no reply.
     """
@@ -99,7 +99,7 @@ def classify_with_timing(
     image.name = name  # how errors call it
     before = _statistics(client, served)
     started = time.perf_counter()
-    prepared = None if served.decodes else client.contract.prepared(image)  # (224, 224, 3)
+    prepared = None if served.decodes else served.contract.prepared(image)  # (S, S, 3)
     decode_ms = 0.0 if prepared is None else 1e3 * (time.perf_counter() - started)
     (prediction,) = client.classify(image if prepared is None else prepared, model=model, top=top)
     if prediction.error is not None:

@@ -69,7 +69,7 @@ class TritonPythonModel:
                     other.cancel()
                 subject = f"image {len(rows)}" if len(decoding) > 1 else ""
                 return pb_utils.InferenceResponse(error=_failure(error, subject))
-        images = pb_utils.Tensor(self._contract.input_name, np.stack(rows))  # (N, 224, 224, 3)
+        images = pb_utils.Tensor(self._contract.input_name, np.stack(rows))  # (N, S, S, 3)
         return pb_utils.InferenceResponse([images])
 
 
