@@ -172,7 +172,9 @@ def export_onnx(
         progress("checking", len(options.to_make), len(options.to_make))
         if "fp32" not in options.to_make:
             (staged / file_name(name, "fp32")).unlink()
-        manifest = _manifest(checkpoint, name, options, evaluation, gate_inputs.reference, ledger, tuple(artifacts))
+        manifest = _manifest(
+            checkpoint, name, options, evaluation, gate_inputs.reference, ledger, tuple(artifacts)
+        )
         manifest = manifest.model_copy(update={"reference_sha256": write_reference_outputs(outputs, staged)})
         write_manifest(manifest, staged)
     return manifest

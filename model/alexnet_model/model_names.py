@@ -25,8 +25,8 @@ def check_name(name: str) -> None:
         name: The name, such as `flowers`.
 
     Raises:
-        UsageError: it has other characters than a-z, 0-9, '_' and '-', starts with '_' or '-', is too long, or
-            ends like the name of a model.
+        UsageError: it is empty or too long, has other characters than a-z, 0-9, '_' and '-', starts with '_'
+            or '-', or ends like the name of a model.
     """
     if not re.fullmatch(NAME_PATTERN, name) or len(name) > MAX_NAME:
         raise UsageError(

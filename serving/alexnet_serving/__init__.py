@@ -18,7 +18,12 @@ from .repositories.layout import CONFIG_FILE, RepositoryOptions
 from .repositories.records import PackedExport, index_of, is_repository, packed_export, packed_exports
 from .repositories.rollback import rollback
 from .repositories.unpacking import unpack_repository
-from .repositories.writing import models_of_repository, refuse_foreign_repository, write_repository
+from .repositories.writing import (
+    Replaced,
+    models_of_repository,
+    refuse_foreign_repository,
+    write_repository,
+)
 from .servers.docker_server import DockerServer
 from .servers.embedded import EmbeddedServer
 from .servers.process_server import ServerOptions
@@ -39,6 +44,7 @@ __all__ = [
     "EngineTarget",
     "Finding",
     "PackedExport",
+    "Replaced",
     "RepositoryOptions",
     "Server",
     "ServerChoice",
