@@ -17,11 +17,10 @@ import pytest
 from alexnet_cli.main import run
 from alexnet_cli.serve import _check_repository
 from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
-from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_pipeline import engine_refusal, rebuild_engines
-from alexnet_serving import lint
+from alexnet_serving import lint, packed_export
 
 from ..conftest import Exported
 from ..folders import contents_of
@@ -100,16 +99,17 @@ def test_rtx_engines_are_added_to_an_export(
 
 def test_an_engine_from_docker_is_checked_packed_and_passes_lint(repository: Path) -> None:
     assert sorted(contents_of(repository)) == [
+        "alexnet.1.export.json",
+        "alexnet.1.reference.safetensors",
         "alexnet_int8/1/model.onnx",
         "alexnet_int8/1/model.passport.json",
         "alexnet_int8/1/model.plan",
         "alexnet_int8/config.pbtxt",
         "alexnet_int8/labels.txt",
-        "export.json",
-        "reference.safetensors",
+        "repository.json",
     ]
     assert lint(repository) == ()
-    (engine,) = manifest_from_folder(repository).artifacts[2].engines
+    (engine,) = packed_export(repository).manifest.artifacts[2].engines
     assert engine.accepted
     assert engine.report is not None
     assert (engine.report.runtime.name, engine.report.runtime.device) == ("tensorrt", "NVIDIA H200")

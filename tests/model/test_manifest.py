@@ -60,6 +60,7 @@ def manifest(tmp_path: Path) -> Manifest:
         versions={"torch": "2"},
         machine="a CPU, 2 cores",
         model=ModelRecord(
+            name="alexnet",
             architecture="alexnet",
             width=0.1,
             class_names=("a", "b"),

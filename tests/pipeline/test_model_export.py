@@ -14,7 +14,7 @@ from alexnet_model.errors import ExportError, RepositoryError, UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_pipeline import ExportOptions, ExportResult, export_model, unpacked_export
 from alexnet_pipeline import model_export as module
-from alexnet_serving import lint
+from alexnet_serving import lint, packed_export
 
 from ..folders import contents_of
 from ..networks import random_checkpoint
@@ -35,7 +35,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
 
 def test_the_result_describes_what_was_written(result: ExportResult) -> None:
     assert result.folder is not None
-    assert manifest_from_folder(result.folder) == result.manifest == manifest_from_folder(result.repository)
+    assert manifest_from_folder(result.folder) == result.manifest == packed_export(result.repository).manifest
     assert result.models == ("alexnet", "alexnet_decode", "alexnet_fp32")
     assert result.refused == ()
     assert result.left_out == ()
