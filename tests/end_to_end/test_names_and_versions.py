@@ -1,4 +1,4 @@
-"""Two exports in one repository and on one real server, a second version of one, and the return to the first."""
+"""Two exports on one real server, a second version of one of them, and the return to its first version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alexnet_cli.main import run
-from alexnet_clients import Client, Prediction
+from alexnet_clients import Client
 from alexnet_export import runner_from_artifact
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Uint8Array
@@ -35,17 +35,20 @@ def scaled(by: float, classes: Sequence[str]) -> Checkpoint:
 
 
 def expected(result: ExportResult) -> list[tuple[str, float]]:
-    """The best class of each image and its probability, computed in process."""
+    """Return the best class of each image and its probability, computed in process."""
     assert result.folder is not None
     (artifact,) = result.manifest.artifacts
     with runner_from_artifact(artifact, result.folder) as runner:
         probabilities = runner.infer(IMAGES).probabilities  # (N, classes)
-    names = result.manifest.model.class_names
-    return [(names[row.argmax()], pytest.approx(float(row.max()), abs=1e-5)) for row in probabilities]
+    return [(result.manifest.model.class_names[row.argmax()], float(row.max())) for row in probabilities]
 
 
-def found(predictions: Sequence[Prediction]) -> list[tuple[str, float]]:
-    return [(prediction.best.label, prediction.best.probability) for prediction in predictions]
+def check_served(client: Client, model: str, result: ExportResult) -> None:
+    """Check that a served model classifies all images as its export does in process."""
+    predictions = client.classify(list(IMAGES), model=model, top=1)
+    for prediction, (label, probability) in zip(predictions, expected(result), strict=True):
+        assert prediction.best.label == label
+        assert prediction.best.probability == pytest.approx(probability, abs=1e-5)
 
 
 def test_two_names_a_second_version_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,8 +68,8 @@ def test_two_names_a_second_version_and_back(tmp_path: Path, capsys: pytest.Capt
 
     with EmbeddedServer(repository) as server, Client(server.grpc_url) as client:
         assert server.models == ("alexnet_fp32", "flowers_fp32")
-        assert found(client.classify(list(IMAGES), model="alexnet_fp32", top=1)) == expected(digits)
-        assert found(client.classify(list(IMAGES), model="flowers_fp32", top=1)) == expected(two)
+        check_served(client, "alexnet_fp32", digits)
+        check_served(client, "flowers_fp32", two)
         bench = ["bench", "server", "--model", "flowers_fp32", "--url", server.grpc_url, *QUICKLY]
         assert run([*bench, "--repository", str(repository), "--name", "flowers"]) == 0
 
@@ -74,5 +77,5 @@ def test_two_names_a_second_version_and_back(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.splitlines()[-1] == "flowers: version 2 -> version 1"
     assert lint(repository) == ()
     with EmbeddedServer(repository) as server, Client(server.grpc_url) as client:
-        assert found(client.classify(list(IMAGES), model="alexnet_fp32", top=1)) == expected(digits)
-        assert found(client.classify(list(IMAGES), model="flowers_fp32", top=1)) == expected(one)
+        check_served(client, "alexnet_fp32", digits)
+        check_served(client, "flowers_fp32", one)

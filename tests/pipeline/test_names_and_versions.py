@@ -91,7 +91,7 @@ class TestAdd:
 
     def test_a_name_that_exists(self, repository: Path, tmp_path: Path) -> None:
         before = contents_of(repository)
-        with pytest.raises(UsageError, match="add: got flowers, which .* holds already") as caught:
+        with pytest.raises(UsageError, match=r"add: got flowers, which .* holds already") as caught:
             exported(repository, tmp_path, name="flowers", add=True)
         assert "--model-version 2" in str(caught.value)
         assert contents_of(repository) == before
@@ -137,7 +137,7 @@ class TestVersions:
         assert contents_of(repository) == before
 
     def test_a_version_of_another_name(self, repository: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="name: got tulips, and .* holds flowers"):
+        with pytest.raises(UsageError, match=r"name: got tulips, and .* holds flowers"):
             exported(repository, tmp_path, name="tulips", model_version=2)
         exported(repository, tmp_path, name="tulips", model_version=2, add=True)
         served = [(p.manifest.model.name, p.manifest.model_version) for p in packed_exports(repository)]
@@ -162,7 +162,7 @@ def test_names_that_cannot_be(name: str) -> None:
 def test_an_earlier_export_keeps_its_name(result: ExportResult, tmp_path: Path) -> None:
     assert result.folder is not None
     options = ExportOptions(repository=tmp_path / "models", name="tulips")
-    with pytest.raises(UsageError, match="name: got tulips, with the folder .*, expected flowers"):
+    with pytest.raises(UsageError, match=r"name: got tulips, with the folder .*, expected flowers"):
         export_model(result.folder, options)
     with pytest.raises(UsageError, match="name: got 'tulips', expected one of"):
         export_model(result.repository, options)
