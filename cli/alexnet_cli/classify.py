@@ -102,7 +102,7 @@ def classify_command(
         try:
             classes = client.model(served).classes
         except ModelNotFound as error:
-            if model or precision or name:
+            if model or name:
                 raise
             next_step = "Pass --name NAME of the export that is served, or --model MODEL."
             raise ModelNotFound(

@@ -41,9 +41,10 @@ def test_the_model_of_an_export(options: list[str], model: str, image: str, tran
 
 @pytest.mark.usefixtures("transport")
 def test_a_server_without_the_default_model(image: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["classify", image]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Error: alexnet_fp32: got no such model")
-    assert line.endswith("Pass --name NAME of the export that is served, or --model MODEL.")
-    assert run(["classify", image, "--precision", "fp16"]) == 1
-    assert "--name" not in capsys.readouterr().err, "the precision may be missing"
+    for options, model in ([], "alexnet_fp32"), (["--precision", "int8"], "alexnet_int8"):
+        assert run(["classify", image, *options]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"Error: {model}: got no such model")
+        assert line.endswith("Pass --name NAME of the export that is served, or --model MODEL.")
+    assert run(["classify", image, "--name", "dogs"]) == 1
+    assert "--name" not in capsys.readouterr().err

@@ -177,6 +177,8 @@ class TestVersions:
         assert lint(repository) == ()
         (repository / "alexnet.1.alexnet_int8.sm90.plan").unlink()
         assert only(repository).startswith("alexnet.1.alexnet_int8.sm90.plan: got no such file")
+        with pytest.raises(ManifestError, match=r"alexnet\.1\.alexnet_int8\.sm90\.plan: got no such file"):
+            rollback(repository, "alexnet")
         (repository / "alexnet.1.alexnet_int8.sm90.plan").write_bytes(plan)
         assert rollback(repository, "alexnet") == (2, 1)
         assert in_folders_of("alexnet", repository) == before

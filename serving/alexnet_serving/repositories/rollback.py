@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from alexnet_model.errors import RepositoryError
+from alexnet_model.errors import ManifestError, RepositoryError
 
 from .records import index_of, name_in, packed_export
 from .unpacking import unpack_repository
@@ -54,6 +54,10 @@ def rollback(repository: Path, name: str, *, to: int | None = None) -> tuple[int
     # Beside the repository, so that large files are linked and not copied.
     with tempfile.TemporaryDirectory(dir=whole.parent, prefix=f".{whole.name}.") as beside:
         folder = Path(beside) / "export"
-        unpack_repository(repository, folder, name=name, version=version)
+        unpack_repository(repository, folder, name=name, version=version, left_out=_raise)
         write_repository(packed.manifest, folder, repository, packed.options, replace="version")
     return export.served, version
+
+
+def _raise(error: ManifestError) -> None:
+    raise error
