@@ -50,6 +50,8 @@ from .files import (
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
 
+    from ..repositories.model_config import ConfigMaker
+
 
 def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
     """Return every difference between a repository and its record; empty if there is none.
@@ -83,29 +85,38 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
         for version in sorted(export.versions):
             try:
                 packed = packed_export(repository, name, version)
-                found = _served_findings if packed.is_served else _kept_findings
-                findings += found(packed, repository, models)
                 recorded += _recorded_files_of(packed)
+                if packed.is_served:
+                    models |= _makers_of(packed).keys()
+                    findings += _served_findings(packed, repository)
+                else:
+                    findings += _kept_findings(packed, repository)
             except (ManifestError, RepositoryError, TypeError, ValueError) as error:
                 findings += _findings_of_record(error, repository, name, version, export.versions[version])
-                models |= models_of_export(name)
+                if version == export.served:
+                    models |= models_of_export(name)
     findings += _findings_at_root(repository, index, models)
     if hashes:
         findings += hash_findings(recorded, repository, progress)
     return tuple(findings)
 
 
-def _served_findings(packed: PackedExport, repository: Path, models: set[str]) -> list[Finding]:
-    """Return where the models of a served version differ from its record; add their names to `models`.
+def _makers_of(packed: PackedExport) -> dict[str, ConfigMaker]:
+    """Return the function that makes each model's configuration, by the model's name."""
+    from ..repositories.model_config import config_makers  # tritonclient is slow to import
+
+    return config_makers(packed.entries, packed.manifest, encoded=packed.options.encoded)
+
+
+def _served_findings(packed: PackedExport, repository: Path) -> list[Finding]:
+    """Return where the models of a served version differ from its record.
 
     Raises:
         RepositoryError: the record cannot be packed with these options.
         TypeError, ValueError: the record does not describe a valid configuration.
     """
-    from ..repositories.model_config import config_makers  # tritonclient is slow to import
-
     entries = {entry.name: entry for entry in packed.entries}
-    makers = config_makers(entries.values(), packed.manifest, encoded=packed.options.encoded)
+    makers = _makers_of(packed)
     findings: list[Finding] = []
     for name, make in sorted(makers.items()):
         expected = make(packed.options)
@@ -114,11 +125,10 @@ def _served_findings(packed: PackedExport, repository: Path, models: set[str]) -
     for name in sorted(makers):
         findings += _model_findings(name, entries.get(name), repository, packed.manifest)
     findings += missing_findings(_reference_of(packed.manifest), repository)
-    models |= makers.keys()
     return findings
 
 
-def _kept_findings(packed: PackedExport, repository: Path, _: set[str]) -> list[Finding]:
+def _kept_findings(packed: PackedExport, repository: Path) -> list[Finding]:
     """Return what is missing or altered of a version that is kept for `alexnet rollback`."""
     findings = list(missing_findings(_recorded_files_of(packed), repository))
     for entry in packed.entries:
