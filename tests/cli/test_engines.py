@@ -19,8 +19,8 @@ from alexnet_cli.serve import _check_repository
 from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
 from alexnet_model.passport import passport_of
 from alexnet_model.triton_image import TRITON_IMAGE
-from alexnet_pipeline import engine_refusal, rebuild_engines
-from alexnet_serving import lint, packed_export
+from alexnet_pipeline import engine_refusal, rebuild_engines, unpacked_export
+from alexnet_serving import RepositoryOptions, lint, packed_export, write_repository
 
 from ..conftest import Exported
 from ..folders import contents_of
@@ -188,6 +188,27 @@ def test_rebuilding_on_another_gpu_keeps_the_first_engine(
     assert str(passport_of(version / "model_sm89.plan").profile) == "1,2,4", "as it was built before"
     assert lint(repository) == ()
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_rebuilding_keeps_other_exports_and_versions(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with unpacked_export(repository) as folder:
+        packed = packed_export(repository)
+        model = packed.manifest.model.model_copy(update={"name": "flowers"})
+        flowers = packed.manifest.model_copy(update={"model": model})
+        second = packed.manifest.model_copy(update={"model_version": 2})
+        write_repository(flowers, folder, repository, RepositoryOptions(encoded=False), replace="version")
+        write_repository(second, folder, repository, packed.options, replace="version")
+    before = contents_of(repository)
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    (manifest,) = rebuild_engines(repository)
+    assert (manifest.model.name, manifest.model_version) == ("alexnet", 2)
+    assert engine_refusal(repository) is None
+    after = contents_of(repository)
+    for file in before:
+        assert after[file] == before[file] or not file.startswith(("flowers", "alexnet.1."))
+    assert lint(repository) == ()
 
 
 def test_serve_rebuilds_engines_only_if_needed_and_requested(
