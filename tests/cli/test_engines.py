@@ -17,6 +17,7 @@ import pytest
 from alexnet_cli.main import run
 from alexnet_cli.serve import _check_repository
 from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
+from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_pipeline import engine_refusal, rebuild_engines, unpacked_export
@@ -196,7 +197,7 @@ def test_rebuilding_keeps_other_exports_and_versions(
     with unpacked_export(repository) as folder:
         packed = packed_export(repository)
         model = packed.manifest.model.model_copy(update={"name": "flowers"})
-        flowers = packed.manifest.model_copy(update={"model": model})
+        flowers = manifest_from_folder(folder).model_copy(update={"model": model})
         second = packed.manifest.model_copy(update={"model_version": 2})
         write_repository(flowers, folder, repository, RepositoryOptions(encoded=False), replace="version")
         write_repository(second, folder, repository, packed.options, replace="version")

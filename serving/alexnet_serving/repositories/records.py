@@ -194,7 +194,7 @@ def name_in(index: RepositoryIndex, repository: Path, name: str | None) -> str:
             "name",
             got="none" if name is None else repr(name),
             expected=f"one of {repository}: {', '.join(names)}",
-            next_step=f"Add --name {names[0] if names else 'NAME'}.",
+            next_step=f"Add --name {names[0] if names else 'NAME'}." if name is None else "",
         )
     return name
 
