@@ -51,8 +51,8 @@ def unpacked_export(
     """
     models_of_repository(repository)  # raises if there is no model
     repository = repository.resolve()
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as name:
-        folder = Path(name) / "export"
+    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as beside:
+        folder = Path(beside) / "export"
         unpack_repository(repository, folder, name=name, left_out=left_out)
         yield folder
 

@@ -19,11 +19,16 @@ def image(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
-    """A server that has the export `flowers` only."""
-    fake = FakeTransport(models=("flowers_fp32", "flowers_int8"))
-    monkeypatch.setattr(Connection, "client", lambda _: Client("grpc://host", transport=fake))
-    return fake
+def transports(monkeypatch: pytest.MonkeyPatch) -> list[FakeTransport]:
+    """Connections to a server that has the export `flowers` only, one for each command."""
+    opened: list[FakeTransport] = []
+
+    def client(_: Connection) -> Client:
+        opened.append(FakeTransport(models=("flowers_fp32", "flowers_int8")))
+        return Client("grpc://host", transport=opened[-1])
+
+    monkeypatch.setattr(Connection, "client", client)
+    return opened
 
 
 @pytest.mark.parametrize(
@@ -34,12 +39,14 @@ def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
         (["--model", "flowers_int8"], "flowers_int8"),
     ],
 )
-def test_the_model_of_an_export(options: list[str], model: str, image: str, transport: FakeTransport) -> None:
+def test_the_model_of_an_export(
+    options: list[str], model: str, image: str, transports: list[FakeTransport]
+) -> None:
     assert run(["classify", image, *options]) == 0
-    assert {request.model for request in transport.requests} == {model}
+    assert {request.model for request in transports[0].requests} == {model}
 
 
-@pytest.mark.usefixtures("transport")
+@pytest.mark.usefixtures("transports")
 def test_a_server_without_the_default_model(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     for options, model in ([], "alexnet_fp32"), (["--precision", "int8"], "alexnet_int8"):
         assert run(["classify", image, *options]) == 1

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from alexnet_export import Tolerances
-from alexnet_model.checkpoint import save_checkpoint
 from alexnet_model.errors import ExportError, RepositoryError, UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_pipeline import ExportOptions, ExportResult, export_model, unpacked_export
@@ -23,14 +22,6 @@ from ..networks import random_checkpoint
 def options_in(folder: Path, **more: Any) -> ExportOptions:
     defaults: dict[str, Any] = {"precisions": ("fp32",), "max_batch": 2}
     return ExportOptions(out=folder / "export", repository=folder / "models", **{**defaults, **more})
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    """From the file of a checkpoint, as on the command line."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_checkpoint(random_checkpoint(), folder / "checkpoint.safetensors")
-    return export_model(folder / "checkpoint.safetensors", options_in(folder))
 
 
 def test_the_result_describes_what_was_written(result: ExportResult) -> None:
