@@ -71,4 +71,4 @@ def model_from_options(model: str | None, precision: str | None, name: str | Non
         raise UsageError("--precision", got=repr(precision), expected=" or ".join(PRECISIONS))
     if name is not None:
         check_name(name)
-    return network_name(name or "alexnet", cast("Precision", word))
+    return network_name(name or "alexnet", word)

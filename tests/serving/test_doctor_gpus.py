@@ -354,7 +354,7 @@ def test_every_export_of_a_repository_is_looked_at(machine: Machine, artifacts: 
     record = named(found, "record of --repository").found
     words = "alexnet: fp32, int8; flowers version 2: fp32, int8"
     assert record == f"{words} in {machine.repository}, engines: 2"
-    assert {engine.export for engine in found.engines} == {"alexnet"}
+    assert [engine.file for engine in found.engines] == ["alexnet_fp32.sm90.plan", "alexnet_int8.sm90.plan"]
     assert all("--name alexnet" in engine.fix for engine in found.engines)
     fix = named(found, "models of --repository").fix
     assert [command.split("--name ")[1] for command in fix.split(" && ")] == ["alexnet", "flowers --add"]

@@ -57,7 +57,6 @@ class EngineFound(Record):
 
     Attributes:
         folder: The folder of the record.
-        export: The name of the export.
         file: The engine's file.
         precision: Its precision.
         accepted: Whether it passed the gate.
@@ -68,7 +67,6 @@ class EngineFound(Record):
     """
 
     folder: str
-    export: str
     file: str
     precision: Precision
     accepted: bool
@@ -200,7 +198,6 @@ def _found(
     is_broken = runtime_named(engine.passport.runtime).served and not all(result.loads for result in results)
     return EngineFound(
         folder=str(folder),
-        export=name,
         file=engine.file,
         precision=precision,
         accepted=engine.accepted,
