@@ -145,6 +145,15 @@ def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest
         check_options(name, rest, capsys)
 
 
+def test_commands_of_the_repository_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "repository.md").read_text()
+    lines = re.findall(r"^    alexnet ((?:bench )?[a-z-]+)(.*)$", page, re.MULTILINE)
+    names = {"export", "rollback", "tune", "bench breakdown", "bench server", "classify"}
+    assert {name for name, _ in lines} == names
+    for name, rest in lines:
+        check_options(name, rest, capsys)
+
+
 def test_recipes_of_the_benchmarks_page_exist() -> None:
     recipes = re.findall(r"python (benchmarks/\w+\.py)", (ROOT / "docs" / "benchmarks.md").read_text())
     assert recipes

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
+from alexnet_model.model_names import is_decoder
 from alexnet_model.progress import Progress, silent
-from alexnet_serving import CONFIG_FILE, DECODING_MODEL, EmbeddedServer, models_of_repository
+from alexnet_serving import CONFIG_FILE, EmbeddedServer, models_of_repository
 
 from .figures.intervals import Figure, figure_from_repeats
 from .loads.server_bench import read_model
@@ -138,7 +139,7 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
 
 def _cases(repository: Path, models: Sequence[str] | None) -> list[_Case]:
     """Each model with its warm-up, if it has one, and without."""
-    here = [model for model in models_of_repository(repository) if model != DECODING_MODEL]
+    here = [model for model in models_of_repository(repository) if not is_decoder(model)]
     for model in models or ():
         if model not in here:
             raise UsageError(

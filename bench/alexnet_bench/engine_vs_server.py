@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alexnet_model.manifest import Manifest
+from alexnet_model.model_names import network_name
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 
@@ -45,16 +46,18 @@ class Case:
         precision: Which model.
         batch: Images a call or request.
         concurrency: Requests at a time on the server; None for calls in process.
+        export: The name of the export.
     """
 
     precision: Precision
     batch: int
     concurrency: int | None = None
+    export: str = "alexnet"
 
     @property
     def model(self) -> str:
         """The name of the served model."""
-        return f"alexnet_{self.precision}"
+        return network_name(self.export, self.precision)
 
     @property
     def load(self) -> Load:
@@ -283,7 +286,7 @@ def compare_with_server(
 def cases_of_export(manifest: Manifest, batches: Sequence[int]) -> tuple[Case, ...]:
     """List every accepted precision at every batch that it takes, in process and one request at a time."""
     return tuple(
-        Case(precision=artifact.precision, batch=batch, concurrency=concurrency)
+        Case(precision=artifact.precision, batch=batch, concurrency=concurrency, export=manifest.model.name)
         for artifact in manifest.accepted
         for concurrency in (None, 1)
         for batch in batches
@@ -299,7 +302,8 @@ def ratios_of_export(manifest: Manifest) -> tuple[tuple[Case, Case], ...]:
     accepted = [artifact.precision for artifact in manifest.accepted]
 
     def case(precision: Precision, batch: int, concurrency: int | None = None) -> Case:
-        return Case(precision=precision, batch=min(batch, manifest.max_batch), concurrency=concurrency)
+        batch = min(batch, manifest.max_batch)
+        return Case(precision=precision, batch=batch, concurrency=concurrency, export=manifest.model.name)
 
     at = PRECISIONS_AT_BATCH
     others = [precision for precision in accepted if precision != "fp32"] if "fp32" in accepted else []

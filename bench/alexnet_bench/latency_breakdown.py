@@ -24,6 +24,7 @@ from alexnet_clients import Backoff, Client, Images, ModelStatistics, Prediction
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BadRequest, ClientError, ImageError, ModelNotFound, UsageError
 from alexnet_model.manifest import Artifact, Manifest
+from alexnet_model.model_names import network_name
 from alexnet_model.progress import Progress, silent
 
 from .engines.selection import served_engine
@@ -39,7 +40,6 @@ from .synthetic_images import synthetic_jpegs
 if TYPE_CHECKING:
     from alexnet_export import Runner
 
-ENCODED_MODEL = "alexnet"
 IMAGE_SIZE = (500, 375)  # pixels; ImageNet's images are of about this size
 _CLIENT, _SERVER, _IN_PROCESS = "client", "server", "in process"
 _WARM_UP = 3
@@ -159,7 +159,7 @@ def bench_latency_breakdown(
 
     def measure_case(artifact: Artifact, batch: int, of: str, log: Log) -> None:
         with ExitStack() as opened:
-            model = f"alexnet_{artifact.precision}"
+            model = network_name(manifest.model.name, artifact.precision)
             client = opened.enter_context(Client(grpc_url))
             config = client.transport.model_config(model, timeout_s=_TIMEOUT_S).result()
             if batch > config.max_batch:  # the client would send several requests
@@ -168,7 +168,7 @@ def bench_latency_breakdown(
                 return
             spec = served_engine(config, manifest, folder)
             runner = opened.enter_context(runner_from_spec(spec))
-            routes, left_out = _routes(opened, runner, model, batch, grpc_url, http_url)
+            routes, left_out = _routes(opened, runner, model, manifest.model.name, batch, grpc_url, http_url)
             wrong = _warmed_up(routes, of, most_difference(config))
             inside = _measured(routes, client, model, options)
             engine = spec.label(runner.runtime)
@@ -242,9 +242,12 @@ def steps_from_routes(
 
 
 def _routes(
-    opened: ExitStack, runner: Runner, model: str, batch: int, grpc_url: str, http_url: str
+    opened: ExitStack, runner: Runner, model: str, ensemble: str, batch: int, grpc_url: str, http_url: str
 ) -> tuple[list[Route], list[LeftOut]]:
-    """Open the routes that this server supports, and list those that it does not."""
+    """Open the routes that this server supports, and list those that it does not.
+
+    `ensemble` is the model that takes encoded images.
+    """
     once = Backoff(max_attempts=1)  # the wait before a second attempt would be timed as latency
     grpc, http = (opened.enter_context(Client(url, backoff=once)) for url in (grpc_url, http_url))
     contract = grpc.model(model).contract
@@ -263,16 +266,14 @@ def _routes(
     except BadRequest as error:  # the server was started without it
         left_out.append(LeftOut(what="shared memory", why=error.got))
     routes.append(Route("JPEG, decoded here", _CLIENT, sizes[0], lambda: _classified(grpc, encoded, model)))
-    if _decodes_to(grpc, grpc.model(model).precision):
+    if _decodes_to(grpc, ensemble, grpc.model(model).precision):
         size = sum(map(len, encoded))
         routes.append(
-            Route("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, encoded, ENCODED_MODEL))
+            Route("JPEG, decoded there", _CLIENT, size, lambda: _classified(grpc, encoded, ensemble))
         )
     else:
         left_out.append(
-            LeftOut(
-                what=f"JPEG, decoded there, by {model}", why=f"{ENCODED_MODEL} does not use this precision"
-            )
+            LeftOut(what=f"JPEG, decoded there, by {model}", why=f"{ensemble} does not use this precision")
         )
     return routes, left_out
 
@@ -343,9 +344,9 @@ def shared_probabilities(shared: SharedImages, images: Uint8Array) -> Probabilit
     return shared.probabilities(len(images))
 
 
-def _decodes_to(client: Client, precision: str) -> bool:
+def _decodes_to(client: Client, ensemble: str, precision: str) -> bool:
     try:
-        return client.model(ENCODED_MODEL).precision == precision
+        return client.model(ensemble).precision == precision
     except ModelNotFound:
         return False
 

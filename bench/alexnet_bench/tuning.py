@@ -15,10 +15,18 @@ from pathlib import Path
 from statistics import median
 
 from alexnet_model.errors import ClientError, RepositoryError, ServerError, UsageError
-from alexnet_model.manifest import Manifest, manifest_from_folder
+from alexnet_model.manifest import Manifest
+from alexnet_model.model_names import network_name
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
-from alexnet_serving import EmbeddedServer, RepositoryOptions, lint, raise_if_findings, write_repository
+from alexnet_serving import (
+    EmbeddedServer,
+    RepositoryOptions,
+    lint,
+    packed_export,
+    raise_if_findings,
+    write_repository,
+)
 
 from .figures.verdicts import Reason
 from .loads.plans import Load, Timing
@@ -181,7 +189,9 @@ def winner_of(report: Report, base: RepositoryOptions) -> RepositoryOptions | No
 
 
 def write_winner(manifest: Manifest, folder: Path, repository: Path, options: RepositoryOptions) -> None:
-    """Rewrite the repository with the winner's options, after lint has passed a copy of it.
+    """Rewrite an export of a repository with the winner's options, after lint has passed a copy of it.
+
+    Other exports and versions stay as they are.
 
     Args:
         manifest: The repository's own record when it was measured, refused precisions included.
@@ -191,10 +201,11 @@ def write_winner(manifest: Manifest, folder: Path, repository: Path, options: Re
 
     Raises:
         ManifestError: the repository's record is missing.
+        UsageError: the repository no longer holds an export of that name.
         RepositoryError: the repository has another export now, it cannot be written, or lint has findings. It
             is unchanged then.
     """
-    if manifest_from_folder(repository) != manifest:
+    if packed_export(repository, manifest.model.name).manifest != manifest:
         raise RepositoryError(
             str(repository),
             got="another export than before the measurement",
@@ -205,7 +216,7 @@ def write_winner(manifest: Manifest, folder: Path, repository: Path, options: Re
         trial = Path(beside) / "model_repository"
         write_repository(manifest, folder, trial, options)
         raise_if_findings(repository, lint(trial))
-    write_repository(manifest, folder, repository, options)
+    write_repository(manifest, folder, repository, options, replace="version")
 
 
 def measure_candidate(
@@ -232,7 +243,7 @@ def measure_candidate(
         ServerError: the server does not start.
     """
     artifacts = tuple(a for a in manifest.artifacts if a.precision == candidate.precision)
-    model = f"alexnet_{candidate.precision}"
+    model = network_name(manifest.model.name, candidate.precision)
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         repository = Path(beside) / "model_repository"
         only = manifest.model_copy(update={"artifacts": artifacts})

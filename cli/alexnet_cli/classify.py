@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alexnet_model.errors import Unreachable, UsageError
+from alexnet_model.errors import ModelNotFound, Unreachable, UsageError
 
 from .connecting import (
     DEFAULT_URL,
@@ -47,7 +47,13 @@ def classify_command(
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8: short for --model alexnet_PRECISION.")
+        str | None, typer.Option(help="fp32, fp16 or int8: short for --model NAME_PRECISION.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the export: short for --model NAME_fp32.", metavar="NAME", show_default="alexnet"
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Classes to show, most probable first.")] = 5,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
@@ -86,14 +92,23 @@ def classify_command(
         raise UsageError("--json and --csv", got="both", expected="one of them")
     if resume and output is None:
         raise UsageError("--resume", got="no --output to continue", expected="--output FILE too")
-    served = model_from_options(model, precision)
+    served = model_from_options(model, precision, name)
     stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
     find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin)
     sources = find()  # checks the arguments before connecting
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
-        lines = LineFormat("csv" if as_csv else "json", min(top, client.model(served).classes))
+        try:
+            classes = client.model(served).classes
+        except ModelNotFound as error:
+            if model or name:
+                raise
+            next_step = "Pass --name NAME of the export that is served, or --model MODEL."
+            raise ModelNotFound(
+                error.subject, got=error.got, expected=error.expected, next_step=next_step
+            ) from error
+        lines = LineFormat("csv" if as_csv else "json", min(top, classes))
         done: Counter[str] = Counter()
         failed = 0
         show: Callable[[Prediction], object]

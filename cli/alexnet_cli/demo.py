@@ -50,6 +50,7 @@ def demo_command(
     from alexnet_clients import Client
     from alexnet_export import refuse_foreign_export
     from alexnet_model.files import write_text_atomically
+    from alexnet_model.model_names import network_name
     from alexnet_pipeline import ExportOptions, export_model
     from alexnet_serving import EmbeddedServer, refuse_foreign_repository, wheel_of_this_python
     from alexnet_training import TrainingOptions, train
@@ -93,7 +94,8 @@ def demo_command(
         with clock("classify"):
             images = write_held_out_images(out / "images")
             with Client(server.grpc_url) as client:
-                models = [f"alexnet_{artifact.precision}" for artifact in manifest.accepted]
+                name = manifest.model.name
+                models = [network_name(name, artifact.precision) for artifact in manifest.accepted]
                 paths = [image.path for image in images]
                 predictions = [
                     ServedPredictions(model, client.classify(paths, model=model, top=3), images)

@@ -173,7 +173,7 @@ def export_command(
         bool | None,
         typer.Option(
             "--encoded/--no-encoded",
-            help="Add model `alexnet`, which takes encoded images. Docker then needs this project's image.",
+            help="Add model NAME, which takes encoded images. Docker then needs this project's image.",
             show_default="on with OpenVINO, which needs that image too",
         ),
     ] = None,
@@ -182,6 +182,26 @@ def export_command(
         typer.Option(help="Folder for the ONNX files, engines and export.json.", show_default="build/export"),
     ] = None,
     repository: RepositoryOption = Path("model_repository"),
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the models: flowers becomes flowers_fp32, flowers_int8 and flowers.",
+            metavar="NAME",
+            show_default="the architecture, or the only export of a repository",
+        ),
+    ] = None,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Add a new name to the repository, beside the exports that it holds."),
+    ] = False,
+    model_version: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep the versions that the repository holds of this name, and serve this one.",
+            metavar="N",
+            show_default="1, which replaces them",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a network to ONNX (FP32, FP16, INT8), compare each with PyTorch, and pack them for Triton.
@@ -229,6 +249,9 @@ def export_command(
         encoded=encoded,
         out=out,
         repository=repository,
+        name=name,
+        add=add,
+        model_version=model_version,
     )
     with Bars() as bars:
 

@@ -13,6 +13,15 @@ from alexnet_model.manifest import PRECISIONS, Precision
 RepositoryOption = Annotated[
     Path, typer.Option("--repository", help="The Triton model repository.", show_default=True)
 ]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="Name of an export in the repository.",
+        metavar="NAME",
+        show_default="its only export",
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of a table.")]
 
 
@@ -61,23 +70,31 @@ def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
     return tuple(cast("Precision", word) for word in dict.fromkeys(words))
 
 
-def model_from_options(model: str | None, precision: str | None) -> str:
-    """Return the name of the model to query: as given, by its precision, or the default.
+def model_from_options(model: str | None, precision: str | None, name: str | None = None) -> str:
+    """Return the name of the model to query: as given, by the export's name and precision, or the default.
+
+    Args:
+        model: The model's name.
+        precision: A precision; None means fp32.
+        name: The export's name; None means alexnet.
 
     Raises:
-        UsageError: both are given, the name is empty, or the precision is unknown.
+        UsageError: `model` is given beside another one, a name is empty or cannot be an export's, or the
+            precision is unknown.
     """
     from alexnet_clients import DEFAULT_MODEL
+    from alexnet_model.model_names import check_name, network_name
 
-    if precision is None and model is None:
-        return DEFAULT_MODEL
-    if precision is None:
-        if not model:
+    if precision is None and name is None:
+        if model == "":
             raise UsageError("--model", got="no name", expected=f"one such as {DEFAULT_MODEL}")
-        return model
+        return DEFAULT_MODEL if model is None else model
     if model is not None:
-        raise UsageError("--model and --precision", got="both", expected="one of them")
-    word = precision.strip().lower()
+        beside = "--precision" if name is None else "--name"
+        raise UsageError(f"--model and {beside}", got="both", expected="one of them")
+    word = "fp32" if precision is None else precision.strip().lower()
     if word not in PRECISIONS:
         raise UsageError("--precision", got=repr(precision), expected=" or ".join(PRECISIONS))
-    return f"alexnet_{word}"
+    if name is not None:
+        check_name(name)
+    return network_name(name or "alexnet", word)

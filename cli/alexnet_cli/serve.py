@@ -228,5 +228,6 @@ def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed:
         return
     note(f"Rebuilding: {findings[0] if findings else refusal}")
     with Bars() as bars:
-        manifest = rebuild_engines(repository, image or TRITON_IMAGE, progress=bars)
-    print_engines(manifest)
+        manifests = rebuild_engines(repository, image or TRITON_IMAGE, progress=bars)
+    for manifest in manifests:
+        print_engines(manifest)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .bench.reporting import JsonFlag, OutputOption, check_output, finish, recorded_command
-from .options import RepositoryOption
+from .options import NameOption, RepositoryOption
 
 if TYPE_CHECKING:
     from alexnet_bench import Report
@@ -22,6 +22,7 @@ def tune_command(
         float, typer.Option("--limit-p99-ms", help="Limit of the p99 latency.", metavar="MS")
     ],
     repository: RepositoryOption = Path("model_repository"),
+    name: NameOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure, but do not change the repository.")
     ] = False,
@@ -43,9 +44,8 @@ def tune_command(
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
     from alexnet_bench import Timing, TuningOptions, bench_tuning, winner_of, write_winner
-    from alexnet_model.manifest import manifest_from_folder
     from alexnet_pipeline import unpacked_export
-    from alexnet_serving import EmbeddedServer, lint, options_of_repository, raise_if_findings
+    from alexnet_serving import EmbeddedServer, lint, packed_export, raise_if_findings
 
     from .screen import Bars, in_megabytes, note
 
@@ -55,9 +55,10 @@ def tune_command(
     EmbeddedServer(repository)  # raises if it cannot serve the repository
     with Bars() as bars:  # manual changes would be lost
         raise_if_findings(repository, lint(repository, progress=in_megabytes(bars)))
-    manifest, base = manifest_from_folder(repository), options_of_repository(repository)
+    packed = packed_export(repository, name)
+    manifest, base = packed.manifest, packed.options
     with ExitStack() as opened:
-        folder = opened.enter_context(unpacked_export(repository))
+        folder = opened.enter_context(unpacked_export(repository, name))
         with Bars() as bars:
             report = bench_tuning(
                 manifest, folder, options, base, command=recorded_command(context), progress=bars

@@ -21,6 +21,9 @@ from .connecting import (
 
 def ui_command(
     url: UrlOption = DEFAULT_URL,
+    name: Annotated[
+        str, typer.Option(help="Name of the export whose models to offer.", metavar="NAME")
+    ] = "alexnet",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0 picks a free one.")
     ] = 7860,
@@ -45,7 +48,7 @@ def ui_command(
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
         with err.status("Starting the page ..."):
-            page = opened.enter_context(PageServer(client, port=port, top=top))
+            page = opened.enter_context(PageServer(client, name=name, port=port, top=top))
         say(f"page     {page.url}")
         note("Stop with Ctrl-C.")
         try:

@@ -26,6 +26,7 @@ from alexnet_model.manifest import (
     Precision,
     write_manifest,
 )
+from alexnet_model.model_names import NAME_PATTERN, check_name, default_name, network_name
 from alexnet_model.network_check import count_outputs
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
 from alexnet_model.progress import Progress, silent
@@ -49,7 +50,7 @@ from .torch_runner import TorchRunner
 _PRECISION = "|".join(PRECISIONS)
 _ENGINE = "|".join(map(re.escape, (ENGINE_SUFFIX, PASSPORT_SUFFIX)))
 OUR_FILES = re.compile(
-    rf"{MANIFEST_NAME}|{REFERENCE_NAME}|alexnet_({_PRECISION})(\.onnx|\.[a-z0-9-]+({_ENGINE}))"
+    rf"{MANIFEST_NAME}|{REFERENCE_NAME}|{NAME_PATTERN}_({_PRECISION})(\.onnx|\.[a-z0-9-]+({_ENGINE}))"
 )
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "pillow", "alexnet-serving")
 
@@ -66,6 +67,9 @@ class OnnxOptions:
         max_batch: Largest batch to check and to serve, 1 to 1024.
         runtime: The runtime that will serve the ONNX files, and that the gate checks.
         tolerances: What a precision may lose.
+        name: Name of the export, which its files and models start with. None: `default_name` of the
+            checkpoint's architecture.
+        model_version: Version of its models in a repository, 1 or more.
     """
 
     precisions: tuple[Precision, ...] | None = None
@@ -74,8 +78,14 @@ class OnnxOptions:
     max_batch: int = 64
     runtime: str = "openvino"
     tolerances: Tolerances = field(default_factory=Tolerances)
+    name: str | None = None
+    model_version: int = 1
 
     def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name)
+        if self.model_version < 1:
+            raise UsageError("model version", got=str(self.model_version), expected="1 or more")
         onnx_runtimes = [runtime.name for runtime in runtimes() if runtime.source == "onnx"]
         if self.runtime not in onnx_runtimes:
             raise UsageError("runtime", got=repr(self.runtime), expected=f"one of {', '.join(onnx_runtimes)}")
@@ -96,7 +106,7 @@ def export_onnx(
 ) -> Manifest:
     """Convert a checkpoint, check the files by the gate, and write them with their record.
 
-    It writes `out/alexnet_<precision>.onnx`, `out/export.json`, and PyTorch's outputs. `out` is replaced as a
+    It writes `out/<name>_<precision>.onnx`, `out/export.json`, and PyTorch's outputs. `out` is replaced as a
     whole at the end: after an interrupt it is unchanged. Refused precisions are written and recorded, but
     not served.
 
@@ -117,6 +127,7 @@ def export_onnx(
         OSError: `out` cannot be written.
     """
     refuse_foreign_export(out)
+    name = options.name or default_name(checkpoint.architecture)
     if "int8" in options.to_make and options.calibration is None:
         raise CalibrationError(
             "int8",
@@ -155,16 +166,18 @@ def export_onnx(
     )
 
     with atomic_directory(out) as staged:
-        _convert(checkpoint, staged, options, calibration.images if calibration else None, progress)
+        _convert(checkpoint, name, staged, options, calibration.images if calibration else None, progress)
         artifacts = []
         for done, precision in enumerate(options.to_make):
             progress("checking", done, len(options.to_make), precision)
-            path = staged / file_name(precision)
+            path = staged / file_name(name, precision)
             artifacts.append(_artifact(checkpoint, path, precision, gate_inputs, options.runtime))
         progress("checking", len(options.to_make), len(options.to_make))
         if "fp32" not in options.to_make:
-            (staged / file_name("fp32")).unlink()
-        manifest = _manifest(checkpoint, options, evaluation, gate_inputs.reference, ledger, tuple(artifacts))
+            (staged / file_name(name, "fp32")).unlink()
+        manifest = _manifest(
+            checkpoint, name, options, evaluation, gate_inputs.reference, ledger, tuple(artifacts)
+        )
         manifest = manifest.model_copy(update={"reference_sha256": write_reference_outputs(outputs, staged)})
         write_manifest(manifest, staged)
     return manifest
@@ -181,13 +194,14 @@ def refuse_foreign_export(folder: Path) -> None:
     )
 
 
-def file_name(precision: Precision) -> str:
-    """Return the name of a precision's ONNX file."""
-    return f"alexnet_{precision}.onnx"
+def file_name(name: str, precision: Precision) -> str:
+    """Return the name of an export's ONNX file of one precision."""
+    return f"{network_name(name, precision)}.onnx"
 
 
 def _convert(
     checkpoint: Checkpoint,
+    name: str,
     folder: Path,
     options: OnnxOptions,
     calibration: Uint8Array | None,
@@ -195,10 +209,10 @@ def _convert(
 ) -> None:
     """Write the ONNX files to `folder`; FP32 always, since the others are converted from it."""
     steps = options.to_make if "fp32" in options.to_make else ("fp32", *options.to_make)
-    fp32 = folder / file_name("fp32")
+    fp32 = folder / file_name(name, "fp32")
     for done, precision in enumerate(steps):
         progress("converting", done, len(steps), precision)
-        path = folder / file_name(precision)
+        path = folder / file_name(name, precision)
         if precision == "fp32":
             onnx_from_checkpoint(checkpoint, path, max_batch=options.max_batch)
         elif precision == "fp16":
@@ -239,6 +253,7 @@ def _artifact(
 
 def _manifest(
     checkpoint: Checkpoint,
+    name: str,
     options: OnnxOptions,
     evaluation: Evaluation,
     reference: Reference,
@@ -254,6 +269,7 @@ def _manifest(
         versions=versions_of(*TOOLS),
         machine=machine_name(),
         model=ModelRecord(
+            name=name,
             architecture=checkpoint.architecture,
             options=dict(checkpoint.options),
             class_names=checkpoint.class_names,
@@ -261,6 +277,7 @@ def _manifest(
             weights_sha256=checkpoint.weights_sha256,
             training=dict(checkpoint.training),
         ),
+        model_version=options.model_version,
         contract=checkpoint.contract,
         contract_digest=checkpoint.contract.digest,
         max_batch=options.max_batch,

@@ -11,12 +11,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
 from .contract import Contract, canonical_json
 from .differences import differences
-from .errors import ManifestError, os_errors_as
+from .errors import ManifestError, UsageError, os_errors_as
 from .files import sha256_of_file, write_text_atomically
+from .model_names import check_name
 from .passport import Passport, passport_of
 from .records import PRECISIONS as PRECISIONS
 from .records import Precision as Precision
@@ -28,9 +29,19 @@ MANIFEST_NAME = "export.json"
 REFERENCE_NAME = "reference.safetensors"  # PyTorch's outputs, for checking engines that are built later
 
 
+def _checked_name(name: str) -> str:
+    """Validate the `name` field of a record; pydantic turns the ValueError into a named field."""
+    try:
+        check_name(name)
+    except UsageError as error:
+        raise ValueError(f"{error.got}, expected {error.expected}") from error
+    return name
+
+
 class ModelRecord(Record):
     """The network and the hash of its weights."""
 
+    name: Annotated[str, AfterValidator(_checked_name)] = Field(description="of the export")
     architecture: str
     options: dict[str, bool | int | float | str]
     class_names: tuple[str, ...]
@@ -164,11 +175,12 @@ ContractField = Annotated[
 class Manifest(Record):
     """The record of an export."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     created_at: str
     versions: dict[str, str]
     machine: str
     model: ModelRecord
+    model_version: int = Field(default=1, ge=1, description="of the models in a repository")
     contract: ContractField
     contract_digest: str
     max_batch: int
@@ -189,24 +201,33 @@ class Manifest(Record):
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
 
 
-def write_manifest(manifest: Manifest, folder: Path) -> Path:
-    """Write `export.json` into a folder and return its path.
+def write_manifest(manifest: Manifest, folder: Path, file: str = MANIFEST_NAME) -> Path:
+    """Write a record into a folder and return its path.
+
+    Args:
+        manifest: The record.
+        folder: The folder of an export or of a repository.
+        file: The file's name; `export.json` by default.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / MANIFEST_NAME
+    path = folder / file
     write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
     return path
 
 
-def manifest_from_folder(folder: Path) -> Manifest:
-    """Read `export.json` and check its hash chain, but not the files' own hashes (see `verify_artifact`).
+def manifest_from_folder(folder: Path, file: str = MANIFEST_NAME) -> Manifest:
+    """Read a record and check its hash chain, but not the files' own hashes (see `verify_artifact`).
+
+    Args:
+        folder: The folder of an export or of a repository.
+        file: The file's name; `export.json` by default.
 
     Raises:
         ManifestError: it is missing, broken, of another schema, or its hash chain does not hold.
     """
-    path = folder / MANIFEST_NAME
+    path = folder / file
     manifest = record_from_file(
         Manifest, path, what="an export record", make="Make one: alexnet export CHECKPOINT"
     )
@@ -223,22 +244,32 @@ def manifest_from_folder(folder: Path) -> Manifest:
     return manifest
 
 
-def verify_artifact(artifact: Artifact, folder: Path) -> Path:
+def verify_artifact(artifact: Artifact, folder: Path, file: str | None = None) -> Path:
     """Return the path of an artifact's file after checking its hash.
+
+    Args:
+        artifact: The record.
+        folder: The folder of the file.
+        file: The file's path in that folder; by default as recorded.
 
     Raises:
         ManifestError: the file is missing or has another SHA-256.
     """
-    return _verified(folder / artifact.file, artifact.sha256, f"the {artifact.precision} file")
+    return _verified(folder / (file or artifact.file), artifact.sha256, f"the {artifact.precision} file")
 
 
-def verify_reference(manifest: Manifest, folder: Path) -> Path:
+def verify_reference(manifest: Manifest, folder: Path, file: str = REFERENCE_NAME) -> Path:
     """Return the path of the file with PyTorch's outputs after checking its hash.
+
+    Args:
+        manifest: The record.
+        folder: The folder of the file.
+        file: The file's name.
 
     Raises:
         ManifestError: it is missing or has another SHA-256.
     """
-    return _verified(folder / REFERENCE_NAME, str(manifest.reference_sha256), "the reference")
+    return _verified(folder / file, str(manifest.reference_sha256), "the reference")
 
 
 def verify_engine(engine: Engine, path: Path) -> None:

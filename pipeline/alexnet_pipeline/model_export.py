@@ -26,15 +26,19 @@ from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
 from alexnet_model.factories import Option
 from alexnet_model.files import atomic_directory
-from alexnet_model.manifest import Manifest, manifest_from_folder
+from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
+from alexnet_model.model_names import default_name
 from alexnet_model.passport import HardwareCompatibility, Profile
 from alexnet_model.pretrained import WeightsOptions, checkpoint_from
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
 from alexnet_serving import (
+    Replaced,
     RepositoryOptions,
+    index_of,
     is_repository,
+    packed_export,
     refuse_foreign_repository,
     targets_of_image,
     unpack_repository,
@@ -86,7 +90,14 @@ class ExportOptions:
         encoded: Whether to add the model `alexnet`, which takes encoded images. None: where OpenVINO serves.
         out: Folder for ONNX files, engines and `export.json`. None: `build/export` for a checkpoint; for an
             earlier export, that export's folder; for a repository, a temporary folder.
-        repository: The model repository to write.
+        repository: The model repository to write. The export takes the place of the export of the same name
+            with all its versions; if there is none, that of the only export that the repository holds.
+        name: Name of the export, which the names of its models start with, such as `flowers_int8`. None: the
+            architecture's name for a checkpoint; for an earlier export, its own name; for a repository, that
+            of its only export.
+        add: Whether to add the export, under a new name, to those that the repository holds.
+        model_version: Version of the models, above all versions that the repository holds of this name. These
+            stay, and `rollback` returns to them. None: 1 for a checkpoint; for an earlier export, its own.
     """
 
     architecture: str | None = None
@@ -109,6 +120,9 @@ class ExportOptions:
     encoded: bool | None = None
     out: Path | None = None
     repository: Path = Path("model_repository")
+    name: str | None = None
+    add: bool = False
+    model_version: int | None = None
 
     def __post_init__(self) -> None:
         offered = [runtime.name for runtime in runtimes() if runtime.served or runtime.builder]
@@ -130,7 +144,12 @@ class ExportOptions:
                 next_step="Add --runtime tensorrt or --runtime tensorrt-rtx.",
             )
         # They raise UsageError now, and not after the checkpoint was loaded.
-        OnnxOptions(precisions=self.precisions, max_batch=self.max_batch_or_default)
+        OnnxOptions(
+            precisions=self.precisions,
+            max_batch=self.max_batch_or_default,
+            name=self.name,
+            model_version=self.model_version_or_default,
+        )
         assert self.repository_options
 
     @property
@@ -149,6 +168,11 @@ class ExportOptions:
     def max_batch_or_default(self) -> int:
         """The largest batch for a checkpoint."""
         return DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
+
+    @property
+    def model_version_or_default(self) -> int:
+        """The version of the models of a checkpoint."""
+        return 1 if self.model_version is None else self.model_version
 
     @property
     def engine_runtime(self) -> Runtime | None:
@@ -194,7 +218,7 @@ class ExportResult:
         manifest: The record of the export.
         folder: The folder with the ONNX files and engines; None if it was temporary.
         repository: The model repository that was written.
-        models: The names of the models in it.
+        models: The names of all models in it.
         refused: What the gate refused. It is not in the repository.
         notes: Sentences about what was chosen or converted in the weights.
         left_out: Why engines of the repository that was exported from were not taken along.
@@ -230,7 +254,7 @@ def export_model(
     Args:
         source: A network, a file of weights or a checkpoint (`alexnet_model.checkpoint_from` lists the
             formats), `imagenet` (downloads weights), or the folder of an earlier export or of a repository,
-            whose ONNX files are used again.
+            whose ONNX files are used again. Of a repository with several exports, `options.name` says which.
         options: How to export. None: the defaults.
         progress: Called with the progress of each stage.
         on_checked: Called with the record when the gate has decided, before the repository is written.
@@ -250,9 +274,8 @@ def export_model(
     left_out: list[str] = []
     with ExitStack() as opened:
         earlier = Path(source) if isinstance(source, str | Path) and Path(source).is_dir() else None
-        if earlier is not None:
-            _check_earlier(earlier, options)
         unpacked = earlier is not None and is_repository(earlier)
+        recorded = None if earlier is None else _recorded_export(earlier, options)
         folder = options.out if unpacked else earlier or options.out or DEFAULT_FOLDER
         if folder is not None:
             _check_apart(folder, options.repository)
@@ -261,24 +284,27 @@ def export_model(
         refuse_foreign_repository(options.repository)
         engine_options = options.engine_options
         if engine_options:
-            max_batch = manifest_from_folder(earlier).max_batch if earlier else options.max_batch_or_default
+            max_batch = recorded.max_batch if recorded else options.max_batch_or_default
             engine_options.profile_to(max_batch)
         builders = builders_from(engine_options) if engine_options else ()
 
-        if earlier is None:
+        if earlier is None or recorded is None:
             assert folder is not None
-            checkpoint = (
-                source
-                if isinstance(source, Checkpoint)
-                else checkpoint_from(source, options.weights_options, note=notes.append)
-            )
+            checkpoint = _checkpoint(source, options, note=notes.append)
+            name = options.name or default_name(checkpoint.architecture)
+            replaced = _replaced_by(name, options.model_version_or_default, options)
             manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
-        elif unpacked and folder is not None:
-            with atomic_directory(folder) as staged:
-                unpack_repository(earlier, staged, left_out=lambda error: left_out.append(str(error)))
-        elif unpacked:
-            temporary = unpacked_export(earlier, left_out=lambda error: left_out.append(str(error)))
-            folder = opened.enter_context(temporary)
+        else:
+            version = options.model_version or recorded.model_version
+            replaced = _replaced_by(recorded.model.name, version, options, is_earlier=True)
+            manifest = recorded
+        if unpacked and earlier is not None:
+            say = lambda error: left_out.append(str(error))  # noqa: E731
+            if folder is None:
+                folder = opened.enter_context(unpacked_export(earlier, options.name, left_out=say))
+            else:
+                with atomic_directory(folder) as staged:
+                    unpack_repository(earlier, staged, name=options.name, left_out=say)
         assert folder is not None
         if engine_options:
             manifest = build_engines(
@@ -286,6 +312,8 @@ def export_model(
             )
         elif earlier is not None:
             manifest = manifest_from_folder(folder)
+        if options.model_version is not None:
+            manifest = manifest.model_copy(update={"model_version": options.model_version})
         on_checked(manifest)
 
         models = write_repository(
@@ -294,6 +322,7 @@ def export_model(
             options.repository,
             options.repository_options,
             targets=targets_of_image() if options.serves_engines else (),
+            replace=replaced,
         )
         built = {engine_file_name(a, builder) for a in manifest.artifacts for builder in builders}
         return ExportResult(
@@ -308,6 +337,27 @@ def export_model(
         )
 
 
+def _checkpoint(
+    source: str | Path | Checkpoint | nn.Module, options: ExportOptions, *, note: Callable[[str], None]
+) -> Checkpoint:
+    """Open the source of an export.
+
+    Raises:
+        UsageError: an option says what a `Checkpoint` holds already; or as for `checkpoint_from`.
+    """
+    if not isinstance(source, Checkpoint):
+        return checkpoint_from(source, options.weights_options, note=note)
+    for name in ("architecture", "key", "classes", "contract"):
+        if getattr(options, name) not in (None, getattr(source, name, None)):
+            raise UsageError(
+                name,
+                got="one for a Checkpoint, which holds its own",
+                expected="weights without a record",
+                next_step="Leave this option out.",
+            )
+    return source
+
+
 def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions:
     """The ONNX files of an engine are measured and recorded on the default runtime."""
     engines = options.engine_runtime is not None
@@ -318,15 +368,72 @@ def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions
         max_batch=options.max_batch_or_default,
         runtime=DEFAULT_RUNTIME if engines or options.runtime is None else options.runtime,
         tolerances=options.tolerances or Tolerances(),
+        name=options.name,
+        model_version=options.model_version_or_default,
     )
 
 
-def _check_earlier(folder: Path, options: ExportOptions) -> None:
-    """Refuse options that do not go with the folder of an earlier export or of a repository.
+def _replaced_by(name: str, version: int, options: ExportOptions, *, is_earlier: bool = False) -> Replaced:
+    """Return what an export takes the place of in the repository that it is written to.
+
+    Args:
+        name: The name of the export.
+        version: The version that is written.
+        options: Its options.
+        is_earlier: Whether an earlier export or repository is packed again; it replaces its own version only.
 
     Raises:
-        UsageError: an option is for checkpoints only, the export is for another runtime, or engines that
-            Triton does not serve have no folder to stay in.
+        UsageError: `add` with a name that the repository holds, a version that is not above the older ones,
+            or several other exports that would be lost.
+        ManifestError: the index of the repository is broken, or it is of an older version and so has none.
+    """
+    repository = options.repository
+    needs_index = options.add or options.model_version is not None
+    if not is_repository(repository) and not (needs_index and (repository / MANIFEST_NAME).is_file()):
+        return "repository"
+    exports = index_of(repository).exports
+    if name in exports:
+        versions = exports[name].versions
+        newest = max(versions)
+        if options.add:
+            raise UsageError(
+                "add",
+                got=f"{name}, which {repository} holds already",
+                expected="a new name",
+                next_step="Leave --add out to replace it. "
+                f"To keep it as an older version, pass --model-version {newest + 1} instead.",
+            )
+        if options.model_version is not None and version <= newest:
+            raise UsageError(
+                "model version",
+                got=str(version),
+                expected=f"{newest + 1} or more: {repository} holds {name} version {newest}",
+                next_step=f"Use --model-version {newest + 1}, or leave it out to replace every version.",
+            )
+        is_kept = options.model_version is not None or (is_earlier and version in versions)
+        return "version" if is_kept else "export"
+    if options.add:
+        return "version"
+    if options.model_version is not None or len(exports) > 1:
+        raise UsageError(
+            "name",
+            got=f"{name}, and {repository} holds {', '.join(sorted(exports))}",
+            expected="one of them",
+            next_step="Add --add to keep them beside this one, or --name to choose one.",
+        )
+    return "repository"
+
+
+def _recorded_export(folder: Path, options: ExportOptions) -> Manifest:
+    """Return the record of an earlier export, after refusing options that do not go with it.
+
+    Args:
+        folder: The folder of an export or of a repository.
+        options: The options.
+
+    Raises:
+        UsageError: an option is for checkpoints only, the export has another name or is for another runtime,
+            or engines that Triton does not serve have no folder to stay in.
         ManifestError: the folder holds no export.
     """
     for_checkpoints = {
@@ -348,7 +455,18 @@ def _check_earlier(folder: Path, options: ExportOptions) -> None:
                 expected="a checkpoint to export",
                 next_step="Leave this option out, or pass the checkpoint.",
             )
-    exported_for = {artifact.served_by.name for artifact in manifest_from_folder(folder).artifacts}
+    if is_repository(folder):
+        manifest = packed_export(folder, options.name).manifest
+    else:
+        manifest = manifest_from_folder(folder)
+    if options.name not in (None, manifest.model.name):
+        raise UsageError(
+            "name",
+            got=f"{options.name}, with the folder {folder}",
+            expected=f"{manifest.model.name}, as it was exported",
+            next_step="Leave --name out, or pass the checkpoint to export it under another name.",
+        )
+    exported_for = {artifact.served_by.name for artifact in manifest.artifacts}
     engines = options.engine_runtime
     if engines is None and options.runtime is not None and exported_for != {options.runtime}:
         raise UsageError(
@@ -364,6 +482,7 @@ def _check_earlier(folder: Path, options: ExportOptions) -> None:
             expected="a folder for the engines, which Triton does not serve",
             next_step=f"Add --out {DEFAULT_FOLDER}.",
         )
+    return manifest
 
 
 def _check_apart(out: Path, repository: Path) -> None:

@@ -14,9 +14,10 @@ from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import (
+    PackedExport,
     check_engines,
     models_of_repository,
-    options_of_repository,
+    packed_exports,
     targets_of_image,
     unpack_repository,
     write_repository,
@@ -25,29 +26,34 @@ from alexnet_serving import (
 
 @contextmanager
 def unpacked_export(
-    repository: Path, *, left_out: Callable[[ManifestError], None] = lambda _: None
+    repository: Path,
+    name: str | None = None,
+    *,
+    left_out: Callable[[ManifestError], None] = lambda _: None,
 ) -> Iterator[Path]:
-    """Unpack the export that a repository was written from into a temporary folder beside the repository.
+    """Unpack an export that a repository serves into a temporary folder beside the repository.
 
     The temporary folder is on the same disk, so that large files are linked and not copied.
 
     Args:
         repository: The model repository.
+        name: The name of the export. None: the only one of the repository.
         left_out: Called with the error of each engine that is broken and so is not unpacked.
 
     Yields:
         The folder of the export. It is removed on leaving the `with`.
 
     Raises:
+        UsageError: the repository holds no export of that name, or several and `name` is None.
         RepositoryError: the repository is missing or holds no model, or there is no space for the export.
         ManifestError: its record is missing or broken, or an ONNX file or the reference was altered.
         OSError: nothing can be written beside the repository.
     """
     models_of_repository(repository)  # raises if there is no model
     repository = repository.resolve()
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as name:
-        folder = Path(name) / "export"
-        unpack_repository(repository, folder, left_out=left_out)
+    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as beside:
+        folder = Path(beside) / "export"
+        unpack_repository(repository, folder, name=name, left_out=left_out)
         yield folder
 
 
@@ -59,22 +65,24 @@ def engine_refusal(repository: Path, image: str = TRITON_IMAGE) -> EngineRefused
         image: The Triton image that would serve it.
 
     Raises:
-        ManifestError: the record is missing or broken.
+        ManifestError: a record is missing or broken.
         ServerError: the driver is too old; new engines would not change that.
         DockerError: the image is not the pinned one, and Docker does not have it.
     """
     try:
-        check_engines(manifest_from_folder(repository), repository, targets_of_image(image))
+        check_engines(repository, targets_of_image(image))
     except EngineRefused as refusal:
         return refusal
     return None
 
 
-def rebuild_engines(repository: Path, image: str = TRITON_IMAGE, *, progress: Progress = silent) -> Manifest:
+def rebuild_engines(
+    repository: Path, image: str = TRITON_IMAGE, *, progress: Progress = silent
+) -> tuple[Manifest, ...]:
     """Build a repository's engines for this machine's GPUs, with the options each was built with before.
 
-    They are built in the image and checked by the gate. The repository is replaced as a whole, after all of
-    them passed.
+    They are built in the image and checked by the gate. Each export is written to the repository, which is
+    replaced as a whole, when all of its engines have passed.
 
     Args:
         repository: The model repository.
@@ -82,13 +90,20 @@ def rebuild_engines(repository: Path, image: str = TRITON_IMAGE, *, progress: Pr
         progress: Called with the progress of each stage.
 
     Returns:
-        The record of the rewritten repository.
+        The records of the exports whose engines were built.
 
     Raises:
-        PrecisionRefused: the gate refused a new engine; the repository is unchanged.
-        RepositoryError: the repository was not written by this version, or cannot be replaced.
+        PrecisionRefused: the gate refused a new engine; its export is unchanged.
+        ManifestError: the repository was not written by this version, or a record is broken.
+        RepositoryError: the repository cannot be replaced.
         DockerError, EngineError: the engines cannot be built.
     """
+    served = [packed for packed in packed_exports(repository) if packed.options.serves_engines]
+    return tuple(_rebuilt(packed, repository, image, progress) for packed in served)
+
+
+def _rebuilt(packed: PackedExport, repository: Path, image: str, progress: Progress) -> Manifest:
+    """Build the engines of one export, write it to the repository, and return its record."""
     from alexnet_export import (
         EngineOptions,
         build_engines,
@@ -98,10 +113,9 @@ def rebuild_engines(repository: Path, image: str = TRITON_IMAGE, *, progress: Pr
         refusals_of,
     )
 
-    options = options_of_repository(repository)
-    with unpacked_export(repository) as folder:
+    with unpacked_export(repository, packed.manifest.model.name) as folder:
         manifest = manifest_from_folder(folder)
-        for precision, passport in _served_engines(repository).items():
+        for precision, passport in _served_engines(packed).items():
             engine_options = EngineOptions(
                 runtime=passport.runtime,
                 build="docker",
@@ -116,15 +130,16 @@ def rebuild_engines(repository: Path, image: str = TRITON_IMAGE, *, progress: Pr
             )
             built = [engine_file_name(a, builder) for a in manifest.artifacts for builder in builders]
             raise_if_refused(refusals_of(manifest, built), (precision,))
-        write_repository(manifest, folder, repository, options, targets=targets_of_image(image))
+        targets = targets_of_image(image)
+        write_repository(manifest, folder, repository, packed.options, targets=targets, replace="version")
     return manifest
 
 
-def _served_engines(repository: Path) -> dict[Precision, Passport]:
-    """Return one engine's passport for each precision that the repository serves as an engine."""
+def _served_engines(packed: PackedExport) -> dict[Precision, Passport]:
+    """Return one engine's passport for each precision that an export serves as an engine."""
     return {
         artifact.precision: engine.passport
-        for artifact in manifest_from_folder(repository).artifacts
+        for artifact in packed.manifest.artifacts
         for engine in artifact.engines
         if engine.accepted and engine.passport.runtime == "tensorrt"
     }

@@ -14,9 +14,16 @@ from .doctor.report import DoctorReport, diagnose
 from .engine_compatibility import EngineTarget, check_engines, targets_of_image
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
-from .repositories.layout import CONFIG_FILE, DECODING_MODEL, RepositoryOptions, is_repository
-from .repositories.unpacking import options_of_repository, unpack_repository
-from .repositories.writing import models_of_repository, refuse_foreign_repository, write_repository
+from .repositories.layout import CONFIG_FILE, RepositoryOptions
+from .repositories.records import PackedExport, index_of, is_repository, packed_export, packed_exports
+from .repositories.rollback import rollback
+from .repositories.unpacking import unpack_repository
+from .repositories.writing import (
+    Replaced,
+    models_of_repository,
+    refuse_foreign_repository,
+    write_repository,
+)
 from .servers.docker_server import DockerServer
 from .servers.embedded import EmbeddedServer
 from .servers.process_server import ServerOptions
@@ -29,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG_FILE",
-    "DECODING_MODEL",
     "Check",
     "DockerServer",
     "DoctorReport",
@@ -37,6 +43,8 @@ __all__ = [
     "EngineFound",
     "EngineTarget",
     "Finding",
+    "PackedExport",
+    "Replaced",
     "RepositoryOptions",
     "Server",
     "ServerChoice",
@@ -46,13 +54,16 @@ __all__ = [
     "choice_of_server",
     "config_from_text",
     "diagnose",
+    "index_of",
     "is_repository",
     "jobs",
     "lint",
     "models_of_repository",
-    "options_of_repository",
+    "packed_export",
+    "packed_exports",
     "raise_if_findings",
     "refuse_foreign_repository",
+    "rollback",
     "targets_of_image",
     "text_from_config",
     "unpack_repository",

@@ -8,29 +8,22 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-mat
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_model import docker
-from alexnet_model.errors import DockerError, EngineRefused, ManifestError, ServerError
+from alexnet_model.errors import DockerError, EngineRefused, ManifestError, ServerError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_from_text
-from alexnet_model.manifest import Engine, Manifest, manifest_from_folder
-from alexnet_model.passport import ENGINE_SUFFIX, Passport
+from alexnet_model.manifest import Engine
+from alexnet_model.passport import Passport
 from alexnet_model.runtimes import runtime_named
 from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE, driver_is_too_old
 
-from .repositories.layout import (
-    VERSION,
-    ModelEntry,
-    RepositoryOptions,
-    engine_runtimes,
-    entries_of,
-    holds_encoded,
-    holds_engines,
-    is_repository,
-)
+from .repositories.layout import ModelEntry, engine_runtimes
+from .repositories.records import PackedExport, index_of, is_repository, packed_export, packed_exports
 
 # A version-compatible engine also loads in the next major version named here, and in no later one.
 NEXT_MAJOR = {8: 10, 10: 11}
@@ -102,29 +95,24 @@ def engine_for(engines: Mapping[str, Engine], target: EngineTarget) -> Engine | 
     return next((e for e in engines.values() if e.passport.compute_capability == capability), None)
 
 
-def check_engines(manifest: Manifest, repository: Path, targets: Sequence[EngineTarget]) -> None:
+def check_engines(repository: Path, targets: Sequence[EngineTarget]) -> None:
     """Check that every engine of a repository loads on every target; otherwise its server would not start.
 
     A repository without engines passes.
 
     Args:
-        manifest: The repository's record.
         repository: The repository.
         targets: The targets.
 
     Raises:
         EngineRefused: an engine does not load. The message has what it was built for, the target, and the
             command that builds one for this machine.
+        ManifestError: the index of the repository or a record is missing or broken.
         RepositoryError: a repository cannot pack the recorded engines.
         ServerError: the driver is too old for Triton's image.
     """
-    entries = [
-        entry
-        for runtime in engine_runtimes()
-        for entry in entries_of(manifest, RepositoryOptions(runtime=runtime.name))
-        if any((repository / entry.name / VERSION).glob(f"*{ENGINE_SUFFIX}"))
-    ]
-    check_entries(entries, repository, targets)
+    for packed in packed_exports(repository):
+        check_entries(packed.entries, repository, targets)
 
 
 def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequence[EngineTarget]) -> None:
@@ -148,26 +136,32 @@ def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequ
                     f"{repository}: {entry.artifact.precision} engine",
                     got=f"one built for {' and one for '.join(e.passport.built_for for e in shown)}",
                     expected=f"one for {target} ({reason})",
-                    next_step=f"Build it: {rebuild_command(repository, shown[0].passport)}",
+                    next_step=f"Build it: {rebuild_command(repository, entry.export, shown[0].passport)}",
                 )
 
 
-def rebuild_command(repository: Path, passport: Passport | None = None, *, source: Path | None = None) -> str:
-    """Return the command that builds a repository's engines for this machine.
+def rebuild_command(
+    repository: Path,
+    name: str | None = None,
+    passport: Passport | None = None,
+    *,
+    source: Path | None = None,
+) -> str:
+    """Return the command that builds the engines of an export in a repository for this machine.
 
     Args:
         repository: The repository to write.
+        name: The name of the export; by default that of the first one with an engine.
         passport: The engine to build again, with its batches and compatibility; by default the first recorded
             one.
         source: The export with the ONNX files; by default the repository itself, or CHECKPOINT if it is none.
     """
     if source is None and is_repository(repository):
         source = repository
-    passport = passport or recorded_passport(repository)
+    packed = packed_with_engines(repository, name)
+    passport = passport or (first_passport(packed) if packed else None)
     words = ["alexnet", "export", str(source or "CHECKPOINT"), *runtime_words(passport)]
-    words += ["--repository", str(repository)]
-    if holds_engines(repository) and holds_encoded(repository):  # not the default beside engines
-        words.append("--encoded")
+    words += ["--repository", str(repository), *(packing_words(repository, packed) if packed else [])]
     if passport:
         words += ["--profile", str(passport.profile)]
         if passport.hardware_compatibility != "none":
@@ -177,19 +171,34 @@ def rebuild_command(repository: Path, passport: Passport | None = None, *, sourc
     return shlex.join(words)
 
 
+def packing_words(repository: Path, packed: PackedExport) -> list[str]:
+    """Return the options that name an export of a repository, and pack its engines as they are packed now."""
+    words = ["--name", packed.manifest.model.name] if len(index_of(repository).exports) > 1 else []
+    if packed.options.encoded and packed.options.serves_engines:
+        words.append("--encoded")  # not the default beside engines
+    return words
+
+
 def runtime_words(passport: Passport | None) -> list[str]:
     """Return the options that build engines like that of `passport`, by default those that Triton serves."""
     runtime = runtime_named(passport.runtime) if passport else engine_runtimes()[0]
     return ["--runtime", runtime.name, *(["--build", "docker"] if runtime.in_stock_image else [])]
 
 
-def recorded_passport(repository: Path) -> Passport | None:
+def packed_with_engines(repository: Path, name: str | None) -> PackedExport | None:
+    """Return an export of a repository, by default the first one with an engine; None if none can be read."""
+    with contextlib.suppress(ManifestError, UsageError):
+        if name is not None:
+            return packed_export(repository, name)
+        found = packed_exports(repository)
+        return next((packed for packed in found if first_passport(packed)), next(iter(found), None))
+    return None
+
+
+def first_passport(packed: PackedExport) -> Passport | None:
     """Return the first recorded passport of an engine that Triton serves; None if there is none."""
-    try:
-        manifest = manifest_from_folder(repository)
-    except ManifestError:
-        return None
-    passports = (engine.passport for artifact in manifest.artifacts for engine in artifact.engines)
+    artifacts = packed.manifest.artifacts
+    passports = (engine.passport for artifact in artifacts for engine in artifact.engines)
     return next((passport for passport in passports if runtime_named(passport.runtime).served), None)
 
 

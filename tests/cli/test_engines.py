@@ -20,8 +20,8 @@ from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
 from alexnet_model.triton_image import TRITON_IMAGE
-from alexnet_pipeline import engine_refusal, rebuild_engines
-from alexnet_serving import lint
+from alexnet_pipeline import engine_refusal, rebuild_engines, unpacked_export
+from alexnet_serving import RepositoryOptions, lint, packed_export, write_repository
 
 from ..conftest import Exported
 from ..folders import contents_of
@@ -100,16 +100,17 @@ def test_rtx_engines_are_added_to_an_export(
 
 def test_an_engine_from_docker_is_checked_packed_and_passes_lint(repository: Path) -> None:
     assert sorted(contents_of(repository)) == [
+        "alexnet.1.export.json",
+        "alexnet.1.reference.safetensors",
         "alexnet_int8/1/model.onnx",
         "alexnet_int8/1/model.passport.json",
         "alexnet_int8/1/model.plan",
         "alexnet_int8/config.pbtxt",
         "alexnet_int8/labels.txt",
-        "export.json",
-        "reference.safetensors",
+        "repository.json",
     ]
     assert lint(repository) == ()
-    (engine,) = manifest_from_folder(repository).artifacts[2].engines
+    (engine,) = packed_export(repository).manifest.artifacts[2].engines
     assert engine.accepted
     assert engine.report is not None
     assert (engine.report.runtime.name, engine.report.runtime.device) == ("tensorrt", "NVIDIA H200")
@@ -188,6 +189,27 @@ def test_rebuilding_on_another_gpu_keeps_the_first_engine(
     assert str(passport_of(version / "model_sm89.plan").profile) == "1,2,4", "as it was built before"
     assert lint(repository) == ()
     assert [path.name for path in repository.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_rebuilding_keeps_other_exports_and_versions(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with unpacked_export(repository) as folder:
+        packed = packed_export(repository)
+        model = packed.manifest.model.model_copy(update={"name": "flowers"})
+        flowers = manifest_from_folder(folder).model_copy(update={"model": model})
+        second = packed.manifest.model_copy(update={"model_version": 2})
+        write_repository(flowers, folder, repository, RepositoryOptions(encoded=False), replace="version")
+        write_repository(second, folder, repository, packed.options, replace="version")
+    before = contents_of(repository)
+    fake_nvidia_smi(monkeypatch, tmp_path, [L4])
+    (manifest,) = rebuild_engines(repository)
+    assert (manifest.model.name, manifest.model_version) == ("alexnet", 2)
+    assert engine_refusal(repository) is None
+    after = contents_of(repository)
+    for file in before:
+        assert after[file] == before[file] or not file.startswith(("flowers", "alexnet.1."))
+    assert lint(repository) == ()
 
 
 def test_serve_rebuilds_engines_only_if_needed_and_requested(

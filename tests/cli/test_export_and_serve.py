@@ -95,8 +95,8 @@ def test_a_refused_precision_that_was_requested_by_name_exits_1(
     assert "REFUSED" in captured.out
     assert captured.err.splitlines()[-1].startswith("Error: int8: got ")
     packed = sorted(path.name for path in (tmp_path / "models").iterdir())
-    models = ["alexnet", "alexnet_decode", "alexnet_fp32"]
-    assert packed == [*models, "export.json", "reference.safetensors"]
+    records = ["alexnet.1.export.json", "alexnet.1.reference.safetensors", "repository.json"]
+    assert packed == sorted(["alexnet", "alexnet_decode", "alexnet_fp32", *records])
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_available_models_are_those_of_the_server() -> None:
         assert [served.name for served in available_models(client)] == ["alexnet_int8", "alexnet"]
 
 
+def test_available_models_of_another_export() -> None:
+    fake = FakeTransport(models=("flowers_int8", "flowers", "alexnet_fp32"))
+    with Client("grpc://host", transport=fake) as client:
+        assert [served.name for served in available_models(client, "flowers")] == ["flowers_int8", "flowers"]
+        with pytest.raises(ModelNotFound, match=r"no model of dogs, expected one of dogs_fp32.*--name"):
+            available_models(client, "dogs")
+
+
 def test_no_available_model_is_an_error() -> None:
     with (
         Client("grpc://host", transport=FakeTransport(models=("another",))) as client,

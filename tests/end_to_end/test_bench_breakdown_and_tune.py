@@ -26,8 +26,8 @@ from alexnet_bench.runs import report_of_run
 from alexnet_bench.tuning import CandidateResult
 from alexnet_cli.main import run
 from alexnet_model.errors import ServerError
-from alexnet_model.manifest import manifest_from_folder, write_manifest
-from alexnet_serving import Finding, RepositoryOptions, lint, options_of_repository, write_repository
+from alexnet_model.manifest import write_manifest
+from alexnet_serving import Finding, RepositoryOptions, lint, packed_export, write_repository
 
 from .conftest import Exported
 
@@ -104,13 +104,13 @@ def test_the_breakdown_is_measured_printed_and_written(
 def test_the_winner_is_written_and_all_other_options_stay(
     repository: Path, tmp_path: Path, fixed_rates: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, before = tmp_path / "tune.json", manifest_from_folder(repository)
+    file, before = tmp_path / "tune.json", packed_export(repository).manifest
     fixed_rates({"500 us": 150.0, "fp": 20.0})
     assert run([*TUNE, str(repository), "--output", str(file)]) == 0
-    assert options_of_repository(repository) == RepositoryOptions(
+    assert packed_export(repository).options == RepositoryOptions(
         queue_size=7, encoded=False, queue_delay_us=500, instances=1, max_batch=16
     )
-    assert manifest_from_folder(repository) == before, "with the refused precision's record"
+    assert packed_export(repository).manifest == before, "with the refused precision's record"
     assert lint(repository) == ()
     assert list(repository.parent.iterdir()) == [repository]
     report = report_from_file(file)
@@ -180,7 +180,7 @@ def test_the_default_repository_is_the_one_that_export_writes(
     monkeypatch.chdir(repository.parent)
     fixed_rates({"500 us": 150.0})
     assert run(["tune", "--limit-p99-ms", "50"]) == 0
-    assert options_of_repository(repository).queue_delay_us == 500
+    assert packed_export(repository).options.queue_delay_us == 500
 
 
 @pytest.mark.parametrize(
@@ -259,11 +259,12 @@ def test_an_export_that_was_written_during_the_run_is_not_replaced(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fixed_rates({"500 us": 150.0})
-    held_by, manifest = tuning.measure_candidate, manifest_from_folder(repository)
+    held_by, manifest = tuning.measure_candidate, packed_export(repository).manifest
     others = tuple(artifact.model_copy(update={"sha256": "0" * 64}) for artifact in manifest.artifacts)
 
     def meanwhile(*arguments: Any) -> CandidateResult:
-        write_manifest(manifest.model_copy(update={"artifacts": others}), repository)
+        changed = manifest.model_copy(update={"artifacts": others})
+        write_manifest(changed, repository, "alexnet.1.export.json")
         return held_by(*arguments)
 
     monkeypatch.setattr(tuning, "measure_candidate", meanwhile)
@@ -272,8 +273,8 @@ def test_an_export_that_was_written_during_the_run_is_not_replaced(
         "got another export than before the measurement, expected the export that was measured. Run tune"
         in capsys.readouterr().err.splitlines()[-1]
     )
-    assert manifest_from_folder(repository).artifacts == others
-    assert options_of_repository(repository).queue_delay_us == 0
+    assert packed_export(repository).manifest.artifacts == others
+    assert packed_export(repository).options.queue_delay_us == 0
 
 
 def test_manual_changes_are_not_lost(

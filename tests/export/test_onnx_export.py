@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_one_precision_writes_one_file(small: Checkpoint, tmp_path: Path) -> Non
         "export.json",
         "reference.safetensors",
     ]
+
+
+def test_the_name_is_in_the_files_and_the_record(small: Checkpoint, tmp_path: Path) -> None:
+    options = OnnxOptions(precisions=("fp32",), max_batch=1, name="flowers", model_version=3)
+    manifest = export_onnx(small, tmp_path / "out", options)
+    assert "flowers_fp32.onnx" in contents_of(tmp_path / "out")
+    assert (manifest.model.name, manifest.model_version) == ("flowers", 3)
+    export_onnx(small, tmp_path / "out", replace(options, name=None))
+    assert [file for file in contents_of(tmp_path / "out") if file.endswith(".onnx")] == ["alexnet_fp32.onnx"]
 
 
 def test_without_images_there_is_no_int8_and_no_accuracy(small: Checkpoint, tmp_path: Path) -> None:

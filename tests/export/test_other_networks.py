@@ -124,7 +124,10 @@ class Bessel(nn.Module):
     ("network", "words"),
     [
         (Branches(), [r"data-dependent", r"Change test_other_networks\.py:\d+: if pooled\.sum\(\) > 0"]),
-        (Bessel(), [r"operator prims\.bessel_j0", r"Change test_other_networks\.py:\d+: return torch\.special"]),
+        (
+            Bessel(),
+            [r"operator prims\.bessel_j0", r"Change test_other_networks\.py:\d+: return torch\.special"],
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -60,6 +60,7 @@ def manifest(tmp_path: Path) -> Manifest:
         versions={"torch": "2"},
         machine="a CPU, 2 cores",
         model=ModelRecord(
+            name="alexnet",
             architecture="alexnet",
             options={"width": 0.1},
             class_names=("a", "b"),
@@ -135,12 +136,27 @@ def test_not_text(manifest: Manifest, tmp_path: Path) -> None:
     refusal(tmp_path)
 
 
-@pytest.mark.parametrize("version", [1, 3, None, "4"])
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        (lambda values: values["model"].update(name="../flowers"), "model.name"),
+        (lambda values: values["model"].update(name="flowers_int8"), "model.name"),
+        (lambda values: values.update(model_version=0), "model_version"),
+    ],
+)
+def test_a_name_or_version_that_cannot_be(
+    edit: Callable[[Any], None], field: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    edited(tmp_path, edit)
+    assert f"export.json: {field}: got " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("version", [1, 4, None, "5"])
 def test_another_schema(manifest: Manifest, tmp_path: Path, version: object) -> None:
     edited(tmp_path, lambda values: values.update(schema_version=version))
     line = refusal(tmp_path)
     assert "schema_version" in line
-    assert "of schema version 4" in line
+    assert "of schema version 5" in line
 
 
 @pytest.mark.parametrize(

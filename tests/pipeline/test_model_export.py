@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from alexnet_export import Tolerances
-from alexnet_model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ExportError, RepositoryError, UsageError
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_pipeline import ExportOptions, ExportResult, export_model, unpacked_export
 from alexnet_pipeline import model_export as module
-from alexnet_serving import lint
+from alexnet_serving import lint, packed_export
 
 from ..folders import contents_of
 from ..networks import random_checkpoint
@@ -26,17 +25,9 @@ def options_in(folder: Path, **more: Any) -> ExportOptions:
     return ExportOptions(out=folder / "export", repository=folder / "models", **{**defaults, **more})
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    """From the file of a checkpoint, as on the command line."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    save_checkpoint(random_checkpoint(), folder / "checkpoint.safetensors")
-    return export_model(folder / "checkpoint.safetensors", options_in(folder))
-
-
 def test_the_result_describes_what_was_written(result: ExportResult) -> None:
     assert result.folder is not None
-    assert manifest_from_folder(result.folder) == result.manifest == manifest_from_folder(result.repository)
+    assert manifest_from_folder(result.folder) == result.manifest == packed_export(result.repository).manifest
     assert result.models == ("alexnet", "alexnet_decode", "alexnet_fp32")
     assert result.refused == ()
     assert result.left_out == ()
@@ -117,30 +108,9 @@ def test_options_that_cannot_be_are_refused_on_construction(options: dict[str, A
         ExportOptions(**options)
 
 
-def test_a_contract_is_for_weights_that_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported: list[Contract] = []
-
-    def stop(checkpoint: Checkpoint, *_: object, **__: object) -> None:
-        exported.append(checkpoint.contract)
-        raise ExportError("stopped")
-
-    monkeypatch.setattr(module, "export_onnx", stop)
-    weights, contract = random_checkpoint(), Contract(size=240, resize="stretch")
-    with pytest.raises(ExportError, match="stopped"):
-        export_model(weights, options_in(tmp_path, contract=contract))
-    assert exported == [contract]
-
-    trained = replace(weights, training={"epochs": 4})
-    with pytest.raises(ExportError, match="stopped"):
-        export_model(trained, options_in(tmp_path, contract=Contract()))  # its own
-    with pytest.raises(UsageError) as refused:
-        export_model(trained, options_in(tmp_path, contract=contract))
-    assert str(refused.value) == (
-        "contract: got resize: 256 here, stretch there; size: 224 here, 240 there, "
-        "expected the contract that this checkpoint was trained with. "
-        "Leave the options of the contract out."
-    )
-    assert len(exported) == 2
+def test_a_checkpoint_has_its_own_contract(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="contract: got one for a Checkpoint, which holds its own"):
+        export_model(random_checkpoint(), options_in(tmp_path, contract=Contract(size=240)))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ from alexnet_clients import Client
 from alexnet_export import runner_from_artifact
 from alexnet_model import runtimes
 from alexnet_model.errors import ManifestError
-from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.runtimes import runtime_named
 from alexnet_pipeline import ExportOptions, ExportResult, export_model
-from alexnet_serving import EmbeddedServer, lint
+from alexnet_serving import EmbeddedServer, lint, packed_export
 
 from ..networks import random_checkpoint
 
@@ -75,7 +74,7 @@ def test_a_record_that_names_it_is_refused_where_it_is_not_installed(
     runtimes._table.cache_clear()
     try:
         with pytest.raises(ManifestError, match="no such runtime 'plain'; it is one of openvino"):
-            manifest_from_folder(plain_export.repository)
+            packed_export(plain_export.repository)
     finally:
         monkeypatch.undo()
         runtimes._table.cache_clear()

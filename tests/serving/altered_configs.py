@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-
-OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {  # two valid values, so that one differs
-    "runtime": (None, "tensorrt"),
-    "queue_size": (7, 8),
-    "queue_timeout_s": (0.25, 0.5),
-    "instances": (1, 2),
-    "max_batch": (None, 3),
-    "queue_delay_us": (5, 6),
-    "encoded": (True, False),
-}
 
 
 def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
@@ -37,18 +26,6 @@ def alterations(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
         else:
             setattr(owner, last, other)
         yield name_of(path), altered
-
-
-def alterations_of_options(config: ModelConfig) -> Iterator[tuple[str, ModelConfig]]:
-    """Yield a copy with one of its recorded options changed to another valid value, for each option."""
-    values = json.loads(config.parameters["repository_options"].string_value)
-    assert values.keys() == OTHER_OPTIONS.keys()
-    for name, others in OTHER_OPTIONS.items():
-        altered = copy_of(config)
-        other = next(value for value in others if value != values[name])
-        text = json.dumps({**values, name: other}, sort_keys=True, separators=(",", ":"))
-        altered.parameters["repository_options"].string_value = text
-        yield name, altered
 
 
 def additions(

@@ -78,6 +78,7 @@ def artifacts(images: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> A
         versions={},
         machine="a machine",
         model=ModelRecord(
+            name="alexnet",
             architecture="alexnet",
             options={"width": 0.1},
             class_names=DIGITS,

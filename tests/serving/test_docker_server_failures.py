@@ -256,7 +256,7 @@ def test_engines_of_another_tensorrt(artifacts: Artifacts, gpu: None, fake: Fake
 
 
 def test_engines_without_their_record(engines: Path, gpu: None, fake: Fake) -> None:
-    (engines / "export.json").unlink()
+    (engines / "alexnet.1.export.json").unlink()
     docker = fake()
     assert isinstance(failure_of(DockerServer(engines)), ManifestError)
     assert docker.runs == []

@@ -344,6 +344,22 @@ def test_an_rtx_engine_is_not_for_triton_and_has_no_fix(machine: Machine, artifa
         assert engine.fix == ""
 
 
+def test_every_export_of_a_repository_is_looked_at(machine: Machine, artifacts: Artifacts) -> None:
+    repository_of_engines(machine, artifacts)
+    model = artifacts.manifest.model.model_copy(update={"name": "flowers"})
+    flowers = artifacts.manifest.model_copy(update={"model": model, "model_version": 2})
+    write_repository(flowers, artifacts.folder, machine.repository, replace="version")
+    machine.gpus(L4)
+    found = machine.diagnose()
+    record = named(found, "record of --repository").found
+    words = "alexnet: fp32, int8; flowers version 2: fp32, int8"
+    assert record == f"{words} in {machine.repository}, engines: 2"
+    assert [engine.file for engine in found.engines] == ["alexnet_fp32.sm90.plan", "alexnet_int8.sm90.plan"]
+    assert all("--name alexnet" in engine.fix for engine in found.engines)
+    fix = named(found, "models of --repository").fix
+    assert [command.split("--name ")[1] for command in fix.split(" && ")] == ["alexnet", "flowers --add"]
+
+
 def test_an_rtx_engine_for_the_gpu_it_was_built_on(machine: Machine, artifacts: Artifacts) -> None:
     """Without named targets it is that GPU's."""
     with_engines(artifacts, machine.out, L4_GPU, runtime="tensorrt-rtx", runtime_version="1.7.1.116")

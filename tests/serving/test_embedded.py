@@ -268,10 +268,12 @@ def test_the_fix_for_a_model_that_does_not_load(small: Path) -> None:
         "Internal: ModuleNotFoundError: No module named 'openvino'",
         "Invalid argument: unable to find backend library for backend 'openvino_dynamic', try specifying",
     ):
-        assert server._load_failure_fix(reason).endswith("pip install 'alexnet-serving[embedded]'")
-    assert server._load_failure_fix("Internal: bad magic").endswith(f"export: alexnet lint {small}")
+        assert server._load_failure_fix("alexnet_int8", reason).endswith(
+            "pip install 'alexnet-serving[embedded]'"
+        )
+    assert server._load_failure_fix("small", "Internal: bad magic").endswith(f"export: alexnet lint {small}")
     spaced = small.rename(small.with_name("my models"))
-    fix = EmbeddedServer(spaced)._load_failure_fix("bad")
+    fix = EmbeddedServer(spaced)._load_failure_fix("small", "bad")
     assert fix.endswith(f"alexnet lint {shlex.quote(str(spaced))}")
 
 

@@ -12,13 +12,19 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.manifest import Manifest
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
-from alexnet_serving import RepositoryOptions, is_repository, lint, models_of_repository, write_repository
+from alexnet_serving import (
+    RepositoryOptions,
+    is_repository,
+    lint,
+    models_of_repository,
+    packed_export,
+    write_repository,
+)
 from alexnet_serving.engine_compatibility import rebuild_command
 from alexnet_serving.repositories.backends import backends_of_repository, can_use_gpu, image_for
-from alexnet_serving.repositories.unpacking import options_of_repository
 
 from .conftest import ENCODED, ONNXRUNTIME, Artifacts
-from .recorded_engines import H200, L4, engine_of, repository_of_engines, with_engines, with_engines_of
+from .recorded_engines import H200, L4, engine_of, with_engines, with_engines_of
 from .test_repository import config_of, without_precisions
 
 
@@ -50,7 +56,7 @@ def test_the_decoder(repository: Path) -> None:
     assert config.HasField("dynamic_batching")
     assert not config.dynamic_batching.ListFields()
     parameters = parameters_of(repository, "alexnet_decode")
-    assert parameters.keys() == {"contract", "contract_digest", "repository_options", "export_sha256"}
+    assert parameters.keys() == {"contract", "contract_digest", "export_sha256"}
     assert Contract.from_json(parameters["contract"]) == Contract()
     assert parameters["contract_digest"] == Contract().digest
 
@@ -127,7 +133,7 @@ def test_encoded_images_by_default_with_openvino(
     assert written == models_of_repository(repository)
     assert (set(ENCODED) <= set(written)) == packed
     assert image_for(set(backends_of_repository(repository).values())) == CPU_IMAGE
-    assert options_of_repository(repository) == options
+    assert packed_export(repository).options == options
     assert lint(repository) == ()
 
 
@@ -144,7 +150,7 @@ def test_encoded_images_on_the_stock_image_only_on_request(
     backends = set(backends_of_repository(repository).values())
     assert image_for(backends) == (CPU_IMAGE if packed else TRITON_IMAGE)
     assert can_use_gpu(backends), "decoding on the CPU keeps nothing from the GPU"
-    assert options_of_repository(repository) == options
+    assert packed_export(repository).options == options
     assert lint(repository) == ()
     if runtime == "tensorrt":
         command = rebuild_command(repository)
@@ -219,7 +225,7 @@ class TestLint:
         for folder in (repository, engines):
             shutil.rmtree(folder / model)
             assert [str(finding) for finding in lint(folder)] == [
-                f"{model}: got no such folder, expected a model that export.json accepts"
+                f"{model}: got no such folder, expected a model that alexnet.1.export.json accepts"
             ]
 
     def test_both_missing(self, repository: Path, engines: Path) -> None:
@@ -255,7 +261,7 @@ class TestLint:
         aside = (repository / "alexnet").rename(repository.parent / "aside")
         write_repository(artifacts.manifest, artifacts.folder, repository, RepositoryOptions(encoded=False))
         aside.rename(repository / "alexnet")
-        assert "alexnet: got a folder, expected only models that export.json accepts" in map(
+        assert "alexnet: got a folder, expected only models that the record of an export accepts" in map(
             str, lint(repository)
         )
 
@@ -267,16 +273,3 @@ class TestLint:
             "alexnet/config.pbtxt: ensemble_scheduling.step[1].model_name: "
             'got "alexnet_fp32", expected "alexnet_int8"'
         )
-
-    def test_one_of_two_networks_cannot_overrule_the_files(
-        self, artifacts: Artifacts, tmp_path: Path
-    ) -> None:
-        """Two models that say two things: what is there decides which of them was altered."""
-        repository = repository_of_engines(artifacts, tmp_path / "two")
-        for model in ("alexnet_fp32", "alexnet_int8"):
-            path = repository / model / "config.pbtxt"
-            fresh = path.read_text()
-            path.write_text(fresh.replace('\\"encoded\\":null', '\\"encoded\\":true'))
-            (finding,) = lint(repository)
-            assert finding.file == f"{model}/config.pbtxt"
-            path.write_text(fresh)

@@ -130,7 +130,7 @@ class TestBeforeWriting:
         repository = tmp_path / "models"
         packed = write_repository(manifest, export.folder, repository, ENGINES, targets=[HERE])
         assert packed == ("alexnet_fp32",)
-        check_engines(manifest, repository, [HERE])
+        check_engines(repository, [HERE])
         write_repository(manifest, export.folder, repository, targets=[on(T4, "8.6.1.6")])
 
 
@@ -138,8 +138,8 @@ class TestOfARepository:
     def test_its_engines_load_where_they_were_built(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export", H200, L4)
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
-        check_engines(export.manifest, tmp_path / "models", [on(H200), on(L4)])
-        check_engines(export.manifest, tmp_path / "models", [])
+        check_engines(tmp_path / "models", [on(H200), on(L4)])
+        check_engines(tmp_path / "models", [])
 
     def test_the_message_has_versions_gpus_and_the_command(
         self, artifacts: Artifacts, tmp_path: Path
@@ -149,7 +149,7 @@ class TestOfARepository:
         write_repository(export.manifest, export.folder, repository, ENGINES)
         before = contents_of(repository)
         with pytest.raises(EngineRefused) as caught:
-            check_engines(export.manifest, repository, [HERE, on(L4)])
+            check_engines(repository, [HERE, on(L4)])
         assert str(caught.value) == (
             f"{repository}: fp32 engine: got one built for TensorRT 11.1.0.106 on NVIDIA H200 (9.0), "
             "expected one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9, driver 580.95.05) "
@@ -165,10 +165,10 @@ class TestOfARepository:
         export = with_engines(artifacts, tmp_path / "export", H200, L4, **portable)  # type: ignore[arg-type]
         write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
         with pytest.raises(EngineRefused, match=r"none of them is for compute capability 10\.0") as caught:
-            check_engines(export.manifest, tmp_path / "models", [on(B200)])
+            check_engines(tmp_path / "models", [on(B200)])
         assert "NVIDIA H200 (9.0) and one for TensorRT 11.1.0.106 on NVIDIA L4 (8.9)" in str(caught.value)
 
     def test_onnx_files_do_not_depend_on_tensorrt(self, artifacts: Artifacts, tmp_path: Path) -> None:
         export = with_engines(artifacts, tmp_path / "export")
         write_repository(export.manifest, export.folder, tmp_path / "models")
-        check_engines(export.manifest, tmp_path / "models", [on(T4, "8.6.1.6")])
+        check_engines(tmp_path / "models", [on(T4, "8.6.1.6")])

@@ -9,9 +9,14 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from alexnet_model.errors import ManifestError, RepositoryError
-from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import Profile, passport_of, passport_path
-from alexnet_serving import RepositoryOptions, models_of_repository, write_repository
+from alexnet_serving import (
+    PackedExport,
+    RepositoryOptions,
+    models_of_repository,
+    packed_export,
+    write_repository,
+)
 
 from ..folders import contents_of
 from .conftest import Artifacts
@@ -46,11 +51,15 @@ def refused(artifacts: Artifacts, repository: Path) -> str:
 
 def test_layout(repository: Path, export: Artifacts) -> None:
     files = ("1/model.onnx", "1/model.plan", "1/model.passport.json", "config.pbtxt", "labels.txt")
-    assert set(contents_of(repository)) == {"export.json", "reference.safetensors"} | {
-        f"{model}/{file}" for model in PACKAGED for file in files
-    }
+    assert set(contents_of(repository)) == {
+        "repository.json",
+        "alexnet.1.export.json",
+        "alexnet.1.reference.safetensors",
+    } | {f"{model}/{file}" for model in PACKAGED for file in files}
     assert models_of_repository(repository) == PACKAGED
-    assert manifest_from_folder(repository) == export.manifest
+    assert packed_export(repository) == PackedExport(
+        manifest=export.manifest, options=ENGINES, is_served=True
+    )
     for artifact in export.manifest.accepted:
         (engine,) = artifact.engines
         version = repository / f"alexnet_{artifact.precision}" / "1"
@@ -71,7 +80,6 @@ def test_config(repository: Path, export: Artifacts) -> None:
     assert parameters["tensorrt_version"] == TENSORRT
     assert parameters["computes_in"] == "f16", "the engine's, not the ONNX file's"
     assert parameters["runtime_options"] == "{}"
-    assert RepositoryOptions.from_json(parameters["repository_options"]) == ENGINES
 
 
 @pytest.mark.parametrize(

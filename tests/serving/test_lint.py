@@ -90,14 +90,14 @@ class TestLabels:
 class TestFolders:
     def test_a_model_that_is_missing(self, repository: Path, tmp_path: Path) -> None:
         (repository / "alexnet_int8").rename(tmp_path / "aside")
-        line = "alexnet_int8: got no such folder, expected a model that export.json accepts"
+        line = "alexnet_int8: got no such folder, expected a model that alexnet.1.export.json accepts"
         assert only(repository) == line
 
     @pytest.mark.parametrize("name", ["alexnet_fp16", "resnet", "a b;c"])
     def test_an_unknown_model(self, name: str, repository: Path) -> None:
         (repository / name).mkdir()
         findings = [str(finding) for finding in lint(repository)]
-        assert f"{name}: got a folder, expected only models that export.json accepts" in findings
+        assert f"{name}: got a folder, expected only models that the record of an export accepts" in findings
         assert all(finding.startswith(f"{name}") for finding in findings)
 
     def test_extra_versions_and_files(self, repository: Path) -> None:
@@ -164,17 +164,19 @@ class TestFiles:
         ]
 
     def test_the_reference(self, engines: Path) -> None:
-        rewritten(engines / "reference.safetensors", b"other answers")
-        assert only(engines).startswith("reference.safetensors: SHA-256: got ")
-        (engines / "reference.safetensors").unlink()
-        assert only(engines).startswith("reference.safetensors: got no such file")
+        rewritten(engines / "alexnet.1.reference.safetensors", b"other answers")
+        assert only(engines).startswith("alexnet.1.reference.safetensors: SHA-256: got ")
+        (engines / "alexnet.1.reference.safetensors").unlink()
+        assert only(engines).startswith("alexnet.1.reference.safetensors: got no such file")
 
     def test_hashing_says_how_far_it_is(self, engines: Path) -> None:
         reports: list[tuple[str, int, int]] = []
         lint(engines, progress=lambda stage, done, total, note="": reports.append((stage, done, total)))
         (total,) = {total for _, _, total in reports}
         onnx_and_plans = [*engines.glob("*/1/*.onnx"), *engines.glob("*/1/*.plan")]
-        assert total == sum(p.stat().st_size for p in [*onnx_and_plans, engines / "reference.safetensors"])
+        assert total == sum(
+            p.stat().st_size for p in [*onnx_and_plans, engines / "alexnet.1.reference.safetensors"]
+        )
         assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
         assert reports[-1][1] == total
 
@@ -198,19 +200,19 @@ class TestPassports:
         self, edit: Callable[[Any], object], field: str, engines: Path
     ) -> None:
         passport = engines / self.FILE
-        fresh, record = passport.read_text(), (engines / "export.json").read_text()
+        fresh, record = passport.read_text(), (engines / "alexnet.1.export.json").read_text()
         edited(passport, edit)
         assert f"{self.FILE}: {field}" in only(engines)
 
-        edited(engines / "export.json", lambda e: edit(e["artifacts"][2]["engines"][0]["passport"]))
-        chain = "export.json: alexnet_int8.sm90.plan: got another passport hash than the record's"
+        edited(engines / "alexnet.1.export.json", lambda e: edit(e["artifacts"][2]["engines"][0]["passport"]))
+        chain = "alexnet.1.export.json: alexnet_int8.sm90.plan: got another passport hash than the record's"
         assert chain in only(engines), "with both edited the field is unknown"
 
         rewritten(passport, fresh)
         chain_line, field_line = map(str, lint(engines))
         assert chain in chain_line
-        assert f"export.json: passport of alexnet_int8.sm90.plan: {field}" in field_line
-        rewritten(engines / "export.json", record)
+        assert f"alexnet.1.export.json: passport of alexnet_int8.sm90.plan: {field}" in field_line
+        rewritten(engines / "alexnet.1.export.json", record)
         assert lint(engines) == ()
 
     def test_another_plans(self, engines: Path) -> None:
@@ -235,9 +237,9 @@ class TestPassports:
                 engines / self.FILE.replace("passport.json", "plan")
             ).digest
 
-        edited(engines / "export.json", larger)
-        line = "export.json: profile of alexnet_int8.sm90.plan: got 1,8,64, expected from 1 to at most 8"
-        assert line in only(engines)
+        edited(engines / "alexnet.1.export.json", larger)
+        line = "profile of alexnet_int8.sm90.plan: got 1,8,64, expected from 1 to at most 8"
+        assert f"alexnet.1.export.json: {line}" in only(engines)
 
 
 def test_no_repository(tmp_path: Path) -> None:

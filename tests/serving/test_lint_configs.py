@@ -11,7 +11,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from alexnet_serving import RepositoryOptions, lint
 from alexnet_serving.linting.files import Finding, findings_of_differences
 
-from .altered_configs import additions, alterations, alterations_of_options, copy_of
+from .altered_configs import additions, alterations, copy_of
 from .conftest import Artifacts
 from .recorded_engines import repository_of_engines
 from .test_lint import only, rewritten
@@ -24,7 +24,7 @@ def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
 
 
 def test_every_value_that_is_there(repository: Path, engines: Path) -> None:
-    for model in (*repository.glob("alexnet*"), *engines.glob("alexnet*")):
+    for model in (path.parent for folder in (repository, engines) for path in folder.glob("*/config.pbtxt")):
         path = model / "config.pbtxt"
         fresh = path.read_text()
         altered = list(alterations(config_of(model.parent, model.name)))
@@ -38,42 +38,41 @@ def test_every_value_that_is_there(repository: Path, engines: Path) -> None:
         assert lint(model.parent, hashes=False) == ()
 
 
-def test_every_option_that_it_was_written_with(repository: Path, engines: Path) -> None:
-    acts_on = {
-        "runtime": 'parameters["repository_options"]',
-        "queue_size": "dynamic_batching.default_queue_policy",
-        "queue_timeout_s": "dynamic_batching.default_queue_policy",
-        "queue_delay_us": "dynamic_batching.max_queue_delay_microseconds",
-        "instances": "instance_group[0].count",
-        "max_batch": "max_batch_size",
-        "encoded": 'parameters["repository_options"]',
-    }
-    for model in (*repository.glob("alexnet*"), *engines.glob("alexnet*")):
-        is_network = model.name in ("alexnet_fp32", "alexnet_int8")
-        path = model / "config.pbtxt"
-        fresh = path.read_text()
-        for option, config in alterations_of_options(config_of(model.parent, model.name)):
-            rewritten(path, text_format.MessageToString(config))
-            findings = lint(model.parent, hashes=False)
-            assert len(findings) == 1 or option == "max_batch"  # which is in the warm-up and the queue too
-            assert {finding.file for finding in findings} == {f"{model.name}/config.pbtxt"}
-            field = acts_on[option] if is_network else acts_on["runtime"]
-            assert findings[0].field.startswith(field)
-        rewritten(path, fresh)
+def with_options(repository: Path, text: str) -> None:
+    """Write options of version 1 into the index as this JSON."""
+    path = repository / "repository.json"
+    index = json.loads(path.read_text())
+    index["exports"]["alexnet"]["versions"]["1"] = "OPTIONS"
+    rewritten(path, json.dumps(index).replace('"OPTIONS"', text))
 
 
 def options_text(**changed: object) -> str:
     return json.dumps({**json.loads(RepositoryOptions().to_json()), **changed})
 
 
-def test_options_of_another_backend_hide_nothing(repository: Path) -> None:
-    path = repository / "alexnet_int8" / "config.pbtxt"
-    text = path.read_text().replace('\\"runtime\\":null', '\\"runtime\\":\\"tensorrt\\"')
-    rewritten(path, text.replace("max_batch_size: 8", "max_batch_size: 640"))
-    assert [finding.field for finding in lint(repository)] == [
-        "max_batch_size",
-        'parameters["repository_options"].string_value',
-    ]
+@pytest.mark.parametrize(
+    ("option", "value", "finding"),
+    [
+        ("runtime", "tensorrt", "alexnet: got a folder, expected only models"),
+        ("queue_size", 7, "alexnet_int8/config.pbtxt: dynamic_batching.default_queue_policy: got nothing"),
+        ("queue_timeout_s", 0.5, "alexnet_int8/config.pbtxt: dynamic_batching.default_queue_policy: got"),
+        ("queue_delay_us", 5, "dynamic_batching.max_queue_delay_microseconds: got 0, expected 5"),
+        ("instances", 2, "alexnet_int8/config.pbtxt: instance_group[0].count: got 1, expected 2"),
+        ("max_batch", 3, "alexnet/config.pbtxt: max_batch_size: got 8, expected 3"),
+        ("encoded", False, "alexnet_decode: got a folder, expected only models"),
+    ],
+)
+def test_an_edited_option_is_found_where_it_acts(
+    option: str, value: object, finding: str, repository: Path
+) -> None:
+    assert {option} < json.loads(RepositoryOptions().to_json()).keys()
+    with_options(repository, options_text(**{option: value}))
+    assert any(finding in str(found) for found in lint(repository, hashes=False))
+
+
+def test_every_option_is_tried() -> None:
+    (mark,) = test_an_edited_option_is_found_where_it_acts.pytestmark  # type: ignore[attr-defined]
+    assert {option for option, _, _ in mark.args[1]} == json.loads(RepositoryOptions().to_json()).keys()
 
 
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet_int8"])
@@ -85,8 +84,7 @@ def test_the_configuration_of_another_repository(model: str, repository: Path, e
     for folder in (repository, engines):
         findings = lint(folder, hashes=False)
         assert {finding.file for finding in findings} == {f"{model}/config.pbtxt"}
-        options = 'parameters["repository_options"].string_value'
-        assert {"backend", "instance_group[0].kind", options} <= {finding.field for finding in findings}
+        assert {"backend", "instance_group[0].kind"} <= {finding.field for finding in findings}
 
 
 def test_every_value_that_is_not(engines: Path) -> None:
@@ -94,9 +92,7 @@ def test_every_value_that_is_not(engines: Path) -> None:
     path = engines / "alexnet_fp32" / "config.pbtxt"
     fresh = config_of(engines, "alexnet_fp32")
     added = list(additions(fresh))
-    assert {"version_policy", "default_model_filename", "output[0].is_shape_tensor"} <= {
-        field for field, _ in added
-    }
+    assert {"default_model_filename", "output[0].is_shape_tensor"} <= {field for field, _ in added}
     for field, config in added:
         rewritten(path, text_format.MessageToString(config))
         names = [finding.field for finding in lint(engines, hashes=False)]
@@ -131,20 +127,11 @@ def test_a_line_as_the_user_reads_it(repository: Path) -> None:
     assert only(repository) == line
 
 
-def test_options_that_say_otherwise_show_where_they_act(repository: Path) -> None:
-    config = config_of(repository, "alexnet_int8")
-    options = RepositoryOptions(queue_delay_us=5)
-    config.parameters["repository_options"].string_value = options.to_json()
-    rewritten(repository / "alexnet_int8" / "config.pbtxt", text_format.MessageToString(config))
-    line = "dynamic_batching.max_queue_delay_microseconds: got 0, expected 5"
-    assert only(repository) == f"alexnet_int8/config.pbtxt: {line}"
-
-
 @pytest.mark.parametrize(
     "options",
     [
-        "",
-        "{",
+        '""',
+        "{}",
         "[]",
         '{"backend":"onnx","queue_delay_us":0,"queue_size":null,"queue_timeout_s":null}',
         options_text(queue_delay_us=0.5),
@@ -159,10 +146,8 @@ def test_options_that_say_otherwise_show_where_they_act(repository: Path) -> Non
     ],
 )
 def test_options_that_cannot_be_read(options: str, repository: Path) -> None:
-    config = config_of(repository, "alexnet_int8")
-    config.parameters["repository_options"].string_value = options
-    rewritten(repository / "alexnet_int8" / "config.pbtxt", text_format.MessageToString(config))
-    assert 'alexnet_int8/config.pbtxt: parameters["repository_options"]' in only(repository)
+    with_options(repository, options)
+    assert only(repository).startswith("repository.json: exports.alexnet.versions.1: got ")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +160,6 @@ def test_options_that_cannot_be_read(options: str, repository: Path) -> None:
         ("max_batch_size: 99999999999", "line 1"),
         ("{", "line 1"),
         (b"name: '\xff'", "expected text in UTF-8"),
-        ("", 'parameters["repository_options"]'),
     ],
 )
 def test_what_is_no_configuration(text: str | bytes, word: str, repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lint of a broken or edited `export.json`, with which everything else is compared."""
+"""Lint of a broken or edited record, with which everything else is compared."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def engines(artifacts: Artifacts, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff", '{"schema_version": 2}'])
 def test_none_that_can_be_read(text: str, engines: Path) -> None:
-    rewritten(engines / "export.json", text.encode("latin-1"))
-    assert only(engines).startswith("export.json: ")
+    rewritten(engines / "alexnet.1.export.json", text.encode("latin-1"))
+    assert only(engines).startswith("alexnet.1.export.json: ")
 
 
 def test_none(engines: Path) -> None:
-    (engines / "export.json").unlink()
-    assert only(engines).startswith("export.json: got no such file or directory")
+    (engines / "alexnet.1.export.json").unlink()
+    assert only(engines).startswith("alexnet.1.export.json: got no such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -39,23 +39,26 @@ def test_none(engines: Path) -> None:
     [
         (
             lambda e: e["model"].update(weights_sha256="c" * 64),
-            ["export.json: fp32.onnx: got another we"],
+            ["alexnet.1.export.json: fp32.onnx: got another we"],
         ),
-        (lambda e: e["contract"].update(resize=232), ["export.json: fp32.onnx: got another contract"]),
+        (
+            lambda e: e["contract"].update(resize=232),
+            ["alexnet.1.export.json: fp32.onnx: got another contract"],
+        ),
         (
             lambda e: e["artifacts"][2].update(sha256="c" * 64),
-            ["export.json: alexnet_int8.sm90.plan: got"],
+            ["alexnet.1.export.json: alexnet_int8.sm90.plan: got"],
         ),
         (lambda e: e.update(max_batch=16), []),  # the engines decide
-        (lambda e: e.update(max_batch=4), ["export.json: profile of alexnet_fp32.sm90.plan"]),
-        (lambda e: e.update(max_batch=-1), ["export.json: profile of"]),
+        (lambda e: e.update(max_batch=4), ["alexnet.1.export.json: profile of alexnet_fp32.sm90.plan"]),
+        (lambda e: e.update(max_batch=-1), ["alexnet.1.export.json: profile of"]),
         (lambda e: e["artifacts"][1]["decision"].update(accepted=True), []),  # it has no engine
         (lambda e: e["artifacts"][2]["decision"].update(accepted=False), ["alexnet_int8: got a folder"]),
-        (lambda e: e.update(reference_sha256="0" * 64), ["reference.safetensors: SHA-256"]),
+        (lambda e: e.update(reference_sha256="0" * 64), ["alexnet.1.reference.safetensors: SHA-256"]),
     ],
 )
 def test_edited(edit: Callable[[Any], object], words: list[str], engines: Path) -> None:
-    edited(engines / "export.json", edit)
+    edited(engines / "alexnet.1.export.json", edit)
     findings = [str(finding) for finding in lint(engines) if finding.field != DIGEST_FIELD]
     assert len(findings) == len(words)
     assert all(finding.startswith(word) for finding, word in zip(findings, words, strict=True))
@@ -64,8 +67,14 @@ def test_edited(edit: Callable[[Any], object], words: list[str], engines: Path) 
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        (lambda e: e.update(max_batch=10**12), "export.json: got a record without a valid configuration"),
-        (lambda e: e["artifacts"][0].update(reports=[]), "export.json: runtime of fp32.onnx: got none"),
+        (
+            lambda e: e.update(max_batch=10**12),
+            "alexnet.1.export.json: got a record without a valid configuration",
+        ),
+        (
+            lambda e: e["artifacts"][0].update(reports=[]),
+            "alexnet.1.export.json: runtime of fp32.onnx: got none",
+        ),
         (
             lambda e: e["artifacts"][1]["decision"].update(accepted=True),
             "alexnet_fp16: got no such folder",
@@ -73,7 +82,7 @@ def test_edited(edit: Callable[[Any], object], words: list[str], engines: Path) 
     ],
 )
 def test_edited_for_onnx(edit: Callable[[Any], object], word: str, repository: Path) -> None:
-    edited(repository / "export.json", edit)
+    edited(repository / "alexnet.1.export.json", edit)
     (finding,) = [str(finding) for finding in lint(repository) if finding.field != DIGEST_FIELD]
     assert finding.startswith(word)
 
@@ -92,7 +101,7 @@ def test_edited_for_onnx(edit: Callable[[Any], object], word: str, repository: P
     ],
 )
 def test_no_figure_can_be_edited_alone(edit: Callable[[Any], object], engines: Path) -> None:
-    edited(engines / "export.json", edit)
+    edited(engines / "alexnet.1.export.json", edit)
     assert [(finding.file, finding.field) for finding in lint(engines, hashes=False)] == [
         ("alexnet_fp32/config.pbtxt", DIGEST_FIELD),
         ("alexnet_int8/config.pbtxt", DIGEST_FIELD),
@@ -100,6 +109,6 @@ def test_no_figure_can_be_edited_alone(edit: Callable[[Any], object], engines: P
 
 
 def test_how_it_is_spelled_does_not_matter(engines: Path) -> None:
-    path = engines / "export.json"
+    path = engines / "alexnet.1.export.json"
     rewritten(path, json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
     assert lint(engines) == ()

@@ -14,8 +14,8 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8, ModelConfi
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ManifestError, RepositoryError, UsageError
 from alexnet_model.files import link_or_copy
-from alexnet_model.manifest import Manifest, RuntimeInfo, manifest_from_folder
-from alexnet_serving import RepositoryOptions, lint, models_of_repository, write_repository
+from alexnet_model.manifest import Manifest, RuntimeInfo
+from alexnet_serving import RepositoryOptions, lint, models_of_repository, packed_export, write_repository
 from alexnet_serving.repositories import writing
 from alexnet_serving.repositories.model_config import config_from_text
 
@@ -23,6 +23,7 @@ from ..folders import contents_of
 
 NETWORKS = ("alexnet_fp32", "alexnet_int8")
 PACKAGED = ("alexnet", "alexnet_decode", *NETWORKS)
+ROOT = ("repository.json", "alexnet.1.export.json")
 
 
 def config_of(repository: Path, model: str) -> Any:
@@ -31,18 +32,20 @@ def config_of(repository: Path, model: str) -> Any:
 
 def test_one_model_an_accepted_precision_and_two_for_encoded_images(repository: Path, artifacts: Any) -> None:
     assert set(contents_of(repository)) == {
-        "export.json",
+        *ROOT,
         *(f"{model}/{file}" for model in NETWORKS for file in ("1/model.onnx", "config.pbtxt", "labels.txt")),
         *(f"alexnet/{file}" for file in ("1/README.md", "config.pbtxt", "labels.txt")),
         *(f"alexnet_decode/{file}" for file in ("1/README.md", "config.pbtxt")),
     }
     assert models_of_repository(repository) == PACKAGED
-    assert manifest_from_folder(repository) == artifacts.manifest
+    assert packed_export(repository).manifest == artifacts.manifest
+    assert packed_export(repository).options == RepositoryOptions()
 
 
 def test_config(repository: Path, artifacts: Any) -> None:
     config = config_of(repository, "alexnet_int8")
     assert (config.name, config.backend, config.max_batch_size) == ("alexnet_int8", "openvino_dynamic", 8)
+    assert list(config.version_policy.specific.versions) == [1]
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
         ("image", TYPE_UINT8, [224, 224, 3])
     ]
@@ -55,7 +58,6 @@ def test_config(repository: Path, artifacts: Any) -> None:
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert Contract.from_json(parameters["contract"]) == Contract()
     assert json.loads(parameters.pop("runtime_options")) == {"INFERENCE_PRECISION_HINT": "f32"}
-    assert RepositoryOptions.from_json(parameters.pop("repository_options")) == RepositoryOptions()
     assert parameters == {
         "labels": '["0","1","2","3","4","5","6","7","8","9"]',
         "contract": Contract().to_json(),
@@ -63,7 +65,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
         "precision": "int8",
         "computes_in": "i8",
         "weights_sha256": artifacts.manifest.model.weights_sha256,
-        "export_sha256": manifest_from_folder(repository).digest,
+        "export_sha256": artifacts.manifest.digest,
     }
     onnxruntime = config_of(repository, "alexnet_fp32")
     assert onnxruntime.backend == "onnxruntime"

@@ -10,7 +10,13 @@ import pytest
 
 from alexnet_model.errors import ManifestError, RepositoryError
 from alexnet_model.manifest import manifest_from_folder, verify_artifact, verify_engine, write_manifest
-from alexnet_serving import RepositoryOptions, is_repository, unpack_repository, write_repository
+from alexnet_serving import (
+    RepositoryOptions,
+    is_repository,
+    packed_export,
+    unpack_repository,
+    write_repository,
+)
 
 from ..folders import contents_of
 from .conftest import Artifacts
@@ -54,7 +60,7 @@ def test_the_same_repository_again(options: RepositoryOptions, export: Artifacts
         write_repository(manifest, tmp_path / turn, tmp_path / "models", options)
         after = contents_of(tmp_path / "models")
         if turn == "first":  # the record no longer tells of what was refused, and so has another digest
-            del before["export.json"], after["export.json"]
+            del before["alexnet.1.export.json"], after["alexnet.1.export.json"]
             old, new = export.manifest.digest.encode(), manifest.digest.encode()
             before = {name: content.replace(old, new) for name, content in before.items()}
         assert after == before
@@ -103,7 +109,7 @@ class TestRefused:
         "file",
         [
             "alexnet_int8/1/model.onnx",
-            "reference.safetensors",
+            "alexnet.1.reference.safetensors",
         ],
     )
     def test_an_altered_file(self, file: str, repository: Path, tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ class TestRefused:
     def test_a_record_that_points_elsewhere(
         self, of: str, file: str, repository: Path, tmp_path: Path
     ) -> None:
-        manifest = manifest_from_folder(repository)
+        manifest = packed_export(repository).manifest
         fp32, *others = manifest.artifacts
         update: dict[str, Any] = {"file": file}
         if of == "engine":
@@ -144,8 +150,8 @@ class TestRefused:
                 repository / "alexnet_fp32" / "1" / "model.passport.json"
             )
         forged = manifest.model_copy(update={"artifacts": (fp32.model_copy(update=update), *others)})
-        write_manifest(forged, repository)
-        with pytest.raises(RepositoryError, match="a path outside the export"):
+        write_manifest(forged, repository, "alexnet.1.export.json")
+        with pytest.raises(RepositoryError, match="no plain file name"):
             unpack_repository(repository, tmp_path / "out" / "export")
         assert not list(tmp_path.rglob("outside.onnx"))
 
@@ -163,5 +169,5 @@ def test_what_is_a_repository(repository: Path, export: Artifacts, tmp_path: Pat
     assert is_repository(repository)
     assert not is_repository(export.folder)
     assert not is_repository(tmp_path / "missing")
-    (repository / "export.json").unlink()
+    (repository / "repository.json").unlink()
     assert not is_repository(repository)

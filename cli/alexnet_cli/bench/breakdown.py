@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ..options import RepositoryOption
+from ..options import NameOption, RepositoryOption
 from .reporting import JsonFlag, OutputOption, check_output, finish, recorded_command, whole_numbers
 
 
 def breakdown_command(
     context: typer.Context,
     repository: RepositoryOption = Path("model_repository"),
+    name: NameOption = None,
     batch: Annotated[str, typer.Option(help="Images per request.", metavar="N,...")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; each measures every step.")] = 5,
     requests: Annotated[int, typer.Option(min=1, max=10_000, help="Requests per step in a round.")] = 20,
@@ -39,7 +40,7 @@ def breakdown_command(
     check_output(output)
     server = EmbeddedServer(repository, shared_memory=True)
     with ExitStack() as opened:
-        folder = opened.enter_context(unpacked_export(repository))
+        folder = opened.enter_context(unpacked_export(repository, name))
         manifest = manifest_from_folder(folder)
         options.check_fits(manifest)  # before a server is started for it
         with err.status("Starting Triton ..."):

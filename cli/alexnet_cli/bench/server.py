@@ -21,6 +21,7 @@ from ..connecting import (
     TimeoutOption,
     UrlOption,
 )
+from ..options import NameOption
 from .reporting import (
     JsonFlag,
     OutputOption,
@@ -88,6 +89,7 @@ def server_command(
             metavar="FOLDER",
         ),
     ] = None,
+    name: NameOption = None,
     as_json: JsonFlag = False,
     output: OutputOption = None,
     timeout_s: TimeoutOption = 30,
@@ -108,6 +110,8 @@ def server_command(
 
     from ..screen import Bars
 
+    if name is not None and repository is None:
+        raise UsageError("--name", got="no --repository that it is in", expected="--repository FOLDER too")
     plan = LoadPlan(
         models=tuple(dict.fromkeys(model)),
         batches=whole_numbers("--batch", batch),
@@ -121,7 +125,7 @@ def server_command(
     ).credentials()
     check_output(output)
     with ExitStack() as opened:
-        reference = None if repository is None else opened.enter_context(_reference_from(repository))
+        reference = None if repository is None else opened.enter_context(_reference_from(repository, name))
         bench = opened.enter_context(
             open_server_bench(
                 url,
@@ -158,12 +162,12 @@ def print_loads(report: Report) -> None:
 
 
 @contextmanager
-def _reference_from(repository: Path) -> Iterator[ReferenceSource]:
+def _reference_from(repository: Path, name: str | None) -> Iterator[ReferenceSource]:
     from alexnet_bench import ExportPredictions
     from alexnet_model.manifest import manifest_from_folder
     from alexnet_pipeline import unpacked_export
 
-    with unpacked_export(repository) as folder:
+    with unpacked_export(repository, name) as folder:
         yield ExportPredictions(manifest_from_folder(folder), folder)
 
 

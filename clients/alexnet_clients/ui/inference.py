@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 
 from alexnet_model.errors import BadRequest, ContractMismatch, ForeignServer, ModelNotFound
 from alexnet_model.manifest import PRECISIONS
+from alexnet_model.model_names import decoder_name, network_name
 
 from ..client import Client
 from ..predictions import Classification
 from ..served_model import ServedModel
 from ..transports.transport import ModelStatistics
 
-MODELS = (*(f"alexnet_{precision}" for precision in PRECISIONS), "alexnet")
-# The first model of the ensemble. Triton counts queueing only in the ensemble's models.
-DECODER = "alexnet_decode"
 # Triton may count a request shortly after its reply.
 _COUNT_DELAY_S = 0.25
 # A proxy, or the server's own options, may refuse the statistics and still allow inference.
@@ -51,8 +49,12 @@ class TimedClassification:
     counted: int = 0
 
 
-def available_models(client: Client) -> tuple[ServedModel, ...]:
-    """This project's models that the server has, without models of the same name from elsewhere.
+def available_models(client: Client, name: str = "alexnet") -> tuple[ServedModel, ...]:
+    """Return the models of an export that the server has, without models of the same name from elsewhere.
+
+    Args:
+        client: a client of the server.
+        name: the name of the export.
 
     Raises:
         ContractMismatch: this version cannot use the contract of any of its models.
@@ -61,9 +63,10 @@ def available_models(client: Client) -> tuple[ServedModel, ...]:
     """
     found = []
     mismatch: ContractMismatch | None = None
-    for name in MODELS:
+    models = (*(network_name(name, precision) for precision in PRECISIONS), name)
+    for model in models:
         try:
-            found.append(client.model(name))
+            found.append(client.model(model))
         except ModelNotFound:
             continue
         except ContractMismatch as error:
@@ -72,9 +75,9 @@ def available_models(client: Client) -> tuple[ServedModel, ...]:
         return tuple(found)
     raise mismatch or ModelNotFound(
         str(client.url),
-        got="none of this project's models",
-        expected=f"one of {', '.join(MODELS)}",
-        next_step="Serve what alexnet export wrote.",
+        got=f"no model of {name}",
+        expected=f"one of {', '.join(models)}",
+        next_step="Serve what alexnet export wrote, and pass the --name that it was exported with.",
     )
 
 
@@ -147,7 +150,9 @@ def _compute_ns(statistics: ModelStatistics) -> int:
 
 def _statistics(client: Client, served: ServedModel) -> dict[str, ModelStatistics] | None:
     """Counts of the models that do the work; None if the server refuses them."""
-    names = (DECODER, f"alexnet_{served.precision}") if served.decodes else (served.name,)
+    names: tuple[str, ...] = (served.name,)
+    if served.decodes:  # Triton counts queueing only in the models of the ensemble
+        names = (decoder_name(served.name), f"{served.name}_{served.precision}")
     try:
         return {name: client.statistics(name) for name in names}
     except _STATISTICS_REFUSED:

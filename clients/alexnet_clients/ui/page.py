@@ -9,8 +9,9 @@ from typing import Any
 
 from alexnet_model.errors import AlexnetError
 from alexnet_model.extras import needs
+from alexnet_model.model_names import network_name
 
-from ..client import DEFAULT_MODEL, Client
+from ..client import Client
 from ..served_model import ServedModel
 from .inference import available_models, classify_with_timing
 from .rendering import confidences_from_classes, html_from_error, html_from_timed
@@ -62,18 +63,19 @@ def theme() -> Any:
     return gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts)
 
 
-def build_page(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -> Any:
+def build_page(client: Client, *, name: str = "alexnet", top: int = 5, examples: Sequence[Path] = ()) -> Any:
     """Gradio's Blocks for one server, whose models are read at once.
 
     Args:
         client: a client of the server.
+        name: the name of the export whose models are offered.
         top: how many classes to show.
         examples: images that the page offers.
 
     Raises:
         ClientError: no reply, or the server has none of this project's models.
     """
-    models = available_models(client)
+    models = available_models(client, name)
 
     def classify(path: str | None, model: str) -> tuple[dict[str, float], str]:
         if path is None:
@@ -88,7 +90,7 @@ def build_page(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -
     def reload_models(model: str) -> tuple[Any, Any]:
         """The server may have another export by now. A result that is shown already stays."""
         try:
-            return _choice(available_models(client), model), gr.skip()
+            return _choice(available_models(client, name), model), gr.skip()
         except AlexnetError as error:
             return gr.skip(), html_from_error(error)
 
@@ -110,7 +112,7 @@ def build_page(client: Client, *, top: int = 5, examples: Sequence[Path] = ()) -
                 )
                 # Gradio would open the file and save some again; the contract is for the original file.
                 image.preprocess = _path_from_upload
-                model = _choice(models, DEFAULT_MODEL)
+                model = _choice(models, network_name(name, "fp32"))
                 if examples:
                     paths = [[str(path)] for path in examples]
                     gr.Examples(paths, image, preload=False, elem_id="examples")

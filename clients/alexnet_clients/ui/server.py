@@ -43,12 +43,14 @@ class PageServer:
 
     Args:
         client: a client of the server that classifies.
+        name: the name of the export whose models the page offers.
         port: the page's port; 0 takes a free one.
         top: how many classes to show.
     """
 
-    def __init__(self, client: Client, *, port: int = 7860, top: int = 5) -> None:
+    def __init__(self, client: Client, *, name: str = "alexnet", port: int = 7860, top: int = 5) -> None:
         self._client = client
+        self._name = name
         self._port = port
         self._top = top
         self._opened = ExitStack()
@@ -67,7 +69,7 @@ class PageServer:
             self.port: int = self._listener.getsockname()[1]
             self.url = f"http://{LOOPBACK}:{self.port}"
             folder = opened.enter_context(_private_folder())
-            self.blocks, app = _blocks_and_app(self._client, self.port, self._top, folder)
+            self.blocks, app = _blocks_and_app(self._client, self._name, self.port, self._top, folder)
             self.app = LoopbackOnly(app, port=self.port)
             self._opened = opened.pop_all()
         return self
@@ -119,7 +121,7 @@ class LoopbackOnly:
         return headers.get(b"host") in self._hosts and (origin is None or origin in self._origins)
 
 
-def _blocks_and_app(client: Client, port: int, top: int, folder: Path) -> tuple[Any, AsgiApp]:
+def _blocks_and_app(client: Client, name: str, port: int, top: int, folder: Path) -> tuple[Any, AsgiApp]:
     """Gradio's page, and the web application around it."""
     from .page import CSS, build_page, theme
 
@@ -127,7 +129,7 @@ def _blocks_and_app(client: Client, port: int, top: int, folder: Path) -> tuple[
         import fastapi
         import gradio as gr
 
-    blocks = build_page(client, top=top, examples=write_examples(folder))
+    blocks = build_page(client, name=name, top=top, examples=write_examples(folder))
     app: AsgiApp = gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,

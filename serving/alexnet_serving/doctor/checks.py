@@ -242,13 +242,17 @@ def check_embedded_triton() -> Check:
     return judged(name, (SERVE_EMBEDDED,), found=found, problem=problem, fix=fix, status=status)
 
 
-def check_shared_memory() -> Check:
+def check_shared_memory(exports: int = 1) -> Check:
     """Check the free shared memory, through which the embedded server passes images to its models.
 
     A model takes SHM_BYTES to start and as much again for large requests. With less, the server does not
     start, or refuses large batches with `Failed to increase the shared memory pool size`.
+
+    Args:
+        exports: How many exports are served, each in all precisions.
     """
-    to_start, to_serve = len(PRECISIONS) * SHM_BYTES, 2 * len(PRECISIONS) * SHM_BYTES
+    to_start = exports * len(PRECISIONS) * SHM_BYTES
+    to_serve = 2 * to_start
     try:
         free = shutil.disk_usage(SHM).free
     except OSError:

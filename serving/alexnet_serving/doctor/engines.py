@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alexnet_model.errors import AlexnetError, EngineRefused, ManifestError, os_error_reason
 from alexnet_model.gpus import GpuSurvey
-from alexnet_model.manifest import MANIFEST_NAME, Engine, manifest_from_folder
+from alexnet_model.manifest import MANIFEST_NAME, Engine, Manifest, manifest_from_folder
 from alexnet_model.passport import Passport
 from alexnet_model.records import Precision, Record
 from alexnet_model.runtimes import runtime_named, runtime_of_backend
@@ -25,6 +25,7 @@ from ..repositories.backends import (
     needs_gpu,
     onnx_command,
 )
+from ..repositories.records import INDEX_NAME, index_of, packed_exports
 from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, fix_from, judged
 
 
@@ -90,7 +91,7 @@ def engines_found(
     for option, folder in (("--repository", repository), ("--out", out)):
         name = f"record of {option}"
         try:
-            exported = (folder / MANIFEST_NAME).is_file()
+            exported = any((folder / file).is_file() for file in (INDEX_NAME, MANIFEST_NAME))
         except OSError as error:
             reason = os_error_reason(error)
             checks.append(_of_record(name, f"{folder}: {reason}", f"Choose another folder: {option} DIR"))
@@ -102,18 +103,27 @@ def engines_found(
             checks.append(_of_record(name, f"nothing exported to {folder} yet", fix))
             continue
         try:
-            manifest = manifest_from_folder(folder)
+            manifests = _manifests_of(folder, is_repository=folder == repository)
         except ManifestError as error:
             checks.append(_of_record(name, f"{error.subject}: {error.got}", fix_from(error.next_step)))
             continue
-        precisions = ", ".join(artifact.precision for artifact in manifest.accepted) or "nothing accepted"
-        engines = [(artifact, engine) for artifact in manifest.artifacts for engine in artifact.engines]
-        checks.append(_of_record(name, f"{precisions} in {folder}, engines: {len(engines) or 'none'}"))
-        for artifact, engine in engines:
+        engines = [(m, a.precision, engine) for m in manifests for a in m.artifacts for engine in a.engines]
+        exports = "; ".join(map(_precisions_in_words, manifests))
+        checks.append(_of_record(name, f"{exports} in {folder}, engines: {len(engines) or 'none'}"))
+        for manifest, precision, engine in engines:
             found.setdefault(
-                engine.passport_digest, _found(folder, artifact.precision, engine, targets, repository)
+                engine.passport_digest,
+                _found(folder, manifest.model.name, precision, engine, targets, repository),
             )
     return tuple(found.values()), tuple(checks)
+
+
+def exports_in(repository: Path) -> int:
+    """Return how many exports a repository serves; 1 if it is still to be written, or cannot be read."""
+    try:
+        return max(1, len(index_of(repository).exports))
+    except (ManifestError, OSError):
+        return 1
 
 
 def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
@@ -147,7 +157,7 @@ def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[Engi
     problem = f"{titles} engines, which embedded Triton cannot run"
     yield judged("models of --repository", (SERVE_EMBEDDED,), problem=problem, fix=onnx_command(repository))
     try:
-        check_engines(manifest_from_folder(repository), repository, targets)
+        check_engines(repository, targets)
     except EngineRefused as error:
         problem, fix = f"{error.got}, not {error.expected}", fix_from(error.next_step)
         yield judged("engines of --repository", (SERVE_IN_DOCKER,), problem=problem, fix=fix)
@@ -155,15 +165,35 @@ def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[Engi
         return  # the check of the record or of the driver reports it
 
 
+def _manifests_of(folder: Path, *, is_repository: bool) -> list[Manifest]:
+    """Return the records of a folder: of every export that a repository serves, or of one export.
+
+    Raises:
+        ManifestError: a record is missing or broken.
+    """
+    if is_repository:
+        return [packed.manifest for packed in packed_exports(folder)]
+    return [manifest_from_folder(folder)]
+
+
+def _precisions_in_words(manifest: Manifest) -> str:
+    precisions = ", ".join(artifact.precision for artifact in manifest.accepted) or "nothing accepted"
+    version = f" version {manifest.model_version}" if manifest.model_version > 1 else ""
+    return f"{manifest.model.name}{version}: {precisions}"
+
+
 def _found(
-    folder: Path, precision: Precision, engine: Engine, targets: Sequence[EngineTarget], repository: Path
+    folder: Path,
+    name: str,
+    precision: Precision,
+    engine: Engine,
+    targets: Sequence[EngineTarget],
+    repository: Path,
 ) -> EngineFound:
     reasons = [(str(target), reason_to_refuse(engine.passport, target)) for target in targets]
     results = tuple(LoadResult(target=target, loads=not reason, reason=reason) for target, reason in reasons)
-    if folder == repository:
-        fix = rebuild_command(repository, engine.passport)
-    else:
-        fix = rebuild_command(repository, engine.passport, source=folder)
+    source = None if folder == repository else folder
+    fix = rebuild_command(repository, name, engine.passport, source=source)
     # An engine that Triton has no backend for is not broken, and building it again would not help.
     is_broken = runtime_named(engine.passport.runtime).served and not all(result.loads for result in results)
     return EngineFound(

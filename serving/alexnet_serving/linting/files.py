@@ -12,22 +12,20 @@ from typing import Any
 
 from alexnet_model.differences import MISSING, differences
 from alexnet_model.errors import AlexnetError, ManifestError, RepositoryError, os_error_reason
-from alexnet_model.manifest import MANIFEST_NAME, REFERENCE_NAME, Engine, Manifest
+from alexnet_model.manifest import Engine
+from alexnet_model.model_names import export_of_model, is_decoder
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX, Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
 
-from ..engine_compatibility import rebuild_command, recorded_passport, runtime_words
-from ..repositories.layout import (
-    CONFIG_FILE,
-    DECODING_MODEL,
-    LABELS_FILE,
-    MODEL_FILE,
-    PLACEHOLDER_FILE,
-    VERSION,
-    ModelEntry,
-    holds_encoded,
-    holds_engines,
+from ..engine_compatibility import (
+    first_passport,
+    packed_with_engines,
+    packing_words,
+    rebuild_command,
+    runtime_words,
 )
+from ..repositories.layout import CONFIG_FILE, LABELS_FILE, PLACEHOLDER_FILE, ModelEntry
+from ..repositories.records import KEPT_FILE
 
 CHUNK_BYTES = 4 * 1024 * 1024
 SHOWN = 56  # characters of a long value
@@ -98,22 +96,25 @@ class EnumName(str):
     """The name of an enumeration's value, which is shown without quotes."""
 
 
-def presence_findings(name: str, entry: ModelEntry | None, repository: Path) -> Iterator[Finding]:
+def presence_findings(
+    name: str, version: int, entry: ModelEntry | None, repository: Path
+) -> Iterator[Finding]:
     """Yield the files that are missing from a model's folder, and those that nothing here wrote.
 
-    Every extra file is a finding: Triton serves the highest version that it finds, and looks for a backend's
-    library in the model's folder first.
+    Every extra file is a finding: Triton looks for a backend's library in the model's folder first.
 
     Args:
         name: The model's name.
+        version: The version that is served.
         entry: The model's entry; None for a model without a file of its own.
         repository: The repository.
     """
-    recorded = [Path(record.file).name for record in _records(entry)] if entry else []
+    recorded = recorded_files(entry) if entry else []
+    files = [Path(record.file).name for record in recorded]
     passports = [passport_path(Path(plan)).name for plan in entry.engines] if entry else []
-    texts = {CONFIG_FILE} if name == DECODING_MODEL else {CONFIG_FILE, LABELS_FILE}
-    inside = {VERSION: {*recorded, *passports} if entry else {PLACEHOLDER_FILE}, "": {*texts, VERSION}}
-    for folder, expected in inside.items():
+    texts = {CONFIG_FILE} if is_decoder(name) else {CONFIG_FILE, LABELS_FILE}
+    of_version = {*files, *passports} if entry else {PLACEHOLDER_FILE}
+    for folder, expected in ((str(version), of_version), ("", {*texts, str(version)})):
         path = repository / name / folder
         for found in sorted(path.iterdir()) if path.is_dir() else ():
             if found.name not in expected:
@@ -121,14 +122,17 @@ def presence_findings(name: str, entry: ModelEntry | None, repository: Path) -> 
                 yield Finding(
                     found.relative_to(repository).as_posix(), "", what, f"only {', '.join(sorted(expected))}"
                 )
-    for missing in recorded:  # missing passports and texts are found where they are read
-        file = f"{name}/{VERSION}/{missing}"
-        if not (repository / file).is_file():
-            yield Finding(file, "", "no such file", f"the one that {MANIFEST_NAME} records")
-    if entry is None and not (repository / name / VERSION / PLACEHOLDER_FILE).is_file():
-        yield Finding(
-            f"{name}/{VERSION}/{PLACEHOLDER_FILE}", "", "no such file", "a file to keep the version's folder"
-        )
+    yield from missing_findings(recorded, repository)  # missing passports and texts are found on reading
+    placeholder = f"{name}/{version}/{PLACEHOLDER_FILE}"
+    if entry is None and not (repository / placeholder).is_file():
+        yield Finding(placeholder, "", "no such file", "a file to keep the version's folder")
+
+
+def missing_findings(recorded: Iterable[Recorded], repository: Path) -> Iterator[Finding]:
+    """Yield the recorded files that are missing."""
+    for record in recorded:
+        if not (repository / record.file).is_file():
+            yield Finding(record.file, "", "no such file", "the one that the record of its export names")
 
 
 def link_findings(model: str, repository: Path) -> Iterator[Finding]:
@@ -163,16 +167,22 @@ def label_findings(file: str, repository: Path, names: Sequence[str]) -> Iterato
 
 def size_findings(entry: ModelEntry, repository: Path) -> Iterator[Finding]:
     """Yield the model's files that do not have their recorded size."""
-    for record in _records(entry):
+    for record in recorded_files(entry):
         size = _size(repository / record.file)
         if size is not None and size != record.size_bytes:
             yield Finding(record.file, "size", f"{size:,} bytes", f"{record.size_bytes:,} bytes")
 
 
-def passport_findings(plan: str, engine: Engine, repository: Path) -> Iterator[Finding]:
+def passport_findings(plan: str, engine: Engine, repository: Path, record: str) -> Iterator[Finding]:
     """Yield the fields in which the passport beside an engine differs from the recorded one.
 
     The record also has the passport's digest, which shows which of the two was edited.
+
+    Args:
+        plan: The engine's path in the repository.
+        engine: What the record has of it.
+        repository: The repository.
+        record: The file of the record.
     """
     file = passport_path(Path(plan)).as_posix()
     try:
@@ -181,29 +191,18 @@ def passport_findings(plan: str, engine: Engine, repository: Path) -> Iterator[F
         yield finding_from_error(error, repository, file)
         return
     if passport.digest == engine.passport_digest:
-        for found in findings_of_differences(_values(engine.passport), _values(passport), MANIFEST_NAME):
+        for found in findings_of_differences(_values(engine.passport), _values(passport), record):
             field = f"passport of {engine.file}: {found.field}"
-            yield Finding(MANIFEST_NAME, field, found.got, found.expected)
+            yield Finding(record, field, found.got, found.expected)
     else:
         yield from findings_of_differences(_values(passport), _values(engine.passport), file)
 
 
-def reference_findings(manifest: Manifest, repository: Path) -> Iterator[Finding]:
-    """Yield a finding if the recorded reference outputs are missing."""
-    if manifest.reference_sha256 is not None and _size(repository / REFERENCE_NAME) is None:
-        yield Finding(REFERENCE_NAME, "", "no such file", f"the one that {MANIFEST_NAME} records")
-
-
-def hash_findings(
-    entries: Collection[ModelEntry], manifest: Manifest, repository: Path, progress: Progress
-) -> Iterator[Finding]:
+def hash_findings(records: Collection[Recorded], repository: Path, progress: Progress) -> Iterator[Finding]:
     """Yield the files whose SHA-256 is not the recorded one; missing files and other sizes are left out.
 
     `progress` counts bytes.
     """
-    records = [record for entry in entries for record in _records(entry)]
-    if manifest.reference_sha256 is not None:
-        records.append(_Recorded(file=REFERENCE_NAME, size_bytes=None, sha256=manifest.reference_sha256))
     sizes = {record.file: _size(repository / record.file) for record in records}
     whole = [record for record in records if sizes[record.file] == (record.size_bytes or sizes[record.file])]
     total = sum(sizes[record.file] or 0 for record in whole)
@@ -227,21 +226,27 @@ def hash_findings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recorded:
+class Recorded:
+    """A large file of a repository as its record has it."""
+
     file: str
     size_bytes: int | None  # None: not recorded
     sha256: str
 
 
-def _records(entry: ModelEntry) -> Iterable[_Recorded]:
+def recorded_files(entry: ModelEntry) -> list[Recorded]:
     """Return the large files of a model."""
-    artifact, version = entry.artifact, f"{entry.name}/{VERSION}"
-    yield _Recorded(file=f"{version}/{MODEL_FILE}", size_bytes=artifact.size_bytes, sha256=artifact.sha256)
-    for plan, engine in entry.engines.items():
-        passport = engine.passport
-        yield _Recorded(
-            file=f"{version}/{plan}", size_bytes=passport.engine_size_bytes, sha256=passport.engine_sha256
+    artifact = entry.artifact
+    onnx = Recorded(file=entry.onnx_file, size_bytes=artifact.size_bytes, sha256=artifact.sha256)
+    plans = [
+        Recorded(
+            file=entry.engine_file(plan),
+            size_bytes=engine.passport.engine_size_bytes,
+            sha256=engine.passport.engine_sha256,
         )
+        for plan, engine in entry.engines.items()
+    ]
+    return [onnx, *plans]
 
 
 def _size(path: Path) -> int | None:
@@ -253,14 +258,23 @@ def _values(passport: Passport) -> dict[str, Any]:
 
 
 def _fix(repository: Path, findings: Sequence[Finding]) -> str:
+    name = _export_of_file(findings[0].file)
     if all(finding.about_engine for finding in findings):
-        return f"Build them again: {rebuild_command(repository)}"
+        return f"Build them again: {rebuild_command(repository, name)}"
     words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository)]
-    if holds_engines(repository):
-        words += runtime_words(recorded_passport(repository))
-        if holds_encoded(repository):
-            words.append("--encoded")
+    packed = packed_with_engines(repository, name)
+    if packed is not None:
+        if packed.options.serves_engines:
+            words += runtime_words(first_passport(packed))
+        words += packing_words(repository, packed)
     return f"Write it again: {shlex.join(words)}"
+
+
+def _export_of_file(file: str) -> str:
+    """Return the name of the export that a file of a repository belongs to."""
+    top = file.partition("/")[0]
+    kept = KEPT_FILE.fullmatch(top)
+    return kept[1] if kept else export_of_model(top)
 
 
 def _text(value: Any) -> str:

@@ -1,50 +1,49 @@
-"""Compare every file of a repository with its record, `export.json`, before a server is started.
+"""Compare every file of a repository with its records, before a server is started.
 
-There is no list of rules. Lint makes each model's configuration again from the record and from the options
-that it was written with, and compares it field by field with the one in the repository. So every change of a
-number or a word is found and named (docs/decisions/lint.md).
+There is no list of rules. Lint makes each model's configuration again from the record of its export and from
+the options that the index has, and compares it field by field with the one in the repository. So every change
+of a number or a word is found and named (docs/decisions/lint.md).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_model.differences import Key
 from alexnet_model.errors import ManifestError, RepositoryError, os_error_reason
-from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
+from alexnet_model.manifest import Manifest
+from alexnet_model.model_names import is_decoder, models_of_export
 from alexnet_model.progress import Progress, silent
 
-from ..repositories.layout import (
-    CONFIG_FILE,
-    DECODING_MODEL,
-    LABELS_FILE,
-    VERSION,
-    ModelEntry,
-    RepositoryOptions,
-    engine_runtimes,
-    entries_of,
-    holds_encoded,
-    holds_engines,
-    takes_encoded,
+from ..repositories.layout import CONFIG_FILE, LABELS_FILE, ModelEntry, RepositoryOptions, entries_of
+from ..repositories.records import (
+    INDEX_NAME,
+    KEPT_FILE,
+    PackedExport,
+    RepositoryIndex,
+    index_of,
+    packed_export,
+    record_file,
+    reference_file,
 )
 from ..repositories.writing import models_of_repository
 from .files import (
     EnumName,
     Finding,
+    Recorded,
     finding_from_error,
     findings_of_differences,
     hash_findings,
     label_findings,
     link_findings,
+    missing_findings,
     passport_findings,
     presence_findings,
-    reference_findings,
+    recorded_files,
     size_findings,
 )
 
@@ -52,8 +51,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
 
     from ..repositories.model_config import ConfigMaker
-
-OPTIONS_FIELD = 'parameters["repository_options"].string_value'
 
 
 def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
@@ -77,93 +74,128 @@ def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) 
 
 
 def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Finding, ...]:
-    from ..repositories.model_config import config_makers  # tritonclient is slow to import
-
     try:
-        manifest = manifest_from_folder(repository)
+        index = index_of(repository)
     except ManifestError as error:
-        return (
-            finding_from_error(error, repository, MANIFEST_NAME),
-            *_edited_passports(repository),
-        )
-    folders = sorted(path.name for path in repository.iterdir() if path.is_dir())
-    configs = {name: _Config(repository, name) for name in folders}
+        return (finding_from_error(error, repository, INDEX_NAME),)
     findings: list[Finding] = []
-    try:
-        written = [config.options for config in configs.values() if config.options]
-        entries, options = _entries_and_options(repository, manifest, written)
-        makers = config_makers(entries.values(), manifest, encoded=options.encoded)
-        for name, config in configs.items():
-            findings += config.findings(makers.get(name), options, is_network=name in entries)
-    except RepositoryError as error:
-        return (Finding(MANIFEST_NAME, error.subject, error.got, error.expected),)
-    except (TypeError, ValueError) as error:  # such as a batch size that does not fit into the protobuf field
-        return (
-            Finding(MANIFEST_NAME, "", f"a record without a valid configuration ({error})", "a valid one"),
-        )
-    for name in sorted(configs.keys() | makers.keys()):
-        findings += _model_findings(name, entries.get(name), name in makers, repository, manifest)
-    findings += reference_findings(manifest, repository)
+    recorded: list[Recorded] = []
+    models: set[str] = set()
+    for name, export in sorted(index.exports.items()):
+        for version in sorted(export.versions):
+            try:
+                packed = packed_export(repository, name, version)
+                recorded += _recorded_files_of(packed)
+                if packed.is_served:
+                    models |= _makers_of(packed).keys()
+                    findings += _served_findings(packed, repository)
+                else:
+                    findings += _kept_findings(packed, repository)
+            except (ManifestError, RepositoryError, TypeError, ValueError) as error:
+                findings += _findings_of_record(error, repository, name, version, export.versions[version])
+                if version == export.served:
+                    models |= models_of_export(name)
+    findings += _findings_at_root(repository, index, models)
     if hashes:
-        findings += hash_findings(entries.values(), manifest, repository, progress)
+        findings += hash_findings(recorded, repository, progress)
     return tuple(findings)
 
 
-class _Config:
-    """One model's `config.pbtxt`, read once; `options` is None if none can be read."""
+def _makers_of(packed: PackedExport) -> dict[str, ConfigMaker]:
+    """Return the function that makes each model's configuration, by the model's name."""
+    from ..repositories.model_config import config_makers  # tritonclient is slow to import
 
-    def __init__(self, repository: Path, model: str) -> None:
-        self._file = f"{model}/{CONFIG_FILE}"
-        self._config: Message | None = None
-        self.options: RepositoryOptions | None = None
-        self._problem: Finding | None = None
-        self._read(repository / self._file)
+    return config_makers(packed.entries, packed.manifest, encoded=packed.options.encoded)
 
-    def findings(
-        self, make: ConfigMaker | None, options: RepositoryOptions, *, is_network: bool
-    ) -> Iterator[Finding]:
-        """Yield where the configuration differs from the one that `make` returns.
 
-        A network is compared with the queue that its own options describe, so that an edited option shows in
-        the field that it sets. Options that hold for the whole repository are compared with the repository's
-        `options`.
+def _served_findings(packed: PackedExport, repository: Path) -> list[Finding]:
+    """Return where the models of a served version differ from its record.
 
-        Raises TypeError or ValueError if the record does not describe a valid configuration.
-        """
-        if self._problem:
-            yield self._problem
-        if self.options is None or make is None:
-            return
-        if is_network:
-            options = replace(self.options, runtime=options.runtime, encoded=options.encoded)
-        yield from findings_of_differences(_values(self._config), _values(make(options)), self._file)
+    Raises:
+        RepositoryError: the record cannot be packed with these options.
+        TypeError, ValueError: the record does not describe a valid configuration.
+    """
+    entries = {entry.name: entry for entry in packed.entries}
+    makers = _makers_of(packed)
+    findings: list[Finding] = []
+    for name, make in sorted(makers.items()):
+        expected = make(packed.options)
+        if (repository / name).is_dir():
+            findings += _config_findings(f"{name}/{CONFIG_FILE}", repository, expected)
+    for name in sorted(makers):
+        findings += _model_findings(name, entries.get(name), repository, packed.manifest)
+    findings += missing_findings(_reference_of(packed.manifest), repository)
+    return findings
 
-    def _read(self, path: Path) -> None:
-        from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
 
-        from ..repositories.model_config import OPTIONS_PARAMETER, config_from_text
+def _kept_findings(packed: PackedExport, repository: Path) -> list[Finding]:
+    """Return what is missing or altered of a version that is kept for `alexnet rollback`."""
+    findings = list(missing_findings(_recorded_files_of(packed), repository))
+    for entry in packed.entries:
+        findings += size_findings(entry, repository)
+        for plan, engine in entry.engines.items():
+            findings += passport_findings(entry.engine_file(plan), engine, repository, _record_of(packed))
+    return findings
 
-        try:
-            self._config = config_from_text(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            self._problem = Finding(self._file, "", os_error_reason(error), "a model's configuration")
-        except UnicodeDecodeError as error:
-            self._problem = Finding(self._file, "", f"{error}", "text in UTF-8")
-        except ParseError as error:
-            line = f"line {error.GetLine()}" if error.GetLine() else ""
-            reason = re.sub(r"^[\d:]+ : ", "", f"{error}").removesuffix(".")
-            self._problem = Finding(self._file, line, reason, "Triton's model configuration")
-        else:
-            if OPTIONS_PARAMETER not in self._config.parameters:
-                self._problem = Finding(
-                    self._file, OPTIONS_FIELD, "nothing", "the options it was written with"
-                )
-                return
-            try:
-                text = self._config.parameters[OPTIONS_PARAMETER].string_value
-                self.options = RepositoryOptions.from_json(text)
-            except ValueError as error:
-                self._problem = Finding(self._file, OPTIONS_FIELD, f"{error}", "repository options")
+
+def _findings_at_root(repository: Path, index: RepositoryIndex, models: set[str]) -> Iterator[Finding]:
+    """Yield folders that are no models of the exports, and files of versions that the index does not name."""
+    for path in sorted(repository.iterdir()):
+        kept = KEPT_FILE.fullmatch(path.name)
+        if path.is_dir() and path.name not in models:
+            yield Finding(path.name, "", "a folder", "only models that the record of an export accepts")
+        elif kept and (kept[1] not in index.exports or int(kept[2]) not in index.exports[kept[1]].versions):
+            yield Finding(path.name, "", "a file", f"only those of versions in {INDEX_NAME}")
+
+
+def _findings_of_record(
+    error: Exception, repository: Path, name: str, version: int, options: RepositoryOptions
+) -> Iterator[Finding]:
+    """Yield the findings for a record that cannot be read or packed."""
+    file = record_file(name, version)
+    if isinstance(error, RepositoryError):
+        yield Finding(file, error.subject, error.got, error.expected)
+    elif isinstance(error, ManifestError):
+        yield finding_from_error(error, repository, file)
+        yield from _edited_passports(repository, file, options)
+    else:  # such as a batch size that does not fit into the protobuf field
+        yield Finding(file, "", f"a record without a valid configuration ({error})", "a valid one")
+
+
+def _record_of(packed: PackedExport) -> str:
+    return record_file(packed.manifest.model.name, packed.manifest.model_version)
+
+
+def _reference_of(manifest: Manifest) -> list[Recorded]:
+    if manifest.reference_sha256 is None:
+        return []
+    file = reference_file(manifest.model.name, manifest.model_version)
+    return [Recorded(file=file, size_bytes=None, sha256=manifest.reference_sha256)]
+
+
+def _recorded_files_of(packed: PackedExport) -> list[Recorded]:
+    of_entries = [recorded for entry in packed.entries for recorded in recorded_files(entry)]
+    return [*of_entries, *_reference_of(packed.manifest)]
+
+
+def _config_findings(file: str, repository: Path, expected: Message) -> Iterator[Finding]:
+    """Yield where a `config.pbtxt` differs from the configuration that its record describes."""
+    from google.protobuf.text_format import ParseError  # type: ignore[import-untyped]
+
+    from ..repositories.model_config import config_from_text
+
+    try:
+        config = config_from_text((repository / file).read_text(encoding="utf-8"))
+    except OSError as error:
+        yield Finding(file, "", os_error_reason(error), "a model's configuration")
+    except UnicodeDecodeError as error:
+        yield Finding(file, "", f"{error}", "text in UTF-8")
+    except ParseError as error:
+        line = f"line {error.GetLine()}" if error.GetLine() else ""
+        reason = re.sub(r"^[\d:]+ : ", "", f"{error}").removesuffix(".")
+        yield Finding(file, line, reason, "Triton's model configuration")
+    else:
+        yield from findings_of_differences(_values(config), _values(expected), file)
 
 
 def _values(message: Any) -> dict[str, Any]:
@@ -190,79 +222,35 @@ def _value(field: Any, value: Any) -> Any:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
-def _entries_and_options(
-    repository: Path, manifest: Manifest, written: Sequence[RepositoryOptions]
-) -> tuple[dict[str, ModelEntry], RepositoryOptions]:
-    """Return the networks that the repository should hold, by name, and its options.
-
-    The options are those that most configurations record. The files count as one more vote, which decides a
-    tie.
-
-    Args:
-        repository: The repository.
-        manifest: Its record.
-        written: The options of each configuration that can be read.
-
-    Raises:
-        RepositoryError: the record cannot be packed with these options.
-    """
-    most = Counter(written).most_common(1)[0][0] if written else RepositoryOptions()
-    runtime = Counter([_runtime_of_files(repository, written), *(o.runtime for o in written)]).most_common(1)[
-        0
-    ][0]
-    entries = entries_of(manifest, replace(most, runtime=runtime))
-
-    def as_files(encoded: bool | None) -> bool:
-        return takes_encoded(entries, encoded) == holds_encoded(repository)
-
-    votes = Counter([options.encoded for options in written] or [None])
-    encoded = max(votes, key=lambda value: (votes[value], as_files(value)))
-    return {entry.name: entry for entry in entries}, replace(most, runtime=runtime, encoded=encoded)
-
-
-def _runtime_of_files(repository: Path, written: Sequence[RepositoryOptions]) -> str | None:
-    """Return the option `runtime` by which files were packed: one with engines, if there are engines."""
-    with_engines = [runtime.name for runtime in engine_runtimes()]
-    is_engine = holds_engines(repository)
-    fitting = [options.runtime for options in written if (options.runtime in with_engines) == is_engine]
-    if fitting:
-        return Counter(fitting).most_common(1)[0][0]
-    return with_engines[0] if is_engine else None
-
-
 def _model_findings(
-    name: str, entry: ModelEntry | None, is_ours: bool, repository: Path, manifest: Manifest
+    name: str, entry: ModelEntry | None, repository: Path, manifest: Manifest
 ) -> Iterator[Finding]:
-    if not is_ours:
-        yield Finding(name, "", "a folder", f"only models that {MANIFEST_NAME} accepts")
-        return
+    record = record_file(manifest.model.name, manifest.model_version)
     if not (repository / name).is_dir():
-        yield Finding(name, "", "no such folder", f"a model that {MANIFEST_NAME} accepts")
+        yield Finding(name, "", "no such folder", f"a model that {record} accepts")
         return
     yield from link_findings(name, repository)
-    if name != DECODING_MODEL:
+    if not is_decoder(name):
         yield from label_findings(f"{name}/{LABELS_FILE}", repository, manifest.model.class_names)
-    yield from presence_findings(name, entry, repository)
+    yield from presence_findings(name, manifest.model_version, entry, repository)
     if entry is None:
         return
     yield from size_findings(entry, repository)
     for plan, engine in entry.engines.items():
-        yield from passport_findings(f"{name}/{VERSION}/{plan}", engine, repository)
+        yield from passport_findings(entry.engine_file(plan), engine, repository, record)
 
 
-def _edited_passports(repository: Path) -> Iterator[Finding]:
+def _edited_passports(repository: Path, record: str, options: RepositoryOptions) -> Iterator[Finding]:
     """Yield the edited fields if the record's hash chain is broken by an edited passport in it."""
     try:
-        text = (repository / MANIFEST_NAME).read_text(encoding="utf-8")
+        text = (repository / record).read_text(encoding="utf-8")
         manifest = Manifest.model_validate(json.loads(text))
-        entries = [
-            entry
-            for runtime in engine_runtimes()
-            for entry in entries_of(manifest, RepositoryOptions(runtime=runtime.name))
-        ]
-    except (OSError, ValueError, RepositoryError):
+        index = index_of(repository).exports[manifest.model.name]
+        is_served = manifest.model_version == index.served
+        entries = entries_of(manifest, options, is_served=is_served)
+    except (OSError, KeyError, ValueError, RepositoryError):
         return
     for entry in entries:
         for plan, engine in entry.engines.items():
             if engine.passport.digest != engine.passport_digest:
-                yield from passport_findings(f"{entry.name}/{VERSION}/{plan}", engine, repository)
+                yield from passport_findings(entry.engine_file(plan), engine, repository, record)

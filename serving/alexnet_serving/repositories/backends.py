@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from alexnet_model.errors import EngineRefused
+from alexnet_model.errors import EngineRefused, ManifestError
 from alexnet_model.gpus import GpuSurvey
 from alexnet_model.runtimes import BUILT_IN, Runtime, runtime_of_backend
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from .layout import CONFIG_FILE, DECODER
+from .records import index_of
 
 # The backends that serving/deploy/Dockerfile adds to NVIDIA's image.
 IN_CPU_IMAGE = frozenset({DECODER, *(r.backend for r in BUILT_IN if r.backend and not r.in_stock_image)})
@@ -79,9 +80,20 @@ def image_for(backends: Collection[str]) -> str:
 
 
 def onnx_command(repository: Path) -> str:
-    """Return the command that packs the ONNX files of a repository of engines into a second repository."""
+    """Return the command that packs the ONNX files of a repository of engines into a second repository.
+
+    If the repository has several exports, these are several commands, joined by `&&`.
+    """
     target = repository.with_name(f"{repository.name}_onnx")
-    return shlex.join(["alexnet", "export", str(repository), "--repository", str(target)])
+    words = ["alexnet", "export", str(repository), "--repository", str(target)]
+    names: list[str] = []
+    with contextlib.suppress(ManifestError):
+        names = sorted(index_of(repository).exports)
+    if len(names) < 2:
+        return shlex.join(words)
+    first, *others = names
+    commands = [[*words, "--name", first], *([*words, "--name", name, "--add"] for name in others)]
+    return " && ".join(map(shlex.join, commands))
 
 
 def no_gpu_error(repository: Path, survey: GpuSurvey) -> EngineRefused:

@@ -1,6 +1,7 @@
-"""What a model repository holds: its names, its options, and the entry of each of its models.
+"""What a repository holds of one export: its options, and the entry of each of its models.
 
 The writer writes by these entries, lint compares with them, and unpacking finds the files by them.
+`records.py` says which exports and versions a repository holds.
 """
 
 from __future__ import annotations
@@ -8,58 +9,58 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from alexnet_model.contract import canonical_json
 from alexnet_model.errors import RepositoryError, UsageError
-from alexnet_model.manifest import (
-    MANIFEST_NAME,
-    PRECISIONS,
-    Artifact,
-    Engine,
-    Manifest,
-    Precision,
-    RuntimeInfo,
-)
+from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RuntimeInfo
+from alexnet_model.model_names import network_name
 from alexnet_model.passport import ENGINE_SUFFIX
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MODEL_FILE = "model.onnx"
-VERSION = "1"  # of every model: an export replaces the repository as a whole
 # Placed in the version's folder of a model without a file of its own: git and object stores keep no empty
 # folder, and Triton loads no model without one.
 PLACEHOLDER_FILE = "README.md"
-ENSEMBLE_MODEL = "alexnet"  # from encoded images to classes
-DECODING_MODEL = "alexnet_decode"  # the first step of the ensemble
 DECODER: Final = "image_decoder"  # the backend of the decoding model
 
 MAX_INSTANCES = 16  # of a model; each has its own copy of the weights
 
 
-def model_name(precision: Precision) -> str:
-    """Return the name of the model that serves a precision."""
-    return f"alexnet_{precision}"
+def kept_file(name: str, version: int, file: str) -> str:
+    """Return where a repository keeps a file of an export that is in no model's folder: at its root.
+
+    Triton ignores files there. These are the record, PyTorch's outputs, and all files of a version that is
+    not served.
+
+    Args:
+        name: The name of the export.
+        version: Its version.
+        file: The file's name in the export's own folder.
+
+    Raises:
+        RepositoryError: `file` is a path and not a name, as in a record that was edited.
+    """
+    return f"{name}.{version}.{plain_name(file)}"
 
 
-OUR_MODELS = frozenset({*map(model_name, PRECISIONS), ENSEMBLE_MODEL, DECODING_MODEL})
+def plain_name(file: str) -> str:
+    """Return a file's name that a record has, after checking that it is no path.
 
-
-def is_repository(folder: Path) -> bool:
-    """Return whether a folder is a repository that this project wrote; an export's folder is not one."""
-    return (folder / MANIFEST_NAME).is_file() and any((folder / name).is_dir() for name in OUR_MODELS)
-
-
-def holds_engines(repository: Path) -> bool:
-    """Return whether a model of the repository has an engine."""
-    return any(repository.glob(f"*/{VERSION}/*{ENGINE_SUFFIX}"))
-
-
-def holds_encoded(repository: Path) -> bool:
-    """Return whether the repository has one of the two models that take encoded images."""
-    return any((repository / name).is_dir() for name in (ENSEMBLE_MODEL, DECODING_MODEL))
+    Raises:
+        RepositoryError: it is a path, which could be one outside the export.
+    """
+    if not file or PurePosixPath(file).name != file:
+        raise RepositoryError(
+            f"file {file!r} of the record",
+            got="no plain file name",
+            expected="a file in the export's own folder",
+            next_step="The record was edited: export again.",
+        )
+    return file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +112,13 @@ class RepositoryOptions:
         if self.max_batch is not None and self.max_batch < 1:
             raise UsageError("largest batch", got=str(self.max_batch), expected="1 or more")
 
+    @property
+    def serves_engines(self) -> bool:
+        """Whether engines are packed, and not the ONNX files themselves."""
+        return self.runtime is not None and runtime_named(self.runtime).bound_to_machine
+
     def to_json(self) -> str:
-        """Return canonical JSON; every `config.pbtxt` that is written with these options records it."""
+        """Return canonical JSON, as the index of a repository records it."""
         return canonical_json(asdict(self))
 
     @classmethod
@@ -146,12 +152,18 @@ class ModelEntry:
     """One network of a repository.
 
     Attributes:
+        export: The name of its export.
+        version: Its version.
+        is_served: Whether Triton serves this version, so that its files are in the model's folder.
         artifact: The ONNX file and its record.
         runtime: What serves it.
         max_batch: The largest batch that it takes.
         engines: Its engines by file name; empty if the ONNX file itself is served.
     """
 
+    export: str
+    version: int
+    is_served: bool
     artifact: Artifact
     runtime: Runtime
     max_batch: int
@@ -160,7 +172,20 @@ class ModelEntry:
     @property
     def name(self) -> str:
         """Return the model's name."""
-        return model_name(self.artifact.precision)
+        return network_name(self.export, self.artifact.precision)
+
+    @property
+    def onnx_file(self) -> str:
+        """Return the path of its ONNX file in the repository."""
+        if self.is_served:
+            return f"{self.name}/{self.version}/{MODEL_FILE}"
+        return kept_file(self.export, self.version, self.artifact.file)
+
+    def engine_file(self, plan: str) -> str:
+        """Return the path of an engine, one of `engines`, in the repository."""
+        if self.is_served:
+            return f"{self.name}/{self.version}/{plan}"
+        return kept_file(self.export, self.version, self.engines[plan].file)
 
     @property
     def measured_on(self) -> tuple[RuntimeInfo, ...]:
@@ -174,8 +199,15 @@ def engine_runtimes() -> tuple[Runtime, ...]:
     return tuple(runtime for runtime in runtimes() if runtime.bound_to_machine and runtime.served)
 
 
-def entries_of(manifest: Manifest, options: RepositoryOptions) -> tuple[ModelEntry, ...]:
-    """Return the networks of a repository that is written with these options; empty if none was accepted.
+def entries_of(
+    manifest: Manifest, options: RepositoryOptions, *, is_served: bool = True
+) -> tuple[ModelEntry, ...]:
+    """Return the networks that a repository has of an export; empty if none was accepted.
+
+    Args:
+        manifest: The record of the export.
+        options: How the repository is written.
+        is_served: Whether this version of the export is the one that Triton serves.
 
     Raises:
         RepositoryError: Triton does not serve the runtime that an ONNX file was checked on, an engine does
@@ -185,8 +217,8 @@ def entries_of(manifest: Manifest, options: RepositoryOptions) -> tuple[ModelEnt
     runtime = None if options.runtime is None else runtime_named(options.runtime)
     if runtime is not None and runtime.bound_to_machine:
         packable = (artifact for artifact in manifest.accepted if packable_engines(artifact, runtime))
-        return tuple(_engine_entry(artifact, runtime, manifest) for artifact in packable)
-    entries = (_onnx_entry(artifact, manifest) for artifact in manifest.accepted)
+        return tuple(_engine_entry(artifact, runtime, manifest, is_served=is_served) for artifact in packable)
+    entries = (_onnx_entry(artifact, manifest, is_served=is_served) for artifact in manifest.accepted)
     return tuple(entry for entry in entries if runtime is None or entry.runtime == runtime)
 
 
@@ -265,7 +297,7 @@ def _reason_against(engine: Engine, runtime: Runtime) -> str:
     return "" if engine.accepted else f"{engine.file}: {engine.decision.reason}"
 
 
-def _onnx_entry(artifact: Artifact, manifest: Manifest) -> ModelEntry:
+def _onnx_entry(artifact: Artifact, manifest: Manifest, *, is_served: bool) -> ModelEntry:
     name = artifact.served_by.name if artifact.reports else "none"
     served = {runtime.name: runtime for runtime in runtimes() if runtime.served and runtime.source == "onnx"}
     if name not in served:
@@ -275,14 +307,24 @@ def _onnx_entry(artifact: Artifact, manifest: Manifest) -> ModelEntry:
             expected=f"one of {', '.join(served)}",
             next_step="Export again for one of these.",
         )
-    return ModelEntry(artifact=artifact, runtime=served[name], max_batch=manifest.max_batch)
+    return ModelEntry(
+        export=manifest.model.name,
+        version=manifest.model_version,
+        is_served=is_served,
+        artifact=artifact,
+        runtime=served[name],
+        max_batch=manifest.max_batch,
+    )
 
 
-def _engine_entry(artifact: Artifact, runtime: Runtime, manifest: Manifest) -> ModelEntry:
+def _engine_entry(artifact: Artifact, runtime: Runtime, manifest: Manifest, *, is_served: bool) -> ModelEntry:
     engines = packable_engines(artifact, runtime)
     for engine in engines:
         _check_engine(engine, artifact, manifest.max_batch)
     return ModelEntry(
+        export=manifest.model.name,
+        version=manifest.model_version,
+        is_served=is_served,
         artifact=artifact,
         runtime=runtime,
         max_batch=min(manifest.max_batch, *(engine.passport.profile.max for engine in engines)),

@@ -24,17 +24,17 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelOptimizationPolicy,
     ModelOutput,
     ModelQueuePolicy,
+    ModelVersionPolicy,
     ModelWarmup,
 )
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, canonical_json
 from alexnet_model.manifest import Manifest
+from alexnet_model.model_names import decoder_name
 from alexnet_model.passport import ENGINE_SUFFIX
 
 from .layout import (
     DECODER,
-    DECODING_MODEL,
-    ENSEMBLE_MODEL,
     LABELS_FILE,
     ModelEntry,
     RepositoryOptions,
@@ -42,9 +42,8 @@ from .layout import (
     takes_encoded,
 )
 
-OPTIONS_PARAMETER = "repository_options"
 # Parameters of the decoder, and those that the ensemble repeats from its network.
-PARAMETERS_OF_DECODER = ("contract", "contract_digest", OPTIONS_PARAMETER, "export_sha256")
+PARAMETERS_OF_DECODER = ("contract", "contract_digest", "export_sha256")
 PARAMETERS_OF_ENSEMBLE = (*PARAMETERS_OF_DECODER, "precision", "computes_in", "weights_sha256", "labels")
 NEWEST = -1  # Triton's number of the newest version
 QUEUE_BATCHES = 4  # full batches of single images that may wait for an engine
@@ -69,8 +68,8 @@ def config_makers(
     }
     if takes_encoded(entries, encoded):
         network = ensemble_network(entries)
-        makers[DECODING_MODEL] = partial(_config_of_decoder, network, manifest)
-        makers[ENSEMBLE_MODEL] = partial(_config_of_ensemble, network, manifest)
+        makers[decoder_name(manifest.model.name)] = partial(_config_of_decoder, network, manifest)
+        makers[manifest.model.name] = partial(_config_of_ensemble, network, manifest)
     return makers
 
 
@@ -80,6 +79,7 @@ def config_from_entry(entry: ModelEntry, manifest: Manifest, options: Repository
     contract = manifest.contract
     config = ModelConfig(
         name=entry.name,
+        version_policy=_only_version(manifest),
         backend=entry.runtime.backend,
         max_batch_size=entry.max_batch,
         input=[ModelInput(name=contract.input_name, data_type=TYPE_UINT8, dims=contract.image_shape)],
@@ -94,7 +94,7 @@ def config_from_entry(entry: ModelEntry, manifest: Manifest, options: Repository
         if len(entry.engines) > 1:
             for name, engine in entry.engines.items():
                 config.cc_model_filenames[str(engine.passport.compute_capability)] = name
-    for name, value in _parameters(entry, manifest, options).items():
+    for name, value in _parameters(entry, manifest).items():
         config.parameters[name].string_value = value
     return config
 
@@ -104,7 +104,8 @@ def _config_of_decoder(network: ModelEntry, manifest: Manifest, options: Reposit
     network = _with_largest_batch(network, options)
     contract = manifest.contract
     config = ModelConfig(
-        name=DECODING_MODEL,
+        name=decoder_name(manifest.model.name),
+        version_policy=_only_version(manifest),
         backend=DECODER,
         max_batch_size=network.max_batch,
         input=[_encoded_input()],
@@ -113,7 +114,7 @@ def _config_of_decoder(network: ModelEntry, manifest: Manifest, options: Reposit
         instance_group=[ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=1)],
         dynamic_batching=_batching(network, replace(options, queue_delay_us=0)),
     )
-    parameters = _parameters(network, manifest, options)
+    parameters = _parameters(network, manifest)
     for name in PARAMETERS_OF_DECODER:
         config.parameters[name].string_value = parameters[name]
     return config
@@ -125,7 +126,7 @@ def _config_of_ensemble(network: ModelEntry, manifest: Manifest, options: Reposi
     contract = manifest.contract
     classes = _classes(manifest)
     decoding = ModelEnsembling.Step(
-        model_name=DECODING_MODEL,
+        model_name=decoder_name(manifest.model.name),
         model_version=NEWEST,
         input_map={ENCODED_INPUT_NAME: ENCODED_INPUT_NAME},
         output_map={contract.input_name: contract.input_name},
@@ -137,14 +138,15 @@ def _config_of_ensemble(network: ModelEntry, manifest: Manifest, options: Reposi
         output_map={output.name: output.name for output in classes},
     )
     config = ModelConfig(
-        name=ENSEMBLE_MODEL,
+        name=manifest.model.name,
+        version_policy=_only_version(manifest),
         platform="ensemble",
         max_batch_size=network.max_batch,
         input=[_encoded_input()],
         output=classes,
         ensemble_scheduling=ModelEnsembling(step=[decoding, classification]),
     )
-    parameters = _parameters(network, manifest, options)
+    parameters = _parameters(network, manifest)
     for name in PARAMETERS_OF_ENSEMBLE:
         config.parameters[name].string_value = parameters[name]
     return config
@@ -176,6 +178,10 @@ def warm_batches(entry: ModelEntry) -> tuple[int, ...]:
     small = [batch for batch in range(1, 9) if batch < entry.max_batch]
     powers = [2**n for n in range(4, 31) if 2**n < entry.max_batch]
     return (*small, *powers, entry.max_batch)
+
+
+def _only_version(manifest: Manifest) -> ModelVersionPolicy:
+    return ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=[manifest.model_version]))
 
 
 def _encoded_input() -> ModelInput:
@@ -248,7 +254,7 @@ def _cuda_graphs(contract: Contract, entry: ModelEntry) -> ModelOptimizationPoli
     )
 
 
-def _parameters(entry: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> dict[str, str]:
+def _parameters(entry: ModelEntry, manifest: Manifest) -> dict[str, str]:
     """Return the parameters that clients and operators read from a running server."""
     contract = manifest.contract
     parameters = {
@@ -259,7 +265,6 @@ def _parameters(entry: ModelEntry, manifest: Manifest, options: RepositoryOption
         "computes_in": ", ".join(sorted({runtime.computes_in for runtime in entry.measured_on})),
         "weights_sha256": entry.artifact.weights_sha256,
         "runtime_options": canonical_json(entry.measured_on[0].options),
-        OPTIONS_PARAMETER: options.to_json(),
         "export_sha256": manifest.digest,
     }
     for name, engine in entry.engines.items():

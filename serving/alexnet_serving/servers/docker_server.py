@@ -19,7 +19,7 @@ from typing import Unpack
 from alexnet_model import docker
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.gpus import GpuSurvey, gpus_here
-from alexnet_model.manifest import Manifest, manifest_from_folder
+from alexnet_model.model_names import export_of_model
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, TRITON_IMAGE
 
 from ..engine_compatibility import check_engines, rebuild_command, targets_of
@@ -32,6 +32,7 @@ from ..repositories.backends import (
     outside_our_images,
     outside_stock_image,
 )
+from ..repositories.records import packed_exports
 from .process_server import LOOPBACK, Launch, ProcessServer, ServerOptions, launch_folder
 from .tls import copy_tls, tls_in
 from .tritonserver import SHM_OPTION, server_options, shm_prefix_option
@@ -104,7 +105,7 @@ class DockerServer(ProcessServer):
         Raises:
             DockerError: no engine, no image, or a path that cannot be mounted.
             EngineRefused: an engine does not load on a GPU here, or there is none.
-            ManifestError: the record of the engines is missing or broken.
+            ManifestError: the record of an engine is missing or broken.
             RepositoryError: the container's user cannot read the repository.
             ServerError: no space for a copy of the certificates.
         """
@@ -141,10 +142,12 @@ class DockerServer(ProcessServer):
         tls = tls_in(TLS, self._tls) if self._tls is not None else None
         options = server_options(MODELS, tls=tls, shared_memory=self._shared_memory)
         if loads_engines(self._backends):
-            manifest = self._checked_engines(survey)
+            self._check_engines(survey)
             # One model after another: while one records CUDA graphs, another one's loading can fail.
             options.append("--model-load-thread-count=1")
-            if any(e.passport.version_compatible for a in manifest.accepted for e in a.engines):
+            entries = (entry for packed in packed_exports(self._repository) for entry in packed.entries)
+            engines = (engine for entry in entries for engine in entry.engines.values())
+            if any(engine.passport.version_compatible for engine in engines):
                 options.append(VERSION_COMPATIBLE)
         if outside_stock_image(self._backends):
             options.append(SHM_OPTION)
@@ -155,14 +158,12 @@ class DockerServer(ProcessServer):
             options += [CLIENT_SHM, shm_prefix_option(shm_prefix)]
         return options
 
-    def _checked_engines(self, survey: GpuSurvey) -> Manifest:
+    def _check_engines(self, survey: GpuSurvey) -> None:
         if not survey.gpus:
             raise no_gpu_error(self._repository, survey)
-        manifest = manifest_from_folder(self._repository)
         version = docker.tensorrt_of_image(self._image)
         # On every GPU model: Triton starts an instance on each GPU.
-        check_engines(manifest, self._repository, targets_of(survey, version))
-        return manifest
+        check_engines(self._repository, targets_of(survey, version))
 
     def _launcher_error(self, returncode: int, output: str) -> AlexnetError | None:
         if returncode not in DOCKER_EXIT_CODES:
@@ -176,10 +177,11 @@ class DockerServer(ProcessServer):
             return f"killed by signal {returncode - 128} inside its container"
         return super()._exit_reason(returncode)
 
-    def _load_failure_fix(self, reason: str) -> str:
+    def _load_failure_fix(self, model: str, reason: str) -> str:
         if "TensorRT engine" in reason:
-            return f"Build its engine for this machine: {rebuild_command(self._repository)}"
-        return super()._load_failure_fix(reason)
+            command = rebuild_command(self._repository, export_of_model(model))
+            return f"Build its engine for this machine: {command}"
+        return super()._load_failure_fix(model, reason)
 
     def _missing_backend_fix(self) -> str:
         if foreign := outside_our_images(self._backends):

@@ -254,8 +254,8 @@ class ProcessServer:
     def _exit_reason(self, returncode: int) -> str:
         return f"killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
 
-    def _load_failure_fix(self, reason: str) -> str:
-        """Return the next step after Triton did not load a model for `reason`."""
+    def _load_failure_fix(self, model: str, reason: str) -> str:
+        """Return the next step after Triton did not load `model` for `reason`."""
         if NO_BACKEND.search(reason):
             return self._missing_backend_fix()
         lint = shlex.join(["alexnet", "lint", str(self._repository)])
@@ -334,7 +334,7 @@ class ProcessServer:
             f"{self._repository}: model {model}",
             got=f"{reason!r} from Triton",
             expected="a model that loads",
-            next_step=self._load_failure_fix(reason),
+            next_step=self._load_failure_fix(model, reason),
         )
 
     def _died(self) -> AlexnetError:
