@@ -219,7 +219,7 @@ class BaseClient:
     ) -> dict[str, FloatArray]:
         served = await self._pixels_model(model)
         checked = served.contract.checked(images)
-        outputs = outputs_of(served, outputs)
+        outputs = _outputs_of(served, outputs)
         pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
         batches = SlicedBatches(checked, size=served.max_batch)
         send = partial(self._send, served, outputs=outputs)
@@ -242,7 +242,7 @@ class BaseClient:
     ) -> dict[str, FloatArray]:
         """As `_infer`, for at most one batch at the start of shared memory."""
         served = await self._pixels_model(model)
-        outputs = outputs_of(served, outputs)
+        outputs = _outputs_of(served, outputs)
         future = await self._send(served, Batch((), images), outputs=outputs, region=region.name)
         reply = await result_of(future)
         return self._numbers(reply, await self._revalidate(served), len(images), outputs)
@@ -335,7 +335,7 @@ class BaseClient:
         return outcome
 
 
-def outputs_of(served: ServedModel, outputs: tuple[str, ...] | None) -> tuple[str, ...]:
+def _outputs_of(served: ServedModel, outputs: tuple[str, ...] | None) -> tuple[str, ...]:
     """The names of the outputs to request. Default: probabilities and logits."""
     contract = served.contract
     return (contract.probabilities_name, contract.logits_name) if outputs is None else tuple(outputs)

@@ -286,7 +286,7 @@ def encoded_row(image: ImageInput, contract: Contract) -> npt.NDArray[np.object_
     if isinstance(image, Image.Image):
         png = io.BytesIO()
         upright = upright_from_opened(image, background=contract.background).copy()
-        upright.info.clear()  # the server must not apply an orientation again
+        upright.info.clear()  # metadata was applied above, or is not used
         upright.save(png, "PNG", compress_level=1)
         content = png.getvalue()
     else:

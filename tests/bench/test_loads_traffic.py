@@ -13,7 +13,8 @@ from PIL import Image
 from alexnet_bench import ReferenceOutputs
 from alexnet_bench.loads.traffic import ExpectedReplies, expected_from_replies, request_set_from_config
 from alexnet_clients import FakeTransport, InferReply, ModelConfig, TensorSpec
-from alexnet_model.errors import UsageError
+from alexnet_model.contract import Contract
+from alexnet_model.errors import ContractError, UsageError
 
 
 def ours(model: str) -> ModelConfig:
@@ -43,6 +44,18 @@ def test_models_of_this_project_get_pixels_and_return_probabilities() -> None:
         assert (request.images.shape, str(request.images.dtype)) == ((4, 224, 224, 3), "uint8")
         assert request.images.max() == 255
     assert request_set.probabilities == "probabilities"
+
+
+def test_requests_follow_the_contract_that_the_model_declares() -> None:
+    contract = Contract(size=48, input_name="pixels", probabilities_name="scores")
+    config = FakeTransport(contract=contract).model_config("alexnet_int8", timeout_s=1).result()
+    request = request_set_from_config(config, 2).requests()[0]
+    assert {name: array.shape for name, array in request.inputs.items()} == {"pixels": (2, 48, 48, 3)}
+    assert request.outputs == ("scores",)
+    assert request_set_from_config(config, 2).probabilities == "scores"
+    parameters = {"contract": '{"version": 1}', "contract_digest": contract.digest}
+    with pytest.raises(ContractError, match=r"got 1, expected 2. Install alexnet-serving 0\.1"):
+        request_set_from_config(replace(config, parameters=parameters), 2)
 
 
 def test_distinct_requests_differ_and_are_the_same_in_every_process() -> None:

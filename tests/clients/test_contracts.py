@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_clients import AsyncClient, Client, FakeTransport, ModelConfig, SharedImages
 from alexnet_clients.ui.inference import classify_with_timing
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ContractMismatch, ImageError, UsageError
 
-from ..awkward_images import encoded, textured
+from ..awkward_images import AWKWARD, encoded, textured
 
 URL = "grpc://127.0.0.1:8001"
 UNUSUAL = Contract(
@@ -97,6 +98,15 @@ def test_encoded_images_are_sent_as_they_are(unusual: FakeTransport, their_clien
         SharedImages(their_client, capacity=1, model="alexnet") as shared,
     ):
         shared.probabilities(1)
+
+
+@pytest.mark.parametrize("name", ["exif orientation 6", "grey jpeg", "palette with alpha"])
+def test_an_opened_image_is_sent_upright_to_a_model_that_decodes(
+    name: str, unusual: FakeTransport, their_client: Client
+) -> None:
+    their_client.classify(Image.open(io.BytesIO(AWKWARD[name]())), model="alexnet")
+    sent = unusual.requests[0].inputs["encoded"][0, 0]
+    np.testing.assert_array_equal(UNUSUAL.prepared(sent), UNUSUAL.prepared(AWKWARD[name]()))
 
 
 @pytest.mark.parametrize(

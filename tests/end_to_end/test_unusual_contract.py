@@ -11,6 +11,7 @@ import torch
 
 from alexnet_clients import Client
 from alexnet_export import OnnxOptions, export_onnx
+from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
 from alexnet_serving import EmbeddedServer, lint, write_repository
@@ -36,15 +37,19 @@ NAMES = (
     *("a:b:c", "0.5:1:", ":", "crane, bird", ' "quoted" ', "Köln 東京 🐈", "e\u0301", "tab\tand nbsp\u00a0"),
     *("'; --", "::::"),
 )
-CHECKPOINT = replace(random_checkpoint(), contract=CONTRACT, class_names=NAMES)
 FILES = [AWKWARD[name]() for name in ("exif orientation 6", "cmyk jpeg", "colour with alpha", "1x1")]
 
 
 @pytest.fixture(scope="module")
-def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def checkpoint() -> Checkpoint:
+    return replace(random_checkpoint(), contract=CONTRACT, class_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def unusual(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     folder = tmp_path_factory.mktemp("unusual")
     options = OnnxOptions(precisions=("fp32",), max_batch=4, tolerances=NO_TOLERANCES)
-    manifest = export_onnx(CHECKPOINT, folder / "export", options)
+    manifest = export_onnx(checkpoint, folder / "export", options)
     write_repository(manifest, folder / "export", folder / "models")
     assert lint(folder / "models") == ()
     with EmbeddedServer(folder / "models") as server:
@@ -52,10 +57,12 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 
 
 @pytest.mark.parametrize("protocol", ["grpc_url", "http_url"])
-def test_clients_prepare_by_the_served_contract(unusual: EmbeddedServer, protocol: str) -> None:
+def test_clients_prepare_by_the_served_contract(
+    unusual: EmbeddedServer, checkpoint: Checkpoint, protocol: str
+) -> None:
     images = np.stack([CONTRACT.prepared(file) for file in FILES])
     with torch.inference_mode():
-        classifier = Classifier(CHECKPOINT.network(), CONTRACT).eval()
+        classifier = Classifier(checkpoint.network(), CONTRACT).eval()
         probabilities, logits = (output.numpy() for output in classifier(torch.from_numpy(images)))
     with Client(getattr(unusual, protocol)) as client:
         assert client.model("alexnet_fp32").contract == client.model("alexnet").contract == CONTRACT
