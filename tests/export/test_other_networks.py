@@ -41,7 +41,7 @@ def exported(
 
 
 def test_the_gate_accepts_every_precision_that_is_the_same_model(exported: tuple[Manifest, Path]) -> None:
-    """INT8 loses too much on so narrow a MobileNet, and the gate says so; it computes the same on both runtimes."""
+    """INT8 loses too much on so narrow a MobileNet, and the gate says so."""
     manifest, _ = exported
     mobile = manifest.model.architecture == "SmallMobileNet"
     least_db = {"fp32": 90, "fp16": 50, "int8": 20 if mobile else 30}
