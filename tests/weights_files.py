@@ -39,7 +39,7 @@ def _training_checkpoint(state: StateDict) -> dict[str, Any]:
     """As of the scripts of PyTorch's examples and of timm, after a step of Adam."""
     weight = nn.Parameter(torch.ones(3, 2))
     optimiser = torch.optim.Adam([weight])
-    weight.sum().backward()
+    weight.sum().backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return {
         "epoch": 7,
@@ -97,7 +97,7 @@ WAYS: dict[str, Way] = {
     ".safetensors": _safetensors,
     "legacy": _way(dict, _use_new_zipfile_serialization=False),
     "parameters": _way(lambda state: {name: nn.Parameter(value) for name, value in state.items()}),
-    "reversed": _way(lambda state: dict(reversed(state.items()))),
+    "reversed": _way(lambda state: dict(reversed(list(state.items())))),
     "beside": _way(lambda state: {"epoch": 3, "classes": ["a", "b"], **state}),
     **{key: _way(lambda state, key=key: {"epoch": 1, key: dict(state)}) for key in KEYS},  # type: ignore[misc]
     "nested": _way(lambda state: {"ema": {"decay": 0.9, "state_dict": dict(state)}}),

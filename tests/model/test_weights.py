@@ -227,7 +227,7 @@ def test_a_pickled_module_gets_the_lines_that_save_a_state_dict(
 
 
 def test_a_torchscript_archive_gets_its_lines(tmp_path: Path) -> None:
-    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "weights.pt"))
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "weights.pt"))  # type: ignore[no-untyped-call]
     line = refusal(tmp_path / "weights.pt")
     assert "got a TorchScript archive" in line
     assert "model = torch.jit.load(" in line

@@ -15,7 +15,7 @@ class Residual(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
@@ -23,8 +23,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn1(self.conv1(x)).relu()
-        y = self.bn2(self.conv2(y)) + self.downsample(x)
-        return y.relu()
+        summed: Tensor = self.bn2(self.conv2(y)) + self.downsample(x)
+        return summed.relu()
 
 
 class SmallResNet(nn.Module):
