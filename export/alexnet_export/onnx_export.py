@@ -123,8 +123,9 @@ def export_onnx(
             next_step="Add --calibration DIR, or choose --precision fp32,fp16.",
         )
     contract = checkpoint.contract
+    evaluation_source = options.evaluation or options.calibration
     evaluation = evaluation_from(
-        options.evaluation or options.calibration,
+        evaluation_source,
         checkpoint.class_names,
         contract,
         progress,
@@ -137,8 +138,11 @@ def export_onnx(
     synthetic = synthetic_evaluation(contract, max(options.max_batch, SYNTHETIC_IMAGES))
     progress("running PyTorch", 0, 1)
     with TorchRunner(checkpoint) as torch_runner:
-        logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
         synthetic_logits = infer_in_batches(torch_runner, synthetic.images, EVALUATION_BATCH).logits
+        if evaluation_source is None:  # then the evaluation images are the first of the synthetic ones
+            logits = synthetic_logits[: len(evaluation.images)]
+        else:
+            logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
     progress("running PyTorch", 1, 1)
     gate_inputs = GateInputs.from_references(
         Reference(evaluation.images, evaluation.labels, logits),
