@@ -137,8 +137,9 @@ def export_onnx(
         )
     contract = checkpoint.contract
     count_outputs(checkpoint.network(), contract, expected=len(checkpoint.class_names))
+    evaluation_source = options.evaluation or options.calibration
     evaluation = evaluation_from(
-        options.evaluation or options.calibration,
+        evaluation_source,
         checkpoint.class_names,
         contract,
         progress,
@@ -151,8 +152,11 @@ def export_onnx(
     synthetic = synthetic_evaluation(contract, max(options.max_batch, SYNTHETIC_IMAGES))
     progress("running PyTorch", 0, 1)
     with TorchRunner(checkpoint) as torch_runner:
-        logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
         synthetic_logits = infer_in_batches(torch_runner, synthetic.images, EVALUATION_BATCH).logits
+        if evaluation_source is None:  # then the evaluation images are the first of the synthetic ones
+            logits = synthetic_logits[: len(evaluation.images)]
+        else:
+            logits = infer_in_batches(torch_runner, evaluation.images, EVALUATION_BATCH).logits
     progress("running PyTorch", 1, 1)
     gate_inputs = GateInputs.from_references(
         Reference(evaluation.images, evaluation.labels, logits),

@@ -13,9 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from alexnet_cli.main import run
 from alexnet_cli.serve import _check_repository
+from alexnet_export import OnnxOptions, export_onnx
+from alexnet_model.checkpoint import load_checkpoint
+from alexnet_model.datasets import splits_from
 from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
 from alexnet_model.manifest import manifest_from_folder
 from alexnet_model.passport import passport_of
@@ -45,20 +49,21 @@ def on_an_h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTrtexec:
 
 @pytest.fixture(scope="module")
 def packed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """INT8 as an engine for an H200, packed for Triton's TensorRT backend."""
+    """INT8 as an engine for an H200, packed for Triton's TensorRT backend.
+
+    The gate has 40 images, because each call of the stand-in for Docker starts a process.
+    """
     folder = tmp_path_factory.mktemp("packed")
-    shutil.copytree(exported.folder, folder / "export")
-    arguments = [
-        "export",
-        str(folder / "export"),
-        "--runtime",
-        "tensorrt",
-        "--build",
-        "docker",
-        "--precision",
-        "int8",
-    ]
-    arguments += ["--profile", "1,2,4", "--repository", str(folder / "models")]
+    digits = splits_from("digits").test.sample(200)  # of which a fifth is held out
+    for image in digits.images:
+        assert isinstance(image.source, Image.Image)
+        path = folder / "digits" / digits.class_names[image.label] / f"{image.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.source.save(path)
+    options = OnnxOptions(calibration="digits", evaluation=str(folder / "digits"), max_batch=4)
+    export_onnx(load_checkpoint(exported.checkpoint), folder / "export", options)
+    arguments = ["export", str(folder / "export"), "--precision", "int8", "--profile", "1,2,4"]
+    arguments += ["--runtime", "tensorrt", "--build", "docker", "--repository", str(folder / "models")]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         fake_nvidia_smi(monkeypatch, folder, [H200])
