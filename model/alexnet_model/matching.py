@@ -213,14 +213,16 @@ def _misfit(file: WeightsFile, keys: list[str], network: _Network) -> Checkpoint
     differences = network.differences(nearest)
     more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
     classes = network.classes_of(nearest)
-    size = described_options(network.options, classes) if classes else "any number of classes"
+    size = f" ({described_options(network.options, classes)})" if classes else ""
     other = _other_architecture(file, keys)
     shown = "; ".join(differences[:SHOWN])
     return CheckpointError(
         str(file.path),
-        got=f"weights that differ from {network.architecture} ({size}): {shown}{more}",
+        got=f"weights that differ from {network.architecture}{size}: {shown}{more}",
         expected="the names and shapes of that network's weights",
-        next_step=f"They fit {other}." if other else "Pass their network: --arch package.module:factory.",
+        next_step=f"They fit {other}."
+        if other
+        else "Pass their network with --arch, and its arguments with --arch-option.",
     )
 
 
