@@ -23,7 +23,7 @@ from alexnet_export import (
 )
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract
-from alexnet_model.errors import UsageError
+from alexnet_model.errors import ManifestError, UsageError
 from alexnet_model.factories import Option
 from alexnet_model.files import atomic_directory
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
@@ -38,6 +38,7 @@ from alexnet_serving import (
     RepositoryOptions,
     index_of,
     is_repository,
+    names_of_records,
     packed_export,
     refuse_foreign_repository,
     targets_of_image,
@@ -385,13 +386,19 @@ def _replaced_by(name: str, version: int, options: ExportOptions, *, is_earlier:
     Raises:
         UsageError: `add` with a name that the repository holds, a version that is not above the older ones,
             or several other exports that would be lost.
-        ManifestError: the index of the repository is broken, or it is of an older version and so has none.
+        ManifestError: the index of the repository is needed and broken, or it is of an older version and so
+            has none.
     """
     repository = options.repository
     needs_index = options.add or options.model_version is not None
     if not is_repository(repository) and not (needs_index and (repository / MANIFEST_NAME).is_file()):
         return "repository"
-    exports = index_of(repository).exports
+    try:
+        exports = index_of(repository).exports
+    except ManifestError:
+        if needs_index or len(names_of_records(repository)) > 1:
+            raise
+        return "repository"  # nothing else can be lost
     if name in exports:
         versions = exports[name].versions
         newest = max(versions)

@@ -15,7 +15,14 @@ from .engine_compatibility import EngineTarget, check_engines, targets_of_image
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
 from .repositories.layout import CONFIG_FILE, RepositoryOptions
-from .repositories.records import PackedExport, index_of, is_repository, packed_export, packed_exports
+from .repositories.records import (
+    PackedExport,
+    index_of,
+    is_repository,
+    names_of_records,
+    packed_export,
+    packed_exports,
+)
 from .repositories.rollback import rollback
 from .repositories.unpacking import unpack_repository
 from .repositories.writing import (
@@ -59,6 +66,7 @@ __all__ = [
     "jobs",
     "lint",
     "models_of_repository",
+    "names_of_records",
     "packed_export",
     "packed_exports",
     "raise_if_findings",

@@ -103,6 +103,19 @@ class TestAdd:
         assert exported(repository, tmp_path, name="flowers").models == FLOWERS
 
 
+def test_a_broken_index(repository: Path, tmp_path: Path) -> None:
+    """The only export can be written again; of several, none is lost."""
+    (repository / "repository.json").write_text("{")
+    exported(repository, tmp_path)
+    assert lint(repository) == ()
+    exported(repository, tmp_path, name="flowers", add=True)
+    (repository / "repository.json").write_text("{")
+    before = contents_of(repository)
+    with pytest.raises(ManifestError, match=r"repository\.json: .* Remove the folder, then export again"):
+        exported(repository, tmp_path)
+    assert contents_of(repository) == before
+
+
 class TestVersions:
     def test_a_version_is_added_and_served(self, repository: Path, tmp_path: Path) -> None:
         exported(repository, tmp_path, model_version=2)

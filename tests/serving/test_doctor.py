@@ -235,6 +235,14 @@ def test_shared_memory_must_hold_three_models_and_their_large_requests(
     assert bool(check.fix) == (status != "ok")
 
 
+@pytest.mark.parametrize(("exports", "status"), [(1, "ok"), (2, "warning"), (4, "missing")])
+def test_shared_memory_must_hold_every_export(
+    exports: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=150_000_000))
+    assert checks.check_shared_memory(exports).status == status
+
+
 def test_no_shared_memory_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checks, "SHM", tmp_path / "none")
     assert checks.check_shared_memory().status == "missing"

@@ -124,7 +124,16 @@ def index_of(repository: Path) -> RepositoryIndex:
             next_step=f"Export it again: alexnet export CHECKPOINT --repository {repository}",
         )
     make = "Write a repository: alexnet export CHECKPOINT --repository DIR"
+    if path.is_file():
+        make = f"Remove the folder, then export again: alexnet export CHECKPOINT --repository {repository}"
     return record_from_file(RepositoryIndex, path, what="the index of a model repository", make=make)
+
+
+def names_of_records(repository: Path) -> set[str]:
+    """Return the names of the exports that have a record in a folder, by the names of its files."""
+    files = [path.name for path in repository.iterdir()] if repository.is_dir() else []
+    found = (KEPT_FILE.fullmatch(file) for file in files)
+    return {kept[1] for kept in found if kept and kept[0].endswith(f".{MANIFEST_NAME}")}
 
 
 def write_index(index: RepositoryIndex, repository: Path) -> None:

@@ -54,6 +54,7 @@ from .records import (
     RepositoryIndex,
     index_of,
     is_repository,
+    names_of_records,
     packed_export,
     record_file,
     reference_file,
@@ -253,8 +254,7 @@ def refuse_foreign_repository(repository: Path) -> None:
         RepositoryError: the folder holds such files, or is a file.
     """
     older = (repository / MANIFEST_NAME).is_file()  # version 0.1 had one export, alexnet
-    files = [path.name for path in repository.iterdir()] if repository.is_dir() else []
-    names = {name for file in files if (name := _export_of_file(file)) and file.endswith(MANIFEST_NAME)}
+    names = names_of_records(repository)
     models = {model for name in (names | {"alexnet"} if older else names) for model in models_of_export(name)}
     ours = models | {INDEX_NAME} | ({MANIFEST_NAME, REFERENCE_NAME} if older else set())
     refuse_foreign_files(
