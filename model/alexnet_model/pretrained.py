@@ -48,6 +48,8 @@ class WeightsOptions:
             otherwise `class_0`, `class_1` and so on.
         datasets: "digits" or folders of images, whose class folders may name the classes.
         contract: how images are prepared. None: that of the checkpoint, or the defaults of `Contract`.
+        name_classes: whether class names are looked for. False if the last layer will be replaced: they are
+            `class_0`, `class_1` and so on, without a note.
     """
 
     architecture: str | None = None
@@ -56,6 +58,7 @@ class WeightsOptions:
     classes: str | Path | Sequence[str] | None = None
     datasets: tuple[str, ...] = ()
     contract: Contract | None = None
+    name_classes: bool = True
 
 
 def checkpoint_from(
@@ -211,6 +214,8 @@ def _checkpoint_from_module(
 
 def _class_names(options: WeightsOptions, outputs: int, note: Callable[[str], None]) -> tuple[str, ...]:
     """Return the names that were given, those of class folders, or placeholders, which is noted."""
+    if not options.name_classes:
+        return _placeholder_names(outputs)
     if options.classes is not None:
         return _named_classes(options.classes, outputs)
     for source in options.datasets:
