@@ -40,6 +40,11 @@ def architecture_options_from(texts: list[str]) -> dict[str, bool | int | float 
     return options
 
 
+def names_from(texts: list[str]) -> tuple[str, ...]:
+    """Split the values of a repeated option at commas: `a,b` and `c` to `a`, `b` and `c`."""
+    return tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
+
+
 def _value_from(text: str) -> bool | int | float | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"

@@ -1,4 +1,4 @@
-"""`alexnet train`: train a network on images and write its checkpoint."""
+"""`alexnet train`: train or fine-tune a network on images and write its checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag
+from .options import JsonFlag, architecture_options_from, names_from
 
 
 def train_command(
@@ -18,15 +18,65 @@ def train_command(
             help="'digits', or a folder with one subfolder per class, or with these in train/ and val/."
         ),
     ] = "digits",
-    arch: Annotated[str, typer.Option(help="alexnet, alexnet-lecture, alexnet-2012 or lenet.")] = "alexnet",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Fine-tune these weights: a checkpoint, weights of any PyTorch program, or 'imagenet' "
+            "(downloads weights). The last layer is replaced by one for the classes of the data.",
+            show_default="random weights",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep the weights of this module as they are, such as features; comma-separated or repeated.",
+            metavar="MODULE",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory, "
+            "such as torchvision.models:resnet18.",
+            show_default="the checkpoint's, or alexnet",
+        ),
+    ] = None,
+    arch_option: Annotated[
+        list[str] | None,
+        typer.Option(help="An argument of the network's factory, such as width=0.25.", metavar="KEY=VALUE"),
+    ] = None,
     width: Annotated[
-        float, typer.Option(help="Scale the size of every hidden layer by this, 0.01 to 4.")
-    ] = 1.0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 4,
+        float | None,
+        typer.Option(
+            help="Scale the size of every hidden layer by this, 0.01 to 4.",
+            show_default="the checkpoint's, or 1",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="The key of the state dict in the file of weights, such as model_ema.",
+            show_default="the first that fits",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the training images.", show_default="4, or 12 with --weights"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate of Adam.", show_default="by architecture and width"),
+        typer.Option(
+            help="Peak learning rate of Adam; with --weights, that of the new layer.",
+            show_default="by architecture and width",
+        ),
+    ] = None,
+    pretrained_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate of the layers that start from --weights.",
+            show_default="a tenth of --learning-rate",
+        ),
     ] = None,
     seed: Annotated[
         int,
@@ -40,11 +90,11 @@ def train_command(
     ] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a classifier and write its checkpoint.
+    """Train a classifier, or fine-tune one, and write its checkpoint.
 
     If the run is stopped, the same command continues after the last finished epoch.
 
-    Example: alexnet train --data digits --out checkpoint.safetensors
+    Example: alexnet train --weights imagenet --data flowers --freeze features
     """
     from alexnet_training import TrainingOptions, train
 
@@ -54,16 +104,24 @@ def train_command(
     options = TrainingOptions(
         data=data,
         architecture=arch,
+        architecture_options=architecture_options_from(arch_option or []),
         width=width,
+        weights=weights,
+        key=key,
+        freeze=names_from(freeze or []),
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        pretrained_learning_rate=pretrained_learning_rate,
         seed=seed,
     )
     with Bars() as bars:
         report = train(options, out, resume=resume, progress=bars)
+    for sentence in report.notes:
+        note(sentence)
     if as_json:
         typer.echo(json.dumps(report.checkpoint.training, indent=2))
         return
     print_training(report)
-    note(f"Next: alexnet export {out}")
+    architecture = report.checkpoint.architecture
+    note(f"Next: alexnet export {out}" + (f" --arch {architecture}" if ":" in architecture else ""))

@@ -50,6 +50,8 @@ class WeightsOptions:
         datasets: "digits" or folders of images, whose class folders may name the classes.
         contract: how images are prepared. None: that of the checkpoint or of a timm network, or the defaults
             of `Contract`.
+        name_classes: whether class names are looked for. False if the last layer will be replaced: they are
+            `class_0`, `class_1` and so on, without a note.
     """
 
     architecture: str | None = None
@@ -58,6 +60,7 @@ class WeightsOptions:
     classes: str | Path | Sequence[str] | None = None
     datasets: tuple[str, ...] = ()
     contract: Contract | None = None
+    name_classes: bool = True
 
 
 def checkpoint_from(
@@ -224,6 +227,8 @@ def _contract_of_network(network: nn.Module, note: Callable[[str], None]) -> Con
 
 def _class_names(options: WeightsOptions, outputs: int, note: Callable[[str], None]) -> tuple[str, ...]:
     """Return the names that were given, those of class folders, or placeholders, which is noted."""
+    if not options.name_classes:
+        return _placeholder_names(outputs)
     if options.classes is not None:
         return _named_classes(options.classes, outputs)
     for source in options.datasets:

@@ -20,25 +20,34 @@ def loop(stripes: Path) -> Loop:
     contract, splits = Contract(), splits_from(str(stripes))
     classifier = Classifier(build("alexnet", 2, width=0.02), contract)
     return Loop(
-        options=TrainingOptions(epochs=3, batch_size=10, learning_rate=0.004),
+        options=TrainingOptions(epochs=3, batch_size=10),
         classifier=classifier,
-        optimiser=torch.optim.Adam(classifier.parameters(), fused=True),
+        optimiser=torch.optim.Adam(
+            [
+                {"params": classifier.network.classifier.parameters(), "peak_learning_rate": 0.004},
+                {"params": classifier.network.features.parameters(), "peak_learning_rate": 0.0004},
+            ],
+            fused=True,
+        ),
         augmentation=Augmentation(contract.size, mirrorable=True),
         split=prepared_from_splits(splits, contract, progress=silent).train,
     )
 
 
 @pytest.mark.slow
-def test_the_learning_rate_follows_one_schedule_over_all_epochs(loop: Loop) -> None:
+def test_both_learning_rates_follow_one_schedule_over_all_epochs(loop: Loop) -> None:
     rates: list[float] = []
+    pretrained: list[float] = []
 
     def note(stage: str, done: int, total: int, note: str = "") -> None:
         rates.append(loop.optimiser.param_groups[0]["lr"])
+        pretrained.append(loop.optimiser.param_groups[1]["lr"])
 
     for epoch in range(3):
         loop.train_epoch(epoch, note)
     # 32 images are 3 complete batches of 10.
     assert rates == pytest.approx([0.004 * learning_rate_factor(step, 9) for step in range(9)])
+    assert pretrained == pytest.approx([rate / 10 for rate in rates])
 
 
 def test_accuracy_covers_every_image_without_dropout_or_augmentation(loop: Loop) -> None:

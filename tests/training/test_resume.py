@@ -122,7 +122,7 @@ def test_a_network_with_batch_norm_resumes_to_the_same_weights_and_statistics(
     tmp_path: Path, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ARCHITECTURES, "batch-norm", batch_norm_network)
-    options = replace(options, architecture="batch-norm", width=1.0)
+    options = replace(options, architecture="batch-norm", width=None)
     whole = train(options, tmp_path / "whole.safetensors").checkpoint.weights
 
     def interrupt(stage: str, done: int, total: int, note: str = "") -> None:

@@ -12,7 +12,7 @@ from alexnet_model import Contract
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.errors import DatasetError, TrainingError, UsageError
-from alexnet_training import TrainingOptions, TrainingReport, loop, train
+from alexnet_training import TrainingOptions, TrainingReport, start, train
 from alexnet_training import splits as splits_module
 from alexnet_training.resume import resume_path
 
@@ -80,6 +80,7 @@ def test_the_training_record_has_data_options_results_and_versions(
     assert record["unreadable"] == {"count": 0, "names": []}
     assert (record["seed"], record["epochs"], record["steps"], record["batch_size"]) == (7, 6, 24, 8)
     assert record["learning_rate"] == 2e-3
+    assert (record["pretrained"], record["new_layers"], record["frozen"]) == (None, [], [])
     assert record["computed_in"] in ("bf16 autocast", "fp32")
     assert record["held_out_accuracy"] == {"correct": report.held_out.correct, "images": 12}
     assert record["loss"] == report.epochs[-1].loss
@@ -206,7 +207,7 @@ def test_an_output_below_a_file_is_refused_before_training(stripes: Path, tmp_pa
 def test_a_loss_that_is_not_finite_stops_the_run(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "default_learning_rate", lambda *_: 1e30)  # `TrainingOptions` refuses it
+    monkeypatch.setattr(start, "default_learning_rate", lambda *_: 1e30)  # `TrainingOptions` refuses it
     with pytest.raises(TrainingError, match=r"epoch 1, step 2: got a loss of .*rate, which is 1e\+30"):
         train(small(stripes), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()

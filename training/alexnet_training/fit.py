@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_model.architectures import build, takes_option
 from alexnet_model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_model.classifier import Classifier
-from alexnet_model.contract import Contract, canonical_json
+from alexnet_model.contract import canonical_json
 from alexnet_model.datasets import ImageDataset, Unreadable, splits_from
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import UsageError
@@ -23,9 +23,10 @@ from alexnet_model.progress import Progress, silent
 
 from .loop import Accuracy, EpochRecord, Loop, accuracy_of
 from .options import TrainingOptions
-from .recipe import Augmentation, has_bf16_instructions, initialise
+from .recipe import Augmentation, has_bf16_instructions
 from .resume import restore_state, resume_path, save_state
 from .splits import PreparedSplits, prepared_from_splits
+from .start import Start, start_of
 
 with needs("train"):
     import torch
@@ -43,6 +44,7 @@ class TrainingReport:
         epochs_resumed: how many epochs the resumed run had finished; 0 if none was resumed.
         held_out: the accuracy on the test split.
         unreadable: the images of all splits that were left out.
+        notes: sentences about what was chosen, converted and replaced in the weights.
     """
 
     checkpoint: Checkpoint
@@ -50,6 +52,7 @@ class TrainingReport:
     epochs_resumed: int
     held_out: Accuracy
     unreadable: tuple[Unreadable, ...]
+    notes: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -60,7 +63,10 @@ class TrainingReport:
 def train(
     options: TrainingOptions, out: Path, *, resume: bool = True, progress: Progress = silent
 ) -> TrainingReport:
-    """Train a network and write its checkpoint.
+    """Train a network, from random weights or from pretrained ones, and write its checkpoint.
+
+    With `options.weights` the last layer is replaced by one for the classes of the dataset, and images are
+    prepared by the contract of the weights, if they are a checkpoint.
 
     After every epoch but the last, the state of the run is written to `<out>.resume`. If the run is stopped,
     the same call continues after the last finished epoch and gives the same weights. The state is removed
@@ -74,36 +80,40 @@ def train(
 
     Raises:
         UsageError: an option has a wrong value, or `out` is a folder.
+        CheckpointError: the weights are missing, broken or of another architecture.
+        ExportError: the network does not map images to one logit for each class.
         DatasetError: the dataset is missing, or a split or a class of it has no readable image.
         ImageError: an image became unreadable during training.
         TrainingError: the loss is not finite, or `<out>.resume` is broken or belongs to another run.
         OSError: a file cannot be written.
     """
-    contract, splits = Contract(), splits_from(options.data)
+    splits = splits_from(options.data)
+    class_names = splits.train.class_names
+    notes: list[str] = []
     with _reproducible():
         torch.manual_seed(options.seed)
-        arguments = _factory_options(options)
-        network = build(options.architecture, len(splits.train.class_names), **arguments)
-        initialise(network, options.architecture)
-        optimiser = torch.optim.Adam(network.parameters(), fused=True)
+        start = start_of(options, len(class_names), note=notes.append)
+        network, contract, optimiser = start.network, start.contract, start.optimiser()
         _check_writable(out)
         state = resume_path(out)
-        run = _run_identity(options, splits.train, contract)
+        run = _run_identity(options, start, splits.train)
         history = restore_state(state, network, optimiser, run=run) if resume and state.exists() else []
         epochs_resumed = len(history)
 
         prepared = prepared_from_splits(splits, contract, progress=progress)
         classifier = Classifier(network, contract)
         augmentation = Augmentation(contract.size, mirrorable=splits.train.mirrorable)
-        loop = Loop(options, classifier, optimiser, augmentation, prepared.train)
-        for epoch in range(epochs_resumed, options.epochs):
+        frozen = tuple(network.get_submodule(name) for name in start.frozen)
+        loop = Loop(options, classifier, optimiser, augmentation, prepared.train, frozen)
+        epochs = options.epochs_or_default
+        for epoch in range(epochs_resumed, epochs):
             started = time.perf_counter()
             loss, accuracy = loop.train_epoch(epoch, progress)
             validation = accuracy_of(
-                classifier, prepared.validation, f"validating epoch {epoch + 1}/{options.epochs}", progress
+                classifier, prepared.validation, f"validating epoch {epoch + 1}/{epochs}", progress
             )
             history.append(EpochRecord(loss, accuracy, validation, time.perf_counter() - started))
-            if epoch + 1 < options.epochs:
+            if epoch + 1 < epochs:
                 save_state(state, network, optimiser, run=run, history=history)
         held_out = history[-1].validation
         if prepared.test is not prepared.validation:
@@ -111,32 +121,22 @@ def train(
 
     report = TrainingReport(
         checkpoint=Checkpoint(
-            architecture=options.architecture,
-            options=arguments,
-            class_names=splits.train.class_names,
+            architecture=start.architecture,
+            options=start.options,
+            class_names=class_names,
             contract=contract,
-            training=_training_record(loop, prepared, history, held_out),
+            training=_training_record(loop, start, prepared, history, held_out),
             weights=network.state_dict(),
         ),
         epochs=tuple(history),
         epochs_resumed=epochs_resumed,
         held_out=held_out,
         unreadable=prepared.unreadable,
+        notes=tuple(notes),
     )
     save_checkpoint(report.checkpoint, out)
     state.unlink(missing_ok=True)
     return report
-
-
-def _factory_options(options: TrainingOptions) -> dict[str, float]:
-    """Return the arguments of the network's factory: the width, where it has one."""
-    if takes_option(options.architecture, "width"):
-        return {"width": options.width}
-    if options.width != 1.0:
-        raise UsageError(
-            "width", got=f"{options.width:g}", expected=f"1: {options.architecture} has no such argument"
-        )
-    return {}
 
 
 def _check_writable(out: Path) -> None:
@@ -149,10 +149,10 @@ def _check_writable(out: Path) -> None:
 
 
 def _training_record(
-    loop: Loop, splits: PreparedSplits, history: list[EpochRecord], held_out: Accuracy
+    loop: Loop, start: Start, splits: PreparedSplits, history: list[EpochRecord], held_out: Accuracy
 ) -> dict[str, Any]:
     """Return the checkpoint's `training` as JSON: where the weights come from."""
-    options, last = loop.options, history[-1]
+    options, last, epochs = loop.options, history[-1], len(history)
     return {
         "data": options.data,
         "images": {
@@ -164,12 +164,15 @@ def _training_record(
             "count": len(splits.unreadable),
             "names": [image.name for image in splits.unreadable[:NAMED_UNREADABLE]],
         },
+        "pretrained": start.pretrained,
+        "new_layers": start.new_layers,
+        "frozen": start.frozen,
         "seed": options.seed,
-        "epochs": options.epochs,
-        "steps": options.epochs * loop.steps_per_epoch,
+        "epochs": epochs,
+        "steps": epochs * loop.steps_per_epoch,
         "batch_size": options.batch_size,
         "optimiser": "Adam, linear warm-up and decay",
-        "learning_rate": loop.learning_rate,
+        "learning_rate": start.learning_rate,
         "computed_in": "bf16 autocast" if has_bf16_instructions() else "fp32",
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
@@ -180,13 +183,22 @@ def _training_record(
     }
 
 
-def _run_identity(options: TrainingOptions, images: ImageDataset, contract: Contract) -> dict[str, Any]:
+def _run_identity(options: TrainingOptions, start: Start, images: ImageDataset) -> dict[str, Any]:
     """Return, as JSON, what two runs must have in common for one to continue the other."""
     digest = hashlib.sha256()
     for image in images.images:
         size = image.source.stat().st_size if isinstance(image.source, Path) else 0
         digest.update(canonical_json([image.name, image.label, size]).encode())
-    return {**asdict(options), "images": digest.hexdigest()[:12], "contract": contract.digest[:12]}
+    run = {
+        **asdict(options),
+        "epochs": options.epochs_or_default,
+        "architecture": start.architecture,
+        "weights": start.pretrained and start.pretrained["weights_sha256"][:12],  # not their path
+        "images": digest.hexdigest()[:12],
+        "contract": start.contract.digest[:12],
+    }
+    as_read_back: dict[str, Any] = json.loads(canonical_json(run))
+    return as_read_back
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from alexnet_model.extras import needs
 from alexnet_model.progress import Progress
 
 from .options import TrainingOptions
-from .recipe import Augmentation, default_learning_rate, has_bf16_instructions, learning_rate_factor
+from .recipe import Augmentation, has_bf16_instructions, learning_rate_factor
 from .splits import Split
 
 with needs("train"):
@@ -55,11 +55,12 @@ class Loop:
     """Train `classifier` with `optimiser` on the images of `split`.
 
     Args:
-        options: batch size, epochs, learning rate and seed.
+        options: batch size, epochs and seed.
         classifier: changed in place.
-        optimiser: Adam on the classifier's parameters.
+        optimiser: Adam; each of its groups has `peak_learning_rate`, the highest of the schedule.
         augmentation: applied to every batch.
         split: the training images.
+        frozen: modules of the classifier that run in evaluation mode.
     """
 
     options: TrainingOptions
@@ -67,12 +68,7 @@ class Loop:
     optimiser: torch.optim.Adam
     augmentation: Augmentation
     split: Split
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest learning rate of the schedule."""
-        options = self.options
-        return options.learning_rate or default_learning_rate(options.architecture, options.width)
+    frozen: tuple[nn.Module, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,25 +89,29 @@ class Loop:
             TrainingError: the loss is not finite.
             ImageError: an image has become unreadable since it was checked.
         """
-        options, steps = self.options, self.steps_per_epoch
+        options, steps, epochs = self.options, self.steps_per_epoch, self.options.epochs_or_default
         torch.manual_seed(_seed_of_epoch(options.seed, epoch))
         order = torch.randperm(len(self.split.labels)).numpy()[: steps * options.batch_size]
         self.classifier.train()
+        for module in self.frozen:
+            module.eval()
         total_loss, correct, seen = 0.0, 0, 0
         for step, (images, labels) in enumerate(self.split.batches(order, options.batch_size)):
-            factor = learning_rate_factor(epoch * steps + step, options.epochs * steps)
-            self.optimiser.param_groups[0]["lr"] = self.learning_rate * factor
+            factor = learning_rate_factor(epoch * steps + step, epochs * steps)
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["peak_learning_rate"] * factor
             augmented = self.augmentation(torch.from_numpy(images))  # (B, S, S, 3)
             targets = torch.from_numpy(labels)  # (B,)
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16_instructions()):
                 _, logits = self.classifier(augmented)  # (B, classes)
             loss = nn.functional.cross_entropy(logits.float(), targets)
             if not math.isfinite(loss.item()):
+                rates = [group["peak_learning_rate"] for group in self.optimiser.param_groups]
                 raise TrainingError(
                     f"training epoch {epoch + 1}, step {step + 1}",
                     got=f"a loss of {loss.item()}",
                     expected="a finite loss",
-                    next_step=f"Lower the learning rate, which is {self.learning_rate:g}.",
+                    next_step=f"Lower the learning rate, which is {rates[0]:g}.",
                 )
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -120,7 +120,7 @@ class Loop:
             correct += int((logits.argmax(dim=1) == targets).sum())
             seen += len(labels)
             progress(
-                f"training epoch {epoch + 1}/{options.epochs}",
+                f"training epoch {epoch + 1}/{epochs}",
                 step + 1,
                 steps,
                 f"loss {total_loss / seen:.3f}, accuracy {correct / seen:.1%}",

@@ -1,12 +1,13 @@
 """The training recipe: augmentation, initialisation and learning rate.
 
-The recipe trains these networks from random weights in minutes: Kaiming initialisation with a small last
+The recipe trains this project's networks from random weights in minutes: Kaiming initialisation with a small last
 layer, Adam, a linear warm-up and a linear decay. SGD with the initialisation of the 2012 paper or of PyTorch
 stays near chance for the few hundred steps of a small dataset.
 """
 
 from __future__ import annotations
 
+from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.extras import needs
 
 with needs("train"):
@@ -15,6 +16,10 @@ with needs("train"):
     from torch import Tensor, nn
 
 WARM_UP = 0.1  # share of all steps
+# The new layer of a fine-tuned network has few steps to learn in, so its learning rate is this many times the
+# one for training from random weights. The layers that start from weights get a share of that.
+NEW_LAYER_FACTOR = 4
+PRETRAINED_SHARE = 0.1
 
 
 class Augmentation(nn.Module):
@@ -61,20 +66,35 @@ def initialise(network: nn.Module, architecture: str) -> None:
         if architecture == "lenet":
             nn.init.xavier_uniform_(layer.weight)
         elif layer is layers[-1]:
-            nn.init.normal_(layer.weight, std=0.01)
+            initialise_last(layer)
+            continue
         else:
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
-def default_learning_rate(architecture: str, width: float) -> float:
-    """Return Adam's highest learning rate for an architecture; narrower networks get a higher one.
+def initialise_last(layer: nn.Module) -> None:
+    """Initialise the layer that returns the logits; they are near 0 at first.
 
     Args:
-        architecture: its name.
-        width: the factor of every hidden layer's size.
+        layer: a linear layer or a convolution, changed in place. Another module keeps its initialisation.
     """
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.normal_(layer.weight, std=0.01)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def default_learning_rate(architecture: str, width: float = 1.0) -> float:
+    """Return Adam's highest learning rate for an architecture.
+
+    Args:
+        architecture: its name. A network that is not of this project gets Adam's usual rate.
+        width: the factor of every hidden layer's size; narrower networks get a higher rate.
+    """
+    if architecture not in ARCHITECTURES:
+        return 1e-3
     if architecture == "lenet":
         return 2e-2
     return min(2.5e-4 / width, 2e-3)

@@ -51,7 +51,7 @@ def save_state(
     Args:
         path: the file to create or replace.
         network: its parameters and buffers are stored.
-        optimiser: Adam on the network's parameters, after at least one step.
+        optimiser: Adam on some of the network's parameters, after at least one step.
         run: JSON that identifies the run; another run must have another value.
         history: the finished epochs.
 
@@ -62,8 +62,8 @@ def save_state(
     for name, tensor in network.state_dict().items():
         tensors[f"weight.{name}"] = tensor
     for name, weight in network.named_parameters():
-        for moment in MOMENTS:
-            tensors[f"{moment}.{name}"] = optimiser.state[weight][moment]
+        for moment, value in optimiser.state.get(weight, {}).items():
+            tensors[f"{moment}.{name}"] = value
     metadata = {
         "format": FORMAT,
         "run": canonical_json(run),
@@ -80,7 +80,7 @@ def restore_state(
     Args:
         path: the file that `save_state` wrote.
         network: changed in place.
-        optimiser: Adam on the network's parameters, changed in place.
+        optimiser: Adam on some of the network's parameters, changed in place.
         run: JSON that identifies the run, as for `save_state`.
 
     Returns:
@@ -100,7 +100,13 @@ def restore_state(
                 raise _broken(path, f"{len(history)} finished epochs")
             moments: dict[int, dict[str, Tensor]] = {}
             weights = {name: file.get_tensor(f"weight.{name}") for name in network.state_dict()}
-            for index, (name, weight) in enumerate(network.named_parameters()):
+            names = {weight: name for name, weight in network.named_parameters()}
+            trained = [weight for group in optimiser.param_groups for weight in group["params"]]
+            stored = set(file.keys())
+            for index, weight in enumerate(trained):
+                name = names[weight]
+                if not stored.intersection(f"{moment}.{name}" for moment in MOMENTS):
+                    continue  # the forward pass does not use this parameter
                 moments[index] = {moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS}
                 for moment in ("exp_avg", "exp_avg_sq"):  # Adam would notice only at its first step
                     if moments[index][moment].shape != weight.shape:
