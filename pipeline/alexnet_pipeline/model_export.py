@@ -291,7 +291,7 @@ def export_model(
 
         if earlier is None or recorded is None:
             assert folder is not None
-            checkpoint = _checkpoint(source, options, note=notes.append)
+            checkpoint = checkpoint_from(source, options.weights_options, note=notes.append)
             name = options.name or default_name(checkpoint.architecture)
             replaced = _replaced_by(name, options.model_version_or_default, options)
             manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
@@ -336,27 +336,6 @@ def export_model(
             left_out=tuple(left_out),
             next_command=f"alexnet serve --repository {options.repository}",
         )
-
-
-def _checkpoint(
-    source: str | Path | Checkpoint | nn.Module, options: ExportOptions, *, note: Callable[[str], None]
-) -> Checkpoint:
-    """Open the source of an export.
-
-    Raises:
-        UsageError: an option says what a `Checkpoint` holds already; or as for `checkpoint_from`.
-    """
-    if not isinstance(source, Checkpoint):
-        return checkpoint_from(source, options.weights_options, note=note)
-    for name in ("architecture", "key", "classes", "contract"):
-        if getattr(options, name) not in (None, getattr(source, name, None)):
-            raise UsageError(
-                name,
-                got="one for a Checkpoint, which holds its own",
-                expected="weights without a record",
-                next_step="Leave this option out.",
-            )
-    return source
 
 
 def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions:

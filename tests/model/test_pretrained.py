@@ -223,13 +223,17 @@ def test_a_checkpoint_file_alone_runs_no_factory(own: Path) -> None:
     ids=lambda more: next(iter(more)),
 )
 def test_options_for_weights_do_not_go_with_a_checkpoint(own: Path, more: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="a checkpoint that holds its own"):
+    with pytest.raises(UsageError, match="one for a checkpoint, which holds its own"):
         checkpoint_from(own, WeightsOptions(architecture=OURS, **more))
 
 
 def test_a_checkpoints_classes_can_be_renamed(own: Path) -> None:
     options = WeightsOptions(architecture=OURS, classes=("x", "y"))
-    assert checkpoint_from(own, options).class_names == ("x", "y")
+    checkpoint = checkpoint_from(own, options)
+    assert checkpoint.class_names == ("x", "y")
+    assert checkpoint_from(checkpoint, WeightsOptions(classes=("u", "v"))).class_names == ("u", "v")
+    with pytest.raises(UsageError, match="architecture: got one for a checkpoint"):
+        checkpoint_from(checkpoint, WeightsOptions(architecture="alexnet"))
 
 
 class Quiet(SimpleHTTPRequestHandler):
