@@ -29,7 +29,7 @@ def train_command(
     freeze: Annotated[
         list[str] | None,
         typer.Option(
-            help="Keep the weights of this module as they are, such as features; comma-separated or repeated.",
+            help="Keep the weights of a module as they are, such as features. Comma-separated or repeated.",
             metavar="MODULE",
         ),
     ] = None,
