@@ -119,6 +119,13 @@ def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureF
         check_options(" ".join([name, *subcommand]), rest, capsys)
 
 
+def test_commands_of_the_export_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "export.md").read_text()
+    options = set(re.findall(r"`(--[\w-]+)", page))
+    for line in [*re.findall(r"^    alexnet export (.*)$", page, re.MULTILINE), " ".join(sorted(options))]:
+        check_options("export", line, capsys)
+
+
 def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     lines = re.findall(r"(?:^    |`)alexnet ((?:bench )?[a-z-]+)([^`\n]*)", page, re.MULTILINE)

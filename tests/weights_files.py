@@ -39,7 +39,7 @@ def _training_checkpoint(state: StateDict) -> dict[str, Any]:
     """As of the scripts of PyTorch's examples and of timm, after a step of Adam."""
     weight = nn.Parameter(torch.ones(3, 2))
     optimiser = torch.optim.Adam([weight])
-    weight.sum().backward()
+    weight.sum().backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return {
         "epoch": 7,
@@ -68,6 +68,11 @@ def _lightning(state: StateDict) -> dict[str, Any]:
     }
 
 
+def _as(dtype: torch.dtype, state: StateDict) -> dict[str, Tensor]:
+    """As after `network.to(dtype)`, which leaves whole numbers as they are."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+
+
 def _inner(state: StateDict) -> dict[str, Tensor]:
     """As after torch.compile or DataParallel of a part of the network."""
     return {name.replace(".", "._orig_mod.", 1): tensor for name, tensor in state.items()}
@@ -92,14 +97,14 @@ WAYS: dict[str, Way] = {
     ".safetensors": _safetensors,
     "legacy": _way(dict, _use_new_zipfile_serialization=False),
     "parameters": _way(lambda state: {name: nn.Parameter(value) for name, value in state.items()}),
-    "reversed": _way(lambda state: dict(reversed(state.items()))),
+    "reversed": _way(lambda state: dict(reversed(list(state.items())))),
     "beside": _way(lambda state: {"epoch": 3, "classes": ["a", "b"], **state}),
     **{key: _way(lambda state, key=key: {"epoch": 1, key: dict(state)}) for key in KEYS},  # type: ignore[misc]
     "nested": _way(lambda state: {"ema": {"decay": 0.9, "state_dict": dict(state)}}),
     **{prefix: _way(partial(_prefixed, prefix)) for prefix in PREFIXES},
-    "half": _way(lambda state: {name: value.half() for name, value in state.items()}),
-    "bfloat16": _way(lambda state: {name: value.bfloat16() for name, value in state.items()}),
-    "double": _way(lambda state: {name: value.double() for name, value in state.items()}),
+    "half": _way(partial(_as, torch.float16)),
+    "bfloat16": _way(partial(_as, torch.bfloat16)),
+    "double": _way(partial(_as, torch.float64)),
     "training": _way(_training_checkpoint, ".pth.tar"),
     "averaged": _way(_averaged),
     "lightning": _way(_lightning, ".ckpt"),

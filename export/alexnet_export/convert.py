@@ -23,6 +23,8 @@ from alexnet_model.errors import ExportError, is_user_file, user_line_of
 from alexnet_model.extras import needs
 from alexnet_model.files import sha256_of_file
 
+from .bias_correction import correct_biases
+
 with needs("export"):
     import onnx
     import torch
@@ -30,7 +32,7 @@ with needs("export"):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
 OPSET = 20
-CALIBRATION_METHOD = "MinMax, symmetric, per-channel weights"
+CALIBRATION_METHOD = "MinMax, symmetric, per-channel weights, biases corrected"
 CALIBRATION_BATCH = 16
 
 
@@ -51,8 +53,9 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
     """
     contract = checkpoint.contract
     classifier = Classifier(checkpoint.network(), contract).eval()
-    # Two images: PyTorch would take an example batch of one for a constant.
-    example = torch.zeros(2, *contract.image_shape, dtype=torch.uint8)
+    # Two images: PyTorch would take an example batch of one for a constant. In memory channels come first:
+    # with channels last, PyTorch writes adaptive pooling as a Gather over the whole batch.
+    example = torch.zeros(2, 3, contract.size, contract.size, dtype=torch.uint8).permute(0, 2, 3, 1)
     batch = torch.export.Dim("batch", min=1, max=max(2, max_batch))
     (argument,) = inspect.signature(classifier.forward).parameters  # not the input's name in the file
     with _quiet():
@@ -109,7 +112,7 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
     """Write an ONNX file with INT8 weights and Q/DQ pairs on the inputs of Conv and Gemm.
 
     Quantisation is symmetric, per channel for weights, with float biases and nothing quantised on outputs:
-    the only placement that TensorRT's parser accepts.
+    the only placement that TensorRT's parser accepts. The biases take back the constant part of the error.
 
     Args:
         source: The FP32 file.
@@ -120,12 +123,13 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
         OSError: a file cannot be read or written.
     """
     original = onnx.load(source)
+    batches = [images[at : at + CALIBRATION_BATCH] for at in range(0, len(images), CALIBRATION_BATCH)]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
         quantised = Path(folder) / "quantised.onnx"
         quantize_static(
             source,
             quantised,
-            _CalibrationImages(original.graph.input[0].name, images),
+            _CalibrationImages(original.graph.input[0].name, batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             # Weights in 7 bits: on a CPU without VNNI instructions, the sum of two 8-bit products overflows
@@ -143,6 +147,7 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
             },
         )
         model = onnx.load(quantised)
+        correct_biases(original, model, batches)
     _save(model, path, {**_metadata(original), "precision": "int8", "source_sha256": sha256_of_file(source)})
 
 
@@ -169,8 +174,9 @@ def _failure(error: BaseException, classifier: Classifier, example: torch.Tensor
 
 def _line_of_operator(operator: str, classifier: Classifier, example: torch.Tensor) -> str:
     """Return the line of the user's code that calls an operator, from the trace of the network."""
+    name = re.split("[.:]+", operator)[1]  # "bessel_j0", which may be a part of an operator of higher level
     for node in torch.export.export(classifier, (example,)).graph.nodes:
-        if str(node.target) == operator.replace("::", "."):
+        if name in str(node.target):
             frames = re.findall(
                 r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or ""
             )
@@ -183,9 +189,8 @@ def _line_of_operator(operator: str, classifier: Classifier, example: torch.Tens
 class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
     """Give ONNX Runtime's quantiser the images in batches."""
 
-    def __init__(self, input_name: str, images: Uint8Array) -> None:
-        starts = range(0, len(images), CALIBRATION_BATCH)
-        self._batches = iter([{input_name: images[at : at + CALIBRATION_BATCH]} for at in starts])
+    def __init__(self, input_name: str, batches: list[Uint8Array]) -> None:
+        self._batches = iter([{input_name: images} for images in batches])
 
     def get_next(self) -> dict[str, Uint8Array] | None:
         return next(self._batches, None)

@@ -62,7 +62,7 @@ class WeightsOptions:
 
 
 def checkpoint_from(
-    source: str | Path | nn.Module,
+    source: str | Path | Checkpoint | nn.Module,
     options: WeightsOptions | None = None,
     *,
     note: Callable[[str], None] = lambda _: None,
@@ -73,7 +73,8 @@ def checkpoint_from(
 
     Args:
         source: the path of a file that `save_checkpoint` wrote, the path of weights (`.pth`, `.pt`, `.bin`,
-            `.ckpt`, `.tar`, `.safetensors`), "imagenet" (downloads torchvision's AlexNet), or a network.
+            `.ckpt`, `.tar`, `.safetensors`), "imagenet" (downloads torchvision's AlexNet), a network, or a
+            checkpoint in memory.
         options: what the file does not say. None: the defaults.
         note: called with each sentence about what was chosen or converted.
 
@@ -86,11 +87,13 @@ def checkpoint_from(
     options = options or WeightsOptions()
     if isinstance(source, nn.Module):
         return _checkpoint_from_module(source, options, note)
+    if isinstance(source, Checkpoint):
+        return _with_options(source, options)
     if source == IMAGENET:
         return checkpoint_from_url(IMAGENET_URL, options=options, note=note)
     path = Path(source)
     if path.suffix == ".safetensors" and is_checkpoint(path):
-        return _own_checkpoint(path, options)
+        return _with_options(load_checkpoint(path, architecture=options.architecture), options)
     return _checkpoint_from_weights(path, options, note)
 
 
@@ -132,11 +135,12 @@ def checkpoint_from_url(
     return _checkpoint_from_weights(path, replace(options, classes=options.classes or IMAGENET), note)
 
 
-def _own_checkpoint(path: Path, options: WeightsOptions) -> Checkpoint:
-    """Load a checkpoint of this project, which names its network, classes and contract itself."""
-    checkpoint = load_checkpoint(path, architecture=options.architecture)
+def _with_options(checkpoint: Checkpoint, options: WeightsOptions) -> Checkpoint:
+    """Return a checkpoint with other class names; it names its network and contract itself."""
+    same_architecture = options.architecture == checkpoint.architecture
     given = {
         "key": options.key,
+        "architecture": None if same_architecture else options.architecture,
         "architecture options": None if options.options == checkpoint.options else options.options or None,
         "contract": None if options.contract == checkpoint.contract else options.contract,
     }
@@ -144,7 +148,7 @@ def _own_checkpoint(path: Path, options: WeightsOptions) -> Checkpoint:
         if value is not None:
             raise UsageError(
                 name,
-                got=f"one for {path}, a checkpoint that holds its own",
+                got="one for a checkpoint, which holds its own",
                 expected="weights without a record",
                 next_step="Leave this option out.",
             )

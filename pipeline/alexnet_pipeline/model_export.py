@@ -265,11 +265,7 @@ def export_model(
 
         if earlier is None:
             assert folder is not None
-            checkpoint = (
-                source
-                if isinstance(source, Checkpoint)
-                else checkpoint_from(source, options.weights_options, note=notes.append)
-            )
+            checkpoint = checkpoint_from(source, options.weights_options, note=notes.append)
             manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
         elif unpacked and folder is not None:
             with atomic_directory(folder) as staged:

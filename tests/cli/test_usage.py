@@ -70,7 +70,7 @@ WRONG_USE = [
         ["export", "x.pth", "--runtime", "tensorrt-rtx", "--target", "sm89", "--profile", "1,8,128"],
         ["profile", "a max batch of 64", "--max-batch 128"],
     ),
-    (["export"], ["WEIGHTS"]),
+    (["export"], ["'weights'"]),
     (["export", "x.pth", "--arch-option", "width"], ["--arch-option", "'width'", "KEY=VALUE"]),
     (["export", "x.pth", "--arch-option", "=1"], ["--arch-option", "'=1'", "KEY=VALUE"]),
     (

@@ -70,6 +70,16 @@ def test_every_architecture_maps_a_batch_to_logits(name: str, width: float) -> N
         torch.testing.assert_close(network(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [224, 227, 256])
+def test_alexnet_pools_images_of_other_sizes_as_torchvision_does(size: int) -> None:
+    network = build("alexnet", 7, width=0.1).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        pooled = nn.AdaptiveAvgPool2d((6, 6))(network.get_submodule("features")(images))
+        expected = network.get_submodule("classifier")(pooled.flatten(1))
+        torch.testing.assert_close(network(images), expected, rtol=0, atol=0)
+
+
 def test_counting_restores_the_training_mode_and_removes_its_hooks() -> None:
     network = build("alexnet", 10, width=0.1).train()
     multiply_adds(network)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ SOURCE = """
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Write modules to the current folder, and forget them after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -212,7 +213,7 @@ def test_torchvision_and_timm_go_the_same_way(
     for module in (ModuleType("torchvision"), models, timm):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("torchvision.models:resnet18", "timm:resnet18.a1_in1k"):
-        network = build(name, 5, depth=2)
+        network: Any = build(name, 5, depth=2)
         assert (network.given[0], list(network.state_dict().values())[-1].shape) == (2, (5,))
     assert "got RuntimeError: Unknown model (resnet19)" in refusal("timm:resnet19")
 

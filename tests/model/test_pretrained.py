@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from alexnet_model import Contract, pretrained
-from alexnet_model.architectures import build
+from alexnet_model.architectures import ARCHITECTURES, AlexNet, build
 from alexnet_model.checkpoint import Checkpoint, save_checkpoint, sha256_of_weights
 from alexnet_model.class_names import imagenet_class_names
 from alexnet_model.errors import CheckpointError, ExportError, UsageError
@@ -54,15 +54,23 @@ def test_torchvisions_file_gets_imagenets_names(full_size: Path, monkeypatch: py
     assert notes == []
 
 
-def test_other_weights_of_1000_classes_get_imagenets_names_only_on_request(full_size: Path) -> None:
+@pytest.fixture
+def narrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same file for an AlexNet of a tenth of the width, in the place of the full one."""
+    monkeypatch.setitem(ARCHITECTURES, "alexnet", lambda num_classes: AlexNet(num_classes, 0.1))
+    torch.save(build("alexnet", 1000).state_dict(), folder / "narrow")
+    return named_by_hash(folder / "narrow")
+
+
+def test_other_weights_of_1000_classes_get_imagenets_names_only_on_request(narrow: Path) -> None:
     notes: list[str] = []
-    checkpoint = checkpoint_from(full_size, note=notes.append)
+    checkpoint = checkpoint_from(narrow, note=notes.append)
     assert checkpoint.class_names[:2] == ("class_0", "class_1")
     assert notes == [
         "The classes are named class_0 to class_999. "
         "To name them: --classes imagenet, if they are ImageNet's, or --classes FILE."
     ]
-    named = checkpoint_from(full_size, WeightsOptions(classes="imagenet"))
+    named = checkpoint_from(narrow, WeightsOptions(classes="imagenet"))
     assert named.class_names == imagenet_class_names()
 
 
@@ -215,13 +223,17 @@ def test_a_checkpoint_file_alone_runs_no_factory(own: Path) -> None:
     ids=lambda more: next(iter(more)),
 )
 def test_options_for_weights_do_not_go_with_a_checkpoint(own: Path, more: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="a checkpoint that holds its own"):
+    with pytest.raises(UsageError, match="one for a checkpoint, which holds its own"):
         checkpoint_from(own, WeightsOptions(architecture=OURS, **more))
 
 
 def test_a_checkpoints_classes_can_be_renamed(own: Path) -> None:
     options = WeightsOptions(architecture=OURS, classes=("x", "y"))
-    assert checkpoint_from(own, options).class_names == ("x", "y")
+    checkpoint = checkpoint_from(own, options)
+    assert checkpoint.class_names == ("x", "y")
+    assert checkpoint_from(checkpoint, WeightsOptions(classes=("u", "v"))).class_names == ("u", "v")
+    with pytest.raises(UsageError, match="architecture: got one for a checkpoint"):
+        checkpoint_from(checkpoint, WeightsOptions(architecture="alexnet"))
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -241,13 +253,13 @@ def served(folder: Path) -> Iterator[Callable[[str], str]]:
 
 
 def test_a_download_is_checked_and_cached(
-    served: Callable[[str], str], full_size: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Callable[[str], str], narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(pretrained, "IMAGENET_URL", served(full_size.name))
+    monkeypatch.setattr(pretrained, "IMAGENET_URL", served(narrow.name))
     first = checkpoint_from("imagenet")
-    assert (tmp_path / "checkpoints" / full_size.name).read_bytes() == full_size.read_bytes()
-    monkeypatch.setattr(pretrained, "IMAGENET_URL", f"http://127.0.0.1:9/{full_size.name}")
+    assert (tmp_path / "checkpoints" / narrow.name).read_bytes() == narrow.read_bytes()
+    monkeypatch.setattr(pretrained, "IMAGENET_URL", f"http://127.0.0.1:9/{narrow.name}")
     assert checkpoint_from("imagenet").weights_sha256 == first.weights_sha256
 
 

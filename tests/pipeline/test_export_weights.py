@@ -30,7 +30,7 @@ def options_in(folder: Path, **more: Any) -> ExportOptions:
 
 
 def test_a_module_is_exported_with_its_class_names(tmp_path: Path) -> None:
-    module = small_networks.trained(small_networks.SmallResNet(4))
+    module = small_networks.SmallResNet(4)
     result = export_model(module, options_in(tmp_path, classes=NAMES))
     model = result.manifest.model
     assert (model.architecture, model.class_names, model.options) == ("SmallResNet", NAMES, {})
@@ -46,7 +46,7 @@ def test_weights_of_a_users_network_are_exported_from_its_folder(
     source = Path(small_networks.__file__)
     (tmp_path / "my_networks.py").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    network = small_networks.trained(small_networks.any_resnet(num_classes=4, width=4))
+    network = small_networks.any_resnet(num_classes=4, width=4)
     torch.save({"epoch": 1, "model": network.state_dict(), "ema": network.state_dict()}, "weights.pth")
     more: dict[str, Any] = {"architecture": "my_networks:any_resnet", "architecture_options": {"width": 4}}
     result = export_model("weights.pth", options_in(tmp_path, **more))
