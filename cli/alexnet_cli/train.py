@@ -61,7 +61,7 @@ def train_command(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Passes over the training images.", show_default="4, or 12 with --weights"),
+        typer.Option(help="Passes over the training images.", show_default="4, or 10 with --weights"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[

@@ -98,9 +98,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(shapes: Path, pretrained: Path, out: Path) -> TrainingReport:
     """One fine-tuning that several tests inspect."""
-    return train(
-        TrainingOptions(data=str(shapes), architecture=RESNET, weights=pretrained, freeze=FROZEN), out
+    options = TrainingOptions(
+        data=str(shapes), architecture=RESNET, weights=pretrained, freeze=FROZEN, epochs=16
     )
+    return train(options, out)
 
 
 @pytest.mark.slow
@@ -149,7 +150,7 @@ def test_the_record_names_the_weights_the_new_layer_and_what_is_frozen(
         "learning_rate": pytest.approx(record["learning_rate"] / 10),
     }
     assert (record["new_layers"], record["frozen"]) == (["fc"], list(FROZEN))
-    assert (record["epochs"], record["steps"]) == (12, 48)
+    assert (record["epochs"], record["steps"]) == (16, 64)
     assert report.notes == ("Replaced the layer fc of 6 classes by one of 5.",)
 
 
@@ -326,7 +327,7 @@ def test_other_wrong_weights_and_networks_are_one_line(
     assert f"a checkpoint of the architecture {RESNET}" in line
     assert "if you trust that code" in refusal(options, architecture=None)
     line = refusal(options, architecture_options={"width": 3})
-    assert "a checkpoint that holds its own" in line
+    assert "a checkpoint, which holds its own" in line
 
 
 def test_networks_that_cannot_have_the_classes_of_the_folder_are_one_line(tmp_path: Path) -> None:

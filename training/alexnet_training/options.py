@@ -26,7 +26,7 @@ class TrainingOptions:
         key: the key of the state dict in the file of weights. None: the first that fits.
         freeze: names of modules, such as "features", whose weights stay fixed. They run in evaluation mode
             during training: BatchNorm keeps its statistics, and dropout does nothing.
-        epochs: passes over the training images, 1 to 100,000. None: 4, or 12 to fine-tune weights.
+        epochs: passes over the training images, 1 to 100,000. None: 4, or 10 to fine-tune weights.
         batch_size: images a step, 1 to 4096.
         learning_rate: Adam's learning rate at its highest, above 0 and at most 1; that of the new layer, if
             weights are fine-tuned. None selects one (`recipe.default_learning_rate`).
@@ -84,4 +84,4 @@ class TrainingOptions:
     @property
     def epochs_or_default(self) -> int:
         """The number of epochs. A folder to fine-tune on has fewer images, so an epoch has fewer steps."""
-        return self.epochs or (4 if self.weights is None else 12)
+        return self.epochs or (4 if self.weights is None else 10)
