@@ -36,8 +36,7 @@ def train_command(
     arch: Annotated[
         str | None,
         typer.Option(
-            help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory, "
-            "such as torchvision.models:resnet18.",
+            help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory.",
             show_default="the checkpoint's, or alexnet",
         ),
     ] = None,
@@ -71,7 +70,7 @@ def train_command(
             show_default="by architecture and width",
         ),
     ] = None,
-    pretrained_learning_rate: Annotated[
+    body_learning_rate: Annotated[
         float | None,
         typer.Option(
             help="Peak learning rate of the layers that start from --weights.",
@@ -112,7 +111,7 @@ def train_command(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        pretrained_learning_rate=pretrained_learning_rate,
+        body_learning_rate=body_learning_rate,
         seed=seed,
     )
     with Bars() as bars:

@@ -195,7 +195,7 @@ def test_the_new_layer_has_a_learning_rate_ten_times_that_of_the_others(options:
     assert [names[p] for p in new["params"]] == ["fc.weight", "fc.bias"]
     assert {names[p].split(".")[0] for p in others["params"]} == {"layer2"}
     assert new["peak_learning_rate"] == pytest.approx(10 * others["peak_learning_rate"])
-    begun = start(options, learning_rate=0.3, pretrained_learning_rate=0.2)
+    begun = start(options, learning_rate=0.3, body_learning_rate=0.2)
     assert [group["peak_learning_rate"] for group in begun.optimiser().param_groups] == [0.3, 0.2]
 
 
@@ -341,7 +341,7 @@ def test_networks_that_cannot_have_the_classes_of_the_folder_are_one_line(tmp_pa
     assert "got an output of type tuple of 2, expected logits (N, classes)" in line
 
 
-@pytest.mark.parametrize("name", ["key", "pretrained_learning_rate"])
+@pytest.mark.parametrize("name", ["key", "body_learning_rate"])
 def test_options_of_weights_without_weights_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"^{name.replace('_', ' ')}: got 0.5 without weights"):
         TrainingOptions(**{name: 0.5})  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def test_the_command_fine_tunes_weights(
     arch = f"{small_networks.__name__}:small_resnet"
     command = ["train", "--data", str(stripes), "--weights", str(weights), "--key", "other", "--arch", arch]
     command += ["--arch-option", "width=4", "--freeze", "conv1,bn1", "--freeze", "layer1", "--epochs", "1"]
-    command += ["--pretrained-learning-rate", "0.001", "--out", str(out)]
+    command += ["--body-learning-rate", "0.001", "--out", str(out)]
     assert run(command) == 0
     screen = capsys.readouterr()
     assert "Held-out accuracy " in screen.out
