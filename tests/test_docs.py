@@ -143,6 +143,13 @@ def test_commands_of_the_export_page_exist_with_their_options(capsys: pytest.Cap
         check_options("export", line, capsys)
 
 
+def test_commands_of_the_training_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    options = set(re.findall(r"`(--[\w-]+)", page))
+    for line in [*re.findall(r"^    alexnet train (.*)$", page, re.MULTILINE), " ".join(sorted(options))]:
+        check_options("train", line, capsys)
+
+
 def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     lines = re.findall(r"(?:^    |`)alexnet ((?:bench )?[a-z-]+)([^`\n]*)", page, re.MULTILINE)

@@ -29,15 +29,14 @@ def train_command(
     freeze: Annotated[
         list[str] | None,
         typer.Option(
-            help="Keep the weights of this module as they are, such as features; comma-separated or repeated.",
+            help="Keep the weights of a module as they are, such as features. Comma-separated or repeated.",
             metavar="MODULE",
         ),
     ] = None,
     arch: Annotated[
         str | None,
         typer.Option(
-            help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory, "
-            "such as torchvision.models:resnet18.",
+            help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory.",
             show_default="the checkpoint's, or alexnet",
         ),
     ] = None,
@@ -61,7 +60,7 @@ def train_command(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Passes over the training images.", show_default="4, or 12 with --weights"),
+        typer.Option(help="Passes over the training images.", show_default="4, or 10 with --weights"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[
@@ -71,7 +70,7 @@ def train_command(
             show_default="by architecture and width",
         ),
     ] = None,
-    pretrained_learning_rate: Annotated[
+    body_learning_rate: Annotated[
         float | None,
         typer.Option(
             help="Peak learning rate of the layers that start from --weights.",
@@ -112,7 +111,7 @@ def train_command(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        pretrained_learning_rate=pretrained_learning_rate,
+        body_learning_rate=body_learning_rate,
         seed=seed,
     )
     with Bars() as bars:

@@ -109,7 +109,7 @@ def test_options_that_cannot_be_are_refused_on_construction(options: dict[str, A
 
 
 def test_a_checkpoint_has_its_own_contract(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="contract: got one for a Checkpoint, which holds its own"):
+    with pytest.raises(UsageError, match="contract: got one for a checkpoint, which holds its own"):
         export_model(random_checkpoint(), options_in(tmp_path, contract=Contract(size=240)))
 
 

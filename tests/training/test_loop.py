@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexnet_model import Contract, splits_from
-from alexnet_model.architectures import build
+from alexnet_model.architectures import AlexNet
 from alexnet_model.classifier import Classifier
 from alexnet_model.progress import silent
 from alexnet_training import TrainingOptions
@@ -18,14 +18,14 @@ from alexnet_training.splits import prepared_from_splits
 @pytest.fixture
 def loop(stripes: Path) -> Loop:
     contract, splits = Contract(), splits_from(str(stripes))
-    classifier = Classifier(build("alexnet", 2, width=0.02), contract)
+    network = AlexNet(2, width=0.02)
     return Loop(
         options=TrainingOptions(epochs=3, batch_size=10),
-        classifier=classifier,
+        classifier=Classifier(network, contract),
         optimiser=torch.optim.Adam(
             [
-                {"params": classifier.network.classifier.parameters(), "peak_learning_rate": 0.004},
-                {"params": classifier.network.features.parameters(), "peak_learning_rate": 0.0004},
+                {"params": network.classifier.parameters(), "peak_learning_rate": 0.004},
+                {"params": network.features.parameters(), "peak_learning_rate": 0.0004},
             ],
             fused=True,
         ),

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from alexnet_cli.main import run
 from alexnet_model import load_checkpoint
+
+from ..stand_ins import small_networks
 
 
 @pytest.mark.slow
@@ -23,6 +26,27 @@ def test_the_command_passes_its_options_and_prints_the_training_record(
     assert (checkpoint.architecture, checkpoint.options) == ("lenet", {"width": 0.5})
     names = ("data", "epochs", "batch_size", "learning_rate", "seed")
     assert [record[name] for name in names] == [str(stripes), 1, 16, 0.01, 3]
+
+
+@pytest.mark.slow
+def test_the_command_fine_tunes_weights(
+    stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = tmp_path / "weights.pth", tmp_path / "out.safetensors"
+    network = small_networks.small_resnet(7, width=4)
+    torch.save({"model": network.state_dict(), "other": network.state_dict()}, weights)
+    arch = f"{small_networks.__name__}:small_resnet"
+    command = ["train", "--data", str(stripes), "--weights", str(weights), "--key", "other", "--arch", arch]
+    command += ["--arch-option", "width=4", "--freeze", "conv1,bn1", "--freeze", "layer1", "--epochs", "1"]
+    command += ["--body-learning-rate", "0.001", "--out", str(out)]
+    assert run(command) == 0
+    screen = capsys.readouterr()
+    assert "Held-out accuracy " in screen.out
+    assert "Replaced the layer fc of 7 classes by one of 2." in screen.err
+    assert f"Next: alexnet export {out} --arch {arch}" in screen.err
+    record = load_checkpoint(out, architecture=arch).training
+    assert record["frozen"] == ["conv1", "bn1", "layer1"]
+    assert record["pretrained"]["learning_rate"] == 0.001
 
 
 def test_a_wrong_option_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

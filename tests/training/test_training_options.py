@@ -13,6 +13,7 @@ from alexnet_training import TrainingOptions
     [
         ("epochs", [0, -1, 100_001]),
         ("batch_size", [0, -3, 5000]),
+        ("body_learning_rate", [0.0, 2.0]),
         ("learning_rate", [0.0, -0.1, 1.5, float("nan"), float("inf")]),
         ("seed", [-1, 2**63]),
     ],

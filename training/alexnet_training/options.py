@@ -26,11 +26,11 @@ class TrainingOptions:
         key: the key of the state dict in the file of weights. None: the first that fits.
         freeze: names of modules, such as "features", whose weights stay fixed. They run in evaluation mode
             during training: BatchNorm keeps its statistics, and dropout does nothing.
-        epochs: passes over the training images, 1 to 100,000. None: 4, or 12 to fine-tune weights.
+        epochs: passes over the training images, 1 to 100,000. None: 4, or 10 to fine-tune weights.
         batch_size: images a step, 1 to 4096.
         learning_rate: Adam's learning rate at its highest, above 0 and at most 1; that of the new layer, if
             weights are fine-tuned. None selects one (`recipe.default_learning_rate`).
-        pretrained_learning_rate: that of the layers that start from the weights. None: a tenth of
+        body_learning_rate: that of the layers that start from the weights. None: a tenth of
             `learning_rate`.
         seed: the seed of initialisation, order and augmentation, 0 to 2**63 - 1. It does not change the
             splits.
@@ -50,7 +50,7 @@ class TrainingOptions:
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
-    pretrained_learning_rate: float | None = None
+    body_learning_rate: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class TrainingOptions:
             raise UsageError("epochs", got=str(self.epochs), expected="1 to 100,000")
         if not 1 <= self.batch_size <= 4096:
             raise UsageError("batch size", got=str(self.batch_size), expected="1 to 4096")
-        for name in ("learning_rate", "pretrained_learning_rate"):
+        for name in ("learning_rate", "body_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate <= 1:
                 raise UsageError(name.replace("_", " "), got=str(rate), expected="above 0, at most 1")
@@ -66,7 +66,7 @@ class TrainingOptions:
             raise UsageError("seed", got=str(self.seed), expected="0 to 2**63 - 1")
         if self.width is not None and "width" in self.architecture_options:
             raise UsageError("width", got="an architecture option width too", expected="one of them")
-        for name in ("key", "pretrained_learning_rate"):
+        for name in ("key", "body_learning_rate"):
             if self.weights is None and getattr(self, name) is not None:
                 raise UsageError(
                     name.replace("_", " "),
@@ -84,4 +84,4 @@ class TrainingOptions:
     @property
     def epochs_or_default(self) -> int:
         """The number of epochs. A folder to fine-tune on has fewer images, so an epoch has fewer steps."""
-        return self.epochs or (4 if self.weights is None else 12)
+        return self.epochs or (4 if self.weights is None else 10)

@@ -1,8 +1,8 @@
 """The training recipe: augmentation, initialisation and learning rate.
 
-The recipe trains this project's networks from random weights in minutes: Kaiming initialisation with a small last
-layer, Adam, a linear warm-up and a linear decay. SGD with the initialisation of the 2012 paper or of PyTorch
-stays near chance for the few hundred steps of a small dataset.
+The recipe trains this project's networks from random weights in minutes: Kaiming initialisation with a small
+last layer, Adam, a linear warm-up and a linear decay. SGD with the initialisation of the 2012 paper or of
+PyTorch stays near chance for the few hundred steps of a small dataset.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _from_weights(options: TrainingOptions, classes: int, note: Callable[[str], 
         pretrained={
             "source": str(options.weights),
             "weights_sha256": checkpoint.weights_sha256,
-            "learning_rate": options.pretrained_learning_rate or PRETRAINED_SHARE * learning_rate,
+            "learning_rate": options.body_learning_rate or PRETRAINED_SHARE * learning_rate,
         },
         new_weights=new_weights,
         frozen=options.freeze,
