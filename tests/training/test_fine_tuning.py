@@ -255,6 +255,10 @@ class MoreInTraining(small_networks.SmallResNet):
         return (logits, logits) if self.training else logits
 
 
+def named_width(num_classes: int, width: str = "narrow") -> nn.Module:
+    return small_networks.SmallResNet(num_classes, {"narrow": 4, "wide": 8}[width])
+
+
 def saved(network: nn.Module, folder: Path) -> Path:
     path = folder / f"{type(network).__name__}.pth"
     torch.save(network.state_dict(), path)
@@ -275,6 +279,12 @@ def test_a_users_network_without_weights_keeps_the_initialisation_of_its_factory
     for name, tensor in begun.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     assert (begun.options, begun.pretrained, begun.new_layers) == ({"width": 4}, None, ())
+
+
+def test_a_users_factory_can_call_something_else_its_width() -> None:
+    architecture = f"{__name__}:named_width"
+    begun = start(TrainingOptions(architecture=architecture, architecture_options={"width": "wide"}))
+    assert begun.network.state_dict()["fc.weight"].shape == (5, 16)
 
 
 @pytest.mark.slow

@@ -249,5 +249,6 @@ def _freeze(start: Start) -> None:
 
 
 def _width(arguments: Mapping[str, Option]) -> float:
-    """Return the argument `width` of this project's architectures."""
-    return float(arguments.get("width", 1.0))
+    """Return the argument `width` of this project's architectures; in others it can be a text."""
+    width = arguments.get("width")
+    return float(width) if isinstance(width, int | float) else 1.0
