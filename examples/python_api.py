@@ -1,14 +1,14 @@
-"""From a module to predictions, without the command line. Run own_network.sh first, which makes the weights."""
+"""From a module to predictions in Python. Run own_network.sh first, which makes the weights."""
 
 from pathlib import Path
 
 import torch
-from my_network import small_resnet
 
 from alexnet_clients import Client
 from alexnet_model import Contract
 from alexnet_pipeline import ExportOptions, export_model
 from alexnet_serving import EmbeddedServer
+from my_network import small_resnet
 
 network = small_resnet(num_classes=5)
 network.load_state_dict(torch.load("resnet.pth", weights_only=True)["state_dict"])

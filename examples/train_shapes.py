@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from my_network import small_resnet
 from torch import nn
 
 from alexnet_model import Contract, build, prepared_from_set, splits_from
 from alexnet_model.classifier import Classifier
+from my_network import small_resnet
 
 # The folder's images are 128 pixels wide and high. Half of that is enough to tell the shapes apart.
 CONTRACT = Contract(size=64, resize=64)
@@ -31,7 +31,7 @@ def train(network: nn.Module, images: Path) -> None:
     """Train a network to classify the images of a folder with one folder for each class.
 
     Args:
-        network: maps normalised images `(N, 3, 64, 64)` to logits; it is changed, and then in evaluation mode.
+        network: maps normalised images `(N, 3, 64, 64)` to logits; its weights are changed.
         images: the folder. Its held-out part, which `alexnet export` measures on, is not used.
     """
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Classify uploaded images in a web service: FastAPI before Triton. Both come with the extras [ui] and [embedded].
+"""A web service that classifies uploaded images. FastAPI is in the [ui] extra, Triton in [embedded].
 
 alexnet serve --with embedded --repository model_repository
 uvicorn web_service:app --port 8080
