@@ -52,8 +52,8 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, path: Path, *, max_batch: int) 
     contract = checkpoint.contract
     classifier = Classifier(checkpoint.network(), contract).eval()
     # Two images: PyTorch would take an example batch of one for a constant. In memory the channels come
-    # first: otherwise the network's tensors are channels last, for which PyTorch writes adaptive pooling as a Gather
-    # over the whole batch.
+    # first: otherwise the network's tensors are channels last, for which PyTorch writes adaptive pooling as a
+    # Gather over the whole batch.
     example = torch.zeros(2, 3, contract.size, contract.size, dtype=torch.uint8).permute(0, 2, 3, 1)
     batch = torch.export.Dim("batch", min=1, max=max(2, max_batch))
     (argument,) = inspect.signature(classifier.forward).parameters  # not the input's name in the file
