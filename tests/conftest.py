@@ -17,6 +17,7 @@ from alexnet_model.manifest import Manifest, manifest_from_folder
 SLOW_FIXTURES = frozenset({"browser", "demo", "exported"})
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end.
 

@@ -12,6 +12,8 @@ multiply-adds with docs/lecture.md. `build` also calls the factory of any other 
 
 from __future__ import annotations
 
+import difflib
+
 from .errors import UsageError
 from .extras import needs
 from .factories import Factory, Option, factory_from, has_argument, network_from
@@ -262,8 +264,12 @@ def _factory(name: str) -> Factory:
         return ARCHITECTURES[name]
     if ":" not in name:
         known = ", ".join(ARCHITECTURES)
+        close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         raise UsageError(
-            "architecture", got=repr(name), expected=f"one of {known}, or package.module:factory"
+            "architecture",
+            got=repr(name),
+            expected=f"one of {known}, or package.module:factory",
+            next_step=f"Did you mean {close[0]}?" if close else "",
         )
     return factory_from(name)
 

@@ -131,12 +131,14 @@ def _unreadable(path: Path, message: str) -> CheckpointError:
         got, load = f"a pickled {found[1]}, which is code", f"torch.load({str(path)!r}, weights_only=False)"
     else:
         reason = re.search(r"WeightsUnpickler error: (.+)", message)
-        first = reason[1].strip() if reason else message.strip().partition("\n")[0]
+        first = (reason[1] if reason else message).strip().partition("\n")[0].partition(". ")[0]
+        # Of a file that is no pickle, the unpickler says a number or nothing.
+        why = f" ({first})" if " " in first else ""
         return CheckpointError(
             str(path),
-            got=f"{path.stat().st_size:,} bytes that torch.load cannot read ({first})",
-            expected="a state dict",
-            next_step="Save one: torch.save(model.state_dict(), 'weights.pth').",
+            got=f"{path.stat().st_size:,} bytes that torch.load cannot read{why}",
+            expected="a complete file of torch.save with a state dict",
+            next_step="Copy it again, or save one: torch.save(model.state_dict(), 'weights.pth').",
         )
     return CheckpointError(
         str(path),

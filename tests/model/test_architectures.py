@@ -124,3 +124,10 @@ def test_grey_thumbnail_averages_colours_and_blocks() -> None:
 def test_wrong_arguments_are_refused_by_name(name: str, classes: int, width: float, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         build(name, classes, width=width)
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"package\.module:factory\. Did you mean alexnet-2012\?$"):
+        build("alexnet2012", 10)
+    with pytest.raises(UsageError, match=r"package\.module:factory$"):
+        build("mobile", 10)

@@ -194,6 +194,17 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -
     assert f"got {len(content)} bytes that " in refusal(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_broken_file_is_described_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for content in (b"", b"hello"):  # the unpickler has no message for the first, and a number for the second
+        path.write_bytes(content)
+        assert "cannot read, expected a complete file of torch.save" in refusal(path)
+    torch.save({"weight": torch.ones(1000)}, path)
+    path.write_bytes(path.read_bytes()[:500])
+    assert "failed finding central directory), expected a complete file" in refusal(path)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
