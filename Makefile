@@ -16,11 +16,11 @@ demo: setup
 	$(BIN)/alexnet demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Without the tests that train, start a server or run the demo (CONTRIBUTING.md).
 test-fast: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Everything that `alexnet bench` measures, on the demo's export: docs/performance.md and a page with plots.
 bench: setup

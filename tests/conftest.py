@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from alexnet_model.manifest import Manifest, manifest_from_folder
 
@@ -17,23 +19,12 @@ from alexnet_model.manifest import Manifest, manifest_from_folder
 SLOW_FIXTURES = frozenset({"browser", "demo", "exported"})
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end.
-
-    Then group them for several processes (`make test`): one process has the tests of a file, and one has all
-    files that use the demo's run, so that it runs once.
-    """
-    of_demo = {item.path for item in items if "demo" in _fixtures(item)}
+    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end."""
     for item in items:
-        if SLOW_FIXTURES.intersection(_fixtures(item)) or "end_to_end" in item.path.parts:
+        fixtures = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if fixtures or "end_to_end" in item.path.parts:
             item.add_marker(pytest.mark.slow)
-        group = "demo" if item.path in of_demo else str(item.path.relative_to(item.config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _fixtures(item: pytest.Item) -> tuple[str, ...]:
-    return tuple(getattr(item, "fixturenames", ()))
 
 
 @dataclass(frozen=True)
@@ -58,14 +49,31 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    summary = folder / "summary.json"
+    """Run the demo once; of several processes (`make test`) the first runs it, and the others wait."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the folder of all processes
+    record = folder / "demo.json"
+    with FileLock(folder / "demo.lock"):
+        if not record.exists():
+            record.write_text(json.dumps(_run_demo(folder / "demo")))
+    values = json.loads(record.read_text())
+    assert values["exit_code"] == 0, values["errors"]
+    summary = json.loads((folder / "demo" / "summary.json").read_text())
+    return Demo(folder / "demo", summary, values["screen"], values["process_id"])
+
+
+def _run_demo(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "alexnet_cli", "demo", "--quick"]
-    command += ["--out", str(folder), "--output", str(summary)]
+    command += ["--out", str(folder), "--output", str(folder / "summary.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         screen, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return Demo(folder, json.loads(summary.read_text()), screen, process.pid)
+    return {
+        "exit_code": process.returncode,
+        "process_id": process.pid,
+        "screen": screen,
+        "errors": errors,
+    }
 
 
 @pytest.fixture(scope="session")
