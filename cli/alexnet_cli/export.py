@@ -58,9 +58,9 @@ def export_command(
     weights: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint, weights of any PyTorch program (.pth, .pt, .bin, .safetensors), 'imagenet' "
-            "(downloads weights), or the folder of an earlier export or of a repository, to build engines "
-            "from its ONNX files.",
+            help="A checkpoint, weights of any PyTorch program (.pth, .pt, .bin, .ckpt, .tar, .safetensors), "
+            "'imagenet' (downloads weights), or the folder of an earlier export or of a repository, to build "
+            "engines from its ONNX files.",
         ),
     ],
     arch: Annotated[
@@ -104,7 +104,7 @@ def export_command(
         str | None,
         typer.Option(
             help="'digits' or a folder: images to measure accuracy on.",
-            show_default="the held-out part of --calibration",
+            show_default="the held-out part of --calibration, or synthetic images",
         ),
     ] = None,
     contract: ContractFileOption = None,

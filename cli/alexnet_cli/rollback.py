@@ -16,7 +16,7 @@ def rollback_command(
     repository: RepositoryOption = Path("model_repository"),
     to: Annotated[
         int | None,
-        typer.Option("--to", help="Version to serve.", metavar="N", show_default="the one before"),
+        typer.Option("--to", help="Version to serve.", metavar="N", show_default="the next lower version"),
     ] = None,
 ) -> None:
     """Serve the version of an export before the one that is served now.
