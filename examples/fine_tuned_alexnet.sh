@@ -1,5 +1,5 @@
 #!/bin/sh
-# Your fine-tuned AlexNet, from a file of weights to predictions. Takes about half a minute on two cores.
+# Your fine-tuned AlexNet, from a file of weights to predictions.
 set -eu
 
 # Your part: class folders of images, and weights that a training program saved with

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A ResNet of your own module, my_network.py, from weights to a model repository. Takes about half a minute.
+# A ResNet of your own module, my_network.py, from weights to a model repository.
 set -eu
 
 python draw_shapes.py shapes

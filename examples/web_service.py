@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request, UploadFile
 
 from alexnet_clients import AsyncClient
+from alexnet_model.decoding import MAX_ENCODED_BYTES
 from alexnet_model.errors import AlexnetError, ImageError, Unreachable
 
 TRITON_URL = os.environ.get("TRITON_URL", "grpc://127.0.0.1:8001")
@@ -36,8 +37,9 @@ app = FastAPI(lifespan=client_of_app)
 async def classify(image: UploadFile, request: Request) -> dict[str, float]:
     """Return the probability of each of the three best classes."""
     client: AsyncClient = request.app.state.client
+    content = await image.read(MAX_ENCODED_BYTES + 1)  # the client refuses what is larger
     try:
-        (prediction,) = await client.classify(await image.read(), model=MODEL, top=3)
+        (prediction,) = await client.classify(content, model=MODEL, top=3)
     except AlexnetError as error:
         raise http_error_from(error) from error
     if prediction.error is not None:

@@ -24,7 +24,15 @@ from .contract_options import (
     StdOption,
     contract_from_options,
 )
-from .options import JsonFlag, RepositoryOption, architecture_options_from, precisions_from
+from .options import (
+    ArchOption,
+    ArchOptionOption,
+    JsonFlag,
+    RepositoryOption,
+    StateDictKeyOption,
+    architecture_options_from,
+    precisions_from,
+)
 
 RUNTIMES = ", ".join(runtime.name for runtime in BUILT_IN if runtime.served or runtime.builder)
 
@@ -63,25 +71,9 @@ def export_command(
             "engines from its ONNX files.",
         ),
     ],
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="The network of the weights: alexnet, alexnet-lecture, alexnet-2012, lenet, or "
-            "package.module:factory, such as torchvision.models:resnet18.",
-            show_default="the checkpoint's, or alexnet",
-        ),
-    ] = None,
-    arch_option: Annotated[
-        list[str] | None,
-        typer.Option(help="An argument of the network's factory, such as width=0.25.", metavar="KEY=VALUE"),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="The key of the state dict in the file, such as model_ema.",
-            show_default="the first that fits",
-        ),
-    ] = None,
+    arch: ArchOption = None,
+    arch_option: ArchOptionOption = None,
+    key: StateDictKeyOption = None,
     classes: Annotated[
         str | None,
         typer.Option(

@@ -22,6 +22,31 @@ NameOption = Annotated[
         show_default="its only export",
     ),
 ]
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory, such as "
+        "torchvision.models:resnet18.",
+        show_default="the checkpoint's, or alexnet",
+    ),
+]
+ArchOptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arch-option",
+        help="An argument of the network's factory, such as width=0.25.",
+        metavar="KEY=VALUE",
+    ),
+]
+StateDictKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        help="The key of the state dict in the file of weights, such as model_ema.",
+        show_default="the first that fits",
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of a table.")]
 
 

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag, architecture_options_from, names_from
+from .options import (
+    ArchOption,
+    ArchOptionOption,
+    JsonFlag,
+    StateDictKeyOption,
+    architecture_options_from,
+    names_from,
+)
 
 
 def train_command(
@@ -33,17 +40,8 @@ def train_command(
             metavar="MODULE",
         ),
     ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory.",
-            show_default="the checkpoint's, or alexnet",
-        ),
-    ] = None,
-    arch_option: Annotated[
-        list[str] | None,
-        typer.Option(help="An argument of the network's factory, such as width=0.25.", metavar="KEY=VALUE"),
-    ] = None,
+    arch: ArchOption = None,
+    arch_option: ArchOptionOption = None,
     width: Annotated[
         float | None,
         typer.Option(
@@ -51,13 +49,7 @@ def train_command(
             show_default="the checkpoint's, or 1",
         ),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="The key of the state dict in the file of weights, such as model_ema.",
-            show_default="the first that fits",
-        ),
-    ] = None,
+    key: StateDictKeyOption = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Passes over the training images.", show_default="4, or 10 with --weights"),

@@ -1,8 +1,7 @@
 """Correct the biases of an INT8 model for the rounding of its weights.
 
 Rounding changes each weight a little. Multiplied by a layer's mean input, the changes add up to a constant
-error of each output channel, which the layer's bias, a float, can take back. It costs nothing at run time and
-gains 2 to 5 dB on small networks with BatchNorm or depthwise convolutions.
+error of each output channel, which the layer's bias, a float, can take back. It costs nothing at run time.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class Contract:
                 f"contract field {field}",
                 got=repr(getattr(self, field)),
                 expected=expected,
-                next_step="Use a value that this version of alexnet-serving implements.",
+                next_step=f"Correct the value of {field}.",
             )
 
     @property

@@ -13,11 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .model_export import ExportOptions, ExportResult, export_model
+    from .export_options import ExportOptions
+    from .model_export import ExportResult, export_model
     from .repository_engines import engine_refusal, rebuild_engines, unpacked_export
 
 _MODULES = {
-    ".model_export": ("ExportOptions", "ExportResult", "export_model"),
+    ".export_options": ("ExportOptions",),
+    ".model_export": ("ExportResult", "export_model"),
     ".repository_engines": ("engine_refusal", "rebuild_engines", "unpacked_export"),
 }
 

@@ -1,4 +1,4 @@
-"""A server in Docker with TLS, and with shared memory: what its container is shown, told and published at."""
+"""A server in Docker with TLS, and with shared memory: its mounts, Triton's options and published ports."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def published(run: list[str]) -> dict[str, str]:
     return {inside: address for address, _, inside in found}
 
 
-def told(run: list[str], word: str) -> list[str]:
+def triton_options(run: list[str], word: str) -> list[str]:
+    """The options of Triton in a `docker run` that contain a word."""
     return [option for option in run[run.index(CPU_IMAGE) :] if word in option]
 
 
@@ -79,11 +80,11 @@ def test_tls(on_cpu: Path, one_way: ServerTls, fake: Fake) -> None:
     with DockerServer(on_cpu, tls=one_way) as server:
         (run,) = docker.runs
         assert server.grpc_url.startswith("grpcs://127.0.0.1:")
-        assert told(run, "/tls/") == [
+        assert triton_options(run, "/tls/") == [
             "--grpc-server-cert=/tls/certificate.pem",
             "--grpc-server-key=/tls/key.pem",
         ]
-        assert told(run, "ssl") == ["--grpc-use-ssl=true"]
+        assert triton_options(run, "ssl") == ["--grpc-use-ssl=true"]
         folder = shown_as_tls(run)
         assert (folder / "certificate.pem").read_bytes() == one_way.certificate.read_bytes()
         assert (folder / "key.pem").read_bytes() == one_way.key.read_bytes()
@@ -94,8 +95,8 @@ def test_mutual_tls(on_cpu: Path, one_way: ServerTls, made: Certificates, fake: 
     docker = fake()
     with DockerServer(on_cpu, tls=ServerTls(one_way.certificate, one_way.key, made.ca)):
         (run,) = docker.runs
-        assert told(run, "ssl") == ["--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"]
-        assert told(run, "root-cert") == ["--grpc-root-cert=/tls/client_ca.pem"]
+        assert triton_options(run, "ssl") == ["--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"]
+        assert triton_options(run, "root-cert") == ["--grpc-root-cert=/tls/client_ca.pem"]
         assert (shown_as_tls(run) / "client_ca.pem").read_bytes() == made.ca.read_bytes()
 
 
@@ -176,10 +177,10 @@ def test_shared_memory(on_cpu: Path, fake: Fake) -> None:
         (run,) = docker.runs
         assert "--ipc=host" in run
         assert not [option for option in run if option.startswith("--shm-size")]
-        assert told(run, "client-shm") == ["--allow-client-shm=true"]
-        for lock in told(run, "restricted"):
+        assert triton_options(run, "client-shm") == ["--allow-client-shm=true"]
+        for lock in triton_options(run, "restricted"):
             assert re.fullmatch(r"--\S+=model-repository,logging,trace:alexnet=[0-9a-f]{32}", lock)
-        assert len(told(run, "restricted")) == 2
+        assert len(triton_options(run, "restricted")) == 2
 
 
 def test_its_backends_leave_nothing_in_this_machines_shared_memory(on_cpu: Path, fake: Fake) -> None:
@@ -188,7 +189,7 @@ def test_its_backends_leave_nothing_in_this_machines_shared_memory(on_cpu: Path,
     another.touch()
     try:
         with DockerServer(on_cpu, shared_memory=True):
-            (option,) = told(docker.runs[0], "shm-region-prefix-name")
+            (option,) = triton_options(docker.runs[0], "shm-region-prefix-name")
             prefix = option.removeprefix("--backend-config=python,shm-region-prefix-name=")
             assert len(prefix) > 16
             region = SHARED_MEMORY / f"{prefix}region"
@@ -205,7 +206,7 @@ def test_without_it_the_container_has_its_own(on_cpu: Path, fake: Fake) -> None:
         (run,) = docker.runs
         assert "--shm-size=1g" in run
         assert not [option for option in run if "ipc" in option or "client-shm" in option]
-        assert all("=shared-memory," in lock for lock in told(run, "restricted"))
+        assert all("=shared-memory," in lock for lock in triton_options(run, "restricted"))
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1"])

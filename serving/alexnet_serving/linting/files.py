@@ -25,7 +25,7 @@ from ..engine_compatibility import (
     runtime_words,
 )
 from ..repositories.layout import CONFIG_FILE, LABELS_FILE, PLACEHOLDER_FILE, ModelEntry
-from ..repositories.records import KEPT_FILE
+from ..repositories.records import version_of_file
 
 CHUNK_BYTES = 4 * 1024 * 1024
 SHOWN = 56  # characters of a long value
@@ -273,8 +273,8 @@ def _fix(repository: Path, findings: Sequence[Finding]) -> str:
 def _export_of_file(file: str) -> str:
     """Return the name of the export that a file of a repository belongs to."""
     top = file.partition("/")[0]
-    kept = KEPT_FILE.fullmatch(top)
-    return kept[1] if kept else export_of_model(top)
+    kept = version_of_file(top)
+    return kept[0] if kept else export_of_model(top)
 
 
 def _text(value: Any) -> str:

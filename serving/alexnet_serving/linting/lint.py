@@ -22,13 +22,13 @@ from alexnet_model.progress import Progress, silent
 from ..repositories.layout import CONFIG_FILE, LABELS_FILE, ModelEntry, RepositoryOptions, entries_of
 from ..repositories.records import (
     INDEX_NAME,
-    KEPT_FILE,
     PackedExport,
     RepositoryIndex,
     index_of,
     packed_export,
     record_file,
     reference_file,
+    version_of_file,
 )
 from ..repositories.writing import models_of_repository
 from .files import (
@@ -141,10 +141,10 @@ def _kept_findings(packed: PackedExport, repository: Path) -> list[Finding]:
 def _findings_at_root(repository: Path, index: RepositoryIndex, models: set[str]) -> Iterator[Finding]:
     """Yield folders that are no models of the exports, and files of versions that the index does not name."""
     for path in sorted(repository.iterdir()):
-        kept = KEPT_FILE.fullmatch(path.name)
+        kept = version_of_file(path.name)
         if path.is_dir() and path.name not in models:
             yield Finding(path.name, "", "a folder", "only models that the record of an export accepts")
-        elif kept and (kept[1] not in index.exports or int(kept[2]) not in index.exports[kept[1]].versions):
+        elif kept and (kept[0] not in index.exports or kept[1] not in index.exports[kept[0]].versions):
             yield Finding(path.name, "", "a file", f"only those of versions in {INDEX_NAME}")
 
 

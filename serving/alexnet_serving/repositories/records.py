@@ -30,7 +30,7 @@ from alexnet_model.records import Record, record_from_file
 from .layout import ModelEntry, RepositoryOptions, entries_of, kept_file
 
 INDEX_NAME = "repository.json"
-KEPT_FILE = re.compile(rf"({NAME_PATTERN})\.([1-9]\d*)\..+")  # what `kept_file` returns
+_KEPT_FILE = re.compile(rf"({NAME_PATTERN})\.([1-9]\d*)\..+")  # what `kept_file` returns
 
 
 def _options_from_record(value: object) -> RepositoryOptions:
@@ -132,8 +132,8 @@ def index_of(repository: Path) -> RepositoryIndex:
 def names_of_records(repository: Path) -> set[str]:
     """Return the names of the exports that have a record in a folder, by the names of its files."""
     files = [path.name for path in repository.iterdir()] if repository.is_dir() else []
-    found = (KEPT_FILE.fullmatch(file) for file in files)
-    return {kept[1] for kept in found if kept and kept[0].endswith(f".{MANIFEST_NAME}")}
+    found = (version_of_file(file) for file in files if file.endswith(f".{MANIFEST_NAME}"))
+    return {kept[0] for kept in found if kept}
 
 
 def write_index(index: RepositoryIndex, repository: Path) -> None:
@@ -206,6 +206,12 @@ def name_in(index: RepositoryIndex, repository: Path, name: str | None) -> str:
             next_step=f"Add --name {names[0] if names else 'NAME'}." if name is None else "",
         )
     return name
+
+
+def version_of_file(file: str) -> tuple[str, int] | None:
+    """Return the export and the version that a file at the root of a repository is of; None if of none."""
+    found = _KEPT_FILE.fullmatch(file)
+    return (found[1], int(found[2])) if found else None
 
 
 def record_file(name: str, version: int) -> str:

@@ -48,7 +48,6 @@ from .layout import (
 )
 from .records import (
     INDEX_NAME,
-    KEPT_FILE,
     ExportVersions,
     PackedExport,
     RepositoryIndex,
@@ -58,6 +57,7 @@ from .records import (
     packed_export,
     record_file,
     reference_file,
+    version_of_file,
     write_index,
 )
 
@@ -231,9 +231,8 @@ def _link_export(name: str, repository: Path, staged: Path) -> None:
 
 
 def _export_of_file(file: str) -> str | None:
-    """Return the name of the export that a file at the root of a repository is of."""
-    found = KEPT_FILE.fullmatch(file)
-    return found[1] if found else None
+    found = version_of_file(file)
+    return found[0] if found else None
 
 
 def _check_class_names(manifest: Manifest) -> None:
