@@ -63,7 +63,7 @@ def print_export(manifest: Manifest) -> None:
             runtime = report.runtime
             say(
                 f"  {runtime.name} on {runtime.device}, computes in {runtime.computes_in}: "
-                f"{report.signal_to_noise_db:.1f} dB, parity {_parity(report)}"
+                f"{report.signal_to_noise_db:.1f} dB, parity {_parity(report)}, {report.images} images"
             )
     calibration = manifest.calibration
     for what, unreadable in (

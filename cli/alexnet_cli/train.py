@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .contract_options import ContractFileOption
 from .options import (
     ArchOption,
     ArchOptionOption,
@@ -50,6 +51,7 @@ def train_command(
         ),
     ] = None,
     key: StateDictKeyOption = None,
+    contract: ContractFileOption = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Passes over the training images.", show_default="4, or 10 with --weights"),
@@ -87,6 +89,7 @@ def train_command(
 
     Example: alexnet train --weights imagenet --data flowers --freeze features
     """
+    from alexnet_model.contract_sources import contract_from_file
     from alexnet_training import TrainingOptions, train
 
     from .screen import Bars, note
@@ -99,6 +102,7 @@ def train_command(
         width=width,
         weights=weights,
         key=key,
+        contract=None if contract is None else contract_from_file(contract),
         freeze=names_from(freeze or []),
         epochs=epochs,
         batch_size=batch_size,

@@ -223,14 +223,14 @@ def _convert(
             fp16_from_onnx(fp32, path)
         else:
             assert calibration is not None
-            int8_from_onnx(fp32, path, calibration)
+            int8_from_onnx(fp32, path, calibration, progress)
     progress("converting", len(steps), len(steps))
 
 
 def _artifact(
     checkpoint: Checkpoint, path: Path, precision: Precision, gate_inputs: GateInputs, runtime: str
 ) -> Artifact:
-    """Measure one ONNX file with the runtime that will serve it, then with the others of this project."""
+    """Measure one ONNX file with the runtime that will serve it, then briefly with the others built in."""
     source = RunnerSource(
         file=path,
         precision=precision,
@@ -238,9 +238,11 @@ def _artifact(
         classes=len(checkpoint.class_names),
         max_batch=gate_inputs.max_batch,
     )
-    others = (other.name for other in BUILT_IN if other.source == "onnx")
-    reports = tuple(
-        gate_inputs.report(open_runner(name, source)) for name in dict.fromkeys((runtime, *others))
+    others = [other.name for other in BUILT_IN if other.source == "onnx" and other.name != runtime]
+    brief = gate_inputs.brief()
+    reports = (
+        gate_inputs.report(open_runner(runtime, source)),
+        *(brief.report(open_runner(other, source)) for other in others),
     )
     return Artifact(
         precision=precision,

@@ -104,8 +104,9 @@ class RunnerReport(Record):
 
     runtime: RuntimeInfo
     parity: tuple[BatchParity, ...]
-    signal_to_noise_db: float = Field(description="of logits against PyTorch, all evaluation images")
-    agreement: float = Field(description="share of evaluation images with PyTorch's top-1")
+    images: int = Field(description="the first evaluation images, from which the figures below are")
+    signal_to_noise_db: float = Field(description="of logits against PyTorch")
+    agreement: float = Field(description="share of images with PyTorch's top-1")
     top1: float | None = None
     top1_interval: tuple[float, float] | None = Field(default=None, description="95%, Wilson")
     top1_drop: float | None = Field(default=None, description="PyTorch's top-1 less this one's")
@@ -138,7 +139,10 @@ class Engine(Record):
 
 
 class Artifact(Record):
-    """One ONNX file. `reports[0]` is of the runtime that serves it, which the gate decided by."""
+    """One ONNX file. `reports[0]` is of the runtime that serves it, which the gate decided by.
+
+    The other reports show that it is the same model elsewhere: on fewer images and smaller batches.
+    """
 
     precision: Precision
     file: str
@@ -175,7 +179,7 @@ ContractField = Annotated[
 class Manifest(Record):
     """The record of an export."""
 
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     created_at: str
     versions: dict[str, str]
     machine: str

@@ -172,6 +172,7 @@ def judged(*, accepted: bool = True) -> GateResult:
     report = RunnerReport(
         runtime=RuntimeInfo(name="openvino", device="CPU", computes_in="f32"),
         parity=(row,),
+        images=360,
         signal_to_noise_db=decibels,
         agreement=1.0,
         top1=0.975,

@@ -59,6 +59,7 @@ def report(**changes: object) -> RunnerReport:
                 "probabilities_off": 1e-6,
             }
         ],
+        "images": 360,
         "signal_to_noise_db": 38.7,
         "agreement": 1.0,
         "top1": 0.97,

@@ -49,6 +49,8 @@ def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
         assert artifact.size_bytes == path.stat().st_size
         assert [report.runtime.name for report in artifact.reports] == ["openvino", "onnxruntime"]
         assert [row.batch for row in artifact.reports[0].parity] == [1, 2, 3, 8, 64]
+        assert [row.batch for row in artifact.reports[1].parity] == [1, 2, 3, 8]
+        assert [report.images for report in artifact.reports] == [360, 64]
     assert manifest.calibration is not None
     assert manifest.calibration.overlap_with_evaluation == 0
     assert manifest.evaluation.images == 360

@@ -32,7 +32,7 @@ def test_gate_inputs_of_a_folder_give_the_same_report(exported: Exported) -> Non
     assert gate_inputs.evaluated_on == "360 images of digits (test)"
     assert gate_inputs.max_batch == manifest.max_batch == len(gate_inputs.probes)
     int8 = manifest.artifacts[2]
-    again = gate_inputs.report(OnnxRunner(exported.folder / int8.file, Contract()))
+    again = gate_inputs.brief().report(OnnxRunner(exported.folder / int8.file, Contract()))
     at_export = next(report for report in int8.reports if report.runtime.name == "onnxruntime")
     assert again.top1 == at_export.top1
     assert again.signal_to_noise_db == pytest.approx(at_export.signal_to_noise_db, abs=0.1)

@@ -47,7 +47,9 @@ def artifact(folder: Path, precision: Any, *, accepted: bool) -> Artifact:
         weights_sha256=WEIGHTS,
         contract_digest=Contract().digest,
         operators={"Conv": 5, "Gemm": 3},
-        reports=(RunnerReport(runtime=runtime, parity=(row,), signal_to_noise_db=90.0, agreement=1.0),),
+        reports=(
+            RunnerReport(runtime=runtime, parity=(row,), images=8, signal_to_noise_db=90.0, agreement=1.0),
+        ),
         decision=GateDecision(accepted=accepted, reason="as good as FP32" if accepted else "too noisy"),
     )
 
@@ -156,7 +158,7 @@ def test_another_schema(manifest: Manifest, tmp_path: Path, version: object) -> 
     edited(tmp_path, lambda values: values.update(schema_version=version))
     line = refusal(tmp_path)
     assert "schema_version" in line
-    assert "of schema version 5" in line
+    assert "of schema version 6" in line
 
 
 @pytest.mark.parametrize(

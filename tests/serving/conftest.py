@@ -69,7 +69,9 @@ def artifacts(images: Uint8Array, tmp_path_factory: pytest.TempPathFactory) -> A
             weights_sha256=checkpoint.weights_sha256,
             contract_digest=checkpoint.contract.digest,
             operators={},
-            reports=(RunnerReport(runtime=runtime, parity=(), signal_to_noise_db=60.0, agreement=1.0),),
+            reports=(
+                RunnerReport(runtime=runtime, parity=(), images=8, signal_to_noise_db=60.0, agreement=1.0),
+            ),
             decision=GateDecision(accepted=accepted, reason="accepted" if accepted else "refused"),
         )
 

@@ -106,7 +106,7 @@ def engine_of(
         file=plan.name,
         passport=written,
         passport_digest=written.digest,
-        report=RunnerReport(runtime=runtime, parity=(), signal_to_noise_db=50.0, agreement=1.0)
+        report=RunnerReport(runtime=runtime, parity=(), images=8, signal_to_noise_db=50.0, agreement=1.0)
         if judged
         else None,
         decision=GateDecision(accepted=bool(accepted), reason=reason) if judged else None,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexnet_cli.main import run
-from alexnet_model import load_checkpoint
+from alexnet_model import Contract, load_checkpoint
 
 from ..stand_ins import small_networks
 
@@ -38,13 +38,17 @@ def test_the_command_fine_tunes_weights(
     arch = f"{small_networks.__name__}:small_resnet"
     command = ["train", "--data", str(stripes), "--weights", str(weights), "--key", "other", "--arch", arch]
     command += ["--arch-option", "width=4", "--freeze", "conv1,bn1", "--freeze", "layer1", "--epochs", "1"]
-    command += ["--body-learning-rate", "0.001", "--out", str(out)]
+    contract = tmp_path / "contract.json"
+    contract.write_text('{"size": 48, "resize": 56, "colour": "BGR"}', encoding="utf-8")
+    command += ["--body-learning-rate", "0.001", "--contract", str(contract), "--out", str(out)]
     assert run(command) == 0
     screen = capsys.readouterr()
     assert "Held-out accuracy " in screen.out
     assert "Replaced the layer fc of 7 classes by one of 2." in screen.err
     assert f"Next: alexnet export {out} --arch {arch}" in screen.err
-    record = load_checkpoint(out, architecture=arch).training
+    checkpoint = load_checkpoint(out, architecture=arch)
+    assert checkpoint.contract == Contract(size=48, resize=56, colour="BGR")
+    record = checkpoint.training
     assert record["frozen"] == ["conv1", "bn1", "layer1"]
     assert record["pretrained"]["learning_rate"] == 0.001
 

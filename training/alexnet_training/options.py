@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
 
 
@@ -24,6 +25,8 @@ class TrainingOptions:
         weights: weights to fine-tune, as `alexnet_model.checkpoint_from` takes them: a file, or "imagenet".
             None: train from random weights.
         key: the key of the state dict in the file of weights. None: the first that fits.
+        contract: how images are prepared. None: the contract of the weights, if they are a checkpoint;
+            otherwise the default.
         freeze: names of modules, such as "features", whose weights stay fixed. They run in evaluation mode
             during training: BatchNorm keeps its statistics, and dropout does nothing.
         epochs: passes over the training images, 1 to 100,000. None: 4, or 10 to fine-tune weights.
@@ -46,6 +49,7 @@ class TrainingOptions:
     width: float | None = None
     weights: str | Path | None = None
     key: str | None = None
+    contract: Contract | None = None
     freeze: tuple[str, ...] = ()
     epochs: int | None = None
     batch_size: int = 32

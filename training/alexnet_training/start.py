@@ -125,7 +125,7 @@ def _from_random_weights(options: TrainingOptions, classes: int) -> Start:
             expected="weights to fine-tune",
             next_step="Add --weights FILE, or leave this option out.",
         )
-    contract = Contract()
+    contract = options.contract or Contract()
     if not own:
         _check_logits(network, contract, classes)
     return Start(
@@ -146,6 +146,7 @@ def _from_weights(options: TrainingOptions, classes: int, note: Callable[[str], 
             architecture=options.architecture,
             options=options.factory_options,
             key=options.key,
+            contract=options.contract,
             name_classes=False,
         ),
         note=note,
