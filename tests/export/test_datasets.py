@@ -52,6 +52,7 @@ def test_too_few_calibration_images_are_refused_with_their_number(tmp_path: Path
 
 def test_an_empty_calibration_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
     with pytest.raises(DatasetError, match="no images"):
         calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
     with pytest.raises(DatasetError, match="no such folder"):

@@ -152,14 +152,15 @@ def with_broken(root: Path) -> Splits:
     return splits_from(str(root))
 
 
-BROKEN = ["train/a/003.png", "train/a/005.png", "train/b/001.png"]
+BROKEN = ["train/b/000.png", "train/a/003.png", "train/a/005.png", "train/b/001.png"]
 
 
 def test_unreadable_images_are_named_with_the_reason(folder_of: FolderOf) -> None:
     splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
     prepared = prepared_from_set(splits.train, Contract())
     assert [image.name for image in prepared.unreadable] == BROKEN
-    assert "0 bytes" in prepared.unreadable[0].reason
+    assert "a link that leads nowhere" in prepared.unreadable[0].reason
+    assert "0 bytes" in prepared.unreadable[1].reason
     assert len(prepared.images) == len(prepared.labels) == len(prepared.names) == 16
     assert not set(BROKEN) & set(prepared.names)
     # Labels and images still belong to their names.
