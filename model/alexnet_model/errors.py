@@ -191,10 +191,10 @@ def listed(names: Iterable[str], limit: int = LISTED, *, separator: str = ", ") 
         separator: What is between two of them.
 
     >>> listed(["a", "b", "c"]), listed("abcde", limit=3)
-    ('a, b, c', 'a, b, c and 2 more')
+    ('a, b, c', 'a, b, c, and 2 more')
     """
     every = tuple(names)
-    more = f" and {len(every) - limit:,} more" if len(every) > limit else ""
+    more = f"{separator}and {len(every) - limit:,} more" if len(every) > limit else ""
     return separator.join(every[:limit]) + more
 
 

@@ -172,9 +172,8 @@ def _check_class_names(folder: Path, names: tuple[str, ...]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         same = seen.setdefault(normal_form(name), name)
-        problem = (
-            f"the same as {same!a} in another Unicode normal form" if same != name else _problem_of(name)
-        )
+        twice = f"the same as {same!a} in another Unicode normal form" if same != name else ""
+        problem = twice or _problem_of(name)
         if problem:
             raise DatasetError(
                 f"the class folders of {folder}",
