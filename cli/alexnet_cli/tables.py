@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from alexnet_model.errors import LISTED
+from alexnet_model.errors import LISTED, listed
 from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RunnerReport
 
 from .screen import escaped, note, out, say
@@ -25,8 +25,9 @@ def print_training(report: TrainingReport) -> None:
     """Print one line of results, and the first images that were left out."""
     held_out = report.held_out
     resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
+    without = f"; none of {escaped(listed(report.missing_classes))}" if report.missing_classes else ""
     say(
-        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images), "
+        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images{without}), "
         f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
     _note_left_out("unreadable images", [image.reason for image in report.unreadable])
@@ -64,8 +65,13 @@ def print_export(manifest: Manifest) -> None:
                 f"{report.signal_to_noise_db:.1f} dB, parity {_parity(report)}"
             )
     calibration = manifest.calibration
+    if evaluation.missing_classes:
+        missing, classes = evaluation.missing_classes, len(manifest.model.class_names)
+        names = escaped(listed(missing))
+        note(f"No image of {len(missing):,} of the {classes:,} classes was evaluated: {names}.")
     if calibration:
         _note_left_out("unreadable calibration images", calibration.unreadable)
+        _note_left_out("calibration images that are evaluation images too", calibration.in_evaluation_too)
     _note_left_out("unreadable evaluation images", evaluation.unreadable)
 
 

@@ -299,6 +299,7 @@ def _manifest(
             pytorch_top1=top1,
             pytorch_top1_interval=interval,
             unreadable=evaluation.unreadable,
+            missing_classes=evaluation.missing_classes,
         ),
         artifacts=artifacts,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -115,12 +115,21 @@ class Splits:
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Prepared images in memory, and the images that were left out because they could not be read."""
+    """Prepared images in memory, and the images that were left out.
 
-    images: Uint8Array  # (N, S, S, 3)
-    labels: npt.NDArray[np.int64]  # (N,)
+    Args:
+        images: uint8 `(N, S, S, 3)`.
+        labels: int64 `(N,)`.
+        names: of the images.
+        unreadable: what could not be read.
+        excluded: names of the images that were not wanted, see `prepared_sample`.
+    """
+
+    images: Uint8Array
+    labels: npt.NDArray[np.int64]
     names: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
+    excluded: tuple[str, ...] = ()
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -134,7 +143,11 @@ def digests_of_images(images: Uint8Array) -> tuple[str, ...]:
     Args:
         images: uint8 `(N, S, S, 3)`.
     """
-    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+    return tuple(map(_digest_of, images))
+
+
+def _digest_of(image: Uint8Array) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def splits_from(source: str) -> Splits:
@@ -179,9 +192,77 @@ def prepared_from_set(
     return PreparedImages(images[:count], readable.labels, names, unreadable)
 
 
+def prepared_sample(
+    dataset: ImageDataset,
+    count: int,
+    contract: Contract,
+    *,
+    excluded: Container[str] = (),
+    progress: Progress = silent,
+) -> PreparedImages:
+    """Prepare at most `count` images of a dataset in memory, every class in proportion to its size.
+
+    In the place of an image that cannot be read or is excluded, another one is taken, of its class if
+    possible. Images are read until there are enough.
+
+    Args:
+        dataset: the images.
+        count: how many are wanted; there are fewer only if the dataset has no more.
+        contract: how images are prepared. Each takes `contract.image_bytes`.
+        excluded: digests of prepared images that are not wanted.
+        progress: called after every image.
+
+    Raises:
+        DatasetError: none of the images can be read.
+    """
+    count = min(count, len(dataset))
+    images = np.empty((count, *contract.image_shape), dtype=np.uint8)
+    kept: list[LabelledImage] = []
+    unreadable: list[Unreadable] = []
+    unwanted: list[str] = []
+    by_class = np.argsort(dataset.labels, kind="stable")
+    # One image is wanted of each block; the others take its place.
+    blocks = [block.tolist() for block in np.split(by_class, _evenly_spaced(len(dataset), count)[1:])]
+    served: set[int] = set()
+    while len(kept) < count and any(blocks):
+        left = [number for number, block in enumerate(blocks) if block]
+        left = [number for number in left if number not in served] or left
+        chosen = [left[index] for index in _evenly_spaced(len(left), min(len(left), count - len(kept)))]
+        drawn = sorted((blocks[number].pop(0), number) for number in chosen)
+        sources = [dataset.images[index] for index, _ in drawn]
+        for (_, number), (image, outcome) in zip(drawn, _prepared_in_order(sources, contract), strict=True):
+            if isinstance(outcome, Unreadable):
+                unreadable.append(outcome)
+            elif _digest_of(outcome) in excluded:
+                unwanted.append(image.name)
+            else:
+                images[len(kept)] = outcome
+                kept.append(image)
+                served.add(number)
+            progress(f"reading {dataset.split}", len(kept), count)
+    if not kept and not unwanted:
+        raise _none_readable(dataset, unreadable)
+    return PreparedImages(
+        images[: len(kept)],
+        replace(dataset, images=tuple(kept)).labels,
+        tuple(image.name for image in kept),
+        (*dataset.left_out, *unreadable),
+        tuple(unwanted),
+    )
+
+
+@dataclass(frozen=True)
+class ReadableImages:
+    """The images of a dataset that can be read, the digests of their prepared pixels, and the others."""
+
+    dataset: ImageDataset
+    digests: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+
+
 def readable_images(
     dataset: ImageDataset, contract: Contract, *, progress: Progress = silent
-) -> tuple[ImageDataset, tuple[Unreadable, ...]]:
+) -> ReadableImages:
     """Decode every image once to find those that cannot be read, without keeping any in memory.
 
     Args:
@@ -189,13 +270,18 @@ def readable_images(
         contract: how images are prepared.
         progress: called after every image.
 
-    Returns:
-        The dataset with the readable images, and the unreadable ones.
-
     Raises:
         DatasetError: none of the images can be read.
     """
-    return _read(dataset, contract, lambda _: None, f"checking {dataset.split}", progress)
+    digests: list[str] = []
+    readable, unreadable = _read(
+        dataset,
+        contract,
+        lambda pixels: digests.append(_digest_of(pixels)),
+        f"checking {dataset.split}",
+        progress,
+    )
+    return ReadableImages(readable, tuple(digests), unreadable)
 
 
 def _read(
@@ -216,13 +302,17 @@ def _read(
             readable.append(image)
         progress(stage, len(readable) + len(unreadable), len(dataset))
     if not readable:
-        raise DatasetError(
-            f"{dataset.source} ({dataset.split})",
-            got=f"no readable image among {len(dataset)}",
-            expected="at least one",
-            next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
-        )
+        raise _none_readable(dataset, unreadable)
     return replace(dataset, images=tuple(readable)), (*dataset.left_out, *unreadable)
+
+
+def _none_readable(dataset: ImageDataset, unreadable: Sequence[Unreadable]) -> DatasetError:
+    return DatasetError(
+        f"{dataset.source} ({dataset.split})",
+        got=f"no readable image among {len(dataset)}",
+        expected="at least one",
+        next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
+    )
 
 
 def _prepared_in_order(

@@ -50,7 +50,7 @@ def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
         assert [report.runtime.name for report in artifact.reports] == ["openvino", "onnxruntime"]
         assert [row.batch for row in artifact.reports[0].parity] == [1, 2, 3, 8, 64]
     assert manifest.calibration is not None
-    assert manifest.calibration.overlap_with_evaluation == 0
+    assert manifest.calibration.in_evaluation_too == ()
     assert manifest.evaluation.images == 360
     assert manifest.evaluation.pytorch_top1 is not None
     assert manifest.evaluation.pytorch_top1 > 0.8
