@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from .errors import ImageError, UnreadableImage, os_error_reason
 from .image_formats import EXPECTED, FORMATS, other_format
@@ -47,9 +47,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 # libtiff writes lines about broken files to standard error, beside the errors that Pillow raises for them.
 with suppress(AttributeError, OSError):  # a Pillow without libtiff, or with one that cannot be reached
-    _imaging = ctypes.CDLL(Image.core.__file__)
-    _imaging.TIFFSetErrorHandler(None)
-    _imaging.TIFFSetWarningHandler(None)
+    _library = ctypes.CDLL(_imaging.__file__)
+    _library.TIFFSetErrorHandler(None)
+    _library.TIFFSetWarningHandler(None)
 # Pillow's names of the fax compressions of TIFF.
 CCITT = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
