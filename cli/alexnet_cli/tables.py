@@ -30,7 +30,7 @@ def print_training(report: TrainingReport) -> None:
         f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images{without}), "
         f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
-    _note_left_out("unreadable images", [image.reason for image in report.unreadable])
+    _note_left_out("images and folders that cannot be read", [image.reason for image in report.unreadable])
 
 
 def print_export(manifest: Manifest) -> None:
@@ -70,9 +70,9 @@ def print_export(manifest: Manifest) -> None:
         names = escaped(listed(missing))
         note(f"No image of {len(missing):,} of the {classes:,} classes was evaluated: {names}.")
     if calibration:
-        _note_left_out("unreadable calibration images", calibration.unreadable)
+        _note_left_out("calibration images that cannot be read", calibration.unreadable)
         _note_left_out("calibration images that are evaluation images too", calibration.in_evaluation_too)
-    _note_left_out("unreadable evaluation images", evaluation.unreadable)
+    _note_left_out("evaluation images that cannot be read", evaluation.unreadable)
 
 
 def _note_left_out(what: str, reasons: Sequence[str]) -> None:

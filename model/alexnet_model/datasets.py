@@ -220,17 +220,14 @@ def prepared_sample(
     kept: list[LabelledImage] = []
     unreadable: list[Unreadable] = []
     unwanted: list[str] = []
-    by_class = np.argsort(dataset.labels, kind="stable")
-    # One image is wanted of each block; the others take its place.
-    blocks = [block.tolist() for block in np.split(by_class, _evenly_spaced(len(dataset), count)[1:])]
-    served: set[int] = set()
-    while len(kept) < count and any(blocks):
-        left = [number for number, block in enumerate(blocks) if block]
-        left = [number for number in left if number not in served] or left
-        chosen = [left[index] for index in _evenly_spaced(len(left), min(len(left), count - len(kept)))]
-        drawn = sorted((blocks[number].pop(0), number) for number in chosen)
-        sources = [dataset.images[index] for index, _ in drawn]
-        for (_, number), (image, outcome) in zip(drawn, _prepared_in_order(sources, contract), strict=True):
+    labels, kept_labels = dataset.labels, np.zeros(len(dataset.class_names), np.int64)
+    left = np.argsort(labels, kind="stable")
+    chosen = left[_evenly_spaced(len(left), count)]
+    wanted = np.bincount(labels[chosen], minlength=len(kept_labels))
+    while len(chosen):
+        left = left[~np.isin(left, chosen)]
+        drawn = [dataset.images[index] for index in sorted(chosen.tolist())]
+        for image, outcome in _prepared_in_order(drawn, contract):
             if isinstance(outcome, Unreadable):
                 unreadable.append(outcome)
             elif _digest_of(outcome) in excluded:
@@ -238,8 +235,16 @@ def prepared_sample(
             else:
                 images[len(kept)] = outcome
                 kept.append(image)
-                served.add(number)
+                kept_labels[image.label] += 1
             progress(f"reading {dataset.split}", len(kept), count)
+        # First others of the classes that have too few, then of any.
+        chosen = np.empty(0, np.int64)
+        for label in np.flatnonzero(wanted > kept_labels):
+            pool = left[labels[left] == label]
+            short = min(len(pool), wanted[label] - kept_labels[label])
+            chosen = np.concatenate([chosen, pool[_evenly_spaced(len(pool), short)]])
+        if not len(chosen):
+            chosen = left[_evenly_spaced(len(left), min(len(left), count - len(kept)))]
     if not kept and not unwanted:
         raise _none_readable(dataset, unreadable)
     return PreparedImages(

@@ -72,7 +72,7 @@ def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
             elif suffix in image_suffixes():
                 yield path if path.is_file() else LeftOut(path, _not_a_file(path))
             elif suffix in OTHER_SUFFIXES:
-                yield LeftOut(path, f"{path}: {OTHER_SUFFIXES[suffix]}, which is not decoded")
+                yield LeftOut(path, f"{path}: {OTHER_SUFFIXES[suffix]}; convert it to JPEG or PNG")
         if recursive:
             pending += reversed(subfolders)
 

@@ -99,8 +99,8 @@ def test_images_of_other_formats_are_named(tmp_path: Path) -> None:
     assert found(tmp_path) == (
         ["a.png"],
         [
-            f"{tmp_path}/b.HEIC: a HEIC image, which is not decoded",
-            f"{tmp_path}/c.svg: an SVG image, which is not decoded",
+            f"{tmp_path}/b.HEIC: a HEIC image; convert it to JPEG or PNG",
+            f"{tmp_path}/c.svg: an SVG image; convert it to JPEG or PNG",
         ],
     )
 

@@ -215,12 +215,11 @@ def test_fax_compression_is_refused(compression: str) -> None:
         CONTRACT.prepared(opened)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
 def test_a_broken_tiff_writes_nothing_to_standard_error(compression: str) -> None:
-    image = bytearray(encoded(UPRIGHT, "TIFF", compression=compression))
-    image[len(image) // 2 : len(image) // 2 + 40] = bytes(range(40))
+    image = encoded(UPRIGHT, "TIFF", compression=compression)
     with pytest.raises(ImageError, match="broken image"):
-        CONTRACT.prepared(bytes(image[: len(image) * 3 // 4]))
+        CONTRACT.prepared(image[:200] + b"\xff" * 300 + image[500:])
 
 
 @pytest.mark.parametrize(
