@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from alexnet_model.errors import LISTED, listed
 from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RunnerReport
 
-from .screen import note, out, say
+from .screen import escaped, note, out, say
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -21,17 +22,15 @@ if TYPE_CHECKING:
 
 
 def print_training(report: TrainingReport) -> None:
-    """One line of result, and every image that was left out."""
+    """Print one line of results, and the first images that were left out."""
     held_out = report.held_out
     resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
+    without = f"; none of {escaped(listed(report.missing_classes))}" if report.missing_classes else ""
     say(
-        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images), "
+        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images{without}), "
         f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
-    if report.unreadable:
-        note(f"Left out {len(report.unreadable)} unreadable images:")
-        for image in report.unreadable:
-            note(f"  {image.reason}")
+    _note_left_out("images and folders that cannot be read", [image.reason for image in report.unreadable])
 
 
 def print_export(manifest: Manifest) -> None:
@@ -66,14 +65,24 @@ def print_export(manifest: Manifest) -> None:
                 f"{report.signal_to_noise_db:.1f} dB, parity {_parity(report)}, {report.images} images"
             )
     calibration = manifest.calibration
-    for what, unreadable in (
-        ("calibration", calibration.unreadable if calibration else ()),
-        ("evaluation", evaluation.unreadable),
-    ):
-        if unreadable:
-            note(f"Left out {len(unreadable)} unreadable {what} images:")
-            for name in unreadable:
-                note(f"  {name}")
+    if evaluation.missing_classes:
+        missing, classes = evaluation.missing_classes, len(manifest.model.class_names)
+        names = escaped(listed(missing))
+        note(f"No image of {len(missing):,} of the {classes:,} classes was evaluated: {names}.")
+    if calibration:
+        _note_left_out("calibration images that cannot be read", calibration.unreadable)
+        _note_left_out("calibration images that are evaluation images too", calibration.in_evaluation_too)
+    _note_left_out("evaluation images that cannot be read", evaluation.unreadable)
+
+
+def _note_left_out(what: str, reasons: Sequence[str]) -> None:
+    if not reasons:
+        return
+    note(f"Left out {len(reasons):,} {what}:")
+    for reason in reasons[:LISTED]:
+        note(f"  {escaped(reason)}")
+    if len(reasons) > LISTED:
+        note(f"  and {len(reasons) - LISTED:,} more")
 
 
 def print_engines(manifest: Manifest) -> None:

@@ -92,7 +92,7 @@ def train_command(
     from alexnet_model.contract_sources import contract_from_file
     from alexnet_training import TrainingOptions, train
 
-    from .screen import Bars, note
+    from .screen import Bars, escaped, note
     from .tables import print_training
 
     options = TrainingOptions(
@@ -113,7 +113,7 @@ def train_command(
     with Bars() as bars:
         report = train(options, out, resume=resume, progress=bars)
     for sentence in report.notes:
-        note(sentence)
+        note(escaped(sentence))
     if as_json:
         typer.echo(json.dumps(report.checkpoint.training, indent=2))
         return

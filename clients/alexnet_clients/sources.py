@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from alexnet_model.datasets import SUFFIXES
-from alexnet_model.errors import DatasetError, UsageError, os_error_reason
+from alexnet_model.errors import DatasetError, UsageError, os_errors_as
+from alexnet_model.folders import is_junk
+from alexnet_model.image_folders import image_files
 
 STDIN = "-"
 
@@ -76,26 +77,19 @@ def sources_from_arguments(
 
 
 def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
-    """Every image file by its suffix, sorted within each folder; hidden files and folders are left out.
+    """Every image file by its suffix, sorted within each folder, and what cannot be used in its place.
 
-    Only one folder's names are in memory at a time. A symbolic link to a folder is not followed.
+    Hidden files and those that systems write are passed over. Links are followed. Unreadable subfolders,
+    dead links and images of other formats are yielded too: their error becomes their prediction.
+
+    Only one folder's names are in memory at a time.
 
     Raises:
         DatasetError: the folder does not exist or cannot be read.
     """
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        got = os_error_reason(error)
-        raise DatasetError(
-            str(folder), got=got, expected="a folder of images", next_step="Check the path."
-        ) from error
-    visible = [path for path in entries if not path.name.startswith(".")]
-    yield from (path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file())
-    if recursive:
-        for path in visible:
-            if path.is_dir() and not path.is_symlink():
-                yield from images_in_folder(path, recursive=True)
+    with os_errors_as(DatasetError, folder, expected="a folder of images", next_step="Check the path."):
+        for found in image_files(folder, recursive=recursive):
+            yield found if isinstance(found, Path) else found.path
 
 
 def _sources_on_disk(argument: str, *, recursive: bool) -> Iterator[Path]:
@@ -112,8 +106,8 @@ def _sources_on_disk(argument: str, *, recursive: bool) -> Iterator[Path]:
         # Not glob.glob, whose `**` follows symbolic links in circles.
         base, pattern = Path(*fixed), str(Path(*path.parts[len(fixed) :]))
         files = (match for match in sorted(base.glob(pattern)) if match.is_file())
-        if "/." not in f"/{pattern}":  # as in a shell, hidden files match only where a dot is written
-            files = (match for match in files if "/." not in f"/{match.relative_to(base)}")
+        if not _has_junk(Path(pattern)):  # as in a shell, hidden files match only where a dot is written
+            files = (match for match in files if not _has_junk(match.relative_to(base)))
         yield from _at_least_one(files, argument, "a pattern that matches files", "Check the pattern.")
     else:
         yield path
@@ -125,3 +119,7 @@ def _at_least_one(paths: Iterator[Path], argument: str, expected: str, next_step
         raise DatasetError(argument, got="no image", expected=expected, next_step=next_step)
     yield first
     yield from paths
+
+
+def _has_junk(path: Path) -> bool:
+    return any(is_junk(part) for part in path.parts)

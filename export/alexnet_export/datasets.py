@@ -17,7 +17,7 @@ from alexnet_model.datasets import (
     ImageDataset,
     PreparedImages,
     digests_of_images,
-    prepared_from_set,
+    prepared_sample,
     splits_from,
 )
 from alexnet_model.errors import CalibrationError, DatasetError
@@ -43,6 +43,7 @@ class Evaluation:
         labels: The model's output for each image's class, int64 `(N,)`; None if the classes are unknown.
         names: The images' names.
         unreadable: Names of the images that could not be read.
+        missing_classes: The model's classes of which there is no image; empty if the classes are unknown.
     """
 
     source: str
@@ -50,7 +51,8 @@ class Evaluation:
     images: Uint8Array
     labels: npt.NDArray[np.int64] | None
     names: tuple[str, ...]
-    unreadable: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
+    missing_classes: tuple[str, ...] = ()
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -91,14 +93,17 @@ def evaluation_from(
     label_of = None
     if labels_needed or _has_classes_of(images, class_names):
         label_of = _labels_of(images, class_names)
-    prepared = prepared_from_set(images.sample(EVALUATION_IMAGES), contract, progress=progress)
+    prepared = prepared_sample(images, EVALUATION_IMAGES, contract, progress=progress)
+    labels = None if label_of is None else label_of[prepared.labels]
+    seen = set() if labels is None else set(labels.tolist())
     return Evaluation(
         source=source,
         part=images.split,
         images=prepared.images,
-        labels=None if label_of is None else label_of[prepared.labels],
+        labels=labels,
         names=prepared.names,
         unreadable=tuple(image.name for image in prepared.unreadable),
+        missing_classes=tuple(name for index, name in enumerate(class_names) if seen and index not in seen),
     )
 
 
@@ -113,7 +118,7 @@ def synthetic_evaluation(contract: Contract, count: int = SYNTHETIC_IMAGES) -> E
         grown = np.repeat(np.repeat(coarse, -(-size // cells), axis=0), -(-size // cells), axis=1)
         image[:] = grown[:size, :size]
     names = tuple(f"synthetic_{index:03d}" for index in range(count))
-    return Evaluation("synthetic", "probes", images, None, names, ())
+    return Evaluation("synthetic", "probes", images, None, names)
 
 
 def calibration_from(
@@ -123,7 +128,7 @@ def calibration_from(
 
     Args:
         source: `digits` or a folder.
-        evaluation: The evaluation images. None of them may be a calibration image, even under another name.
+        evaluation: The evaluation images. They are left out, even under another name.
         contract: How images are prepared.
         progress: Called with the progress of reading.
 
@@ -132,24 +137,20 @@ def calibration_from(
 
     Raises:
         DatasetError: the set cannot be read.
-        CalibrationError: it has too few readable images, or shares an image with `evaluation`.
+        CalibrationError: it has too few readable images that are not in `evaluation`.
     """
     images = splits_from(source).train
-    prepared = prepared_from_set(images.sample(CALIBRATION_IMAGES), contract, progress=progress)
+    prepared = prepared_sample(
+        images, CALIBRATION_IMAGES, contract, excluded=set(evaluation.digests), progress=progress
+    )
     if len(prepared.images) < MINIMUM_CALIBRATION_IMAGES:
+        shared = f", without the {len(prepared.excluded)} that the evaluation has too"
         raise CalibrationError(
             f"calibration set {source}",
-            got=f"{len(prepared.images)} readable images in its training part",
+            got=f"{len(prepared.images)} readable images in its training part"
+            + (shared if prepared.excluded else ""),
             expected=f"at least {MINIMUM_CALIBRATION_IMAGES}, {CALIBRATION_IMAGES} are better",
             next_step="Add images like those that will be classified.",
-        )
-    shared = _shared_images(prepared, evaluation)
-    if shared:
-        raise CalibrationError(
-            "calibration and evaluation",
-            got=f"{len(shared)} shared images, such as {shared[0][0]} and {shared[0][1]}",
-            expected="none",
-            next_step="Remove them from one of the two.",
         )
     return prepared, CalibrationLedger(
         source=source,
@@ -157,20 +158,10 @@ def calibration_from(
         images=len(prepared.images),
         images_sha256=sha256_of_digests(prepared.digests),
         classes_covered=len(set(prepared.labels.tolist())),
-        overlap_with_evaluation=len(shared),
+        in_evaluation_too=prepared.excluded,
         method=CALIBRATION_METHOD,
         unreadable=tuple(image.name for image in prepared.unreadable),
     )
-
-
-def _shared_images(calibration: PreparedImages, evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Return both names of every image that is in both sets."""
-    evaluated = dict(zip(evaluation.digests, evaluation.names, strict=True))
-    return [
-        (name, evaluated[digest])
-        for name, digest in zip(calibration.names, calibration.digests, strict=True)
-        if digest in evaluated
-    ]
 
 
 def sha256_of_digests(digests: Sequence[str]) -> str:

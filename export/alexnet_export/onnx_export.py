@@ -194,7 +194,11 @@ def refuse_foreign_export(folder: Path) -> None:
         ExportError: `folder` is a file, or holds another file or folder.
     """
     refuse_foreign_files(
-        folder, lambda name: bool(OUR_FILES.fullmatch(name)), what="an earlier export", error=ExportError
+        folder,
+        lambda name: bool(OUR_FILES.fullmatch(name)),
+        what="an earlier export",
+        error=ExportError,
+        record=MANIFEST_NAME,
     )
 
 
@@ -297,6 +301,7 @@ def _manifest(
             pytorch_top1=top1,
             pytorch_top1_interval=interval,
             unreadable=evaluation.unreadable,
+            missing_classes=evaluation.missing_classes,
         ),
         artifacts=artifacts,
     )

@@ -9,8 +9,10 @@ folder have the one class `unlabelled`, which is enough for calibration.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +22,13 @@ from PIL import Image
 
 from .class_names import DIGITS
 from .contract import Contract, Uint8Array
-from .errors import DatasetError, ImageError
+from .errors import DatasetError, ImageError, os_error_reason, os_errors_as
 from .extras import needs
+from .files import sha256_of_file
+from .image_folders import LeftOut, class_folders, image_files, normal_form, split_folders
+from .image_formats import image_suffixes
 from .progress import Progress, silent
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # A constant, not an option: with another seed in evaluation, it would include images that were trained on.
 SPLIT_SEED = 0
 UNLABELLED = "unlabelled"
@@ -49,7 +53,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was left out, and the reason."""
+    """An image, or a folder, that was left out because it cannot be read, and the reason."""
 
     name: str
     reason: str
@@ -65,6 +69,7 @@ class ImageDataset:
         class_names: the names of the classes, in the order of the labels.
         images: the images.
         mirrorable: whether a mirrored image keeps its class; a digit does not.
+        left_out: what the search for images found and cannot use, such as unreadable folders.
     """
 
     source: str
@@ -72,6 +77,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     images: tuple[LabelledImage, ...]
     mirrorable: bool
+    left_out: tuple[Unreadable, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,21 +98,38 @@ class ImageDataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of a dataset."""
+    """The three splits of a dataset.
+
+    Args:
+        train: the images to train on.
+        validation: the images that every epoch is measured on.
+        test: the held-out images.
+        copies: in a folder that was split here, how many images have the same bytes as an earlier one.
+    """
 
     train: ImageDataset
     validation: ImageDataset
     test: ImageDataset
+    copies: int = 0
 
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Prepared images in memory, and the images that were left out because they could not be read."""
+    """Prepared images in memory, and the images that were left out.
 
-    images: Uint8Array  # (N, S, S, 3)
-    labels: npt.NDArray[np.int64]  # (N,)
+    Args:
+        images: uint8 `(N, S, S, 3)`.
+        labels: int64 `(N,)`.
+        names: of the images.
+        unreadable: what could not be read.
+        excluded: names of the images that were not wanted, see `prepared_sample`.
+    """
+
+    images: Uint8Array
+    labels: npt.NDArray[np.int64]
     names: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
+    excluded: tuple[str, ...] = ()
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -120,7 +143,11 @@ def digests_of_images(images: Uint8Array) -> tuple[str, ...]:
     Args:
         images: uint8 `(N, S, S, 3)`.
     """
-    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+    return tuple(map(_digest_of, images))
+
+
+def _digest_of(image: Uint8Array) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def splits_from(source: str) -> Splits:
@@ -165,9 +192,82 @@ def prepared_from_set(
     return PreparedImages(images[:count], readable.labels, names, unreadable)
 
 
+def prepared_sample(
+    dataset: ImageDataset,
+    count: int,
+    contract: Contract,
+    *,
+    excluded: Container[str] = (),
+    progress: Progress = silent,
+) -> PreparedImages:
+    """Prepare at most `count` images of a dataset in memory, every class in proportion to its size.
+
+    In the place of an image that cannot be read or is excluded, another one is taken, of its class if
+    possible. Images are read until there are enough.
+
+    Args:
+        dataset: the images.
+        count: how many are wanted; there are fewer only if the dataset has no more.
+        contract: how images are prepared. Each takes `contract.image_bytes`.
+        excluded: digests of prepared images that are not wanted.
+        progress: called after every image.
+
+    Raises:
+        DatasetError: none of the images can be read.
+    """
+    count = min(count, len(dataset))
+    images = np.empty((count, *contract.image_shape), dtype=np.uint8)
+    kept: list[LabelledImage] = []
+    unreadable: list[Unreadable] = []
+    unwanted: list[str] = []
+    labels, kept_labels = dataset.labels, np.zeros(len(dataset.class_names), np.int64)
+    left = np.argsort(labels, kind="stable")
+    chosen = left[_evenly_spaced(len(left), count)]
+    wanted = np.bincount(labels[chosen], minlength=len(kept_labels))
+    while len(chosen):
+        left = left[~np.isin(left, chosen)]
+        drawn = [dataset.images[index] for index in sorted(chosen.tolist())]
+        for image, outcome in _prepared_in_order(drawn, contract):
+            if isinstance(outcome, Unreadable):
+                unreadable.append(outcome)
+            elif _digest_of(outcome) in excluded:
+                unwanted.append(image.name)
+            else:
+                images[len(kept)] = outcome
+                kept.append(image)
+                kept_labels[image.label] += 1
+            progress(f"reading {dataset.split}", len(kept), count)
+        # First others of the classes that have too few, then of any.
+        chosen = np.empty(0, np.int64)
+        for label in np.flatnonzero(wanted > kept_labels):
+            pool = left[labels[left] == label]
+            short = min(len(pool), wanted[label] - kept_labels[label])
+            chosen = np.concatenate([chosen, pool[_evenly_spaced(len(pool), short)]])
+        if not len(chosen):
+            chosen = left[_evenly_spaced(len(left), min(len(left), count - len(kept)))]
+    if not kept and not unwanted:
+        raise _none_readable(dataset, unreadable)
+    return PreparedImages(
+        images[: len(kept)],
+        replace(dataset, images=tuple(kept)).labels,
+        tuple(image.name for image in kept),
+        (*dataset.left_out, *unreadable),
+        tuple(unwanted),
+    )
+
+
+@dataclass(frozen=True)
+class ReadableImages:
+    """The images of a dataset that can be read, the digests of their prepared pixels, and the others."""
+
+    dataset: ImageDataset
+    digests: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+
+
 def readable_images(
     dataset: ImageDataset, contract: Contract, *, progress: Progress = silent
-) -> tuple[ImageDataset, tuple[Unreadable, ...]]:
+) -> ReadableImages:
     """Decode every image once to find those that cannot be read, without keeping any in memory.
 
     Args:
@@ -175,13 +275,18 @@ def readable_images(
         contract: how images are prepared.
         progress: called after every image.
 
-    Returns:
-        The dataset with the readable images, and the unreadable ones.
-
     Raises:
         DatasetError: none of the images can be read.
     """
-    return _read(dataset, contract, lambda _: None, f"checking {dataset.split}", progress)
+    digests: list[str] = []
+    readable, unreadable = _read(
+        dataset,
+        contract,
+        lambda pixels: digests.append(_digest_of(pixels)),
+        f"checking {dataset.split}",
+        progress,
+    )
+    return ReadableImages(readable, tuple(digests), unreadable)
 
 
 def _read(
@@ -202,13 +307,17 @@ def _read(
             readable.append(image)
         progress(stage, len(readable) + len(unreadable), len(dataset))
     if not readable:
-        raise DatasetError(
-            f"{dataset.source} ({dataset.split})",
-            got=f"no readable image among {len(dataset)}",
-            expected="at least one",
-            next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
-        )
-    return replace(dataset, images=tuple(readable)), tuple(unreadable)
+        raise _none_readable(dataset, unreadable)
+    return replace(dataset, images=tuple(readable)), (*dataset.left_out, *unreadable)
+
+
+def _none_readable(dataset: ImageDataset, unreadable: Sequence[Unreadable]) -> DatasetError:
+    return DatasetError(
+        f"{dataset.source} ({dataset.split})",
+        got=f"no readable image among {len(dataset)}",
+        expected="at least one",
+        next_step=f"The first reason: {unreadable[0].reason}" if unreadable else "",
+    )
 
 
 def _prepared_in_order(
@@ -247,75 +356,134 @@ def _folder(folder: Path) -> Splits:
             expected="'digits', or a folder with one subfolder of images per class",
             next_step="Check the path.",
         )
-    if not (folder / "train").is_dir():
-        return _split(_class_folders(folder, folder, "all"))
-    train = _class_folders(folder, folder / "train", "train")
-    validation = _class_folders(folder, folder / "val", "validation", train.class_names)
-    test_folder = folder / "test"
-    test = (
-        _class_folders(folder, test_folder, "test", train.class_names)
-        if test_folder.is_dir()
-        else replace(validation, split="test")
-    )
-    return Splits(train, validation, test)
+    with os_errors_as(DatasetError, folder, expected="a folder of images", next_step="Check the path."):
+        found = split_folders(folder)
+        if not found:
+            return _split(_class_folders(folder, folder, "all"))
+        train = _class_folders(folder, found["train"], "train")
+        given = {
+            split: _class_folders(folder, path, split, train.class_names)
+            for split, path in found.items()
+            if split != "train"
+        }
+    test = given.get("test") or replace(given["validation"], split="test")
+    if "validation" in given:
+        return Splits(train, given["validation"], test)
+    return _split(train, test)
 
 
 def _class_folders(
     source: Path, folder: Path, split: str, class_names: tuple[str, ...] | None = None
 ) -> ImageDataset:
-    if not folder.is_dir():
-        raise DatasetError(
-            str(folder), got="no such folder", expected=f"the {split} split", next_step=f"Create {folder}."
-        )
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
+    found = class_folders(folder)
     names = class_names or found or (UNLABELLED,)
     unknown = sorted(set(found) - set(names))
     if unknown:
+        same = next((name for name in names if normal_form(name) == normal_form(unknown[0])), None)
         raise DatasetError(
             str(folder),
-            got=f"the class folder {unknown[0]!r}",
+            got=f"the class folder {unknown[0]!r}"
+            if same is None
+            else f"the class folder {unknown[0]!a}: {same!a} in another Unicode normal form",
             expected=f"only the {len(names)} classes of the train split",
-            next_step="Remove the folder, or add images of this class to train.",
+            next_step="Remove the folder, or add images of this class to train."
+            if same is None
+            else "Rename it.",
         )
-    class_folders = [folder] if names == (UNLABELLED,) else [folder / name for name in names]
-    images = tuple(
-        LabelledImage(str(path.relative_to(source)), label, path)
-        for label, class_folder in enumerate(class_folders)
-        for path in _images_below(class_folder)
-    )
+    images: list[LabelledImage] = []
+    left_out: list[Unreadable] = []
+
+    def name_of(path: Path) -> str:
+        return str(path.relative_to(source))
+
+    def add(class_folder: Path, label: int) -> None:
+        for path in image_files(class_folder, recursive=True):
+            if isinstance(path, LeftOut):
+                left_out.append(Unreadable(name_of(path.path), path.reason))
+            else:
+                images.append(LabelledImage(name_of(path), label, path))
+
+    if names == (UNLABELLED,):
+        add(folder, 0)
+    else:
+        for path in image_files(folder, recursive=False):
+            outside = path if isinstance(path, Path) else path.path
+            left_out.append(Unreadable(name_of(outside), f"{outside}: in no class folder"))
+        for label, name in enumerate(names):
+            if name not in found:
+                continue
+            try:
+                add(folder / name, label)
+            except OSError as error:
+                left_out.append(
+                    Unreadable(name_of(folder / name), f"{folder / name}: {os_error_reason(error)}")
+                )
     if not images:
+        suffixes = ", ".join(sorted(image_suffixes()))
         raise DatasetError(
             str(folder),
             got="no images",
-            expected=f"a folder of images for each class ({', '.join(sorted(SUFFIXES))})",
-            next_step="Check the path.",
+            expected=f"a folder of images for each class ({suffixes})",
+            next_step=f"The first that was left out: {left_out[0].reason}."
+            if left_out
+            else "Check the path.",
         )
-    return ImageDataset(str(source), split, names, images, mirrorable=True)
+    return ImageDataset(str(source), split, names, tuple(images), mirrorable=True, left_out=tuple(left_out))
 
 
-def _images_below(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _split(whole: ImageDataset, test: ImageDataset | None = None) -> Splits:
+    """Shuffle by the fixed seed, then take the test and validation splits evenly over the classes.
 
-
-def _split(whole: ImageDataset) -> Splits:
-    """Shuffle by the fixed seed, then take the test and validation splits evenly over the classes."""
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(whole))
-    order = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
-    test, rest = _divided(order, TEST_SHARE)
-    validation, train = _divided(rest, VALIDATION_SHARE)
+    Copies of an image are in the split that the image is in. With `test`, only validation is taken.
+    """
+    originals = _originals(whole.images)
+    distinct = np.flatnonzero(originals == np.arange(len(whole)))
+    shuffled = distinct[np.random.default_rng(SPLIT_SEED).permutation(len(distinct))]
+    rest = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
 
     def split(name: str, indices: npt.NDArray[np.int64]) -> ImageDataset:
         if not len(indices):
             raise DatasetError(
                 whole.source,
-                got=f"{len(whole)} images, which leaves none for the {name} split",
+                got=f"{len(distinct)} different images, which leaves none for the {name} split",
                 expected="at least 10",
                 next_step="Add images.",
             )
-        chosen = sorted(indices.tolist())
+        chosen = np.flatnonzero(np.isin(originals, indices)).tolist()
         return replace(whole, split=name, images=tuple(whole.images[index] for index in chosen))
 
-    return Splits(split("train", train), split("validation", validation), split("test", test))
+    if test is None:
+        chosen, rest = _divided(rest, TEST_SHARE)
+        test = split("test", chosen)
+    validation, train = _divided(rest, VALIDATION_SHARE)
+    copies = len(whole) - len(distinct)
+    return Splits(split("train", train), split("validation", validation), test, copies)
+
+
+def _originals(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
+    """Return for each image the index of the first image with the same bytes: for most, its own `(N,)`."""
+    by_size: defaultdict[int, list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        if isinstance(image.source, Path):
+            with suppress(OSError):  # reported when the image is read
+                by_size[image.source.stat().st_size].append(index)
+    # Only files of one size can be equal. Those of 0 bytes are no images.
+    candidates = sorted(i for size, group in by_size.items() if size and len(group) > 1 for i in group)
+
+    def digest_of(index: int) -> str | None:
+        source = images[index].source
+        assert isinstance(source, Path)
+        with suppress(OSError):
+            return sha256_of_file(source)
+        return None
+
+    originals = np.arange(len(images))
+    first: dict[str, int] = {}
+    with ThreadPoolExecutor() as pool:
+        for index, digest in zip(candidates, pool.map(digest_of, candidates), strict=True):
+            if digest is not None:
+                originals[index] = first.setdefault(digest, index)
+    return originals
 
 
 def _divided(

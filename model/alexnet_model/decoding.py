@@ -8,16 +8,21 @@ progressive). Every broken or hostile image raises an `ImageError`.
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
 import stat
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from .errors import ImageError, UnreadableImage, os_error_reason
+from .image_formats import EXPECTED, FORMATS, other_format
+from .image_metadata import ORIENTATION, orientation_from_metadata, pixels_and_orientation
 
 
 class BinaryFile(Protocol):
@@ -33,13 +38,21 @@ MAX_ENCODED_BYTES = 64 * 1024 * 1024
 # Pillow's own limit for decompression bombs: it warns at a third of a gigabyte of RGB and raises at twice
 # that.
 MAX_PIXELS = 2 * 89_478_485
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 WHITE: Colour = (255, 255, 255)
-# Pillow warns from half of MAX_PIXELS on; this module checks the limit itself, so the warning is not needed.
-# `catch_warnings` around each call is not thread-safe. A filter that the user has set takes precedence.
+# Pillow warns about images of more than half of MAX_PIXELS, which this module limits itself, and about odd
+# data in files that it decodes, which it does not name. A filter that the user has set takes precedence.
+# `catch_warnings` around each call is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+# libtiff writes lines about broken files to standard error, beside the errors that Pillow raises for them.
+with suppress(AttributeError, OSError):  # a Pillow without libtiff, or with one that cannot be reached
+    _library = ctypes.CDLL(_imaging.__file__)
+    _library.TIFFSetErrorHandler(None)
+    _library.TIFFSetWarningHandler(None)
+# Pillow's names of the fax compressions of TIFF.
+CCITT = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-EXIF_ORIENTATION = 0x0112
 TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,10 +62,6 @@ TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-PNG_START = b"\x89PNG\r\n\x1a\n"
-# Chunks of a PNG that are not used. Pillow fails on those that decompress to more than 1 MB.
-PNG_METADATA = (b"iCCP", b"zTXt", b"iTXt")
-PNG_ORIENTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may have one
 
 
 def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) -> Image.Image:
@@ -72,15 +81,15 @@ def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) ->
     name = name_of(source)
     encoded = encoded_bytes(source)
     try:
-        with Image.open(io.BytesIO(_without_png_metadata(encoded)), formats=FORMATS) as image:
-            return _upright(image, name, background)
+        pixels, orientation = pixels_and_orientation(encoded)
+        with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
+            return _upright(image, name, background, orientation)
     except UnidentifiedImageError as error:
-        raise ImageError(
-            name,
-            got=f"{len(encoded)} bytes that are not an image",
-            expected=_EXPECTED,
-            next_step="Remove it or convert it.",
-        ) from error
+        got, next_step = other_format(encoded) or (
+            f"{len(encoded)} bytes that are not an image",
+            "Remove it or convert it.",
+        )
+        raise ImageError(name, got=got, expected=EXPECTED, next_step=next_step) from error
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, "more") from error
     except (ImageError, MemoryError):
@@ -112,13 +121,24 @@ def upright_from_opened(image: Image.Image, *, background: Colour = WHITE) -> Im
         raise _broken(name, error) from error
 
 
-def _upright(image: Image.Image, name: str, background: Colour) -> Image.Image:
-    """Apply an image's EXIF orientation and convert it to mode "RGB" or "L"."""
+def _upright(
+    image: Image.Image, name: str, background: Colour, orientation: int | None = None
+) -> Image.Image:
+    """Apply an image's orientation, by default that of its metadata, and convert it to mode "RGB" or "L"."""
     if 0 in image.size:
         raise ImageError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
     _check_pixels(image, name)
+    if image.info.get("compression") in CCITT:
+        raise ImageError(
+            name,
+            got="a TIFF with fax compression (CCITT)",
+            expected="another compression, such as LZW",
+            # Where such a file is broken, the decoder leaves what was in memory before in the pixels.
+            next_step="Save it as PNG.",
+        )
     image.load()  # before the orientation is read, because a PNG may have it behind the pixels
-    orientation = image.getexif().get(EXIF_ORIENTATION)
+    if orientation is None:
+        orientation = _orientation_of(image)
     # Not `ImageOps.exif_transpose`: it writes the metadata again, and fails where a camera's tag is invalid.
     upright = image.transpose(TO_UPRIGHT[orientation]) if orientation in TO_UPRIGHT else image
     if upright.mode in GREY_16_BIT or (upright.mode == "I" and image.format == "PNG"):
@@ -136,6 +156,13 @@ def _upright(image: Image.Image, name: str, background: Colour) -> Image.Image:
     return upright if upright.mode == "L" else upright.convert("RGB")
 
 
+def _orientation_of(image: Image.Image) -> int | None:
+    info = image.info
+    if "exif" in info or "xmp" in info:
+        return orientation_from_metadata(info.get("exif"), info.get("xmp"))
+    return image.getexif().get(ORIENTATION)
+
+
 def name_of(source: object) -> str:
     """Return what an error calls an image: its path, or "image" if it has none.
 
@@ -146,9 +173,6 @@ def name_of(source: object) -> str:
         return str(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
     return str(name) if name else "image"
-
-
-_EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
 
 
 def encoded_bytes(source: EncodedImage) -> bytes:
@@ -195,7 +219,7 @@ def encoded_bytes(source: EncodedImage) -> bytes:
             next_step="Save the image smaller.",
         )
     if not encoded:
-        raise ImageError(name, got="0 bytes", expected=_EXPECTED, next_step="Remove it or save it again.")
+        raise ImageError(name, got="0 bytes", expected=EXPECTED, next_step="Remove it or save it again.")
     return encoded
 
 
@@ -207,25 +231,11 @@ def _content_of_file(path: Path) -> bytes:
         return file.read(MAX_ENCODED_BYTES + 1)
 
 
-def _without_png_metadata(encoded: bytes) -> bytes:
-    """Remove the colour profile and the texts of a PNG, except a text that may have the orientation."""
-    if not encoded.startswith(PNG_START) or not any(kind in encoded for kind in PNG_METADATA):
-        return encoded
-    kept, position = [encoded[: len(PNG_START)]], len(PNG_START)
-    while position < len(encoded):
-        size = int.from_bytes(encoded[position : position + 4], "big") + 12  # with length, kind and checksum
-        chunk = encoded[position : position + size]
-        if chunk[4:8] not in PNG_METADATA or chunk[8:].startswith(PNG_ORIENTATIONS):
-            kept.append(chunk)
-        position += size
-    return b"".join(kept)
-
-
 def _broken(name: str, error: Exception) -> ImageError:
     return ImageError(
         name,
         got=f"a broken image ({error})",
-        expected=_EXPECTED,
+        expected=EXPECTED,
         next_step="Remove it or save it again.",
     )
 

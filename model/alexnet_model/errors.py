@@ -44,7 +44,7 @@ from __future__ import annotations
 import linecache
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -177,6 +177,25 @@ class DeadlineExceeded(ClientError): ...
 
 
 class BadResponse(ClientError): ...
+
+
+LISTED = 10
+
+
+def listed(names: Iterable[str], limit: int = LISTED, *, separator: str = ", ") -> str:
+    """Join names for a message: the first ones, and then how many more there are.
+
+    Args:
+        names: The names.
+        limit: How many are named.
+        separator: What is between two of them.
+
+    >>> listed(["a", "b", "c"]), listed("abcde", limit=3)
+    ('a, b, c', 'a, b, c, and 2 more')
+    """
+    every = tuple(names)
+    more = f"{separator}and {len(every) - limit:,} more" if len(every) > limit else ""
+    return separator.join(every[:limit]) + more
 
 
 def os_error_reason(error: OSError) -> str:

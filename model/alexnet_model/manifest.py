@@ -58,7 +58,9 @@ class CalibrationLedger(Record):
     images: int
     images_sha256: str = Field(description="of the sorted digests of the prepared images")
     classes_covered: int
-    overlap_with_evaluation: int
+    in_evaluation_too: tuple[str, ...] = Field(
+        default=(), description="images that were left out because of this"
+    )
     method: str
     unreadable: tuple[str, ...] = ()
 
@@ -76,6 +78,7 @@ class EvaluationRecord(Record):
     pytorch_top1: float | None = Field(description="as a share 0..1")
     pytorch_top1_interval: tuple[float, float] | None = Field(description="95%, Wilson")
     unreadable: tuple[str, ...] = ()
+    missing_classes: tuple[str, ...] = Field(default=(), description="the model's classes without an image")
 
 
 class RuntimeInfo(Record):

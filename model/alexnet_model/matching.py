@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .architectures import ARCHITECTURES, expected_weights
 from .checkpoint import described_options
-from .errors import CheckpointError, UsageError
+from .errors import CheckpointError, UsageError, listed
 from .extras import needs
 from .factories import Option
 from .weights import WeightsFile
@@ -81,7 +81,7 @@ def matched(
         )
     if ignored:
         count = f"{len(ignored)} of {len(file.state_dicts[taken])}"
-        notes.append(f"Ignored {count} tensors that the network does not have: {', '.join(ignored[:SHOWN])}.")
+        notes.append(f"Ignored {count} tensors that the network does not have: {listed(ignored, SHOWN)}.")
     weights, converted = _converted(tensors, network.weights(classes))
     notes += [f"Converted {n} of {len(weights)} tensors from {kinds}." for kinds, n in converted.items()]
     refuse_values_that_are_not_finite(weights, str(file.path))
@@ -211,14 +211,13 @@ def _misfit(file: WeightsFile, keys: list[str], network: _Network) -> Checkpoint
         key=lambda variant: len(network.differences(variant)),
     )
     differences = network.differences(nearest)
-    more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
     classes = network.classes_of(nearest)
     size = f" ({described_options(network.options, classes)})" if classes else ""
     other = _other_architecture(file, keys)
-    shown = "; ".join(differences[:SHOWN])
+    shown = listed(differences, SHOWN, separator="; ")
     return CheckpointError(
         str(file.path),
-        got=f"weights that differ from {network.architecture}{size}: {shown}{more}",
+        got=f"weights that differ from {network.architecture}{size}: {shown}",
         expected="the names and shapes of that network's weights",
         next_step=f"They fit {other}."
         if other

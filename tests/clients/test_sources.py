@@ -46,10 +46,41 @@ def test_a_folder_names_its_images_in_order(tree: Path) -> None:
     assert names(tree) == [str(tree / name) for name in ("a.JPG", "b.png")]
 
 
-def test_recursive_does_not_follow_links_to_folders(tree: Path) -> None:
+def test_recursive_searches_every_folder_once(tree: Path) -> None:
     expected = [str(tree / name) for name in ("a.JPG", "b.png", "below/c.webp", "below/deeper/d.bmp")]
     assert names(tree, recursive=True) == expected
     assert [str(path) for path in images_in_folder(tree, recursive=True)] == expected
+
+
+def test_recursive_follows_links_and_passes_over_junk(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far.jfif").write_bytes(png())
+    (tree / "link").symlink_to(elsewhere)
+    for junk in ("@eaDir", "__MACOSX", ".git", "below/.ipynb_checkpoints"):
+        (tree / junk).mkdir()
+        (tree / junk / "copy.png").write_bytes(png())
+    assert names(tree, recursive=True)[-1] == str(tree / "link/far.jfif")
+    assert not any("copy" in name for name in names(tree, recursive=True))
+    assert not any("copy" in name for name in names(tree / "**" / "*.png"))
+    assert names(tree / "@eaDir" / "*.png") == [str(tree / "@eaDir/copy.png")]
+
+
+def test_what_cannot_be_used_is_yielded_in_its_place(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "dead.png").symlink_to(tree / "nowhere")
+    (tree / "photo.heic").write_bytes(b"\0")
+    scandir = os.scandir
+
+    def refusing(path: Path) -> object:
+        if path == tree / "below":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert names(tree, recursive=True) == [
+        str(tree / name) for name in ("a.JPG", "b.png", "dead.png", "photo.heic", "below")
+    ]
 
 
 def test_a_pattern_names_its_matches(tree: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def evaluation(source: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Evalu
 def test_digits_calibrate_on_the_training_part_and_evaluate_on_the_held_out_part() -> None:
     evaluated = evaluation_from("digits", DIGITS, Contract(), silent)
     _, ledger = calibration_from("digits", evaluated, Contract(), silent)
-    assert ledger.overlap_with_evaluation == 0
+    assert ledger.in_evaluation_too == ()
     assert (ledger.images, ledger.classes_covered, ledger.part) == (128, 10, "train")
     assert (len(evaluated.images), evaluated.part) == (360, "test")
     assert evaluated.labels is not None
@@ -52,6 +53,7 @@ def test_too_few_calibration_images_are_refused_with_their_number(tmp_path: Path
 
 def test_an_empty_calibration_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
     with pytest.raises(DatasetError, match="no images"):
         calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
     with pytest.raises(DatasetError, match="no such folder"):
@@ -66,15 +68,41 @@ def test_unreadable_calibration_images_are_named(tmp_path: Path) -> None:
     assert ledger.unreadable == ("train/cat/000.png",)
 
 
-def test_an_image_in_both_sets_is_refused_even_under_another_name(tmp_path: Path) -> None:
+def test_the_calibration_sample_is_drawn_from_readable_images(tmp_path: Path) -> None:
     make_set(tmp_path, train=20)
-    calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
+    write_images(tmp_path / "train" / "cat" / "more", 300, seed=5)
+    for path in (tmp_path / "train" / "cat" / "more").iterdir():
+        path.write_bytes(b"broken")
+    _, ledger = calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
+    assert (ledger.images, len(ledger.unreadable)) == (40, 300)
+
+
+def test_images_of_the_evaluation_are_left_out_of_the_calibration_even_under_another_name(
+    tmp_path: Path,
+) -> None:
+    make_set(tmp_path, train=20)
+    _, ledger = calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
+    assert ledger.in_evaluation_too == ()
     # Another encoding of the same pixels.
     Image.open(tmp_path / "train" / "cat" / "007.png").save(tmp_path / "val" / "dog" / "copy.bmp")
-    with pytest.raises(
-        CalibrationError, match=r"1 shared images, such as train/cat/007\.png and .*copy\.bmp"
-    ):
+    prepared, ledger = calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
+    assert (ledger.images, ledger.in_evaluation_too) == (39, ("train/cat/007.png",))
+    assert "train/cat/007.png" not in prepared.names
+
+
+def test_calibration_images_that_are_all_evaluation_images_are_refused(tmp_path: Path) -> None:
+    make_set(tmp_path, train=20)
+    shutil.rmtree(tmp_path / "val")
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    with pytest.raises(CalibrationError, match=r"0 readable images .* without the 40 that"):
         calibration_from(str(tmp_path), evaluation(tmp_path), Contract(), silent)
+
+
+def test_classes_without_an_evaluation_image_are_named(tmp_path: Path) -> None:
+    make_set(tmp_path, train=1, classes=("cat", "dog", "zebra"))
+    shutil.rmtree(tmp_path / "val" / "dog")
+    assert evaluation(tmp_path, ("zebra", "dog", "cat", "owl")).missing_classes == ("dog", "owl")
+    assert synthetic_evaluation(Contract(), 1).missing_classes == ()
 
 
 def test_labels_follow_names_not_positions(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_three_precisions_are_accepted_and_recorded(exported: Exported) -> None:
         assert [row.batch for row in artifact.reports[1].parity] == [1, 2, 3, 8]
         assert [report.images for report in artifact.reports] == [360, 64]
     assert manifest.calibration is not None
-    assert manifest.calibration.overlap_with_evaluation == 0
+    assert manifest.calibration.in_evaluation_too == ()
     assert manifest.evaluation.images == 360
     assert manifest.evaluation.pytorch_top1 is not None
     assert manifest.evaluation.pytorch_top1 > 0.8

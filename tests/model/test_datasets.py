@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_model import Contract, ImageDataset, Splits, splits_from
-from alexnet_model.datasets import prepared_from_set, readable_images
+from alexnet_model.datasets import prepared_from_set, prepared_sample, readable_images
 from alexnet_model.errors import DatasetError
 
 FolderOf = Callable[..., Path]
@@ -152,14 +152,15 @@ def with_broken(root: Path) -> Splits:
     return splits_from(str(root))
 
 
-BROKEN = ["train/a/003.png", "train/a/005.png", "train/b/001.png"]
+BROKEN = ["train/b/000.png", "train/a/003.png", "train/a/005.png", "train/b/001.png"]
 
 
 def test_unreadable_images_are_named_with_the_reason(folder_of: FolderOf) -> None:
     splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
     prepared = prepared_from_set(splits.train, Contract())
     assert [image.name for image in prepared.unreadable] == BROKEN
-    assert "0 bytes" in prepared.unreadable[0].reason
+    assert "a link that leads nowhere" in prepared.unreadable[0].reason
+    assert "0 bytes" in prepared.unreadable[1].reason
     assert len(prepared.images) == len(prepared.labels) == len(prepared.names) == 16
     assert not set(BROKEN) & set(prepared.names)
     # Labels and images still belong to their names.
@@ -172,15 +173,16 @@ def test_unreadable_images_are_named_with_the_reason(folder_of: FolderOf) -> Non
 def test_readable_images_leaves_out_the_same_images_as_preparation(folder_of: FolderOf) -> None:
     splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
     seen: list[tuple[str, int, int]] = []
-    readable, unreadable = readable_images(
+    readable = readable_images(
         splits.train,
         Contract(),
         progress=lambda stage, done, total, note="": seen.append((stage, done, total)),
     )
     prepared = prepared_from_set(splits.train, Contract())
-    assert unreadable == prepared.unreadable
-    assert tuple(names_of(readable)) == prepared.names
-    assert readable == replace(splits.train, images=readable.images)
+    assert readable.unreadable == prepared.unreadable
+    assert tuple(names_of(readable.dataset)) == prepared.names
+    assert readable.dataset == replace(splits.train, images=readable.dataset.images)
+    assert readable.digests == prepared.digests
     assert seen == [("checking train", done, 19) for done in range(1, 20)]
 
 
@@ -217,3 +219,59 @@ def test_a_sample_has_every_class_in_proportion(digits: Splits, count: int) -> N
 def test_a_sample_of_at_least_the_size_is_the_dataset_itself(digits: Splits) -> None:
     assert digits.validation.sample(144) is digits.validation
     assert digits.validation.sample(10_000) is digits.validation
+
+
+def test_a_prepared_sample_of_readable_images_is_the_sample(digits: Splits) -> None:
+    prepared = prepared_sample(digits.train, 37, Contract())
+    assert list(prepared.names) == names_of(digits.train.sample(37))
+    expected = prepared_from_set(digits.train.sample(37), Contract())
+    np.testing.assert_array_equal(prepared.images, expected.images)
+    np.testing.assert_array_equal(prepared.labels, expected.labels)
+
+
+def test_others_of_the_class_take_the_place_of_unreadable_images_in_a_sample(folder_of: FolderOf) -> None:
+    root = folder_of({"train/a": 60, "train/b": 60, "val/a": 1})
+    for path in sorted((root / "train/a").iterdir())[:45]:
+        path.write_bytes(b"broken")
+    train = splits_from(str(root)).train
+    done: list[tuple[int, int]] = []
+    prepared = prepared_sample(
+        train, 20, Contract(), progress=lambda stage, count, total, note="": done.append((count, total))
+    )
+    assert np.bincount(prepared.labels).tolist() == [10, 10]
+    assert len(set(prepared.names)) == len(prepared.images) == 20
+    assert all(int(name[-7:-4]) >= 45 for name in prepared.names if "/a/" in name)
+    assert done[-1] == (20, 20)
+    for name, pixels in zip(prepared.names, prepared.images, strict=True):
+        np.testing.assert_array_equal(pixels, Contract().prepared(root / name))
+    every = prepared_sample(train, 110, Contract())
+    assert (len(every.images), len(every.unreadable)) == (75, 45)
+
+
+def test_a_sample_leaves_out_excluded_images(folder_of: FolderOf) -> None:
+    train = splits_from(str(folder_of({"train/a": 20, "train/b": 20, "val/a": 1}))).train
+    first = prepared_sample(train, 10, Contract())
+    second = prepared_sample(train, 10, Contract(), excluded=first.digests)
+    assert second.excluded == first.names
+    assert len(second.images) == 10
+    assert not set(second.digests) & set(first.digests)
+    none = prepared_sample(train, 10, Contract(), excluded=prepared_from_set(train, Contract()).digests)
+    assert (len(none.images), len(none.excluded)) == (0, 40)
+
+
+def test_copies_are_in_the_split_of_their_image(folder_of: FolderOf) -> None:
+    root = folder_of({"a": 30, "b": 30})
+    before = splits_from(str(root))
+    for index in range(30):
+        content = (root / "a" / f"{index:03d}.png").read_bytes()
+        (root / "a" / f"copy_{index:03d}.png").write_bytes(content)
+        (root / "b" / f"copy_{index:03d}.png").write_bytes(content)
+    splits = splits_from(str(root))
+    assert (before.copies, splits.copies) == (0, 60)
+    every = (splits.train, splits.validation, splits.test)
+    assert sum(map(len, every)) == 120
+    contents = [{Path(str(image.source)).read_bytes() for image in split.images} for split in every]
+    assert sum(map(len, contents)) == 60  # no content is in two splits
+    # The images themselves are where they are without copies.
+    for with_copies, without in zip(every, (before.train, before.validation, before.test), strict=True):
+        assert [name for name in names_of(with_copies) if "copy" not in name] == names_of(without)

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_model import Contract, splits_from
 from alexnet_model.errors import DatasetError, ImageError
 from alexnet_model.progress import silent
 from alexnet_training import splits as splits_module
-from alexnet_training.splits import PreparedSplits, SplitInMemory, SplitOnDisk, prepared_from_splits
+from alexnet_training.splits import (
+    PreparedSplits,
+    SplitInMemory,
+    SplitOnDisk,
+    notes_on_copies,
+    prepared_from_splits,
+)
+
+from .conftest import striped
 
 
 def read(folder: Path) -> PreparedSplits:
@@ -98,8 +108,47 @@ def test_a_class_without_a_readable_image_is_refused(
 
 def test_a_class_folder_without_images_is_refused(own_stripes: Path) -> None:
     (own_stripes / "train/zebra").mkdir()
-    with pytest.raises(DatasetError, match=r"class 'zebra': got no readable image.*Add images"):
+    with pytest.raises(DatasetError, match=r"class 'zebra': got no image,.*Add images"):
         read(own_stripes)
+
+
+def test_a_class_whose_images_are_all_in_other_splits_is_refused_with_the_cause(own_stripes: Path) -> None:
+    for name in ("lying", "upright"):
+        shutil.move(own_stripes / "train" / name, own_stripes / name)
+    shutil.rmtree(own_stripes / "train")
+    shutil.rmtree(own_stripes / "val")
+    for name in ("aaa", "mmm", "zzz"):
+        (own_stripes / name).mkdir()
+        striped(True, ord(name[0])).save(own_stripes / name / "one.png")
+    # The first of a class-sorted list is always taken for the test split.
+    with pytest.raises(
+        DatasetError, match=r"class 'aaa': got only 1, for validation and testing, .* at least 3"
+    ):
+        read(own_stripes)
+
+
+@pytest.mark.parametrize("in_memory", [0, 100])
+def test_training_images_in_the_validation_split_are_noted(
+    own_stripes: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", in_memory * Contract().image_bytes)
+    splits = splits_from(str(own_stripes))
+    assert notes_on_copies(splits, read(own_stripes)) == []
+    Image.open(own_stripes / "train/lying/03.png").save(own_stripes / "val/upright/copy.bmp")
+    splits = splits_from(str(own_stripes))
+    assert notes_on_copies(splits, read(own_stripes)) == [
+        "1 of 13 validation images are training images too, which makes their accuracy too high: "
+        "val/upright/copy.bmp (train/lying/03.png)."
+    ]
+
+
+def test_copies_in_a_folder_that_is_split_are_counted(own_stripes: Path) -> None:
+    folder = own_stripes / "train"
+    for index in range(16):
+        shutil.copy(folder / f"lying/{index:02d}.png", folder / f"lying/copy_{index:02d}.png")
+    assert notes_on_copies(splits_from(str(folder)), read(folder)) == [
+        f"16 images are copies of others in {folder}; copies of an image are all in one split."
+    ]
 
 
 def test_a_split_without_a_readable_image_is_refused(own_stripes: Path) -> None:

@@ -25,7 +25,7 @@ from .loop import Accuracy, EpochRecord, Loop, accuracy_of
 from .options import TrainingOptions
 from .recipe import Augmentation, has_bf16_instructions
 from .resume import restore_state, resume_path, save_state
-from .splits import PreparedSplits, prepared_from_splits
+from .splits import PreparedSplits, notes_on_copies, prepared_from_splits
 from .start import Start, start_of
 
 with needs("train"):
@@ -43,14 +43,18 @@ class TrainingReport:
         epochs: one record for each epoch, also for those of the run that was resumed.
         epochs_resumed: how many epochs the resumed run had finished; 0 if none was resumed.
         held_out: the accuracy on the test split.
+        missing_classes: the classes of which the test split has no image, so that the accuracy says nothing
+            about them.
         unreadable: the images of all splits that were left out.
-        notes: sentences about what was chosen, converted and replaced in the weights.
+        notes: sentences about what was chosen, converted and replaced in the weights, and about images that
+            are in the data twice.
     """
 
     checkpoint: Checkpoint
     epochs: tuple[EpochRecord, ...]
     epochs_resumed: int
     held_out: Accuracy
+    missing_classes: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
     notes: tuple[str, ...]
 
@@ -101,6 +105,7 @@ def train(
         epochs_resumed = len(history)
 
         prepared = prepared_from_splits(splits, contract, progress=progress)
+        notes += notes_on_copies(splits, prepared)
         classifier = Classifier(network, contract)
         augmentation = Augmentation(contract.size, mirrorable=splits.train.mirrorable)
         frozen = tuple(network.get_submodule(name) for name in start.frozen)
@@ -119,18 +124,21 @@ def train(
         if prepared.test is not prepared.validation:
             held_out = accuracy_of(classifier, prepared.test, "held-out accuracy", progress)
 
+    present = set(prepared.test.labels.tolist())
+    missing_classes = tuple(name for label, name in enumerate(class_names) if label not in present)
     report = TrainingReport(
         checkpoint=Checkpoint(
             architecture=start.architecture,
             options=start.options,
             class_names=class_names,
             contract=contract,
-            training=_training_record(loop, start, prepared, history, held_out),
+            training=_training_record(loop, start, prepared, history, held_out, missing_classes),
             weights=network.state_dict(),
         ),
         epochs=tuple(history),
         epochs_resumed=epochs_resumed,
         held_out=held_out,
+        missing_classes=missing_classes,
         unreadable=prepared.unreadable,
         notes=tuple(notes),
     )
@@ -149,7 +157,12 @@ def _check_writable(out: Path) -> None:
 
 
 def _training_record(
-    loop: Loop, start: Start, splits: PreparedSplits, history: list[EpochRecord], held_out: Accuracy
+    loop: Loop,
+    start: Start,
+    splits: PreparedSplits,
+    history: list[EpochRecord],
+    held_out: Accuracy,
+    missing_classes: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return the checkpoint's `training` as JSON: where the weights come from."""
     options, last, epochs = loop.options, history[-1], len(history)
@@ -177,6 +190,7 @@ def _training_record(
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
         "held_out_accuracy": asdict(held_out),
+        "classes_without_held_out_images": list(missing_classes),
         "seconds": round(sum(epoch.seconds for epoch in history), 1),
         "machine": machine_name(),
         "versions": versions_of("torch", "kornia", "numpy", "pillow", "scikit-learn", "alexnet-serving"),

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from alexnet_model.datasets import (
     prepared_from_set,
     readable_images,
 )
-from alexnet_model.errors import DatasetError
+from alexnet_model.errors import DatasetError, listed
 from alexnet_model.progress import Progress
 
 MAX_BYTES_IN_MEMORY = 308_281_344  # of one split: 2,048 images of 224 pixels
@@ -41,6 +42,8 @@ class SplitInMemory:
 
     images: Uint8Array  # (N, S, S, 3)
     labels: Indices
+    names: tuple[str, ...]
+    digests: tuple[str, ...]  # of the prepared images
     unreadable: tuple[Unreadable, ...]
 
     def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
@@ -60,8 +63,14 @@ class SplitOnDisk:
 
     images: tuple[LabelledImage, ...]
     labels: Indices
+    digests: tuple[str, ...]  # of the prepared images
     unreadable: tuple[Unreadable, ...]
     contract: Contract
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the images."""
+        return tuple(image.name for image in self.images)
 
     def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
         """Yield images and labels as `SplitInMemory.batches` does.
@@ -103,7 +112,7 @@ class PreparedSplits:
     def unreadable(self) -> tuple[Unreadable, ...]:
         """The images of all splits that were left out."""
         distinct = [self.train, self.validation] + [self.test] * (self.test is not self.validation)
-        return tuple(image for split in distinct for image in split.unreadable)
+        return tuple(dict.fromkeys(image for split in distinct for image in split.unreadable))
 
 
 def prepared_from_splits(splits: Splits, contract: Contract, *, progress: Progress) -> PreparedSplits:
@@ -118,22 +127,55 @@ def prepared_from_splits(splits: Splits, contract: Contract, *, progress: Progre
         DatasetError: a split, or a class of the training split, has no readable image.
     """
     train = _prepared_split(splits.train, contract, progress)
-    _check_classes(splits.train, train)
+    _check_classes(splits, train)
     validation = _prepared_split(splits.validation, contract, progress)
     same = splits.test.images == splits.validation.images
     test = validation if same else _prepared_split(splits.test, contract, progress)
     return PreparedSplits(train, validation, test)
 
 
+def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
+    """Say how many images are copies, and whether training images are among those of the other splits.
+
+    Args:
+        splits: the dataset.
+        prepared: its prepared splits. Images are equal if their prepared pixels are.
+    """
+    notes = []
+    if splits.copies:
+        notes.append(
+            f"{splits.copies:,} images are copies of others in {splits.train.source}; "
+            "copies of an image are all in one split."
+        )
+    trained_on = dict(zip(prepared.train.digests, prepared.train.names, strict=True))
+    others = [prepared.validation] + [prepared.test] * (prepared.test is not prepared.validation)
+    for dataset, split in zip((splits.validation, splits.test), others, strict=False):
+        shared = [
+            f"{name} ({trained_on[digest]})"
+            for name, digest in zip(split.names, split.digests, strict=True)
+            if digest in trained_on
+        ]
+        if shared:
+            notes.append(
+                f"{len(shared):,} of {len(split.names):,} {dataset.split} images are training images too, "
+                f"which makes their accuracy too high: {listed(shared)}."
+            )
+    return notes
+
+
 def _prepared_split(dataset: ImageDataset, contract: Contract, progress: Progress) -> Split:
     if len(dataset) * contract.image_bytes <= MAX_BYTES_IN_MEMORY:
         prepared = prepared_from_set(dataset, contract, progress=progress)
-        return SplitInMemory(prepared.images, prepared.labels, prepared.unreadable)
-    readable, unreadable = readable_images(dataset, contract, progress=progress)
-    return SplitOnDisk(readable.images, readable.labels, unreadable, contract)
+        return SplitInMemory(
+            prepared.images, prepared.labels, prepared.names, prepared.digests, prepared.unreadable
+        )
+    readable = readable_images(dataset, contract, progress=progress)
+    images = readable.dataset
+    return SplitOnDisk(images.images, images.labels, readable.digests, readable.unreadable, contract)
 
 
-def _check_classes(dataset: ImageDataset, train: Split) -> None:
+def _check_classes(splits: Splits, train: Split) -> None:
+    dataset = splits.train
     subject = f"{dataset.source} ({dataset.split})"
     if len(dataset.class_names) < 2:
         raise DatasetError(
@@ -146,13 +188,28 @@ def _check_classes(dataset: ImageDataset, train: Split) -> None:
     empty = [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
     if empty:
         label = dataset.class_names.index(empty[0])
-        names = {image.name for image in dataset.images if image.label == label}
-        reasons = [image.reason for image in train.unreadable if image.name in names]
+        listed_here = {image.name for image in dataset.images if image.label == label}
+        elsewhere = {
+            image.name
+            for split in (splits.validation, splits.test)
+            for image in split.images
+            if image.label == label
+        }
+        left_out = dataset.left_out if not listed_here else ()
+        reasons = [image.reason for image in train.unreadable if image.name in listed_here]
+        reasons += [image.reason for image in left_out if empty[0] in Path(image.name).parts]
+        if reasons:
+            got, next_step = "no readable image", f"The first reason: {reasons[0]}"
+        elif elsewhere:
+            got = f"only {len(elsewhere)}, for validation and testing"
+            next_step = "Add images of this class. A folder that is split needs at least 3."
+        else:
+            got, next_step = "no image", "Add images, or remove the folder."
         raise DatasetError(
             f"{subject}: class {empty[0]!r}",
-            got="no readable image",
+            got=got,
             expected="at least one of every class",
-            next_step=f"The first reason: {reasons[0]}" if reasons else "Add images, or remove the folder.",
+            next_step=next_step,
         )
 
 

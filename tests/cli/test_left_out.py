@@ -1,0 +1,43 @@
+"""What `train` prints about images that they leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from alexnet_cli.tables import print_training
+from alexnet_model.datasets import Unreadable
+from alexnet_training import TrainingReport
+from alexnet_training.loop import Accuracy
+
+
+def report(**changes: Any) -> TrainingReport:
+    values: dict[str, Any] = {
+        "checkpoint": None,
+        "epochs": (),
+        "epochs_resumed": 0,
+        "held_out": Accuracy(20, 20),
+        "missing_classes": (),
+        "unreadable": (),
+        "notes": (),
+    }
+    return TrainingReport(**values | changes)
+
+
+def test_the_classes_without_a_held_out_image_are_beside_the_accuracy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_training(report(missing_classes=("rose", "tulip")))
+    assert "accuracy 100.0% (20 of 20 images; none of rose, tulip)" in capsys.readouterr().out
+    print_training(report())
+    assert "accuracy 100.0% (20 of 20 images)" in capsys.readouterr().out
+
+
+def test_ten_of_many_images_that_were_left_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    print_training(report(unreadable=tuple(Unreadable(f"{n}", f"{n}.png: cut") for n in range(312))))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Left out 312 images and folders that cannot be read:"
+    assert lines[1:] == [*(f"  {n}.png: cut" for n in range(10)), "  and 302 more"]
+    print_training(report(unreadable=(Unreadable("1", "a\nb.png: cut"),)))
+    assert capsys.readouterr().err.splitlines()[1:] == ["  a\\nb.png: cut"]
