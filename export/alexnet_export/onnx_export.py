@@ -194,7 +194,11 @@ def refuse_foreign_export(folder: Path) -> None:
         ExportError: `folder` is a file, or holds another file or folder.
     """
     refuse_foreign_files(
-        folder, lambda name: bool(OUR_FILES.fullmatch(name)), what="an earlier export", error=ExportError
+        folder,
+        lambda name: bool(OUR_FILES.fullmatch(name)),
+        what="an earlier export",
+        error=ExportError,
+        record=MANIFEST_NAME,
     )
 
 

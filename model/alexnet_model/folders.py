@@ -1,4 +1,4 @@
-"""Folders that a command replaces as a whole: refuse those that hold files that the command did not write."""
+"""Folders of users: what in them is ignored, and which of them a command may replace as a whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,32 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from .errors import AlexnetError
-from .manifest import MANIFEST_NAME
+
+# In lower case. Names that start with a dot need no entry.
+JUNK_NAMES = frozenset(
+    {
+        *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Windows
+        *("$recycle.bin", "recycler", "system volume information"),
+        *("@eadir", "@tmp", "#recycle", "#snapshot"),  # Synology
+        *("@recycle", "@__thumb", "@recently-snapshot"),  # QNAP
+        "lost+found",  # ext4
+    }
+)
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a system wrote a file or folder for itself beside the user's files, or it is hidden.
+
+    Folders of images and model repositories are read as if such files and folders did not exist.
+
+    Args:
+        name: The last part of a path.
+
+    >>> is_junk("._rose.jpg"), is_junk("@eaDir"), is_junk("Thumbs.db"), is_junk("rose.jpg")
+    (True, True, True, False)
+    """
+    return name.startswith(".") or name.lower() in JUNK_NAMES
 
 
 def refuse_foreign_files(
@@ -15,7 +40,7 @@ def refuse_foreign_files(
     *,
     what: str,
     error: type[AlexnetError],
-    record: str = MANIFEST_NAME,
+    record: str,
     ignored: Collection[str] = (),
 ) -> None:
     """Refuse to replace a folder that holds anything that the caller did not write.
@@ -28,7 +53,7 @@ def refuse_foreign_files(
         is_ours: Whether a file or folder of that name is one that the caller writes.
         what: What such a folder is, for the message, such as `an earlier export`.
         error: The class of the error to raise.
-        record: The name of the record, by default `export.json`.
+        record: The name of the record, such as `export.json`.
         ignored: Names that may be there and are kept.
 
     Raises:

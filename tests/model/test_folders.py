@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 
 from alexnet_model.errors import ExportError
-from alexnet_model.folders import refuse_foreign_files
+from alexnet_model.folders import is_junk, refuse_foreign_files
 
 OURS = {"export.json", "model.onnx"}
 
 
 def refuse(folder: Path) -> None:
     refuse_foreign_files(
-        folder, OURS.__contains__, what="an export", error=ExportError, ignored=("README.md",)
+        folder,
+        OURS.__contains__,
+        what="an export",
+        error=ExportError,
+        record="export.json",
+        ignored=("README.md",),
     )
 
 
@@ -42,3 +47,21 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="got a file"):
         refuse(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".DS_Store", "._rose.jpg", ".ipynb_checkpoints", ".hidden", "__MACOSX", "@eaDir", "lost+found"),
+        *("Thumbs.db", "thumbs.DB", "Desktop.ini", "$RECYCLE.BIN", "System Volume Information", "#recycle"),
+    ],
+)
+def test_files_and_folders_that_systems_write_are_junk(name: str) -> None:
+    assert is_junk(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["rose.jpg", "_rose", "__pycache__", "thumbs", "lost", "@home", "a.DS_Store"]
+)
+def test_names_of_users_are_not_junk(name: str) -> None:
+    assert not is_junk(name)
