@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_model.errors import RepositoryError, os_errors_as
-from alexnet_model.files import atomic_directory, link_or_copy
+from alexnet_model.files import atomic_directory, link_or_copy, restore_interrupted
 from alexnet_model.folders import refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
@@ -126,7 +126,7 @@ def write_repository(
     versions = same_name.versions if same_name is not None and replace == "version" else {}
     stay = [packed_export(repository, name, other) for other in versions if other != version]
     index = ExportVersions(served=version, versions={**versions, version: options})
-    with unwritable, atomic_directory(repository) as staged:
+    with unwritable, atomic_directory(repository, record=INDEX_NAME) as staged:
         _write_configs(entries, manifest, staged, options)
         for entry in entries:
             _link_files(entry, artifacts_folder, staged)
@@ -151,6 +151,8 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
     Raises:
         RepositoryError: the repository is missing or has no model, or a name is unsafe to pass to Triton.
     """
+    if not any(repository.glob(f"*/{CONFIG_FILE}")):
+        restore_interrupted(repository)
     if not repository.is_dir():
         raise _no_models(repository, "no such folder")
     models = sorted(path.parent.name for path in repository.glob(f"*/{CONFIG_FILE}"))
