@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .folders import is_junk
+from .reading import open_regular
 
 _PART = re.compile(r"\.alexnet-[a-z0-9_]{8}\.part")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -40,9 +41,9 @@ def sha256_of_file(path: Path) -> str:
         path: the file; it is read in chunks.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a pipe or a device.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ManifestError, os_error_reason
+from .reading import text_of_file, value_from_json
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -36,7 +36,7 @@ def record_from_file(kind: type[AnyRecord], path: Path, *, what: str, make: str)
         ManifestError: the file is missing, no JSON, or of another schema; the field is named.
     """
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(value_from_json(text_of_file(path)))
     except OSError as error:
         got = os_error_reason(error)
         raise ManifestError(str(path), got=got, expected=what, next_step=make) from error
