@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from .errors import ManifestError, os_error_reason
 from .reading import text_of_file, value_from_json
@@ -18,6 +20,17 @@ class Record(BaseModel):
     """A frozen record; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def model_dump_json(self, **options: Any) -> str:
+        """Return the record as JSON, as pydantic does, also with a path in it that is not UTF-8.
+
+        Args:
+            options: as of pydantic's method.
+        """
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:  # Python has such a path with surrogates, which UTF-8 cannot have
+            return json.dumps(self.model_dump(mode="json"), indent=options.get("indent"))
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
