@@ -77,7 +77,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with _naming(path), _part_in(path.parent) as part:
         temporary = part / "new" / path.name
         yield temporary
-        # Some libraries create files that only their owner can read. The folder has the umask of this process.
+        # Some libraries create files that only their owner can read; the folder is by the umask.
         temporary.chmod(temporary.parent.stat().st_mode & 0o666)
         _fsync(temporary)
         temporary.replace(path)
