@@ -22,6 +22,7 @@ from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
 from alexnet_model.model_names import is_decoder
 from alexnet_model.progress import Progress, silent
+from alexnet_model.reading import text_of_file
 from alexnet_serving import CONFIG_FILE, EmbeddedServer, models_of_repository
 
 from .figures.intervals import Figure, figure_from_repeats
@@ -167,7 +168,7 @@ def _config_of(repository: Path, model: str) -> TritonConfig:
 
     path = repository / model / CONFIG_FILE
     try:
-        return config_from_text(path.read_text(encoding="utf-8"))
+        return config_from_text(text_of_file(path))
     except (OSError, UnicodeDecodeError, ParseError) as error:
         raise RepositoryError(
             str(path),

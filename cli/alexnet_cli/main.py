@@ -7,6 +7,7 @@ Ctrl-C. A traceback is printed only with `--debug`.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -65,6 +66,11 @@ def _root(
 def main() -> None:
     """Run the command line of this process and exit."""
     signal.signal(signal.SIGTERM, _exit_cleanly)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup lets a command outlive its terminal
+        signal.signal(signal.SIGHUP, _exit_cleanly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if it is closed
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     sys.exit(run(sys.argv[1:]))
 
 
@@ -117,6 +123,6 @@ def _failed(line: str, code: int) -> int:
     return code
 
 
-def _exit_cleanly(_: int, __: FrameType | None) -> None:
-    """Exit on SIGTERM by an exception, so that every `with` block closes its resources."""
-    raise SystemExit(143)
+def _exit_cleanly(number: int, _: FrameType | None) -> None:
+    """Exit on SIGTERM and SIGHUP by an exception, so that every `with` block closes its resources."""
+    raise SystemExit(128 + number)

@@ -8,6 +8,7 @@ from pathlib import Path
 from alexnet_model.errors import ExportError
 from alexnet_model.files import atomic_directory, link_or_copy
 from alexnet_model.manifest import (
+    MANIFEST_NAME,
     REFERENCE_NAME,
     Artifact,
     Engine,
@@ -75,7 +76,7 @@ def build_engines(
     if any(builder.run for builder in builders):
         gate_inputs = gate_inputs_from_folder(folder, manifest, progress=progress)
 
-    with atomic_directory(folder) as staged:
+    with atomic_directory(folder, record=MANIFEST_NAME) as staged:
         new = {engine_file_name(artifact, builder) for artifact in to_build for builder in builders}
         updated = {a.precision: _link_unchanged(a, folder, staged, leave_out=new) for a in manifest.artifacts}
         if manifest.reference_sha256 is not None:

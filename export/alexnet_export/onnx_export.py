@@ -169,7 +169,7 @@ def export_onnx(
         logits, sha256_of_pixels(evaluation.images), synthetic_logits, sha256_of_pixels(synthetic.images)
     )
 
-    with atomic_directory(out) as staged:
+    with atomic_directory(out, record=MANIFEST_NAME) as staged:
         _convert(checkpoint, name, staged, options, calibration.images if calibration else None, progress)
         artifacts = []
         for done, precision in enumerate(options.to_make):

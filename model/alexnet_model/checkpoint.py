@@ -23,6 +23,7 @@ from .errors import CheckpointError, UsageError
 from .extras import needs
 from .factories import Option
 from .files import atomic_file
+from .reading import value_from_json
 
 with needs("export"):
     import torch
@@ -241,6 +242,8 @@ def is_checkpoint(path: Path) -> bool:
     Args:
         path: the file. It may be missing or broken, which `load_checkpoint` then reports.
     """
+    if not path.is_file():  # opening a pipe would wait for a writer
+        return True
     try:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {}).get("format")).startswith("alexnet-")
@@ -280,7 +283,7 @@ def _verified_record(path: Path, metadata: Mapping[str, str]) -> tuple[str, Chec
     if _sha256(text) != metadata.get("record_sha256"):
         raise _altered(path, "record")
     try:
-        record = json.loads(text)
+        record = value_from_json(text)
         return record["weights_sha256"], Checkpoint(
             architecture=str(record["architecture"]),
             options=_options_from(record["options"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError, os_errors_as
+from .reading import bytes_of_file, value_from_json
 
 DIGITS = tuple(str(digit) for digit in range(10))
 LARGEST_FILE = 16 * 2**20  # bytes
@@ -36,16 +36,12 @@ def class_names_from_file(path: Path) -> tuple[str, ...]:
         UsageError: the file is missing, too large, or holds something else.
     """
     with os_errors_as(UsageError, path, expected="a file of class names", next_step="Check the path."):
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(
-                str(path), got=f"{path.stat().st_size:,} bytes", expected="a file of class names"
-            )
-        content = path.read_bytes()
+        content = bytes_of_file(path, max_bytes=LARGEST_FILE)
     try:
         text = content.decode("utf-8-sig")
         if path.suffix == ".json":
-            return _names_from_json(json.loads(text))
-    except (ValueError, RecursionError) as error:
+            return _names_from_json(value_from_json(text))
+    except ValueError as error:
         raise UsageError(
             str(path),
             got=f"{error}",

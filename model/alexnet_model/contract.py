@@ -24,6 +24,7 @@ from PIL import Image
 
 from .decoding import WHITE, BinaryFile, Colour, upright_from_encoded, upright_from_opened
 from .errors import ContractError, ImageError
+from .reading import value_from_json
 
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
 ImageInput: TypeAlias = str | Path | bytes | BinaryFile | Image.Image
@@ -343,8 +344,8 @@ def values_from_json(text: str, *, next_step: str = "Export the model again.") -
         ContractError: it is not JSON, or JSON of another type.
     """
     try:
-        values: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values: Any = value_from_json(text)
+    except ValueError as error:
         raise _unreadable(f"text that is not JSON ({error})", next_step) from error
     if not isinstance(values, dict):
         raise _unreadable(f"JSON of type {type(values).__name__}", next_step)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .contract import Contract, values_from_json
 from .errors import ContractError, os_errors_as
+from .reading import bytes_of_file
 
 PRESETS: Mapping[str, Contract] = {
     "imagenet": Contract(),  # torchvision's recipe
@@ -31,10 +32,8 @@ def contract_from_file(path: Path) -> Contract:
     """
     expected = "a JSON file with fields of a contract"
     next_step = "Check the path."
-    with os_errors_as(ContractError, path, expected=expected, next_step=next_step), path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise ContractError(str(path), got=f"more than {MAX_FILE_BYTES:,} bytes", expected=expected)
+    with os_errors_as(ContractError, path, expected=expected, next_step=next_step):
+        content = bytes_of_file(path, max_bytes=MAX_FILE_BYTES)
     try:
         values = values_from_json(content.decode("utf-8", "replace"), next_step="Correct the file.")
         known = sorted(field.name for field in fields(Contract))

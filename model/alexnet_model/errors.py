@@ -199,7 +199,7 @@ def listed(names: Iterable[str], limit: int = LISTED, *, separator: str = ", ") 
 
 
 def os_error_reason(error: OSError) -> str:
-    """Return the operating system's text for an error, in lower case, for the `got` of a message.
+    """Return the operating system's text for an error, for the `got` of a message: without a capital.
 
     Args:
         error: the error; its `strerror` is used where it has one.
@@ -207,7 +207,8 @@ def os_error_reason(error: OSError) -> str:
     >>> os_error_reason(FileNotFoundError(2, "No such file or directory"))
     'no such file or directory'
     """
-    return (error.strerror or str(error)).lower()
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
 
 
 def foreign_error_reason(error: BaseException) -> str:

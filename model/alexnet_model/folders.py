@@ -46,7 +46,7 @@ def refuse_foreign_files(
     """Refuse to replace a folder that holds anything that the caller did not write.
 
     An empty folder passes, and so does one that does not exist. A folder with files of ours must also hold
-    their record.
+    their record. Junk is ignored; `atomic_directory` keeps what is hidden.
 
     Args:
         folder: The folder that is about to be replaced.
@@ -62,7 +62,8 @@ def refuse_foreign_files(
     if not folder.exists():
         return
     if folder.is_dir():
-        names = sorted(path.name for path in folder.iterdir() if path.name not in ignored)
+        found = (path.name for path in folder.iterdir())
+        names = sorted(name for name in found if name not in ignored and not is_junk(name))
         foreign = [name for name in names if not is_ours(name)]
         if not foreign and (not names or record in names):
             return

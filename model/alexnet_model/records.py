@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from .errors import ManifestError, os_error_reason
+from .reading import text_of_file, value_from_json
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -18,6 +20,17 @@ class Record(BaseModel):
     """A frozen record; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def model_dump_json(self, **options: Any) -> str:
+        """Return the record as JSON, as pydantic does, also with a path in it that is not UTF-8.
+
+        Args:
+            options: as of pydantic's method.
+        """
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:  # Python has such a path with surrogates, which UTF-8 cannot have
+            return json.dumps(self.model_dump(mode="json"), indent=options.get("indent"))
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -36,7 +49,7 @@ def record_from_file(kind: type[AnyRecord], path: Path, *, what: str, make: str)
         ManifestError: the file is missing, no JSON, or of another schema; the field is named.
     """
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(value_from_json(text_of_file(path)))
     except OSError as error:
         got = os_error_reason(error)
         raise ManifestError(str(path), got=got, expected=what, next_step=make) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from alexnet_export import (
     refuse_foreign_export,
 )
 from alexnet_model.checkpoint import Checkpoint
-from alexnet_model.errors import ManifestError, UsageError
-from alexnet_model.files import atomic_directory
+from alexnet_model.errors import ExportError, ManifestError, RepositoryError, UsageError, os_errors_as
+from alexnet_model.files import atomic_directory, check_writable, restore_interrupted
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
 from alexnet_model.model_names import default_name
 from alexnet_model.pretrained import checkpoint_from
 from alexnet_model.progress import Progress, silent
+from alexnet_model.records import Precision
 from alexnet_serving import (
     Replaced,
     index_of,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_FOLDER = Path("build/export")
+_BYTES_PER_WEIGHT: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def export_model(
 ) -> ExportResult:
     """Export a network to ONNX files, check them by the gate, build engines, and write a model repository.
 
-    Invalid options, folders with other files, and a missing GPU or image are found before any slow work
-    starts. The repository and the export folder are replaced as a whole.
+    Invalid options, folders with other files or without space, and a missing GPU or image are found before
+    any slow work starts. The repository and the export folder are replaced as a whole.
 
         result = export_model("checkpoint.safetensors", ExportOptions(calibration="digits"))
         print(result.models)
@@ -100,7 +102,7 @@ def export_model(
     Raises:
         UsageError: options are invalid, or do not go with this source.
         CheckpointError, DatasetError, CalibrationError: weights or images cannot be used.
-        ExportError: a conversion failed, or `out` holds files that no export wrote.
+        ExportError: a conversion failed, or `out` holds files that no export wrote or cannot be written.
         EngineError, DockerError, MissingExtra: engines cannot be built here.
         ManifestError: files of the earlier export are missing or altered.
         RepositoryError: the gate accepted nothing, or the repository cannot be written.
@@ -115,12 +117,15 @@ def export_model(
         left_out.append(str(error))
 
     with ExitStack() as opened:
+        if isinstance(source, str | Path):
+            restore_interrupted(Path(source))
         earlier = Path(source) if isinstance(source, str | Path) and Path(source).is_dir() else None
         unpacked = earlier is not None and is_repository(earlier)
         recorded = None if earlier is None else _recorded_export(earlier, options)
         folder = options.out if unpacked else earlier or options.out or DEFAULT_FOLDER
         if folder is not None:
             _check_apart(folder, options.repository)
+        _check_folders(folder, options.repository)
         if folder is not None and folder != earlier:
             refuse_foreign_export(folder)
         refuse_foreign_repository(options.repository)
@@ -135,6 +140,7 @@ def export_model(
             checkpoint = checkpoint_from(source, options.weights_options, note=notes.append)
             name = options.name or default_name(checkpoint.architecture)
             replaced = _replaced_by(name, options.model_version_or_default, options)
+            _check_folders(folder, options.repository, needed_bytes=_size_of_export(checkpoint, options))
             manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
         else:
             version = options.model_version or recorded.model_version
@@ -144,7 +150,7 @@ def export_model(
             if folder is None:
                 folder = opened.enter_context(unpacked_export(earlier, options.name, left_out=leave_out))
             else:
-                with atomic_directory(folder) as staged:
+                with atomic_directory(folder, record=MANIFEST_NAME) as staged:
                     unpack_repository(earlier, staged, name=options.name, left_out=leave_out)
         assert folder is not None
         if engine_options:
@@ -309,6 +315,35 @@ def _recorded_export(folder: Path, options: ExportOptions) -> Manifest:
             next_step=f"Add --out {DEFAULT_FOLDER}.",
         )
     return manifest
+
+
+def _check_folders(out: Path | None, repository: Path, *, needed_bytes: int = 0) -> None:
+    """Check that both folders can be written, and undo what a killed export has left of them.
+
+    Args:
+        out: The folder of the ONNX files; None if it is temporary.
+        repository: The repository, whose files are links to those in `out` if both are on one disk.
+        needed_bytes: The size of the export's files.
+
+    Raises:
+        ExportError, RepositoryError: a folder cannot be written, or the free space does not suffice.
+    """
+    for folder, kind in ((out, ExportError), (repository, RepositoryError)):
+        if folder is not None:
+            with os_errors_as(
+                kind,
+                folder,
+                expected="a folder that can be written, with space for the models",
+                next_step="Nothing was changed. Choose another folder, or free some space.",
+            ):
+                check_writable(folder, needed_bytes=needed_bytes)
+
+
+def _size_of_export(checkpoint: Checkpoint, options: ExportOptions) -> int:
+    """Return the least that the ONNX files of some weights take, in bytes."""
+    parameters = sum(tensor.numel() for tensor in checkpoint.weights.values())
+    precisions: tuple[Precision, ...] = options.precisions or ("fp32", "fp16")
+    return sum(parameters * _BYTES_PER_WEIGHT[precision] for precision in precisions)
 
 
 def _check_apart(out: Path, repository: Path) -> None:

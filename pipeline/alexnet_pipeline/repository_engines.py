@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_model.errors import EngineRefused, ManifestError
+from alexnet_model.files import folder_beside
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.passport import Passport
 from alexnet_model.progress import Progress, silent
@@ -50,9 +50,8 @@ def unpacked_export(
         OSError: nothing can be written beside the repository.
     """
     models_of_repository(repository)  # raises if there is no model
-    repository = repository.resolve()
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=f".{repository.name}.") as beside:
-        folder = Path(beside) / "export"
+    with folder_beside(repository) as beside:
+        folder = beside / "export"
         unpack_repository(repository, folder, name=name, left_out=left_out)
         yield folder
 

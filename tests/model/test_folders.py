@@ -21,7 +21,13 @@ def refuse(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("names", [(), ("README.md",), ("export.json",), ("export.json", "model.onnx")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *((), ("README.md",), ("export.json",), ("export.json", "model.onnx")),
+        *((".DS_Store", "lost+found"), ("export.json", "._export.json", "@eaDir", ".git")),
+    ],
+)
 def test_our_own_files_and_ignored_ones_pass(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,14 @@ def test_values_that_are_not_finite_are_refused() -> None:
             finite=True,
             probabilities_off=0.0,
         )
+
+
+def test_a_path_that_is_not_utf8_is_recorded(manifest: Manifest, tmp_path: Path) -> None:
+    """Python has the bytes that are not UTF-8 as surrogates, which pydantic cannot write."""
+    source = os.fsdecode(b"/images/caf\xe9")
+    evaluation = manifest.evaluation.model_copy(update={"source": source})
+    changed = manifest.model_copy(update={"evaluation": evaluation})
+    write_manifest(changed, tmp_path)
+    assert manifest_from_folder(tmp_path) == changed
+    assert json.loads(changed.model_dump_json())["evaluation"]["source"] == source
+    assert changed.digest != manifest.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,22 @@ def test_foreign_folders_are_refused_before_the_checkpoint_is_read(tmp_path: Pat
         export_model("missing.safetensors", options)
     with pytest.raises(UsageError, match="neither inside the other"):
         export_model("missing.safetensors", replace(options, repository=tmp_path / "export" / "models"))
+
+
+def test_folders_that_cannot_be_written_are_refused_before_the_checkpoint_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="file/export: got not a directory, expected a folder that can be"):
+        export_model("missing.safetensors", options_in(tmp_path / "file"))
+    options = replace(options_in(tmp_path), repository=tmp_path / "file" / "models")
+    with pytest.raises(RepositoryError, match="file/models: got not a directory"):
+        export_model("missing.safetensors", options)
+
+
+def test_too_little_space_is_found_before_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**5))
+    monkeypatch.setattr(module, "export_onnx", None)
+    with pytest.raises(ExportError, match=r"export: got 0 MB are free, and at least \d+ MB are needed"):
+        export_model(random_checkpoint(), options_in(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -125,11 +125,22 @@ def on_onnxruntime(repository: Path) -> Path:
     return repository
 
 
+def add_junk(repository: Path) -> None:
+    """Add what operating systems, network drives and notebooks write into folders for themselves."""
+    for folder in ("lost+found", "@eaDir", ".Trash-1000", "alexnet_int8/@eaDir", "alexnet_int8/1/.snapshot"):
+        (repository / folder).mkdir()
+    for file in (".DS_Store", "._config.pbtxt", "Thumbs.db", "@eaDir/labels.txt@SynoEAStream"):
+        (repository / file).write_bytes(b"\0\0\0\1Bud1")
+        (repository / "alexnet_int8" / file).write_bytes(b"\0\0\0\1Bud1")
+    (repository / "alexnet_int8" / "1" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+
+
 @pytest.fixture(scope="session")
 def server(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    # Spaces, quotes and a stray file: none of them may trouble Triton.
+    # Spaces, quotes, a stray file and what systems write into folders: none of them may trouble Triton.
     path = tmp_path_factory.mktemp("served") / "it's a repository; $HOME"
     write_repository(artifacts.manifest, artifacts.folder, path)
     (path / "README.md").write_text("a stray file")
+    add_junk(path)
     with EmbeddedServer(path) as server:
         yield server

@@ -179,6 +179,24 @@ def test_the_options_of_triton_are_those_of_the_code(
 
 
 @pytest.mark.parametrize("name", TRITON_SERVICES)
+def test_only_folders_with_a_configuration_are_loaded(
+    name: str, services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By itself Triton takes every folder for a model, and ends."""
+    install(monkeypatch, tmp_path, "tritonserver", "printf '%s\\n' \"$@\"")
+    models = tmp_path / "models"
+    for folder in ("lost+found", "@eaDir", ".trash", "alexnet", "alexnet_int8"):
+        (models / folder).mkdir(parents=True)
+    for folder in (".trash", "alexnet", "alexnet_int8"):
+        (models / folder / "config.pbtxt").touch()
+    command = [filled(word).replace("/models", str(models)) for word in services[name]["command"]]
+    environment = {**os.environ, "TRITON_OPTIONS": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    loaded = [option for option in run.stdout.splitlines() if option.startswith("--load-model")]
+    assert loaded == ["--load-model=alexnet", "--load-model=alexnet_int8"]
+
+
+@pytest.mark.parametrize("name", TRITON_SERVICES)
 def test_the_health_check_asks_for_readiness(
     name: str, server: EmbeddedServer, services: dict[str, dict[str, Any]]
 ) -> None:

@@ -36,7 +36,7 @@ LOCK = "shared-memory,model-repository,logging,trace:alexnet=KEY"
 TRITON = [
     "tritonserver",
     "--model-repository=/models",
-    "--model-control-mode=none",
+    "--model-control-mode=explicit",
     "--disable-auto-complete-config",
     "--exit-on-error=true",
     "--strict-readiness=true",
@@ -46,6 +46,7 @@ TRITON = [
     "--allow-sagemaker=false",
     "--allow-vertex-ai=false",
 ]
+LOAD_INT8 = "--load-model=alexnet_int8"
 NO_GPU_METRICS = "--allow-gpu-metrics=false"
 
 
@@ -112,7 +113,12 @@ def test_engines(artifacts: Artifacts, gpu: None, fake: Fake, tmp_path: Path) ->
         (run,) = docker.runs
         expected = docker_options(engines, server, gpus=True, address="127.0.0.1")
         assert options_of(run, TRITON_IMAGE) == expected
-        assert triton_options(run, TRITON_IMAGE) == [*TRITON, "--model-load-thread-count=1"]
+        assert triton_options(run, TRITON_IMAGE) == [
+            *TRITON,
+            "--load-model=alexnet_fp32",
+            LOAD_INT8,
+            "--model-load-thread-count=1",
+        ]
         assert server.grpc_url.startswith("grpc://127.0.0.1:")
         assert server.metrics_url.endswith("/metrics")
 
@@ -123,8 +129,9 @@ def test_models_for_a_cpu(on_cpu: Path, gpu: None, fake: Fake) -> None:
         (run,) = docker.runs
         expected = docker_options(on_cpu, server, gpus=False, address="127.0.0.1")
         assert options_of(run, CPU_IMAGE) == expected
+        load = ["--load-model=alexnet", "--load-model=alexnet_decode"]
         pool = "--backend-config=python,shm-default-byte-size=16777216"
-        assert triton_options(run, CPU_IMAGE) == [*TRITON, pool, NO_GPU_METRICS]
+        assert triton_options(run, CPU_IMAGE) == [*TRITON, *load, LOAD_INT8, pool, NO_GPU_METRICS]
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -139,7 +146,8 @@ def test_onnxruntime_takes_a_gpu_where_there_is_one(
     with DockerServer(on_onnxruntime):
         (run,) = docker.runs
         assert ("--gpus=all" in run) == here
-        assert triton_options(run, TRITON_IMAGE) == TRITON + ([] if here else [NO_GPU_METRICS])
+        expected = [*TRITON, "--load-model=alexnet_fp32", *([] if here else [NO_GPU_METRICS])]
+        assert triton_options(run, TRITON_IMAGE) == expected
 
 
 def test_version_compatible_engines_are_announced(

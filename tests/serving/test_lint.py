@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ import pytest
 
 from alexnet_model.errors import RepositoryError
 from alexnet_model.passport import passport_of
-from alexnet_serving import RepositoryOptions, lint, write_repository
+from alexnet_serving import RepositoryOptions, lint, models_of_repository, write_repository
+from alexnet_serving.repositories.backends import backends_of_repository
 
-from .conftest import Artifacts
+from .conftest import Artifacts, add_junk
 from .recorded_engines import repository_of_engines, with_engines
 
 
@@ -64,6 +66,41 @@ def test_a_new_repository_has_no_findings(
     export = with_engines(artifacts, tmp_path / "export")
     write_repository(export.manifest, export.folder, tmp_path / "models", options)
     assert lint(tmp_path / "models") == ()
+
+
+def test_what_systems_write_into_folders_is_no_finding(repository: Path, artifacts: Artifacts) -> None:
+    add_junk(repository)
+    (repository / ".trash").mkdir()
+    (repository / ".trash" / "config.pbtxt").touch()
+    assert lint(repository) == ()
+    assert models_of_repository(repository) == ("alexnet", "alexnet_decode", "alexnet_fp32", "alexnet_int8")
+    assert ".trash" not in backends_of_repository(repository)
+    write_repository(artifacts.manifest, artifacts.folder, repository)
+    assert lint(repository) == ()
+    assert (repository / ".Trash-1000").is_dir(), "hidden folders of the user stay"
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "labels.txt", "1/model.onnx", "../alexnet.1.export.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_files_that_are_not_regular_are_found_at_once(repository: Path, name: str, kind: str) -> None:
+    path = repository / "alexnet_int8" / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    backends_of_repository(repository)
+    findings = [str(finding) for finding in lint(repository)]
+    assert findings
+    assert all(path.name in finding for finding in findings), findings
+
+
+def test_a_record_that_is_nested_too_deeply_is_a_finding(repository: Path) -> None:
+    for name in ("alexnet.1.export.json", "repository.json"):
+        rewritten(repository / name, '{"a":' * 5000 + "1" + "}" * 5000)
+        assert only(repository).startswith(f"{name}: got more than 100 levels of nesting")
+    rewritten(repository / "alexnet_int8" / "config.pbtxt", "a {" * 5000)
+    assert backends_of_repository(repository)["alexnet_int8"] == ""
 
 
 class TestLabels:

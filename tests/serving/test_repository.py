@@ -280,3 +280,18 @@ def test_no_repository_and_an_empty_one(tmp_path: Path) -> None:
 def without_precisions(manifest: Manifest, *refused: str) -> Manifest:
     kept = tuple(artifact for artifact in manifest.artifacts if artifact.precision not in refused)
     return manifest.model_copy(update={"artifacts": kept})
+
+
+def test_a_repository_that_a_killed_process_left_beside_is_served_again(
+    artifacts: Any, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models"
+    write_repository(artifacts.manifest, artifacts.folder, repository)
+    before = contents_of(repository)
+    for read in (models_of_repository, packed_export, lint):
+        left = tmp_path / ".alexnet-abcdefgh.part"
+        (left / "old").mkdir(parents=True)
+        repository.rename(left / "old" / "models")
+        read(repository)
+        assert contents_of(repository) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["models"]

@@ -7,7 +7,6 @@ safetensors format.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from alexnet_model.checkpoint import write_tensors
 from alexnet_model.contract import canonical_json
 from alexnet_model.errors import TrainingError
 from alexnet_model.extras import needs
+from alexnet_model.reading import value_from_json
 
 from .loop import Accuracy, EpochRecord
 
@@ -94,8 +94,8 @@ def restore_state(
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise _broken(path, f"the format {metadata.get('format')!r}")
-            _refuse_other_run(path, json.loads(metadata["run"]), run)
-            history = [_epoch_from_json(epoch) for epoch in json.loads(metadata["history"])]
+            _refuse_other_run(path, value_from_json(metadata["run"]), run)
+            history = [_epoch_from_json(epoch) for epoch in value_from_json(metadata["history"])]
             if not 0 < len(history) < run["epochs"]:
                 raise _broken(path, f"{len(history)} finished epochs")
             moments: dict[int, dict[str, Tensor]] = {}

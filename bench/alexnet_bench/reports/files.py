@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from alexnet_model.errors import ReportError, UsageError, os_error_reason
 from alexnet_model.files import write_text_atomically
+from alexnet_model.reading import text_of_file, value_from_json
 
 from ..schema import SCHEMA_VERSION, Report
 from .parts import PARTS
@@ -33,10 +34,10 @@ def report_from_file(path: Path) -> Report:
         ReportError: the file is missing, no JSON, or of another schema; the field and the versions are named.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = value_from_json(text_of_file(path))
     except OSError as error:
         raise _unreadable(path, os_error_reason(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _unreadable(path, f"no JSON ({error})") from error
     if not isinstance(content, dict):
         raise _unreadable(f"{path}: root", type(content).__name__)

@@ -12,10 +12,12 @@ from typing import Any
 
 from alexnet_model.differences import MISSING, differences
 from alexnet_model.errors import AlexnetError, ManifestError, RepositoryError, os_error_reason
+from alexnet_model.folders import is_junk
 from alexnet_model.manifest import Engine
 from alexnet_model.model_names import export_of_model, is_decoder
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX, Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
+from alexnet_model.reading import open_regular, text_of_file
 
 from ..engine_compatibility import (
     first_passport,
@@ -101,7 +103,8 @@ def presence_findings(
 ) -> Iterator[Finding]:
     """Yield the files that are missing from a model's folder, and those that nothing here wrote.
 
-    Every extra file is a finding: Triton looks for a backend's library in the model's folder first.
+    Every extra file is a finding: Triton looks for a backend's library in the model's folder first. Junk is
+    not: no library has such a name.
 
     Args:
         name: The model's name.
@@ -117,7 +120,7 @@ def presence_findings(
     for folder, expected in ((str(version), of_version), ("", {*texts, str(version)})):
         path = repository / name / folder
         for found in sorted(path.iterdir()) if path.is_dir() else ():
-            if found.name not in expected:
+            if found.name not in expected and not is_junk(found.name):
                 what = "a folder" if found.is_dir() else "a file"
                 yield Finding(
                     found.relative_to(repository).as_posix(), "", what, f"only {', '.join(sorted(expected))}"
@@ -138,7 +141,7 @@ def missing_findings(recorded: Iterable[Recorded], repository: Path) -> Iterator
 def link_findings(model: str, repository: Path) -> Iterator[Finding]:
     """Yield the symbolic links of a model; they are broken in a container, which has the repository only."""
     for path in (repository / model, *sorted((repository / model).rglob("*"))):
-        if path.is_symlink():
+        if path.is_symlink() and not is_junk(path.name):
             what = "folder" if path.is_dir() else "file"
             file = path.relative_to(repository).as_posix()
             yield Finding(file, "", "a symbolic link", f"a regular {what}")
@@ -148,7 +151,7 @@ def label_findings(file: str, repository: Path, names: Sequence[str]) -> Iterato
     """Yield where a label file differs from the class names, read as Triton reads it."""
     try:
         # For Triton a carriage return is a part of the name.
-        labels = (repository / file).read_bytes().decode().removesuffix("\n").split("\n")
+        labels = text_of_file(repository / file).removesuffix("\n").split("\n")
     except OSError as error:
         yield Finding(file, "", os_error_reason(error), f"{len(names)} class names")
         return
@@ -212,7 +215,7 @@ def hash_findings(records: Collection[Recorded], repository: Path, progress: Pro
             continue
         try:
             digest = hashlib.sha256()
-            with (repository / record.file).open("rb") as file:
+            with open_regular(repository / record.file) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     digest.update(chunk)
                     done += len(chunk)

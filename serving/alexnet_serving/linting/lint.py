@@ -7,7 +7,6 @@ of a number or a word is found and named (docs/decisions/lint.md).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_model.differences import Key
 from alexnet_model.errors import ManifestError, RepositoryError, os_error_reason
+from alexnet_model.folders import is_junk
 from alexnet_model.manifest import Manifest
 from alexnet_model.model_names import is_decoder, models_of_export
 from alexnet_model.progress import Progress, silent
+from alexnet_model.reading import text_of_file, value_from_json
 
-from ..repositories.layout import CONFIG_FILE, LABELS_FILE, ModelEntry, RepositoryOptions, entries_of
+from ..repositories.layout import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    ModelEntry,
+    RepositoryOptions,
+    configs_of_repository,
+    entries_of,
+)
 from ..repositories.records import (
     INDEX_NAME,
     PackedExport,
@@ -64,7 +72,7 @@ def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) 
     Raises:
         RepositoryError: the repository is missing or has no model.
     """
-    if not any(repository.glob(f"*/{CONFIG_FILE}")):
+    if not configs_of_repository(repository):
         models_of_repository(repository)  # raises with what is missing
     try:
         return _findings(repository, hashes, progress)
@@ -141,6 +149,8 @@ def _kept_findings(packed: PackedExport, repository: Path) -> list[Finding]:
 def _findings_at_root(repository: Path, index: RepositoryIndex, models: set[str]) -> Iterator[Finding]:
     """Yield folders that are no models of the exports, and files of versions that the index does not name."""
     for path in sorted(repository.iterdir()):
+        if is_junk(path.name):
+            continue
         kept = version_of_file(path.name)
         if path.is_dir() and path.name not in models:
             yield Finding(path.name, "", "a folder", "only models that the record of an export accepts")
@@ -185,7 +195,7 @@ def _config_findings(file: str, repository: Path, expected: Message) -> Iterator
     from ..repositories.model_config import config_from_text
 
     try:
-        config = config_from_text((repository / file).read_text(encoding="utf-8"))
+        config = config_from_text(text_of_file(repository / file))
     except OSError as error:
         yield Finding(file, "", os_error_reason(error), "a model's configuration")
     except UnicodeDecodeError as error:
@@ -243,8 +253,7 @@ def _model_findings(
 def _edited_passports(repository: Path, record: str, options: RepositoryOptions) -> Iterator[Finding]:
     """Yield the edited fields if the record's hash chain is broken by an edited passport in it."""
     try:
-        text = (repository / record).read_text(encoding="utf-8")
-        manifest = Manifest.model_validate(json.loads(text))
+        manifest = Manifest.model_validate(value_from_json(text_of_file(repository / record)))
         index = index_of(repository).exports[manifest.model.name]
         is_served = manifest.model_version == index.served
         entries = entries_of(manifest, options, is_served=is_served)

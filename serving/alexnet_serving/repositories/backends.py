@@ -9,10 +9,11 @@ from pathlib import Path
 
 from alexnet_model.errors import EngineRefused, ManifestError
 from alexnet_model.gpus import GpuSurvey
+from alexnet_model.reading import text_of_file
 from alexnet_model.runtimes import BUILT_IN, Runtime, runtime_of_backend
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
-from .layout import CONFIG_FILE, DECODER
+from .layout import DECODER, configs_of_repository
 from .records import index_of
 
 # The backends that serving/deploy/Dockerfile adds to NVIDIA's image.
@@ -32,11 +33,11 @@ def backends_of_repository(repository: Path) -> dict[str, str]:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     backends: dict[str, str] = {}
-    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+    for path in configs_of_repository(repository):
         config = ModelConfig()
         # The backend can be read beside a field that this version of tritonclient does not know.
-        with contextlib.suppress(OSError, UnicodeDecodeError, text_format.ParseError):
-            text_format.Parse(path.read_text(encoding="utf-8"), config, allow_unknown_field=True)
+        with contextlib.suppress(OSError, UnicodeDecodeError, text_format.ParseError, RecursionError):
+            text_format.Parse(text_of_file(path), config, allow_unknown_field=True)
         backends[path.parent.name] = config.backend or OF_PLATFORMS.get(config.platform, config.platform)
     return backends
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from alexnet_model.contract import canonical_json
 from alexnet_model.errors import RepositoryError, UsageError
+from alexnet_model.folders import is_junk
 from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RuntimeInfo
 from alexnet_model.model_names import network_name
 from alexnet_model.passport import ENGINE_SUFFIX
@@ -45,6 +46,12 @@ def kept_file(name: str, version: int, file: str) -> str:
         RepositoryError: `file` is a path and not a name, as in a record that was edited.
     """
     return f"{name}.{version}.{plain_name(file)}"
+
+
+def configs_of_repository(repository: Path) -> list[Path]:
+    """Return the paths of the `config.pbtxt` of all models, sorted; none if there is no such folder."""
+    found = repository.glob(f"*/{CONFIG_FILE}")
+    return sorted(path for path in found if not is_junk(path.parent.name))
 
 
 def plain_name(file: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from alexnet_model.contract import canonical_json
 from alexnet_model.errors import ManifestError, UsageError
-from alexnet_model.files import write_text_atomically
+from alexnet_model.files import restore_interrupted, write_text_atomically
 from alexnet_model.manifest import MANIFEST_NAME, REFERENCE_NAME, Manifest, manifest_from_folder
 from alexnet_model.model_names import NAME_PATTERN, check_name
 from alexnet_model.records import Record, record_from_file
@@ -116,6 +116,8 @@ def index_of(repository: Path) -> RepositoryIndex:
             wrote.
     """
     path = repository / INDEX_NAME
+    if not path.is_file():
+        restore_interrupted(repository)
     if not path.is_file() and (repository / MANIFEST_NAME).is_file():
         raise ManifestError(
             str(path),

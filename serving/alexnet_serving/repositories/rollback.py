@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from alexnet_model.errors import ManifestError, RepositoryError
+from alexnet_model.files import folder_beside
 
 from .records import index_of, name_in, packed_export
 from .unpacking import unpack_repository
@@ -50,10 +50,9 @@ def rollback(repository: Path, name: str, *, to: int | None = None) -> tuple[int
             got=f"version {version}, which is served already",
             expected=f"another of its versions: {', '.join(map(str, sorted(export.versions)))}",
         )
-    whole = repository.resolve()
     # Beside the repository, so that large files are linked and not copied.
-    with tempfile.TemporaryDirectory(dir=whole.parent, prefix=f".{whole.name}.") as beside:
-        folder = Path(beside) / "export"
+    with folder_beside(repository) as beside:
+        folder = beside / "export"
         unpack_repository(repository, folder, name=name, version=version, left_out=_raise)
         write_repository(packed.manifest, folder, repository, packed.options, replace="version")
     return export.served, version

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_model.errors import RepositoryError, os_errors_as
-from alexnet_model.files import atomic_directory, link_or_copy
-from alexnet_model.folders import refuse_foreign_files
+from alexnet_model.files import atomic_directory, link_or_copy, restore_interrupted
+from alexnet_model.folders import is_junk, refuse_foreign_files
 from alexnet_model.manifest import (
     MANIFEST_NAME,
     REFERENCE_NAME,
@@ -43,6 +43,7 @@ from .layout import (
     PLACEHOLDER_FILE,
     ModelEntry,
     RepositoryOptions,
+    configs_of_repository,
     entries_of,
     reasons_against,
 )
@@ -126,7 +127,7 @@ def write_repository(
     versions = same_name.versions if same_name is not None and replace == "version" else {}
     stay = [packed_export(repository, name, other) for other in versions if other != version]
     index = ExportVersions(served=version, versions={**versions, version: options})
-    with unwritable, atomic_directory(repository) as staged:
+    with unwritable, atomic_directory(repository, record=INDEX_NAME) as staged:
         _write_configs(entries, manifest, staged, options)
         for entry in entries:
             _link_files(entry, artifacts_folder, staged)
@@ -151,9 +152,11 @@ def models_of_repository(repository: Path) -> tuple[str, ...]:
     Raises:
         RepositoryError: the repository is missing or has no model, or a name is unsafe to pass to Triton.
     """
+    if not configs_of_repository(repository):
+        restore_interrupted(repository)
     if not repository.is_dir():
         raise _no_models(repository, "no such folder")
-    models = sorted(path.parent.name for path in repository.glob(f"*/{CONFIG_FILE}"))
+    models = [path.parent.name for path in configs_of_repository(repository)]
     if not models:
         raise _no_models(repository, "no model")
     for name in models:
@@ -225,7 +228,7 @@ def _link_export(name: str, repository: Path, staged: Path) -> None:
     in_models = (path for model in models_of_export(name) for path in (repository / model).rglob("*"))
     for path in (*at_root, *in_models):
         target = staged / path.relative_to(repository)
-        if path.is_file():
+        if path.is_file() and not any(map(is_junk, target.relative_to(staged).parts)):
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, target)
 

@@ -35,7 +35,7 @@ from ..repositories.backends import (
 from ..repositories.records import packed_exports
 from .process_server import LOOPBACK, Launch, ProcessServer, ServerOptions, launch_folder
 from .tls import copy_tls, tls_in
-from .tritonserver import SHM_OPTION, server_options, shm_prefix_option
+from .tritonserver import SHM_OPTION, load_options, server_options, shm_prefix_option
 
 MODELS = "/models"
 TLS = Path("/tls")
@@ -141,6 +141,7 @@ class DockerServer(ProcessServer):
     def _server_options(self, survey: GpuSurvey, shm_prefix: str) -> list[str]:
         tls = tls_in(TLS, self._tls) if self._tls is not None else None
         options = server_options(MODELS, tls=tls, shared_memory=self._shared_memory)
+        options += load_options(self._models)
         if loads_engines(self._backends):
             self._check_engines(survey)
             # One model after another: while one records CUDA graphs, another one's loading can fail.

@@ -25,6 +25,7 @@ from .tritonserver import (
     SHM_OPTION,
     assemble_backends,
     environment_of,
+    load_options,
     server_options,
     shm_prefix_option,
     wheel_of_this_python,
@@ -97,6 +98,7 @@ class EmbeddedServer(ProcessServer):
             command=[
                 str(self._wheel.binary),
                 *server_options(folder / "models", tls=self._tls, shared_memory=self._shared_memory),
+                *load_options(self._models),
                 f"--backend-directory={folder / 'backends'}",
                 shm_prefix_option(shm_prefix),
                 SHM_OPTION,

@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,10 +159,18 @@ def shm_prefix_option(prefix: str) -> str:
     return f"--backend-config=python,shm-region-prefix-name={prefix}"
 
 
+def load_options(models: Iterable[str]) -> list[str]:
+    """Return the options that load these models and nothing else.
+
+    By itself Triton takes every folder for a model, also hidden ones and a volume's `lost+found`, and ends.
+    """
+    return [f"--load-model={name}" for name in models]
+
+
 def server_options(
     repository: str | Path, *, tls: ServerTls | None = None, shared_memory: bool = False
 ) -> list[str]:
-    """Return the options of every server, embedded or in a container: all models load, or it ends.
+    """Return the options of every server, embedded or in a container: its models load, or it ends.
 
     Args:
         repository: The path of the model repository as the server sees it.
@@ -172,7 +181,7 @@ def server_options(
     lock = f"{','.join(locked)}:alexnet={secrets.token_hex(16)}"
     return [
         f"--model-repository={repository}",
-        "--model-control-mode=none",
+        "--model-control-mode=explicit",  # see `load_options`
         "--disable-auto-complete-config",
         "--exit-on-error=true",
         "--strict-readiness=true",
