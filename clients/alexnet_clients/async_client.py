@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from concurrent.futures import Future
@@ -66,7 +67,8 @@ class AsyncClient(BaseClient):
 
     async def close(self) -> None:
         """Cancel open requests and close the connection. The client cannot be used afterwards."""
-        await asyncio.to_thread(self._close)
+        if self._pid == os.getpid():
+            await asyncio.to_thread(self._close)
 
     async def model(self, name: str) -> ServedModel:
         """Read a model's configuration: its contract, classes, precision and largest batch.

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
+from alexnet_model.processes import check_same_process
 
 from .credentials import ClientTls, Credentials, Headers
 from .images import Batch, Images, PreparedBatches, SlicedBatches, SourceMaker, source_from_images
@@ -98,6 +99,7 @@ class BaseClient:
         self.timeout_s = timeout_s
         self.transport = transport or transport_from_url(self.url, Credentials(tls=tls, headers=headers))
         self._name = str(self.url)
+        self._pid = os.getpid()
         self._retrier = Retrier(backoff or Backoff())
         self._permits = FifoSemaphore(max_in_flight)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
@@ -109,7 +111,12 @@ class BaseClient:
         self._shared: dict[tuple[str, int], Future[Any]] = {}
 
     def _close(self) -> None:
-        """End open requests. Does not wait for an image that is being read, which may take forever."""
+        """End open requests. Does not wait for an image that is being read, which may take forever.
+
+        In a forked child it does nothing: threads, connection and requests are those of the parent.
+        """
+        if self._pid != os.getpid():
+            return
         self._closed = True
         self._retrier.close()
         self.transport.close()
@@ -118,8 +125,14 @@ class BaseClient:
     def _subject(self, model: str) -> str:
         return f"{self._name} {model}"
 
+    def _check_process(self) -> None:
+        """Refuse a use in a forked child, before a lock that a thread of the parent may have held."""
+        if self._pid != os.getpid():
+            check_same_process(f"client {self._name}", self._pid, kind=ClientError)
+
     async def _connect(self, wait_s: float = 0.0) -> None:
         """Check readiness once, or repeatedly for `wait_s` seconds."""
+        self._check_process()
         if self._closed:
             raise ClientError(
                 self._name,
@@ -137,6 +150,7 @@ class BaseClient:
 
     async def _model(self, name: str) -> ServedModel:
         """A model's configuration, read once for each connection."""
+        self._check_process()
         known = self._models.get(name)
         if known is not None and known[1] == self.transport.connections:
             return known[0]
@@ -361,6 +375,7 @@ class PredictionStream:
     async def next(self) -> tuple[Prediction, ...] | None:
         """The predictions of the next batch; None after the last."""
         client = self._client
+        client._check_process()
         if self._served is None or self._window is None:
             served = self._served = await client._model(self._name)
             batches = PreparedBatches(
