@@ -55,8 +55,15 @@ _CLOSED_WITH_TLS = ErrorRule(
 )
 _CLOSED = re.compile("failed to connect.*(socket closed|connection reset|broken pipe)", re.DOTALL)
 
+# How gRPC reports that its time to connect was over; the second text while TLS was being negotiated.
+_CONNECTED_TOO_LATE = ErrorRule(
+    Unreachable, "a server that completes the connection in time", "Check the URL and the network."
+)
+
 # By a part of gRPC's own text in lower case; the first match counts.
 _RULE_OF_CONNECTING: tuple[tuple[str, ErrorRule], ...] = (
+    ("connection attempt timed out", _CONNECTED_TOO_LATE),
+    ("endpoint closing", _CONNECTED_TOO_LATE),
     ("wrong_version_number", NOT_ENCRYPTED),
     ("handshake read failed", NOT_ENCRYPTED),
     ("certificate_verify_failed", UNTRUSTED),

@@ -48,8 +48,16 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # How long a channel waits between two attempts to connect; its defaults grow to two minutes, in which a
     # server that was restarted would seem unreachable.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Not a wait, in spite of its name, but the shortest time limit of an attempt to connect. Its default of
+    # 20 s would hide from a request with a shorter deadline that the server cannot be reached.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    # If a request is open and nothing arrives, ask the other end whether it is still there, and give the
+    # connection up if it does not reply: it may have died silently. Servers with gRPC's defaults, such as
+    # Triton, allow so few pings. Recent versions of gRPC use the third instead of the second.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 T = TypeVar("T")
 _Specs: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, datatype, shape
