@@ -164,6 +164,14 @@ def test_refusals_are_translated_and_keep_the_servers_text(
         transport.model_config("x", timeout_s=10).result()
 
 
+def test_a_request_that_a_stopping_server_cancels_is_sent_again(wire_server: WireServer) -> None:
+    replies = [_refuse(grpc.StatusCode.CANCELLED, "CANCELLED"), infer]
+    wire_server.handlers["ModelInfer"] = lambda request, context: replies.pop(0)(request, context)
+    with Client(wire_server.url) as client:
+        assert client.probabilities(request(1).images, model="alexnet_int8").shape == (1, 10)
+    assert replies == []
+
+
 def test_not_ready(wire_server: WireServer) -> None:
     wire_server.handlers["ServerReady"] = lambda request, context: service_pb2.ServerReadyResponse(
         ready=False
@@ -264,7 +272,7 @@ def test_closing_fails_open_and_later_requests(wire_server: WireServer, transpor
     future = sent(transport, request(1), timeout_s=30)
     assert arrived.wait(10)
     transport.close()
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError, match="got a client that is closed"):
         future.result(10)
     release.set()
     with pytest.raises(ClientError, match="closed"):

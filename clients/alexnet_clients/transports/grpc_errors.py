@@ -15,6 +15,7 @@ from .error_rules import (
     NO_MODEL,
     NOT_ENCRYPTED,
     REFUSED,
+    STOPPING,
     UNAUTHENTICATED,
     UNREACHABLE,
     UNTRUSTED,
@@ -23,7 +24,7 @@ from .error_rules import (
 )
 
 RULE_OF_STATUS: dict[str, ErrorRule] = {
-    "CANCELLED": ErrorRule(ClientError),
+    "CANCELLED": STOPPING,  # by a server that is stopping; a client cancels its calls without such an error
     "UNKNOWN": FAILED,
     "INVALID_ARGUMENT": REFUSED,
     "DEADLINE_EXCEEDED": LATE,
