@@ -161,15 +161,7 @@ class BaseClient:
         """Read the model again if the connection changed: another server may have sent the reply."""
         if self._models[served.name][1] == self.transport.connections:
             return served
-        now = await self._read_model(served.name)
-        if now.labels != served.labels or now.decodes != served.decodes:
-            raise ContractMismatch(
-                self._subject(served.name),
-                got="a model with other classes since the connection was lost",
-                expected=f"the {served.classes} classes that it had",
-                next_step="Another export is served now: create a new client.",
-            )
-        return now
+        return await self._read_model(served.name)
 
     async def _read_model(self, name: str) -> ServedModel:
         connections = self.transport.connections
@@ -188,23 +180,28 @@ class BaseClient:
         return served
 
     def _check_contract(self, served: ServedModel) -> None:
-        """Compare a model's contract with the pinned one, or with that of the model when it was first read.
+        """Compare a model with the pinned contract, and with the model as it was first read.
 
-        Images that were prepared before the connection was lost have the contract of that time.
+        Images that were prepared before the connection was lost have the contract of that time, and callers
+        may have kept the labels.
         """
-        known = self._models.get(served.name)
-        if self.contract is not None:
-            expected, next_step = self.contract, "Pin the contract that the model was exported with, or none."
-        elif known is not None:
-            expected, next_step = known[0].contract, "Another export is served now: create a new client."
-        else:
-            return
-        differences = expected.differences(served.contract)
-        if differences:
+        known = self._models[served.name][0] if served.name in self._models else served
+        expected = self.contract or known.contract
+        next_step = "Another export is served now: create a new client."
+        if differences := expected.differences(served.contract):
+            if self.contract is not None:
+                next_step = "Pin the contract that the model was exported with, or none."
             raise ContractMismatch(
                 self._subject(served.name),
                 got="; ".join(differences),
                 expected=f"the client's contract {expected.digest[:12]}",
+                next_step=next_step,
+            )
+        if served.labels != known.labels or served.decodes != known.decodes:
+            raise ContractMismatch(
+                self._subject(served.name),
+                got="a model with other classes since the connection was lost",
+                expected=f"the {known.classes} classes that it had",
                 next_step=next_step,
             )
 
@@ -489,9 +486,11 @@ class Client(BaseClient):
         classified all the same.
 
         Args:
-            images: one image or an iterable of them: paths, bytes, binary files, PIL images, or prepared
-                uint8 arrays `(size, size, 3)`; or one prepared batch `(N, size, size, 3)`. The size is that
-                of the model's contract.
+            images: one image or an iterable of them: paths, encoded images (`bytes`, `bytearray`,
+                `memoryview`), binary files, PIL images, or uint8 RGB arrays `(H, W, 3)`; or one array
+                `(N, H, W, 3)`. An array that has exactly the size of the model's contract is taken as
+                prepared. Others are prepared like any image. Frames of OpenCV are BGR: pass
+                `frame[..., ::-1]`.
             model: the model's name on the server.
             top: how many classes each prediction has, best first.
             in_flight: how many requests are open at once. Default: 2 batches, or 32 images for a model that

@@ -29,10 +29,14 @@ class TcpProxy:
         """Forward nothing any more over the connections that are open now; later ones are not affected."""
         self._stalled |= set(range(self.connections + 1))
 
+    def drop(self) -> None:
+        """Close all connections."""
+        self._loop.call_soon_threadsafe(self._abort)
+
     @contextmanager
     def running(self) -> Iterator[TcpProxy]:
         """Listen inside `with`."""
-        loop = asyncio.new_event_loop()
+        self._loop = loop = asyncio.new_event_loop()
         listening = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port = listening.sockets[0].getsockname()[1]
         thread = threading.Thread(target=loop.run_forever)
@@ -47,10 +51,13 @@ class TcpProxy:
             loop.close()
 
     async def _end(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
+        self._abort()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

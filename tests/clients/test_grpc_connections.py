@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 
@@ -10,7 +13,7 @@ import pytest
 
 from alexnet_clients import Client, ClientTls
 from alexnet_clients.transports import grpc_transport
-from alexnet_model.errors import ClientError
+from alexnet_model.errors import ClientError, Unreachable
 
 from ..certificates import Certificates, make_certificates
 from .tcp_proxy import TcpProxy
@@ -64,3 +67,45 @@ def test_a_connection_that_died_silently_is_replaced(
             client.timeout_s = 10
             assert client.probabilities(IMAGE, model="alexnet_int8").shape == (1, 10)
         assert proxy.connections == 2
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    client = Client("grpc://triton.example:8001", timeout_s=5)
+    with pytest.raises(Unreachable, match=f"Check the proxy in {variable}, or name the host in no_proxy"):
+        client.connect()
+    client.close()
+
+
+@pytest.mark.parametrize("excepted", ["no_grpc_proxy", "no_proxy"])
+def test_a_server_that_the_proxy_is_not_for(monkeypatch: pytest.MonkeyPatch, excepted: str) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv(excepted, "other.example,triton.invalid")
+    client = Client("grpc://triton.invalid:8001", timeout_s=5)
+    with pytest.raises(Unreachable, match="alexnet serve"):
+        client.connect()
+    client.close()
+
+
+def test_a_server_on_this_machine_needs_no_proxy(
+    wire_server: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with Client(wire_server.url):
+        pass
+
+
+def test_grpc_writes_nothing_of_its_own_to_standard_error() -> None:
+    code = """
+import os
+from alexnet_clients import Client
+try:
+    Client("grpc://triton.example:8001").connect()
+except Exception as error:
+    print("proxy" in str(error), os.environ.get("GRPC_VERBOSITY"))
+"""
+    with TcpProxy(1).running() as closes_at_once:
+        proxied = os.environ | {"http_proxy": f"http://127.0.0.1:{closes_at_once.port}"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=proxied)
+    assert (done.stdout.split(), done.stderr) == (["True", "None"], "")

@@ -85,7 +85,9 @@ _RULE_OF_CONNECTING: tuple[tuple[str, ErrorRule], ...] = (
 _STATUSES_OF_CONNECTING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL")
 
 
-def error_from_status(status: str, details: str, *, subject: str, is_encrypted: bool = False) -> ClientError:
+def error_from_status(
+    status: str, details: str, *, subject: str, is_encrypted: bool = False, proxy: str = ""
+) -> ClientError:
     """Translate a failed call.
 
     Args:
@@ -93,6 +95,7 @@ def error_from_status(status: str, details: str, *, subject: str, is_encrypted: 
         details: the text that came with it.
         subject: the server and model that the error names.
         is_encrypted: whether the client used TLS.
+        proxy: the variable of the proxy that the client used; empty for none.
     """
     rule = rule_from_text(details, status) or RULE_OF_STATUS[status]
     text = details.lower()
@@ -100,4 +103,7 @@ def error_from_status(status: str, details: str, *, subject: str, is_encrypted: 
         rule = next((found for part, found in _RULE_OF_CONNECTING if part in text), rule)
     if rule is UNREACHABLE and _CLOSED.search(text):
         rule = _CLOSED_WITH_TLS if is_encrypted else _CLOSED_WITHOUT_TLS
+    if proxy and issubclass(rule.kind, Unreachable):
+        next_step = f"Check the proxy in {proxy}, or name the host in no_proxy."
+        rule = ErrorRule(Unreachable, "a proxy that reaches the server", next_step)
     return rule.error(subject, details or status.lower().replace("_", " "))

@@ -12,10 +12,11 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from alexnet_model.errors import BadResponse, ClientError, ConnectionLost
 from alexnet_model.processes import check_same_process
@@ -68,8 +69,9 @@ class GrpcTransport:
     """A gRPC channel. Opening it imports gRPC but sends nothing: the first call connects."""
 
     def __init__(self, url: ServerUrl, credentials: Credentials = ANONYMOUS) -> None:
-        import grpc
-        from tritonclient.grpc import service_pb2
+        with _silent_grpc():
+            import grpc
+            from tritonclient.grpc import service_pb2
 
         self._name = str(url)
         self._is_encrypted = url.is_encrypted
@@ -77,6 +79,7 @@ class GrpcTransport:
         self._messages = service_pb2
         self._rpc_error: type[Exception] = grpc.RpcError
         options = [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if url.is_loopback else [])]
+        self._proxy = _proxy_variable(url)
         if url.is_encrypted:
             tls = credentials.tls or ClientTls()
             tls.ssl_context()  # reports what is wrong with a file; gRPC would only fail to connect
@@ -264,7 +267,9 @@ class GrpcTransport:
         if self._closed and status == "CANCELLED":
             error = CLOSED.error(subject, "a client that is closed")
         else:
-            error = error_from_status(status, details, subject=subject, is_encrypted=self._is_encrypted)
+            error = error_from_status(
+                status, details, subject=subject, is_encrypted=self._is_encrypted, proxy=self._proxy
+            )
         error.__cause__ = cause
         return error
 
@@ -299,6 +304,31 @@ class GrpcTransport:
             )
             for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
         }
+
+
+@contextlib.contextmanager
+def _silent_grpc() -> Iterator[None]:
+    """Let gRPC read, when it is first imported, that it writes no log to standard error, unless the user has
+    set that. Its errors become this project's."""
+    name = "GRPC_VERBOSITY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def _proxy_variable(url: ServerUrl) -> str:
+    """The variable of the HTTP proxy that gRPC uses for a server; empty if it uses none."""
+    environment = os.environ
+    excepted = environment.get("no_grpc_proxy") or environment.get("no_proxy", "")
+    if url.is_loopback or proxy_bypass_environment(url.address, {"no": excepted}):
+        return ""
+    names = ("grpc_proxy", "https_proxy", "http_proxy")  # gRPC reads no upper-case names
+    return next((name for name in names if environment.get(name)), "")
 
 
 class _CallThread:
