@@ -63,7 +63,7 @@ class AsyncClient(BaseClient):
         Raises:
             ClientError: the server is not reachable, not trusted or not ready.
         """
-        await self._run(self._connect(wait_s))
+        await self._run(self._connect(self._deadline(), wait_s))
 
     async def close(self) -> None:
         """Cancel open requests and close the connection. The client cannot be used afterwards."""
@@ -81,7 +81,7 @@ class AsyncClient(BaseClient):
         Raises:
             ClientError: the server has no such model, or not with the pinned contract.
         """
-        return await self._run(self._model(name))
+        return await self._run(self._model(name, self._deadline()))
 
     async def statistics(self, name: str) -> ModelStatistics:
         """Read the server's own counts of a model: requests, times in the queue and computing, batches.

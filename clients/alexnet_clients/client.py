@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,9 +29,10 @@ from alexnet_model.processes import check_same_process
 from .credentials import ClientTls, Credentials, Headers
 from .images import Batch, Images, PreparedBatches, SlicedBatches, SourceMaker, source_from_images
 from .predictions import Prediction, numbers_from_reply, predictions_from_batch
-from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, result_of, run_blocking, wait_for
+from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, Steps, result_of, run_blocking, wait_for
 from .served_model import ServedModel, served_model_from_config
 from .sources import images_in_folder
+from .transports.error_rules import LATE
 from .transports.transport import (
     FloatArray,
     InferReply,
@@ -57,7 +60,7 @@ class BaseClient:
     Attributes:
         url: the server.
         contract: the pinned contract; None: each model is used by the contract that it declares.
-        timeout_s: the deadline of a request, seconds.
+        timeout_s: how long a call, or each further batch of it, waits for the server, seconds.
         transport: what carries the requests.
     """
 
@@ -77,7 +80,8 @@ class BaseClient:
 
         Args:
             url: `grpc://`, `grpcs://`, `http://` or `https://`, with host and port.
-            timeout_s: deadline of each request in seconds, with all its attempts.
+            timeout_s: how long a call waits for the server, seconds: to connect, to read the model and for
+                its request with all attempts together. Each further batch of a call has as long again.
             tls: for `grpcs://` and `https://`: the CA to trust, and this client's own certificate.
             headers: sent with every request, or a function that returns them and is called for each.
             contract: pins a contract: a model with another one is refused. Default: images are prepared by
@@ -130,8 +134,18 @@ class BaseClient:
         if self._pid != os.getpid():
             check_same_process(f"client {self._name}", self._pid, kind=ClientError)
 
-    async def _connect(self, wait_s: float = 0.0) -> None:
-        """Check readiness once, or repeatedly for `wait_s` seconds."""
+    def _deadline(self) -> float:
+        """When a call that starts now has waited long enough for the server, by the monotonic clock."""
+        return time.monotonic() + self.timeout_s
+
+    def _left_s(self, deadline: float) -> float:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise LATE.error(self._name, f"no reply in {self.timeout_s:g} s")
+        return left_s
+
+    async def _connect(self, deadline: float, wait_s: float = 0.0) -> None:
+        """Check readiness once until the deadline, or repeatedly for `wait_s` seconds."""
         self._check_process()
         if self._closed:
             raise ClientError(
@@ -145,32 +159,35 @@ class BaseClient:
         if wait_s > 0:
             await result_of(self._retrier.run(self._ready, timeout_s=wait_s, patient=True))
         else:
-            await self._once_for_all("ready", lambda: self._ready(self.timeout_s))
+            await self._once_for_all("ready", lambda: self._ready(self._left_s(deadline)))
         self._connected = True
 
-    async def _model(self, name: str) -> ServedModel:
+    async def _model(self, name: str, deadline: float) -> ServedModel:
         """A model's configuration, read once for each connection."""
         self._check_process()
         known = self._models.get(name)
         if known is not None and known[1] == self.transport.connections:
             return known[0]
-        await self._connect()
-        return await self._read_model(name)
+        await self._connect(deadline)
+        return await self._read_model(name, deadline)
 
     async def _revalidate(self, served: ServedModel) -> ServedModel:
-        """Read the model again if the connection changed: another server may have sent the reply."""
+        """Read the model again if the connection changed: another server may have sent the reply.
+
+        This has a deadline of its own, so that a late reply is not lost.
+        """
         if self._models[served.name][1] == self.transport.connections:
             return served
-        return await self._read_model(served.name)
+        return await self._read_model(served.name, self._deadline())
 
-    async def _read_model(self, name: str) -> ServedModel:
+    async def _read_model(self, name: str, deadline: float) -> ServedModel:
         connections = self.transport.connections
 
         def read(left_s: float) -> Future[ModelConfig]:
             return self.transport.model_config(name, timeout_s=left_s)
 
         config = await self._once_for_all(
-            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.timeout_s)
+            f"model {name}", lambda: self._retrier.run(read, timeout_s=self._left_s(deadline))
         )
         if config.name != name:
             raise BadResponse(self._subject(name), got=f"the model {config.name!r}", expected=repr(name))
@@ -206,12 +223,13 @@ class BaseClient:
             )
 
     async def _statistics(self, name: str) -> ModelStatistics:
-        await self._connect()
-        return await result_of(self.transport.statistics(name, timeout_s=self.timeout_s))
+        deadline = self._deadline()
+        await self._connect(deadline)
+        return await result_of(self.transport.statistics(name, timeout_s=self._left_s(deadline)))
 
-    async def _pixels_model(self, name: str) -> ServedModel:
+    async def _pixels_model(self, name: str, deadline: float) -> ServedModel:
         """As `_model`, for a model that takes prepared pixels."""
-        served = await self._model(name)
+        served = await self._model(name, deadline)
         if served.decodes:
             raise UsageError(
                 f"model {name}",
@@ -222,18 +240,24 @@ class BaseClient:
         return served
 
     async def _probabilities(self, images: npt.NDArray[Any], model: str) -> FloatArray:
-        name = (await self._pixels_model(model)).contract.probabilities_name
-        return (await self._infer(images, model, (name,)))[name]
+        deadline = self._deadline()
+        name = (await self._pixels_model(model, deadline)).contract.probabilities_name
+        return (await self._infer(images, model, (name,), deadline))[name]
 
     async def _infer(
-        self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...] | None
+        self,
+        images: npt.NDArray[Any],
+        model: str,
+        outputs: tuple[str, ...] | None,
+        deadline: float | None = None,
     ) -> dict[str, FloatArray]:
-        served = await self._pixels_model(model)
+        deadline = deadline or self._deadline()
+        served = await self._pixels_model(model, deadline)
         checked = served.contract.checked(images)
         outputs = _outputs_of(served, outputs)
         pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
         batches = SlicedBatches(checked, size=served.max_batch)
-        send = partial(self._send, served, outputs=outputs)
+        send = self._sender(served, self._left_s(deadline), outputs=outputs)
         with closing(RequestWindow(batches, send, limit=BATCHES_IN_FLIGHT)) as window:
             while (sent := await window.next()) is not None:
                 batch, future = sent
@@ -252,9 +276,12 @@ class BaseClient:
         self, region: Region, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...] | None
     ) -> dict[str, FloatArray]:
         """As `_infer`, for at most one batch at the start of shared memory."""
-        served = await self._pixels_model(model)
+        deadline = self._deadline()
+        served = await self._pixels_model(model, deadline)
         outputs = _outputs_of(served, outputs)
-        future = await self._send(served, Batch((), images), outputs=outputs, region=region.name)
+        left_s = self._left_s(deadline)
+        batch = Batch((), images)
+        future = await self._send(served, batch, outputs=outputs, region=region.name, timeout_s=left_s)
         reply = await result_of(future)
         return self._numbers(reply, await self._revalidate(served), len(images), outputs)
 
@@ -279,11 +306,19 @@ class BaseClient:
             raise UsageError("in_flight", got=f"{in_flight}", expected="at least 1")
         return PredictionStream(self, images, model=model, top=top, in_flight=in_flight)
 
+    def _sender(
+        self, served: ServedModel, left_s: float, *, outputs: tuple[str, ...], top: int = 0
+    ) -> Callable[[Batch], Steps[Future[InferReply]]]:
+        """A function that sends a batch. The first has what is left of the call's deadline."""
+        timeouts = chain([left_s], repeat(self.timeout_s))
+        return lambda batch: self._send(served, batch, outputs=outputs, top=top, timeout_s=next(timeouts))
+
     async def _send(
         self,
         served: ServedModel,
         batch: Batch,
         *,
+        timeout_s: float,
         outputs: tuple[str, ...],
         top: int = 0,
         region: str = "",
@@ -298,7 +333,7 @@ class BaseClient:
         try:
             message = self.transport.prepare(request)
             future = self._retrier.run(
-                lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=self.timeout_s
+                lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=timeout_s
             )
         except BaseException:
             self._permits.release()
@@ -374,7 +409,9 @@ class PredictionStream:
         client = self._client
         client._check_process()
         if self._served is None or self._window is None:
-            served = self._served = await client._model(self._name)
+            deadline = client._deadline()
+            served = self._served = await client._model(self._name, deadline)
+            left_s = client._left_s(deadline)
             batches = PreparedBatches(
                 self._images(served.contract),
                 served.contract,
@@ -385,7 +422,7 @@ class PredictionStream:
             )
             limit = self._in_flight or (ENCODED_IN_FLIGHT if served.decodes else BATCHES_IN_FLIGHT)
             outputs = (served.contract.probabilities_name,)
-            send = partial(client._send, served, outputs=outputs, top=self._top)
+            send = client._sender(served, left_s, outputs=outputs, top=self._top)
             self._window = RequestWindow(batches, send, limit=limit)
         sent = await self._window.next()
         if sent is None:
@@ -445,7 +482,7 @@ class Client(BaseClient):
             NotReady: the server is still loading, or shutting down.
             ClientError: no reply for another reason.
         """
-        run_blocking(self._connect(wait_s))
+        run_blocking(self._connect(self._deadline(), wait_s))
 
     def close(self) -> None:
         """Cancel open requests and close the connection. The client cannot be used afterwards."""
@@ -463,7 +500,7 @@ class Client(BaseClient):
                 or the model is not one of this project's.
             ClientError: no reply.
         """
-        return run_blocking(self._model(name))
+        return run_blocking(self._model(name, self._deadline()))
 
     def statistics(self, name: str) -> ModelStatistics:
         """Read the server's own counts of a model: requests, times in the queue and computing, batches.
