@@ -74,24 +74,25 @@ def clients_page(served: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.Mon
     return page
 
 
-@pytest.mark.parametrize("block", range(3))
+@pytest.mark.parametrize("block", range(4))
 def test_the_clients_pages_python_runs(
     clients_page: str, block: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     exec(compile(blocks[block], "clients.md", "exec"), {"__name__": "__main__"})
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == (2, 2, 3)[block]
+    assert len(lines) == (2, 2, 2, 3)[block]
     assert "error" not in " ".join(lines).lower()
 
 
-def test_the_clients_pages_block_that_is_not_run_is_still_python(clients_page: str) -> None:
-    (block,) = re.findall(r"^```python no-run\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+def test_the_clients_pages_blocks_that_are_not_run_are_still_python(clients_page: str) -> None:
+    tls, gunicorn = re.findall(r"^```python no-run\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
     from alexnet_model.errors import UsageError
 
     with pytest.raises(UsageError, match=r"ca\.pem"):  # the names are right; the files do not exist
-        exec(compile(block, "clients.md", "exec"), {})
+        exec(compile(tls, "clients.md", "exec"), {})
+    exec(compile(gunicorn, "clients.md", "exec"), {})
 
 
 def test_the_clients_pages_curl_runs(clients_page: str, served: EmbeddedServer) -> None:

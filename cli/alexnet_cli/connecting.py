@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alexnet_model.errors import UsageError
+from alexnet_model.errors import UsageError, os_errors_as
 
 if TYPE_CHECKING:
     from alexnet_clients import Client, Credentials
@@ -26,8 +26,14 @@ CertOption = Annotated[
 KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of the certificate's key.")]
 HeaderOption = Annotated[
     list[str] | None,
-    typer.Option("--header", help="'Name: value' for every request; may be repeated.", metavar="HEADER"),
+    typer.Option(
+        "--header",
+        help="'Name: value' for every request; may be repeated. @FILE reads it from a file, for secrets: "
+        "other users can read command lines.",
+        metavar="HEADER",
+    ),
 ]
+MAX_HEADER_BYTES = 16 * 1024
 DEFAULT_URL = "grpc://127.0.0.1:8001"
 
 
@@ -41,7 +47,7 @@ class Connection:
         ca: PEM file of the CA to trust.
         cert: PEM file of this client's certificate.
         key: PEM file of the certificate's key.
-        headers: lines of `Name: value`.
+        headers: lines of `Name: value`, or `@FILE` for a file with such a line.
     """
 
     url: str
@@ -79,15 +85,35 @@ class Connection:
 def headers_from_lines(lines: list[str]) -> dict[str, str]:
     """Split lines of `Name: value`. A value may be a secret, so no error repeats it.
 
+    Args:
+        lines: each is a line, or `@FILE` for a file with that line.
+
     Raises:
-        UsageError: a line has no colon, no name or no value, or a character that headers cannot have.
+        UsageError: a line has no colon, no name or no value, or a character that headers cannot have; or a
+            file cannot be read, or is more than one line or 16 KiB.
     """
     headers = {}
-    for line in lines:
+    for given in lines:
+        line = _line_of_file(Path(given[1:])) if given.startswith("@") else given
         name, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not name or not value or not name.isascii() or not line.isprintable():
+            subject = f"--header {given}" if given.startswith("@") else "--header"
+            next_step = "" if given.startswith("@") else "Quote it."
             raise UsageError(
-                "--header", got=f"{len(line)} characters", expected="'Name: value'", next_step="Quote it."
+                subject, got=f"{len(line)} characters", expected="'Name: value'", next_step=next_step
             )
         headers[name] = value
     return headers
+
+
+def _line_of_file(path: Path) -> str:
+    expected = f"a readable file with one line of at most {MAX_HEADER_BYTES} bytes"
+    with os_errors_as(UsageError, f"--header @{path}", expected=expected):
+        got = "no regular file"
+        if path.is_file() or not path.exists():  # reading a pipe or a device might never end
+            with path.open("rb") as file:
+                content = file.read(MAX_HEADER_BYTES + 1)
+            if len(content) <= MAX_HEADER_BYTES:
+                return content.decode("utf-8", "replace").rstrip("\r\n")
+            got = f"more than {MAX_HEADER_BYTES} bytes"
+    raise UsageError(f"--header @{path}", got=got, expected=expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from concurrent.futures import Future
@@ -62,11 +63,12 @@ class AsyncClient(BaseClient):
         Raises:
             ClientError: the server is not reachable, not trusted or not ready.
         """
-        await self._run(self._connect(wait_s))
+        await self._run(self._connect(self._deadline(), wait_s))
 
     async def close(self) -> None:
         """Cancel open requests and close the connection. The client cannot be used afterwards."""
-        await asyncio.to_thread(self._close)
+        if self._pid == os.getpid():
+            await asyncio.to_thread(self._close)
 
     async def model(self, name: str) -> ServedModel:
         """Read a model's configuration: its contract, classes, precision and largest batch.
@@ -79,7 +81,7 @@ class AsyncClient(BaseClient):
         Raises:
             ClientError: the server has no such model, or not with the pinned contract.
         """
-        return await self._run(self._model(name))
+        return await self._run(self._model(name, self._deadline()))
 
     async def statistics(self, name: str) -> ModelStatistics:
         """Read the server's own counts of a model: requests, times in the queue and computing, batches.

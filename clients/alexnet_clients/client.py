@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,13 +24,15 @@ import numpy.typing as npt
 
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract
 from alexnet_model.errors import BadResponse, ClientError, ContractMismatch, NotReady, UsageError
+from alexnet_model.processes import check_same_process
 
 from .credentials import ClientTls, Credentials, Headers
 from .images import Batch, Images, PreparedBatches, SlicedBatches, SourceMaker, source_from_images
 from .predictions import Prediction, numbers_from_reply, predictions_from_batch
-from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, result_of, run_blocking, wait_for
+from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, Steps, result_of, run_blocking, wait_for
 from .served_model import ServedModel, served_model_from_config
 from .sources import images_in_folder
+from .transports.error_rules import LATE
 from .transports.transport import (
     FloatArray,
     InferReply,
@@ -56,7 +60,7 @@ class BaseClient:
     Attributes:
         url: the server.
         contract: the pinned contract; None: each model is used by the contract that it declares.
-        timeout_s: the deadline of a request, seconds.
+        timeout_s: how long a call, or each further batch of it, waits for the server, seconds.
         transport: what carries the requests.
     """
 
@@ -76,7 +80,8 @@ class BaseClient:
 
         Args:
             url: `grpc://`, `grpcs://`, `http://` or `https://`, with host and port.
-            timeout_s: deadline of each request in seconds, with all its attempts.
+            timeout_s: how long a call waits for the server, seconds: to connect, to read the model and for
+                its request with all attempts together. Each further batch of a call has as long again.
             tls: for `grpcs://` and `https://`: the CA to trust, and this client's own certificate.
             headers: sent with every request, or a function that returns them and is called for each.
             contract: pins a contract: a model with another one is refused. Default: images are prepared by
@@ -98,6 +103,7 @@ class BaseClient:
         self.timeout_s = timeout_s
         self.transport = transport or transport_from_url(self.url, Credentials(tls=tls, headers=headers))
         self._name = str(self.url)
+        self._pid = os.getpid()
         self._retrier = Retrier(backoff or Backoff())
         self._permits = FifoSemaphore(max_in_flight)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
@@ -109,7 +115,12 @@ class BaseClient:
         self._shared: dict[tuple[str, int], Future[Any]] = {}
 
     def _close(self) -> None:
-        """End open requests. Does not wait for an image that is being read, which may take forever."""
+        """End open requests. Does not wait for an image that is being read, which may take forever.
+
+        In a forked child it does nothing: threads, connection and requests are those of the parent.
+        """
+        if self._pid != os.getpid():
+            return
         self._closed = True
         self._retrier.close()
         self.transport.close()
@@ -118,8 +129,24 @@ class BaseClient:
     def _subject(self, model: str) -> str:
         return f"{self._name} {model}"
 
-    async def _connect(self, wait_s: float = 0.0) -> None:
-        """Check readiness once, or repeatedly for `wait_s` seconds."""
+    def _check_process(self) -> None:
+        """Refuse a use in a forked child, before a lock that a thread of the parent may have held."""
+        if self._pid != os.getpid():
+            check_same_process(f"client {self._name}", self._pid, kind=ClientError)
+
+    def _deadline(self) -> float:
+        """When a call that starts now has waited long enough for the server, by the monotonic clock."""
+        return time.monotonic() + self.timeout_s
+
+    def _left_s(self, deadline: float) -> float:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise LATE.error(self._name, f"no reply in {self.timeout_s:g} s")
+        return left_s
+
+    async def _connect(self, deadline: float, wait_s: float = 0.0) -> None:
+        """Check readiness once until the deadline, or repeatedly for `wait_s` seconds."""
+        self._check_process()
         if self._closed:
             raise ClientError(
                 self._name,
@@ -132,39 +159,35 @@ class BaseClient:
         if wait_s > 0:
             await result_of(self._retrier.run(self._ready, timeout_s=wait_s, patient=True))
         else:
-            await self._once_for_all("ready", lambda: self._ready(self.timeout_s))
+            await self._once_for_all("ready", lambda: self._ready(self._left_s(deadline)))
         self._connected = True
 
-    async def _model(self, name: str) -> ServedModel:
+    async def _model(self, name: str, deadline: float) -> ServedModel:
         """A model's configuration, read once for each connection."""
+        self._check_process()
         known = self._models.get(name)
         if known is not None and known[1] == self.transport.connections:
             return known[0]
-        await self._connect()
-        return await self._read_model(name)
+        await self._connect(deadline)
+        return await self._read_model(name, deadline)
 
     async def _revalidate(self, served: ServedModel) -> ServedModel:
-        """Read the model again if the connection changed: another server may have sent the reply."""
+        """Read the model again if the connection changed: another server may have sent the reply.
+
+        This has a deadline of its own, so that a late reply is not lost.
+        """
         if self._models[served.name][1] == self.transport.connections:
             return served
-        now = await self._read_model(served.name)
-        if now.labels != served.labels or now.decodes != served.decodes:
-            raise ContractMismatch(
-                self._subject(served.name),
-                got="a model with other classes since the connection was lost",
-                expected=f"the {served.classes} classes that it had",
-                next_step="Another export is served now: create a new client.",
-            )
-        return now
+        return await self._read_model(served.name, self._deadline())
 
-    async def _read_model(self, name: str) -> ServedModel:
+    async def _read_model(self, name: str, deadline: float) -> ServedModel:
         connections = self.transport.connections
 
         def read(left_s: float) -> Future[ModelConfig]:
             return self.transport.model_config(name, timeout_s=left_s)
 
         config = await self._once_for_all(
-            f"model {name}", lambda: self._retrier.run(read, timeout_s=self.timeout_s)
+            f"model {name}", lambda: self._retrier.run(read, timeout_s=self._left_s(deadline))
         )
         if config.name != name:
             raise BadResponse(self._subject(name), got=f"the model {config.name!r}", expected=repr(name))
@@ -174,33 +197,39 @@ class BaseClient:
         return served
 
     def _check_contract(self, served: ServedModel) -> None:
-        """Compare a model's contract with the pinned one, or with that of the model when it was first read.
+        """Compare a model with the pinned contract, and with the model as it was first read.
 
-        Images that were prepared before the connection was lost have the contract of that time.
+        Images that were prepared before the connection was lost have the contract of that time, and callers
+        may have kept the labels.
         """
-        known = self._models.get(served.name)
-        if self.contract is not None:
-            expected, next_step = self.contract, "Pin the contract that the model was exported with, or none."
-        elif known is not None:
-            expected, next_step = known[0].contract, "Another export is served now: create a new client."
-        else:
-            return
-        differences = expected.differences(served.contract)
-        if differences:
+        known = self._models[served.name][0] if served.name in self._models else served
+        expected = self.contract or known.contract
+        next_step = "Another export is served now: create a new client."
+        if differences := expected.differences(served.contract):
+            if self.contract is not None:
+                next_step = "Pin the contract that the model was exported with, or none."
             raise ContractMismatch(
                 self._subject(served.name),
                 got="; ".join(differences),
                 expected=f"the client's contract {expected.digest[:12]}",
                 next_step=next_step,
             )
+        if served.labels != known.labels or served.decodes != known.decodes:
+            raise ContractMismatch(
+                self._subject(served.name),
+                got="a model with other classes since the connection was lost",
+                expected=f"the {known.classes} classes that it had",
+                next_step=next_step,
+            )
 
     async def _statistics(self, name: str) -> ModelStatistics:
-        await self._connect()
-        return await result_of(self.transport.statistics(name, timeout_s=self.timeout_s))
+        deadline = self._deadline()
+        await self._connect(deadline)
+        return await result_of(self.transport.statistics(name, timeout_s=self._left_s(deadline)))
 
-    async def _pixels_model(self, name: str) -> ServedModel:
+    async def _pixels_model(self, name: str, deadline: float) -> ServedModel:
         """As `_model`, for a model that takes prepared pixels."""
-        served = await self._model(name)
+        served = await self._model(name, deadline)
         if served.decodes:
             raise UsageError(
                 f"model {name}",
@@ -211,18 +240,24 @@ class BaseClient:
         return served
 
     async def _probabilities(self, images: npt.NDArray[Any], model: str) -> FloatArray:
-        name = (await self._pixels_model(model)).contract.probabilities_name
-        return (await self._infer(images, model, (name,)))[name]
+        deadline = self._deadline()
+        name = (await self._pixels_model(model, deadline)).contract.probabilities_name
+        return (await self._infer(images, model, (name,), deadline))[name]
 
     async def _infer(
-        self, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...] | None
+        self,
+        images: npt.NDArray[Any],
+        model: str,
+        outputs: tuple[str, ...] | None,
+        deadline: float | None = None,
     ) -> dict[str, FloatArray]:
-        served = await self._pixels_model(model)
+        deadline = deadline or self._deadline()
+        served = await self._pixels_model(model, deadline)
         checked = served.contract.checked(images)
         outputs = _outputs_of(served, outputs)
         pieces: dict[str, list[FloatArray]] = {name: [] for name in outputs}
         batches = SlicedBatches(checked, size=served.max_batch)
-        send = partial(self._send, served, outputs=outputs)
+        send = self._sender(served, self._left_s(deadline), outputs=outputs)
         with closing(RequestWindow(batches, send, limit=BATCHES_IN_FLIGHT)) as window:
             while (sent := await window.next()) is not None:
                 batch, future = sent
@@ -241,9 +276,12 @@ class BaseClient:
         self, region: Region, images: npt.NDArray[Any], model: str, outputs: tuple[str, ...] | None
     ) -> dict[str, FloatArray]:
         """As `_infer`, for at most one batch at the start of shared memory."""
-        served = await self._pixels_model(model)
+        deadline = self._deadline()
+        served = await self._pixels_model(model, deadline)
         outputs = _outputs_of(served, outputs)
-        future = await self._send(served, Batch((), images), outputs=outputs, region=region.name)
+        left_s = self._left_s(deadline)
+        batch = Batch((), images)
+        future = await self._send(served, batch, outputs=outputs, region=region.name, timeout_s=left_s)
         reply = await result_of(future)
         return self._numbers(reply, await self._revalidate(served), len(images), outputs)
 
@@ -268,11 +306,19 @@ class BaseClient:
             raise UsageError("in_flight", got=f"{in_flight}", expected="at least 1")
         return PredictionStream(self, images, model=model, top=top, in_flight=in_flight)
 
+    def _sender(
+        self, served: ServedModel, left_s: float, *, outputs: tuple[str, ...], top: int = 0
+    ) -> Callable[[Batch], Steps[Future[InferReply]]]:
+        """A function that sends a batch. The first has what is left of the call's deadline."""
+        timeouts = chain([left_s], repeat(self.timeout_s))
+        return lambda batch: self._send(served, batch, outputs=outputs, top=top, timeout_s=next(timeouts))
+
     async def _send(
         self,
         served: ServedModel,
         batch: Batch,
         *,
+        timeout_s: float,
         outputs: tuple[str, ...],
         top: int = 0,
         region: str = "",
@@ -287,7 +333,7 @@ class BaseClient:
         try:
             message = self.transport.prepare(request)
             future = self._retrier.run(
-                lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=self.timeout_s
+                lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=timeout_s
             )
         except BaseException:
             self._permits.release()
@@ -361,8 +407,11 @@ class PredictionStream:
     async def next(self) -> tuple[Prediction, ...] | None:
         """The predictions of the next batch; None after the last."""
         client = self._client
+        client._check_process()
         if self._served is None or self._window is None:
-            served = self._served = await client._model(self._name)
+            deadline = client._deadline()
+            served = self._served = await client._model(self._name, deadline)
+            left_s = client._left_s(deadline)
             batches = PreparedBatches(
                 self._images(served.contract),
                 served.contract,
@@ -373,7 +422,7 @@ class PredictionStream:
             )
             limit = self._in_flight or (ENCODED_IN_FLIGHT if served.decodes else BATCHES_IN_FLIGHT)
             outputs = (served.contract.probabilities_name,)
-            send = partial(client._send, served, outputs=outputs, top=self._top)
+            send = client._sender(served, left_s, outputs=outputs, top=self._top)
             self._window = RequestWindow(batches, send, limit=limit)
         sent = await self._window.next()
         if sent is None:
@@ -433,7 +482,7 @@ class Client(BaseClient):
             NotReady: the server is still loading, or shutting down.
             ClientError: no reply for another reason.
         """
-        run_blocking(self._connect(wait_s))
+        run_blocking(self._connect(self._deadline(), wait_s))
 
     def close(self) -> None:
         """Cancel open requests and close the connection. The client cannot be used afterwards."""
@@ -451,7 +500,7 @@ class Client(BaseClient):
                 or the model is not one of this project's.
             ClientError: no reply.
         """
-        return run_blocking(self._model(name))
+        return run_blocking(self._model(name, self._deadline()))
 
     def statistics(self, name: str) -> ModelStatistics:
         """Read the server's own counts of a model: requests, times in the queue and computing, batches.
@@ -474,9 +523,11 @@ class Client(BaseClient):
         classified all the same.
 
         Args:
-            images: one image or an iterable of them: paths, bytes, binary files, PIL images, or prepared
-                uint8 arrays `(size, size, 3)`; or one prepared batch `(N, size, size, 3)`. The size is that
-                of the model's contract.
+            images: one image or an iterable of them: paths, encoded images (`bytes`, `bytearray`,
+                `memoryview`), binary files, PIL images, or uint8 RGB arrays `(H, W, 3)`; or one array
+                `(N, H, W, 3)`. An array that has exactly the size of the model's contract is taken as
+                prepared. Others are prepared like any image. Frames of OpenCV are BGR: pass
+                `frame[..., ::-1]`.
             model: the model's name on the server.
             top: how many classes each prediction has, best first.
             in_flight: how many requests are open at once. Default: 2 batches, or 32 images for a model that

@@ -26,15 +26,15 @@ from alexnet_model.errors import AlexnetError, ClientError, ImageError
 
 from .sending import result_of, wait_for
 
-ImageOrArray: TypeAlias = ImageInput | npt.NDArray[Any]
+ImageOrArray: TypeAlias = ImageInput | bytearray | memoryview | npt.NDArray[Any]
 Images: TypeAlias = ImageOrArray | Iterable[ImageOrArray]
-Snapshot: TypeAlias = ImageOrArray | ImageError
+Snapshot: TypeAlias = ImageInput | npt.NDArray[Any] | ImageError
 
 # Starting a task in a thread costs half as much as decoding a small image, so a task decodes several.
 IMAGES_PER_TASK = 8
 LINGER_S = 0.1  # how long a batch waits for more images from a slow source
 
-_ACCEPTED = "a path, bytes, a binary file, a PIL image, or a uint8 array (size, size, 3)"
+_ACCEPTED = "a path, bytes, a binary file, a PIL image, or a uint8 array (height, width, 3)"
 
 
 class End(Enum):
@@ -71,6 +71,10 @@ def source_from_images(images: Images, contract: Contract) -> IteratorSource:
         ImageError: an array does not fit the contract, or the argument cannot be images.
     """
     if isinstance(images, np.ndarray):
+        if is_frame(images, contract):
+            return IteratorSource(iter([images]))
+        if images.ndim == 4 and len(images) > 0 and is_frame(images[0], contract):
+            return IteratorSource(iter(images))  # (N, H, W, 3)
         return IteratorSource(iter(contract.checked(images)))  # (N, S, S, 3)
     if _is_image(images):
         return IteratorSource(iter([cast("ImageInput", images)]))
@@ -188,10 +192,10 @@ class PreparedBatches:
 
     def _named_snapshot(self, item: ImageOrArray) -> tuple[str, Snapshot]:
         place = f"images[{self._count}]"
-        name = "image" if isinstance(item, bytes | np.ndarray) else name_of(item)
+        name = "image" if isinstance(item, bytes | bytearray | memoryview | np.ndarray) else name_of(item)
         name = f"image {self._count}" if name == "image" else name
         self._count += 1
-        if isinstance(item, np.ndarray):
+        if isinstance(item, np.ndarray) and not is_frame(item, self._contract):
             if item.ndim != 3:
                 raise ImageError(
                     place,
@@ -209,7 +213,7 @@ class PreparedBatches:
                 )
         elif not _is_image(item):
             raise ImageError(place, got=type(item).__name__, expected=_ACCEPTED)
-        return name, snapshot(item)
+        return name, snapshot(item, self._contract)
 
     def _start(self, named: list[tuple[str, Snapshot]]) -> Future[list[Slot]]:
         if all(isinstance(item, np.ndarray) for _, item in named):  # nothing to decode
@@ -254,20 +258,29 @@ class SlicedBatches:
 Batches: TypeAlias = PreparedBatches | SlicedBatches
 
 
-def snapshot(item: ImageOrArray) -> Snapshot:
+def is_frame(array: npt.NDArray[Any], contract: Contract) -> bool:
+    """Whether an array is an image to prepare: uint8 RGB `(H, W, 3)` of another size than the contract's."""
+    is_rgb = array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] == 3
+    return is_rgb and array.size > 0 and array.shape != contract.image_shape
+
+
+def snapshot(item: ImageOrArray, contract: Contract) -> Snapshot:
     """Copy the input, so that the caller may reuse its buffer; an `ImageError` if it cannot be read.
 
     Images are taken well before they are sent, and decoded in other threads. By then a camera has filled its
     array again, a GIF has moved to its next frame, and a file may be closed. Paths and bytes need no copy.
     """
     if isinstance(item, np.ndarray):
-        return item.copy()  # (S, S, 3)
+        copy = item.copy()  # (S, S, 3) or (H, W, 3)
+        return Image.fromarray(copy) if is_frame(item, contract) else copy
+    if isinstance(item, bytearray | memoryview):
+        return bytes(item)
     try:
         if isinstance(item, Image.Image):
             item.load()
-            copy = item.copy()
-            copy.format = item.format
-            return copy
+            opened = item.copy()
+            opened.format = item.format
+            return opened
         return encoded_bytes(item) if hasattr(item, "read") else item
     except ImageError as error:
         return error
@@ -297,7 +310,8 @@ def encoded_row(image: ImageInput, contract: Contract) -> npt.NDArray[np.object_
 
 
 def _is_image(value: object) -> bool:
-    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+    kinds = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return isinstance(value, kinds) or hasattr(value, "read")
 
 
 def _closed() -> ClientError:

@@ -14,8 +14,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -41,13 +40,21 @@ def run_blocking(coroutine: Steps[T]) -> T:
     try:
         while True:
             future: Future[Any] = coroutine.send(None)
-            with suppress(CancelledError):
-                future.exception()  # blocks; the coroutine takes the result or the error itself
+            if not future.done():
+                _block_until_done(future)  # the coroutine takes the result or the error itself
     except StopIteration as end:
         value: T = end.value
         return value
     finally:
         coroutine.close()
+
+
+def _block_until_done(future: Future[Any]) -> None:
+    """As `future.result()`, whose Condition may raise a RuntimeError if an interrupt comes while it waits."""
+    lock = threading.Lock()
+    lock.acquire()
+    future.add_done_callback(lambda _: lock.release())
+    lock.acquire()
 
 
 async def wait_for(future: Future[Any], *, shared: bool = False) -> None:

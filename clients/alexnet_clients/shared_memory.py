@@ -76,6 +76,7 @@ class SharedImages:
             UsageError: there is not enough memory.
         """
         self._client.connect()
+        self._pid = os.getpid()
         remove_orphans(self._client)
         contract = self._client.model(self._model).contract
         name = f"{_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
@@ -98,6 +99,8 @@ class SharedImages:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._pid != os.getpid():
+            return  # in a forked child: the memory is the parent's
         timeout_s = self._client.timeout_s
         try:
             with contextlib.suppress(ClientError):  # a stopped server has no registrations

@@ -80,7 +80,7 @@ class ServerUrl:
 
     @property
     def is_loopback(self) -> bool:
-        if self.host == "localhost":
+        if f".{self.host.removesuffix('.')}".endswith(".localhost"):
             return True
         try:
             return ip_address(self.host).is_loopback

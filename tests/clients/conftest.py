@@ -6,6 +6,8 @@ import pytest
 
 from alexnet_clients import Client, FakeTransport
 
+from .wire_server import WireServer, served
+
 
 @pytest.fixture
 def fake() -> Iterator[FakeTransport]:
@@ -18,3 +20,9 @@ def fake() -> Iterator[FakeTransport]:
 def client(fake: FakeTransport) -> Iterator[Client]:
     with Client("grpc://127.0.0.1:8001", transport=fake) as client:
         yield client
+
+
+@pytest.fixture
+def wire_server() -> Iterator[WireServer]:
+    with served() as (server, _):
+        yield server

@@ -39,7 +39,11 @@ def test_classify_takes_one_image_in_every_form(client: Client, tmp_path: Path) 
     path.write_bytes(encoded(255))
     assert labels(client, path) == ["9"]
     assert labels(client, str(path)) == ["9"]
-    assert labels(client, encoded(255)) == ["9"]
+    for content in (encoded(255), bytearray(encoded(255)), memoryview(encoded(255))):
+        assert labels(client, content) == ["9"]
+        assert labels(client, [content]) == ["9"]
+        assert labels(client, iter([content])) == ["9"]
+    assert client.classify(bytearray(b"x"))[0].image == "image 0"
     assert labels(client, io.BytesIO(encoded(255))) == ["9"]
     assert labels(client, grey(255)) == ["9"]
     assert labels(client, prepared(255)[0]) == ["9"]
@@ -107,7 +111,8 @@ def test_only_broken_images_send_no_request(client: Client, fake: FakeTransport)
         (np.zeros((224, 224, 3), np.float32), "as uint8"),
         (np.zeros((3, 224, 224), np.uint8), "channels last"),
         (np.zeros((2, 3, 224, 224), np.uint8), "channels last"),
-        (np.zeros((100, 100, 3), np.uint8), "the model's contract"),
+        (np.zeros((100, 100, 4), np.uint8), "the model's contract"),
+        (np.zeros((100, 0, 3), np.uint8), "the model's contract"),
         (np.zeros((0, 224, 224, 3), np.uint8), "the model's contract"),
         ([np.zeros((2, 224, 224, 3), np.uint8)], r"images\[0\]"),
         ([np.zeros((224, 224), np.uint8)], r"images\[0\]"),

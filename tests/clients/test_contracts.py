@@ -109,14 +109,40 @@ def test_an_opened_image_is_sent_upright_to_a_model_that_decodes(
     np.testing.assert_array_equal(UNUSUAL.prepared(sent), UNUSUAL.prepared(AWKWARD[name]()))
 
 
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_fp32"])
+@pytest.mark.parametrize("size", [(480, 640), (20, 1000), (224, 224), (1, 1)])
+def test_an_array_of_another_size_is_prepared_like_an_image(
+    size: tuple[int, int], model: str, unusual: FakeTransport, their_client: Client
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    expected = [UNUSUAL.prepared(Image.fromarray(frame)) for frame in frames]
+    mirrored = frames[:, :, ::-1]  # not contiguous
+    for images in (frames, list(frames), iter(frames), np.ascontiguousarray(mirrored)[:, :, ::-1]):
+        unusual.requests.clear()
+        assert len(their_client.classify(images, model=model)) == 2
+        sent = [row for request in unusual.requests for row in request.images]
+        pixels = [UNUSUAL.prepared(row[0]) for row in sent] if model == "alexnet" else sent
+        np.testing.assert_array_equal(pixels, expected)
+    (one,) = their_client.classify(frames[0], model=model)
+    assert one.image == "image 0"
+
+
+def test_an_array_of_the_contracts_size_is_prepared_already(
+    unusual: FakeTransport, their_client: Client
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, *UNUSUAL.image_shape), np.uint8)
+    for given in (images, list(images)):
+        unusual.requests.clear()
+        their_client.classify(given)
+        np.testing.assert_array_equal(unusual.requests[0].images, images)
+
+
 @pytest.mark.parametrize(
     "images", [np.zeros((2, 224, 224, 3), np.uint8), [np.zeros((224, 224, 3), np.uint8)]]
 )
-def test_arrays_are_checked_against_the_contract_of_the_model(
+def test_arrays_to_infer_are_checked_against_the_contract_of_the_model(
     images: Any, unusual: FakeTransport, their_client: Client
 ) -> None:
-    with pytest.raises(ImageError, match=r"expected \(N, 40, 40, 3\) uint8"):
-        their_client.classify(images)
     with pytest.raises(ImageError, match=r"expected \(N, 40, 40, 3\) uint8"):
         their_client.infer(np.asarray(images))
     assert unusual.requests == []

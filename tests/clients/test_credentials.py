@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from concurrent import futures
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
@@ -17,7 +14,7 @@ from alexnet_clients import Client, ClientTls, Credentials, Headers, ServerUrl, 
 from alexnet_model.errors import BadRequest, ClientError, Unreachable, Untrusted, UsageError
 
 from ..certificates import Certificates, Pair, make_certificates
-from .wire_server import WireServer, config, infer, ready
+from .wire_server import served
 
 IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
 
@@ -25,25 +22,6 @@ IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@contextmanager
-def served(pair: Pair | None, *, client_ca: Path | None = None) -> Iterator[tuple[WireServer, str]]:
-    """The server and the address that it listens at."""
-    wire = WireServer({"ServerReady": ready, "ModelConfig": config, "ModelInfer": infer})
-    running = grpc.server(futures.ThreadPoolExecutor(4), handlers=[wire])
-    if pair is None:
-        wire.port = running.add_insecure_port("127.0.0.1:0")
-    else:
-        identity = [(pair.key.read_bytes(), pair.certificate.read_bytes())]
-        roots = client_ca.read_bytes() if client_ca else None
-        credentials = grpc.ssl_server_credentials(identity, roots, require_client_auth=client_ca is not None)
-        wire.port = running.add_secure_port("127.0.0.1:0", credentials)
-    running.start()
-    try:
-        yield wire, f"127.0.0.1:{wire.port}"
-    finally:
-        running.stop(grace=None).wait()
 
 
 def opened(url: str, headers: Any) -> Transport:

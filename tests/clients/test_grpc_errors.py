@@ -58,6 +58,9 @@ TLS_FAILED = (
             Untrusted,
         ),
         ("UNAVAILABLE", f"{CONNECTING}Handshake read failed (Socket closed)", Untrusted),
+        ("UNAVAILABLE", f"{CONNECTING}Handshake read failed (Endpoint closing)", Unreachable),
+        ("UNAVAILABLE", f"{CONNECTING}connection attempt timed out before receiving SETTINGS", Unreachable),
+        ("UNAVAILABLE", "Stream removed (ping timeout)", ConnectionLost),
         ("UNAVAILABLE", "Socket closed", ConnectionLost),
         (
             "UNAVAILABLE",

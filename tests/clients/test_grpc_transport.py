@@ -31,21 +31,7 @@ from alexnet_model.errors import (
     Unreachable,
 )
 
-from .wire_server import Handler, WireServer, config, infer, ready
-
-
-@pytest.fixture
-def wire_server() -> Iterator[WireServer]:
-    server = WireServer({"ServerReady": ready, "ModelConfig": config, "ModelInfer": infer})
-    running = grpc.server(
-        futures.ThreadPoolExecutor(4),
-        handlers=[server],
-        options=[("grpc.max_receive_message_length", -1)],
-    )
-    server.port = running.add_insecure_port("127.0.0.1:0")
-    running.start()
-    yield server
-    running.stop(grace=None).wait()
+from .wire_server import Handler, WireServer, infer, ready, served
 
 
 @pytest.fixture
@@ -178,6 +164,14 @@ def test_refusals_are_translated_and_keep_the_servers_text(
         transport.model_config("x", timeout_s=10).result()
 
 
+def test_a_request_that_a_stopping_server_cancels_is_sent_again(wire_server: WireServer) -> None:
+    replies = [_refuse(grpc.StatusCode.CANCELLED, "CANCELLED"), infer]
+    wire_server.handlers["ModelInfer"] = lambda request, context: replies.pop(0)(request, context)
+    with Client(wire_server.url) as client:
+        assert client.probabilities(request(1).images, model="alexnet_int8").shape == (1, 10)
+    assert replies == []
+
+
 def test_not_ready(wire_server: WireServer) -> None:
     wire_server.handlers["ServerReady"] = lambda request, context: service_pb2.ServerReadyResponse(
         ready=False
@@ -214,6 +208,21 @@ def test_a_lost_connection_is_counted_before_its_request_fails(
     future.add_done_callback(lambda future: seen.append(transport.connections))
     assert isinstance(future.exception(10), ConnectionLost)
     assert seen == [before + 1]
+
+
+def test_a_server_that_was_replaced_between_requests_is_counted() -> None:
+    with served() as (first, _):
+        transport = GrpcTransport(ServerUrl.parse(first.url))
+        for _ in range(3):
+            assert transport.ready(timeout_s=10).result(10)
+        assert transport.connections == 1
+    with served(port=first.port):
+        before = transport.connections
+        assert transport.ready(timeout_s=10).result(10)
+        assert transport.connections == before + 1
+        assert transport.ready(timeout_s=10).result(10)
+        assert transport.connections == before + 1
+    transport.close()
 
 
 def test_the_deadline_ends_a_request(wire_server: WireServer, transport: GrpcTransport) -> None:
@@ -263,7 +272,7 @@ def test_closing_fails_open_and_later_requests(wire_server: WireServer, transpor
     future = sent(transport, request(1), timeout_s=30)
     assert arrived.wait(10)
     transport.close()
-    with pytest.raises(ClientError):
+    with pytest.raises(ClientError, match="got a client that is closed"):
         future.result(10)
     release.set()
     with pytest.raises(ClientError, match="closed"):

@@ -4,12 +4,14 @@ import random
 import time
 from concurrent.futures import Future
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
 
-from alexnet_clients import Backoff, Client, FakeTransport
+from alexnet_clients import Backoff, Client, FakeTransport, InferReply
 from alexnet_clients.sending import RETRIED, Retrier
+from alexnet_clients.transports.transport import Message, ModelConfig
 from alexnet_model.errors import (
     BadRequest,
     BadResponse,
@@ -98,6 +100,52 @@ def test_each_attempt_is_given_what_is_left_of_the_deadline() -> None:
     assert given[0] == 0.1
     assert given == sorted(given, reverse=True)
     assert min(given) > 0
+
+
+class Slow(FakeTransport):
+    """Takes 50 ms for the requests before the first inference, and notes the time that each was given."""
+
+    def __init__(self) -> None:
+        super().__init__(max_batch=1)
+        self.given_s: list[float] = []
+
+    def ready(self, *, timeout_s: float) -> Future[bool]:
+        self.given_s.append(timeout_s)
+        time.sleep(0.05)
+        return super().ready(timeout_s=timeout_s)
+
+    def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
+        self.given_s.append(timeout_s)
+        time.sleep(0.05)
+        return super().model_config(model, timeout_s=timeout_s)
+
+    def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
+        self.given_s.append(timeout_s)
+        return super().submit(message, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("call", [Client.classify, Client.probabilities, Client.infer])
+def test_connecting_reading_the_model_and_the_first_batch_share_one_deadline(call: Any) -> None:
+    transport = Slow()
+    with Client("grpc://host", transport=transport, timeout_s=10) as client:
+        client._connected = False
+        transport.given_s.clear()
+        call(client, IMAGE.repeat(2, axis=0))
+    ready_s, config_s, first_s, second_s = transport.given_s
+    assert ready_s == pytest.approx(10, abs=0.02)
+    assert config_s == pytest.approx(ready_s - 0.05, abs=0.04)
+    assert first_s == pytest.approx(config_s - 0.05, abs=0.04)
+    assert second_s == 10
+    transport.close()
+
+
+def test_a_deadline_that_passes_before_the_request_is_an_error() -> None:
+    transport = Slow()
+    client = Client("grpc://host", transport=transport, timeout_s=0.08)
+    with pytest.raises(DeadlineExceeded, match=r"no reply in 0.08 s.*Raise timeout_s"):
+        client.classify(IMAGE)
+    assert transport.requests == []
+    client.close()
 
 
 def test_waits_grow_and_are_random_up_to_a_limit() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,12 @@ import pytest
 from alexnet_clients import Client, FakeTransport
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ContractMismatch, ModelNotFound
+
+from .http_transport.http_server import HttpServer, Received, Reply, as_json
+from .http_transport.http_server import config as http_config
+from .http_transport.http_server import infer as http_infer
+from .tcp_proxy import TcpProxy
+from .wire_server import WireServer, config
 
 IMAGES = np.zeros((4, 224, 224, 3), np.uint8)
 
@@ -53,8 +61,63 @@ def test_a_reply_of_another_server_is_refused(swap: object, fake: FakeTransport,
         return answered(request)  # type: ignore[arg-type]
 
     fake.predict = answer  # type: ignore[assignment]
-    with pytest.raises(ContractMismatch):
-        client.classify(IMAGES)
+    for _ in range(2):
+        with pytest.raises(ContractMismatch, match="create a new client"):
+            client.classify(IMAGES)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("swap", [swapped_for_another_contract, swapped_for_other_classes])
+def test_a_model_that_changed_between_calls_is_refused_until_it_changes_back(
+    swap: object, pinned: bool, fake: FakeTransport
+) -> None:
+    assert callable(swap)
+    client = Client("grpc://host", transport=fake, contract=fake.contract if pinned else None)
+    client.classify(IMAGES)
+    names, parameters = fake.class_names, dict(fake.parameters)
+    swap(fake)
+    for _ in range(2):
+        with pytest.raises(ContractMismatch):
+            client.classify(IMAGES)
+        with pytest.raises(ContractMismatch):
+            client.model("alexnet_fp32")
+    fake.class_names, fake.parameters = names, parameters
+    fake.connections += 1
+    assert client.classify(IMAGES)[0].error is None
+    client.close()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_both_protocols_refuse_a_server_with_other_classes(wire_server: WireServer, protocol: str) -> None:
+    """The connection is lost between two calls, and the next one leads to another server."""
+    over_http = HttpServer({"config": http_config, "infer": http_infer, "ready": lambda received: Reply()})
+    with over_http.running():
+        port = wire_server.port if protocol == "grpc" else over_http.port
+        with TcpProxy(port).running() as proxy:
+            client = Client(f"{protocol}://127.0.0.1:{proxy.port}", timeout_s=10)
+            assert client.probabilities(IMAGES[:1], model="alexnet_int8").shape == (1, 10)
+            wire_server.handlers["ModelConfig"] = with_reversed_labels
+            over_http.handlers["config"] = http_config_with_reversed_labels
+            proxy.drop()
+            time.sleep(0.2)  # until the client has noticed
+            for _ in range(2):
+                with pytest.raises(ContractMismatch, match="a model with other classes"):
+                    client.probabilities(IMAGES[:1], model="alexnet_int8")
+            client.close()
+
+
+def with_reversed_labels(request: Any, context: Any) -> Any:
+    response = config(request, context)
+    parameter = response.config.parameters["labels"]
+    parameter.string_value = json.dumps(json.loads(parameter.string_value)[::-1])
+    return response
+
+
+def http_config_with_reversed_labels(received: Received) -> Reply:
+    found = json.loads(http_config(received).body)
+    parameter = found["parameters"]["labels"]
+    parameter["string_value"] = json.dumps(json.loads(parameter["string_value"])[::-1])
+    return as_json(found)
 
 
 def test_outputs_of_another_server_are_refused(fake: FakeTransport, client: Client) -> None:

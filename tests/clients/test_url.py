@@ -77,7 +77,11 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "is_loopback"), [("127.0.0.1", True), ("[::1]", True), ("localhost", True), ("10.0.0.1", False)]
+    ("host", "is_loopback"),
+    [
+        *[(host, True) for host in ("127.0.0.1", "[::1]", "localhost", "LOCALHOST.", "triton.localhost")],
+        *[(host, False) for host in ("10.0.0.1", "notlocalhost", "localhost.example")],
+    ],
 )
 def test_loopback_is_recognised(host: str, is_loopback: bool) -> None:
     assert ServerUrl.parse(f"grpc://{host}").is_loopback is is_loopback

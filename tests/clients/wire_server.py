@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +16,8 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_UINT8
 
 from alexnet_model.contract import Contract
+
+from ..certificates import Pair
 
 CONTRACT = Contract()
 Handler = Callable[[Any, Any], Any]
@@ -81,3 +86,26 @@ def infer(request: Any, context: Any) -> Any:
         response.outputs.add(name=output.name, datatype="FP32", shape=[batch, 10])
         response.raw_output_contents.append(np.full((batch, 10), 0.1, "<f4").tobytes())
     return response
+
+
+@contextmanager
+def served(
+    pair: Pair | None = None, *, client_ca: Path | None = None, port: int = 0
+) -> Iterator[tuple[WireServer, str]]:
+    """The server and the address that it listens at."""
+    wire = WireServer({"ServerReady": ready, "ModelConfig": config, "ModelInfer": infer})
+    running = grpc.server(
+        futures.ThreadPoolExecutor(4), handlers=[wire], options=[("grpc.max_receive_message_length", -1)]
+    )
+    if pair is None:
+        wire.port = running.add_insecure_port(f"127.0.0.1:{port}")
+    else:
+        identity = [(pair.key.read_bytes(), pair.certificate.read_bytes())]
+        roots = client_ca.read_bytes() if client_ca else None
+        credentials = grpc.ssl_server_credentials(identity, roots, require_client_auth=client_ca is not None)
+        wire.port = running.add_secure_port(f"127.0.0.1:{port}", credentials)
+    running.start()
+    try:
+        yield wire, f"127.0.0.1:{wire.port}"
+    finally:
+        running.stop(grace=None).wait()

@@ -29,7 +29,7 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._process = os.getpid()
+        self._pid = os.getpid()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine; cancelling the future cancels it.
@@ -60,6 +60,8 @@ class BackgroundLoop:
 
     def close(self) -> None:
         """Cancel coroutines, drop delayed calls and end the thread. Closing twice is allowed."""
+        if self._pid != os.getpid():
+            return  # a forked child has neither the thread nor the right to close the parent's connections
         with self._lock:
             self._closed = True
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
@@ -71,8 +73,8 @@ class BackgroundLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         import asyncio
 
-        if self._closed or self._process != os.getpid():  # a fork has no threads
-            raise RuntimeError("the client is closed, or was made before a fork")
+        if self._closed:
+            raise RuntimeError("the client is closed")
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(

@@ -37,6 +37,7 @@ class ErrorRule:
         return self.kind(subject, got=text, expected=self.expected, next_step=self.next_step)
 
 
+CLOSED = ErrorRule(ClientError, "an open one", "Create a new client.")
 REFUSED = ErrorRule(BadRequest, "a request that the server accepts")
 FAILED = ErrorRule(ClientError, next_step="The server's log has more details.")
 LATE = ErrorRule(DeadlineExceeded, next_step="Raise timeout_s, or send smaller batches.")

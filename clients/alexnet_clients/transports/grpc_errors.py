@@ -15,6 +15,7 @@ from .error_rules import (
     NO_MODEL,
     NOT_ENCRYPTED,
     REFUSED,
+    STOPPING,
     UNAUTHENTICATED,
     UNREACHABLE,
     UNTRUSTED,
@@ -23,7 +24,7 @@ from .error_rules import (
 )
 
 RULE_OF_STATUS: dict[str, ErrorRule] = {
-    "CANCELLED": ErrorRule(ClientError),
+    "CANCELLED": STOPPING,  # by a server that is stopping; a client cancels its calls without such an error
     "UNKNOWN": FAILED,
     "INVALID_ARGUMENT": REFUSED,
     "DEADLINE_EXCEEDED": LATE,
@@ -55,8 +56,15 @@ _CLOSED_WITH_TLS = ErrorRule(
 )
 _CLOSED = re.compile("failed to connect.*(socket closed|connection reset|broken pipe)", re.DOTALL)
 
+# How gRPC reports that its time to connect was over; the second text while TLS was being negotiated.
+_CONNECTED_TOO_LATE = ErrorRule(
+    Unreachable, "a server that completes the connection in time", "Check the URL and the network."
+)
+
 # By a part of gRPC's own text in lower case; the first match counts.
 _RULE_OF_CONNECTING: tuple[tuple[str, ErrorRule], ...] = (
+    ("connection attempt timed out", _CONNECTED_TOO_LATE),
+    ("endpoint closing", _CONNECTED_TOO_LATE),
     ("wrong_version_number", NOT_ENCRYPTED),
     ("handshake read failed", NOT_ENCRYPTED),
     ("certificate_verify_failed", UNTRUSTED),
@@ -77,7 +85,9 @@ _RULE_OF_CONNECTING: tuple[tuple[str, ErrorRule], ...] = (
 _STATUSES_OF_CONNECTING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL")
 
 
-def error_from_status(status: str, details: str, *, subject: str, is_encrypted: bool = False) -> ClientError:
+def error_from_status(
+    status: str, details: str, *, subject: str, is_encrypted: bool = False, proxy: str = ""
+) -> ClientError:
     """Translate a failed call.
 
     Args:
@@ -85,6 +95,7 @@ def error_from_status(status: str, details: str, *, subject: str, is_encrypted: 
         details: the text that came with it.
         subject: the server and model that the error names.
         is_encrypted: whether the client used TLS.
+        proxy: the variable of the proxy that the client used; empty for none.
     """
     rule = rule_from_text(details, status) or RULE_OF_STATUS[status]
     text = details.lower()
@@ -92,4 +103,7 @@ def error_from_status(status: str, details: str, *, subject: str, is_encrypted: 
         rule = next((found for part, found in _RULE_OF_CONNECTING if part in text), rule)
     if rule is UNREACHABLE and _CLOSED.search(text):
         rule = _CLOSED_WITH_TLS if is_encrypted else _CLOSED_WITHOUT_TLS
+    if proxy and issubclass(rule.kind, Unreachable):
+        next_step = f"Check the proxy in {proxy}, or name the host in no_proxy."
+        rule = ErrorRule(Unreachable, "a proxy that reaches the server", next_step)
     return rule.error(subject, details or status.lower().replace("_", " "))

@@ -7,17 +7,23 @@ once: a benchmark's client runs on the cores that its server computes on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from alexnet_model.errors import BadResponse, ClientError, ConnectionLost
+from alexnet_model.processes import check_same_process
 
 from ..credentials import ANONYMOUS, ClientTls, Credentials
 from ..url import ServerUrl
+from .error_rules import CLOSED
 from .grpc_errors import error_from_status
 from .messages import Json, config_from_json, statistics_from_json
 from .transport import (
@@ -43,10 +49,18 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # How long a channel waits between two attempts to connect; its defaults grow to two minutes, in which a
     # server that was restarted would seem unreachable.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Not a wait, in spite of its name, but the shortest time limit of an attempt to connect. Its default of
+    # 20 s would hide from a request with a shorter deadline that the server cannot be reached.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    # If a request is open and nothing arrives, ask the other end whether it is still there, and give the
+    # connection up if it does not reply: it may have died silently. Servers with gRPC's defaults, such as
+    # Triton, close a connection after the fourth ping without data, here after 190 s (measured). Recent
+    # versions of gRPC use the third option instead of the second.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
-_POLLING_ENDS_S = 0.3
 T = TypeVar("T")
 _Specs: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, datatype, shape
 
@@ -55,8 +69,9 @@ class GrpcTransport:
     """A gRPC channel. Opening it imports gRPC but sends nothing: the first call connects."""
 
     def __init__(self, url: ServerUrl, credentials: Credentials = ANONYMOUS) -> None:
-        import grpc
-        from tritonclient.grpc import service_pb2
+        with _silent_grpc():
+            import grpc
+            from tritonclient.grpc import service_pb2
 
         self._name = str(url)
         self._is_encrypted = url.is_encrypted
@@ -64,6 +79,7 @@ class GrpcTransport:
         self._messages = service_pb2
         self._rpc_error: type[Exception] = grpc.RpcError
         options = [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if url.is_loopback else [])]
+        self._proxy = _proxy_variable(url)
         if url.is_encrypted:
             tls = credentials.tls or ClientTls()
             tls.ssl_context()  # reports what is wrong with a file; gRPC would only fail to connect
@@ -73,9 +89,11 @@ class GrpcTransport:
             self._channel = grpc.secure_channel(url.address, tls_credentials, options)
         else:
             self._channel = grpc.insecure_channel(url.address, options)
-        self._connected = grpc.ChannelConnectivity.READY
-        self._is_connected, self._losses, self._lock = False, 0, threading.Lock()
-        self._channel.subscribe(self._note_state)
+        self._ready_state = grpc.ChannelConnectivity.READY.value[0]
+        self._connections, self._lock = 0, threading.Lock()
+        self._thread = _CallThread("alexnet-grpc", last=self._channel.close)
+        self._closed = False
+        self._pid = os.getpid()
         self._head = functools.lru_cache(maxsize=256)(self._head_of)
         number = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
         length_delimited = 2
@@ -90,13 +108,11 @@ class GrpcTransport:
 
     @property
     def connections(self) -> int:
-        """Counts lost connections, some twice: by a request that fails with it, and by the channel's state.
+        """Counts requests that found the channel without a connection, and requests that failed with one.
 
-        gRPC reports a channel's state some milliseconds late, from a thread of its own, and reports a loss
-        between requests only so. A server needs far longer to start again. But a proxy that switches to
-        another server at once may be faster, and the first reply after that may be accepted.
+        So it grows at least once for every new connection, before a reply comes over it.
         """
-        return self._losses
+        return self._connections
 
     def ready(self, *, timeout_s: float) -> Future[bool]:
         request = self._messages.ServerReadyRequest()
@@ -163,22 +179,13 @@ class GrpcTransport:
         return self._call(self._infer, message.wire, model, timeout_s, read)
 
     def close(self) -> None:
-        self._channel.unsubscribe(self._note_state)
-        # gRPC's thread that polls the state looks at the channel once more within 0.2 s, and prints a
-        # traceback if it is closed by then.
-        ends_s = time.monotonic() + _POLLING_ENDS_S
-        while _is_polled(self._channel) and time.monotonic() < ends_s:
-            time.sleep(0.005)
-        self._channel.close()
+        if self._pid == os.getpid():
+            self._closed = True
+            self._thread.close()
 
-    def _note_state(self, state: Any) -> None:
-        if self._is_connected and state is not self._connected:
-            self._count_loss()
-        self._is_connected = state is self._connected
-
-    def _count_loss(self) -> None:
+    def _count_connection(self) -> None:
         with self._lock:
-            self._losses += 1
+            self._connections += 1
 
     def _method(self, name: str, *, serialise: Any = None) -> Any:
         return self._channel.unary_unary(
@@ -192,17 +199,31 @@ class GrpcTransport:
     ) -> Future[T]:
         """Call, and pass the response through `read`, or the translated error, to a standard future."""
         future: Future[T] = Future()
+        subject = self._subject(model)
         metadata: tuple[tuple[str, str], ...] = ()
         try:
-            if self._credentials.headers is not None:
-                metadata = tuple(self._credentials.headers_now(self._subject(model)).items())
-            call = method.future(request, timeout=timeout_s, metadata=metadata)
+            if self._pid != os.getpid():
+                check_same_process(self._name, self._pid, kind=ClientError)
+            if self._credentials.headers is not None:  # in the caller's thread: renewing a token takes time
+                metadata = tuple(self._credentials.headers_now(subject).items())
+            self._thread.call(lambda: self._start(future, method, request, metadata, model, timeout_s, read))
         except ClientError as error:
             future.set_exception(error)
-            return future
-        except ValueError as error:  # "Cannot invoke RPC on closed channel!"
-            future.set_exception(self._error(model, "CANCELLED", str(error), error))
-            return future
+        except RuntimeError:
+            future.set_exception(CLOSED.error(subject, "a client that is closed"))
+        return future
+
+    def _start(
+        self,
+        future: Future[T],
+        method: Any,
+        request: Any,
+        metadata: tuple[tuple[str, str], ...],
+        model: str,
+        timeout_s: float,
+        read: Callable[[Any], T],
+    ) -> None:
+        """Start a call, in the thread that starts and cancels all calls."""
 
         def finish(call: Any) -> None:
             if not future.set_running_or_notify_cancel():
@@ -212,7 +233,7 @@ class GrpcTransport:
             except self._rpc_error as error:
                 translated = self._error(model, call.code().name, call.details() or "", error)
                 if isinstance(translated, ConnectionLost):
-                    self._count_loss()  # the channel's state may be reported later
+                    self._count_connection()
                 future.set_exception(translated)
             except Exception as error:  # a future that is never done would block its caller forever
                 future.set_exception(error)
@@ -221,18 +242,34 @@ class GrpcTransport:
 
         def cancel(future: Future[T]) -> None:
             if future.cancelled():
-                call.cancel()
+                with contextlib.suppress(RuntimeError):  # closed, which ends all calls
+                    self._thread.call(call.cancel)
 
+        if future.cancelled():
+            return
+        try:
+            # The channel's state has no other public access than a thread that polls it, which a fork breaks.
+            if self._channel._channel.check_connectivity_state(False) != self._ready_state:
+                self._count_connection()
+            call = method.future(request, timeout=timeout_s, metadata=metadata)
+        except Exception as error:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+            return
         future.add_done_callback(cancel)
         call.add_done_callback(finish)
-        return future
 
     def _subject(self, model: str) -> str:
         return f"{self._name} {model}".rstrip()
 
     def _error(self, model: str, status: str, details: str, cause: Exception) -> ClientError:
-        subject, is_encrypted = self._subject(model), self._is_encrypted
-        error = error_from_status(status, details, subject=subject, is_encrypted=is_encrypted)
+        subject = self._subject(model)
+        if self._closed and status == "CANCELLED":
+            error = CLOSED.error(subject, "a client that is closed")
+        else:
+            error = error_from_status(
+                status, details, subject=subject, is_encrypted=self._is_encrypted, proxy=self._proxy
+            )
         error.__cause__ = cause
         return error
 
@@ -269,9 +306,75 @@ class GrpcTransport:
         }
 
 
-def _is_polled(channel: Any) -> bool:
-    """Whether gRPC's thread still runs. The attributes are private: if they are renamed, assume it does."""
-    return bool(getattr(getattr(channel, "_connectivity_state", None), "polling", True))
+@contextlib.contextmanager
+def _silent_grpc() -> Iterator[None]:
+    """Let gRPC read, when it is first imported, that it writes no log to standard error, unless the user has
+    set that. Its errors become this project's."""
+    name = "GRPC_VERBOSITY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def _proxy_variable(url: ServerUrl) -> str:
+    """The variable of the HTTP proxy that gRPC uses for a server; empty if it uses none."""
+    environment = os.environ
+    excepted = environment.get("no_grpc_proxy") or environment.get("no_proxy", "")
+    if url.is_loopback or proxy_bypass_environment(url.address, {"no": excepted}):
+        return ""
+    names = ("grpc_proxy", "https_proxy", "http_proxy")  # gRPC reads no upper-case names
+    return next((name for name in names if environment.get(name)), "")
+
+
+class _CallThread:
+    """Calls functions one after another in a thread of its own. Thread-safe.
+
+    The handler of a signal may raise (KeyboardInterrupt for Ctrl-C) at any point in the main thread, and only
+    there. gRPC's channel does not survive an exception between the start of a call and its registration: it
+    could never be closed. So all its calls are started and cancelled in this thread.
+    """
+
+    def __init__(self, name: str, *, last: Callable[[], object]) -> None:
+        """Start the thread; `last` is what it calls before it ends."""
+        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=_call_each, args=(self._queue, last), name=name, daemon=True)
+        self._thread.start()
+
+    def __del__(self) -> None:
+        self._queue.put(None)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function, which neither blocks nor raises, after all that were passed before.
+
+        Raises:
+            RuntimeError: the thread is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            self._queue.put(function)
+
+    def close(self) -> None:
+        """Wait until all functions and `last` were called. Closing twice is allowed."""
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+def _call_each(queue: SimpleQueue[Callable[[], object] | None], last: Callable[[], object]) -> None:
+    while (function := queue.get()) is not None:
+        function()
+        del function  # or the request that it holds would be kept until the next call
+    last()
 
 
 def _json_from_message(message: Any) -> Json:

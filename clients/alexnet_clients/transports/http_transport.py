@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,10 +22,12 @@ from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
 from alexnet_model.errors import AlexnetError, BadResponse, ClientError, InvalidUrl, UsageError
+from alexnet_model.processes import check_same_process
 
 from ..credentials import ANONYMOUS, ClientTls, Credentials
 from ..url import ServerUrl
 from .background import BackgroundLoop
+from .error_rules import CLOSED
 from .http_errors import HttpResponse, error_from_exception, triton_error_text
 from .messages import (
     HEADER_LENGTH,
@@ -73,6 +76,7 @@ class HttpTransport:
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._connections = 0
         self._closed = False
+        self._pid = os.getpid()
         self._loop = BackgroundLoop(self._close_session)
 
     @property
@@ -148,6 +152,7 @@ class HttpTransport:
     def _start(self, request: _HttpRequest, timeout_s: float, read: Callable[[HttpResponse], T]) -> Future[T]:
         failed: Future[T] = Future()
         try:
+            check_same_process(str(self._url), self._pid, kind=ClientError)
             # In the caller's thread: renewing a token takes time.
             headers = self._credentials.headers_now(request.subject)
         except ClientError as error:
@@ -156,7 +161,7 @@ class HttpTransport:
         try:
             return self._loop.run(self._result(request, headers, timeout_s, read))
         except RuntimeError:
-            failed.set_exception(_closed_error(request))
+            failed.set_exception(CLOSED.error(request.subject, "a client that is closed"))
             return failed
 
     async def _result(
@@ -173,7 +178,7 @@ class HttpTransport:
             return read(response)
         except asyncio.CancelledError as error:
             if self._closed:
-                raise _closed_error(request) from error
+                raise CLOSED.error(request.subject, "a client that is closed") from error
             raise
         except AlexnetError:
             raise
@@ -291,7 +296,3 @@ async def _read_body(response: ClientResponse, subject: str) -> bytes:
             expected = f"a response of at most {MAX_RESPONSE_BYTES} bytes"
             raise BadResponse(subject, got=f"more than {size} bytes", expected=expected)
     return b"".join(parts)
-
-
-def _closed_error(request: _HttpRequest) -> ClientError:
-    return ClientError(request.subject, got="a client that is closed", expected="an open one")
