@@ -18,10 +18,9 @@ from ruamel.yaml import YAML
 
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import EmbeddedServer
-from alexnet_serving.servers.docker_server import RESOURCES, VERSION_COMPATIBLE
+from alexnet_serving.servers.docker_server import OWN_SHM, SHM_OPTION, ULIMITS, VERSION_COMPATIBLE
 from alexnet_serving.servers.tritonserver import (
     EXIT_TIMEOUT_S,
-    SHM_OPTION,
     assemble_backends,
     server_options,
     wheel_of_this_python,
@@ -137,7 +136,7 @@ def test_what_triton_is_given(name: str, services: dict[str, dict[str, Any]]) ->
         f"127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002)
     ]
     options = {f"--ulimit={name}={limit}" for name, limit in service["ulimits"].items()}
-    assert {*options, f"--shm-size={service['shm_size'].removesuffix('b')}"} == set(RESOURCES)
+    assert {*options, f"--shm-size={service['shm_size'].removesuffix('b')}"} == {OWN_SHM, *ULIMITS}
     assert service["init"] is True
     assert service["stop_grace_period"] == f"{EXIT_TIMEOUT_S + 5}s"
 

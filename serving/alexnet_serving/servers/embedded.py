@@ -20,13 +20,14 @@ from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageEr
 from alexnet_model.runtimes import runtime_of_backend
 
 from ..repositories.backends import backends_of_repository
+from .backend_memory import memory_of_repository
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, ServerOptions, launch_folder
 from .tritonserver import (
-    SHM_OPTION,
     assemble_backends,
     environment_of,
     server_options,
     shm_prefix_option,
+    shm_size_option,
     wheel_of_this_python,
 )
 
@@ -44,7 +45,7 @@ class EmbeddedServer(ProcessServer):
         RepositoryError: the repository is missing or has no model.
         EngineRefused: a model needs a backend that the embedded Triton does not have.
         PortTaken: another process listens on a requested port.
-        ServerError: a file of `tls` cannot be used.
+        ServerError: a file of `tls` cannot be used, or /dev/shm has less free space than the models need.
         UsageError: a port, the address or the timeout is invalid.
         MissingExtra: the [embedded] extra is not installed.
     """
@@ -54,6 +55,8 @@ class EmbeddedServer(ProcessServer):
     def __init__(self, repository: Path, **options: Unpack[ServerOptions]) -> None:
         super().__init__(repository, **options)
         self._check_backends()
+        self._memory = memory_of_repository(self._repository)
+        self._memory.check()
         self._wheel = wheel_of_this_python()
         self._stubs: dict[int, str] = {}  # process id to model name
 
@@ -99,7 +102,7 @@ class EmbeddedServer(ProcessServer):
                 *server_options(folder / "models", tls=self._tls, shared_memory=self._shared_memory),
                 f"--backend-directory={folder / 'backends'}",
                 shm_prefix_option(shm_prefix),
-                SHM_OPTION,
+                shm_size_option(self._memory.region_bytes),
                 *(f"--{name}-address={LOOPBACK}" for name in self._ports),
                 *(f"--{name}-port={port}" for name, port in self._ports.items()),
                 "--allow-gpu-metrics=false",

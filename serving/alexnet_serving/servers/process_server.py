@@ -36,6 +36,7 @@ from alexnet_model.errors import (
 
 from ..repositories.writing import models_of_repository
 from . import cleanup_watchdog
+from .backend_memory import how_to_enlarge
 from .tls import ServerTls, checked_tls
 from .tritonserver import EXIT_TIMEOUT_S
 
@@ -56,6 +57,8 @@ FAILED_TO_LOAD = re.compile(
 )
 # Triton's messages for a backend, or a package that it imports, that is missing.
 NO_BACKEND = re.compile(r"No module named|ModuleNotFoundError|unable to find backend library for backend")
+
+NO_SHARED_MEMORY = "Unable to initialize shared memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +261,8 @@ class ProcessServer:
         """Return the next step after Triton did not load `model` for `reason`."""
         if NO_BACKEND.search(reason):
             return self._missing_backend_fix()
+        if NO_SHARED_MEMORY in reason:
+            return f"{how_to_enlarge()}."
         lint = shlex.join(["alexnet", "lint", str(self._repository)])
         return f"Check that it is unchanged since its export: {lint}"
 

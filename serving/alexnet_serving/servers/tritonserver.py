@@ -29,8 +29,6 @@ OUR_BACKENDS = Path(__file__).parents[1] / "backends"
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
 SHARED_MEMORY = RESTRICTED[0]  # open if the user enables it
 EXIT_TIMEOUT_S = 15
-SHM_BYTES = 16 * 1024 * 1024  # for each model
-SHM_OPTION = f"--backend-config=python,shm-default-byte-size={SHM_BYTES}"
 # Keep freed memory instead of returning it and faulting it in again for every request of megabytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 
@@ -156,6 +154,11 @@ def environment_of(wheel: Wheel) -> dict[str, str]:
 def shm_prefix_option(prefix: str) -> str:
     """Return the option that starts the names of the backends' regions in /dev/shm with `prefix`."""
     return f"--backend-config=python,shm-region-prefix-name={prefix}"
+
+
+def shm_size_option(size_bytes: int) -> str:
+    """Return the option that makes each of the backends' regions this large at the start."""
+    return f"--backend-config=python,shm-default-byte-size={size_bytes}"
 
 
 def server_options(
