@@ -36,7 +36,7 @@ from alexnet_model.errors import (
 
 from ..repositories.writing import models_of_repository
 from . import cleanup_watchdog
-from .backend_memory import how_to_enlarge
+from .backend_memory import SHM, how_to_enlarge
 from .tls import ServerTls, checked_tls
 from .tritonserver import EXIT_TIMEOUT_S
 
@@ -201,6 +201,7 @@ class ProcessServer:
         try:
             self._start_watchdog()
             self._wait_until_ready()
+            self._hide_regions()
             self._on_ready()
         except BaseException:
             self.stop()
@@ -318,6 +319,15 @@ class ProcessServer:
                     next_step=f"Raise --ready-timeout, or see its log:\n{self._log.last(SHOWN_LOG_LINES)}",
                 )
             time.sleep(READY_POLL_S)
+
+    def _hide_regions(self) -> None:
+        """Make the backends' regions readable by this user only: Triton creates them readable by all.
+
+        The processes that use a region have it open, so they keep their access.
+        """
+        if self._launch.shm_prefix:
+            for region in SHM.glob(f"{self._launch.shm_prefix}*"):
+                region.chmod(0o600)
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(self._host("http"), self._ports["http"], timeout=1)
