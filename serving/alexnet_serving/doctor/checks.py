@@ -26,7 +26,7 @@ from alexnet_model.runtimes import BUILT_IN, Runtime, runtimes
 
 from ..repositories.records import is_repository
 from ..servers.backend_memory import SHM, free_shared_memory, memory_of_default_export, memory_of_repository
-from ..servers.process_server import resolve_ports
+from ..servers.ports import resolve_ports
 from ..servers.tritonserver import libpython_of_this_python, wheel_of_this_python
 
 # The commands, as the user types them after `alexnet`.
