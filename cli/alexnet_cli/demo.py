@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .demo_images import ServedPredictions
 
 QUICK_WIDTH = 0.25
+MAX_BATCHES = (64, 32, 16)
 _IN_SUMMARY = {  # of the report of the runtime that serves a precision
     *("signal_to_noise_db", "agreement", "top1", "top1_interval", "top1_drop", "top1_drop_interval"),
     *("flips_to_wrong", "flips_to_right"),
@@ -68,6 +69,7 @@ def demo_command(
     if out.exists() and not out.is_dir():
         raise UsageError("--out", got=f"the file {out}", expected="a folder")
     wheel_of_this_python()
+    max_batch = _max_batch_here()
     refuse_foreign_export(out / "export")
     refuse_foreign_repository(repository)
 
@@ -79,7 +81,9 @@ def demo_command(
 
     screen.rule("2/5 export: ONNX in three precisions, each compared with PyTorch", align="left")
     with clock("export"), Bars() as bars:
-        options_of_export = ExportOptions(calibration="digits", out=out / "export", repository=repository)
+        options_of_export = ExportOptions(
+            calibration="digits", out=out / "export", repository=repository, max_batch=max_batch
+        )
         manifest = export_model(training.checkpoint, options_of_export, progress=bars).manifest
     print_export(manifest)
 
@@ -117,6 +121,26 @@ def demo_command(
     if output is not None:
         write_text_atomically(output, summary + "\n")
         note(f"Wrote {output}.")
+
+
+def _max_batch_here() -> int:
+    """Return the largest batch that the server has shared memory for: 64, or less in a small container.
+
+    Raises:
+        ServerError: there is too little for any.
+    """
+    from alexnet_serving import memory_of_default_export
+
+    from .screen import note
+
+    for max_batch in MAX_BATCHES:
+        memory = memory_of_default_export(max_batch)
+        if memory.fits:
+            break
+    memory.check()
+    if max_batch < MAX_BATCHES[0]:
+        note(f"Batches of at most {max_batch} images: /dev/shm is too small for {MAX_BATCHES[0]}.")
+    return max_batch
 
 
 def _summary(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +18,9 @@ from .options import RepositoryOption
 
 if TYPE_CHECKING:
     from alexnet_serving import Server, ServerOptions, ServerTls
+
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 class ServerKind(StrEnum):
@@ -112,6 +119,7 @@ def serve_command(
     with ExitStack() as running:
         with err.status(f"Starting Triton with {', '.join(server.models)} ..."):
             running.enter_context(server)
+        signals = running.enter_context(_interrupting(server))
         say(f"gRPC     {server.grpc_url}")
         say(f"HTTP     {server.http_url}")
         say(f"metrics  {server.metrics_url}")
@@ -120,10 +128,32 @@ def serve_command(
             note("Shared memory is open: every process that reaches a port can use any region of it.")
         _print_next_command(server, tls)
         note("Stop with Ctrl-C.")
-        try:
-            server.wait()
-        except KeyboardInterrupt:
-            note("Stopping ...")
+        server.wait()
+    if signal.SIGTERM in signals:
+        raise typer.Exit(TERMINATED)
+
+
+@contextmanager
+def _interrupting(server: Server) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM stop the server, and a second one kill it; yield a list of those received.
+
+    An exception from a signal handler could leave a lock in a wrong state, so this one raises none.
+    """
+    received: list[int] = []
+
+    def note_signal(number: int, _: FrameType | None) -> None:
+        if not received:
+            with suppress(OSError):  # a closed terminal
+                os.write(sys.stderr.fileno(), b"Stopping ...\n")  # without a lock, unlike print
+        received.append(number)
+        server.interrupt()
+
+    previous = {number: signal.signal(number, note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _tls_from(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

@@ -31,6 +31,7 @@ from .repositories.writing import (
     refuse_foreign_repository,
     write_repository,
 )
+from .servers.backend_memory import BackendMemory, memory_of_default_export, memory_of_repository
 from .servers.docker_server import DockerServer
 from .servers.embedded import EmbeddedServer
 from .servers.process_server import ServerOptions
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG_FILE",
+    "BackendMemory",
     "Check",
     "DockerServer",
     "DoctorReport",
@@ -65,6 +67,8 @@ __all__ = [
     "is_repository",
     "jobs",
     "lint",
+    "memory_of_default_export",
+    "memory_of_repository",
     "models_of_repository",
     "names_of_records",
     "packed_export",

@@ -124,3 +124,10 @@ def versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
     real = checks.version_of
     table = {name.replace("_", "-"): version for name, version in changed.items()}
     monkeypatch.setattr(checks, "version_of", lambda name: table[name] if name in table else real(name))
+
+
+def give_shared_memory(monkeypatch: pytest.MonkeyPatch, free_mb: int) -> None:
+    """Make /dev/shm appear to have this much free space."""
+    size = free_mb * 1_000_000
+    usage = SimpleNamespace(total=size, used=0, free=size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import shutil
 import socket
 import tomllib
 from email.message import Message
@@ -17,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from alexnet_cli.serve import serve_command
-from alexnet_serving import Check
+from alexnet_model.errors import ServerError
+from alexnet_serving import Check, EmbeddedServer, memory_of_repository
 from alexnet_serving.doctor import checks, report
 from alexnet_serving.doctor.checks import (
     CLASSIFY,
@@ -28,10 +28,10 @@ from alexnet_serving.doctor.checks import (
     fix_from,
     jobs,
 )
-from alexnet_serving.servers import tritonserver
+from alexnet_serving.servers import backend_memory, tritonserver
 
 from ..stand_ins.nvidia_smi import H100
-from .machines import Machine, missed, named, versions
+from .machines import Machine, give_shared_memory, missed, named, versions
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -221,31 +221,36 @@ def test_without_the_wheel_its_server_is_not_checked(machine: Machine) -> None:
     assert missed(found, SERVE_EMBEDDED) == ("[embedded]",)
 
 
-@pytest.mark.parametrize(
-    ("free_mb", "status"), [(40, "missing"), (64, "warning"), (100, "warning"), (101, "ok")]
-)
-def test_shared_memory_must_hold_three_models_and_their_large_requests(
-    monkeypatch: pytest.MonkeyPatch, free_mb: int, status: str
+@pytest.mark.parametrize(("free_mb", "status"), [(64, "missing"), (95, "missing"), (97, "ok")])
+def test_shared_memory_must_hold_a_default_export(
+    monkeypatch: pytest.MonkeyPatch, free_mb: int, status: str, tmp_path: Path
 ) -> None:
-    usage = SimpleNamespace(free=free_mb * 1_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    check = checks.check_shared_memory()
+    give_shared_memory(monkeypatch, free_mb)
+    check = checks.check_shared_memory(tmp_path)
     assert check.status == status
     assert f"{free_mb} MB free" in check.found
-    assert bool(check.fix) == (status != "ok")
+    assert ("--shm-size=128m" in check.fix) == (status != "ok")
 
 
-@pytest.mark.parametrize(("exports", "status"), [(1, "ok"), (2, "warning"), (4, "missing")])
-def test_shared_memory_must_hold_every_export(
-    exports: int, status: str, monkeypatch: pytest.MonkeyPatch
+def test_doctor_and_server_need_the_same_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=150_000_000))
-    assert checks.check_shared_memory(exports).status == status
+    needed = memory_of_repository(repository).total_bytes // 1_000_000
+    give_shared_memory(monkeypatch, needed + 1)
+    assert checks.check_shared_memory(repository).status == "ok"
+    EmbeddedServer(repository)
+    give_shared_memory(monkeypatch, needed)
+    check = checks.check_shared_memory(repository)
+    assert check.status == "missing"
+    with pytest.raises(ServerError) as caught:
+        EmbeddedServer(repository)
+    assert caught.value.expected in check.found
+    assert check.fix in caught.value.next_step
 
 
 def test_no_shared_memory_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checks, "SHM", tmp_path / "none")
-    assert checks.check_shared_memory().status == "missing"
+    monkeypatch.setattr(backend_memory, "SHM", tmp_path / "none")
+    assert checks.check_shared_memory(tmp_path).status == "missing"
 
 
 def test_a_taken_port_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,11 @@ FAILED = ErrorRule(ClientError, next_step="The server's log has more details.")
 LATE = ErrorRule(DeadlineExceeded, next_step="Raise timeout_s, or send smaller batches.")
 NO_MODEL = ErrorRule(ModelNotFound, "a model that this server has", "Check the model's name.")
 FULL = ErrorRule(Overloaded, "room in the queue", "Send fewer requests at a time.")
+NO_SHARED_MEMORY = ErrorRule(
+    ClientError,
+    "enough shared memory for the server's models",
+    "Send fewer or smaller images at a time, or give the server a larger /dev/shm (docs/serving.md).",
+)
 STOPPING = ErrorRule(NotReady, "a ready server", "Wait until it is up again.")
 NOT_LOADED = ErrorRule(NotReady, "a loaded model", "Wait until it has loaded.")
 UNREACHABLE = ErrorRule(
@@ -84,6 +89,7 @@ RULE_OF_TEXT: tuple[tuple[str, Statuses, ErrorRule], ...] = (
     ("is restricted, expecting header", frozenset({"UNAVAILABLE", 403}), REFUSED),
     ("unable to open shared memory region", frozenset({"INTERNAL", 500}), REFUSED),
     ("unable to find (system )?shared memory region", _NOT_FOUND, REFUSED),
+    ("failed to increase the shared memory pool", frozenset({"INTERNAL", 500}), NO_SHARED_MEMORY),
     ("server is (stopping|exiting)", _UNAVAILABLE, STOPPING),
     ("server (is )?not ready", _UNAVAILABLE, STOPPING),
     # Also with NOT_FOUND, from a server that is stopping.

@@ -6,6 +6,7 @@ extra installs is read from this distribution's own metadata, which is built fro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -20,12 +21,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from alexnet_model.errors import AlexnetError, MissingExtra, os_error_reason
-from alexnet_model.manifest import PRECISIONS
 from alexnet_model.records import Record
 from alexnet_model.runtimes import BUILT_IN, Runtime, runtimes
 
-from ..servers.process_server import resolve_ports
-from ..servers.tritonserver import SHM_BYTES, libpython_of_this_python, wheel_of_this_python
+from ..repositories.records import is_repository
+from ..servers.backend_memory import SHM, free_shared_memory, memory_of_default_export, memory_of_repository
+from ..servers.ports import resolve_ports
+from ..servers.tritonserver import libpython_of_this_python, wheel_of_this_python
 
 # The commands, as the user types them after `alexnet`.
 TRAIN = "train"
@@ -40,7 +42,6 @@ BENCH = "bench"
 DOCKER_JOBS = (BUILD_IN_DOCKER, SERVE_IN_DOCKER)
 
 DISTRIBUTION = "alexnet-serving"
-SHM = Path("/dev/shm")  # noqa: S108 (where shared memory is, not a temporary file)
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}  # the default ports of `serve`
 ANY_PORTS = "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
 # Three ONNX files of AlexNet and their engines; a new export is written completely before the old one is
@@ -242,30 +243,19 @@ def check_embedded_triton() -> Check:
     return judged(name, (SERVE_EMBEDDED,), found=found, problem=problem, fix=fix, status=status)
 
 
-def check_shared_memory(exports: int = 1) -> Check:
+def check_shared_memory(repository: Path) -> Check:
     """Check the free shared memory, through which the embedded server passes images to its models.
 
-    A model takes SHM_BYTES to start and as much again for large requests. With less, the server does not
-    start, or refuses large batches with `Failed to increase the shared memory pool size`.
-
     Args:
-        exports: How many exports are served, each in all precisions.
+        repository: The repository. Before it is written, an export with the default options is assumed.
     """
-    to_start = exports * len(PRECISIONS) * SHM_BYTES
-    to_serve = 2 * to_start
-    try:
-        free = shutil.disk_usage(SHM).free
-    except OSError:
-        free = 0
-    found = f"{_size_text(free)} free"
-    return judged(
-        str(SHM),
-        (SERVE_EMBEDDED,),
-        found=found,
-        problem="" if free >= to_serve else f"{found}, needs {_size_text(to_serve)}",
-        fix="sudo mount -o remount,size=1g /dev/shm  # in a container: run it with --shm-size=1g",
-        status="warning" if free >= to_start else "missing",
-    )
+    memory = memory_of_default_export()
+    # An unreadable repository and a missing client are found by other checks.
+    with contextlib.suppress(OSError, ImportError):
+        memory = memory_of_repository(repository) if is_repository(repository) else memory
+    found = f"{_size_text(free_shared_memory())} free"
+    problem = "" if memory.fits else f"{found}, needs {memory.text}"
+    return judged(str(SHM), (SERVE_EMBEDDED,), found=found, problem=problem, fix=memory.fix)
 
 
 def check_ports() -> Check:

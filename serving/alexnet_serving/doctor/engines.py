@@ -25,7 +25,7 @@ from ..repositories.backends import (
     needs_gpu,
     onnx_command,
 )
-from ..repositories.records import INDEX_NAME, index_of, packed_exports
+from ..repositories.records import INDEX_NAME, packed_exports
 from .checks import SERVE_EMBEDDED, SERVE_IN_DOCKER, Check, fix_from, judged
 
 
@@ -116,14 +116,6 @@ def engines_found(
                 _found(folder, manifest.model.name, precision, engine, targets, repository),
             )
     return tuple(found.values()), tuple(checks)
-
-
-def exports_in(repository: Path) -> int:
-    """Return how many exports a repository serves; 1 if it is still to be written, or cannot be read."""
-    try:
-        return max(1, len(index_of(repository).exports))
-    except (ManifestError, OSError):
-        return 1
 
 
 def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:

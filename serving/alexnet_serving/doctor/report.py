@@ -35,7 +35,7 @@ from .checks import (
     extras,
     jobs,
 )
-from .engines import EngineFound, docker_needs_of, engines_found, exports_in, served_checks
+from .engines import EngineFound, docker_needs_of, engines_found, served_checks
 from .gpus import check_driver, check_gpus, docker_checks, tensorrt_of_triton
 
 
@@ -95,7 +95,7 @@ def diagnose(repository: Path, out: Path) -> DoctorReport:
         check_glibc(),
         check_libpython(),
         check_embedded_triton(),
-        check_shared_memory(exports_in(repository)),
+        check_shared_memory(repository),
         check_ports(),
         check_disk_space("--repository", repository),
         check_disk_space("--out", out),

@@ -6,6 +6,7 @@ import contextlib
 import shlex
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_model.errors import EngineRefused, ManifestError
 from alexnet_model.gpus import GpuSurvey
@@ -16,30 +17,43 @@ from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from .layout import DECODER, configs_of_repository
 from .records import index_of
 
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 # The backends that serving/deploy/Dockerfile adds to NVIDIA's image.
 IN_CPU_IMAGE = frozenset({DECODER, *(r.backend for r in BUILT_IN if r.backend and not r.in_stock_image)})
 # Values of `platform` in configurations that name no `backend`.
 OF_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
 
-def backends_of_repository(repository: Path) -> dict[str, str]:
-    """Return the backend of each model, sorted by the model's name.
+def parsed_configs(repository: Path) -> dict[str, ModelConfig]:
+    """Return the configuration of each model, sorted by the model's name.
 
-    The backend is empty if the configuration cannot be read or names none: Triton's own message then names
-    the model and the problem.
+    It is empty from the first error on if it cannot be read: Triton's own message then names the model and
+    the problem.
     """
     # tritonclient is slow to import
     from google.protobuf import text_format  # type: ignore[import-untyped]
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    backends: dict[str, str] = {}
+    configs: dict[str, ModelConfig] = {}
     for path in configs_of_repository(repository):
         config = ModelConfig()
-        # The backend can be read beside a field that this version of tritonclient does not know.
+        # The rest can be read beside a field that this version of tritonclient does not know.
         with contextlib.suppress(OSError, UnicodeDecodeError, text_format.ParseError, RecursionError):
             text_format.Parse(text_of_file(path), config, allow_unknown_field=True)
-        backends[path.parent.name] = config.backend or OF_PLATFORMS.get(config.platform, config.platform)
-    return backends
+        configs[path.parent.name] = config
+    return configs
+
+
+def backend_of_config(config: ModelConfig) -> str:
+    """Return the backend of a model; empty if its configuration names none."""
+    return str(config.backend or OF_PLATFORMS.get(config.platform, config.platform))
+
+
+def backends_of_repository(repository: Path) -> dict[str, str]:
+    """Return the backend of each model as `backend_of_config` does, sorted by the model's name."""
+    return {name: backend_of_config(config) for name, config in parsed_configs(repository).items()}
 
 
 def can_use_gpu(backends: Collection[str]) -> bool:

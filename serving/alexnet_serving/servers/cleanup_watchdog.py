@@ -1,10 +1,11 @@
 """Clean up after a server: kill its processes, remove its shared memory, folder and container.
 
 Run as a script, this module is a watchdog for a parent process that may be killed. It reads its standard
-input, which only the parent holds open, and cleans up when it ends without `PARENT_CLEANED_UP`. It uses the
-standard library only, so that it starts in milliseconds:
+input, and cleans up when the parent ends without having written `PARENT_CLEANED_UP`. Children that the parent
+forked may hold that input open for longer, so it also watches the parent itself. It uses the standard library
+only, so that it starts in milliseconds:
 
-    python -I -S cleanup_watchdog.py PROCESS_GROUP SHM_PREFIX FOLDER CONTAINER
+    python -I -S cleanup_watchdog.py PARENT PROCESS_GROUP SHM_PREFIX FOLDER CONTAINER
 
 An argument is empty if the server has no such resource.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -68,11 +70,22 @@ def _killed(process_group: int) -> bool:
     return False
 
 
-def main(process_group: str, shm_prefix: str, folder: str, container: str) -> None:
+def _cleaned_up(parent: int) -> bool:
+    """Wait until the parent has ended or written to standard input; return whether it has cleaned up."""
+    watched: list[int] = [sys.stdin.fileno()]
+    with contextlib.suppress(OSError):  # an old kernel, or the parent has just ended
+        watched.append(os.pidfd_open(parent))
+    if os.getppid() == parent:
+        select.select(watched, [], [])
+    readable, _, _ = select.select(watched[:1], [], [], 0)
+    return bool(readable) and os.read(watched[0], 1) == PARENT_CLEANED_UP
+
+
+def main(parent: str, process_group: str, shm_prefix: str, folder: str, container: str) -> None:
     # Ctrl-C in the terminal is meant for the parent, which may need time to stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if sys.stdin.buffer.read(1) != PARENT_CLEANED_UP:
+    if not _cleaned_up(int(parent)):
         clean_up(int(process_group), shm_prefix=shm_prefix, folder=folder, container=container)
 
 

@@ -33,20 +33,21 @@ from ..repositories.backends import (
     outside_stock_image,
 )
 from ..repositories.records import packed_exports
+from .backend_memory import MIB, BackendMemory, memory_of_repository
 from .process_server import LOOPBACK, Launch, ProcessServer, ServerOptions, launch_folder
 from .tls import copy_tls, tls_in
-from .tritonserver import SHM_OPTION, load_options, server_options, shm_prefix_option
+from .tritonserver import load_options, server_options, shm_prefix_option, shm_size_option
 
 MODELS = "/models"
 TLS = Path("/tls")
 PORTS_INSIDE = {"http": 8000, "grpc": 8001, "metrics": 8002}
 USER_OF_IMAGE = (1000, 1000)  # the user `triton-server` of NVIDIA's image, and its group
 OWN_SHM = "--shm-size=1g"  # Docker's 64 MiB is less than Python-based backends and NVIDIA's libraries need
-RESOURCES = (
-    OWN_SHM,
+ULIMITS = (
     "--ulimit=memlock=-1",  # pinned memory, from which a GPU copies
     "--ulimit=stack=67108864",
 )
+SHM_OPTION = shm_size_option(16 * MIB)  # of each model's region at the start; it grows when it needs more
 # Since 26.04 Triton needs an option of its own before clients may share memory with it.
 CLIENT_SHM = "--allow-client-shm=true"
 VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
@@ -65,7 +66,7 @@ class DockerServer(ProcessServer):
     Raises:
         RepositoryError: the repository is missing or has no model.
         PortTaken: another process listens on a requested port.
-        ServerError: a file of `tls` cannot be used.
+        ServerError: a file of `tls` cannot be used, or /dev/shm has too little space for `shared_memory`.
         UsageError: a port, the address or the timeout is invalid.
     """
 
@@ -78,6 +79,9 @@ class DockerServer(ProcessServer):
         super().__init__(repository, **options)
         self._backends = set(backends_of_repository(self._repository).values())
         self._image = image or image_for(self._backends)
+        self._memory = memory_of_repository(self._repository)
+        if self._shared_memory and outside_stock_image(self._backends):
+            self._memory.check()  # the container then uses this machine's /dev/shm
 
     def _checked_address(self, address: str, *, shared_memory: bool) -> str:
         try:
@@ -127,7 +131,8 @@ class DockerServer(ProcessServer):
             "--init",  # until the start script has become tritonserver, a first process ignores SIGTERM
             *docker.CONFINED,
             f"--user={user}:{group}",
-            *(RESOURCES if not self._shared_memory else ("--ipc=host", *RESOURCES[1:])),
+            "--ipc=host" if self._shared_memory else own_shm(self._memory),
+            *ULIMITS,
             *(["--gpus=all"] if survey.gpus else []),
             *mounts,
             *(
@@ -190,6 +195,15 @@ class DockerServer(ProcessServer):
         if outside_stock_image(self._backends):
             return f"Build the image that has it, in the source tree: {BUILD_CPU_IMAGE}"
         return f"Pull the image that has it: docker pull {TRITON_IMAGE}"
+
+
+def own_shm(memory: BackendMemory) -> str:
+    """Return the option for the size of a container's own /dev/shm.
+
+    It is 1 GiB, or twice what the models need for prepared images: encoded ones can be larger.
+    """
+    size_bytes = 2 * memory.total_bytes
+    return OWN_SHM if size_bytes <= 1024 * MIB else f"--shm-size={size_bytes}"
 
 
 def user_for(repository: Path) -> tuple[int, int]:

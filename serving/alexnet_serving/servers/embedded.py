@@ -20,18 +20,20 @@ from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageEr
 from alexnet_model.runtimes import runtime_of_backend
 
 from ..repositories.backends import backends_of_repository
+from .backend_memory import memory_of_repository
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, ServerOptions, launch_folder
 from .tritonserver import (
-    SHM_OPTION,
     assemble_backends,
     environment_of,
     load_options,
     server_options,
     shm_prefix_option,
+    shm_size_option,
     wheel_of_this_python,
 )
 
 STUB = "triton_python_backend_stub"
+IDLE_CPU_S = 0.03  # in a second: a server without requests takes less
 
 
 class EmbeddedServer(ProcessServer):
@@ -45,7 +47,7 @@ class EmbeddedServer(ProcessServer):
         RepositoryError: the repository is missing or has no model.
         EngineRefused: a model needs a backend that the embedded Triton does not have.
         PortTaken: another process listens on a requested port.
-        ServerError: a file of `tls` cannot be used.
+        ServerError: a file of `tls` cannot be used, or /dev/shm has less free space than the models need.
         UsageError: a port, the address or the timeout is invalid.
         MissingExtra: the [embedded] extra is not installed.
     """
@@ -55,8 +57,11 @@ class EmbeddedServer(ProcessServer):
     def __init__(self, repository: Path, **options: Unpack[ServerOptions]) -> None:
         super().__init__(repository, **options)
         self._check_backends()
+        self._memory = memory_of_repository(self._repository)
+        self._memory.check()
         self._wheel = wheel_of_this_python()
         self._stubs: dict[int, str] = {}  # process id to model name
+        self._cpu_s = 0.0
 
     def _checked_address(self, address: str, *, shared_memory: bool) -> str:
         if address not in (LOOPBACK, "localhost"):
@@ -101,7 +106,7 @@ class EmbeddedServer(ProcessServer):
                 *load_options(self._models),
                 f"--backend-directory={folder / 'backends'}",
                 shm_prefix_option(shm_prefix),
-                SHM_OPTION,
+                shm_size_option(self._memory.region_bytes),
                 *(f"--{name}-address={LOOPBACK}" for name in self._ports),
                 *(f"--{name}-port={port}" for name, port in self._ports.items()),
                 "--allow-gpu-metrics=false",
@@ -117,6 +122,12 @@ class EmbeddedServer(ProcessServer):
 
     def _on_ready(self) -> None:
         self._stubs = stubs_of(self._process.pid)
+
+    def _has_finished(self) -> bool:
+        # Triton waits for every HTTP connection, also for one without a request, for 15 seconds. A request
+        # in flight takes the time of a processor.
+        before, self._cpu_s = self._cpu_s, cpu_s_of(self._process.pid)
+        return self._cpu_s - before < IDLE_CPU_S
 
     def _check_model_processes(self) -> None:
         for pid, model in self._stubs.items():
@@ -142,14 +153,29 @@ def stubs_of(process_group: int) -> dict[int, str]:
     }
 
 
+def cpu_s_of(process_group: int) -> float:
+    """Return the processor time that the running processes of a group have taken, in seconds."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        fields = _stat_of(int(path.name))
+        if len(fields) > 12 and fields[2] == str(process_group):
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def is_alive(pid: int, process_group: int) -> bool:
     """Return whether a process of that group runs; one that ended and was not reaped does not."""
+    fields = _stat_of(pid)
+    return bool(fields) and fields[0] not in ("Z", "X") and int(fields[2]) == process_group
+
+
+def _stat_of(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; none if the process has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
-    state, _, group = stat.rpartition(")")[2].split()[:3]  # the program's name before it may hold anything
-    return state not in ("Z", "X") and int(group) == process_group
+        return []
+    return stat.rpartition(")")[2].split()  # the program's name before it may hold anything
 
 
 def _model_of(process: Path) -> str | None:

@@ -7,13 +7,12 @@ killed: a watchdog process (`cleanup_watchdog.py`) notices when this process end
 from __future__ import annotations
 
 import contextlib
-import errno
 import http.client
-import random
+import os
 import re
 import shlex
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,15 +26,17 @@ from typing import IO, Self, TypedDict
 
 from alexnet_model.errors import (
     AlexnetError,
-    PortTaken,
     ServerDied,
     ServerError,
     UsageError,
     os_error_reason,
 )
+from alexnet_model.processes import check_same_process
 
 from ..repositories.writing import models_of_repository
 from . import cleanup_watchdog
+from .backend_memory import SHM, how_to_enlarge
+from .ports import resolve_ports
 from .tls import ServerTls, checked_tls
 from .tritonserver import EXIT_TIMEOUT_S
 
@@ -43,11 +44,9 @@ LOOPBACK = "127.0.0.1"
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 (only compared with an address that the user gave)
 READY_POLL_S = 0.05
 CHECK_INTERVAL_S = 0.25
+IDLE_CHECK_INTERVAL_S = 1.0
 SHOWN_LOG_LINES = 20
 KEPT_LOG_LINES = 400
-# Below Linux's range for outgoing connections: one of these could otherwise take a chosen port in the seconds
-# between choosing it and listening on it.
-FREE_PORTS = range(18_000, 32_000)
 # Triton reports in three ways that a model does not load: no version, a broken configuration, or a backend
 # that refused it.
 FAILED_TO_LOAD = re.compile(
@@ -56,6 +55,8 @@ FAILED_TO_LOAD = re.compile(
 )
 # Triton's messages for a backend, or a package that it imports, that is missing.
 NO_BACKEND = re.compile(r"No module named|ModuleNotFoundError|unable to find backend library for backend")
+
+NO_SHARED_MEMORY = "Unable to initialize shared memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +163,11 @@ class ProcessServer:
         self._ports = resolve_ports(
             self._addresses, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         )
+        self._made_in_pid = os.getpid()
         self._stopping = threading.Event()
         self._stopping.set()  # until the `with` block is entered
+        self._is_interrupted = False
+        self._is_broken = False  # whether a process ended that the server cannot work without
         self._ending = threading.RLock()  # held while the server ends: a second caller waits for that
         self._ended = self._cleaned = True
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -192,12 +196,14 @@ class ProcessServer:
             ServerError: a model does not load (the message has Triton's reason), or the deadline passed.
             ServerDied: the server ended for another reason.
         """
+        self._check_same_process()
         self._launch = self._prepare_launch()
         self._stopping.clear()
         self._start()
         try:
             self._start_watchdog()
             self._wait_until_ready()
+            self._hide_regions()
             self._on_ready()
         except BaseException:
             self.stop()
@@ -208,30 +214,61 @@ class ProcessServer:
         self.stop()
 
     def check(self) -> None:
+        self._check_same_process()
         if self._stopping.is_set():
             return
         if self._process.poll() is not None and not self._stopping.is_set():
             raise self._died()
-        self._check_model_processes()
+        try:
+            self._check_model_processes()
+        except ServerDied:
+            self._is_broken = True
+            raise
 
     def wait(self) -> None:
-        while not self._stopping.wait(CHECK_INTERVAL_S):
+        # Polling takes no lock that a signal handler which raises could leave in a wrong state.
+        while not (self._is_interrupted or self._stopping.is_set()):
             self.check()
+            time.sleep(CHECK_INTERVAL_S)
         self.stop()  # the stop that another thread began may not have finished
 
+    def interrupt(self) -> None:
+        if self._is_interrupted and not self._cleaned:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._is_interrupted = True
+
     def stop(self) -> None:
+        if os.getpid() != self._made_in_pid:
+            return  # a forked child: the server is its parent's
         self._stopping.set()
         with self._ending:
             if self._ended:
                 return
             self._ended = True  # for a signal handler that enters while this thread is here
-            self._process.terminate()
             try:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(EXIT_TIMEOUT_S + 5)
+                if not self._is_broken:
+                    self._process.terminate()
+                    self._wait_until_ended()
             finally:  # after the deadline, or an impatient second Ctrl-C
                 self._process.kill()
                 self._clean_up()
+
+    def _wait_until_ended(self) -> None:
+        """Wait until the server has ended, has no more work to do, or the deadline has passed."""
+        deadline = time.monotonic() + EXIT_TIMEOUT_S + 5
+        while time.monotonic() < deadline:
+            try:
+                self._process.wait(min(IDLE_CHECK_INTERVAL_S, EXIT_TIMEOUT_S + 5))
+            except subprocess.TimeoutExpired:
+                if self._has_finished():
+                    return
+            else:
+                return
+
+    def _check_same_process(self) -> None:
+        what = f"{self._name} of {self._repository}"
+        check_same_process(what, self._made_in_pid, kind=ServerError)
 
     def _checked_address(self, address: str, *, shared_memory: bool) -> str:
         """Return the IPv4 address to listen on, or raise UsageError."""
@@ -243,6 +280,10 @@ class ProcessServer:
 
     def _on_ready(self) -> None:
         """Note, when the server is ready, which of its processes `_check_model_processes` has to check."""
+
+    def _has_finished(self) -> bool:
+        """Return whether a server that is stopping has done nothing since the last call."""
+        return False
 
     def _check_model_processes(self) -> None:
         """Raise ServerDied if the server runs and a process that it cannot work without does not."""
@@ -258,6 +299,8 @@ class ProcessServer:
         """Return the next step after Triton did not load `model` for `reason`."""
         if NO_BACKEND.search(reason):
             return self._missing_backend_fix()
+        if NO_SHARED_MEMORY in reason:
+            return f"{how_to_enlarge()}."
         lint = shlex.join(["alexnet", "lint", str(self._repository)])
         return f"Check that it is unchanged since its export: {lint}"
 
@@ -295,7 +338,10 @@ class ProcessServer:
     def _start_watchdog(self) -> None:
         resources = (self._launch.shm_prefix, self._launch.folder, self._launch.container)
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-I", "-S", cleanup_watchdog.__file__, str(self._process.pid), *resources],
+            [
+                *(sys.executable, "-I", "-S", cleanup_watchdog.__file__),
+                *(str(os.getpid()), str(self._process.pid), *resources),
+            ],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -313,6 +359,15 @@ class ProcessServer:
                     next_step=f"Raise --ready-timeout, or see its log:\n{self._log.last(SHOWN_LOG_LINES)}",
                 )
             time.sleep(READY_POLL_S)
+
+    def _hide_regions(self) -> None:
+        """Make the backends' regions readable by this user only: Triton creates them readable by all.
+
+        The processes that use a region have it open, so they keep their access.
+        """
+        if self._launch.shm_prefix:
+            for region in SHM.glob(f"{self._launch.shm_prefix}*"):
+                region.chmod(0o600)
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(self._host("http"), self._ports["http"], timeout=1)
@@ -400,73 +455,3 @@ class LogTail:
     def _read(self) -> None:
         for line in self._pipe:
             self._lines.append(line.decode(errors="replace").rstrip())
-
-
-def resolve_ports(addresses: Mapping[str, str], requested: Mapping[str, int | None]) -> dict[str, int]:
-    """Return a port for each interface: the requested one if it is free, a free one for None and 0.
-
-    Args:
-        addresses: The IPv4 address to listen on, by interface.
-        requested: The port, by interface.
-
-    Raises:
-        UsageError: a port is out of range, or two interfaces request the same one.
-        PortTaken: another process listens on a requested port.
-        ServerError: this user may not listen on it.
-    """
-    ports = {name: port for name, port in requested.items() if port}
-    for name, port in ports.items():
-        if not 1 <= port <= 65535:
-            raise UsageError(f"{name} port", got=str(port), expected="1 to 65535")
-        if list(ports.values()).count(port) > 1:
-            raise UsageError(f"{name} port", got=f"{port}, as another port", expected="ports that differ")
-        _check_free(addresses[name], name, port)
-    for name in requested.keys() - ports.keys():
-        ports[name] = _free_port(addresses[name], name, taken=set(ports.values()))
-    return ports
-
-
-def _check_free(address: str, name: str, port: int) -> None:
-    error = _listen_error(address, port)
-    if error is None:
-        return
-    if error.errno == errno.EADDRINUSE:
-        raise PortTaken(
-            f"{name} port {port}",
-            got="another process that listens on it",
-            expected="a free port",
-            next_step="Stop that process or use another port; 0 picks a free one.",
-        ) from error
-    raise _cannot_listen(address, name, port, error) from error
-
-
-def _free_port(address: str, name: str, taken: set[int]) -> int:
-    for port in random.sample(FREE_PORTS, k=100):
-        error = _listen_error(address, port)
-        if error is None and port not in taken:
-            return port
-        if error is not None and error.errno == errno.EADDRNOTAVAIL:
-            raise _cannot_listen(address, name, port, error) from error
-    raise ServerError("ports", got="100 random ports that are taken", expected="a free one")
-
-
-def _cannot_listen(address: str, name: str, port: int, error: OSError) -> ServerError:
-    foreign = error.errno == errno.EADDRNOTAVAIL
-    return ServerError(
-        f"{name} port {port}" + (f" of {address}" if foreign else ""),
-        got=os_error_reason(error),
-        expected="a port to listen on",
-        next_step="Use an address of this machine, such as 127.0.0.1 or 0.0.0.0." if foreign else "",
-    )
-
-
-def _listen_error(address: str, port: int) -> OSError | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do, so that recently closed connections do not count as a listener.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            probe.listen(1)
-        except OSError as error:
-            return error
-    return None

@@ -40,14 +40,23 @@ class Server(Protocol):
         """
 
     def wait(self) -> None:
-        """Block until the server was stopped, from another thread or by a signal handler, and has ended.
+        """Block until the server was stopped from another thread or interrupted, and has ended.
 
         Raises:
             ServerDied: the server, or a process that runs one of its models, ended without a stop.
         """
 
+    def interrupt(self) -> None:
+        """Make `wait` stop the server; the second call kills its processes.
+
+        A signal handler may call it at any time: it takes no lock, raises nothing and does not block.
+        """
+
     def stop(self) -> None:
-        """Stop the server and clean up after it; a second call returns when the first has finished."""
+        """Stop the server and clean up after it; a second call returns when the first has finished.
+
+        In a forked child of the process that made it, this does nothing.
+        """
 
     def __enter__(self) -> Self: ...
 

@@ -1,15 +1,14 @@
 """The command line of `tritonserver`, and the server inside the nvidia-pytriton wheel.
 
 The wheel has Triton 2.51 (24.10), which has published security bulletins: it serves loopback only, loads no
-model on request, and protects the interfaces that this project does not use with a random key. A server in a
-container gets the same options (`server_options`), except for the address.
+model on request, and closes the interfaces that this project does not use. A server in a container gets the
+same options (`server_options`), except for the address.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -29,9 +28,10 @@ OUR_BACKENDS = Path(__file__).parents[1] / "backends"
 # Interfaces that this project's clients do not use; they do read statistics and model configurations.
 RESTRICTED = ("shared-memory", "model-repository", "logging", "trace")
 SHARED_MEMORY = RESTRICTED[0]  # open if the user enables it
+# Triton opens them to requests with a header of this name and value. A secret would be on the command line,
+# which every user of the machine can read. No request can have this header: the name has a colon.
+NO_HEADER = "alexnet:closed=closed"
 EXIT_TIMEOUT_S = 15
-SHM_BYTES = 16 * 1024 * 1024  # for each model
-SHM_OPTION = f"--backend-config=python,shm-default-byte-size={SHM_BYTES}"
 # Keep freed memory instead of returning it and faulting it in again for every request of megabytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 
@@ -167,6 +167,11 @@ def load_options(models: Iterable[str]) -> list[str]:
     return [f"--load-model={name}" for name in models]
 
 
+def shm_size_option(size_bytes: int) -> str:
+    """Return the option that makes each of the backends' regions this large at the start."""
+    return f"--backend-config=python,shm-default-byte-size={size_bytes}"
+
+
 def server_options(
     repository: str | Path, *, tls: ServerTls | None = None, shared_memory: bool = False
 ) -> list[str]:
@@ -178,7 +183,7 @@ def server_options(
         shared_memory: Whether clients may use Triton's shared-memory interface.
     """
     locked = [name for name in RESTRICTED if not (shared_memory and name == SHARED_MEMORY)]
-    lock = f"{','.join(locked)}:alexnet={secrets.token_hex(16)}"
+    lock = f"{','.join(locked)}:{NO_HEADER}"
     return [
         f"--model-repository={repository}",
         "--model-control-mode=explicit",  # see `load_options`
