@@ -227,7 +227,7 @@ def _convert(
             fp16_from_onnx(fp32, path)
         else:
             assert calibration is not None
-            int8_from_onnx(fp32, path, calibration, progress)
+            int8_from_onnx(fp32, path, calibration)
     progress("converting", len(steps), len(steps))
 
 
