@@ -90,12 +90,12 @@ def checkpoint_from(
     if isinstance(source, nn.Module):
         return _checkpoint_from_module(source, options, note)
     if isinstance(source, Checkpoint):
-        return _with_options(source, options)
+        return _with_options(source, options, "checkpoint")
     if source == IMAGENET:
         return checkpoint_from_url(IMAGENET_URL, options=options, note=note)
     path = Path(source)
     if path.suffix == ".safetensors" and is_checkpoint(path):
-        return _with_options(load_checkpoint(path, architecture=options.architecture), options)
+        return _with_options(load_checkpoint(path, architecture=options.architecture), options, str(path))
     return _checkpoint_from_weights(path, options, note)
 
 
@@ -137,8 +137,14 @@ def checkpoint_from_url(
     return _checkpoint_from_weights(path, replace(options, classes=options.classes or IMAGENET), note)
 
 
-def _with_options(checkpoint: Checkpoint, options: WeightsOptions) -> Checkpoint:
-    """Return a checkpoint with other class names; it names its network and contract itself."""
+def _with_options(checkpoint: Checkpoint, options: WeightsOptions, subject: str) -> Checkpoint:
+    """Return a checkpoint with other class names; it names its network and contract itself.
+
+    Raises:
+        UsageError: an option does not go with a checkpoint.
+        CheckpointError: a weight of `subject` is NaN or infinite.
+    """
+    refuse_values_that_are_not_finite(checkpoint.weights, subject)
     same_architecture = options.architecture == checkpoint.architecture
     given = {
         "key": options.key,

@@ -20,6 +20,7 @@ from alexnet_model.class_names import imagenet_class_names
 from alexnet_model.errors import CheckpointError, ExportError, UsageError
 from alexnet_model.pretrained import WeightsOptions, checkpoint_from, checkpoint_from_url
 
+from ..networks import random_checkpoint
 from ..stand_ins import small_networks
 
 
@@ -185,6 +186,18 @@ def test_a_module_with_broken_weights_or_options_for_files_is_refused() -> None:
         module.fc.bias[1] = float("nan")
     with pytest.raises(CheckpointError, match=r"network SmallResNet: tensor fc.bias: got 1 of 4 values"):
         checkpoint_from(module)
+
+
+def test_a_trained_checkpoint_with_broken_weights_is_refused(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint()
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    weights["classifier.6.bias"][1] = float("inf")
+    broken = replace(checkpoint, weights=weights)
+    save_checkpoint(broken, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(CheckpointError, match=r"checkpoint: tensor classifier.6.bias: got 1 of 10 values"):
+        checkpoint_from(broken)
+    with pytest.raises(CheckpointError, match=r"checkpoint.safetensors: tensor classifier.6.bias: got 1 of"):
+        checkpoint_from(tmp_path / "checkpoint.safetensors")
 
 
 OURS = "small_networks:small_resnet"
