@@ -470,19 +470,13 @@ def _originals(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
     # Only files of one size can be equal. Those of 0 bytes are no images.
     candidates = sorted(i for size, group in by_size.items() if size and len(group) > 1 for i in group)
 
-    def digest_of(index: int) -> str | None:
+    originals = np.arange(len(images))
+    first: dict[str, int] = {}
+    for index in candidates:
         source = images[index].source
         assert isinstance(source, Path)
         with suppress(OSError):
-            return sha256_of_file(source)
-        return None
-
-    originals = np.arange(len(images))
-    first: dict[str, int] = {}
-    with ThreadPoolExecutor() as pool:
-        for index, digest in zip(candidates, pool.map(digest_of, candidates), strict=True):
-            if digest is not None:
-                originals[index] = first.setdefault(digest, index)
+            originals[index] = first.setdefault(sha256_of_file(source), index)
     return originals
 
 

@@ -130,8 +130,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     """Return the names of the class folders in a folder, sorted.
 
     Raises:
-        DatasetError: A name cannot be a class name, two names look the same, or every class folder holds only
-            folders.
+        DatasetError: A name cannot be a class name, two names look the same, or the class folders hold only
+            folders, so that the classes may be one level lower.
         OSError: `folder` cannot be read.
     """
     names = tuple(path.name for path in subfolders(folder))
@@ -139,7 +139,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     if any(_holds_images(folder / name) for name in names):
         return names
     below = {name: [path.name for path in _subfolders_or_none(folder / name)] for name in names}
-    nested = [name for name in names if below[name]]
+    # One folder inside each class, such as tench/images, is clear.
+    nested = [name for name in names if len(below[name]) > (1 if len(names) > 1 else 0)]
     if nested:
         first = nested[0]
         raise DatasetError(

@@ -249,6 +249,11 @@ def refusal_of_flat(folder: Path) -> str:
     return refusal(folder)
 
 
+def test_one_folder_inside_each_class_is_part_of_it(tmp_path: Path) -> None:
+    write(tmp_path, *many("tench/images", "goldfish/images"))
+    assert splits_from(str(tmp_path)).train.class_names == ("goldfish", "tench")
+
+
 def test_a_class_in_another_normal_form_in_val_is_refused_with_the_cause(tmp_path: Path) -> None:
     write(tmp_path, *many("train/caf\u00e9", "train/b", "val/cafe\u0301"))
     assert "another Unicode normal form" in refusal(tmp_path)
