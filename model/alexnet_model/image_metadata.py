@@ -118,6 +118,8 @@ def _jpeg(encoded: bytes) -> tuple[bytes, int]:
                 kept.append(encoded[position:end])
         position = end
     orientation = orientation or orientation_from_metadata(None, xmp) or UPRIGHT
+    if sum(map(len, kept)) == position:
+        return encoded, orientation  # without a copy
     return b"".join((*kept, encoded[position:])), orientation
 
 
