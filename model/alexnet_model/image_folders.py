@@ -48,6 +48,7 @@ def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
     """
     # A link to a folder around this one leads in a circle.
     searched = {_identity(path) for path in (*folder.absolute().parents, *folder.resolve().parents)}
+    searched.discard(_identity(folder))  # `images/..` is one of its parents in this way of writing
     pending = [folder]
     while pending:
         current = pending.pop()

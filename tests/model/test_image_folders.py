@@ -124,6 +124,14 @@ def test_links_to_folders_and_files_are_followed_once_and_not_in_circles(tmp_pat
     )
 
 
+def test_a_folder_may_be_written_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.png", "below/b.png")
+    monkeypatch.chdir(tmp_path / "below")
+    for folder in ("..", "../below/..", str(tmp_path / "below" / "..")):
+        assert found(Path(folder)) == (["a.png", "below/b.png"], [])
+    assert found(Path()) == (["b.png"], [])
+
+
 def test_what_looks_like_an_image_and_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "dead.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")
