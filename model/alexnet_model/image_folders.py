@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,11 @@ def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
         OSError: `folder` itself cannot be read. A subfolder that cannot be read is left out.
     """
     # A link to a folder around this one leads in a circle.
-    searched = {_identity(path) for path in (*folder.absolute().parents, *folder.resolve().parents)}
-    searched.discard(_identity(folder))  # `images/..` is one of its parents in this way of writing
+    searched = set()
+    for path in (*Path(os.path.normpath(folder.absolute())).parents, *folder.resolve().parents):
+        with suppress(OSError):  # behind a link, `..` leads to another folder than it seems
+            searched.add(_identity(path))
+    searched.discard(_identity(folder))
     pending = [folder]
     while pending:
         current = pending.pop()
