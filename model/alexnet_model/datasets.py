@@ -438,6 +438,7 @@ def _split(whole: ImageDataset, test: ImageDataset | None = None) -> Splits:
     """
     originals = _originals(whole.images)
     distinct = np.flatnonzero(originals == np.arange(len(whole)))
+    copies = len(whole) - len(distinct)
     shuffled = distinct[np.random.default_rng(SPLIT_SEED).permutation(len(distinct))]
     rest = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
 
@@ -445,7 +446,8 @@ def _split(whole: ImageDataset, test: ImageDataset | None = None) -> Splits:
         if not len(indices):
             raise DatasetError(
                 whole.source,
-                got=f"{len(distinct)} different images, which leaves none for the {name} split",
+                got=f"{len(distinct)} images{f' and {copies} copies' if copies else ''}, "
+                f"which leaves none for the {name} split",
                 expected="at least 10",
                 next_step="Add images.",
             )
@@ -456,7 +458,6 @@ def _split(whole: ImageDataset, test: ImageDataset | None = None) -> Splits:
         chosen, rest = _divided(rest, TEST_SHARE)
         test = split("test", chosen)
     validation, train = _divided(rest, VALIDATION_SHARE)
-    copies = len(whole) - len(distinct)
     return Splits(split("train", train), split("validation", validation), test, copies)
 
 
@@ -470,19 +471,13 @@ def _originals(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
     # Only files of one size can be equal. Those of 0 bytes are no images.
     candidates = sorted(i for size, group in by_size.items() if size and len(group) > 1 for i in group)
 
-    def digest_of(index: int) -> str | None:
+    originals = np.arange(len(images))
+    first: dict[str, int] = {}
+    for index in candidates:
         source = images[index].source
         assert isinstance(source, Path)
         with suppress(OSError):
-            return sha256_of_file(source)
-        return None
-
-    originals = np.arange(len(images))
-    first: dict[str, int] = {}
-    with ThreadPoolExecutor() as pool:
-        for index, digest in zip(candidates, pool.map(digest_of, candidates), strict=True):
-            if digest is not None:
-                originals[index] = first.setdefault(digest, index)
+            originals[index] = first.setdefault(sha256_of_file(source), index)
     return originals
 
 

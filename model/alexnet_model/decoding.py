@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging
 
 from .errors import ImageError, UnreadableImage, os_error_reason
-from .image_formats import EXPECTED, FORMATS, other_format
+from .image_formats import EXPECTED, FORMATS, STARTS, other_format
 from .image_metadata import ORIENTATION, orientation_from_metadata, pixels_and_orientation
 
 
@@ -85,6 +85,8 @@ def upright_from_encoded(source: EncodedImage, *, background: Colour = WHITE) ->
         with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
             return _upright(image, name, background, orientation)
     except UnidentifiedImageError as error:
+        if encoded.startswith(STARTS):
+            raise _broken(name, "its header") from error
         got, next_step = other_format(encoded) or (
             f"{len(encoded)} bytes that are not an image",
             "Remove it or convert it.",
@@ -231,10 +233,10 @@ def _content_of_file(path: Path) -> bytes:
         return file.read(MAX_ENCODED_BYTES + 1)
 
 
-def _broken(name: str, error: Exception) -> ImageError:
+def _broken(name: str, reason: object) -> ImageError:
     return ImageError(
         name,
-        got=f"a broken image ({error})",
+        got=f"a broken image ({reason})",
         expected=EXPECTED,
         next_step="Remove it or save it again.",
     )

@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
         OSError: `folder` itself cannot be read. A subfolder that cannot be read is left out.
     """
     # A link to a folder around this one leads in a circle.
-    searched = {_identity(path) for path in (*folder.absolute().parents, *folder.resolve().parents)}
+    searched = set()
+    for path in (*Path(os.path.normpath(folder.absolute())).parents, *folder.resolve().parents):
+        with suppress(OSError):  # behind a link, `..` leads to another folder than it seems
+            searched.add(_identity(path))
+    searched.discard(_identity(folder))
     pending = [folder]
     while pending:
         current = pending.pop()
@@ -130,8 +135,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     """Return the names of the class folders in a folder, sorted.
 
     Raises:
-        DatasetError: A name cannot be a class name, two names look the same, or every class folder holds only
-            folders.
+        DatasetError: A name cannot be a class name, two names look the same, or the class folders hold only
+            folders, so that the classes may be one level lower.
         OSError: `folder` cannot be read.
     """
     names = tuple(path.name for path in subfolders(folder))
@@ -139,7 +144,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     if any(_holds_images(folder / name) for name in names):
         return names
     below = {name: [path.name for path in _subfolders_or_none(folder / name)] for name in names}
-    nested = [name for name in names if below[name]]
+    # One folder inside each class, such as tench/images, is clear.
+    nested = [name for name in names if len(below[name]) > (1 if len(names) > 1 else 0)]
     if nested:
         first = nested[0]
         raise DatasetError(

@@ -9,6 +9,8 @@ from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXPECTED = "a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
+# The first bytes of those formats that cannot be the start of something else.
+STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 # Images of other formats that a folder may hold beside those above.
 OTHER_SUFFIXES = {
     **dict.fromkeys((".heic", ".heif"), "a HEIC image"),

@@ -1,7 +1,7 @@
 """Separate an image file's pixels from its metadata, of which only the orientation is used.
 
 Pillow refuses images whose metadata are broken or long, and warns about others. It is given the file without
-them. Nothing here decompresses more than `_TEXT_BYTES`.
+them. Nothing here decompresses more than `_TEXT_BYTES` or reads more than `_MOST_PARTS` parts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import NamedTuple
 ORIENTATION = 0x0112  # the tag
 UPRIGHT = 1
 _TEXT_BYTES = 1024 * 1024
+# Segments of a JPEG, chunks of a PNG, entries of a TIFF. Images of 64 MB have some 10,000 chunks.
+_MOST_PARTS = 100_000
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -62,6 +64,9 @@ def pixels_and_orientation(encoded: bytes) -> tuple[bytes, int | None]:
     Returns:
         The file, and the orientation as EXIF counts it, 1 to 8. A file that is not a JPEG, PNG or TIFF is
         returned as it is, with None.
+
+    Raises:
+        ValueError: It has more than `_MOST_PARTS` segments, chunks or tags.
     """
     if encoded.startswith(_JPEG_START):
         return _jpeg(encoded)
@@ -90,19 +95,21 @@ def orientation_from_metadata(exif: object, xmp: object) -> int | None:
 
 def _jpeg(encoded: bytes) -> tuple[bytes, int]:
     kept, position = [_JPEG_START], len(_JPEG_START)
-    exif = xmp = None
+    orientation = xmp = None
+    parts = 0
     while fill := _JPEG_FILL.match(encoded, position):
         start = fill.end() + 1  # behind the marker
         marker = encoded[fill.end() : start]
         end = start + int.from_bytes(encoded[start : start + 2], "big")
         if marker not in _JPEG_SEGMENTS or not start + 2 <= end <= len(encoded):
             break  # the pixels, or something unknown
+        parts = _counted(parts)
         if marker not in _JPEG_METADATA:
             kept.append(encoded[position:end])
         else:
             content = encoded[start + 2 : end]
-            if marker == b"\xe1" and exif is None and content.startswith(_EXIF):
-                exif = content
+            if marker == b"\xe1" and content.startswith(_EXIF):
+                orientation = orientation or orientation_from_metadata(content, None)
             elif marker == b"\xe1" and xmp is None and content.startswith(_JPEG_XMP):
                 xmp = content
             elif (marker == b"\xe0" and content.startswith(b"JFIF\0") and len(content) >= 14) or (
@@ -110,13 +117,24 @@ def _jpeg(encoded: bytes) -> tuple[bytes, int]:
             ):  # they say what the colours are
                 kept.append(encoded[position:end])
         position = end
-    return b"".join((*kept, encoded[position:])), orientation_from_metadata(exif, xmp) or UPRIGHT
+    orientation = orientation or orientation_from_metadata(None, xmp) or UPRIGHT
+    if sum(map(len, kept)) == position:
+        return encoded, orientation  # without a copy
+    return b"".join((*kept, encoded[position:])), orientation
+
+
+def _counted(parts: int) -> int:
+    if parts >= _MOST_PARTS:
+        raise ValueError(f"more than {_MOST_PARTS:,} parts")
+    return parts + 1
 
 
 def _png(encoded: bytes) -> tuple[bytes, int]:
     kept, position = [_PNG_START], len(_PNG_START)
-    exif = text = xmp = None
-    while position < len(encoded):
+    exif = text = xmp = kind = None
+    parts = 0
+    while position < len(encoded) and kind != b"IEND":
+        parts = _counted(parts)
         size = int.from_bytes(encoded[position : position + 4], "big") + 12  # with length, kind and checksum
         kind = encoded[position + 4 : position + 8]
         end = position + size
@@ -179,6 +197,7 @@ def _tiff_directory(content: bytes) -> _Directory | None:
         return None
     first += struct.calcsize(count_format)
     end = min(first + count * size, len(content))
+    _counted((end - first) // size - 1)
     return _Directory(
         order, big, [content[start : start + size] for start in range(first, end - size + 1, size)]
     )

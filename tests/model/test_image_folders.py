@@ -124,6 +124,14 @@ def test_links_to_folders_and_files_are_followed_once_and_not_in_circles(tmp_pat
     )
 
 
+def test_a_folder_may_be_written_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.png", "below/b.png")
+    monkeypatch.chdir(tmp_path / "below")
+    for folder in ("..", "../below/..", str(tmp_path / "below" / "..")):
+        assert found(Path(folder)) == (["a.png", "below/b.png"], [])
+    assert found(Path()) == (["b.png"], [])
+
+
 def test_what_looks_like_an_image_and_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "dead.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")
@@ -247,6 +255,11 @@ def refusal_of_flat(folder: Path) -> str:
     (folder / "val/b").rmdir()
     (folder / "val").rmdir()
     return refusal(folder)
+
+
+def test_one_folder_inside_each_class_is_part_of_it(tmp_path: Path) -> None:
+    write(tmp_path, *many("tench/images", "goldfish/images"))
+    assert splits_from(str(tmp_path)).train.class_names == ("goldfish", "tench")
 
 
 def test_a_class_in_another_normal_form_in_val_is_refused_with_the_cause(tmp_path: Path) -> None:

@@ -206,6 +206,25 @@ def test_an_image_that_pillow_has_opened_is_turned_upright(name: str) -> None:
         np.testing.assert_array_equal(CONTRACT.prepared(opened), CONTRACT.prepared(UPRIGHT))
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        jpeg(*[(0xFE, b"")] * 100_001),
+        png(*[(b"tEXt", b"")] * 100_001),
+        b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**40) + bytes(20 * 100_001),
+    ],
+    ids=["JPEG", "PNG", "BigTIFF"],
+)
+def test_endless_metadata_are_refused(image: bytes) -> None:
+    with pytest.raises(ImageError, match="more than 100,000 parts"):
+        CONTRACT.prepared(image)
+
+
+def test_a_broken_header_is_of_a_broken_image() -> None:
+    with pytest.raises(ImageError, match=r"got a broken image \(its header\)"):
+        CONTRACT.prepared(png((b"tRNS", b"\0")))
+
+
 @pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4"])
 def test_fax_compression_is_refused(compression: str) -> None:
     image = encoded(UPRIGHT.convert("1"), "TIFF", compression=compression)

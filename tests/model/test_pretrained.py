@@ -120,7 +120,7 @@ def class_folders(folder: Path, *names: str) -> str:
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(10):
-            Image.new("RGB", (8, 8)).save(folder / name / f"{index}.png")
+            Image.new("RGB", (8, 8), (index, ord(name[0]), 0)).save(folder / name / f"{index}.png")
     return str(folder)
 
 
