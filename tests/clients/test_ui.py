@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -30,7 +29,7 @@ from alexnet_clients import (
 )
 from alexnet_clients.ui.inference import TimedClassification, available_models, classify_with_timing
 from alexnet_clients.ui.rendering import confidences_from_classes, html_from_error, html_from_timed
-from alexnet_clients.ui.server import LoopbackOnly, write_examples
+from alexnet_clients.ui.server import write_examples
 from alexnet_model.decoding import MAX_ENCODED_BYTES
 from alexnet_model.errors import BadRequest, ContractMismatch, ImageError, ModelNotFound, PortTaken
 
@@ -231,56 +230,6 @@ def test_examples_are_digits_and_photographs(tmp_path: Path) -> None:
         "china.jpg": (640, 427),
         "flower.jpg": (640, 427),
     }
-
-
-HERE = {"host": "127.0.0.1:7860"}
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        (HERE, 200),
-        ({"host": "localhost:7860"}, 200),
-        (HERE | {"origin": "http://127.0.0.1:7860"}, 200),
-        (HERE | {"origin": "http://localhost:7860"}, 200),
-        (HERE | {"origin": "http://elsewhere.example"}, 403),
-        (HERE | {"origin": "https://127.0.0.1:7860"}, 403),
-        (HERE | {"origin": "http://127.0.0.1:8000"}, 403),
-        (HERE | {"origin": "null"}, 403),
-        ({"host": "elsewhere.example:7860"}, 403),
-        ({"host": "127.0.0.1"}, 403),
-        ({}, 403),
-    ],
-)
-def test_requests_of_other_sites_are_refused(headers: dict[str, str], status: int) -> None:
-    statuses = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    async def send(message: Any) -> None:
-        statuses.extend([message["status"]] if "status" in message else [])
-
-    async def receive() -> Any:
-        raise AssertionError("nothing to receive")
-
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(LoopbackOnly(app, port=7860)({"type": "http", "headers": raw}, receive, send))
-    assert statuses == [status]
-
-
-def test_port_80_may_be_omitted_in_host() -> None:
-    reached = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        reached.append(scope)
-
-    async def unused(*_: Any) -> None:
-        raise AssertionError("refused")
-
-    scope = {"type": "http", "headers": [(b"host", b"127.0.0.1")]}
-    asyncio.run(LoopbackOnly(app, port=80)(scope, unused, unused))
-    assert reached
 
 
 def test_a_taken_port_is_reported_first(client: Client) -> None:

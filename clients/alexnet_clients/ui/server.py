@@ -7,11 +7,11 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from PIL import Image
 
@@ -21,17 +21,12 @@ from alexnet_model.errors import MissingExtra, PortTaken, ServerError, os_error_
 from alexnet_model.extras import needs
 
 from ..client import Client
+from .guard import LOOPBACK, AsgiApp, BrowserGuard
 
-LOOPBACK = "127.0.0.1"
-HTTP_PORT = 80
 # A browser keeps a connection open as long as it shows the page; do not wait for it.
 _SHUTDOWN_S = 1
 _EXAMPLE_DIGITS = ("3", "5", "8")
 _EXAMPLE_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Any]]
-Send: TypeAlias = Callable[[Any], Awaitable[None]]
-AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class PageServer:
@@ -70,7 +65,7 @@ class PageServer:
             self.url = f"http://{LOOPBACK}:{self.port}"
             folder = opened.enter_context(_private_folder())
             self.blocks, app = _blocks_and_app(self._client, self._name, self.port, self._top, folder)
-            self.app = LoopbackOnly(app, port=self.port)
+            self.app = BrowserGuard(app, port=self.port, uploads=folder)
             self._opened = opened.pop_all()
         return self
 
@@ -93,32 +88,6 @@ class PageServer:
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
         uvicorn.Server(config).run(sockets=[self._listener])
-
-
-class LoopbackOnly:
-    """Refuse requests from pages of other sites, also from sites whose name resolves to loopback.
-
-    A browser sends the site's origin in `Origin`, and the name that it looked up in `Host`.
-    """
-
-    def __init__(self, app: AsgiApp, *, port: int) -> None:
-        self._app = app
-        suffix = "" if port == HTTP_PORT else f":{port}"  # as browsers write it
-        self._hosts = {f"{name}{suffix}".encode() for name in (LOOPBACK, "localhost")}
-        self._origins = {b"http://" + host for host in self._hosts}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_local(dict(scope["headers"])):
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return  # a web socket that is not accepted is refused
-        await send({"type": "http.response.start", "status": 403, "headers": []})
-        await send({"type": "http.response.body", "body": b"Open this page by its own address."})
-
-    def _is_local(self, headers: dict[bytes, bytes]) -> bool:
-        origin = headers.get(b"origin")
-        return headers.get(b"host") in self._hosts and (origin is None or origin in self._origins)
 
 
 def _blocks_and_app(client: Client, name: str, port: int, top: int, folder: Path) -> tuple[Any, AsgiApp]:
