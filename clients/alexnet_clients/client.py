@@ -440,8 +440,8 @@ class PredictionStream:
         )
 
     def close(self) -> None:
-        """Cancel the open requests."""
-        if self._window is not None:
+        """Cancel the open requests, unless they are those of a parent that this process was forked from."""
+        if self._window is not None and self._client._pid == os.getpid():
             self._window.close()
 
 

@@ -88,6 +88,7 @@ def status_of(pid):
 
 client = Client(url, timeout_s=30)
 use(client)
+client.classify(b"not an image", model="alexnet_int8")  # starts a thread that decodes
 stopped = threading.Event()
 
 
@@ -124,6 +125,7 @@ def test_children_of_a_process_that_uses_a_client(wire_server: WireServer, proto
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     kinds = ["does nothing", "uses it", "closes it", "exits", "makes its own"]
+    assert done.stderr == ""
     assert json.loads(done.stdout) == {kind: {"0": 6} for kind in kinds}, done.stderr
 
 

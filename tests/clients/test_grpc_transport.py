@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import io
 import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
@@ -348,3 +350,23 @@ def test_closing_twice_is_allowed(transport: GrpcTransport) -> None:
     assert transport.ready(timeout_s=10).result()
     transport.close()
     transport.close()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_thread_ends_with_the_transport(wire_server: WireServer, closed: bool) -> None:
+    def ours() -> int:
+        return sum(thread.name == "alexnet-grpc" for thread in threading.enumerate())
+
+    gc.collect()
+    before = ours()
+    transport = GrpcTransport(ServerUrl.parse(wire_server.url))
+    assert transport.ready(timeout_s=10).result()
+    assert ours() == before + 1
+    if closed:
+        transport.close()
+    del transport
+    gc.collect()
+    until = time.monotonic() + 10
+    while ours() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert ours() == before

@@ -21,26 +21,27 @@ IMAGE = np.zeros((1, 224, 224, 3), np.uint8)
 random.seed(0)
 
 
-def interrupt_later(delay_s):
+def interrupt(delay_s, received):
     time.sleep(delay_s)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    while not received.is_set():  # Python loses an exception in a finalizer, once in 1,000 times
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        received.wait(3)
 
 
 for _ in range(60):
     faulthandler.dump_traceback_later(15, exit=True)
     client = Client(sys.argv[1], timeout_s=30)
     client.connect()
-    interrupt = threading.Thread(target=interrupt_later, args=(random.uniform(0.002, 0.015),))
+    received = threading.Event()
+    interrupting = threading.Thread(target=interrupt, args=(random.uniform(0.002, 0.015), received))
     try:
-        try:
-            interrupt.start()
-            while True:
-                client.probabilities(IMAGE, model="alexnet_int8")
-        finally:
-            client.close()
+        interrupting.start()
+        while True:
+            client.probabilities(IMAGE, model="alexnet_int8")
     except KeyboardInterrupt:
-        pass
-    interrupt.join()
+        received.set()
+    client.close()
+    interrupting.join()
 print("every client was closed")
 """
 

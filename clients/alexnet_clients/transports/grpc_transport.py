@@ -108,7 +108,7 @@ class GrpcTransport:
 
     @property
     def connections(self) -> int:
-        """Counts requests that found the channel without a connection, and requests that failed with one.
+        """Counts requests that found no connection, and requests whose connection was lost.
 
         So it grows at least once for every new connection, before a reply comes over it.
         """
@@ -252,9 +252,9 @@ class GrpcTransport:
             if self._channel._channel.check_connectivity_state(False) != self._ready_state:
                 self._count_connection()
             call = method.future(request, timeout=timeout_s, metadata=metadata)
-        except Exception as error:
+        except Exception as error:  # as above
             if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+                future.set_exception(self._error(model, "UNKNOWN", str(error), error))
             return
         future.add_done_callback(cancel)
         call.add_done_callback(finish)
@@ -308,8 +308,10 @@ class GrpcTransport:
 
 @contextlib.contextmanager
 def _silent_grpc() -> Iterator[None]:
-    """Let gRPC read, when it is first imported, that it writes no log to standard error, unless the user has
-    set that. Its errors become this project's."""
+    """Switch off gRPC's log on standard error, unless the user has chosen its level.
+
+    gRPC reads the level when it is first imported. What it logs also becomes an error of this project.
+    """
     name = "GRPC_VERBOSITY"
     if name in os.environ:
         yield
@@ -342,7 +344,7 @@ class _CallThread:
     def __init__(self, name: str, *, last: Callable[[], object]) -> None:
         """Start the thread; `last` is what it calls before it ends."""
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer that cancels a call may run in a thread that holds it
         self._closed = False
         self._thread = threading.Thread(target=_call_each, args=(self._queue, last), name=name, daemon=True)
         self._thread.start()
