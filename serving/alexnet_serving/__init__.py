@@ -14,6 +14,7 @@ from .doctor.report import DoctorReport, diagnose
 from .engine_compatibility import EngineTarget, check_engines, targets_of_image
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
+from .repositories.backends import models_without_queue_limit
 from .repositories.layout import CONFIG_FILE, RepositoryOptions
 from .repositories.records import (
     PackedExport,
@@ -70,6 +71,7 @@ __all__ = [
     "memory_of_default_export",
     "memory_of_repository",
     "models_of_repository",
+    "models_without_queue_limit",
     "names_of_records",
     "packed_export",
     "packed_exports",

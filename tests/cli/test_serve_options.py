@@ -64,6 +64,7 @@ def test_without_them(
     assert not [option for option in server._launch.command if "ssl" in option]
     said = capsys.readouterr().err
     assert f"Next: alexnet classify IMAGE --url {server.grpc_url} --model {server.models[0]}\n" in said
+    assert "Queues have no limit." in said
     assert "loopback" not in said
     assert "Shared memory" not in said
 

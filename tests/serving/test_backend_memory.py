@@ -13,6 +13,7 @@ from alexnet_serving import (
     RepositoryOptions,
     memory_of_default_export,
     memory_of_repository,
+    models_without_queue_limit,
     write_repository,
 )
 
@@ -34,12 +35,20 @@ def test_the_need_of_a_repository(repository: Path) -> None:
 
 
 def test_instances_and_batches_count(artifacts: Artifacts, tmp_path: Path) -> None:
-    def need(**options: int) -> int:
-        write_repository(artifacts.manifest, artifacts.folder, tmp_path / "r", RepositoryOptions(**options))
-        return memory_of_repository(tmp_path / "r").total_bytes
+    def need(options: RepositoryOptions) -> int:
+        write_repository(artifacts.manifest, artifacts.folder, tmp_path / "models", options)
+        return memory_of_repository(tmp_path / "models").total_bytes
 
-    assert need(instances=3) > 2 * need()
-    assert need(max_batch=2) < need() / 2
+    assert need(RepositoryOptions(instances=3)) > 2 * need(RepositoryOptions())
+    assert need(RepositoryOptions(max_batch=2)) < need(RepositoryOptions()) / 2
+
+
+def test_models_without_a_queue_limit(artifacts: Artifacts, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_repository(artifacts.manifest, artifacts.folder, models)
+    assert models_without_queue_limit(models) == ["alexnet_decode", "alexnet_fp32", "alexnet_int8"]
+    write_repository(artifacts.manifest, artifacts.folder, models, RepositoryOptions(queue_size=32))
+    assert models_without_queue_limit(models) == []
 
 
 def test_engines_need_none(artifacts: Artifacts, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ What it answers through a real server is in tests/end_to_end/test_encoded_images
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_serving.servers.tritonserver import assemble_backends, wheel_of_this_python
+from alexnet_serving.servers.tritonserver import ALLOCATOR, assemble_backends, wheel_of_this_python
 
 from ..awkward_images import encoded, textured
 from .decoder_backend import TritonError, images_of, imported_decoder, request_of, started
@@ -174,3 +176,29 @@ def test_without_the_package_beside_it(
     shutil.rmtree(tmp_path / "backends" / "image_decoder" / "alexnet_model")
     module, _ = decoding_elsewhere()
     assert tmp_path not in module.parents
+
+
+def test_the_memory_of_large_images_is_returned() -> None:
+    """With the allocator's thresholds of a server, which keep freed memory."""
+    script = """
+        import io, pytest
+        from PIL import Image
+        from alexnet_model.contract import Contract
+        from tests.serving.decoder_backend import imported_decoder, request_of, started
+        decoder = imported_decoder(pytest.MonkeyPatch())
+        large = io.BytesIO()
+        Image.new("RGB", (7000, 7000)).save(large, "PNG", compress_level=1)
+        model = started(decoder, Contract())
+        before = decoder._own_bytes()
+        model.execute([request_of(large.getvalue()) for _ in range(2)])
+        print((decoder._own_bytes() - before) // 10**6)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, **ALLOCATOR},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout) < 128 + 32, "MB"

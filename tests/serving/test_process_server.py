@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from alexnet_cli.serve import _interrupting
 from alexnet_model.errors import ServerDied, ServerError
+from alexnet_serving.servers import cleanup_watchdog
 from alexnet_serving.servers.process_server import Launch, ProcessServer
 
 # It is ready at once, and deaf to SIGTERM if that is its second argument.
@@ -175,3 +177,27 @@ def test_a_second_signal_kills_a_server_that_does_not_stop(models: Path) -> None
         assert time.monotonic() - started_s < 10
     assert len(received) == 2
     assert not lives(server.pid)
+
+
+def test_empty_environments_of_killed_servers_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those that are older than every running server."""
+    monkeypatch.setattr(cleanup_watchdog, "SERVER_PROGRAM", "alexnet_fake")
+    program = tmp_path / "alexnet_fake"
+    shutil.copy("/bin/sleep", program)
+    for name in ("python_env_old", "python_env_used", "other_env"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "python_env_used" / "file").touch()
+    for path in tmp_path.glob("*_env*"):
+        os.utime(path, (time.time() - 60, time.time() - 60))
+    with subprocess.Popen([program, "60"]) as running:
+        (tmp_path / "python_env_new").mkdir()
+        os.utime(tmp_path / "python_env_new", (time.time() + 1, time.time() + 1))
+        cleanup_watchdog.sweep_python_environments(tmp_path)
+        left = {path.name for path in tmp_path.glob("*_env*")}
+        assert left == {"python_env_used", "python_env_new", "other_env"}
+        running.kill()
+    os.utime(tmp_path / "python_env_new", (time.time() - 1, time.time() - 1))
+    cleanup_watchdog.sweep_python_environments(tmp_path)
+    assert not (tmp_path / "python_env_new").exists()

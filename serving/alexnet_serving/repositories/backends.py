@@ -56,6 +56,16 @@ def backends_of_repository(repository: Path) -> dict[str, str]:
     return {name: backend_of_config(config) for name, config in parsed_configs(repository).items()}
 
 
+def models_without_queue_limit(repository: Path) -> list[str]:
+    """Return the sorted names of the models whose queue may grow without a limit."""
+    return [
+        name
+        for name, config in configs_of_repository(repository).items()
+        if config.HasField("dynamic_batching")
+        and not config.dynamic_batching.default_queue_policy.max_queue_size
+    ]
+
+
 def can_use_gpu(backends: Collection[str]) -> bool:
     """Return whether a server with these backends would use a GPU.
 

@@ -20,16 +20,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory is, not a temporary file)
+TEMPORARY = Path("/tmp")  # noqa: S108 (where Triton's Python backend makes folders, whatever TMPDIR is)
+SERVER_PROGRAM = "tritonserver"
 KILL_DEADLINE_S = 1.0
 REMOVE_DEADLINE_S = 30.0  # for a container, which the Docker engine kills first
 PARENT_CLEANED_UP = b"."
 
 
 def clean_up(process_group: int, *, shm_prefix: str = "", folder: str = "", container: str = "") -> None:
-    """Kill what is left of a process group, then remove its shared memory, folder and container.
+    """Kill what is left of a process group, then remove its shared memory, folders and container.
 
     Args:
         process_group: The id of the group, which is the id of the server's process.
@@ -47,6 +50,36 @@ def clean_up(process_group: int, *, shm_prefix: str = "", folder: str = "", cont
         shutil.rmtree(folder, ignore_errors=True)
     if container:
         remove_container(container)
+    sweep_python_environments(TEMPORARY)
+
+
+def sweep_python_environments(folder: Path) -> None:
+    """Remove the empty `python_env_*` folders that killed servers of this user left behind.
+
+    Triton makes them without the server's name. One may be of a running server only if that server started
+    before the folder was made.
+
+    Args:
+        folder: The folder of temporary files.
+    """
+    environments = list(folder.glob("python_env_*"))
+    oldest_start_s = min(_start_times_of_servers(), default=time.time())
+    for environment in environments:
+        with contextlib.suppress(OSError):  # not empty, or removed by another process
+            status = environment.lstat()
+            if status.st_uid == os.getuid() and status.st_mtime < oldest_start_s:
+                environment.rmdir()
+
+
+def _start_times_of_servers() -> Iterator[float]:
+    """Yield when each running Triton server started, in seconds since 1970."""
+    up_s = float(Path("/proc/uptime").read_text().split()[0])
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (process / "stat").read_text()
+            if f"({SERVER_PROGRAM})" in stat:
+                ticks = int(stat.rpartition(")")[2].split()[19])
+                yield time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def remove_container(name: str) -> None:

@@ -6,6 +6,7 @@ beside this file, so both give the same bits. It needs only numpy and Pillow.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -27,6 +28,9 @@ CONTRACT_PARAMETER = "contract"
 # Pillow decodes without holding the interpreter's lock. This many images at most are decoded at a time, which
 # also limits the memory: one image at the limits of `decoding.py` takes gigabytes.
 MAX_THREADS = 4
+# Freed memory that is kept for the next images. Returning it costs time, as the system clears it again.
+MAX_KEPT_BYTES = 128 * 1024 * 1024
+LIBC = ctypes.CDLL(None)
 
 Decoding: TypeAlias = list[Future[Uint8Array]]
 
@@ -36,14 +40,26 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self._contract = Contract.from_json(parameters[CONTRACT_PARAMETER]["string_value"])
         self._pool = ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0))))
+        self._kept_bytes = _own_bytes()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Return one response for each request, in order; all images are decoded in parallel."""
         started = [self._start(request) for request in requests]
-        return [self._response(decoding) for decoding in started]
+        responses = [self._response(decoding) for decoding in started]
+        self._return_memory()
+        return responses
 
     def finalize(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+    def _return_memory(self) -> None:
+        """Return freed memory to the system after large images: the allocator would keep gigabytes."""
+        own_bytes = _own_bytes()
+        if own_bytes > self._kept_bytes + MAX_KEPT_BYTES:
+            LIBC.malloc_trim(0)
+            own_bytes = _own_bytes()
+            self._kept_bytes = own_bytes
+        self._kept_bytes = min(self._kept_bytes, own_bytes)
 
     def _start(self, request: Any) -> Decoding | Exception:
         try:
@@ -71,6 +87,12 @@ class TritonPythonModel:
                 return pb_utils.InferenceResponse(error=_failure(error, subject))
         images = pb_utils.Tensor(self._contract.input_name, np.stack(rows))  # (N, S, S, 3)
         return pb_utils.InferenceResponse([images])
+
+
+def _own_bytes() -> int:
+    """Return the resident memory of this process without shared memory."""
+    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _failure(error: Exception, subject: str = "") -> Any:
