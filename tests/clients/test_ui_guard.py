@@ -132,7 +132,7 @@ def test_the_oldest_uploads_are_removed_and_the_examples_stay(
 
 def test_uploads_at_once_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_UPLOADED_BYTES", 1000)
-    statuses = []
+    statuses: list[int] = []
     post = OWN | {"content-length": "600"}
 
     async def uploading(scope: Any, receive: Any, send: Any) -> None:
