@@ -150,6 +150,18 @@ def test_kill_9_of_what_runs_a_model_is_noticed(small: Path) -> None:
     assert remains.any == []
 
 
+def test_an_idle_http_connection_does_not_delay_the_end(small: Path) -> None:
+    """Triton alone would wait for it for 15 seconds."""
+    with EmbeddedServer(small) as server:
+        port = int(server.http_url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            started_s = time.monotonic()
+            server.stop()
+            assert time.monotonic() - started_s < 12
+
+
 def test_a_stuck_server_is_killed_after_the_deadline(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_server, "EXIT_TIMEOUT_S", -4.5)
     with EmbeddedServer(small) as server:
