@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alexnet_cli.main import run
+from alexnet_model.errors import ServerError
 from alexnet_pipeline.export_options import DEFAULT_MAX_BATCH
 from alexnet_serving import (
+    DockerServer,
     EmbeddedServer,
     RepositoryOptions,
     memory_of_default_export,
@@ -16,6 +19,7 @@ from alexnet_serving import (
     models_without_queue_limit,
     write_repository,
 )
+from alexnet_serving.servers.docker_server import own_shm
 
 from .conftest import MAX_BATCH, Artifacts
 from .machines import give_shared_memory
@@ -113,3 +117,19 @@ def test_a_region_that_cannot_be_made_says_how(repository: Path) -> None:
     reason = "Internal: Unable to initialize shared memory key 'a' to requested size (20326400 bytes)."
     fix = EmbeddedServer(repository)._load_failure_fix("alexnet_int8", reason)
     assert "--shm-size=1g" in fix
+
+
+def test_a_container_has_enough_of_its_own(repository: Path) -> None:
+    memory = memory_of_repository(repository)
+    assert own_shm(memory) == "--shm-size=1g"
+    large = replace(memory, total_bytes=1024 * MIB)
+    assert own_shm(large) == f"--shm-size={2048 * MIB}"
+
+
+def test_a_container_that_shares_this_machines_memory_is_checked(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_shared_memory(monkeypatch, 7)
+    DockerServer(repository)
+    with pytest.raises(ServerError, match="7 MB free"):
+        DockerServer(repository, shared_memory=True)
