@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_cli.main import run
+from alexnet_clients.transports.error_rules import rule_from_text
 from alexnet_model.errors import ServerError
 from alexnet_pipeline.export_options import DEFAULT_MAX_BATCH
 from alexnet_serving import (
@@ -133,3 +134,14 @@ def test_a_container_that_shares_this_machines_memory_is_checked(
     DockerServer(repository)
     with pytest.raises(ServerError, match="7 MB free"):
         DockerServer(repository, shared_memory=True)
+
+
+@pytest.mark.parametrize("status", ["INTERNAL", 500])
+def test_a_client_is_told_that_the_server_lacks_shared_memory(status: str | int) -> None:
+    text = (
+        "in ensemble 'alexnet', Failed to increase the shared memory pool size for key 'a' to 20326400 bytes"
+    )
+    rule = rule_from_text(text, status)
+    assert rule is not None
+    assert "shared memory" in rule.expected
+    assert "/dev/shm" in rule.next_step
