@@ -60,7 +60,7 @@ def models_without_queue_limit(repository: Path) -> list[str]:
     """Return the sorted names of the models whose queue may grow without a limit."""
     return [
         name
-        for name, config in configs_of_repository(repository).items()
+        for name, config in parsed_configs(repository).items()
         if config.HasField("dynamic_batching")
         and not config.dynamic_batching.default_queue_policy.max_queue_size
     ]
