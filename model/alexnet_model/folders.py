@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -17,6 +18,14 @@ JUNK_NAMES = frozenset(
         *("@recycle", "@__thumb", "@recently-snapshot"),  # QNAP
         "lost+found",  # ext4
     }
+)
+
+# Of the hidden names, those that an otherwise empty folder may have: from macOS, desktops, NFS, Jupyter, this
+# project, and of files that keep a folder in git.
+_HIDDEN_IN_EMPTY_FOLDERS = re.compile(
+    r"\._.*|\.(ds_store|localized|spotlight-v100|fseventsd|directory|trash.*|nfs.*|ipynb_checkpoints)"
+    r"|\.alexnet-.*|\.(git)?keep|\.gitignore",
+    re.IGNORECASE,
 )
 
 
@@ -46,7 +55,8 @@ def refuse_foreign_files(
     """Refuse to replace a folder that holds anything that the caller did not write.
 
     An empty folder passes, and so does one that does not exist. A folder with files of ours must also hold
-    their record. Junk is ignored; `atomic_directory` keeps what is hidden.
+    their record. Junk is ignored; `atomic_directory` keeps what is hidden. But a folder in which only hidden
+    files of the user are, such as a new home folder, is refused.
 
     Args:
         folder: The folder that is about to be replaced.
@@ -62,9 +72,15 @@ def refuse_foreign_files(
     if not folder.exists():
         return
     if folder.is_dir():
-        found = (path.name for path in folder.iterdir())
-        names = sorted(name for name in found if name not in ignored and not is_junk(name))
+        found = sorted(path.name for path in folder.iterdir() if path.name not in ignored)
+        names = [name for name in found if not is_junk(name)]
         foreign = [name for name in names if not is_ours(name)]
+        if not names:
+            foreign = [
+                name
+                for name in found
+                if name.startswith(".") and not _HIDDEN_IN_EMPTY_FOLDERS.fullmatch(name)
+            ]
         if not foreign and (not names or record in names):
             return
         got = f"a folder that holds {foreign[0]}" if foreign else f"a folder without {record}"

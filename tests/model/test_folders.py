@@ -25,7 +25,10 @@ def refuse(folder: Path) -> None:
     "names",
     [
         *((), ("README.md",), ("export.json",), ("export.json", "model.onnx")),
-        *((".DS_Store", "lost+found"), ("export.json", "._export.json", "@eaDir", ".git")),
+        *(
+            (".DS_Store", "lost+found", ".Trash-1000", ".gitkeep"),
+            ("export.json", "._export.json", "@eaDir", ".git"),
+        ),
     ],
 )
 def test_our_own_files_and_ignored_ones_pass(names: tuple[str, ...], tmp_path: Path) -> None:
@@ -40,6 +43,7 @@ def test_our_own_files_and_ignored_ones_pass(names: tuple[str, ...], tmp_path: P
     [
         (("export.json", "notes.txt"), r"a folder that holds notes\.txt"),
         (("model.onnx",), r"a folder without export\.json"),
+        ((".DS_Store", ".ssh"), r"a folder that holds \.ssh"),
     ],
 )
 def test_other_files_and_a_missing_record_are_named(names: tuple[str, ...], got: str, tmp_path: Path) -> None:
