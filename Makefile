@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast bench bench-gpu bench-tools bench-clients check format clean
+.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients check format clean
 
 setup: .venv/installed
 
@@ -21,6 +21,10 @@ test: setup
 # Without the tests that train, start a server or run the demo (CONTRIBUTING.md).
 test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Faults at random moments, many times over: killed servers, interrupted clients, mutated images (ten minutes).
+campaign: setup
+	$(BIN)/python -m pytest tests/serving/campaign.py
 
 # Everything that `alexnet bench` measures, on the demo's export: docs/performance.md and a page with plots.
 bench: setup

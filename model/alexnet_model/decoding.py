@@ -19,6 +19,16 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging
+from PIL.TiffImagePlugin import (
+    ROWSPERSTRIP,
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILELENGTH,
+    TILEOFFSETS,
+    TILEWIDTH,
+    TiffImageFile,
+)
 
 from .errors import ImageError, UnreadableImage, os_error_reason
 from .image_formats import EXPECTED, FORMATS, STARTS, other_format
@@ -50,7 +60,12 @@ with suppress(AttributeError, OSError):  # a Pillow without libtiff, or with one
     _library = ctypes.CDLL(_imaging.__file__)
     _library.TIFFSetErrorHandler(None)
     _library.TIFFSetWarningHandler(None)
-# Pillow's names of the fax compressions of TIFF.
+# Pillow's names of the TIFF compressions that decode every pixel or fail. Others, above all those of fax
+# (CCITT), leave what was in memory before in the pixels of a broken file. So does JPEG if a part of the image
+# is smaller than the TIFF says, which `_check_jpeg_parts` finds.
+TIFF_COMPRESSIONS = (
+    *("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd", "jpeg"),
+)
 CCITT = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 TO_UPRIGHT = {
@@ -130,14 +145,8 @@ def _upright(
     if 0 in image.size:
         raise ImageError(name, got=f"{image.width}x{image.height} pixels", expected="at least 1x1")
     _check_pixels(image, name)
-    if image.info.get("compression") in CCITT:
-        raise ImageError(
-            name,
-            got="a TIFF with fax compression (CCITT)",
-            expected="another compression, such as LZW",
-            # Where such a file is broken, the decoder leaves what was in memory before in the pixels.
-            next_step="Save it as PNG.",
-        )
+    if isinstance(image, TiffImageFile):
+        _check_compression(image, name)
     image.load()  # before the orientation is read, because a PNG may have it behind the pixels
     if orientation is None:
         orientation = _orientation_of(image)
@@ -156,6 +165,48 @@ def _upright(
         canvas = Image.new("RGBA", upright.size, (*background, 255))
         return Image.alpha_composite(canvas, upright.convert("RGBA")).convert("RGB")
     return upright if upright.mode == "L" else upright.convert("RGB")
+
+
+def _check_compression(image: TiffImageFile, name: str) -> None:
+    """Refuse a TIFF in which pixels may be left undecoded."""
+    compression = image.info.get("compression", "raw")
+    if compression not in TIFF_COMPRESSIONS:
+        raise ImageError(
+            name,
+            got="a TIFF with "
+            + ("fax compression (CCITT)" if compression in CCITT else f"the compression {compression}"),
+            expected="another compression, such as LZW",
+            next_step="Save it as PNG.",
+        )
+    if compression == "jpeg":
+        _check_jpeg_parts(image, name)
+
+
+def _check_jpeg_parts(image: TiffImageFile, name: str) -> None:
+    """Check that the JPEG of each strip or tile is as large as that strip or tile.
+
+    An image that was loaded before it was passed has no file any more and is not checked.
+    """
+    if image.fp is None or image.fp.closed:
+        return
+    tags = image.tag_v2
+    tiled = TILELENGTH in tags
+    width = tags[TILEWIDTH] if tiled else image.width
+    rows = tags[TILELENGTH] if tiled else min(tags.get(ROWSPERSTRIP, image.height), image.height)
+    strips = -(-image.height // rows)  # of each plane
+    places = zip(
+        tags[TILEOFFSETS if tiled else STRIPOFFSETS],
+        tags[TILEBYTECOUNTS if tiled else STRIPBYTECOUNTS],
+        strict=True,
+    )
+    for index, (offset, size) in enumerate(places):
+        height = rows if tiled else min(rows, image.height - index % strips * rows)
+        image.fp.seek(offset)
+        with Image.open(io.BytesIO(image.fp.read(size)), formats=("JPEG",)) as part:
+            if part.width < width or part.height < height:
+                raise _broken(
+                    name, f"a part of {part.width}x{part.height} pixels instead of {width}x{height}"
+                )
 
 
 def _orientation_of(image: Image.Image) -> int | None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from alexnet_model import Contract
+from alexnet_model.decoding import upright_from_encoded, upright_from_opened
 from alexnet_model.errors import ImageError
 
 from ..awkward_images import encoded, textured
@@ -232,6 +233,20 @@ def test_fax_compression_is_refused(compression: str) -> None:
         CONTRACT.prepared(image)
     with Image.open(io.BytesIO(image)) as opened, pytest.raises(ImageError, match="CCITT"):
         CONTRACT.prepared(opened)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (16, 8)])
+def test_a_tiff_of_jpegs_decodes_unless_one_is_smaller_than_its_place(size: tuple[int, int]) -> None:
+    """libtiff reports success for a smaller one, and leaves the rest as it was in memory."""
+    image = encoded(Image.effect_noise(size, 50).convert("RGB"), "TIFF", compression="jpeg")
+    assert upright_from_encoded(image).size == size
+    with Image.open(io.BytesIO(image)) as opened:
+        opened.load()
+        assert upright_from_opened(opened).size == size
+    before = image.index(b"\xff\xc0") + 7  # the width in the frame header of the first JPEG
+    narrower = image[:before] + (size[0] - 9).to_bytes(2, "big") + image[before + 2 :]
+    with pytest.raises(ImageError, match=rf"a broken image \(a part of {size[0] - 9}x"):
+        upright_from_encoded(narrower)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
