@@ -55,7 +55,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 5000),
     # If a request is open and nothing arrives, ask the other end whether it is still there, and give the
     # connection up if it does not reply: it may have died silently. Servers with gRPC's defaults, such as
-    # Triton, close a connection after the fourth ping without data, here after 190 s (measured). Recent
+    # Triton, close a connection after the fourth ping without data, here after three minutes. Recent
     # versions of gRPC use the third option instead of the second.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 20_000),
