@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alexnet_model import docker, gpus
-from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import write_repository
 from alexnet_serving.doctor import gpus as gpu_checks
 from alexnet_serving.doctor.checks import (
@@ -32,7 +32,7 @@ from ..stand_ins.nvidia_smi import (
 )
 from .conftest import Artifacts
 from .machines import CDI_DEVICE, NO_RUNTIME, NVIDIA_RUNTIME, Machine, missed, named, versions
-from .recorded_engines import H200, with_engines
+from .recorded_engines import H200, TENSORRT, with_engines
 from .recorded_engines import L4 as L4_GPU
 
 
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 def test_a_machine_with_everything(machine: Machine) -> None:
-    versions(machine.monkeypatch, tensorrt=TENSORRT_VERSION)
+    versions(machine.monkeypatch, tensorrt=TENSORRT)
     found = machine.diagnose()
     assert [job.command for job in found.jobs if not job.runs] == []
     assert found.main_job.runs
@@ -218,6 +218,20 @@ def test_the_image_here_says_which_tensorrt_it_has(machine: Machine) -> None:
     machine.docker(tensorrt="11.4.0.106")
     check = named(machine.diagnose(), "TensorRT")
     assert (check.status, check.fix) == ("warning", "pip install tensorrt==11.4.0.106")
+
+
+def test_without_the_image_nothing_is_known_of_its_tensorrt(machine: Machine, artifacts: Artifacts) -> None:
+    with_engines(artifacts, machine.out, H200)
+    versions(machine.monkeypatch, tensorrt="11.4.0.106")
+    machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
+    machine.docker(images=())
+    found = machine.diagnose()
+    check = named(found, "TensorRT")
+    assert (check.status, check.fix) == ("warning", "")
+    assert "an unknown version, because it is not here" in check.found
+    (first, _) = found.engines
+    assert first.results[0].target.startswith("TensorRT (version unknown) on NVIDIA H200")
+    assert first.results[0].loads
 
 
 def test_engines_load_here_or_have_a_reason_and_a_fix(machine: Machine, artifacts: Artifacts) -> None:

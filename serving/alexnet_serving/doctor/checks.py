@@ -155,26 +155,25 @@ def check_other_runtimes() -> tuple[Check, ...]:
     return (judged("other runtimes", export_jobs(), found=", ".join(names)),) if names else ()
 
 
-def check_tensorrt(image_version: str) -> Check:
+def check_tensorrt(image_version: str | None) -> Check:
     """Check whether Triton's image would load the engines that the installed TensorRT builds.
 
     Args:
-        image_version: The TensorRT version of Triton's image.
+        image_version: The TensorRT version of Triton's image; None if that is unknown.
     """
     libraries = [runtime.name for runtime in runtimes() if runtime in BUILT_IN and runtime.bound_to_machine]
     installed = {name: version for name in libraries if (version := version_of(name))}
     found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none installed"
-    found += f"; Triton's image has {image_version}"
+    found += f"; Triton's image has {image_version or 'an unknown version, because it is not here'}"
     builder = installed.get("tensorrt")
-    fits_image = builder is None or Version(builder) == Version(image_version)
-    return judged(
-        "TensorRT",
-        (BUILD_TENSORRT, SERVE_IN_DOCKER),
-        found=found,
-        problem="" if fits_image else f"{found} and loads no engine of another version",
-        fix=f"pip install tensorrt=={image_version}",
-        status="warning",
-    )
+    problem, fix = "", ""
+    if builder is not None and image_version is None:
+        problem = f"{found}, so engines built here may not load"
+    elif builder is not None and Version(builder) != Version(str(image_version)):
+        problem = f"{found} and loads no engine of another version"
+        fix = f"pip install tensorrt=={image_version}"
+    needed_by = (BUILD_TENSORRT, SERVE_IN_DOCKER)
+    return judged("TensorRT", needed_by, found=found, problem=problem, fix=fix, status="warning")
 
 
 def version_of(package: str) -> str | None:
