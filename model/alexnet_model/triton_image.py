@@ -1,7 +1,7 @@
 """The container image that builds and serves engines, and the driver it needs. Change its release here.
 
 `serving/deploy/compose.yaml`, `serving/deploy/Dockerfile`, README.md and docs/decisions/docker.md name it
-too; tests compare them with this module. Which TensorRT the image has is not written down here: it is read from
+too; tests compare them with this module. The version of its TensorRT is not here: it is read from
 the image (`docker.tensorrt_of_image`).
 """
 

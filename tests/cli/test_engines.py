@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from PIL import Image
 from alexnet_cli.main import run
 from alexnet_cli.serve import _check_repository
 from alexnet_export import OnnxOptions, export_onnx
-from alexnet_export.engines import builders
 from alexnet_model.checkpoint import load_checkpoint
 from alexnet_model.datasets import splits_from
 from alexnet_model.errors import PrecisionRefused, RepositoryError, ServerError
@@ -30,9 +28,7 @@ from alexnet_pipeline import engine_refusal, rebuild_engines, unpacked_export
 from alexnet_serving import RepositoryOptions, lint, packed_export, write_repository
 
 from ..conftest import Exported
-from ..export.fake_tensorrt import HostDevice, fake_tensorrt
 from ..folders import contents_of
-from ..stand_ins.docker import no_docker
 from ..stand_ins.nvidia_smi import L4, GpuRow, fake_nvidia_smi, no_nvidia_smi
 from ..stand_ins.trtexec import FakeTrtexec, fake_trtexec
 
@@ -141,54 +137,6 @@ def test_without_a_queue_size_there_is_no_policy_at_all(
         config = (repository / "alexnet_int8" / "config.pbtxt").read_text()
         assert ("default_queue_policy" in config) == bounded
     assert [call for call in on_an_h200.calls if call[0] == "run"] == []
-
-
-OLD_IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
-
-
-def test_an_old_image_is_not_given_queue_timeouts(
-    repository: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(RepositoryError, match=r"on Triton 26\.07 a queue timeout.*server#8870") as caught:
-        _check_repository(repository, OLD_IMAGE, rebuild_if_needed=True)
-    assert f"--image {OLD_IMAGE} --runtime tensorrt --build docker" in caught.value.next_step
-    assert run(["lint", str(repository), "--no-hashes", "--image", OLD_IMAGE]) == 1
-    assert "default_timeout_microseconds: got 1000000, expected 0" in capsys.readouterr().out
-    assert run(["lint", str(repository), "--no-hashes"]) == 0
-
-
-def test_the_image_that_will_serve_is_recorded_by_its_release(
-    packed: Path, on_an_h200: FakeTrtexec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["export", str(packed), "--repository", str(tmp_path / "onnx"), "--image"]
-    assert run([*arguments, OLD_IMAGE]) == 0
-    assert packed_export(tmp_path / "onnx").options.triton_release == "26.07"
-    assert run([*arguments, "mine:latest"]) == 2
-    assert "docker pull mine:latest" in capsys.readouterr().err
-
-
-def test_a_rebuild_in_an_old_image_leaves_queue_timeouts_out(repository: Path) -> None:
-    rebuild_engines(repository, OLD_IMAGE)
-    packed = packed_export(repository)
-    assert packed.options.triton_release == "26.07"
-    assert packed.manifest.artifacts[2].engines[0].passport.image == OLD_IMAGE
-    assert lint(repository, triton_release="26.07") == ()
-
-
-def test_a_build_here_says_that_it_was_not_compared_with_an_image_that_is_not_here(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """TensorRT of another version than the image's would be refused; here nothing tells which it has."""
-    fake_nvidia_smi(monkeypatch, tmp_path, [H200])
-    no_docker(monkeypatch, tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(builders, "CudaDevice", lambda _: HostDevice())
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("11.4.0.106"))
-    arguments = ["export", str(folder), "--runtime", "tensorrt", "--precision", "int8", "--profile", "1,2,4"]
-    assert run([*arguments, "--repository", str(tmp_path / "models")]) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"was not compared with that of {TRITON_IMAGE}, which is not on this machine" in said
-    assert packed_export(tmp_path / "models").manifest.artifacts[2].engines[0].accepted
 
 
 def test_json_has_the_engines(
