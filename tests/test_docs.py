@@ -14,6 +14,7 @@ from PIL import Image
 from alexnet_cli.demo_images import write_held_out_images
 from alexnet_cli.main import run
 from alexnet_clients import Client
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE, TRITON_RELEASE
 from alexnet_serving import EmbeddedServer
 
 from .conftest import Exported
@@ -183,6 +184,17 @@ def test_make_targets_in_the_pages_exist() -> None:
     for page in PAGES:
         named = set(re.findall(r"^    make ([\w-]+)", page.read_text(), re.MULTILINE))
         assert named <= targets, page
+
+
+def test_pages_name_the_images_of_the_code() -> None:
+    named = set()
+    for page in PAGES:
+        named |= set(
+            re.findall(r"\b(?:nvcr\.io/nvidia/tritonserver|alexnet-serving/triton):[\w.-]+", page.read_text())
+        )
+    assert TRITON_IMAGE in named
+    assert named <= {TRITON_IMAGE, CPU_IMAGE}
+    assert f"**Version {TRITON_RELEASE}**" in (ROOT / "docs" / "decisions" / "docker.md").read_text()
 
 
 def test_links_between_pages_lead_to_files() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from alexnet_serving import DoctorReport, EngineFound, jobs
+from alexnet_serving import DoctorReport, EngineFound, GpuRuntime, jobs
 
 from .screen import out, say
 
@@ -23,6 +23,7 @@ def print_report(report: DoctorReport) -> None:
             if check.fix == fix:
                 _say_wrapped(f"{check.name}{_for(check.needed_by)}", indent=2)
         say(f"    {fix}")
+    _print_gpu_runtimes(report.gpu_runtimes)
     _print_engines(report.engines)
     say("\nCommands:")
     for job in report.jobs:
@@ -46,6 +47,19 @@ def _print_checks(report: DoctorReport) -> None:
         for line in _wrapped(check.found, indent=head.cell_len):
             out.print(Text.assemble(head, line), soft_wrap=True)
             head = Text(" " * head.cell_len)
+
+
+def _print_gpu_runtimes(runtimes: tuple[GpuRuntime, ...]) -> None:
+    """Print each runtime for GPUs with the command that exports for it, or what is missing here."""
+    if runtimes:
+        say("\nRuntimes for the GPU here:")
+    for runtime in runtimes:
+        note = "" if runtime.served else " (not served by Triton)"
+        say(f"  {'runs   ' if runtime.runs else 'MISSING'}  {runtime.title}{note}")
+        if runtime.missing:
+            _say_wrapped(f"needs {', '.join(runtime.missing)}", indent=11)
+        for command in filter(None, (runtime.fix, runtime.command if runtime.runs else "")):
+            say(f"    {command}")
 
 
 def _print_engines(engines: tuple[EngineFound, ...]) -> None:

@@ -130,6 +130,13 @@ def export_command(
             show_default="here",
         ),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="Docker image that will serve the models; with --build docker, it builds the engines too.",
+            show_default="the pinned one",
+        ),
+    ] = None,
     engine: Annotated[str | None, typer.Option(hidden=True)] = None,
     target: Annotated[
         str | None,
@@ -233,6 +240,7 @@ def export_command(
         tolerances=None if max_top1_drop is None else Tolerances(top1_drop=max_top1_drop / 100),
         runtime=runtime,
         build=build.value,
+        image=image,
         targets=targets_from(target),
         profile=profile_from(profile) if profile else None,
         hardware_compatibility=hardware_compatibility.value,

@@ -243,6 +243,7 @@ def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed:
         RepositoryError: lint found an error that new engines do not fix.
         PrecisionRefused, EngineError, DockerError: the engines cannot be built again.
     """
+    from alexnet_model.docker import release_of_image
     from alexnet_model.triton_image import TRITON_IMAGE
     from alexnet_pipeline import engine_refusal, rebuild_engines
     from alexnet_serving import lint, raise_if_findings
@@ -250,16 +251,18 @@ def _check_repository(repository: Path, image: str | None, *, rebuild_if_needed:
     from .screen import Bars, in_megabytes, note
     from .tables import print_engines
 
+    release = release_of_image(image) if image else None
+    image = image or TRITON_IMAGE
     with Bars() as bars:
-        findings = lint(repository, progress=in_megabytes(bars))
+        findings = lint(repository, triton_release=release, progress=in_megabytes(bars))
     if not rebuild_if_needed or not all(finding.about_engine for finding in findings):
-        raise_if_findings(repository, findings)
+        raise_if_findings(repository, findings, image=image)
         return
-    refusal = None if findings else engine_refusal(repository, image or TRITON_IMAGE)
+    refusal = None if findings else engine_refusal(repository, image)
     if not findings and refusal is None:
         return
     note(f"Rebuilding: {findings[0] if findings else refusal}")
     with Bars() as bars:
-        manifests = rebuild_engines(repository, image or TRITON_IMAGE, progress=bars)
+        manifests = rebuild_engines(repository, image, progress=bars)
     for manifest in manifests:
         print_engines(manifest)

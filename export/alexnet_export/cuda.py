@@ -20,6 +20,7 @@ class Device(Protocol):
     """Memory and stream for an engine's buffers. Tests use one in host memory."""
 
     name: str
+    index: int  # CUDA's number of the GPU
     stream: int  # a CUDA stream's handle
 
     def make_current(self) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +19,7 @@ from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
 from alexnet_model.manifest import RuntimeInfo
 
-from .cuda import CudaDevice
+from .cuda import Device, contiguous
 from .runners import Outputs, RunnerSource
 
 with needs("export"):
@@ -29,75 +33,64 @@ HEAVY_OPERATORS = frozenset(
 SHORT_NAMES = {"float": "f32", "float16": "f16", "uint8": "i8", "int8": "i8"}
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LOG_ERRORS_ONLY = 3  # its warnings are about its own optimisations
+LOG_FATAL_ONLY = 4
 
 
 def runner_from_source(source: RunnerSource) -> OnnxRunner:
     """Make a runner of the ONNX file in `source.file`; its options are session configuration entries."""
-    return OnnxRunner(source.file, source.contract, source.device, source.options)
+    if source.device is None:
+        return OnnxRunner(source.file, source.contract, source.options)
+    return CudaOnnxRunner(
+        source.file, source.contract, source.device, source.options, cuda_graphs=source.cuda_graphs
+    )
 
 
 class OnnxRunner:
-    """Run an ONNX file on ONNX Runtime's CPU provider, or on its CUDA provider if a GPU is given.
+    """Run an ONNX file on ONNX Runtime's CPU provider.
 
     Args:
         path: The ONNX file.
         contract: The model's input contract, which names the tensors.
-        device: The GPU to compute on. None: the CPU.
         options: Session configuration entries, such as `session.intra_op.allow_spinning`.
 
     Raises (on entering):
-        ExportError: ONNX Runtime cannot load the file, or cannot use the GPU.
+        ExportError: ONNX Runtime cannot load the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        contract: Contract,
-        device: CudaDevice | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
+    _provider = CPU
+    _device_name = "CPU"
+
+    def __init__(self, path: Path, contract: Contract, options: Mapping[str, str] | None = None) -> None:
         self._path = path
-        self._input_name = contract.input_name
+        self._contract = contract
         self._output_names = [contract.probabilities_name, contract.logits_name]
-        self._device = device
         self._entries = dict(options or {})
         self._session: Any = None
         self._computes_in = ""
 
     def __enter__(self) -> Self:
-        self._session = self._load(self._session_options())
-        if self._device is not None:
-            self._binding = self._session.io_binding()
-            for name in self._output_names:
-                self._binding.bind_output(name, "cuda", self._device.index)
-            self._run_options = onnxruntime.RunOptions()
-            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._session = self._load(self._session_options(), self._providers())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session = self._binding = None
+        self._session = None
 
     @property
     def runtime(self) -> RuntimeInfo:
         """Describe the runtime. The first call loads the file once more, to profile its layers."""
         self._computes_in = self._computes_in or self._types_of_layers()
-        device = "CPU" if self._device is None else self._device.name
         return RuntimeInfo(
-            name="onnxruntime", device=device, computes_in=self._computes_in, options=self._entries
+            name="onnxruntime",
+            device=self._device_name,
+            computes_in=self._computes_in,
+            options=self._entries,
         )
 
     def infer(self, images: Uint8Array) -> Outputs:
-        return Outputs(*self._session.run(self._output_names, {self._input_name: images}))
+        return Outputs(*self._session.run(self._output_names, {self._contract.input_name: images}))
 
-    def place(self, images: Uint8Array) -> Any:
-        assert self._device is not None
-        return onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", self._device.index)
-
-    def take(self, placed: Any) -> None:
-        self._binding.bind_ortvalue_input(self._input_name, placed)
-
-    def launch(self) -> None:
-        self._session.run_with_iobinding(self._binding, self._run_options)
+    def _providers(self) -> list[Any]:
+        return [CPU]
 
     def _session_options(self) -> Any:
         options = onnxruntime.SessionOptions()
@@ -106,34 +99,18 @@ class OnnxRunner:
             options.add_session_config_entry(name, value)
         return options
 
-    def _load(self, options: Any) -> Any:
+    def _load(self, options: Any, providers: list[Any]) -> Any:
         try:
-            session = onnxruntime.InferenceSession(str(self._path), options, providers=self._providers())
+            # With its fallback, a session whose GPU fails prints that and goes on with the CPU.
+            return onnxruntime.InferenceSession(
+                str(self._path), options, providers=providers, enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise ExportError(
                 str(self._path),
                 got=str(error).strip().splitlines()[-1],
                 expected="a file that ONNX Runtime can load",
             ) from error
-        # If CUDA or cuDNN does not load, ONNX Runtime logs that and uses the CPU.
-        if self._device is not None and CUDA not in session.get_providers():
-            raise ExportError(
-                str(self._path),
-                got=f"ONNX Runtime {onnxruntime.__version__} without CUDA",
-                expected=f"it to use {self._device.name}",
-                next_step="Install onnxruntime-gpu for this machine's CUDA in its place.",
-            )
-        return session
-
-    def _providers(self) -> list[Any]:
-        if self._device is None:
-            return [CPU]
-        options = {
-            "device_id": str(self._device.index),
-            "user_compute_stream": str(self._device.stream),
-            "use_tf32": "0",  # on by default, and not FP32
-        }
-        return [(CUDA, options), CPU]
 
     def _types_of_layers(self) -> str:
         """Return the types that the heavy layers run in, from the profile of one run."""
@@ -141,10 +118,150 @@ class OnnxRunner:
             options = self._session_options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = self._load(options)
+            session = self._load(options, self._providers())
             shape = session.get_inputs()[0].shape[1:]
-            session.run(self._output_names, {self._input_name: np.zeros((1, *shape), np.uint8)})
-            return types_from_profile(Path(session.end_profiling()), on=CPU if self._device is None else CUDA)
+            images = np.zeros((1, *shape), np.uint8)
+            session.run(self._output_names, {self._contract.input_name: images})
+            return types_from_profile(Path(session.end_profiling()), on=self._provider)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """One batch size on a GPU: its tensors, at addresses that do not change, and how to run it."""
+
+    buffers: Mapping[str, Any]
+    binding: Any
+    run_options: Any
+
+
+class CudaOnnxRunner(OnnxRunner):
+    """Run an ONNX file on ONNX Runtime's CUDA provider.
+
+    Args:
+        path: The ONNX file.
+        contract: The model's input contract, which names the tensors.
+        device: The GPU.
+        options: Session configuration entries.
+        cuda_graphs: Whether to capture a CUDA graph at the first call of each batch size and replay it later.
+
+    Raises (on entering):
+        ExportError: ONNX Runtime cannot load the file, cannot use the GPU, or cannot capture the network as
+            CUDA graphs, because CUDA has no kernel for one of its layers.
+    """
+
+    _provider = CUDA
+
+    def __init__(
+        self,
+        path: Path,
+        contract: Contract,
+        device: Device,
+        options: Mapping[str, str] | None = None,
+        *,
+        cuda_graphs: bool = False,
+    ) -> None:
+        super().__init__(path, contract, options)
+        self._device = device
+        self._device_name = device.name
+        self._cuda_graphs = cuda_graphs
+        self._bound: dict[int, _Bound] = {}  # by batch
+        self._current: _Bound | None = None
+
+    def __enter__(self) -> Self:
+        self._why_no_cuda = preload_cuda()
+        providers = self._providers(cuda_graphs=self._cuda_graphs)
+        self._session = self._load(self._session_options(), providers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._current = None
+        self._bound.clear()
+        super().__exit__()
+
+    def infer(self, images: Uint8Array) -> Outputs:
+        batch = len(images)
+        bound = self._current = self._bound_to(batch)
+        self._device.upload(contiguous(images), bound.buffers[self._contract.input_name])
+        self.launch()
+        return Outputs(*(self._device.download(bound.buffers[name], batch) for name in self._output_names))
+
+    def place(self, images: Uint8Array) -> Any:
+        buffer = self._device.buffer(images.shape, "uint8")
+        self._device.upload(contiguous(images), buffer)
+        return buffer
+
+    def take(self, placed: Any) -> None:
+        self._current = self._bound_to(len(placed))
+        self._device.move(placed, self._current.buffers[self._contract.input_name])
+
+    def launch(self) -> None:
+        assert self._current is not None
+        self._session.run_with_iobinding(self._current.binding, self._current.run_options)
+
+    def _bound_to(self, batch: int) -> _Bound:
+        """Return the tensors of a batch size, made at its first call: a CUDA graph reads and writes these."""
+        if batch in self._bound:
+            return self._bound[batch]
+        (image,) = self._session.get_inputs()
+        binding = self._session.io_binding()
+        buffers: dict[str, Any] = {}
+        for tensor in (image, *self._session.get_outputs()):
+            shape, dtype = (batch, *tensor.shape[1:]), "uint8" if tensor is image else "float32"
+            buffers[tensor.name] = self._device.buffer(shape, dtype)
+            bind = binding.bind_input if tensor is image else binding.bind_output
+            address = self._device.address(buffers[tensor.name])
+            bind(tensor.name, "cuda", self._device.index, getattr(np, dtype), shape, address)
+        run_options = onnxruntime.RunOptions()
+        run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._cuda_graphs:
+            run_options.add_run_config_entry("gpu_graph_id", str(batch))
+        self._bound[batch] = _Bound(buffers, binding, run_options)
+        return self._bound[batch]
+
+    def _providers(self, *, cuda_graphs: bool = False) -> list[Any]:
+        options = {
+            "user_compute_stream": str(self._device.stream),
+            "use_tf32": "0",  # on by default, and not FP32
+        }
+        if self._device.index:  # 0 is the default, and ONNX Runtime 1.26 and later warn if it is given
+            options["device_id"] = str(self._device.index)
+        if cuda_graphs:
+            options["enable_cuda_graph"] = "1"
+        return [(CUDA, options), CPU]
+
+    def _load(self, options: Any, providers: list[Any]) -> Any:
+        if CUDA not in onnxruntime.get_available_providers():
+            raise self._no_cuda("a build without CUDA")
+        # It reports each cuDNN plan that it tries in vain as an error, and a CUDA library that does not load.
+        onnxruntime.set_default_logger_severity(LOG_FATAL_ONLY)
+        session = super()._load(options, providers)
+        if CUDA not in session.get_providers():  # it then uses the CPU
+            raise self._no_cuda(self._why_no_cuda or "its CUDA libraries do not load")
+        return session
+
+    def _no_cuda(self, reason: str) -> ExportError:
+        return ExportError(
+            str(self._path),
+            got=f"ONNX Runtime {onnxruntime.__version__} without CUDA: {reason}",
+            expected=f"it to use {self._device.name}",
+            next_step="Install onnxruntime-gpu for this machine's CUDA in its place.",
+        )
+
+
+def preload_cuda() -> str:
+    """Load CUDA's libraries for ONNX Runtime, unless PyTorch has loaded those of the same major version.
+
+    Returns:
+        Which library does not load and why, in one line; empty if there is no such library.
+    """
+    torch = sys.modules.get("torch")
+    of_torch = str(torch.version.cuda or "") if torch is not None else ""
+    if of_torch and of_torch.partition(".")[0] == onnxruntime.cuda_version.partition(".")[0]:
+        return ""
+    printed = io.StringIO()
+    with redirect_stdout(printed):  # it prints what it does not find
+        onnxruntime.preload_dlls()
+    return next((line for line in printed.getvalue().splitlines() if line.startswith("Failed to load")), "")
 
 
 def types_from_profile(profile: Path, *, on: str) -> str:

@@ -89,7 +89,8 @@ class RunnerSource:
         options: Options that the runtime loads the file with. None: the runtime's own defaults for the
             precision.
         device: The GPU to compute on. None: the CPU.
-        cuda_graphs: Whether to capture a CUDA graph for each batch size. Only TensorRT engines do.
+        cuda_graphs: Whether to capture a CUDA graph for each batch size. TensorRT engines and ONNX Runtime
+            on a GPU do.
     """
 
     file: Path

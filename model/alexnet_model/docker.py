@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DockerError, PortTaken, os_error_reason
-from .triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE
+from .triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, MINIMUM_DRIVER, TRITON_IMAGE, release_of_tag
 
 PROGRAM = "docker"
 QUERY_TIMEOUT_S = 30.0
@@ -91,23 +91,41 @@ def digest_of_image(image: str) -> str | None:
 
 
 def tensorrt_of_image(image: str) -> str:
-    """Return the TensorRT version of an image: the one it declares, or the known one of the pinned images.
+    """Return the TensorRT version that an image declares.
 
     Raises:
         DockerError: there is no engine, the image is not on this machine, or it declares no version.
     """
-    for entry in (_inspected(image).get("Config") or {}).get("Env") or []:
-        name, _, value = str(entry).partition("=")
-        if name == "TRT_VERSION" and (found := re.match(r"\d+(\.\d+)+", value)):
-            return found[0]
-    if image in (TRITON_IMAGE, CPU_IMAGE):
-        return TENSORRT_VERSION
+    found = re.match(r"\d+(\.\d+)+", _variables_of(image).get("TRT_VERSION", ""))
+    if found:
+        return found[0]
     raise DockerError(
         f"image {image}",
         got="no TRT_VERSION among its variables",
         expected="one of NVIDIA's Triton images",
         next_step=f"Use {TRITON_IMAGE}.",
     )
+
+
+def tensorrt_of_image_here(image: str) -> str | None:
+    """Return the TensorRT version of an image on this machine; None if no engine or image here tells it."""
+    try:
+        return tensorrt_of_image(image)
+    except DockerError:
+        return None
+
+
+def release_of_image(image: str) -> str | None:
+    """Return the Triton release of an image, such as `26.11`: the one it declares, or that of its tag.
+
+    None if it is not on this machine or declares none, and its tag has none either.
+    """
+    try:
+        declared = _variables_of(image).get("NVIDIA_TRITON_SERVER_VERSION", "")
+    except DockerError:
+        declared = ""
+    found = re.match(r"\d\d\.\d\d", declared)
+    return found[0] if found else release_of_tag(image)
 
 
 def mount(source: Path, target: str, *, read_only: bool = True) -> str:
@@ -258,6 +276,12 @@ def _line_with(output: str, position: int) -> str:
 def _plain(line: str) -> str:
     said = line.strip().removeprefix("docker: ")
     return said.removeprefix("Error response from daemon: ").removeprefix("Error: ").rstrip(".")
+
+
+def _variables_of(image: str) -> dict[str, str]:
+    """Return the environment variables that an image declares."""
+    entries = (_inspected(image).get("Config") or {}).get("Env") or []
+    return dict(str(entry).partition("=")[::2] for entry in entries)
 
 
 def _inspected(image: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from alexnet_model.passport import HardwareCompatibility, Profile
 from alexnet_model.pretrained import WeightsOptions
 from alexnet_model.records import Precision
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
+from alexnet_model.triton_image import TRITON_IMAGE
 from alexnet_serving import RepositoryOptions
 
 DEFAULT_RUNTIME = "openvino"
@@ -47,6 +48,8 @@ class ExportOptions:
             `openvino` for a checkpoint; for an earlier export, the runtime it was exported for.
         build: Where engines are built: with the library `here`, or with `trtexec` of Triton's image in
             `docker`, whose version is that of the server.
+        image: The Docker image that will serve the models, and that builds with `build="docker"`. None: the
+            pinned one.
         targets: GPUs that TensorRT-RTX builds for, such as `sm89`. Empty: those of this machine.
         profile: Batches of an engine. None: 1 to `max_batch`, tuned for 8.
         hardware_compatibility: Other GPUs that an engine must load on; costs speed.
@@ -78,6 +81,7 @@ class ExportOptions:
     tolerances: Tolerances | None = None
     runtime: str | None = None
     build: Literal["here", "docker"] = "here"
+    image: str | None = None
     targets: tuple[str, ...] = ()
     profile: Profile | None = None
     hardware_compatibility: HardwareCompatibility = "none"
@@ -141,6 +145,11 @@ class ExportOptions:
         return 1 if self.model_version is None else self.model_version
 
     @property
+    def image_or_default(self) -> str:
+        """The Docker image that will serve the models."""
+        return self.image or TRITON_IMAGE
+
+    @property
     def engine_runtime(self) -> Runtime | None:
         """The runtime that engines are built for; None if no engine is built."""
         runtime = runtime_named(self.runtime) if self.runtime else None
@@ -154,6 +163,7 @@ class ExportOptions:
         return EngineOptions(
             runtime=self.engine_runtime.name,
             build=self.build,
+            image=self.image_or_default,
             profile=self.profile,
             targets=self.targets,
             hardware_compatibility=self.hardware_compatibility,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from alexnet_export import (
     refuse_foreign_export,
 )
 from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.docker import release_of_image
 from alexnet_model.errors import ExportError, ManifestError, RepositoryError, UsageError, os_errors_as
 from alexnet_model.files import atomic_directory, check_writable, restore_interrupted
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
@@ -134,6 +135,7 @@ def export_model(
             max_batch = recorded.max_batch if recorded else options.max_batch_or_default
             engine_options.profile_to(max_batch)
         builders = builders_from(engine_options) if engine_options else ()
+        repository_options = replace(options.repository_options, triton_release=_release_of(options.image))
 
         if recorded is None:
             assert folder is not None
@@ -163,12 +165,19 @@ def export_model(
             manifest = manifest.model_copy(update={"model_version": options.model_version})
         on_checked(manifest)
 
+        targets = targets_of_image(options.image_or_default) if options.serves_engines else ()
+        if any(target.tensorrt_version is None for target in targets):
+            notes.append(
+                "The TensorRT version of the engines was not compared with that of "
+                f"{options.image_or_default}, which is not on this machine. `alexnet serve` compares them "
+                "before it starts."
+            )
         models = write_repository(
             manifest,
             folder,
             options.repository,
-            options.repository_options,
-            targets=targets_of_image() if options.serves_engines else (),
+            repository_options,
+            targets=targets,
             replace=replaced,
         )
         built = {engine_file_name(a, builder) for a in manifest.artifacts for builder in builders}
@@ -182,6 +191,23 @@ def export_model(
             left_out=tuple(left_out),
             next_command=f"alexnet serve --repository {options.repository}",
         )
+
+
+def _release_of(image: str | None) -> str | None:
+    """Return the Triton release of an image that the user named; None for the pinned one.
+
+    Raises:
+        UsageError: it is not known here.
+    """
+    release = None if image is None else release_of_image(image)
+    if image is not None and release is None:
+        raise UsageError(
+            "image",
+            got=f"{image}, whose Triton release is not known here",
+            expected="a release in its tag, such as 26.11-py3, or an image on this machine that declares it",
+            next_step=f"Pull it: docker pull {image}",
+        )
+    return release
 
 
 def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from alexnet_model import docker
 from alexnet_model.errors import EngineRefused, ManifestError
 from alexnet_model.files import folder_beside
 from alexnet_model.manifest import Manifest, manifest_from_folder
@@ -66,7 +68,6 @@ def engine_refusal(repository: Path, image: str = TRITON_IMAGE) -> EngineRefused
     Raises:
         ManifestError: a record is missing or broken.
         ServerError: the driver is too old; new engines would not change that.
-        DockerError: the image is not the pinned one, and Docker does not have it.
     """
     try:
         check_engines(repository, targets_of_image(image))
@@ -130,7 +131,10 @@ def _rebuilt(packed: PackedExport, repository: Path, image: str, progress: Progr
             built = [engine_file_name(a, builder) for a in manifest.artifacts for builder in builders]
             raise_if_refused(refusals_of(manifest, built), (precision,))
         targets = targets_of_image(image)
-        write_repository(manifest, folder, repository, packed.options, targets=targets, replace="version")
+        options = packed.options
+        if image != TRITON_IMAGE:
+            options = replace(options, triton_release=docker.release_of_image(image))
+        write_repository(manifest, folder, repository, options, targets=targets, replace="version")
     return manifest
 
 

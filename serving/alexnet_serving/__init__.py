@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .doctor.checks import Check, jobs
 from .doctor.engines import EngineFound
+from .doctor.gpu_runtimes import GpuRuntime
 from .doctor.report import DoctorReport, diagnose
 from .engine_compatibility import EngineTarget, check_engines, targets_of_image
 from .linting.files import Finding, raise_if_findings
@@ -53,6 +54,7 @@ __all__ = [
     "EngineFound",
     "EngineTarget",
     "Finding",
+    "GpuRuntime",
     "PackedExport",
     "Replaced",
     "RepositoryOptions",

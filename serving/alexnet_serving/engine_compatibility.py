@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_model import docker
-from alexnet_model.errors import DockerError, EngineRefused, ManifestError, ServerError, UsageError
+from alexnet_model.errors import EngineRefused, ManifestError, ServerError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_from_text
 from alexnet_model.manifest import Engine
 from alexnet_model.passport import Passport
 from alexnet_model.runtimes import runtime_named
-from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION, TRITON_IMAGE, driver_is_too_old
+from alexnet_model.triton_image import CPU_IMAGE, MINIMUM_DRIVER, TRITON_IMAGE, driver_is_too_old
 
 from .repositories.layout import ModelEntry, engine_runtimes
 from .repositories.records import PackedExport, index_of, is_repository, packed_export, packed_exports
@@ -34,46 +34,41 @@ class EngineTarget:
     """Where engines would load.
 
     Attributes:
-        tensorrt_version: The TensorRT version of the server, such as `11.1.0.106`.
+        tensorrt_version: The TensorRT version of the server, such as `11.1.0.106`. None: unknown, so that
+            engines are compared with the GPU only.
         gpu: One of the GPUs it would use.
+        image: The image of the server.
     """
 
-    tensorrt_version: str
+    tensorrt_version: str | None
     gpu: Gpu
+    image: str = TRITON_IMAGE
 
     def __str__(self) -> str:
-        return f"TensorRT {self.tensorrt_version} on {self.gpu}"
+        return f"TensorRT {self.tensorrt_version or '(version unknown)'} on {self.gpu}"
 
 
 def targets_of_image(image: str = TRITON_IMAGE) -> tuple[EngineTarget, ...]:
     """Return the targets of a server that runs an image on this machine: one for each GPU model, or none.
 
     Args:
-        image: The image. The pinned image's TensorRT version is known even if Docker or the image is missing.
-
-    Raises:
-        DockerError: another image is not on this machine, or does not declare its TensorRT version.
+        image: The image. If it is not on this machine, its TensorRT version is unknown.
     """
     survey = gpus_here()
-    if not survey.gpus:
-        return ()
-    try:
-        version = docker.tensorrt_of_image(image)
-    except DockerError:
-        if image != TRITON_IMAGE:
-            raise
-        version = TENSORRT_VERSION
-    return targets_of(survey, version)
+    return targets_of(survey, docker.tensorrt_of_image_here(image), image) if survey.gpus else ()
 
 
-def targets_of(survey: GpuSurvey, tensorrt_version: str) -> tuple[EngineTarget, ...]:
+def targets_of(
+    survey: GpuSurvey, tensorrt_version: str | None, image: str = TRITON_IMAGE
+) -> tuple[EngineTarget, ...]:
     """Return one target for each GPU model.
 
     Two models of one compute capability are two targets: they may not load each other's engines.
     """
     models = {(gpu.name, gpu.compute_capability): gpu for gpu in reversed(survey.gpus)}
     return tuple(
-        EngineTarget(tensorrt_version=tensorrt_version, gpu=gpu) for gpu in reversed(models.values())
+        EngineTarget(tensorrt_version=tensorrt_version, gpu=gpu, image=image)
+        for gpu in reversed(models.values())
     )
 
 
@@ -132,11 +127,13 @@ def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequ
                 reason = reason_to_refuse(engine.passport, target)
             if reason:
                 shown = [engine] if engine else list(entry.engines.values())
+                passport = shown[0].passport
+                command = rebuild_command(repository, entry.export, passport, image=target.image)
                 raise EngineRefused(
                     f"{repository}: {entry.artifact.precision} engine",
                     got=f"one built for {' and one for '.join(e.passport.built_for for e in shown)}",
                     expected=f"one for {target} ({reason})",
-                    next_step=f"Build it: {rebuild_command(repository, entry.export, shown[0].passport)}",
+                    next_step=f"Build it: {command}",
                 )
 
 
@@ -146,6 +143,7 @@ def rebuild_command(
     passport: Passport | None = None,
     *,
     source: Path | None = None,
+    image: str = TRITON_IMAGE,
 ) -> str:
     """Return the command that builds the engines of an export in a repository for this machine.
 
@@ -155,12 +153,13 @@ def rebuild_command(
         passport: The engine to build again, with its batches and compatibility; by default the first recorded
             one.
         source: The export with the ONNX files; by default the repository itself, or CHECKPOINT if it is none.
+        image: The image that will serve the engines.
     """
     if source is None and is_repository(repository):
         source = repository
     packed = packed_with_engines(repository, name)
     passport = passport or (first_passport(packed) if packed else None)
-    words = ["alexnet", "export", str(source or "CHECKPOINT"), *runtime_words(passport)]
+    words = ["alexnet", "export", str(source or "CHECKPOINT"), *runtime_words(passport), *image_words(image)]
     words += ["--repository", str(repository), *(packing_words(repository, packed) if packed else [])]
     if passport:
         words += ["--profile", str(passport.profile)]
@@ -183,6 +182,11 @@ def runtime_words(passport: Passport | None) -> list[str]:
     """Return the options that build engines like that of `passport`, by default those that Triton serves."""
     runtime = runtime_named(passport.runtime) if passport else engine_runtimes()[0]
     return ["--runtime", runtime.name, *(["--build", "docker"] if runtime.in_stock_image else [])]
+
+
+def image_words(image: str) -> list[str]:
+    """Return the option of `alexnet export` that names an image; none for the image that is its default."""
+    return [] if image in (TRITON_IMAGE, CPU_IMAGE) else ["--image", image]
 
 
 def packed_with_engines(repository: Path, name: str | None) -> PackedExport | None:
@@ -213,6 +217,8 @@ def _check_driver(gpu: Gpu) -> None:
 
 
 def _version_mismatch(passport: Passport, target: EngineTarget) -> str:
+    if target.tensorrt_version is None:
+        return ""
     built = version_from_text(passport.runtime_version)
     here = version_from_text(target.tensorrt_version)
     if built == here:

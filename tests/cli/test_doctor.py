@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_cli.doctor_output import print_report
-from alexnet_serving import Check, DoctorReport
+from alexnet_serving import Check, DoctorReport, GpuRuntime
 from alexnet_serving.doctor.engines import EngineFound, LoadResult
 from alexnet_serving.doctor.report import MainJob
 
@@ -136,8 +136,17 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
     code, screen, errors = bare_machine.doctor("--json")
     found = json.loads(screen)
     assert (code, len(errors)) == (1, 1)
-    assert set(found) == {"schema_version", "machine", "checks", "engines", "jobs", "main_job"}
-    assert found["schema_version"] == 2
+    assert set(found) == {
+        "schema_version",
+        "machine",
+        "checks",
+        "gpu_runtimes",
+        "engines",
+        "jobs",
+        "main_job",
+    }
+    assert found["schema_version"] == 3
+    assert found["gpu_runtimes"] == []
     assert [job["command"] for job in found["jobs"] if job["runs"]] == ["classify"]
     statuses = {check["name"]: check["status"] for check in found["checks"]}
     assert {name for name, status in statuses.items() if status == "missing"} == {
@@ -186,6 +195,36 @@ def test_the_options_name_the_folders(
     assert checks["record of --out"]["found"].startswith(str(out / "export.json"))
     assert str(tmp_path / "models") in checks["record of --repository"]["found"]
     assert checks["NVIDIA GPU"]["found"] == "NVIDIA H100 80GB HBM3 (9.0)"
+
+
+def test_runtimes_for_the_gpu_are_listed_with_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = GpuRuntime(
+        runtime="tensorrt",
+        title="TensorRT",
+        served=True,
+        command="alexnet export CHECKPOINT --runtime tensorrt --build docker",
+        runs=True,
+        missing=(),
+        fix="",
+    )
+    lacks = {"title": "TensorRT-RTX", "served": False, "runs": False, "missing": ("[rtx]",), "fix": "pip x"}
+    found = DoctorReport(
+        machine="a machine",
+        checks=(Check(name="a", status="ok", found="b", needed_by=()),),
+        gpu_runtimes=(runs, runs.model_copy(update=lacks)),
+        engines=(),
+        jobs=(),
+        main_job=MainJob(commands=("export",), runs=True, first_fix=""),
+    )
+    print_report(found)
+    assert capsys.readouterr().out.splitlines()[3:9] == [
+        "Runtimes for the GPU here:",
+        "  runs     TensorRT",
+        "    alexnet export CHECKPOINT --runtime tensorrt --build docker",
+        "  MISSING  TensorRT-RTX (not served by Triton)",
+        "           needs [rtx]",
+        "    pip x",
+    ]
 
 
 def test_engines_are_listed_with_where_they_load(capsys: pytest.CaptureFixture[str]) -> None:

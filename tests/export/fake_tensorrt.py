@@ -267,6 +267,7 @@ class HostDevice:
     """A `Device` whose buffers lie in this machine's own memory."""
 
     name = "host memory"
+    index = 0
     stream = 1
 
     def __init__(self) -> None:

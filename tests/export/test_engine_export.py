@@ -19,6 +19,7 @@ from alexnet_export import (
     refusals_of,
     refuse_foreign_export,
 )
+from alexnet_export.engines import builders
 from alexnet_export.engines.builders import builders_from, on_gpu
 from alexnet_export.engines.tensorrt_api import TensorRt
 from alexnet_model.errors import (
@@ -33,9 +34,11 @@ from alexnet_model.files import sha256_of_file
 from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import manifest_from_folder, verify_engine
 from alexnet_model.passport import Passport, Profile
+from alexnet_model.triton_image import TRITON_IMAGE
 
 from ..conftest import Exported
 from ..folders import contents_of
+from ..stand_ins.docker import fake_docker
 from ..stand_ins.nvidia_smi import L4 as LISTED_L4
 from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 from .fake_tensorrt import HostDevice, fake_tensorrt
@@ -261,6 +264,11 @@ def test_without_a_gpu_the_error_names_what_works(
             "Add --hardware-compatibility same-compute-capability",
         ),
         ([LISTED_L4], EngineOptions(runtime="tensorrt"), r"tensorrt==11\.1\.0\.106, or add --build docker"),
+        (
+            [LISTED_L4],
+            EngineOptions(runtime="tensorrt", image="mine:1"),
+            r"got 11\.4\.0\.106, expected 11\.1\.0\.106, the version in mine:1",
+        ),
     ],
 )
 def test_engines_that_would_not_load_are_refused_before_the_build(
@@ -271,9 +279,30 @@ def test_engines_that_would_not_load_are_refused_before_the_build(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, gpus)
+    fake_docker(monkeypatch, tmp_path, images=[TRITON_IMAGE, "mine:1"], tensorrt="11.1.0.106")
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("11.4.0.106"))
     with pytest.raises(EngineError, match=word):
         builders_from(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "tensorrt"),
+    [
+        (EngineOptions(runtime="tensorrt"), [], ""),
+        (EngineOptions(runtime="tensorrt"), [TRITON_IMAGE], ""),
+        (EngineOptions(runtime="tensorrt"), [TRITON_IMAGE], "11.4.0.106"),
+        (EngineOptions(runtime="tensorrt", version_compatible=True), [TRITON_IMAGE], "11.1.0.106"),
+    ],
+)
+def test_a_build_here_starts_unless_the_image_is_known_to_have_another_version(
+    options: EngineOptions, images: list[str], tensorrt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, [LISTED_L4])
+    fake_docker(monkeypatch, tmp_path, images=images, tensorrt=tensorrt)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("11.4.0.106"))
+    monkeypatch.setattr(builders, "CudaDevice", lambda _: HostDevice())
+    (builder,) = builders_from(options)
+    assert builder.label == "sm89"
 
 
 def test_docker_is_checked_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,14 +144,11 @@ def test_a_runner_reports_the_type_it_computes_in(files: dict[str, Path]) -> Non
 
 
 def test_onnxruntime_without_cuda_is_an_error_on_a_gpu(files: dict[str, Path]) -> None:
-    """It says so in its log alone, and computes on the CPU."""
-
-    class OnCpu(OnnxRunner):
-        def _providers(self) -> list[Any]:
-            return ["CPUExecutionProvider"]
-
-    with pytest.raises(ExportError, match=r"without CUDA, expected it to use NVIDIA H200.*onnxruntime-gpu"):
-        OnCpu(files["fp32"], Contract(), cast("CudaDevice", FakeDevice())).__enter__()
+    source = replace(source_of(files["fp32"]), device=cast("CudaDevice", FakeDevice()))
+    with pytest.raises(
+        ExportError, match=r"build without CUDA, expected it to use NVIDIA H200.*onnxruntime-gpu"
+    ):
+        open_runner("onnxruntime", source).__enter__()
 
 
 def test_compiled_pytorch_agrees_with_pytorch_at_every_batch(

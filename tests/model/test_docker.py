@@ -14,8 +14,9 @@ from alexnet_model.triton_image import (
     BUILD_CPU_IMAGE,
     CPU_IMAGE,
     MINIMUM_DRIVER,
-    TENSORRT_VERSION,
     TRITON_IMAGE,
+    TRITON_RELEASE,
+    queue_timeout_decays,
 )
 
 from ..stand_ins.docker import (
@@ -277,12 +278,33 @@ def test_tensorrt_of_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     fake = partial(fake_docker, monkeypatch, tmp_path, images=[TRITON_IMAGE, "mine:1"])
     fake(tensorrt="11.4.0.106")  # followed by +cuda13.3.1.001 in the image
     assert docker.tensorrt_of_image(TRITON_IMAGE) == "11.4.0.106", "what an image says of itself counts"
+    assert docker.tensorrt_of_image_here(TRITON_IMAGE) == "11.4.0.106"
+    assert docker.tensorrt_of_image_here("absent:1") is None
     fake(tensorrt="")
-    assert docker.tensorrt_of_image(TRITON_IMAGE) == TENSORRT_VERSION
-    with pytest.raises(DockerError, match=f"no TRT_VERSION.*Use {re.escape(TRITON_IMAGE)}"):
-        docker.tensorrt_of_image("mine:1")
+    for image in (TRITON_IMAGE, "mine:1"):
+        with pytest.raises(DockerError, match=f"no TRT_VERSION.*Use {re.escape(TRITON_IMAGE)}"):
+            docker.tensorrt_of_image(image)
+        assert docker.tensorrt_of_image_here(image) is None, "no version is assumed"
     with pytest.raises(DockerError, match=r"No such image: absent:1.*docker pull absent:1"):
         docker.tensorrt_of_image("absent:1")
+
+
+def test_the_triton_release_of_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_docker(monkeypatch, tmp_path, images=["mine:26.11"], release="26.07")
+    assert docker.release_of_image("mine:26.11") == "26.07", "what an image says of itself counts"
+    assert docker.release_of_image("absent:26.05-py3") == "26.05"
+    assert docker.release_of_image("localhost:5000/absent:1") is None
+    fake_docker(monkeypatch, tmp_path, fails=NO_ENGINE)
+    assert docker.release_of_image(TRITON_IMAGE) == TRITON_RELEASE
+    assert docker.release_of_image(CPU_IMAGE) == TRITON_RELEASE
+
+
+@pytest.mark.parametrize(
+    ("release", "decays"), [("24.10", True), ("26.07", True), ("26.08", False), ("27.01", False)]
+)
+def test_releases_in_which_a_queue_timeout_lowers_throughput(release: str, decays: bool) -> None:
+    assert queue_timeout_decays(release) is decays
+    assert not queue_timeout_decays(TRITON_RELEASE), "or the image's own engines would get no timeout"
 
 
 def test_an_engine_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 from alexnet_serving import Check, DoctorReport, diagnose
 from alexnet_serving.doctor import checks, gpus
 from alexnet_serving.doctor.checks import jobs
 
+from ..stand_ins.docker import TENSORRT
 from ..stand_ins.nvidia_smi import GpuRow, fake_nvidia_smi, no_nvidia_smi
 
 NVIDIA_RUNTIME: dict[str, object] = {"Runtimes": {"runc": {}, "nvidia": {}}}
@@ -46,7 +47,7 @@ class Machine:
         *,
         info: object = NVIDIA_RUNTIME,
         images: Sequence[str] = (TRITON_IMAGE, CPU_IMAGE),
-        tensorrt: str = TENSORRT_VERSION,
+        tensorrt: str = TENSORRT,
     ) -> None:
         """A Docker engine with images; `info` as its own JSON."""
         image = [{"RepoDigests": [], "Id": "sha256:1", "Config": {"Env": [f"TRT_VERSION={tensorrt}"]}}]

@@ -250,6 +250,8 @@ def test_engines_of_another_gpu(
 def test_engines_of_another_tensorrt(artifacts: Artifacts, gpu: None, fake: Fake, tmp_path: Path) -> None:
     engines = repository_of_engines(artifacts, tmp_path, runtime_version="11.4.0.106")
     assert "TensorRT 11.1.0.106 loads only its own" in refused(engines, fake)
+    fake(images=["mine:1"])
+    assert "--image mine:1" in failure_of(DockerServer(engines, image="mine:1")).next_step
     docker = fake(images=["newer:1"], tensorrt="11.4.0.106")  # what the image says of itself counts
     with DockerServer(engines, image="newer:1"):
         assert len(docker.runs) == 1

@@ -149,6 +149,16 @@ def test_the_tensorrt_that_builds_is_the_one_that_serves(
     assert tensorrt is None or f"tensorrt {tensorrt}" in check.found
 
 
+@pytest.mark.parametrize(("tensorrt", "status"), [(None, "ok"), ("11.4.0.106", "warning")])
+def test_no_version_of_the_image_is_assumed(
+    monkeypatch: pytest.MonkeyPatch, tensorrt: str | None, status: str
+) -> None:
+    versions(monkeypatch, tensorrt=tensorrt)
+    check = checks.check_tensorrt(None)
+    assert (check.status, check.fix) == (status, "")
+    assert "unknown version" in check.found
+
+
 @pytest.mark.parametrize(
     ("library", "version", "processor", "status"),
     [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from alexnet_model import docker, gpus
-from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
-from alexnet_serving import write_repository
+from alexnet_model.triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, TRITON_IMAGE
+from alexnet_serving import DoctorReport, GpuRuntime, write_repository
 from alexnet_serving.doctor import gpus as gpu_checks
 from alexnet_serving.doctor.checks import (
     BUILD_IN_DOCKER,
@@ -32,7 +32,7 @@ from ..stand_ins.nvidia_smi import (
 )
 from .conftest import Artifacts
 from .machines import CDI_DEVICE, NO_RUNTIME, NVIDIA_RUNTIME, Machine, missed, named, versions
-from .recorded_engines import H200, with_engines
+from .recorded_engines import H200, TENSORRT, with_engines
 from .recorded_engines import L4 as L4_GPU
 
 
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 def test_a_machine_with_everything(machine: Machine) -> None:
-    versions(machine.monkeypatch, tensorrt=TENSORRT_VERSION)
+    versions(machine.monkeypatch, tensorrt=TENSORRT)
     found = machine.diagnose()
     assert [job.command for job in found.jobs if not job.runs] == []
     assert found.main_job.runs
@@ -67,6 +67,69 @@ def test_a_machine_with_everything(machine: Machine) -> None:
     notes = {check.name for check in found.checks if check.status != "ok"}
     # Nothing was exported yet, and whether something listens here is not this test's matter.
     assert notes - {"ports 8000-8002"} == {"record of --repository", "record of --out"}
+
+
+def runtime_of(found: DoctorReport, name: str) -> GpuRuntime:
+    (runtime,) = (runtime for runtime in found.gpu_runtimes if runtime.runtime == name)
+    return runtime
+
+
+def test_with_docker_the_image_runs_tensorrt_and_onnx_runtime(machine: Machine) -> None:
+    found = machine.diagnose()
+    assert [(runtime.runtime, runtime.runs) for runtime in found.gpu_runtimes] == [
+        ("onnxruntime", True),
+        ("tensorrt", True),
+        ("tensorrt-rtx", False),
+    ]
+    export = "alexnet export CHECKPOINT --runtime"
+    assert runtime_of(found, "tensorrt").command == f"{export} tensorrt --build docker"
+    assert runtime_of(found, "onnxruntime").command == f"{export} onnxruntime"
+    rtx = runtime_of(found, "tensorrt-rtx")  # which does not build for an H100
+    assert (rtx.missing, rtx.fix) == (("a GPU of compute capability 8.0, 8.6, 8.9, 12.0, 12.1",), "")
+    assert not rtx.served
+    machine.gpus(L4)
+    assert runtime_of(machine.diagnose(), "tensorrt-rtx").runs
+
+
+@pytest.mark.parametrize(
+    ("packages", "missing"),
+    [
+        ({"onnxruntime_gpu": "1.31.1", "onnxruntime": None}, ()),
+        ({}, ("onnxruntime-gpu",)),
+        (
+            {"onnxruntime_gpu": "1.31.1"},
+            ("onnxruntime-gpu alone: onnxruntime has the same files and no CUDA",),
+        ),
+    ],
+)
+def test_without_docker_onnx_runtime_needs_its_build_for_cuda(
+    machine: Machine, packages: dict[str, str | None], missing: tuple[str, ...]
+) -> None:
+    machine.without("docker")
+    versions(machine.monkeypatch, **packages)
+    found = machine.diagnose()
+    runtime = runtime_of(found, "onnxruntime")
+    assert (runtime.runs, runtime.missing) == (not missing, missing)
+    uninstall = "pip uninstall --yes onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    assert runtime.fix == (uninstall if missing else "")
+    tensorrt = runtime_of(found, "tensorrt")
+    assert tensorrt.missing == ("Docker client",)
+    assert tensorrt.fix == "https://docs.docker.com/engine/install/"
+    assert missed(found, EXPORT) == missed(found, SERVE_EMBEDDED) == (), "it has the modules of onnxruntime"
+
+
+def test_an_old_driver_stops_every_runtime_on_the_gpu(machine: Machine) -> None:
+    machine.without("docker")
+    versions(machine.monkeypatch, onnxruntime_gpu="1.31.1", onnxruntime=None)
+    machine.gpus((0, "NVIDIA A10", "8.6", "550.54.15", 23028))
+    found = machine.diagnose()
+    assert not any(runtime.runs for runtime in found.gpu_runtimes)
+    assert runtime_of(found, "onnxruntime").missing == ("NVIDIA driver",)
+
+
+def test_without_a_gpu_no_runtime_for_gpus_is_listed(machine: Machine) -> None:
+    machine.gpus()
+    assert machine.diagnose().gpu_runtimes == ()
 
 
 def test_several_gpus(machine: Machine) -> None:
@@ -220,6 +283,20 @@ def test_the_image_here_says_which_tensorrt_it_has(machine: Machine) -> None:
     assert (check.status, check.fix) == ("warning", "pip install tensorrt==11.4.0.106")
 
 
+def test_without_the_image_nothing_is_known_of_its_tensorrt(machine: Machine, artifacts: Artifacts) -> None:
+    with_engines(artifacts, machine.out, H200)
+    versions(machine.monkeypatch, tensorrt="11.4.0.106")
+    machine.gpus((0, "NVIDIA H200", "9.0", "580.95.05", 143771))
+    machine.docker(images=())
+    found = machine.diagnose()
+    check = named(found, "TensorRT")
+    assert (check.status, check.fix) == ("warning", "")
+    assert "an unknown version, because it is not here" in check.found
+    (first, _) = found.engines
+    assert first.results[0].target.startswith("TensorRT (version unknown) on NVIDIA H200")
+    assert first.results[0].loads
+
+
 def test_engines_load_here_or_have_a_reason_and_a_fix(machine: Machine, artifacts: Artifacts) -> None:
     exported = with_engines(artifacts, machine.out, H200)
     write_repository(
@@ -258,6 +335,15 @@ def test_engines_without_a_gpu_are_served_by_nothing_here(machine: Machine, arti
     beside = machine.repository.with_name("model_repository_onnx")
     assert found.main_job.first_fix == f"alexnet export {machine.repository} --repository {beside}"
     assert "engines of --repository" not in {check.name for check in found.checks}, "no GPU is enough said"
+
+
+def test_what_is_served_now_does_not_stop_another_runtime(machine: Machine, artifacts: Artifacts) -> None:
+    repository_of_engines(machine, artifacts)
+    machine.without("docker")
+    versions(machine.monkeypatch, onnxruntime_gpu="1.31.1", onnxruntime=None)
+    found = machine.diagnose()
+    assert missed(found, SERVE_EMBEDDED) == ("models of --repository",)
+    assert runtime_of(found, "onnxruntime").runs
 
 
 def test_engines_for_another_gpu_are_not_served_here(machine: Machine, artifacts: Artifacts) -> None:

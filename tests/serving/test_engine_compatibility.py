@@ -10,6 +10,7 @@ import pytest
 
 from alexnet_model.errors import EngineRefused, ServerError
 from alexnet_model.gpus import Gpu
+from alexnet_model.triton_image import CPU_IMAGE
 from alexnet_serving import EngineTarget, RepositoryOptions, check_engines, write_repository
 from alexnet_serving.engine_compatibility import engine_for, reason_to_refuse
 
@@ -24,7 +25,7 @@ B200 = replace(H200, name="NVIDIA B200", compute_capability="10.0")
 HERE = EngineTarget(tensorrt_version=TENSORRT, gpu=H200)
 
 
-def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
+def on(gpu: Gpu, version: str | None = TENSORRT) -> EngineTarget:
     return EngineTarget(tensorrt_version=version, gpu=gpu)
 
 
@@ -32,6 +33,9 @@ def on(gpu: Gpu, version: str = TENSORRT) -> EngineTarget:
     ("passport", "target", "reason"),
     [
         ({}, HERE, ""),
+        # Nothing is known of the server's version: the GPU alone decides.
+        ({"runtime_version": "10.12.0.36"}, on(H200, None), ""),
+        ({}, on(L4, None), "runs on NVIDIA H200 only"),
         # Version: its own, down to the build number.
         ({}, on(H200, "11.1.0.107"), "loads only its own engines"),
         ({}, on(H200, "11.2.1.2"), "TensorRT 11.2.1.2 loads only its own engines"),
@@ -158,6 +162,14 @@ class TestOfARepository:
             f"--repository {repository} --profile 1,8,8"
         )
         assert contents_of(repository) == before
+
+    def test_the_command_builds_in_the_image_that_serves(self, artifacts: Artifacts, tmp_path: Path) -> None:
+        export = with_engines(artifacts, tmp_path / "export")
+        write_repository(export.manifest, export.folder, tmp_path / "models", ENGINES)
+        for image, option in ((CPU_IMAGE, ""), ("mine:1", "--image mine:1 ")):
+            with pytest.raises(EngineRefused) as caught:
+                check_engines(tmp_path / "models", [replace(on(L4), image=image)])
+            assert f"--build docker {option}--repository" in str(caught.value)
 
     def test_of_several_engines_none_is_for_this_gpu(self, artifacts: Artifacts, tmp_path: Path) -> None:
         """Also not one that could load there: Triton chooses by compute capability."""

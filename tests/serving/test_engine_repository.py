@@ -13,8 +13,10 @@ from alexnet_model.passport import Profile, passport_of, passport_path
 from alexnet_serving import (
     PackedExport,
     RepositoryOptions,
+    lint,
     models_of_repository,
     packed_export,
+    raise_if_findings,
     write_repository,
 )
 
@@ -137,6 +139,42 @@ def test_the_queue_of_an_engine_is_bounded_by_default(export: Artifacts, tmp_pat
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (32, 0)
     assert not policy.allow_timeout_override
     assert not policy_of(queue_size=0, queue_timeout_s=0).HasField("default_queue_policy")
+
+
+@pytest.mark.parametrize(("release", "timeout_us"), [("26.07", 0), ("26.08", 1_000_000), (None, 1_000_000)])
+def test_an_old_triton_gets_no_queue_timeout(
+    release: str | None, timeout_us: int, export: Artifacts, tmp_path: Path
+) -> None:
+    options = RepositoryOptions(runtime="tensorrt", triton_release=release)
+    write_repository(export.manifest, export.folder, tmp_path / "models", options)
+    policy = config_of(tmp_path / "models", "alexnet_int8").dynamic_batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (32, timeout_us)
+    assert policy.allow_timeout_override == bool(timeout_us)
+    assert lint(tmp_path / "models", hashes=False) == ()
+
+
+def test_lint_says_why_an_old_triton_must_have_no_queue_timeout(repository: Path) -> None:
+    assert lint(repository, hashes=False, triton_release="26.08") == ()
+    findings = lint(repository, hashes=False, triton_release="26.07")
+    policy = "dynamic_batching.default_queue_policy"
+    names = [(finding.file, finding.field) for finding in findings]
+    fields = ("default_timeout_microseconds", "allow_timeout_override")
+    assert sorted(names) == sorted(
+        (f"{model}/config.pbtxt", f"{policy}.{field}") for model in PACKAGED for field in fields
+    )
+    for finding in findings:
+        assert "on Triton 26.07 a queue timeout lowers throughput over time" in finding.expected
+        assert "server#8870" in finding.expected
+    with pytest.raises(RepositoryError, match=r"--image triton:26\.07 --runtime tensorrt --build docker"):
+        raise_if_findings(repository, findings, image="triton:26.07")
+
+
+def test_a_newer_triton_may_serve_a_repository_without_queue_timeouts(
+    export: Artifacts, tmp_path: Path
+) -> None:
+    options = RepositoryOptions(runtime="tensorrt", triton_release="26.07")
+    write_repository(export.manifest, export.folder, tmp_path / "models", options)
+    assert lint(tmp_path / "models", hashes=False, triton_release="26.11") == ()
 
 
 def test_one_repository_for_several_gpus(artifacts: Artifacts, tmp_path: Path) -> None:

@@ -70,9 +70,16 @@ def test_an_edited_option_is_found_where_it_acts(
     assert any(finding in str(found) for found in lint(repository, hashes=False))
 
 
+def test_an_edited_release_is_found_where_it_acts(engines: Path) -> None:
+    with_options(engines, options_text(runtime="tensorrt", triton_release="26.07"))
+    found = "default_queue_policy.default_timeout_microseconds: got 1000000, expected 0: on Triton 26.07"
+    assert any(found in str(finding) for finding in lint(engines, hashes=False))
+
+
 def test_every_option_is_tried() -> None:
     (mark,) = test_an_edited_option_is_found_where_it_acts.pytestmark  # type: ignore[attr-defined]
-    assert {option for option, _, _ in mark.args[1]} == json.loads(RepositoryOptions().to_json()).keys()
+    tried = {option for option, _, _ in mark.args[1]} | {"triton_release"}
+    assert tried == json.loads(RepositoryOptions().to_json()).keys()
 
 
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet_int8"])
@@ -143,6 +150,8 @@ def test_a_line_as_the_user_reads_it(repository: Path) -> None:
         options_text(runtime="pytorch"),
         options_text(queue_timeout_s=[]),
         options_text(queue_size=[]),
+        options_text(triton_release=26.07),
+        options_text(triton_release="triton"),
     ],
 )
 def test_options_that_cannot_be_read(options: str, repository: Path) -> None:

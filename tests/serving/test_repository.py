@@ -103,6 +103,7 @@ def test_the_queue_is_limited_only_on_request(repository: Path, artifacts: Any) 
         {"instances": 0},
         {"instances": 17},
         {"max_batch": 0},
+        {"triton_release": "2.71"},
     ],
 )
 def test_options_that_cannot_be(wrong: dict[str, Any]) -> None:

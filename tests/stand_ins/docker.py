@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_model.triton_image import CPU_IMAGE, TENSORRT_VERSION, TRITON_IMAGE
+from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
 from . import docker_program
 from .programs import hide, install
 
+TENSORRT = "11.1.0.106"  # what the images declare
 Failure = tuple[str, int]  # what it prints to standard error, and exits with
 
 # Docker's own messages, with other names and numbers. `docker run` adds a line of help to each.
@@ -93,7 +94,8 @@ def fake_docker(
     *,
     engine: str = "29.1.3",
     images: Sequence[str] = (TRITON_IMAGE, CPU_IMAGE),
-    tensorrt: str = TENSORRT_VERSION,
+    tensorrt: str = TENSORRT,
+    release: str = "",
     fails: Failure | None = None,
     run_fails: Failure | None = None,
     says: Sequence[str] = STARTING,
@@ -106,7 +108,8 @@ def fake_docker(
     Args:
         engine: the engine's version.
         images: the images that it has.
-        tensorrt: the TensorRT version in its images.
+        tensorrt: the TensorRT version that its images declare.
+        release: the Triton release that its images declare.
         fails: how every command fails.
         run_fails: how `docker run` fails.
         says: what a container prints at its start.
@@ -121,6 +124,7 @@ def fake_docker(
         "engine": engine,
         "images": list(images),
         "tensorrt": tensorrt,
+        "release": release,
         "fails": fails,
         "run_fails": run_fails,
         "says": list(says),

@@ -49,6 +49,8 @@ def inspect(image: str, script: dict[str, Any]) -> int:
     variables = ["PATH=/usr/bin"]
     if script["tensorrt"]:
         variables.append(f"TRT_VERSION={script['tensorrt']}+cuda13.3.1.001")
+    if script["release"]:
+        variables.append(f"NVIDIA_TRITON_SERVER_VERSION={script['release']}")
     digests = [f"{image.partition(':')[0]}@sha256:{'1' * 64}"]
     found = {"Id": f"sha256:{'2' * 64}", "RepoDigests": digests, "Config": {"Env": variables}}
     sys.stdout.write(json.dumps([found]) + "\n")

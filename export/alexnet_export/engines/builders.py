@@ -15,7 +15,7 @@ from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
 from alexnet_model.passport import Passport, Profile
 from alexnet_model.progress import Progress
 from alexnet_model.records import Precision
-from alexnet_model.triton_image import MINIMUM_DRIVER, TENSORRT_VERSION, driver_is_too_old
+from alexnet_model.triton_image import MINIMUM_DRIVER, driver_is_too_old
 
 from ..cuda import CudaDevice, Device
 from ..runners import Runner
@@ -157,12 +157,14 @@ def _check_gpus(options: EngineOptions, survey: GpuSurvey) -> None:
 
 
 def _check_version(options: EngineOptions, api: TensorRt) -> None:
-    if api.version != TENSORRT_VERSION and not options.version_compatible:
+    """Compare the library with the image that will serve, if that image is on this machine."""
+    served = docker.tensorrt_of_image_here(options.image)
+    if served not in (None, api.version) and not options.version_compatible:
         raise EngineError(
             "tensorrt",
             got=api.version,
-            expected=f"{TENSORRT_VERSION}, the version in Triton's image, which loads only its own engines",
-            next_step=f"Run: pip install tensorrt=={TENSORRT_VERSION}, or add --build docker.",
+            expected=f"{served}, the version in {options.image}, which loads only its own engines",
+            next_step=f"Run: pip install tensorrt=={served}, or add --build docker.",
         )
 
 

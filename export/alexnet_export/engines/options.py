@@ -43,7 +43,7 @@ class EngineOptions:
         targets: GPUs that TensorRT-RTX builds for, such as `sm89`. Empty: those of this machine.
         hardware_compatibility: Other GPUs that the engine must load on; costs speed.
         version_compatible: Whether it must load in later versions of TensorRT; costs speed.
-        image: The Triton image to build in, for `build="docker"`.
+        image: The Triton image that will serve the engine, and that builds it with `build="docker"`.
         timing_caches: The folder of TensorRT's timing caches, which make later builds faster.
     """
 

@@ -21,7 +21,10 @@ OPTIONS_PARAMETER = "runtime_options"
 
 
 class BatchingModel:
-    """A `TritonPythonModel` without its runtime: subclasses load the network and run it."""
+    """A `TritonPythonModel` without its runtime: subclasses load the network and run it.
+
+    `self._max_batch` is the largest batch of the model.
+    """
 
     def load(self, path: Path, options: Mapping[str, str]) -> None:
         """Load the network.
@@ -40,8 +43,9 @@ class BatchingModel:
         config = json.loads(args["model_config"])
         (image,) = config["input"]
         self._input_name = image["name"]
+        self._max_batch = int(config["max_batch_size"])
         # Several requests are copied here; a single one is used in place, in shared memory.
-        shape = (config["max_batch_size"], *(int(side) for side in image["dims"]))
+        shape = (self._max_batch, *(int(side) for side in image["dims"]))
         self._gathered = np.empty(shape, np.uint8)
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         path = Path(args["model_repository"]) / args["model_version"] / MODEL_FILE

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,8 @@ ANY_PORTS = "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
 # removed.
 EXPORT_BYTES = 2_000_000_000
 GLIBC_OF_THE_WHEEL = Version("2.35")  # nvidia-pytriton 0.7.0, manylinux_2_35_x86_64
+# A package that may be installed in the place of another one: it has the same modules.
+INSTEAD_OF = {"onnxruntime": "onnxruntime-gpu"}
 LEAD_WORDS = 4  # of a next step such as "Start it: sudo ..."
 
 Status = Literal["ok", "missing", "warning"]
@@ -96,14 +99,28 @@ def export_jobs() -> tuple[str, ...]:
     """Return the commands that export: ONNX files, and the engines of each registered runtime."""
     return (
         EXPORT,
-        *(_build_job(runtime) for runtime in runtimes() if runtime.bound_to_machine),
+        *(build_job(runtime) for runtime in runtimes() if runtime.bound_to_machine),
         BUILD_IN_DOCKER,
     )
 
 
+def build_job(runtime: Runtime) -> str:
+    """Return the command that builds engines of a runtime on this machine."""
+    return f"export --runtime {runtime.name}"
+
+
+def missing_checks(checks: Sequence[Check], *commands: str) -> list[Check]:
+    """Return the failed checks that stop one of the commands."""
+    return [
+        check
+        for check in checks
+        if check.status == "missing" and not set(commands).isdisjoint(check.needed_by)
+    ]
+
+
 def extras() -> dict[str, tuple[str, ...]]:
     """Return each extra of this distribution with the commands that need it."""
-    engines = {r.extra: (_build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra}
+    engines = {r.extra: (build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra}
     return {
         "export": export_jobs(),
         "train": (TRAIN,),
@@ -155,26 +172,34 @@ def check_other_runtimes() -> tuple[Check, ...]:
     return (judged("other runtimes", export_jobs(), found=", ".join(names)),) if names else ()
 
 
-def check_tensorrt(image_version: str) -> Check:
+def check_tensorrt(image_version: str | None) -> Check:
     """Check whether Triton's image would load the engines that the installed TensorRT builds.
 
     Args:
-        image_version: The TensorRT version of Triton's image.
+        image_version: The TensorRT version of Triton's image; None if that is unknown.
     """
     libraries = [runtime.name for runtime in runtimes() if runtime in BUILT_IN and runtime.bound_to_machine]
     installed = {name: version for name in libraries if (version := version_of(name))}
     found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none installed"
-    found += f"; Triton's image has {image_version}"
+    found += f"; Triton's image has {image_version or 'an unknown version, because it is not here'}"
     builder = installed.get("tensorrt")
-    fits_image = builder is None or Version(builder) == Version(image_version)
-    return judged(
-        "TensorRT",
-        (BUILD_TENSORRT, SERVE_IN_DOCKER),
-        found=found,
-        problem="" if fits_image else f"{found} and loads no engine of another version",
-        fix=f"pip install tensorrt=={image_version}",
-        status="warning",
-    )
+    problem, fix = "", ""
+    if builder is not None and image_version is None:
+        problem = f"{found}, so engines built here may not load"
+    elif builder is not None and Version(builder) != Version(str(image_version)):
+        problem = f"{found} and loads no engine of another version"
+        fix = f"pip install tensorrt=={image_version}"
+    needed_by = (BUILD_TENSORRT, SERVE_IN_DOCKER)
+    return judged("TensorRT", needed_by, found=found, problem=problem, fix=fix, status="warning")
+
+
+def missing_onnxruntime_gpu() -> str:
+    """Return which package ONNX Runtime lacks to compute on a GPU; empty if it lacks none."""
+    if version_of("onnxruntime-gpu") is None:
+        return "onnxruntime-gpu"
+    if version_of("onnxruntime") is not None:
+        return "onnxruntime-gpu alone: onnxruntime has the same files and no CUDA"
+    return ""
 
 
 def version_of(package: str) -> str | None:
@@ -297,22 +322,20 @@ def check_disk_space(option: str, folder: Path) -> Check:
     )
 
 
-def _build_job(runtime: Runtime) -> str:
-    return f"export --runtime {runtime.name}"
-
-
 def _check_packages(name: str, required: list[Requirement], needed_by: tuple[str, ...], fix: str) -> Check:
     installed: list[str] = []
     misfits: list[str] = []
     absent: list[str] = []
     for requirement in required:
-        version = version_of(requirement.name)
+        other = INSTEAD_OF.get(requirement.name)
+        package = requirement.name if other is None or version_of(other) is None else other
+        version = version_of(package)
         if version is None:
-            absent.append(requirement.name)
+            absent.append(package)
         elif requirement.specifier.contains(version, prereleases=True):
-            installed.append(f"{requirement.name} {version.partition('+')[0]}")
+            installed.append(f"{package} {version.partition('+')[0]}")
         else:
-            misfits.append(f"{requirement.name} {version}, needs {requirement.specifier}")
+            misfits.append(f"{package} {version}, needs {requirement.specifier}")
     missing = [*misfits, f"not installed: {', '.join(absent)}"] if absent else misfits
     return judged(name, needed_by, found=", ".join(installed), problem="; ".join(missing), fix=fix)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ from alexnet_model.triton_image import (
     BUILD_CPU_IMAGE,
     CPU_IMAGE,
     MINIMUM_DRIVER,
-    TENSORRT_VERSION,
     TRITON_IMAGE,
     driver_is_too_old,
 )
@@ -141,12 +139,9 @@ def check_toolkit(serving: DockerNeeds, *, skipped: str) -> Check:
     )
 
 
-def tensorrt_of_triton(*, engine_runs: bool) -> str:
-    """Return the TensorRT version that Triton's image declares, or the pinned one without Docker."""
-    if engine_runs:
-        with contextlib.suppress(DockerError):
-            return docker.tensorrt_of_image(TRITON_IMAGE)
-    return TENSORRT_VERSION
+def tensorrt_of_triton(*, engine_runs: bool) -> str | None:
+    """Return the TensorRT version of Triton's image; None if that image is not here to tell it."""
+    return docker.tensorrt_of_image_here(TRITON_IMAGE) if engine_runs else None
 
 
 def _check_image(name: str, image: str, fix: str, needed_by: tuple[str, ...], *, skipped: str) -> Check:

@@ -34,8 +34,10 @@ from .checks import (
     check_tensorrt,
     extras,
     jobs,
+    missing_checks,
 )
 from .engines import EngineFound, docker_needs_of, engines_found, served_checks
+from .gpu_runtimes import GpuRuntime, gpu_runtimes
 from .gpus import check_driver, check_gpus, docker_checks, tensorrt_of_triton
 
 
@@ -61,9 +63,10 @@ class MainJob(Record):
 class DoctorReport(Record):
     """Everything that the doctor found."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     machine: str
     checks: tuple[Check, ...]
+    gpu_runtimes: tuple[GpuRuntime, ...] = ()
     engines: tuple[EngineFound, ...]
     jobs: tuple[Job, ...]
     main_job: MainJob
@@ -109,6 +112,7 @@ def diagnose(repository: Path, out: Path) -> DoctorReport:
     return DoctorReport(
         machine=machine_name(),
         checks=checks,
+        gpu_runtimes=gpu_runtimes(checks, survey),
         engines=engines,
         jobs=tuple(job_from_checks(command, checks) for command in jobs()),
         main_job=main_job_from_checks(checks),
@@ -117,21 +121,13 @@ def diagnose(repository: Path, out: Path) -> DoctorReport:
 
 def job_from_checks(command: str, checks: Sequence[Check]) -> Job:
     """Judge a command by the checks that it needs."""
-    missing = tuple(check.name for check in _missing(checks, command))
+    missing = tuple(check.name for check in missing_checks(checks, command))
     return Job(command=command, runs=not missing, missing=missing)
 
 
 def main_job_from_checks(checks: Sequence[Check]) -> MainJob:
     """Judge the path from export to classify, with the server that has fewer missing checks."""
-    serve = min((SERVE_EMBEDDED, SERVE_IN_DOCKER), key=lambda command: len(_missing(checks, command)))
+    serve = min((SERVE_EMBEDDED, SERVE_IN_DOCKER), key=lambda command: len(missing_checks(checks, command)))
     commands = (EXPORT, serve, CLASSIFY)
-    missing = _missing(checks, *commands)
+    missing = missing_checks(checks, *commands)
     return MainJob(commands=commands, runs=not missing, first_fix=missing[0].fix if missing else "")
-
-
-def _missing(checks: Sequence[Check], *commands: str) -> list[Check]:
-    return [
-        check
-        for check in checks
-        if check.status == "missing" and not set(commands).isdisjoint(check.needed_by)
-    ]

@@ -18,9 +18,11 @@ from alexnet_model.model_names import export_of_model, is_decoder
 from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX, Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
 from alexnet_model.reading import open_regular, text_of_file
+from alexnet_model.triton_image import TRITON_IMAGE
 
 from ..engine_compatibility import (
     first_passport,
+    image_words,
     packed_with_engines,
     packing_words,
     rebuild_command,
@@ -59,21 +61,24 @@ class Finding:
         return f"{where}: got {self.got}, expected {self.expected}"
 
 
-def raise_if_findings(repository: Path, findings: Sequence[Finding], *, shown: bool = False) -> None:
+def raise_if_findings(
+    repository: Path, findings: Sequence[Finding], *, shown: bool = False, image: str = TRITON_IMAGE
+) -> None:
     """Raise an error if there are findings.
 
     Args:
         repository: The repository.
         findings: What `lint` returned.
         shown: Whether the user has seen the findings; otherwise the message has the first one.
+        image: The image that will serve the repository.
 
     Raises:
         RepositoryError: there is a finding; the message has the command that fixes the repository.
     """
     if not findings:
         return
-    see = f"See all of them: {shlex.join(['alexnet', 'lint', str(repository)])}"
-    fix = _fix(repository, findings)
+    see = f"See all of them: {shlex.join(['alexnet', 'lint', str(repository), *image_words(image)])}"
+    fix = _fix(repository, findings, image)
     raise RepositoryError(
         str(repository),
         got=f"{len(findings)} finding{'' if len(findings) == 1 else 's'}",
@@ -260,11 +265,11 @@ def _values(passport: Passport) -> dict[str, Any]:
     return passport.model_dump(mode="json")
 
 
-def _fix(repository: Path, findings: Sequence[Finding]) -> str:
+def _fix(repository: Path, findings: Sequence[Finding], image: str) -> str:
     name = _export_of_file(findings[0].file)
     if all(finding.about_engine for finding in findings):
-        return f"Build them again: {rebuild_command(repository, name)}"
-    words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository)]
+        return f"Build them again: {rebuild_command(repository, name, image=image)}"
+    words = ["alexnet", "export", "CHECKPOINT", "--repository", str(repository), *image_words(image)]
     packed = packed_with_engines(repository, name)
     if packed is not None:
         if packed.options.serves_engines:

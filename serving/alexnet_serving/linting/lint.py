@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from alexnet_model.manifest import Manifest
 from alexnet_model.model_names import is_decoder, models_of_export
 from alexnet_model.progress import Progress, silent
 from alexnet_model.reading import text_of_file, value_from_json
+from alexnet_model.triton_image import queue_timeout_decays
 
 from ..repositories.layout import (
     CONFIG_FILE,
@@ -61,12 +63,19 @@ if TYPE_CHECKING:
     from ..repositories.model_config import ConfigMaker
 
 
-def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
+QUEUE_BUG = "triton-inference-server/server#8870, core#509"
+
+
+def lint(
+    repository: Path, *, hashes: bool = True, triton_release: str | None = None, progress: Progress = silent
+) -> tuple[Finding, ...]:
     """Return every difference between a repository and its record; empty if there is none.
 
     Args:
         repository: The repository.
         hashes: Whether to read and hash the large files too.
+        triton_release: The release of the Triton that will serve it, such as `26.07`. If a queue timeout
+            lowers the throughput of that release, each one is a finding. None: the recorded release.
         progress: Called with the bytes that were hashed.
 
     Raises:
@@ -75,13 +84,15 @@ def lint(repository: Path, *, hashes: bool = True, progress: Progress = silent) 
     if not configs_of_repository(repository):
         models_of_repository(repository)  # raises with what is missing
     try:
-        return _findings(repository, hashes, progress)
+        return _findings(repository, hashes, triton_release, progress)
     except OSError as error:
         got = os_error_reason(error)
         return (Finding(str(error.filename or repository), "", got, "a folder that can be read"),)
 
 
-def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Finding, ...]:
+def _findings(
+    repository: Path, hashes: bool, triton_release: str | None, progress: Progress
+) -> tuple[Finding, ...]:
     try:
         index = index_of(repository)
     except ManifestError as error:
@@ -96,7 +107,7 @@ def _findings(repository: Path, hashes: bool, progress: Progress) -> tuple[Findi
                 recorded += _recorded_files_of(packed)
                 if packed.is_served:
                     models |= _makers_of(packed).keys()
-                    findings += _served_findings(packed, repository)
+                    findings += _served_findings(packed, repository, triton_release)
                 else:
                     findings += _kept_findings(packed, repository)
             except (ManifestError, RepositoryError, TypeError, ValueError) as error:
@@ -116,8 +127,8 @@ def _makers_of(packed: PackedExport) -> dict[str, ConfigMaker]:
     return config_makers(packed.entries, packed.manifest, encoded=packed.options.encoded)
 
 
-def _served_findings(packed: PackedExport, repository: Path) -> list[Finding]:
-    """Return where the models of a served version differ from its record.
+def _served_findings(packed: PackedExport, repository: Path, triton_release: str | None) -> list[Finding]:
+    """Return where the models of a served version differ from its record, or are not for this release.
 
     Raises:
         RepositoryError: the record cannot be packed with these options.
@@ -125,15 +136,27 @@ def _served_findings(packed: PackedExport, repository: Path) -> list[Finding]:
     """
     entries = {entry.name: entry for entry in packed.entries}
     makers = _makers_of(packed)
+    options = packed.options
+    if triton_release is not None and queue_timeout_decays(triton_release):
+        options = replace(options, triton_release=triton_release)
     findings: list[Finding] = []
     for name, make in sorted(makers.items()):
-        expected = make(packed.options)
+        expected = make(options)
         if (repository / name).is_dir():
-            findings += _config_findings(f"{name}/{CONFIG_FILE}", repository, expected)
+            found = _config_findings(f"{name}/{CONFIG_FILE}", repository, expected)
+            findings += (_with_reason(finding, options) for finding in found)
     for name in sorted(makers):
         findings += _model_findings(name, entries.get(name), repository, packed.manifest)
     findings += missing_findings(_reference_of(packed.manifest), repository)
     return findings
+
+
+def _with_reason(finding: Finding, options: RepositoryOptions) -> Finding:
+    """Return a finding about a queue's policy with the reason why its Triton gets no timeout."""
+    if not options.queue_timeout_decays or "default_queue_policy" not in finding.field:
+        return finding
+    reason = f"on Triton {options.triton_release} a queue timeout lowers throughput over time ({QUEUE_BUG})"
+    return replace(finding, expected=f"{finding.expected}: {reason}")
 
 
 def _kept_findings(packed: PackedExport, repository: Path) -> list[Finding]:

@@ -7,6 +7,7 @@ The writer writes by these entries, lint compares with them, and unpacking finds
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, Runti
 from alexnet_model.model_names import network_name
 from alexnet_model.passport import ENGINE_SUFFIX
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
+from alexnet_model.triton_image import queue_timeout_decays
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
@@ -81,7 +83,8 @@ class RepositoryOptions:
             full queue refuses at once. None (the default) is no limit for an ONNX file, and four full batches
             of single images for an engine (docs/decisions/queue.md).
         queue_timeout_s: How long a request may wait before it is refused, in seconds; 0 is no limit. None
-            (the default) is no limit for an ONNX file and one second for an engine.
+            (the default) is no limit for an ONNX file and one second for an engine. Always no limit on a
+            `triton_release` that does not support it.
         queue_delay_us: How long Triton waits for more requests to fill a batch, in microseconds (default 0).
         instances: How many instances of each model run in parallel, on every GPU or on the CPU (default 1).
         max_batch: The largest batch that is computed at once; None (the default) is the largest batch that
@@ -89,6 +92,9 @@ class RepositoryOptions:
         encoded: Whether the repository also has `alexnet`, which takes encoded images. Decoding needs this
             project's image, so None (the default) adds it if another model needs that image anyway
             (docs/decisions/encoded-images.md).
+        triton_release: The release of the image that will serve the repository, such as `26.07`. Before
+            26.08 no model gets a queue timeout (docs/decisions/queue.md). None (the default) is the release
+            of this project's image.
 
     Raises:
         UsageError: a value is out of range, or Triton does not serve the runtime.
@@ -101,6 +107,7 @@ class RepositoryOptions:
     instances: int = 1
     max_batch: int | None = None
     encoded: bool | None = None
+    triton_release: str | None = None
 
     def __post_init__(self) -> None:
         if self.runtime is not None and not runtime_named(self.runtime).served:
@@ -118,6 +125,13 @@ class RepositoryOptions:
             raise UsageError("instances", got=str(self.instances), expected=f"1 to {MAX_INSTANCES}")
         if self.max_batch is not None and self.max_batch < 1:
             raise UsageError("largest batch", got=str(self.max_batch), expected="1 or more")
+        if self.triton_release is not None and not re.fullmatch(r"\d\d\.\d\d", self.triton_release):
+            raise UsageError("Triton release", got=repr(self.triton_release), expected="such as 26.07")
+
+    @property
+    def queue_timeout_decays(self) -> bool:
+        """Whether the Triton that serves is too old for a queue timeout."""
+        return self.triton_release is not None and queue_timeout_decays(self.triton_release)
 
     @property
     def serves_engines(self) -> bool:
@@ -148,6 +162,8 @@ class RepositoryOptions:
             raise ValueError(f"{', '.join(counted)} are whole numbers, got {whole}")
         if type(values["encoded"]) not in (bool, type(None)):
             raise ValueError(f"encoded is true, false or null, got {values['encoded']!r}")
+        if type(values["triton_release"]) not in (str, type(None)):
+            raise ValueError(f"triton_release is text or null, got {values['triton_release']!r}")
         try:
             return cls(**values)
         except (UsageError, TypeError) as error:

@@ -223,6 +223,8 @@ def _batching(entry: ModelEntry, options: RepositoryOptions) -> ModelDynamicBatc
         size = QUEUE_BATCHES * entry.max_batch if entry.engines else 0
     if timeout_s is None:
         timeout_s = QUEUE_TIMEOUT_S if entry.engines else 0.0
+    if options.queue_timeout_decays:
+        timeout_s = 0.0
     batching = ModelDynamicBatching(max_queue_delay_microseconds=options.queue_delay_us)
     if size or timeout_s:
         batching.default_queue_policy.CopyFrom(

@@ -169,7 +169,7 @@ class DockerServer(ProcessServer):
             raise no_gpu_error(self._repository, survey)
         version = docker.tensorrt_of_image(self._image)
         # On every GPU model: Triton starts an instance on each GPU.
-        check_engines(self._repository, targets_of(survey, version))
+        check_engines(self._repository, targets_of(survey, version, self._image))
 
     def _launcher_error(self, returncode: int, output: str) -> AlexnetError | None:
         if returncode not in DOCKER_EXIT_CODES:
@@ -185,7 +185,7 @@ class DockerServer(ProcessServer):
 
     def _load_failure_fix(self, model: str, reason: str) -> str:
         if "TensorRT engine" in reason:
-            command = rebuild_command(self._repository, export_of_model(model))
+            command = rebuild_command(self._repository, export_of_model(model), image=self._image)
             return f"Build its engine for this machine: {command}"
         return super()._load_failure_fix(model, reason)
 
