@@ -85,7 +85,8 @@ def run(arguments: list[str]) -> int:
     """
     debug = "--debug" in arguments
     try:
-        code = app(arguments, standalone_mode=False, prog_name="alexnet")
+        # `train` prints the command that resumes it.
+        code = app(arguments, standalone_mode=False, prog_name="alexnet", obj=arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _failed("Interrupted.", INTERRUPTED)
     except Exception as error:

@@ -26,8 +26,8 @@ ArchOption = Annotated[
     str | None,
     typer.Option(
         "--arch",
-        help="The network: alexnet, alexnet-lecture, alexnet-2012, lenet, or package.module:factory, such as "
-        "torchvision.models:resnet18.",
+        help="The network: alexnet, alexnet-bn, alexnet-lecture, alexnet-2012, lenet, or "
+        "package.module:factory, such as torchvision.models:resnet18.",
         show_default="the checkpoint's, or alexnet",
     ),
 ]

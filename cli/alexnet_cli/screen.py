@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from alexnet_model.progress import Progress as Reports
 
@@ -57,7 +58,8 @@ class Bars:
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            # Wrapped in a narrow terminal, so that the other columns keep their width.
+            TextColumn("{task.fields[note]}", table_column=Column()),
             console=err,
         )
         self._tasks: dict[str, TaskID] = {}

@@ -25,10 +25,12 @@ def print_training(report: TrainingReport) -> None:
     """Print one line of results, and the first images that were left out."""
     held_out = report.held_out
     resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
+    classes = len(report.checkpoint.class_names)
+    top_5 = f", top-5 {held_out.top_5_share:.1%}" if classes > 5 else ""
     without = f"; none of {escaped(listed(report.missing_classes))}" if report.missing_classes else ""
     say(
-        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images{without}), "
-        f"{len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
+        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images{without})"
+        f"{top_5}, {len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
     _note_left_out("images and folders that cannot be read", [image.reason for image in report.unreadable])
 

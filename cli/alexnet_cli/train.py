@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -20,10 +25,18 @@ from .options import (
 
 
 def train_command(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Option(
-            help="'digits', or a folder with one subfolder per class, or with these in train/ and val/."
+            help="'digits', 'cluttered-digits:VIEWS', or a folder with one subfolder per class, or with "
+            "these in train/ and val/."
+        ),
+    ] = "digits",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="How to train: 'digits' (minutes, small datasets), 'paper-2012' or 'modern'.", metavar="NAME"
         ),
     ] = "digits",
     weights: Annotated[
@@ -54,14 +67,19 @@ def train_command(
     contract: ContractFileOption = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Passes over the training images.", show_default="4, or 10 with --weights"),
+        typer.Option(
+            help="Passes over the training images.",
+            show_default="the recipe's: for digits 4, or 10 with --weights",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step.", show_default="the recipe's: 32 for digits")
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of Adam; with --weights, that of the new layer.",
-            show_default="by architecture and width",
+            help="Peak learning rate; with --weights, that of the new layer.",
+            show_default="the recipe's, or by architecture and width",
         ),
     ] = None,
     body_learning_rate: Annotated[
@@ -73,23 +91,46 @@ def train_command(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(help="Seed of initialisation, order and augmentation. Equal seeds give equal weights."),
+        typer.Option(
+            help="Seed of initialisation, order and augmentation. On a CPU equal seeds give equal weights."
+        ),
     ] = 0,
+    device: Annotated[
+        str,
+        typer.Option(help="auto (the first GPU, or the CPU), cpu, cuda or cuda:N.", metavar="DEVICE"),
+    ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network with torch.compile, for long runs.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Write the checkpoint to this file.")] = Path(
         "checkpoint.safetensors"
     ),
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a stopped run with the same options.")
     ] = True,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Save the state of the run after so many steps too.",
+            metavar="STEPS",
+            show_default="after each epoch",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Append events to this file, one JSON object a line.", metavar="FILE"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a classifier, or fine-tune one, and write its checkpoint.
 
-    If the run is stopped, the same command continues after the last finished epoch.
+    If the run is stopped, the same command continues after the last saved state. On SIGTERM the state is
+    saved at once, and the exit code is 0.
 
     Example: alexnet train --weights imagenet --data flowers --freeze features
     """
     from alexnet_model.contract_sources import contract_from_file
+    from alexnet_model.errors import TrainingStopped
     from alexnet_training import TrainingOptions, train
 
     from .screen import Bars, escaped, note
@@ -97,6 +138,7 @@ def train_command(
 
     options = TrainingOptions(
         data=data,
+        recipe=recipe,
         architecture=arch,
         architecture_options=architecture_options_from(arch_option or []),
         width=width,
@@ -109,9 +151,25 @@ def train_command(
         learning_rate=learning_rate,
         body_learning_rate=body_learning_rate,
         seed=seed,
+        device=device,
+        compile=compiled,
     )
-    with Bars() as bars:
-        report = train(options, out, resume=resume, progress=bars)
+    try:
+        with Bars() as bars, _sigterm_noticed() as should_stop:
+            report = train(
+                options,
+                out,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+                log=log,
+                progress=bars,
+                should_stop=should_stop,
+            )
+    except TrainingStopped as stopped:
+        words = [word for word in context.obj or [] if word not in ("--debug", "--no-resume")]
+        note(escaped(f"{stopped}"))
+        note(escaped(f"Continue with: {shlex.join(['alexnet', *words])}"))
+        return
     for sentence in report.notes:
         note(escaped(sentence))
     if as_json:
@@ -120,3 +178,20 @@ def train_command(
     print_training(report)
     architecture = report.checkpoint.architecture
     note(f"Next: alexnet export {out}" + (f" --arch {architecture}" if ":" in architecture else ""))
+
+
+@contextmanager
+def _sigterm_noticed() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGTERM has come; a second SIGTERM ends the process."""
+    received: list[int] = []
+
+    def notice(number: int, _: FrameType | None) -> None:
+        if received:
+            raise SystemExit(128 + number)
+        received.append(number)
+
+    previous = signal.signal(signal.SIGTERM, notice)
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -17,6 +17,7 @@ from alexnet_model.datasets import (
     ImageDataset,
     PreparedImages,
     digests_of_images,
+    is_built_in,
     prepared_sample,
     splits_from,
 )
@@ -61,9 +62,9 @@ class Evaluation:
 
 
 def data_trained_on(checkpoint: Checkpoint) -> str | None:
-    """Return the data that a checkpoint was trained on, `digits` or a folder; None if it is not here."""
+    """Return the data that a checkpoint was trained on, built in or a folder; None if it is not here."""
     data = checkpoint.training.get("data")
-    return data if data == "digits" or (isinstance(data, str) and Path(data).is_dir()) else None
+    return data if isinstance(data, str) and (is_built_in(data) or Path(data).is_dir()) else None
 
 
 def evaluation_from(

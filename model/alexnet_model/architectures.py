@@ -1,6 +1,7 @@
 """The architectures: networks that map normalised images to logits, built by name with `build`.
 
     alexnet          torchvision's layout ("one weird trick", 2014); state dicts load either way
+    alexnet-bn       the same with BatchNorm after each convolution, which export folds into the convolution
     alexnet-lecture  of the lecture: 96 and 256 channels, no groups, hidden layers of 4096
     alexnet-2012     of the 2012 paper: two groups in conv 2, 4 and 5, local response normalisation
     lenet            the lecture's baseline: sigmoid, average pooling, 28x28 grey pixels
@@ -70,6 +71,25 @@ class AlexNet(nn.Module):
         x = torch.flatten(x, 1)  # (N, 9216)
         logits: Tensor = self.classifier(x)  # (N, classes)
         return logits
+
+
+class AlexNetBN(AlexNet):
+    """AlexNet with BatchNorm after each convolution, whose bias it replaces; arguments as for `AlexNet`.
+
+    In Simon, Rodner and Denzler (2016, arXiv:1612.01452) this raises the top-1 accuracy on ImageNet from
+    57.4% to 60.1%. It costs nothing to serve: export folds it into the weights of the convolutions.
+    """
+
+    def __init__(self, classes: int, width: float = 1.0) -> None:
+        super().__init__(classes, width)
+        layers: list[nn.Module] = []
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):
+                layer.bias = None
+                layers += [layer, nn.BatchNorm2d(layer.out_channels)]
+            else:
+                layers.append(layer)
+        self.features = nn.Sequential(*layers)
 
 
 def lecture_alexnet(classes: int, width: float = 1.0) -> nn.Sequential:
@@ -197,6 +217,7 @@ class GreyThumbnail(nn.Module):
 
 ARCHITECTURES: dict[str, Factory] = {
     "alexnet": AlexNet,
+    "alexnet-bn": AlexNetBN,
     "alexnet-lecture": lecture_alexnet,
     "alexnet-2012": paper_alexnet,
     "lenet": lenet,

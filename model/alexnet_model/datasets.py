@@ -1,7 +1,8 @@
 """Image datasets: labelled images in a training, a validation and a test split.
 
 Training, calibration, evaluation and the benchmarks read their images here. `digits` is scikit-learn's 1,797
-hand-written digits of 8x8 pixels. A folder holds one folder of images for each class, either under `train/`,
+hand-written digits of 8x8 pixels. `cluttered-digits:VIEWS` draws them at random places of a canvas, among
+parts of others. A folder holds one folder of images for each class, either under `train/`,
 `val/` and optionally `test/`, or directly; then it is split by a fixed seed. Images that are in no class
 folder have the one class `unlabelled`, which is enough for calibration.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from .class_names import DIGITS
+from .cluttered_digits import cluttered
 from .contract import Contract, Uint8Array
 from .errors import DatasetError, ImageError, os_error_reason, os_errors_as
 from .extras import needs
@@ -32,6 +35,7 @@ from .progress import Progress, silent
 # A constant, not an option: with another seed in evaluation, it would include images that were trained on.
 SPLIT_SEED = 0
 UNLABELLED = "unlabelled"
+MAX_VIEWS = 64  # of a training digit, 5 KB each
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 
@@ -64,7 +68,7 @@ class ImageDataset:
     """The images of one split of a dataset.
 
     Args:
-        source: "digits" or the path of a folder.
+        source: the name of a built-in dataset, such as "digits", or the path of a folder.
         split: "train", "validation" or "test".
         class_names: the names of the classes, in the order of the labels.
         images: the images.
@@ -154,7 +158,8 @@ def splits_from(source: str) -> Splits:
     """Open a dataset without decoding its images.
 
     Args:
-        source: "digits", or the path of a folder with a folder of images for each class, under `train/`,
+        source: "digits", "cluttered-digits:VIEWS" with so many images of each training digit (1 to 64, by
+            default 1), or the path of a folder with a folder of images for each class, under `train/`,
             `val/` and optionally `test/`, or directly. Without `test/`, the test split has the images of the
             validation split.
 
@@ -163,7 +168,18 @@ def splits_from(source: str) -> Splits:
     """
     if source == "digits":
         return _digits()
+    if is_built_in(source):
+        return _cluttered_digits(source)
     return _folder(Path(source))
+
+
+def is_built_in(source: str) -> bool:
+    """Return whether a dataset is made from scikit-learn's digits, and not read from a folder.
+
+    Args:
+        source: as for `splits_from`.
+    """
+    return source == "digits" or source.partition(":")[0] == "cluttered-digits"
 
 
 def prepared_from_set(
@@ -348,12 +364,45 @@ def _digits() -> Splits:
     return _split(ImageDataset("digits", "all", DIGITS, images, mirrorable=False))
 
 
+def _cluttered_digits(source: str) -> Splits:
+    """Draw the views of each split's digits, with clutter from the same split."""
+    _, colon, views = source.partition(":")
+    if colon and not (views.isascii() and views.isdigit() and 1 <= int(views) <= MAX_VIEWS):
+        raise DatasetError(
+            source,
+            got=f"{views!r} views of each digit",
+            expected=f"cluttered-digits:VIEWS with 1 to {MAX_VIEWS}",
+            next_step="Use a number such as cluttered-digits:4.",
+        )
+    return _drawn_splits(int(views or 1))
+
+
+@lru_cache(maxsize=2)  # drawing takes seconds, and export opens a dataset several times
+def _drawn_splits(training_views: int) -> Splits:
+    digits = _digits()
+
+    def drawn(split: ImageDataset, views: int) -> ImageDataset:
+        pixels = [np.asarray(image.source) for image in split.images]  # (8, 8) each
+        images = tuple(
+            LabelledImage(
+                f"{image.name}_view_{view:02d}",
+                image.label,
+                cluttered(pixels, index, seed=(int(image.name.removeprefix("digit_")), view)),
+            )
+            for index, image in enumerate(split.images)
+            for view in range(views)
+        )
+        return replace(split, source=f"cluttered-digits:{training_views}", images=images)
+
+    return Splits(drawn(digits.train, training_views), drawn(digits.validation, 1), drawn(digits.test, 1))
+
+
 def _folder(folder: Path) -> Splits:
     if not folder.is_dir():
         raise DatasetError(
             str(folder),
             got="no such folder",
-            expected="'digits', or a folder with one subfolder of images per class",
+            expected="'digits', 'cluttered-digits', or a folder with one subfolder of images per class",
             next_step="Check the path.",
         )
     with os_errors_as(DatasetError, folder, expected="a folder of images", next_step="Check the path."):

@@ -11,6 +11,8 @@
     ├── CheckpointError          weights that are missing, broken, altered or of another architecture
     ├── ManifestError            an export record that is missing, broken, or does not match its files
     ├── TrainingError            a training run that cannot start or continue
+    │   ├── LossNotFinite        a loss or a weight is infinite or not a number
+    │   └── TrainingStopped      a run that was told to stop, and has saved its state
     ├── ExportError              a conversion that failed
     │   ├── CalibrationError     a calibration set that cannot be used
     │   ├── EngineError          an engine that cannot be built or run
@@ -103,6 +105,12 @@ class ManifestError(AlexnetError): ...
 
 
 class TrainingError(AlexnetError): ...
+
+
+class LossNotFinite(TrainingError): ...
+
+
+class TrainingStopped(TrainingError): ...
 
 
 class ExportError(AlexnetError): ...

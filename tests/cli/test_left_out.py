@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from alexnet_cli.tables import print_training
 from alexnet_model.datasets import Unreadable
-from alexnet_training import TrainingReport
-from alexnet_training.loop import Accuracy
+from alexnet_training import Accuracy, TrainingReport
 
 
 def report(**changes: Any) -> TrainingReport:
     values: dict[str, Any] = {
-        "checkpoint": None,
+        "checkpoint": SimpleNamespace(class_names=("rose", "tulip")),
         "epochs": (),
         "epochs_resumed": 0,
-        "held_out": Accuracy(20, 20),
+        "held_out": Accuracy(20, 20, 20),
         "missing_classes": (),
         "unreadable": (),
         "notes": (),
@@ -32,6 +32,14 @@ def test_the_classes_without_a_held_out_image_are_beside_the_accuracy(
     assert "accuracy 100.0% (20 of 20 images; none of rose, tulip)" in capsys.readouterr().out
     print_training(report())
     assert "accuracy 100.0% (20 of 20 images)" in capsys.readouterr().out
+
+
+def test_top_5_is_printed_if_there_are_more_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_training(report())
+    assert "top-5" not in capsys.readouterr().out
+    digits = SimpleNamespace(class_names=tuple("0123456789"))
+    print_training(report(checkpoint=digits, held_out=Accuracy(10, 20, 15)))
+    assert "accuracy 50.0% (10 of 20 images), top-5 75.0%, " in capsys.readouterr().out
 
 
 def test_ten_of_many_images_that_were_left_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:

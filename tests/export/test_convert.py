@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 
 from alexnet_export import TorchRunner, signal_to_noise_db
@@ -128,3 +130,26 @@ def test_every_architecture_exports_to_the_same_model(
             got = runner.infer(digits[:batch])
             assert signal_to_noise_db(expected.logits, got.logits) > 90
             np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-5)
+
+
+def test_batch_norm_is_folded_into_the_convolutions(digits: Uint8Array, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint("alexnet-bn", 0.1)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.rand(tensor.shape, generator=generator) + 0.5
+        if name.endswith(("running_mean", "running_var"))
+        else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    checkpoint = replace(checkpoint, weights=weights)
+    path = tmp_path / "model.onnx"
+    onnx_from_checkpoint(checkpoint, path, max_batch=4)
+    operators = operator_counts(path)
+    assert "BatchNormalization" not in operators
+    assert operators["Conv"] == 5
+    with (
+        OpenVinoRunner(path, Contract(), openvino_options("fp32")) as runner,
+        TorchRunner(checkpoint) as torch_runner,
+    ):
+        expected, got = torch_runner.infer(digits[:3]), runner.infer(digits[:3])
+    assert signal_to_noise_db(expected.logits, got.logits) > 90

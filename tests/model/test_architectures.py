@@ -80,6 +80,19 @@ def test_alexnet_pools_images_of_other_sizes_as_torchvision_does(size: int) -> N
         torch.testing.assert_close(network(images), expected, rtol=0, atol=0)
 
 
+def test_alexnet_bn_is_alexnet_with_batch_norm_after_each_convolution() -> None:
+    with torch.device("meta"):
+        plain, normed = build("alexnet", 1000), build("alexnet-bn", 1000)
+    kinds = [type(layer) for layer in normed.get_submodule("features").children()]
+    assert [kind for kind in kinds if kind is not nn.BatchNorm2d] == [
+        type(layer) for layer in plain.get_submodule("features").children()
+    ]
+    after = [kinds[index + 1] for index, kind in enumerate(kinds) if kind is nn.Conv2d]
+    assert after == [nn.BatchNorm2d] * 5
+    # A norm has a factor and an offset for each channel; the offset replaces the bias of the convolution.
+    assert parameter_count(normed) - parameter_count(plain) == 64 + 192 + 384 + 256 + 256
+
+
 def test_counting_restores_the_training_mode_and_removes_its_hooks() -> None:
     network = build("alexnet", 10, width=0.1).train()
     multiply_adds(network)

@@ -23,6 +23,7 @@ from alexnet_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from alexnet_model.classifier import Classifier
 from alexnet_model.errors import AlexnetError, TrainingError, UsageError
 from alexnet_training import TrainingOptions, TrainingReport, train
+from alexnet_training.recipes import digits
 from alexnet_training.resume import resume_path
 from alexnet_training.start import Start, start_of
 
@@ -191,12 +192,12 @@ def start(options: TrainingOptions, classes: int = 5, **changes: Any) -> Start:
 def test_the_new_layer_has_a_learning_rate_ten_times_that_of_the_others(options: TrainingOptions) -> None:
     begun = start(options)
     names = {parameter: name for name, parameter in begun.network.named_parameters()}
-    new, others = begun.optimiser().param_groups
+    new, others = begun.optimiser(digits()).param_groups
     assert [names[p] for p in new["params"]] == ["fc.weight", "fc.bias"]
     assert {names[p].split(".")[0] for p in others["params"]} == {"layer2"}
     assert new["peak_learning_rate"] == pytest.approx(10 * others["peak_learning_rate"])
     begun = start(options, learning_rate=0.3, body_learning_rate=0.2)
-    assert [group["peak_learning_rate"] for group in begun.optimiser().param_groups] == [0.3, 0.2]
+    assert [group["peak_learning_rate"] for group in begun.optimiser(digits()).param_groups] == [0.3, 0.2]
 
 
 @pytest.mark.parametrize("classes", [5, 6, 7])

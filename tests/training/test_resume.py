@@ -30,14 +30,14 @@ def kill(stage, done, total, note=""):
     if stage == "training epoch 2/3" and done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-options = TrainingOptions(data=sys.argv[1], width=0.05, epochs=3, batch_size=8)
+options = TrainingOptions(data=sys.argv[1], width=0.05, epochs=3, batch_size=8, device="cpu")
 train(options, Path(sys.argv[2]), progress=kill)
 """
 
 
 @pytest.fixture(scope="module")
 def options(stripes: Path) -> TrainingOptions:
-    return TrainingOptions(data=str(stripes), width=0.05, epochs=3, batch_size=8)
+    return TrainingOptions(data=str(stripes), width=0.05, epochs=3, batch_size=8, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,7 @@ def test_a_network_with_batch_norm_resumes_to_the_same_weights_and_statistics(
         ({"epochs": 5}, "got epochs 3, expected 5"),
         ({"seed": 1, "batch_size": 4}, "got batch_size 8, seed 0, expected 4, 1"),
         ({"learning_rate": 0.001}, "got learning_rate None, expected 0.001"),
+        ({"recipe": "modern"}, "got recipe digits, expected modern"),
     ],
     ids=str,
 )
@@ -232,7 +233,11 @@ def test_a_state_with_tensors_that_do_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("run", "{"), ("run", "[]"), ("history", "{"), ("history", "[{}]"), ("history", "[]")]
+    ("name", "text"),
+    [
+        *(("run", "{"), ("run", "[]"), ("history", "{"), ("history", "[{}]"), ("history", "[]")),
+        *(("position", "{"), ("position", "[]"), ("position", '{"place": 1}')),
+    ],
 )
 def test_a_state_with_a_malformed_record_is_refused(
     out: Path, options: TrainingOptions, name: str, text: str

@@ -11,7 +11,7 @@ import torch
 from alexnet_model import Contract
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import load_checkpoint
-from alexnet_model.errors import DatasetError, TrainingError, UsageError
+from alexnet_model.errors import DatasetError, LossNotFinite, UsageError
 from alexnet_training import TrainingOptions, TrainingReport, start, train
 from alexnet_training import splits as splits_module
 from alexnet_training.resume import resume_path
@@ -26,6 +26,7 @@ def small(folder: Path, **changes: object) -> TrainingOptions:
         "epochs": 3,
         "batch_size": 8,
         "seed": 7,
+        "device": "cpu",  # where equal options give equal weights
         **changes,
     }
     return TrainingOptions(**values)  # type: ignore[arg-type]
@@ -82,7 +83,14 @@ def test_the_training_record_has_data_options_results_and_versions(
     assert record["learning_rate"] == 2e-3
     assert (record["pretrained"], record["new_layers"], record["frozen"]) == (None, [], [])
     assert record["computed_in"] in ("bf16 autocast", "fp32")
-    assert record["held_out_accuracy"] == {"correct": report.held_out.correct, "images": 12}
+    assert record["held_out_accuracy"] == {
+        "correct": report.held_out.correct,
+        "images": 12,
+        "correct_in_top_5": 12,
+    }
+    assert record["recipe"]["name"] == "digits"
+    assert record["recipe"]["optimiser"] == "adam"
+    assert "core" in record["device"]
     assert record["loss"] == report.epochs[-1].loss
     assert record["seconds"] > 0
     assert record["versions"]["torch"] == torch.__version__
@@ -208,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "default_learning_rate", lambda *_: 1e30)  # `TrainingOptions` refuses it
-    with pytest.raises(TrainingError, match=r"epoch 1, step 2: got a loss of .*rate, which is 1e\+30"):
+    with pytest.raises(LossNotFinite, match=r"epoch 1, step 2: got a loss of .*rate, which is 1e\+30\.$"):
         train(small(stripes), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 

@@ -1,6 +1,7 @@
 """Train a network on a labelled image dataset and write its checkpoint.
 
-`import alexnet_training` does not import PyTorch; the first use of a name other than `TrainingOptions` does.
+`import alexnet_training` does not import PyTorch; the first use of `train`, `TrainingReport`,
+`Accuracy` or `EpochRecord` does.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 from alexnet_model.extras import needs
 
 from .options import TrainingOptions
+from .recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from .fit import TrainingReport, train
-    from .loop import Accuracy, EpochRecord
+    from .state import Accuracy, EpochRecord
 
-__all__ = ["Accuracy", "EpochRecord", "TrainingOptions", "TrainingReport", "train"]
+__all__ = ["RECIPES", "Accuracy", "EpochRecord", "Recipe", "TrainingOptions", "TrainingReport", "train"]
 
 
 def __getattr__(name: str) -> object:

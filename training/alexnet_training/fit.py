@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,16 +17,19 @@ from alexnet_model.classifier import Classifier
 from alexnet_model.contract import canonical_json
 from alexnet_model.datasets import ImageDataset, Unreadable, splits_from
 from alexnet_model.environment import machine_name, versions_of
-from alexnet_model.errors import UsageError
+from alexnet_model.errors import LossNotFinite, TrainingError, TrainingStopped, UsageError
 from alexnet_model.extras import needs
 from alexnet_model.progress import Progress, silent
 
-from .loop import Accuracy, EpochRecord, Loop, accuracy_of
+from .augmentation import augmentation_of
+from .devices import Compute, compute_on
+from .logs import Log, log_to
+from .loop import Loop, accuracy_of, epoch_means
 from .options import TrainingOptions
-from .recipe import Augmentation, has_bf16_instructions
 from .resume import restore_state, resume_path, save_state
 from .splits import PreparedSplits, notes_on_copies, prepared_from_splits
 from .start import Start, start_of
+from .state import Accuracy, EpochRecord, MovingAverage, Position, TrainingState
 
 with needs("train"):
     import torch
@@ -65,7 +68,14 @@ class TrainingReport:
 
 
 def train(
-    options: TrainingOptions, out: Path, *, resume: bool = True, progress: Progress = silent
+    options: TrainingOptions,
+    out: Path,
+    *,
+    resume: bool = True,
+    checkpoint_every: int | None = None,
+    log: Path | None = None,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingReport:
     """Train a network, from random weights or from pretrained ones, and write its checkpoint.
 
@@ -73,78 +83,252 @@ def train(
     prepared by the contract of the weights, if they are a checkpoint.
 
     After every epoch but the last, the state of the run is written to `<out>.resume`. If the run is stopped,
-    the same call continues after the last finished epoch and gives the same weights. The state is removed
+    the same call continues after the last state and gives the same weights on a CPU. The state is removed
     once the checkpoint is written.
 
     Args:
         options: the dataset, the network and how it is trained.
         out: the checkpoint to create or replace; an error leaves an existing one as it was.
         resume: continue the run that `<out>.resume` belongs to; False starts again and replaces the state.
+        checkpoint_every: write the state after so many steps too, 1 to 1,000,000. None: only after epochs.
+        log: a file to append events to, one JSON object a line. None: no log.
         progress: called after every step, image and batch.
+        should_stop: called as often as `progress`. If it returns True, the state is written and
+            `TrainingStopped` is raised.
 
     Raises:
-        UsageError: an option has a wrong value, or `out` is a folder.
+        UsageError: an option has a wrong value, the device does not exist, or `out` is a folder.
         CheckpointError: the weights are missing, broken or of another architecture.
         ExportError: the network does not map images to one logit for each class.
         DatasetError: the dataset is missing, or a split or a class of it has no readable image.
         ImageError: an image became unreadable during training.
-        TrainingError: the loss is not finite, or `<out>.resume` is broken or belongs to another run.
+        LossNotFinite: the loss or a weight is not finite. The weights of the last state, if there is one, are
+            written to `<name of out>.last-good.safetensors` beside it, and the state is kept.
+        TrainingStopped: `should_stop` returned True; the state is written if the training had begun.
+        TrainingError: `<out>.resume` is broken or belongs to another run, or the device cannot be used, has
+            too little memory, or cannot run the compiled network.
         OSError: a file cannot be written.
     """
-    splits = splits_from(options.data)
-    class_names = splits.train.class_names
-    notes: list[str] = []
-    with _reproducible():
+    if checkpoint_every is not None and not 1 <= checkpoint_every <= 1_000_000:
+        raise UsageError("checkpoint every", got=str(checkpoint_every), expected="1 to 1,000,000 steps")
+    compute = compute_on(options.device)
+    with compute.settings(), log_to(log) as write_log, _device_errors(options, compute):
+        return _Run(options, out, compute, write_log, checkpoint_every).train(
+            resume=resume, progress=progress, should_stop=should_stop
+        )
+
+
+class _Stop(Exception):
+    """Ends the work inside a progress callback."""
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        out: Path,
+        compute: Compute,
+        log: Log,
+        checkpoint_every: int | None,
+    ) -> None:
+        self.options, self.out, self.compute, self.log = options, out, compute, log
+        self.checkpoint_every = checkpoint_every
+        self.recipe = options.recipe_values
+        self.path = resume_path(out)
+        self.has_state = False  # whether the file at `path` is of this run
+        self.notes: list[str] = []
+        self.splits = splits_from(options.data)
+        self.class_names = self.splits.train.class_names
         torch.manual_seed(options.seed)
-        start = start_of(options, len(class_names), note=notes.append)
-        network, contract, optimiser = start.network, start.contract, start.optimiser()
+        self.start = start_of(options, len(self.class_names), note=self.notes.append)
         _check_writable(out)
-        state = resume_path(out)
-        run = _run_identity(options, start, splits.train)
-        history = restore_state(state, network, optimiser, run=run) if resume and state.exists() else []
-        epochs_resumed = len(history)
+        network = compute.moved(self.start.network)
+        self.state = TrainingState(
+            network=network,
+            optimiser=self.start.optimiser(self.recipe),
+            scaler=compute.scaler(),
+            average=MovingAverage(network, self.recipe.average) if self.recipe.average else None,
+        )
+        self.identity = _run_identity(options, self.start, self.splits.train)
 
-        prepared = prepared_from_splits(splits, contract, progress=progress)
-        notes += notes_on_copies(splits, prepared)
-        classifier = Classifier(network, contract)
-        augmentation = Augmentation(contract.size, mirrorable=splits.train.mirrorable)
-        frozen = tuple(network.get_submodule(name) for name in start.frozen)
-        loop = Loop(options, classifier, optimiser, augmentation, prepared.train, frozen)
-        epochs = options.epochs_or_default
-        for epoch in range(epochs_resumed, epochs):
-            started = time.perf_counter()
-            loss, accuracy = loop.train_epoch(epoch, progress)
-            validation = accuracy_of(
-                classifier, prepared.validation, f"validating epoch {epoch + 1}/{epochs}", progress
+    def train(self, *, resume: bool, progress: Progress, should_stop: Callable[[], bool]) -> TrainingReport:
+        """Read the data, train, and write the checkpoint; see the function `train`."""
+        if resume and self.path.exists():
+            restore_state(self.path, self.state, run=self.identity)
+            self.has_state = True
+
+        def stoppable(stage: str, done: int, total: int, note: str = "") -> None:
+            progress(stage, done, total, note)
+            if should_stop():
+                raise _Stop
+
+        epochs_resumed = len(self.state.history)
+        try:
+            prepared = prepared_from_splits(
+                self.splits, self.start.contract, keep_margin=self.recipe.keeps_margin, progress=stoppable
             )
-            history.append(EpochRecord(loss, accuracy, validation, time.perf_counter() - started))
-            if epoch + 1 < epochs:
-                save_state(state, network, optimiser, run=run, history=history)
-        held_out = history[-1].validation
-        if prepared.test is not prepared.validation:
-            held_out = accuracy_of(classifier, prepared.test, "held-out accuracy", progress)
+            self.notes += notes_on_copies(self.splits, prepared)
+            loop = self._loop(prepared)
+            held_out = self._held_out_after_training(loop, prepared, stoppable)
+        except _Stop:
+            raise self._stopped() from None
+        except LossNotFinite as error:
+            raise self._not_finite(error) from error
+        report = self._report(loop, prepared, held_out, epochs_resumed)
+        save_checkpoint(report.checkpoint, self.out)
+        self.path.unlink(missing_ok=True)
+        self.log("end", checkpoint=str(self.out), held_out_accuracy=held_out.share)
+        return report
 
-    present = set(prepared.test.labels.tolist())
-    missing_classes = tuple(name for label, name in enumerate(class_names) if label not in present)
-    report = TrainingReport(
-        checkpoint=Checkpoint(
-            architecture=start.architecture,
-            options=start.options,
-            class_names=class_names,
-            contract=contract,
-            training=_training_record(loop, start, prepared, history, held_out, missing_classes),
-            weights=network.state_dict(),
-        ),
-        epochs=tuple(history),
-        epochs_resumed=epochs_resumed,
-        held_out=held_out,
-        missing_classes=missing_classes,
-        unreadable=prepared.unreadable,
-        notes=tuple(notes),
-    )
-    save_checkpoint(report.checkpoint, out)
-    state.unlink(missing_ok=True)
-    return report
+    def _loop(self, prepared: PreparedSplits) -> Loop:
+        contract = self.start.contract
+        augmentation = augmentation_of(
+            self.recipe, contract.size, prepared.train, mirrorable=self.splits.train.mirrorable
+        )
+        classifier = self.compute.moved(Classifier(self.state.network, contract))
+        return Loop(
+            options=self.options,
+            state=self.state,
+            classifier=classifier,
+            compute=self.compute,
+            augmentation=self.compute.moved(augmentation),
+            split=prepared.train,
+            log=self.log,
+            frozen=tuple(self.state.network.get_submodule(name) for name in self.start.frozen),
+            forward=torch.compile(classifier, dynamic=False) if self.options.compile else None,
+        )
+
+    def _held_out_after_training(self, loop: Loop, prepared: PreparedSplits, progress: Progress) -> Accuracy:
+        """Train the epochs that are left and return the accuracy on the test split.
+
+        Raises:
+            _Stop: a stop was requested; what is new is saved.
+        """
+        state = self.state
+        began = (len(state.history), state.position.step)
+        self._log_start(loop)
+        try:
+            self._epochs(loop, prepared, progress)
+            if prepared.test is prepared.validation:
+                return state.history[-1].validation
+            return accuracy_of(self._evaluated(), self.compute, prepared.test, "held-out accuracy", progress)
+        except _Stop:
+            if began != (len(state.history), state.position.step):
+                self._save(loop)
+            raise
+
+    def _evaluated(self) -> Classifier:
+        return self.compute.moved(Classifier(self.state.result, self.start.contract))
+
+    def _epochs(self, loop: Loop, prepared: PreparedSplits, progress: Progress) -> None:
+        """Train the epochs that are left, each with its validation."""
+        state, compute, epochs = self.state, self.compute, self.options.epochs_or_default
+        evaluated = self._evaluated()
+
+        def after_step() -> None:
+            if self.checkpoint_every and state.position.step % self.checkpoint_every == 0:
+                self._save(loop)
+
+        while len(state.history) < epochs:
+            loop.train_epoch(progress, after_step)
+            self._check_weights()
+            epoch, started = len(state.history) + 1, time.perf_counter()
+            validation = accuracy_of(
+                evaluated, compute, prepared.validation, f"validating epoch {epoch}/{epochs}", progress
+            )
+            loss, accuracy = epoch_means(state.position)
+            seconds = state.position.seconds + time.perf_counter() - started
+            state.history.append(EpochRecord(loss, accuracy, validation, seconds))
+            state.position = Position()
+            self.log("epoch", epoch=epoch, **asdict(state.history[-1]))
+            if epoch < epochs:
+                self._save(loop)
+
+    def _save(self, loop: Loop) -> None:
+        loop.read_losses()  # a state after a loss that is not finite must not replace a good one
+        self._check_weights()
+        save_state(self.path, self.state, run=self.identity)
+        self.has_state = True
+        self.log(
+            "state", epoch=len(self.state.history) + 1, step=self.state.position.step, path=str(self.path)
+        )
+
+    def _check_weights(self) -> None:
+        """Raise if a weight is not finite, which a step with a finite loss can cause."""
+        for name, tensor in self.state.network.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise LossNotFinite(
+                    f"training {self.state.described}",
+                    got=f"a weight of {name} that is not finite",
+                    expected="finite weights",
+                    next_step=f"Lower the learning rate, which is {self.start.learning_rate:g}.",
+                )
+
+    def _log_start(self, loop: Loop) -> None:
+        state = self.state
+        self.log(
+            "resume" if state.history or state.position.step else "start",
+            run=self.identity,
+            epoch=len(state.history) + 1,
+            step=state.position.step,
+            epochs=self.options.epochs_or_default,
+            steps_per_epoch=loop.steps_per_epoch,
+            device=self.compute.name,
+            computes_in=self.compute.computes_in,
+        )
+
+    def _stopped(self) -> TrainingStopped:
+        self.log("stop", epoch=len(self.state.history) + 1, step=self.state.position.step)
+        if not self.has_state:
+            return TrainingStopped("training", got="a request to stop before the first step")
+        return TrainingStopped(
+            "training",
+            got=f"a request to stop after {self.state.described}",
+            next_step=f"{self.path} holds the state of the run.",
+        )
+
+    def _not_finite(self, error: LossNotFinite) -> LossNotFinite:
+        """Write the weights of the last state to a checkpoint; return the error with its path."""
+        self.log("not_finite", message=f"{error.subject}: {error.got}")
+        next_step = error.next_step
+        if self.has_state:
+            restore_state(self.path, self.state, run=self.identity)
+            kept = self.out.with_name(f"{self.out.stem}.last-good.safetensors")
+            where = self.state.described
+            save_checkpoint(self._checkpoint({"data": self.options.data, "stopped_after": where}), kept)
+            next_step += f" The weights after {where} are in {kept}: start from them with --weights {kept}"
+            next_step += " --no-resume."
+        return LossNotFinite(error.subject, got=error.got, expected=error.expected, next_step=next_step)
+
+    def _checkpoint(self, training: dict[str, Any]) -> Checkpoint:
+        weights = self.state.result.state_dict()
+        return Checkpoint(
+            architecture=self.start.architecture,
+            options=self.start.options,
+            class_names=self.class_names,
+            contract=self.start.contract,
+            training=training,
+            weights={name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+        )
+
+    def _report(
+        self, loop: Loop, prepared: PreparedSplits, held_out: Accuracy, epochs_resumed: int
+    ) -> TrainingReport:
+        present = set(prepared.test.labels.tolist())
+        missing = tuple(name for label, name in enumerate(self.class_names) if label not in present)
+        history = self.state.history
+        record = _training_record(loop, self.start, prepared, history, held_out, missing)
+        return TrainingReport(
+            checkpoint=self._checkpoint(record),
+            epochs=tuple(history),
+            epochs_resumed=epochs_resumed,
+            held_out=held_out,
+            missing_classes=missing,
+            unreadable=prepared.unreadable,
+            notes=tuple(self.notes),
+        )
 
 
 def _check_writable(out: Path) -> None:
@@ -183,10 +367,11 @@ def _training_record(
         "seed": options.seed,
         "epochs": epochs,
         "steps": epochs * loop.steps_per_epoch,
-        "batch_size": options.batch_size,
-        "optimiser": "Adam, linear warm-up and decay",
+        "batch_size": options.batch_size_or_default,
+        "recipe": asdict(options.recipe_values),
         "learning_rate": start.learning_rate,
-        "computed_in": "bf16 autocast" if has_bf16_instructions() else "fp32",
+        "device": loop.compute.name,
+        "computed_in": loop.compute.computes_in,
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
         "held_out_accuracy": asdict(held_out),
@@ -203,9 +388,11 @@ def _run_identity(options: TrainingOptions, start: Start, images: ImageDataset) 
     for image in images.images:
         size = image.source.stat().st_size if isinstance(image.source, Path) else 0
         digest.update(canonical_json([image.name, image.label, size]).encode())
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("device", "compile")}
     run = {
-        **asdict(options),
+        **chosen,
         "epochs": options.epochs_or_default,
+        "batch_size": options.batch_size_or_default,
         "architecture": start.architecture,
         "weights": start.pretrained and start.pretrained["weights_sha256"][:12],  # not their path
         "images": digest.hexdigest()[:12],
@@ -216,13 +403,27 @@ def _run_identity(options: TrainingOptions, start: Start, images: ImageDataset) 
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
-    """Use deterministic algorithms; restore the caller's setting and random generator afterwards."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=[]):
-        torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+def _device_errors(options: TrainingOptions, compute: Compute) -> Iterator[None]:
+    """Translate what a device cannot do into one line.
+
+    Raises:
+        TrainingError: too little memory, or the network cannot be compiled.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"device {compute.device}",
+            got="too little free memory",
+            expected=f"enough for {options.batch_size_or_default} images per step",
+            next_step="Lower the batch size, or use another device.",
+        ) from error
+    except RuntimeError as error:
+        if not options.compile or not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise
+        raise TrainingError(
+            "torch.compile",
+            got=" ".join(str(error).split("\n")[:2]).strip(),
+            expected="a network and a machine that it can compile for",
+            next_step="Leave --compile out.",
+        ) from error

@@ -3,136 +3,209 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from alexnet_model.classifier import Classifier
-from alexnet_model.errors import TrainingError
+from alexnet_model.errors import LossNotFinite
 from alexnet_model.extras import needs
 from alexnet_model.progress import Progress
 
+from .augmentation import mixup
+from .devices import Compute
+from .logs import Log
 from .options import TrainingOptions
-from .recipe import Augmentation, has_bf16_instructions, learning_rate_factor
 from .splits import Split
+from .state import Accuracy, Position, TrainingState
 
 with needs("train"):
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 EVALUATION_BATCH = 64  # images
+TOP = 5  # classes
+STEPS_PER_LOG_LINE = 10
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 accuracy: `correct` of `images` were classified correctly."""
-
-    correct: int
-    images: int
-
-    @property
-    def share(self) -> float:
-        """Accuracy as a share, 0..1."""
-        return self.correct / self.images
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """The results of one epoch.
-
-    `loss` and `accuracy` (0..1) are means over the epoch's augmented training images, each computed before
-    the step that used it. `validation` is the accuracy after the epoch.
-    """
-
-    loss: float
-    accuracy: float
-    validation: Accuracy
-    seconds: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loop:
-    """Train `classifier` with `optimiser` on the images of `split`.
+    """Train a network on the images of a split.
 
     Args:
-        options: batch size, epochs and seed.
-        classifier: changed in place.
-        optimiser: Adam; each of its groups has `peak_learning_rate`, the highest of the schedule.
+        options: recipe, batch size, epochs and seed.
+        state: the network and all else that changes.
+        classifier: takes uint8 or float images on the device; it holds the state's network.
+        compute: the device.
         augmentation: applied to every batch.
         split: the training images.
         frozen: modules of the classifier that run in evaluation mode.
+        log: called with some of the steps.
+        forward: the classifier, or its compiled form.
     """
 
     options: TrainingOptions
+    state: TrainingState
     classifier: Classifier
-    optimiser: torch.optim.Adam
-    augmentation: Augmentation
+    compute: Compute
+    augmentation: nn.Module
     split: Split
+    log: Log
     frozen: tuple[nn.Module, ...] = ()
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    _unread: list[tuple[Tensor, Tensor, int]] = field(default_factory=list, init=False)  # of the last steps
 
     @property
     def steps_per_epoch(self) -> int:
         """Complete batches of an epoch. The images that are left over differ from epoch to epoch."""
-        return max(1, len(self.split.labels) // self.options.batch_size)
+        return max(1, len(self.split.labels) // self.options.batch_size_or_default)
 
-    def train_epoch(self, epoch: int, progress: Progress) -> tuple[float, float]:
-        """Train for one epoch. This seeds PyTorch's global generator.
+    @property
+    def steps(self) -> int:
+        """The steps of all epochs together."""
+        return self.options.epochs_or_default * self.steps_per_epoch
+
+    def train_epoch(self, progress: Progress, after_step: Callable[[], None] = lambda: None) -> None:
+        """Train from the state's position to the end of its epoch. This seeds PyTorch's global generator.
 
         Args:
-            epoch: counted from 0.
-            progress: called after every step with the mean loss and accuracy so far.
-
-        Returns:
-            The mean loss and the mean accuracy (0..1) of the epoch.
+            progress: called after every step with the rate, the means so far, and the time left.
+            after_step: called after every step, before `progress`.
 
         Raises:
-            TrainingError: the loss is not finite.
+            LossNotFinite: the loss is not finite.
             ImageError: an image has become unreadable since it was checked.
         """
-        options, steps, epochs = self.options, self.steps_per_epoch, self.options.epochs_or_default
-        torch.manual_seed(_seed_of_epoch(options.seed, epoch))
-        order = torch.randperm(len(self.split.labels)).numpy()[: steps * options.batch_size]
+        state, position, size = self.state, self.state.position, self.options.batch_size_or_default
+        epoch, steps = len(state.history), self.steps_per_epoch
+        torch.manual_seed(_seed_of_epoch(self.options.seed, epoch))
+        order = torch.randperm(len(self.split.labels)).numpy()[: steps * size]
+        self._restore_generators()
         self.classifier.train()
         for module in self.frozen:
             module.eval()
-        total_loss, correct, seen = 0.0, 0, 0
-        for step, (images, labels) in enumerate(self.split.batches(order, options.batch_size)):
-            factor = learning_rate_factor(epoch * steps + step, epochs * steps)
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["peak_learning_rate"] * factor
-            augmented = self.augmentation(torch.from_numpy(images))  # (B, S, S, 3)
-            targets = torch.from_numpy(labels)  # (B,)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16_instructions()):
-                _, logits = self.classifier(augmented)  # (B, classes)
-            loss = nn.functional.cross_entropy(logits.float(), targets)
-            if not math.isfinite(loss.item()):
-                rates = [group["peak_learning_rate"] for group in self.optimiser.param_groups]
-                raise TrainingError(
-                    f"training epoch {epoch + 1}, step {step + 1}",
-                    got=f"a loss of {loss.item()}",
+        self._unread.clear()
+        first, started, seconds_before = position.step, time.perf_counter(), position.seconds
+        batches = self.split.batches(order[first * size :], size)
+        for images, labels in self.compute.batches(batches):
+            rate = self._step(images, labels, epoch * steps + position.step)
+            position.step += 1
+            checked = position.step % self.compute.steps_per_check == 0
+            if checked or position.step in (first + 1, steps):
+                self.read_losses()
+            elapsed_s = time.perf_counter() - started
+            position.seconds = seconds_before + elapsed_s
+            images_per_s = (position.step - first) * len(labels) / elapsed_s
+            after_step()
+            self._report(progress, rate, images_per_s)
+
+    def read_losses(self) -> None:
+        """Add the losses of the last steps, which may still be on the device, to the state's position.
+
+        Raises:
+            LossNotFinite: a loss is not finite.
+        """
+        position = self.state.position
+        losses = torch.stack([loss for loss, _, _ in self._unread]).tolist() if self._unread else []
+        first = position.step - len(losses)
+        for index, (loss, (_, correct, images)) in enumerate(zip(losses, self._unread, strict=True)):
+            if not math.isfinite(loss):
+                rates = [group["peak_learning_rate"] for group in self.state.optimiser.param_groups]
+                raise LossNotFinite(
+                    f"training epoch {len(self.state.history) + 1}, step {first + index + 1}",
+                    got=f"a loss of {loss}",
                     expected="a finite loss",
                     next_step=f"Lower the learning rate, which is {rates[0]:g}.",
                 )
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-            total_loss += loss.item() * len(labels)
-            correct += int((logits.argmax(dim=1) == targets).sum())
-            seen += len(labels)
-            progress(
-                f"training epoch {epoch + 1}/{epochs}",
-                step + 1,
-                steps,
-                f"loss {total_loss / seen:.3f}, accuracy {correct / seen:.1%}",
+            position.loss += loss * images
+            position.correct += int(correct)
+            position.images += images
+        self._unread.clear()
+
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> float:
+        """Change the weights by one batch; return the learning rate.
+
+        Args:
+            images: uint8 `(B, R, R, 3)` on the device.
+            labels: `(B,)` on the device.
+            step: counted from 0, over all epochs.
+        """
+        state, recipe = self.state, self.options.recipe_values
+        validation = [record.validation.share for record in state.history]
+        factor = recipe.learning_rate_factor(step, self.steps, validation)
+        for group in state.optimiser.param_groups:
+            group["lr"] = group["peak_learning_rate"] * factor
+        augmented = self.augmentation(images)  # (B, S, S, 3)
+        mixed = mixup(augmented, recipe.mixup) if recipe.mixup else None
+        forward = self.classifier if self.forward is None else self.forward
+        autocast = self.compute.autocast
+        with torch.autocast(
+            self.compute.device.type, autocast or torch.bfloat16, enabled=autocast is not None
+        ):
+            _, logits = forward(mixed.images if mixed else augmented)  # (B, classes)
+        logits = logits.float()
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if mixed:
+            partners = labels[mixed.partners]
+            other = nn.functional.cross_entropy(logits, partners, label_smoothing=recipe.label_smoothing)
+            loss = mixed.share * loss + (1 - mixed.share) * other
+        self._unread.append((loss.detach(), (logits.argmax(dim=1) == labels).sum(), len(labels)))
+        if not self.compute.is_gpu and not math.isfinite(loss.item()):
+            return 0.0  # `read_losses` raises the error; the weights must not change any more
+        state.optimiser.zero_grad()
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+        if state.average:
+            state.average.update(state.network, step)
+        return float(state.optimiser.param_groups[0]["lr"])
+
+    def _report(self, progress: Progress, rate: float, images_per_s: float) -> None:
+        position, epochs = self.state.position, self.options.epochs_or_default
+        epoch, steps = len(self.state.history), self.steps_per_epoch
+        images = max(1, position.images)
+        loss, accuracy = position.loss / images, position.correct / images
+        left = self.steps - epoch * steps - position.step
+        left_s = left * self.options.batch_size_or_default / images_per_s
+        progress(
+            f"training epoch {epoch + 1}/{epochs}",
+            position.step,
+            steps,
+            f"loss {loss:.3f}, accuracy {accuracy:.1%}, {images_per_s:,.0f} images/s, lr {rate:.2g}, "
+            f"{_clock(left_s)} left",
+        )
+        if position.step % STEPS_PER_LOG_LINE == 0 or position.step == steps:
+            self.log(
+                "step",
+                epoch=epoch + 1,
+                step=position.step,
+                loss=loss,
+                accuracy=accuracy,
+                learning_rate=rate,
+                images_per_s=round(images_per_s, 1),
+                left_s=round(left_s, 1),
             )
-        return total_loss / seen, correct / seen
+
+    def _restore_generators(self) -> None:
+        """Continue with the random numbers of a state that was read from a file."""
+        generators = self.state.generators
+        if "cpu" in generators:
+            torch.set_rng_state(generators["cpu"])
+        if "cuda" in generators and self.compute.is_gpu:
+            torch.cuda.set_rng_state(generators["cuda"], self.compute.device)
+        generators.clear()
 
 
-def accuracy_of(classifier: Classifier, split: Split, stage: str, progress: Progress) -> Accuracy:
-    """Measure top-1 accuracy in FP32, without augmentation.
+def accuracy_of(
+    classifier: Classifier, compute: Compute, split: Split, stage: str, progress: Progress
+) -> Accuracy:
+    """Measure top-1 and top-5 accuracy without autocast or augmentation.
 
     Args:
-        classifier: left in evaluation mode.
+        classifier: on the device; left in evaluation mode.
+        compute: the device.
         split: the images to classify.
         stage: the name that progress reports.
         progress: called after every batch.
@@ -141,14 +214,32 @@ def accuracy_of(classifier: Classifier, split: Split, stage: str, progress: Prog
         ImageError: an image has become unreadable since it was checked.
     """
     classifier.eval()
-    correct = seen = 0
+    correct = in_top = seen = 0
     with torch.inference_mode():
-        for images, labels in split.batches(np.arange(len(split.labels)), EVALUATION_BATCH):
-            probabilities, _ = classifier(torch.from_numpy(images))  # (B, classes)
-            correct += int((probabilities.argmax(dim=1).numpy() == labels).sum())
+        batches = split.batches(np.arange(len(split.labels)), EVALUATION_BATCH)
+        for images, labels in compute.batches(batches):
+            probabilities, _ = classifier(images)  # (B, classes)
+            first = probabilities.argmax(dim=1) == labels  # (B,)
+            best = probabilities.topk(min(TOP, probabilities.shape[1])).indices  # (B, 5)
+            # Equal probabilities: `topk` may leave out the class that `argmax` takes.
+            top = first | (best == labels[:, None]).any(dim=1)
+            correct += int(first.sum())
+            in_top += int(top.sum())
             seen += len(labels)
             progress(stage, seen, len(split.labels), f"accuracy {correct / seen:.1%}")
-    return Accuracy(correct, seen)
+    return Accuracy(correct, seen, in_top)
+
+
+def epoch_means(position: Position) -> tuple[float, float]:
+    """Return the mean loss and the mean accuracy (0..1) of the steps so far."""
+    return position.loss / position.images, position.correct / position.images
+
+
+def _clock(seconds: float) -> str:
+    """Return `1:02:03`, or `2:03` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _seed_of_epoch(seed: int, epoch: int) -> int:

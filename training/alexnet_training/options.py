@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,19 @@ from pathlib import Path
 from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
 
+from .recipes import Recipe, recipe_named
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Hold the options of `train`. A run is reproducible: equal options on one machine give equal weights.
+    """Hold the options of `train`.
+
+    A run on a CPU is reproducible: equal options on one machine give equal weights.
 
     Args:
-        data: "digits" (the images in scikit-learn), or an image folder as `alexnet_model.splits_from` reads
-            it.
+        data: "digits" (the images in scikit-learn), "cluttered-digits:VIEWS", or an image folder, as
+            `alexnet_model.splits_from` reads them.
+        recipe: a name in `recipes.RECIPES`.
         architecture: a name in `alexnet_model.architectures.ARCHITECTURES`, or `package.module:factory`.
             None: that of the weights, if they are a checkpoint; otherwise "alexnet".
         architecture_options: the factory's other arguments, such as `{"width": 0.25}`. Empty: those of the
@@ -29,14 +35,18 @@ class TrainingOptions:
             otherwise the default.
         freeze: names of modules, such as "features", whose weights stay fixed. They run in evaluation mode
             during training: BatchNorm keeps its statistics, and dropout does nothing.
-        epochs: passes over the training images, 1 to 100,000. None: 4, or 10 to fine-tune weights.
-        batch_size: images a step, 1 to 4096.
-        learning_rate: Adam's learning rate at its highest, above 0 and at most 1; that of the new layer, if
-            weights are fine-tuned. None selects one (`recipe.default_learning_rate`).
+        epochs: passes over the training images, 1 to 100,000. None: the recipe's, which are fewer or more to
+            fine-tune weights.
+        batch_size: images a step, 1 to 4096. None: the recipe's.
+        learning_rate: the highest of the schedule, above 0 and at most 1; that of the new layer, if weights
+            are fine-tuned. None: the recipe's, or one for the network
+            (`initialisation.default_learning_rate`).
         body_learning_rate: that of the layers that start from the weights. None: a tenth of
             `learning_rate`.
         seed: the seed of initialisation, order and augmentation, 0 to 2**63 - 1. It does not change the
             splits.
+        device: "auto" (the first GPU, or the CPU), "cpu", "cuda" (the first GPU) or "cuda:N".
+        compile: compile the network with `torch.compile`, which takes a minute and saves time per step.
 
     Raises:
         UsageError: an option is out of its range, or has no effect without another. `train` checks the data,
@@ -44,6 +54,7 @@ class TrainingOptions:
     """
 
     data: str = "digits"
+    recipe: str = "digits"
     architecture: str | None = None
     architecture_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     width: float | None = None
@@ -52,15 +63,18 @@ class TrainingOptions:
     contract: Contract | None = None
     freeze: tuple[str, ...] = ()
     epochs: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     learning_rate: float | None = None
     body_learning_rate: float | None = None
     seed: int = 0
+    device: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
+        recipe_named(self.recipe)
         if self.epochs is not None and not 1 <= self.epochs <= 100_000:
             raise UsageError("epochs", got=str(self.epochs), expected="1 to 100,000")
-        if not 1 <= self.batch_size <= 4096:
+        if self.batch_size is not None and not 1 <= self.batch_size <= 4096:
             raise UsageError("batch size", got=str(self.batch_size), expected="1 to 4096")
         for name in ("learning_rate", "body_learning_rate"):
             rate = getattr(self, name)
@@ -68,6 +82,8 @@ class TrainingOptions:
                 raise UsageError(name.replace("_", " "), got=str(rate), expected="above 0, at most 1")
         if not 0 <= self.seed < 2**63:
             raise UsageError("seed", got=str(self.seed), expected="0 to 2**63 - 1")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", self.device, re.ASCII):
+            raise UsageError("device", got=repr(self.device), expected="auto, cpu, cuda or cuda:N")
         if self.width is not None and "width" in self.architecture_options:
             raise UsageError("width", got="an architecture option width too", expected="one of them")
         for name in ("key", "body_learning_rate"):
@@ -86,6 +102,17 @@ class TrainingOptions:
         return {**self.architecture_options, **width}
 
     @property
+    def recipe_values(self) -> Recipe:
+        """The recipe."""
+        return recipe_named(self.recipe)
+
+    @property
     def epochs_or_default(self) -> int:
         """The number of epochs. A folder to fine-tune on has fewer images, so an epoch has fewer steps."""
-        return self.epochs or (4 if self.weights is None else 10)
+        recipe = self.recipe_values
+        return self.epochs or (recipe.epochs if self.weights is None else recipe.fine_tuning_epochs)
+
+    @property
+    def batch_size_or_default(self) -> int:
+        """The images per step."""
+        return self.batch_size or self.recipe_values.batch_size

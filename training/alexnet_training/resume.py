@@ -1,13 +1,12 @@
 """The state of an unfinished run, in a file beside its checkpoint.
 
-Every epoch seeds its generator from the seed and the epoch's number, so no generator state is stored: the
-network's state dict, Adam's moments and the records of the finished epochs are enough. The file is in the
-safetensors format.
+The file is in the safetensors format. It holds the weights, their moving average, the optimiser's moments,
+the gradient scaler, the random generators, and the position in the epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,15 @@ from alexnet_model.errors import TrainingError
 from alexnet_model.extras import needs
 from alexnet_model.reading import value_from_json
 
-from .loop import Accuracy, EpochRecord
+from .state import Accuracy, EpochRecord, Position, TrainingState
 
 with needs("train"):
     import torch
     from safetensors import SafetensorError, safe_open
-    from torch import Tensor, nn
+    from torch import Tensor
 
-FORMAT = "alexnet-training-state-1"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+FORMAT = "alexnet-training-state-2"
+ADAM_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def resume_path(out: Path) -> Path:
@@ -38,53 +37,48 @@ def resume_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.resume")
 
 
-def save_state(
-    path: Path,
-    network: nn.Module,
-    optimiser: torch.optim.Adam,
-    *,
-    run: Mapping[str, Any],
-    history: Sequence[EpochRecord],
-) -> None:
-    """Write the state of a run after an epoch.
+def save_state(path: Path, state: TrainingState, *, run: Mapping[str, Any]) -> None:
+    """Write the state of a run.
 
     Args:
         path: the file to create or replace.
-        network: its parameters and buffers are stored.
-        optimiser: Adam on some of the network's parameters, after at least one step.
+        state: after at least one step.
         run: JSON that identifies the run; another run must have another value.
-        history: the finished epochs.
 
     Raises:
         OSError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
+    for name, tensor in state.network.state_dict().items():
         tensors[f"weight.{name}"] = tensor
-    for name, weight in network.named_parameters():
-        for moment, value in optimiser.state.get(weight, {}).items():
+    for name, tensor in (state.average.network.state_dict() if state.average else {}).items():
+        tensors[f"average.{name}"] = tensor
+    for name, weight in state.network.named_parameters():
+        for moment, value in state.optimiser.state.get(weight, {}).items():
             tensors[f"{moment}.{name}"] = value
+    if state.position.step:  # at the start of an epoch its seed is enough
+        tensors["generator.cpu"] = torch.get_rng_state()
+        device = next(state.network.parameters()).device
+        if device.type == "cuda":
+            tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     metadata = {
         "format": FORMAT,
         "run": canonical_json(run),
-        "history": canonical_json([asdict(epoch) for epoch in history]),
+        "history": canonical_json([asdict(epoch) for epoch in state.history]),
+        "position": canonical_json(asdict(state.position)),
+        "scaler": canonical_json(state.scaler.state_dict()),
     }
-    write_tensors(path, tensors, metadata)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_tensors(path, on_cpu, metadata)
 
 
-def restore_state(
-    path: Path, network: nn.Module, optimiser: torch.optim.Adam, *, run: Mapping[str, Any]
-) -> list[EpochRecord]:
-    """Load the state of a run into a network and its optimiser.
+def restore_state(path: Path, state: TrainingState, *, run: Mapping[str, Any]) -> None:
+    """Load what `save_state` wrote.
 
     Args:
-        path: the file that `save_state` wrote.
-        network: changed in place.
-        optimiser: Adam on some of the network's parameters, changed in place.
+        path: the file.
+        state: a state of the same run before its first step, changed in place.
         run: JSON that identifies the run, as for `save_state`.
-
-    Returns:
-        The finished epochs, at least one.
 
     Raises:
         TrainingError: the file is broken, or belongs to another run.
@@ -96,26 +90,63 @@ def restore_state(
                 raise _broken(path, f"the format {metadata.get('format')!r}")
             _refuse_other_run(path, value_from_json(metadata["run"]), run)
             history = [_epoch_from_json(epoch) for epoch in value_from_json(metadata["history"])]
-            if not 0 < len(history) < run["epochs"]:
+            position = Position(**value_from_json(metadata["position"]))
+            if len(history) > run["epochs"] or not (history or position.step):
                 raise _broken(path, f"{len(history)} finished epochs")
-            moments: dict[int, dict[str, Tensor]] = {}
-            weights = {name: file.get_tensor(f"weight.{name}") for name in network.state_dict()}
-            names = {weight: name for name, weight in network.named_parameters()}
-            trained = [weight for group in optimiser.param_groups for weight in group["params"]]
             stored = set(file.keys())
-            for index, weight in enumerate(trained):
-                name = names[weight]
-                if not stored.intersection(f"{moment}.{name}" for moment in MOMENTS):
-                    continue  # the forward pass does not use this parameter
-                moments[index] = {moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS}
-                for moment in ("exp_avg", "exp_avg_sq"):  # Adam would notice only at its first step
-                    if moments[index][moment].shape != weight.shape:
-                        raise ValueError(f"{moment}.{name} has a shape other than its weight's")
-        network.load_state_dict(weights)
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+            names = state.network.state_dict()
+            weights = {name: file.get_tensor(f"weight.{name}") for name in names}
+            averages = {name: file.get_tensor(f"average.{name}") for name in names} if state.average else {}
+            moments = _moments(state, {name: file.get_tensor(name) for name in stored if _is_moment(name)})
+            generators = {
+                name.removeprefix("generator."): file.get_tensor(name)
+                for name in stored
+                if name.startswith("generator.")
+            }
+        state.network.load_state_dict(weights)
+        if state.average:
+            state.average.network.load_state_dict(averages)
+        state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
+        scaler = value_from_json(metadata["scaler"])
+        if state.scaler.is_enabled() and scaler:  # empty if the run was on a device with bf16
+            state.scaler.load_state_dict(scaler)
+        if position.step:
+            torch.Generator().set_state(generators["cpu"])  # raises if it is malformed
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _broken(path, f"a broken state ({str(error).splitlines()[0]})") from error
-    return history
+    state.history[:], state.position, state.generators = history, position, generators
+
+
+def _is_moment(name: str) -> bool:
+    return not name.startswith(("weight.", "average.", "generator."))
+
+
+def _moments(state: TrainingState, stored: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the optimiser's moments by the index of the weight, in memory as their weight.
+
+    Raises:
+        ValueError: a weight has only some of them, or one of another shape.
+    """
+    kinds = ("momentum_buffer",) if isinstance(state.optimiser, torch.optim.SGD) else ADAM_MOMENTS
+    names = {weight: name for name, weight in state.network.named_parameters()}
+    trained = [weight for group in state.optimiser.param_groups for weight in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, weight in enumerate(trained):
+        found = {
+            kind: stored[f"{kind}.{names[weight]}"] for kind in kinds if f"{kind}.{names[weight]}" in stored
+        }
+        if not found:
+            continue  # the forward pass does not use this parameter
+        if len(found) < len(kinds):
+            raise ValueError(f"{names[weight]} has only {', '.join(found)}")
+        for kind, value in found.items():
+            if kind != "step" and value.shape != weight.shape:  # the optimiser would notice only at its step
+                raise ValueError(f"{kind}.{names[weight]} has a shape other than its weight's")
+        moments[index] = {
+            kind: value if kind == "step" else torch.empty_like(weight).copy_(value)
+            for kind, value in found.items()
+        }
+    return moments
 
 
 def _epoch_from_json(values: Mapping[str, Any]) -> EpochRecord:

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +24,7 @@ from alexnet_model.datasets import (
     LabelledImage,
     Splits,
     Unreadable,
+    digests_of_images,
     prepared_from_set,
     readable_images,
 )
@@ -43,7 +44,7 @@ class SplitInMemory:
     images: Uint8Array  # (N, S, S, 3)
     labels: Indices
     names: tuple[str, ...]
-    digests: tuple[str, ...]  # of the prepared images
+    digests: tuple[str, ...]  # of the images as the contract prepares them
     unreadable: tuple[Unreadable, ...]
 
     def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
@@ -63,7 +64,7 @@ class SplitOnDisk:
 
     images: tuple[LabelledImage, ...]
     labels: Indices
-    digests: tuple[str, ...]  # of the prepared images
+    digests: tuple[str, ...]  # of the images as the contract prepares them
     unreadable: tuple[Unreadable, ...]
     contract: Contract
 
@@ -115,18 +116,22 @@ class PreparedSplits:
         return tuple(dict.fromkeys(image for split in distinct for image in split.unreadable))
 
 
-def prepared_from_splits(splits: Splits, contract: Contract, *, progress: Progress) -> PreparedSplits:
+def prepared_from_splits(
+    splits: Splits, contract: Contract, *, keep_margin: bool = False, progress: Progress
+) -> PreparedSplits:
     """Decode every image once and leave out those that cannot be read.
 
     Args:
         splits: the dataset.
         contract: how images are prepared.
+        keep_margin: keep the margin of training images that the contract's centre crop removes: they have
+            the shape `(resize, resize, 3)`. Without effect if the contract does not crop.
         progress: called after every image.
 
     Raises:
         DatasetError: a split, or a class of the training split, has no readable image.
     """
-    train = _prepared_split(splits.train, contract, progress)
+    train = _prepared_split(splits.train, contract, progress, keep_margin=keep_margin)
     _check_classes(splits, train)
     validation = _prepared_split(splits.validation, contract, progress)
     same = splits.test.images == splits.validation.images
@@ -163,15 +168,20 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
     return notes
 
 
-def _prepared_split(dataset: ImageDataset, contract: Contract, progress: Progress) -> Split:
-    if len(dataset) * contract.image_bytes <= MAX_BYTES_IN_MEMORY:
-        prepared = prepared_from_set(dataset, contract, progress=progress)
-        return SplitInMemory(
-            prepared.images, prepared.labels, prepared.names, prepared.digests, prepared.unreadable
-        )
+def _prepared_split(
+    dataset: ImageDataset, contract: Contract, progress: Progress, *, keep_margin: bool = False
+) -> Split:
+    wide = contract
+    if keep_margin and isinstance(contract.resize, int):
+        wide = replace(contract, size=contract.resize)
+    if len(dataset) * wide.image_bytes <= MAX_BYTES_IN_MEMORY:
+        prepared = prepared_from_set(dataset, wide, progress=progress)
+        margin, end = (wide.size - contract.size) // 2, (wide.size + contract.size) // 2
+        digests = digests_of_images(prepared.images[:, margin:end, margin:end])
+        return SplitInMemory(prepared.images, prepared.labels, prepared.names, digests, prepared.unreadable)
     readable = readable_images(dataset, contract, progress=progress)
     images = readable.dataset
-    return SplitOnDisk(images.images, images.labels, readable.digests, readable.unreadable, contract)
+    return SplitOnDisk(images.images, images.labels, readable.digests, readable.unreadable, wide)
 
 
 def _check_classes(splits: Splits, train: Split) -> None:

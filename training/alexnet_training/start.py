@@ -17,14 +17,15 @@ from alexnet_model.factories import Option
 from alexnet_model.network_check import count_outputs
 from alexnet_model.pretrained import DEFAULT_ARCHITECTURE, WeightsOptions, checkpoint_from
 
-from .options import TrainingOptions
-from .recipe import (
+from .initialisation import (
     NEW_LAYER_FACTOR,
     PRETRAINED_SHARE,
     default_learning_rate,
     initialise,
     initialise_last,
 )
+from .options import TrainingOptions
+from .recipes import Recipe
 
 with needs("train"):
     import torch
@@ -61,25 +62,45 @@ class Start:
         """The names of the layers with the new weights."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.new_weights))
 
-    def optimiser(self) -> torch.optim.Adam:
-        """Return Adam on the weights that are trained, in one group for each learning rate.
+    def optimiser(self, recipe: Recipe) -> torch.optim.Optimizer:
+        """Return the recipe's optimiser of the weights that are trained.
 
+        There is one group for each learning rate, and with AdamW one more for the weights without decay.
         Every group has `peak_learning_rate`: its learning rate at the highest of the schedule.
+
+        Args:
+            recipe: the rule and its weight decay.
         """
         trained = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
         if self.pretrained is None:
-            groups = [([p for _, p in trained], self.learning_rate)]
+            by_rate = [([p for _, p in trained], self.learning_rate)]
         else:
-            groups = [
+            by_rate = [
                 ([p for name, p in trained if name in self.new_weights], self.learning_rate),
                 (
                     [p for name, p in trained if name not in self.new_weights],
                     self.pretrained["learning_rate"],
                 ),
             ]
-        return torch.optim.Adam(
-            [{"params": parameters, "peak_learning_rate": rate} for parameters, rate in groups], fused=True
-        )
+        if recipe.optimiser != "adamw":
+            groups: list[dict[str, Any]] = [
+                {"params": parameters, "peak_learning_rate": rate} for parameters, rate in by_rate
+            ]
+            if recipe.optimiser == "adam":
+                return torch.optim.Adam(groups, weight_decay=recipe.weight_decay, fused=True)
+            return torch.optim.SGD(
+                groups, lr=self.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay, fused=True
+            )
+        groups = [
+            {"params": chosen, "peak_learning_rate": rate, "weight_decay": decay}
+            for parameters, rate in by_rate
+            for chosen, decay in (
+                ([p for p in parameters if p.dim() > 1], recipe.weight_decay),
+                ([p for p in parameters if p.dim() <= 1], 0.0),
+            )
+            if chosen
+        ]
+        return torch.optim.AdamW(groups, fused=True)
 
 
 def start_of(options: TrainingOptions, classes: int, *, note: Callable[[str], None]) -> Start:
@@ -117,7 +138,7 @@ def _from_random_weights(options: TrainingOptions, classes: int) -> Start:
     network = build(architecture, classes, **arguments)
     own = architecture in ARCHITECTURES
     if own:
-        initialise(network, architecture)
+        initialise(network, architecture, options.recipe_values.initialisation)
     if options.freeze and own:
         raise UsageError(
             "freeze",
@@ -133,7 +154,9 @@ def _from_random_weights(options: TrainingOptions, classes: int) -> Start:
         architecture=architecture,
         options=arguments,
         contract=contract,
-        learning_rate=options.learning_rate or default_learning_rate(architecture, _width(arguments)),
+        learning_rate=options.learning_rate
+        or options.recipe_values.learning_rate
+        or default_learning_rate(architecture, _width(arguments)),
         frozen=options.freeze,
     )
 
@@ -159,7 +182,7 @@ def _from_weights(options: TrainingOptions, classes: int, note: Callable[[str], 
         {name: tensor if name in new_weights else checkpoint.weights[name] for name, tensor in fresh.items()}
     )
     default = NEW_LAYER_FACTOR * default_learning_rate(architecture, _width(arguments))
-    learning_rate = options.learning_rate or default
+    learning_rate = options.learning_rate or options.recipe_values.learning_rate or default
     start = Start(
         network=network,
         architecture=architecture,
