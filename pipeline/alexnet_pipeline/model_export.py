@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_export import (
+    EngineBuilder,
     OnnxOptions,
     Refusal,
     Tolerances,
@@ -19,6 +20,7 @@ from alexnet_export import (
     export_onnx,
     refusals_of,
     refuse_foreign_export,
+    refuse_unbuildable,
 )
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.errors import ExportError, ManifestError, RepositoryError, UsageError, os_errors_as
@@ -27,7 +29,7 @@ from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
 from alexnet_model.model_names import default_name
 from alexnet_model.pretrained import checkpoint_from
 from alexnet_model.progress import Progress, silent
-from alexnet_model.records import Precision
+from alexnet_model.records import PRECISIONS, Precision
 from alexnet_serving import (
     Replaced,
     index_of,
@@ -35,7 +37,7 @@ from alexnet_serving import (
     names_of_records,
     packed_export,
     refuse_foreign_repository,
-    targets_of_image,
+    targets_for,
     unpack_repository,
     write_repository,
 )
@@ -134,6 +136,7 @@ def export_model(
             max_batch = recorded.max_batch if recorded else options.max_batch_or_default
             engine_options.profile_to(max_batch)
         builders = builders_from(engine_options) if engine_options else ()
+        refuse_unbuildable(builders, options.precisions or ())
 
         if recorded is None:
             assert folder is not None
@@ -162,13 +165,15 @@ def export_model(
         if options.model_version is not None:
             manifest = manifest.model_copy(update={"model_version": options.model_version})
         on_checked(manifest)
+        for precision, reason in _not_built(manifest, builders, options).items():
+            notes.append(f"No engine in {precision.upper()}: {reason}.")
 
         models = write_repository(
             manifest,
             folder,
             options.repository,
             options.repository_options,
-            targets=targets_of_image() if options.serves_engines else (),
+            targets=targets_for(options.engine_runtime) if options.serves_engines else (),
             replace=replaced,
         )
         built = {engine_file_name(a, builder) for a in manifest.artifacts for builder in builders}
@@ -182,6 +187,19 @@ def export_model(
             left_out=tuple(left_out),
             next_command=f"alexnet serve --repository {options.repository}",
         )
+
+
+def _not_built(
+    manifest: Manifest, builders: Sequence[EngineBuilder], options: ExportOptions
+) -> dict[Precision, str]:
+    """Return why accepted precisions have no engine."""
+    return {
+        artifact.precision: builder.not_built[artifact.precision]
+        for artifact in manifest.accepted
+        for builder in builders
+        if artifact.precision in builder.not_built
+        and artifact.precision in (options.precisions or PRECISIONS)
+    }
 
 
 def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions:

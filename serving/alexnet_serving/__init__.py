@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .doctor.checks import Check, jobs
 from .doctor.engines import EngineFound
 from .doctor.report import DoctorReport, diagnose
-from .engine_compatibility import EngineTarget, check_engines, targets_of_image
+from .engine_compatibility import EngineTarget, MachineTarget, check_engines, targets_for, targets_of_image
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
 from .repositories.backends import models_without_queue_limit
@@ -53,6 +53,7 @@ __all__ = [
     "EngineFound",
     "EngineTarget",
     "Finding",
+    "MachineTarget",
     "PackedExport",
     "Replaced",
     "RepositoryOptions",
@@ -78,6 +79,7 @@ __all__ = [
     "raise_if_findings",
     "refuse_foreign_repository",
     "rollback",
+    "targets_for",
     "targets_of_image",
     "text_from_config",
     "unpack_repository",

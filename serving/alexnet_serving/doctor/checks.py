@@ -48,6 +48,7 @@ ANY_PORTS = "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
 # removed.
 EXPORT_BYTES = 2_000_000_000
 GLIBC_OF_THE_WHEEL = Version("2.35")  # nvidia-pytriton 0.7.0, manylinux_2_35_x86_64
+CXX_COMPILERS = ("g++", "c++", "clang++")  # that PyTorch looks for
 LEAD_WORDS = 4  # of a next step such as "Start it: sudo ..."
 
 Status = Literal["ok", "missing", "warning"]
@@ -103,7 +104,8 @@ def export_jobs() -> tuple[str, ...]:
 
 def extras() -> dict[str, tuple[str, ...]]:
     """Return each extra of this distribution with the commands that need it."""
-    engines = {r.extra: (_build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra}
+    engines = {r.extra: (_build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra != "export"}
+    engines.pop("", None)
     return {
         "export": export_jobs(),
         "train": (TRAIN,),
@@ -161,7 +163,7 @@ def check_tensorrt(image_version: str) -> Check:
     Args:
         image_version: The TensorRT version of Triton's image.
     """
-    libraries = [runtime.name for runtime in runtimes() if runtime in BUILT_IN and runtime.bound_to_machine]
+    libraries = [r.name for r in BUILT_IN if r.bound_to_machine and not r.loads_in_python]
     installed = {name: version for name in libraries if (version := version_of(name))}
     found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none installed"
     found += f"; Triton's image has {image_version}"
@@ -175,6 +177,15 @@ def check_tensorrt(image_version: str) -> Check:
         fix=f"pip install tensorrt=={image_version}",
         status="warning",
     )
+
+
+def check_compiler() -> Check:
+    """Check that there is a C++ compiler, with which AOTInductor compiles."""
+    needed_by = tuple(_build_job(r) for r in runtimes() if r.loads_in_python)
+    wanted = (os.environ["CXX"],) if os.environ.get("CXX") else CXX_COMPILERS
+    found = next(filter(None, map(shutil.which, wanted)), "")
+    problem = "" if found else f"no {' or '.join(wanted)}"
+    return judged("C++ compiler", needed_by, found=found, problem=problem, fix="sudo apt-get install g++")
 
 
 def version_of(package: str) -> str | None:
