@@ -107,7 +107,7 @@ class ExportOptions:
                 given,
                 got=f"the runtime {self.runtime or DEFAULT_RUNTIME}, which builds no engine",
                 expected="a runtime that builds engines",
-                next_step=f"Add --runtime {' or --runtime '.join(r.name for r in runtimes() if r.builder)}.",
+                next_step="Add --runtime tensorrt or --runtime tensorrt-rtx.",
             )
         # They raise UsageError now, and not after the checkpoint was loaded.
         OnnxOptions(

@@ -258,6 +258,7 @@ class TestCompilingProcess:
             engine=str(folder / "x.pt2"),
             facts=str(folder / "facts.json"),
             image_shape=(32, 32, 3),
+            opt_batch=2,
             max_batch=4,
             gpu=0,
             autotune=True,

@@ -52,6 +52,7 @@ class CompileJob:
         engine: The `.pt2` to write.
         facts: The JSON file to write, with the types of the heavy layers.
         image_shape: The shape of one image, `(S, S, 3)`.
+        opt_batch: The batch that kernels are chosen for.
         max_batch: The largest batch.
         gpu: PyTorch's number of the GPU to compile for; None compiles for the CPU.
         autotune: Whether to measure kernels and take the fastest.
@@ -61,6 +62,7 @@ class CompileJob:
     engine: str
     facts: str
     image_shape: tuple[int, ...]
+    opt_batch: int
     max_batch: int
     gpu: int | None = None
     autotune: bool = False
@@ -125,6 +127,7 @@ def engine_from_onnx(
             engine=str(folder / engine.name),
             facts=str(folder / "facts.json"),
             image_shape=contract.image_shape,
+            opt_batch=profile.opt,
             max_batch=profile.max,
             gpu=gpu_index,
             autotune=gpu_index is not None,
@@ -237,8 +240,9 @@ def write_pt2(job: CompileJob) -> None:
     # TF32 is not FP32; the flags are compiled into the kernels.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     module = torch_from_onnx(Path(job.onnx)).to(device)
-    # Two images: PyTorch would take an example batch of one for a constant.
-    images = torch.zeros(min(2, job.max_batch), *job.image_shape, dtype=torch.uint8, device=device)
+    # At least two images: PyTorch would take an example batch of one for a constant.
+    example = min(max(2, job.opt_batch), job.max_batch)
+    images = torch.zeros(example, *job.image_shape, dtype=torch.uint8, device=device)
     batch = torch.export.Dim("batch", min=1, max=job.max_batch) if job.max_batch > 1 else None
     with torch.no_grad():
         program = torch.export.export(module, (images,), dynamic_shapes={"image": {0: batch}}, strict=False)
