@@ -11,6 +11,7 @@ it, on GPUs of one compute capability, or on CPUs with the same instruction sets
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +100,8 @@ def targets_of_machine(survey: GpuSurvey) -> tuple[MachineTarget, ...]:
         cpu_extensions=frozenset(cpu_extensions()),
         gpu=None,
     )
-    return tuple(replace(machine, gpu=gpu) for gpu in survey.kinds) or (machine,)
+    visible = () if _gpus_are_hidden() else survey.kinds
+    return tuple(replace(machine, gpu=gpu) for gpu in visible) or (machine,)
 
 
 def targets_of_image(image: str = TRITON_IMAGE) -> tuple[EngineTarget, ...]:
@@ -296,7 +298,12 @@ def _machine_mismatch(passport: Passport, target: MachineTarget) -> str:
         return f"this CPU has no {', '.join(missing)}"
     if passport.compute_capability in (None, _capability(target)):
         return ""
-    return f"it needs a GPU of compute capability {passport.compute_capability}"
+    hidden = ", and CUDA_VISIBLE_DEVICES hides every GPU" if _gpus_are_hidden() else ""
+    return f"it needs a GPU of compute capability {passport.compute_capability}{hidden}"
+
+
+def _gpus_are_hidden() -> bool:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
 
 
 def _capability(target: Target) -> str | None:

@@ -21,7 +21,7 @@ from alexnet_model.errors import EngineError, ExportError, ManifestError, UsageE
 from alexnet_model.files import sha256_of_file
 from alexnet_model.passport import Passport, Profile, write_passport
 
-from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
+from ..stand_ins.nvidia_smi import H100, L4, fake_nvidia_smi, no_nvidia_smi
 
 CONTRACT = Contract(size=32, resize=32)
 TORCH = versions_of("torch")["torch"]
@@ -210,6 +210,13 @@ class TestBuilders:
         refuse_unbuildable([builder], ("fp32", "fp16"))
         with pytest.raises(ExportError, match="fp16,int8 as aoti-cpu engine: got PyTorch has no fast half"):
             refuse_unbuildable([builder], ("fp16", "int8"))
+
+    def test_one_for_each_kind_of_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        fake_nvidia_smi(monkeypatch, tmp_path, [H100, L4])
+        monkeypatch.setattr(aoti_builder, "CudaDevice", lambda _: FakeGpu())
+        builders = aoti_builder.builders_from(OPTIONS)
+        assert [builder.label for builder in builders] == ["aoti-sm90", "aoti-sm89"]
+        assert [set(builder.not_built) for builder in builders] == [{"int8"}] * 2
 
     def test_a_gpu_that_pytorch_cannot_use(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if torch.cuda.is_available():

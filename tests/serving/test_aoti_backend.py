@@ -18,9 +18,17 @@ import torch
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from alexnet_model.contract import Uint8Array
+from alexnet_model.gpus import GpuSurvey
 from alexnet_model.runtimes import runtime_named
-from alexnet_serving import EngineTarget, MachineTarget, RepositoryOptions, lint, write_repository
-from alexnet_serving.engine_compatibility import engine_for, reason_to_refuse
+from alexnet_serving import (
+    EngineTarget,
+    MachineTarget,
+    RepositoryOptions,
+    engine_compatibility,
+    lint,
+    write_repository,
+)
+from alexnet_serving.engine_compatibility import engine_for, reason_to_refuse, targets_of_machine
 from alexnet_serving.repositories.layout import packable_engines
 from alexnet_serving.servers.tritonserver import OUR_BACKENDS
 
@@ -106,6 +114,19 @@ def test_rules(
     refused = reason_to_refuse(engine.passport, target)
     assert bool(refused) == bool(reason)
     assert reason in refused
+
+
+def test_hidden_gpus_are_no_target(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(artifacts.manifest.artifacts[0], tmp_path, **{**PASSPORT, "cpu_extensions": ()})
+    monkeypatch.setattr(engine_compatibility, "versions_of", lambda _: {"torch": "2.13.0"})
+    survey = GpuSurvey(gpus=(H200, L4))
+    assert [target.gpu for target in targets_of_machine(survey)] == [H200, L4]
+    assert reason_to_refuse(engine.passport, targets_of_machine(survey)[0]) == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (target,) = targets_of_machine(survey)
+    assert "CUDA_VISIBLE_DEVICES hides every GPU" in reason_to_refuse(engine.passport, target)
 
 
 def test_the_engine_is_that_of_the_gpus_compute_capability(artifacts: Artifacts, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Unpack
 
 from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageError
+from alexnet_model.gpus import gpus_here
 from alexnet_model.runtimes import runtime_of_backend
 
-from ..engine_compatibility import check_engines, targets_for
-from ..repositories.backends import backends_of_repository
+from ..engine_compatibility import check_engines, targets_of_machine
+from ..repositories.backends import backends_of_repository, loads_in_python
 from .backend_memory import memory_of_repository
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, ServerOptions, launch_folder
 from .tritonserver import (
@@ -81,7 +82,8 @@ class EmbeddedServer(ProcessServer):
 
         Engines that this Python loads are compared with it and with this machine.
         """
-        for model, backend in backends_of_repository(self._repository).items():
+        backends = backends_of_repository(self._repository)
+        for model, backend in backends.items():
             runtime = runtime_of_backend(backend)
             if runtime is not None and runtime.backend_folder is None:
                 words = ["alexnet", "serve", "--with", "docker", "--repository", str(self._repository)]
@@ -91,8 +93,8 @@ class EmbeddedServer(ProcessServer):
                     expected="a model that the embedded server can run",
                     next_step=f"Serve it with Docker: {shlex.join(words)}",
                 )
-            if runtime is not None and runtime.loads_in_python:
-                check_engines(self._repository, targets_for(runtime))
+        if loads_in_python(backends.values()):
+            check_engines(self._repository, targets_of_machine(gpus_here()))
 
     def _prepare_launch(self) -> Launch:
         shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"
