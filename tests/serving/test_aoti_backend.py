@@ -200,7 +200,7 @@ class Loader:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The backend with a PyTorch whose one GPU is this machine's memory."""
     utilities = types.ModuleType("triton_python_backend_utils")
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utilities)
@@ -219,9 +219,9 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(module, "torch", FakeTorch())
     monkeypatch.setattr(module, "AOTIModelPackageLoader", Loader)
-    for switch in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(switch, "allow_tf32", switch.allow_tf32)
-    return module
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield module
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def arguments(folder: Path, kind: str, **parameters: str) -> dict[str, str]:

@@ -96,11 +96,14 @@ def torch_from_onnx(path: Path) -> TorchFromOnnx:
         path: The file.
 
     Raises:
-        EngineError: the file cannot be read, or has an operator or a use of one that is not covered (node
+        EngineError: the file is no ONNX file, or has an operator or a use of one that is not covered (node
             named).
+        OSError: the file cannot be read.
     """
     try:
         graph = onnx.load(path).graph
+    except OSError:
+        raise
     except Exception as error:  # protobuf and onnx raise errors of their own types
         raise EngineError(
             str(path),
