@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from .contract import canonical_json
 from .files import write_text_atomically
 from .records import Precision, Record, record_from_file
-from .runtimes import RuntimeName, runtime_named
+from .runtimes import RuntimeName, engine_suffixes, runtime_named
 
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
 PASSPORT_SUFFIX = ".passport.json"
@@ -92,7 +92,8 @@ class Passport(Record):
 
 def passport_path(engine: Path) -> Path:
     """Return the path of an engine's passport: `model.passport.json` beside `model.plan`."""
-    return engine.with_name(engine.stem + PASSPORT_SUFFIX)
+    known = engine.suffix in engine_suffixes()
+    return engine.with_name((engine.stem if known else engine.name) + PASSPORT_SUFFIX)
 
 
 def write_passport(passport: Passport, engine: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,12 @@ def test_on_a_gpu_engines_are_selected_with_and_without_cuda_graphs_and_copies(
 def test_an_engine_for_a_cpu_is_measured_on_cpus_with_its_instructions(
     artifacts: Artifacts, tmp_path: Path
 ) -> None:
-    passport = {"runtime": "aoti", "cpu": "a CPU", "gpu_name": None, "compute_capability": None}
+    passport: dict[str, Any] = {
+        "runtime": "aoti",
+        "cpu": "a CPU",
+        "gpu_name": None,
+        "compute_capability": None,
+    }
     here = with_engines(artifacts, tmp_path / "here", **passport, cpu_extensions=cpu_extensions())
     only_fp32 = EngineFilter(precisions=("fp32",), runtimes=("aoti",))
     for survey in (ON_CPU, ON_H200):

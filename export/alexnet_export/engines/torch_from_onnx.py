@@ -248,7 +248,7 @@ def _last_first(before: Sequence[int], after: Sequence[int]) -> list[int]:
     return [pad for pair in reversed(list(zip(before, after, strict=True))) for pad in pair]
 
 
-def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Any:
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     a = a.T if attributes.get("transA", 0) else a
     if attributes.get("transB", 0) and alpha == beta == 1.0:
@@ -327,7 +327,7 @@ def _layer_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor |
     return functional.layer_norm(x, normalised, scale, bias, attributes.get("epsilon", 1e-5))
 
 
-def _hard_sigmoid(attributes: Attributes, x: Tensor) -> Tensor:
+def _hard_sigmoid(attributes: Attributes, x: Tensor) -> Any:
     return (x * attributes.get("alpha", 0.2) + attributes.get("beta", 0.5)).clamp(0, 1)
 
 

@@ -58,7 +58,7 @@ class TritonPythonModel(BatchingModel):
             torch.cuda.set_device(self._device)
             # TF32 is on by default for convolutions and is not the FP32 that the gate judged.
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-            self._stream = torch.cuda.Stream(self._device)
+            self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._images = torch.empty(self._shape, dtype=torch.uint8, device=self._device)
         # Not `aoti_load_package`, which starts a C++ compiler to look at the CPU. Single-threaded, since the
         # loader's own synchronisation between threads cannot be captured in a CUDA graph.
