@@ -52,13 +52,14 @@ class Compatibility(StrEnum):
     AMPERE_PLUS = "ampere-plus"
 
 
-# The values of --engine in version 0.1: it named a runtime and a place at once.
+# The values of --engine, which names a runtime and a place at once.
 ENGINE_ALIASES = {
     "openvino": ("openvino", BuildPlace.HERE),
     "onnx": ("onnxruntime", BuildPlace.HERE),
     "tensorrt": ("tensorrt", BuildPlace.HERE),
     "docker": ("tensorrt", BuildPlace.DOCKER),
     "tensorrt-rtx": ("tensorrt-rtx", BuildPlace.HERE),
+    "aoti": ("aoti", BuildPlace.HERE),
 }
 
 
@@ -119,7 +120,8 @@ def export_command(
         str | None,
         typer.Option(
             help=f"Runtime of the models: {RUNTIMES}, or one that another package registers. "
-            "tensorrt-rtx builds without a GPU, but Triton cannot serve it.",
+            "tensorrt-rtx builds without a GPU, but Triton cannot serve it. "
+            "aoti compiles for this machine, and is served without Docker.",
             show_default="openvino",
         ),
     ] = None,

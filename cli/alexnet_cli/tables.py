@@ -105,7 +105,7 @@ def print_engines(manifest: Manifest) -> None:
         passport, report = engine.passport, engine.report
         table.add_row(
             artifact.precision,
-            ", ".join(passport.targets) or passport.gpu_name or "",
+            ", ".join(passport.targets) or passport.gpu_name or ("CPU" if passport.cpu else ""),
             f"{passport.engine_size_bytes / 1e6:.1f}",
             f"{passport.build_seconds:.1f}",
             _parity(report) if report else "-",

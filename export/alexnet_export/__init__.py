@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .cuda import CudaDevice
     from .datasets import data_trained_on
-    from .engine_export import build_engines, builders_from, engine_file_name
+    from .engine_export import build_engines, builders_from, engine_file_name, refuse_unbuildable
     from .engines.builders import EngineBuilder
     from .engines.options import EngineOptions, profile_from, targets_from
     from .gate import GateInputs, Tolerances
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _MODULES = {
     ".cuda": ("CudaDevice",),
     ".datasets": ("data_trained_on",),
-    ".engine_export": ("build_engines", "builders_from", "engine_file_name"),
+    ".engine_export": ("build_engines", "builders_from", "engine_file_name", "refuse_unbuildable"),
     ".engines.builders": ("EngineBuilder",),
     ".engines.options": ("EngineOptions", "profile_from", "targets_from"),
     ".gate": ("GateInputs", "Tolerances"),
@@ -79,6 +79,7 @@ __all__ = [
     "raise_if_refused",
     "refusals_of",
     "refuse_foreign_export",
+    "refuse_unbuildable",
     "runner_from_artifact",
     "signal_to_noise_db",
     "softmax",

@@ -18,7 +18,7 @@ from alexnet_model.manifest import (
     verify_engine,
     write_manifest,
 )
-from alexnet_model.passport import ENGINE_SUFFIX, Profile, passport_path
+from alexnet_model.passport import Profile, passport_path
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
 from alexnet_model.runtimes import runtime_named
@@ -46,7 +46,8 @@ def build_engines(
         folder: The folder of the export.
         options: How to build.
         precisions: The precisions to build. None: all that the gate accepted.
-        builders: The builders. None: those that `builders_from(options)` makes.
+        builders: The builders. None: those that `builders_from(options)` makes. A precision that a builder
+            does not build is left out.
         progress: Called with the progress of each stage.
 
     Returns:
@@ -54,7 +55,7 @@ def build_engines(
 
     Raises:
         EngineError: there is no GPU to build on, or a file cannot be parsed or built (node named).
-        ExportError: the gate accepted none of `precisions`.
+        ExportError: the gate accepted none of `precisions`, or a builder builds none of them.
         UsageError: a target or profile is invalid.
         ManifestError: the export's files are missing or altered.
         DockerError, MissingExtra: the library or image that builds is missing.
@@ -72,21 +73,22 @@ def build_engines(
         )
     if builders is None:
         builders = builders_from(options)
+    refuse_unbuildable(builders, tuple(artifact.precision for artifact in to_build))
     gate_inputs = None
     if any(builder.run for builder in builders):
         gate_inputs = gate_inputs_from_folder(folder, manifest, progress=progress)
 
     with atomic_directory(folder, record=MANIFEST_NAME) as staged:
-        new = {engine_file_name(artifact, builder) for artifact in to_build for builder in builders}
+        pairs = [(a, b) for a in to_build for b in builders if a.precision not in b.not_built]
+        new = {engine_file_name(artifact, builder) for artifact, builder in pairs}
         updated = {a.precision: _link_unchanged(a, folder, staged, leave_out=new) for a in manifest.artifacts}
         if manifest.reference_sha256 is not None:
             link_or_copy(folder / REFERENCE_NAME, staged / REFERENCE_NAME)
-        for artifact in to_build:
-            for builder in builders:
-                engine = _engine(artifact, builder, manifest, profile, gate_inputs, staged, progress)
-                others = updated[artifact.precision].engines
-                update = {"engines": (*others, engine)}
-                updated[artifact.precision] = updated[artifact.precision].model_copy(update=update)
+        for artifact, builder in pairs:
+            engine = _engine(artifact, builder, manifest, profile, gate_inputs, staged, progress)
+            others = updated[artifact.precision].engines
+            update = {"engines": (*others, engine)}
+            updated[artifact.precision] = updated[artifact.precision].model_copy(update=update)
         manifest = manifest.model_copy(update={"artifacts": tuple(updated.values())})
         write_manifest(manifest, staged)
     return manifest
@@ -105,9 +107,26 @@ def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:
     return builders
 
 
+def refuse_unbuildable(builders: Sequence[EngineBuilder], precisions: Sequence[Precision]) -> None:
+    """Refuse precisions of which a builder builds none.
+
+    Raises:
+        ExportError: there is such a builder; the message has its reasons.
+    """
+    for builder in builders:
+        reasons = [builder.not_built[one] for one in precisions if one in builder.not_built]
+        if precisions and len(reasons) == len(precisions):
+            raise ExportError(
+                f"{','.join(precisions)} as {builder.label} engine",
+                got="; ".join(dict.fromkeys(reasons)),
+                expected="a precision that it is built in",
+                next_step="Choose another --precision, or leave it out.",
+            )
+
+
 def engine_file_name(artifact: Artifact, builder: EngineBuilder) -> str:
     """Return an engine's file name, such as `alexnet_int8.sm90.plan` or `alexnet_int8.rtx-sm89.plan`."""
-    return f"{Path(artifact.file).stem}.{builder.label}{ENGINE_SUFFIX}"
+    return f"{Path(artifact.file).stem}.{builder.label}{builder.suffix}"
 
 
 def _engine(
@@ -122,7 +141,7 @@ def _engine(
     """Build one engine in `folder` and check it by the gate if a GPU here can run it."""
     contract = manifest.contract
     # Not the final name, where a link to the folder's old engine may be.
-    path = folder / f".building{ENGINE_SUFFIX}"
+    path = folder / f".building{builder.suffix}"
     name = engine_file_name(artifact, builder)
     passport = builder.build(
         folder / artifact.file,

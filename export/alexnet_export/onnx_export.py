@@ -28,9 +28,9 @@ from alexnet_model.manifest import (
 )
 from alexnet_model.model_names import NAME_PATTERN, check_name, default_name, network_name
 from alexnet_model.network_check import count_outputs
-from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX
+from alexnet_model.passport import PASSPORT_SUFFIX
 from alexnet_model.progress import Progress, silent
-from alexnet_model.runtimes import BUILT_IN, runtimes
+from alexnet_model.runtimes import BUILT_IN, engine_suffixes, runtimes
 
 from .convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
 from .datasets import (
@@ -48,10 +48,6 @@ from .statistics import wilson_interval
 from .torch_runner import TorchRunner
 
 _PRECISION = "|".join(PRECISIONS)
-_ENGINE = "|".join(map(re.escape, (ENGINE_SUFFIX, PASSPORT_SUFFIX)))
-OUR_FILES = re.compile(
-    rf"{MANIFEST_NAME}|{REFERENCE_NAME}|{NAME_PATTERN}_({_PRECISION})(\.onnx|\.[a-z0-9-]+({_ENGINE}))"
-)
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "pillow", "alexnet-serving")
 
 
@@ -193,9 +189,13 @@ def refuse_foreign_export(folder: Path) -> None:
     Raises:
         ExportError: `folder` is a file, or holds another file or folder.
     """
+    engine = "|".join(map(re.escape, (*engine_suffixes(), PASSPORT_SUFFIX)))
+    ours = re.compile(
+        rf"{MANIFEST_NAME}|{REFERENCE_NAME}|{NAME_PATTERN}_({_PRECISION})(\.onnx|\.[a-z0-9-]+({engine}))"
+    )
     refuse_foreign_files(
         folder,
-        lambda name: bool(OUR_FILES.fullmatch(name)),
+        lambda name: bool(ours.fullmatch(name)),
         what="an earlier export",
         error=ExportError,
         record=MANIFEST_NAME,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
+
+# Of the flags in /proc/cpuinfo: those that `-march=native` of a C++ compiler turns on.
+COMPILED_FOR = re.compile(
+    r"(sse|ssse|avx|amx|asimd|sve|sme)\w*|fma4?|f16c|bmi[12]|abm|movbe|adx|popcnt|aes|vaes|pclmulqdq|"
+    r"vpclmulqdq|gfni|sha_ni|bf16|i8mm|fphp"
+)
 
 
 def machine_name() -> str:
@@ -17,6 +24,17 @@ def machine_name() -> str:
     ]
     cores = len(os.sched_getaffinity(0))
     return f"{names[0] if names else platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def cpu_extensions() -> tuple[str, ...]:
+    """Return the instruction sets of this processor that a compiler may use, such as `avx2`, sorted."""
+    flags = {
+        flag
+        for line in _lines(Path("/proc/cpuinfo"))
+        if line.partition(":")[0].strip() in ("flags", "Features")  # of x86 and of Arm
+        for flag in line.partition(":")[2].split()
+    }
+    return tuple(sorted(filter(COMPILED_FOR.fullmatch, flags)))
 
 
 def versions_of(*distributions: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An engine's passport: what it was built from, with which library, and for which GPUs.
+"""An engine's passport: what it was built from, with which library, and for which GPUs or CPU.
 
 It decides where the engine loads. It is a file beside the engine, and a part of the manifest. It is not a
 header of the engine's file, which Triton could not read.
@@ -15,10 +15,9 @@ from pydantic import Field, field_validator, model_validator
 from .contract import canonical_json
 from .files import write_text_atomically
 from .records import Precision, Record, record_from_file
-from .runtimes import RuntimeName, runtime_named
+from .runtimes import RuntimeName, engine_suffixes, runtime_named
 
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
-ENGINE_SUFFIX = ".plan"
 PASSPORT_SUFFIX = ".passport.json"
 
 
@@ -42,7 +41,7 @@ class Profile(Record):
 class Passport(Record):
     """What decides whether an engine loads, and the hashes of the engine and its ONNX file."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     runtime: RuntimeName = Field(description="that loads it, such as tensorrt")
     runtime_version: str = Field(description="of the library that built it, such as 11.1.0.106")
     precision: Precision
@@ -52,6 +51,10 @@ class Passport(Record):
     engine_size_bytes: int
     gpu_name: str | None = Field(description="that it was built on; None if it was built without one")
     compute_capability: str | None = Field(description="of that GPU, such as 9.0")
+    cpu: str | None = Field(default=None, description="the processor, if it is for one and not for a GPU")
+    cpu_extensions: tuple[str, ...] = Field(
+        default=(), description="instruction sets of that processor, such as avx2"
+    )
     targets: tuple[str, ...] = Field(default=(), description="GPUs that TensorRT-RTX built for, such as sm89")
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
@@ -61,6 +64,9 @@ class Passport(Record):
     image_digest: str | None = None
     layer_precisions: dict[str, int] | None = Field(
         default=None, description="heavy layers by type, from the engine inspector; None if it was not run"
+    )
+    autotuned: bool | None = Field(
+        default=None, description="whether AOTInductor measured its kernels; None for other runtimes"
     )
     build_seconds: float
     built_at: str
@@ -79,14 +85,15 @@ class Passport(Record):
 
     @property
     def built_for(self) -> str:
-        """Runtime, version and GPU, for messages."""
-        where = ", ".join(self.targets) or f"{self.gpu_name} ({self.compute_capability})"
+        """Runtime, version, and GPU or CPU, for messages."""
+        where = ", ".join(self.targets) or self.cpu or f"{self.gpu_name} ({self.compute_capability})"
         return f"{runtime_named(self.runtime).title} {self.runtime_version} on {where}"
 
 
 def passport_path(engine: Path) -> Path:
     """Return the path of an engine's passport: `model.passport.json` beside `model.plan`."""
-    return engine.with_name(engine.name.removesuffix(ENGINE_SUFFIX) + PASSPORT_SUFFIX)
+    known = engine.suffix in engine_suffixes()
+    return engine.with_name((engine.stem if known else engine.name) + PASSPORT_SUFFIX)
 
 
 def write_passport(passport: Passport, engine: Path) -> Path:

@@ -49,6 +49,7 @@ class Runtime:
         backend_package: The package whose folder holds the backend's `model.py`, for a Python-based backend;
             None if Triton brings the backend.
         in_stock_image: Whether NVIDIA's image of Triton has a backend of that name.
+        engine_suffix: How its engines' file names end. Only for `source="engine"`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Runtime:
     backend: str | None = None
     backend_package: str | None = None
     in_stock_image: bool = False
+    engine_suffix: str = ".plan"
 
     def __post_init__(self) -> None:
         if (self.source == "engine") != (self.builder is not None):
@@ -72,6 +74,11 @@ class Runtime:
     def bound_to_machine(self) -> bool:
         """Whether its file loads only on machines like the one that built it, and so needs a passport."""
         return self.source == "engine"
+
+    @property
+    def loads_in_python(self) -> bool:
+        """Whether its engines load with a library of the server's Python, and not of the server's image."""
+        return self.bound_to_machine and self.backend_package is not None
 
     @property
     def served(self) -> bool:
@@ -147,6 +154,18 @@ BUILT_IN = (
         runner="alexnet_export.engines.tensorrt_runner:runner_from_source",
         extra="rtx",
         builder="alexnet_export.engines.builders:builders_from",
+    ),
+    Runtime(
+        name="aoti",
+        title="AOTInductor",
+        source="engine",
+        devices=("cpu", "gpu"),
+        runner="alexnet_export.engines.aoti_runner:runner_from_source",
+        extra="export",
+        builder="alexnet_export.engines.aoti_builder:builders_from",
+        backend="aoti",
+        backend_package="alexnet_serving.backends.aoti",
+        engine_suffix=".pt2",
     ),
     Runtime(
         name="pytorch",
@@ -258,6 +277,11 @@ def _known(name: str) -> str:
     if name not in _table():
         raise ValueError(f"no such runtime {name!r}; it is one of {', '.join(_table())}")
     return name
+
+
+def engine_suffixes() -> tuple[str, ...]:
+    """Return how the file names of engines end, each suffix once."""
+    return tuple(dict.fromkeys(runtime.engine_suffix for runtime in runtimes() if runtime.bound_to_machine))
 
 
 RuntimeName = Annotated[str, AfterValidator(_known)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_export import (
+    EngineBuilder,
     OnnxOptions,
     Refusal,
     Tolerances,
@@ -19,6 +20,7 @@ from alexnet_export import (
     export_onnx,
     refusals_of,
     refuse_foreign_export,
+    refuse_unbuildable,
 )
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.docker import release_of_image
@@ -28,15 +30,16 @@ from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
 from alexnet_model.model_names import default_name
 from alexnet_model.pretrained import checkpoint_from
 from alexnet_model.progress import Progress, silent
-from alexnet_model.records import Precision
+from alexnet_model.records import PRECISIONS, Precision
 from alexnet_serving import (
+    EngineTarget,
     Replaced,
     index_of,
     is_repository,
     names_of_records,
     packed_export,
     refuse_foreign_repository,
-    targets_of_image,
+    targets_for,
     unpack_repository,
     write_repository,
 )
@@ -135,6 +138,7 @@ def export_model(
             max_batch = recorded.max_batch if recorded else options.max_batch_or_default
             engine_options.profile_to(max_batch)
         builders = builders_from(engine_options) if engine_options else ()
+        refuse_unbuildable(builders, options.precisions or ())
         repository_options = replace(options.repository_options, triton_release=_release_of(options.image))
 
         if recorded is None:
@@ -164,9 +168,13 @@ def export_model(
         if options.model_version is not None:
             manifest = manifest.model_copy(update={"model_version": options.model_version})
         on_checked(manifest)
+        for precision, reason in _not_built(manifest, builders, options).items():
+            notes.append(f"No engine in {precision.upper()}: {reason}.")
 
-        targets = targets_of_image(options.image_or_default) if options.serves_engines else ()
-        if any(target.tensorrt_version is None for target in targets):
+        targets = (
+            targets_for(options.engine_runtime, options.image_or_default) if options.serves_engines else ()
+        )
+        if any(isinstance(target, EngineTarget) and target.tensorrt_version is None for target in targets):
             notes.append(
                 "The TensorRT version of the engines was not compared with that of "
                 f"{options.image_or_default}, which is not on this machine. `alexnet serve` compares them "
@@ -208,6 +216,19 @@ def _release_of(image: str | None) -> str | None:
             next_step=f"Pull it: docker pull {image}",
         )
     return release
+
+
+def _not_built(
+    manifest: Manifest, builders: Sequence[EngineBuilder], options: ExportOptions
+) -> dict[Precision, str]:
+    """Return why accepted precisions have no engine."""
+    return {
+        artifact.precision: builder.not_built[artifact.precision]
+        for artifact in manifest.accepted
+        for builder in builders
+        if artifact.precision in builder.not_built
+        and artifact.precision in (options.precisions or PRECISIONS)
+    }
 
 
 def _onnx_options(checkpoint: Checkpoint, options: ExportOptions) -> OnnxOptions:

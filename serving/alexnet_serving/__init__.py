@@ -12,7 +12,7 @@ from .doctor.checks import Check, jobs
 from .doctor.engines import EngineFound
 from .doctor.gpu_runtimes import GpuRuntime
 from .doctor.report import DoctorReport, diagnose
-from .engine_compatibility import EngineTarget, check_engines, targets_of_image
+from .engine_compatibility import EngineTarget, MachineTarget, check_engines, targets_for, targets_of_image
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
 from .repositories.backends import models_without_queue_limit
@@ -55,6 +55,7 @@ __all__ = [
     "EngineTarget",
     "Finding",
     "GpuRuntime",
+    "MachineTarget",
     "PackedExport",
     "Replaced",
     "RepositoryOptions",
@@ -80,6 +81,7 @@ __all__ = [
     "raise_if_findings",
     "refuse_foreign_repository",
     "rollback",
+    "targets_for",
     "targets_of_image",
     "text_from_config",
     "unpack_repository",

@@ -1,25 +1,30 @@
 """Whether an engine loads on a target, decided from its passport before a server starts.
 
-An engine loads with the version of TensorRT that built it, on the GPU model that it was built on, unless it
-was built to be compatible with more
+A TensorRT engine loads with the version of TensorRT that built it, on the GPU model that it was built on,
+unless it was built to be compatible with more
 (https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html and
 https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html).
+Its target is a server's image on a GPU. An AOTInductor engine loads with the version of PyTorch that compiled
+it, on GPUs of one compute capability, or on CPUs with the same instruction sets. Its target is this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from alexnet_model import docker
+from alexnet_model.environment import cpu_extensions, machine_name, versions_of
 from alexnet_model.errors import EngineRefused, ManifestError, ServerError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here, version_from_text
 from alexnet_model.manifest import Engine
 from alexnet_model.passport import Passport
-from alexnet_model.runtimes import runtime_named
+from alexnet_model.runtimes import Runtime, runtime_named
 from alexnet_model.triton_image import CPU_IMAGE, MINIMUM_DRIVER, TRITON_IMAGE, driver_is_too_old
 
 from .repositories.layout import ModelEntry, engine_runtimes
@@ -48,6 +53,60 @@ class EngineTarget:
         return f"TensorRT {self.tensorrt_version or '(version unknown)'} on {self.gpu}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class MachineTarget:
+    """This machine, whose own Python loads engines.
+
+    Attributes:
+        torch_version: The installed version of PyTorch, such as `2.13.0+cpu`; empty if there is none.
+        cpu: The processor's name.
+        cpu_extensions: Its instruction sets.
+        gpu: One of the GPUs; None if there are none.
+    """
+
+    torch_version: str
+    cpu: str
+    cpu_extensions: frozenset[str]
+    gpu: Gpu | None
+
+    def __str__(self) -> str:
+        pytorch = f"PyTorch {self.torch_version}" if self.torch_version else "no PyTorch"
+        return f"{pytorch} on {self.gpu or self.cpu}"
+
+
+Target: TypeAlias = EngineTarget | MachineTarget
+
+
+def targets_for(runtime: Runtime | None, image: str = TRITON_IMAGE) -> tuple[Target, ...]:
+    """Return where a server on this machine loads the engines of a runtime.
+
+    Args:
+        runtime: The runtime.
+        image: The image, for engines that it loads itself.
+
+    Raises:
+        DockerError: as `targets_of_image`.
+    """
+    if runtime is not None and runtime.loads_in_python:
+        return targets_of_machine(gpus_here())
+    return targets_of_image(image)
+
+
+def targets_of_machine(survey: GpuSurvey) -> tuple[MachineTarget, ...]:
+    """Return this machine as the target of engines that its Python loads: once for each GPU model, or once.
+
+    The embedded server starts an instance of an engine for a GPU on each GPU.
+    """
+    machine = MachineTarget(
+        torch_version=versions_of("torch").get("torch", ""),
+        cpu=machine_name(),
+        cpu_extensions=frozenset(cpu_extensions()),
+        gpu=None,
+    )
+    visible = () if _gpus_are_hidden() else survey.kinds
+    return tuple(replace(machine, gpu=gpu) for gpu in visible) or (machine,)
+
+
 def targets_of_image(image: str = TRITON_IMAGE) -> tuple[EngineTarget, ...]:
     """Return the targets of a server that runs an image on this machine: one for each GPU model, or none.
 
@@ -72,25 +131,29 @@ def targets_of(
     )
 
 
-def reason_to_refuse(passport: Passport, target: EngineTarget) -> str:
+def reason_to_refuse(passport: Passport, target: Target) -> str:
     """Return why an engine does not load on a target; empty if it loads."""
     runtime = runtime_named(passport.runtime)
     if not runtime.served:
         return f"Triton has no backend for {runtime.title} engines"
+    if isinstance(target, MachineTarget):
+        return _machine_mismatch(passport, target)
+    if runtime.loads_in_python:
+        return f"Triton's image has no backend for {runtime.title} engines"
     if driver_is_too_old(target.gpu):
         return f"driver {target.gpu.driver} is too old, at least {MINIMUM_DRIVER} is needed"
     return _version_mismatch(passport, target) or _gpu_mismatch(passport, target.gpu)
 
 
-def engine_for(engines: Mapping[str, Engine], target: EngineTarget) -> Engine | None:
+def engine_for(engines: Mapping[str, Engine], target: Target) -> Engine | None:
     """Return the engine that Triton loads on a target: the only one, or that of its compute capability."""
     if len(engines) == 1:
         return next(iter(engines.values()))
-    capability = target.gpu.compute_capability
+    capability = _capability(target)
     return next((e for e in engines.values() if e.passport.compute_capability == capability), None)
 
 
-def check_engines(repository: Path, targets: Sequence[EngineTarget]) -> None:
+def check_engines(repository: Path, targets: Sequence[Target]) -> None:
     """Check that every engine of a repository loads on every target; otherwise its server would not start.
 
     A repository without engines passes.
@@ -110,7 +173,7 @@ def check_engines(repository: Path, targets: Sequence[EngineTarget]) -> None:
         check_entries(packed.entries, repository, targets)
 
 
-def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequence[EngineTarget]) -> None:
+def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequence[Target]) -> None:
     """Check, as `check_engines`, entries that are about to be packed into a repository.
 
     Raises:
@@ -119,16 +182,18 @@ def check_entries(entries: Sequence[ModelEntry], repository: Path, targets: Sequ
     """
     for entry in entries:
         for target in targets if entry.engines else ():
-            _check_driver(target.gpu)
+            if isinstance(target, EngineTarget):
+                _check_driver(target.gpu)
             engine = engine_for(entry.engines, target)
             if engine is None:
-                reason = f"none of them is for compute capability {target.gpu.compute_capability}"
+                reason = f"none of them is for compute capability {_capability(target)}"
             else:
                 reason = reason_to_refuse(engine.passport, target)
             if reason:
                 shown = [engine] if engine else list(entry.engines.values())
                 passport = shown[0].passport
-                command = rebuild_command(repository, entry.export, passport, image=target.image)
+                image = target.image if isinstance(target, EngineTarget) else TRITON_IMAGE
+                command = rebuild_command(repository, entry.export, passport, image=image)
                 raise EngineRefused(
                     f"{repository}: {entry.artifact.precision} engine",
                     got=f"one built for {' and one for '.join(e.passport.built_for for e in shown)}",
@@ -230,6 +295,26 @@ def _version_mismatch(passport: Passport, target: EngineTarget) -> str:
     if here.major not in (built.major, NEXT_MAJOR.get(built.major)):
         return f"version compatibility does not cover the step from TensorRT {built.major} to {here.major}"
     return ""
+
+
+def _machine_mismatch(passport: Passport, target: MachineTarget) -> str:
+    if passport.runtime_version != target.torch_version:
+        return f"PyTorch {target.torch_version or '(not installed)'} loads only its own engines"
+    missing = sorted(set(passport.cpu_extensions) - target.cpu_extensions)
+    if missing:
+        return f"this CPU has no {', '.join(missing)}"
+    if passport.compute_capability in (None, _capability(target)):
+        return ""
+    hidden = ", and CUDA_VISIBLE_DEVICES hides every GPU" if _gpus_are_hidden() else ""
+    return f"it needs a GPU of compute capability {passport.compute_capability}{hidden}"
+
+
+def _gpus_are_hidden() -> bool:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+
+
+def _capability(target: Target) -> str | None:
+    return target.gpu.compute_capability if target.gpu is not None else None
 
 
 def _gpu_mismatch(passport: Passport, gpu: Gpu) -> str:

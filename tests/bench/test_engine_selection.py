@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alexnet_bench.engines.selection import EngineFilter, EngineSelection, engines_of_export
 from alexnet_model.checkpoint import save_checkpoint
+from alexnet_model.environment import cpu_extensions
 from alexnet_model.errors import CheckpointError, ExportError, ManifestError, UsageError
 from alexnet_model.gpus import GpuSurvey
 
@@ -61,6 +63,7 @@ def test_on_a_cpu_the_onnx_files_of_accepted_precisions_are_selected(artifacts: 
         "torch.compile": "no checkpoint was given (--checkpoint FILE)",
         "tensorrt": "this export has no engine for it (alexnet export --runtime)",
         "tensorrt-rtx": "this export has no engine for it (alexnet export --runtime)",
+        "aoti": "this export has no engine for it (alexnet export --runtime)",
         "everything on a GPU": NO_DRIVER,
     }
 
@@ -104,7 +107,25 @@ def test_on_a_gpu_engines_are_selected_with_and_without_cuda_graphs_and_copies(
         "fp32 on tensorrt (NVIDIA H200, CUDA graphs, with copies)",
     ]
     assert selection.specs[-1].max_batch == 4
-    assert set(reasons(selection)) == {"tensorrt-rtx"}
+    assert set(reasons(selection)) == {"tensorrt-rtx", "aoti"}
+
+
+def test_an_engine_for_a_cpu_is_measured_on_cpus_with_its_instructions(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
+    passport: dict[str, Any] = {
+        "runtime": "aoti",
+        "cpu": "a CPU",
+        "gpu_name": None,
+        "compute_capability": None,
+    }
+    here = with_engines(artifacts, tmp_path / "here", **passport, cpu_extensions=cpu_extensions())
+    only_fp32 = EngineFilter(precisions=("fp32",), runtimes=("aoti",))
+    for survey in (ON_CPU, ON_H200):
+        assert names(selected(here, survey, only_fp32)) == ["fp32 on aoti (CPU)"]
+    there = with_engines(artifacts, tmp_path / "there", **passport, cpu_extensions=("avx9000",))
+    with pytest.raises(ExportError, match=r"built for AOTInductor 11\.1\.0\.106 on a CPU"):
+        selected(there, ON_CPU, only_fp32)
 
 
 def test_the_device_filter_selects_one_device(artifacts: Artifacts, tmp_path: Path) -> None:

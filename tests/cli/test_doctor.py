@@ -151,7 +151,7 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
     statuses = {check["name"]: check["status"] for check in found["checks"]}
     assert {name for name, status in statuses.items() if status == "missing"} == {
         *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[bench]", "[ui]"),
-        *("NVIDIA GPU", "Docker Engine"),
+        *("NVIDIA GPU", "Docker Engine", "C++ compiler"),
     }
     assert found["main_job"]["first_fix"] == "pip install 'alexnet-serving[export]'"
 

@@ -57,6 +57,7 @@ def edited(plan: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     [
         ("model.plan", "model.passport.json"),
         ("model_sm90.plan", "model_sm90.passport.json"),
+        ("model_sm90.pt2", "model_sm90.passport.json"),
         ("alexnet_int8.rtx-sm89.plan", "alexnet_int8.rtx-sm89.passport.json"),
         ("other.engine", "other.engine.passport.json"),
     ],
@@ -97,7 +98,9 @@ def test_the_digest_depends_on_every_field(plan: Path) -> None:
         "layer_precisions": {"Half": 8},
         "engine_size_bytes": 1,
         "build_seconds": 1.5,
-        "schema_version": 3,
+        "schema_version": 4,
+        "cpu_extensions": ("avx2",),
+        "autotuned": True,
     }
     for name in Passport.model_fields:
         other = passport.model_copy(update={name: others.get(name, "another")})

@@ -61,7 +61,7 @@ def test_a_machine_with_everything(machine: Machine) -> None:
         *("glibc", "libpython", "Triton for this Python", "/dev/shm"),
         *("ports 8000-8002", "space for --repository", "space for --out"),
         *("record of --repository", "record of --out"),
-        *("NVIDIA GPU", "NVIDIA driver", "TensorRT"),
+        *("NVIDIA GPU", "NVIDIA driver", "TensorRT", "C++ compiler"),
         *("Docker client", "Docker Engine", "NVIDIA toolkit", "Triton image"),
     ]
     notes = {check.name for check in found.checks if check.status != "ok"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_clients import ModelConfig
+from alexnet_model.environment import cpu_extensions
 from alexnet_model.errors import CheckpointError, EngineError, ExportError, UsageError
 from alexnet_model.gpus import Gpu, GpuSurvey, gpus_here
 from alexnet_model.manifest import Artifact, Manifest, verify_artifact, verify_engine
@@ -261,23 +262,30 @@ def _built_engines(
     for engine in artifact.engines:
         if engine.passport.runtime != name:
             continue
-        reason = gpus.problem if gpu is None else _reason_against(engine, gpu)
+        on_gpu = engine.passport.cpu is None
+        reason = gpus.problem if on_gpu and gpu is None else _reason_against(engine, gpu)
         if reason:
             yield LeftOut(what=f"{name} {artifact.precision}", why=f"{engine.file}: {reason}")
             continue
         verify_engine(engine, folder / engine.file)
         spec = _spec(runtime, artifact.precision, folder / engine.file, manifest).model_copy(
-            update={"max_batch": engine.passport.profile.max, "gpu": gpu}
+            update={"max_batch": engine.passport.profile.max, "gpu": gpu if on_gpu else None}
         )
         yield spec
+        if not on_gpu:
+            continue
         yield spec.model_copy(update={"cuda_graphs": True})
         yield spec.model_copy(update={"cuda_graphs": True, "copies": True})
 
 
-def _reason_against(engine: BuiltEngine, gpu: Gpu) -> str:
-    """Explain why an engine is not measured on a GPU; empty if it is."""
+def _reason_against(engine: BuiltEngine, gpu: Gpu | None) -> str:
+    """Explain why an engine is not measured on a GPU, or on the CPU it is for; empty if it is."""
     passport = engine.passport
-    if not (gpu.compute_capability == passport.compute_capability or gpu.target in passport.targets):
+    if gpu is not None and passport.cpu is None:
+        fits = gpu.compute_capability == passport.compute_capability or gpu.target in passport.targets
+    else:
+        fits = set(passport.cpu_extensions) <= set(cpu_extensions())
+    if not fits:
         return f"built for {passport.built_for}"
     if engine.decision is None:
         return "the gate has not judged it (alexnet export builds and judges it here)"

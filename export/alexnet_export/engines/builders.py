@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,11 +50,15 @@ class EngineBuilder:
         build: Builds one engine.
         run: Makes a runner from the engine, its passport, the number of classes and the contract. None if no
             GPU of this machine can run the engines.
+        suffix: How the engines' file names end.
+        not_built: Why a precision is not built, by precision; empty if all are.
     """
 
     label: str
     build: Build
     run: Callable[[Path, Passport, int, Contract], Runner] | None
+    suffix: str = ".plan"
+    not_built: Mapping[Precision, str] = field(default_factory=dict)
 
 
 def builders_from(options: EngineOptions) -> tuple[EngineBuilder, ...]:

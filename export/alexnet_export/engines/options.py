@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from alexnet_model.errors import UsageError
 from alexnet_model.gpus import Gpu
 from alexnet_model.passport import HardwareCompatibility, Profile
-from alexnet_model.runtimes import runtimes
+from alexnet_model.runtimes import runtime_named, runtimes
 from alexnet_model.triton_image import TRITON_IMAGE
 
 OPT_BATCH = 8  # what dynamic batching mostly gathers under a moderate load
@@ -66,23 +66,25 @@ class EngineOptions:
                 got=f"docker with --runtime {self.runtime}",
                 expected="here, since Triton's image builds TensorRT engines only",
             )
-        if self.targets and self.runtime == "tensorrt":
+        if self.targets and self.runtime != "tensorrt-rtx":
+            title = runtime_named(self.runtime).title
             raise UsageError(
                 "target",
-                got=f"{','.join(self.targets)} with --runtime tensorrt",
-                expected="none, since TensorRT builds for the GPU of the machine it runs on",
+                got=f"{','.join(self.targets)} with --runtime {self.runtime}",
+                expected=f"none, since {title} builds for the GPU of the machine it runs on",
                 next_step="Use --runtime tensorrt-rtx, or build on a machine with that GPU.",
             )
         for target in self.targets:
             if not re.fullmatch(r"sm\d{2,3}", target):
                 raise UsageError("target", got=repr(target), expected="names such as sm89")
         compatible = self.version_compatible or self.hardware_compatibility != "none"
-        if self.runtime == "tensorrt-rtx" and compatible:
+        if self.runtime != "tensorrt" and compatible:
+            is_rtx = self.runtime == "tensorrt-rtx"
             raise UsageError(
                 "compatibility",
-                got="a compatibility mode with --runtime tensorrt-rtx",
-                expected="the default, since RTX engines have no such modes",
-                next_step="Build for several GPUs instead: --target sm89,sm120",
+                got=f"a compatibility mode with --runtime {self.runtime}",
+                expected=f"the default, since {'RTX' if is_rtx else 'its'} engines have no such modes",
+                next_step="Build for several GPUs instead: --target sm89,sm120" if is_rtx else "",
             )
 
     def profile_to(self, max_batch: int) -> Profile:

@@ -51,6 +51,7 @@ EXPORT_BYTES = 2_000_000_000
 GLIBC_OF_THE_WHEEL = Version("2.35")  # nvidia-pytriton 0.7.0, manylinux_2_35_x86_64
 # A package that may be installed in the place of another one: it has the same modules.
 INSTEAD_OF = {"onnxruntime": "onnxruntime-gpu"}
+CXX_COMPILERS = ("g++", "c++", "clang++")  # that PyTorch looks for
 LEAD_WORDS = 4  # of a next step such as "Start it: sudo ..."
 
 Status = Literal["ok", "missing", "warning"]
@@ -120,7 +121,9 @@ def missing_checks(checks: Sequence[Check], *commands: str) -> list[Check]:
 
 def extras() -> dict[str, tuple[str, ...]]:
     """Return each extra of this distribution with the commands that need it."""
-    engines = {r.extra: (build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra}
+    engines = {
+        r.extra: (build_job(r),) for r in runtimes() if r.bound_to_machine and r.extra not in ("", "export")
+    }
     return {
         "export": export_jobs(),
         "train": (TRAIN,),
@@ -178,7 +181,7 @@ def check_tensorrt(image_version: str | None) -> Check:
     Args:
         image_version: The TensorRT version of Triton's image; None if that is unknown.
     """
-    libraries = [runtime.name for runtime in runtimes() if runtime in BUILT_IN and runtime.bound_to_machine]
+    libraries = [r.name for r in BUILT_IN if r.bound_to_machine and not r.loads_in_python]
     installed = {name: version for name in libraries if (version := version_of(name))}
     found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none installed"
     found += f"; Triton's image has {image_version or 'an unknown version, because it is not here'}"
@@ -200,6 +203,15 @@ def missing_onnxruntime_gpu() -> str:
     if version_of("onnxruntime") is not None:
         return "onnxruntime-gpu alone: onnxruntime has the same files and no CUDA"
     return ""
+
+
+def check_compiler() -> Check:
+    """Check that there is a C++ compiler, with which AOTInductor compiles."""
+    needed_by = tuple(build_job(r) for r in runtimes() if r.loads_in_python)
+    wanted = (os.environ["CXX"],) if os.environ.get("CXX") else CXX_COMPILERS
+    found = next(filter(None, map(shutil.which, wanted)), "")
+    problem = "" if found else f"no {' or '.join(wanted)}"
+    return judged("C++ compiler", needed_by, found=found, problem=problem, fix="sudo apt-get install g++")
 
 
 def version_of(package: str) -> str | None:

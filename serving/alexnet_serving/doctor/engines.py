@@ -16,7 +16,14 @@ from alexnet_model.records import Precision, Record
 from alexnet_model.runtimes import runtime_named, runtime_of_backend
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE
 
-from ..engine_compatibility import EngineTarget, check_engines, reason_to_refuse, rebuild_command
+from ..engine_compatibility import (
+    EngineTarget,
+    Target,
+    check_engines,
+    reason_to_refuse,
+    rebuild_command,
+    targets_for,
+)
 from ..repositories.backends import (
     backends_of_repository,
     can_use_gpu,
@@ -123,10 +130,7 @@ def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
 
     Before the first export they depend on whether this machine has a GPU, for which engines would be built.
     """
-    backends: set[str] = set()
-    # An unreadable repository and a missing client are found by other checks.
-    with contextlib.suppress(OSError, ImportError):
-        backends = set(backends_of_repository(repository).values())
+    backends = set(_backends(repository))
     gpu = bool(survey.gpus)
     if not backends:
         return DockerNeeds(image=TRITON_IMAGE if gpu else CPU_IMAGE, needs_gpu=gpu, engines=False)
@@ -139,6 +143,20 @@ def docker_needs_of(repository: Path, survey: GpuSurvey) -> DockerNeeds:
 
 def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[EngineTarget]) -> Iterator[Check]:
     """Yield what prevents a repository's engines from being served here, with another way to serve it."""
+    python_runtimes = [
+        runtime
+        for runtime in map(runtime_of_backend, sorted(set(_backends(repository))))
+        if runtime is not None and runtime.loads_in_python
+    ]
+    if python_runtimes:
+        yield judged(
+            "models of --repository",
+            (SERVE_IN_DOCKER,),
+            problem=f"{python_runtimes[0].title} engines, which no image of Triton can load",
+            fix=shlex.join(["alexnet", "serve", "--with", "embedded", "--repository", str(repository)]),
+        )
+        yield from _engine_check(repository, targets_for(python_runtimes[0]), SERVE_EMBEDDED)
+        return
     if not serving.engines:
         return
     titles = " and ".join(
@@ -148,13 +166,24 @@ def served_checks(repository: Path, serving: DockerNeeds, targets: Sequence[Engi
     )
     problem = f"{titles} engines, which embedded Triton cannot run"
     yield judged("models of --repository", (SERVE_EMBEDDED,), problem=problem, fix=onnx_command(repository))
+    yield from _engine_check(repository, targets, SERVE_IN_DOCKER)
+
+
+def _engine_check(repository: Path, targets: Sequence[Target], needed_by: str) -> Iterator[Check]:
     try:
         check_engines(repository, targets)
     except EngineRefused as error:
         problem, fix = f"{error.got}, not {error.expected}", fix_from(error.next_step)
-        yield judged("engines of --repository", (SERVE_IN_DOCKER,), problem=problem, fix=fix)
+        yield judged("engines of --repository", (needed_by,), problem=problem, fix=fix)
     except AlexnetError:
         return  # the check of the record or of the driver reports it
+
+
+def _backends(repository: Path) -> tuple[str, ...]:
+    # An unreadable repository and a missing client are found by other checks.
+    with contextlib.suppress(OSError, ImportError):
+        return tuple(backends_of_repository(repository).values())
+    return ()
 
 
 def _manifests_of(folder: Path, *, is_repository: bool) -> list[Manifest]:
@@ -179,9 +208,11 @@ def _found(
     name: str,
     precision: Precision,
     engine: Engine,
-    targets: Sequence[EngineTarget],
+    targets: Sequence[Target],
     repository: Path,
 ) -> EngineFound:
+    if runtime_named(engine.passport.runtime).loads_in_python:
+        targets = targets_for(runtime_named(engine.passport.runtime))
     reasons = [(str(target), reason_to_refuse(engine.passport, target)) for target in targets]
     results = tuple(LoadResult(target=target, loads=not reason, reason=reason) for target, reason in reasons)
     source = None if folder == repository else folder
@@ -202,6 +233,9 @@ def _found(
 
 def _needs(passport: Passport) -> str:
     runtime = runtime_named(passport.runtime)
+    if runtime.loads_in_python:
+        where = passport.cpu or f"a GPU of compute capability {passport.compute_capability}"
+        return f"PyTorch {passport.runtime_version} on {where}"
     version = f"{runtime.title} {passport.runtime_version}"
     if not runtime.served:
         gpus = ", ".join(passport.targets) or f"compute capability {passport.compute_capability}"

@@ -22,6 +22,7 @@ from .checks import (
     SERVE_IN_DOCKER,
     Check,
     check_base,
+    check_compiler,
     check_disk_space,
     check_embedded_triton,
     check_extra,
@@ -107,6 +108,7 @@ def diagnose(repository: Path, out: Path) -> DoctorReport:
         check_gpus(survey, serving),
         check_driver(survey, serving),
         check_tensorrt(tensorrt_version),
+        check_compiler(),
         *of_docker,
     )
     return DoctorReport(

@@ -15,9 +15,10 @@ from alexnet_model.errors import AlexnetError, ManifestError, RepositoryError, o
 from alexnet_model.folders import is_junk
 from alexnet_model.manifest import Engine
 from alexnet_model.model_names import export_of_model, is_decoder
-from alexnet_model.passport import ENGINE_SUFFIX, PASSPORT_SUFFIX, Passport, passport_of, passport_path
+from alexnet_model.passport import PASSPORT_SUFFIX, Passport, passport_of, passport_path
 from alexnet_model.progress import Progress
 from alexnet_model.reading import open_regular, text_of_file
+from alexnet_model.runtimes import engine_suffixes
 from alexnet_model.triton_image import TRITON_IMAGE
 
 from ..engine_compatibility import (
@@ -54,7 +55,7 @@ class Finding:
     @property
     def about_engine(self) -> bool:
         """Return whether the file is an engine or its passport, which can be built again from here."""
-        return self.file.endswith((ENGINE_SUFFIX, PASSPORT_SUFFIX))
+        return self.file.endswith((*engine_suffixes(), PASSPORT_SUFFIX))
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file

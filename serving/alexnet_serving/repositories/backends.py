@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 # The backends that serving/deploy/Dockerfile adds to NVIDIA's image.
-IN_CPU_IMAGE = frozenset({DECODER, *(r.backend for r in BUILT_IN if r.backend and not r.in_stock_image)})
+IN_CPU_IMAGE = frozenset(
+    {
+        DECODER,
+        *(r.backend for r in BUILT_IN if r.backend and not r.in_stock_image and not r.loads_in_python),
+    }
+)
 # Values of `platform` in configurations that name no `backend`.
 OF_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
@@ -81,8 +86,13 @@ def needs_gpu(backends: Collection[str]) -> bool:
 
 
 def loads_engines(backends: Collection[str]) -> bool:
-    """Return whether one of these backends loads engines, which fit some machines only."""
-    return any(runtime.bound_to_machine for runtime in _runtimes(backends))
+    """Return whether a backend of Triton's image is among these that loads engines, which fit some GPUs."""
+    return any(runtime.bound_to_machine and not runtime.loads_in_python for runtime in _runtimes(backends))
+
+
+def loads_in_python(backends: Collection[str]) -> bool:
+    """Return whether one of these backends loads engines with a library of this machine's Python."""
+    return any(runtime.loads_in_python for runtime in _runtimes(backends))
 
 
 def outside_stock_image(backends: Collection[str]) -> set[str]:

@@ -18,7 +18,6 @@ from alexnet_model.errors import RepositoryError, UsageError
 from alexnet_model.folders import is_junk
 from alexnet_model.manifest import PRECISIONS, Artifact, Engine, Manifest, RuntimeInfo
 from alexnet_model.model_names import network_name
-from alexnet_model.passport import ENGINE_SUFFIX
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
 from alexnet_model.triton_image import queue_timeout_decays
 
@@ -211,6 +210,11 @@ class ModelEntry:
         return kept_file(self.export, self.version, self.engines[plan].file)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether its engines are for GPUs; False for an ONNX file."""
+        return any(engine.passport.compute_capability for engine in self.engines.values())
+
+    @property
     def measured_on(self) -> tuple[RuntimeInfo, ...]:
         """Return the recorded runtimes of its measurements: one, or one for each engine."""
         of_engines = tuple(engine.report.runtime for engine in self.engines.values() if engine.report)
@@ -258,8 +262,12 @@ def ensemble_network(entries: Collection[ModelEntry]) -> ModelEntry:
 
 
 def packable_engines(artifact: Artifact, runtime: Runtime) -> tuple[Engine, ...]:
-    """Return the artifact's engines of a runtime that were run and passed the gate."""
-    return tuple(engine for engine in artifact.engines if not _reason_against(engine, runtime))
+    """Return the artifact's engines of a runtime that were run and passed the gate.
+
+    One for a CPU is left out beside one for a GPU: a model computes on one kind of device.
+    """
+    accepted = tuple(engine for engine in artifact.engines if not _reason_against(engine, runtime))
+    return tuple(engine for engine in accepted if engine.passport.compute_capability) or accepted
 
 
 def reasons_against(manifest: Manifest, options: RepositoryOptions) -> str:
@@ -291,12 +299,13 @@ def plan_names(engines: tuple[Engine, ...]) -> dict[str, Engine]:
     Raises:
         RepositoryError: two engines are for the same compute capability, by which Triton chooses.
     """
+    suffixes = {engine.file: runtime_named(engine.passport.runtime).engine_suffix for engine in engines}
     if len(engines) == 1:
-        return {f"model{ENGINE_SUFFIX}": engines[0]}
+        return {f"model{suffixes[engines[0].file]}": engines[0]}
     names: dict[str, Engine] = {}
     for engine in engines:
         target = f"sm{str(engine.passport.compute_capability).replace('.', '')}"
-        name = f"model_{target}{ENGINE_SUFFIX}"
+        name = f"model_{target}{suffixes[engine.file]}"
         if name in names:
             raise RepositoryError(
                 f"{names[name].file} and {engine.file}",
@@ -372,7 +381,7 @@ def _check_engine(engine: Engine, artifact: Artifact, max_batch: int) -> None:
         ),
         (
             "compute capability",
-            not passport.compute_capability,
+            not (passport.compute_capability or passport.cpu),
             "no compute capability",
             "that of the GPU it was built on",
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
@@ -31,7 +32,6 @@ from tritonclient.grpc.model_config_pb2 import (
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, canonical_json
 from alexnet_model.manifest import Manifest
 from alexnet_model.model_names import decoder_name
-from alexnet_model.passport import ENGINE_SUFFIX
 
 from .layout import (
     DECODER,
@@ -89,11 +89,11 @@ def config_from_entry(entry: ModelEntry, manifest: Manifest, options: Repository
         dynamic_batching=_batching(entry, options),
         model_warmup=[_warmup(contract, batch) for batch in warm_batches(entry)],
     )
-    if entry.engines:
+    if entry.engines and not entry.runtime.loads_in_python:
         config.optimization.cuda.CopyFrom(_cuda_graphs(contract, entry))
-        if len(entry.engines) > 1:
-            for name, engine in entry.engines.items():
-                config.cc_model_filenames[str(engine.passport.compute_capability)] = name
+    if len(entry.engines) > 1:
+        for name, engine in entry.engines.items():
+            config.cc_model_filenames[str(engine.passport.compute_capability)] = name
     for name, value in _parameters(entry, manifest).items():
         config.parameters[name].string_value = value
     return config
@@ -170,10 +170,10 @@ def warm_batches(entry: ModelEntry) -> tuple[int, ...]:
     """Return the batch sizes that Triton runs before the first request, and captures as CUDA graphs for
     engines.
 
-    For an ONNX file: 1 and the largest. For an engine: every size up to 8, where a graph saves most, then the
-    powers of two and the largest; Triton runs other sizes without a graph.
+    For an ONNX file, and for an engine on a CPU: 1 and the largest. For an engine on a GPU: every size up to
+    8, where a graph saves most, then the powers of two and the largest; other sizes run without a graph.
     """
-    if not entry.engines:
+    if not entry.on_gpu:
         return tuple(sorted({1, entry.max_batch}))
     small = [batch for batch in range(1, 9) if batch < entry.max_batch]
     powers = [2**n for n in range(4, 31) if 2**n < entry.max_batch]
@@ -213,16 +213,19 @@ def _instances(entry: ModelEntry, options: RepositoryOptions) -> ModelInstanceGr
         ("gpu",): ModelInstanceGroup.KIND_GPU,
         ("cpu",): ModelInstanceGroup.KIND_CPU,
     }
-    kind = kinds.get(entry.runtime.devices, ModelInstanceGroup.KIND_AUTO)
+    devices = entry.runtime.devices
+    if entry.engines:  # which were compiled for one kind of device
+        devices = ("gpu",) if entry.on_gpu else ("cpu",)
+    kind = kinds.get(devices, ModelInstanceGroup.KIND_AUTO)
     return ModelInstanceGroup(kind=kind, count=options.instances)
 
 
 def _batching(entry: ModelEntry, options: RepositoryOptions) -> ModelDynamicBatching:
     size, timeout_s = options.queue_size, options.queue_timeout_s
     if size is None:
-        size = QUEUE_BATCHES * entry.max_batch if entry.engines else 0
+        size = QUEUE_BATCHES * entry.max_batch if entry.on_gpu else 0
     if timeout_s is None:
-        timeout_s = QUEUE_TIMEOUT_S if entry.engines else 0.0
+        timeout_s = QUEUE_TIMEOUT_S if entry.on_gpu else 0.0
     if options.queue_timeout_decays:
         timeout_s = 0.0
     batching = ModelDynamicBatching(max_queue_delay_microseconds=options.queue_delay_us)
@@ -270,9 +273,12 @@ def _parameters(entry: ModelEntry, manifest: Manifest) -> dict[str, str]:
         "export_sha256": manifest.digest,
     }
     for name, engine in entry.engines.items():
-        target = name.removeprefix("model").removesuffix(ENGINE_SUFFIX)  # empty, or _sm90
+        target = PurePosixPath(name).stem.removeprefix("model")  # empty, or _sm90
         parameters[f"engine_sha256{target}"] = engine.passport.engine_sha256
     if entry.engines:
         versions = {engine.passport.runtime_version for engine in entry.engines.values()}
-        parameters["tensorrt_version"] = ", ".join(sorted(versions))
+        library = "torch" if entry.runtime.loads_in_python else "tensorrt"
+        parameters[f"{library}_version"] = ", ".join(sorted(versions))
+    if entry.on_gpu and entry.runtime.loads_in_python:
+        parameters["cuda_graph_batches"] = canonical_json(list(warm_batches(entry)))
     return parameters

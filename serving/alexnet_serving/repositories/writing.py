@@ -7,6 +7,7 @@ model_repository/
     flowers_int8/labels.txt     class names, for Triton's classification extension
     flowers_int8/1/model.onnx   a hard link to the exported file, or a copy if the file system has no links
     flowers_int8/1/model.plan   an engine, or `model_sm90.plan` for each of several GPUs
+                                (`model.pt2` and `model_sm90.pt2` of AOTInductor)
     flowers_int8/1/model.passport.json      what that engine was built from, with, on and for
     flowers_decode/             the model that decodes images (a configuration, no model file)
     flowers/                    the ensemble of it and a network (a configuration, no model file)
@@ -36,7 +37,7 @@ from alexnet_model.manifest import (
 from alexnet_model.model_names import is_decoder, models_of_export
 from alexnet_model.passport import passport_path
 
-from ..engine_compatibility import EngineTarget, check_entries
+from ..engine_compatibility import Target, check_entries
 from .layout import (
     CONFIG_FILE,
     LABELS_FILE,
@@ -77,7 +78,7 @@ def write_repository(
     repository: Path,
     options: RepositoryOptions = DEFAULT_OPTIONS,
     *,
-    targets: Sequence[EngineTarget] = (),
+    targets: Sequence[Target] = (),
     replace: Replaced = "repository",
 ) -> tuple[str, ...]:
     """Write a repository that serves the accepted precisions, and return the names of all its models.

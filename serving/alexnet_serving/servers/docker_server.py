@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Unpack
 
 from alexnet_model import docker
-from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
+from alexnet_model.errors import AlexnetError, EngineRefused, RepositoryError, UsageError
 from alexnet_model.gpus import GpuSurvey, gpus_here
 from alexnet_model.model_names import export_of_model
 from alexnet_model.triton_image import BUILD_CPU_IMAGE, TRITON_IMAGE
@@ -28,6 +28,7 @@ from ..repositories.backends import (
     can_use_gpu,
     image_for,
     loads_engines,
+    loads_in_python,
     no_gpu_error,
     outside_our_images,
     outside_stock_image,
@@ -65,6 +66,7 @@ class DockerServer(ProcessServer):
 
     Raises:
         RepositoryError: the repository is missing or has no model.
+        EngineRefused: a model was compiled for this machine's PyTorch.
         PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used, or /dev/shm has too little space for `shared_memory`.
         UsageError: a port, the address or the timeout is invalid.
@@ -78,10 +80,22 @@ class DockerServer(ProcessServer):
     ) -> None:
         super().__init__(repository, **options)
         self._backends = set(backends_of_repository(self._repository).values())
+        self._check_backends()
         self._image = image or image_for(self._backends)
         self._memory = memory_of_repository(self._repository)
         if self._shared_memory and outside_stock_image(self._backends):
             self._memory.check()  # the container then uses this machine's /dev/shm
+
+    def _check_backends(self) -> None:
+        """Refuse engines that were compiled for the PyTorch of this machine, which no image has."""
+        if loads_in_python(self._backends):
+            words = ["alexnet", "serve", "--with", "embedded", "--repository", str(self._repository)]
+            raise EngineRefused(
+                str(self._repository),
+                got="engines that were compiled for this machine's PyTorch",
+                expected="models that an image of Triton can run",
+                next_step=f"Serve them without Docker: {shlex.join(words)}",
+            )
 
     def _checked_address(self, address: str, *, shared_memory: bool) -> str:
         try:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Unpack
 
 from alexnet_model.errors import EngineRefused, ServerDied, ServerError, UsageError
+from alexnet_model.gpus import gpus_here
 from alexnet_model.runtimes import runtime_of_backend
 
-from ..repositories.backends import backends_of_repository
+from ..engine_compatibility import check_engines, targets_of_machine
+from ..repositories.backends import backends_of_repository, loads_in_python
 from .backend_memory import memory_of_repository
 from .process_server import LOOPBACK, SHOWN_LOG_LINES, Launch, ProcessServer, ServerOptions, launch_folder
 from .tritonserver import (
@@ -45,7 +47,9 @@ class EmbeddedServer(ProcessServer):
 
     Raises:
         RepositoryError: the repository is missing or has no model.
-        EngineRefused: a model needs a backend that the embedded Triton does not have.
+        EngineRefused: a model needs a backend that the embedded Triton does not have, or its engine was
+            compiled for another machine.
+        ManifestError: the record of an engine is missing or broken.
         PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used, or /dev/shm has less free space than the models need.
         UsageError: a port, the address or the timeout is invalid.
@@ -74,8 +78,12 @@ class EmbeddedServer(ProcessServer):
         return LOOPBACK
 
     def _check_backends(self) -> None:
-        """Refuse models for a backend that neither this project nor another distribution brings as Python."""
-        for model, backend in backends_of_repository(self._repository).items():
+        """Refuse models for a backend that neither this project nor another distribution brings as Python.
+
+        Engines that this Python loads are compared with it and with this machine.
+        """
+        backends = backends_of_repository(self._repository)
+        for model, backend in backends.items():
             runtime = runtime_of_backend(backend)
             if runtime is not None and runtime.backend_folder is None:
                 words = ["alexnet", "serve", "--with", "docker", "--repository", str(self._repository)]
@@ -85,6 +93,8 @@ class EmbeddedServer(ProcessServer):
                     expected="a model that the embedded server can run",
                     next_step=f"Serve it with Docker: {shlex.join(words)}",
                 )
+        if loads_in_python(backends.values()):
+            check_engines(self._repository, targets_of_machine(gpus_here()))
 
     def _prepare_launch(self) -> Launch:
         shm_prefix = f"alexnet_{os.getpid()}_{secrets.token_hex(4)}_"

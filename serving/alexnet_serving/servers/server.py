@@ -10,7 +10,13 @@ from alexnet_model import docker
 from alexnet_model.errors import DockerError
 from alexnet_model.gpus import gpus_here
 
-from ..repositories.backends import backends_of_repository, can_use_gpu, needs_gpu, no_gpu_error
+from ..repositories.backends import (
+    backends_of_repository,
+    can_use_gpu,
+    loads_in_python,
+    needs_gpu,
+    no_gpu_error,
+)
 
 
 class Server(Protocol):
@@ -80,12 +86,15 @@ def choice_of_server(repository: Path) -> ServerChoice:
     """Choose the server for a repository: Docker if a GPU can compute it, else the embedded one.
 
     Models that need a GPU run in Docker only. All others run embedded if Docker or the GPU is missing.
+    Engines that were compiled for this machine's PyTorch run embedded only.
 
     Raises:
         EngineRefused: a model needs a GPU and there is none.
         DockerError: a model needs a GPU and no Docker engine answers.
     """
     backends = set(backends_of_repository(repository).values())
+    if loads_in_python(backends):
+        return ServerChoice(kind="embedded", reason="these models were compiled for this machine's PyTorch")
     if not can_use_gpu(backends):
         return ServerChoice(kind="embedded", reason="these models are computed on a CPU")
     survey = gpus_here()
