@@ -22,6 +22,8 @@ from .figures.verdicts import Reason, Verdict
 
 SCHEMA_VERSION: Literal[2] = 2
 Loop = Literal["closed", "open"]
+# Whose memory was measured: the process's own, or all that a GPU has less free, by whatever program.
+MemoryOf = Literal["process", "device"]
 
 
 Derived = Mapping[str, Callable[[Any], Any]]
@@ -84,6 +86,7 @@ class EngineRow(Record):
     size_bytes: int  # of its file
     # At this batch, including loading and what is kept for smaller batches (CUDA graphs, contexts).
     peak_memory_bytes: int | None
+    memory_of: MemoryOf = "process"
     limit_ms: float | None  # by the roofline no call can be shorter
     bound_by: Literal["compute", "memory", "unknown"] = "unknown"
     verdict: Verdict = Verdict()

@@ -111,16 +111,20 @@ class FakeProcess:
     def __exit__(self, *_: object) -> None:
         self.is_open = False
 
+    def wait_until_started(self) -> None:
+        self._do("start", 0)
+
     def load(self) -> float:
         self._do("load", 0)
         return 100.0
 
-    def warm_up(self, batch: int, seconds: float) -> float:
-        self._do("warm up", batch)
+    def warm_up(self, batch: int, seconds: float, copies: bool) -> float:
+        self._copies = " with copies" if copies else ""
+        self._do("warm up", batch, self._copies)
         return 2 * self._latency_ms
 
     def time_calls(self, batch: int, seconds: float, at_least: int) -> TimedCalls:
-        self._do("time", batch)
+        self._do("time", batch, self._copies)
         histogram = LatencyHistogram()
         histogram.record_all([self._latency_ms] * at_least)
         return TimedCalls(
@@ -137,9 +141,9 @@ class FakeProcess:
         self._do("describe", 0)
         return RuntimeInfo(name="openvino", device="CPU", computes_in="f32")
 
-    def _do(self, verb: str, batch: int) -> None:
+    def _do(self, verb: str, batch: int, how: str = "") -> None:
         assert self.is_open
-        self._log.append(f"{verb} {self._spec.precision} {batch}".removesuffix(" 0"))
+        self._log.append(f"{verb} {self._spec.precision} {batch}".removesuffix(" 0") + how)
         if error := self._failing(verb, batch):
             raise error
 

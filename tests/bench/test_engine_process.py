@@ -116,8 +116,9 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_real_engine_is_timed_in_a_process_of_its_own(onnx: Path, runtime: str) -> None:
     chosen = spec(runtime=runtime, file=onnx, size_bytes=onnx.stat().st_size, max_batch=4, classes=10)
     with EngineProcess(chosen, 4) as process:
+        process.wait_until_started()
         assert process.load() > 0
-        assert process.warm_up(4, 0.01) > 0
+        assert process.warm_up(4, 0.01, False) > 0
         found = process.time_calls(4, 0.01, 3)
         assert found.throughput_per_s > 0
         assert found.peak_memory_bytes is not None
@@ -132,6 +133,7 @@ def test_a_real_engine_is_judged_in_the_process_that_timed_it(exported: Exported
     contract = exported.manifest.contract.to_json()
     chosen = spec("int8", file=export / int8.file, contract=contract, classes=10)
     with EngineProcess(chosen, 4) as process:
+        process.wait_until_started()
         process.load()
         judged = process.judge(export)
         assert judged.accepted
@@ -142,6 +144,7 @@ def test_a_real_engine_is_judged_in_the_process_that_timed_it(exported: Exported
     other = tmp_path / "other.onnx"
     onnx_from_checkpoint(random_checkpoint(), other, max_batch=4)
     with EngineProcess(spec(file=other, contract=contract, classes=10), 4) as process:
+        process.wait_until_started()
         process.load()
         judged = process.judge(export)
         assert not judged.accepted
@@ -151,8 +154,10 @@ def test_a_real_engine_is_judged_in_the_process_that_timed_it(exported: Exported
 def test_a_file_that_does_not_load_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a model")
-    with EngineProcess(spec(file=path), 1) as process, pytest.raises(ExportError, match=r"broken\.onnx"):
-        process.load()
+    with EngineProcess(spec(file=path), 1) as process:
+        process.wait_until_started()
+        with pytest.raises(ExportError, match=r"broken\.onnx"):
+            process.load()
 
 
 def test_a_missing_gpu_is_an_error(onnx: Path) -> None:
@@ -165,4 +170,4 @@ def test_a_missing_gpu_is_an_error(onnx: Path) -> None:
     }
     said = r"PyTorch: got .*(without CUDA|no GPU|no NVIDIA Z1)"
     with EngineProcess(spec(file=onnx, gpu=gpu), 1) as process, pytest.raises(ExportError, match=said):
-        process.load()
+        process.wait_until_started()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from alexnet_model.checkpoint import save_checkpoint
 from alexnet_model.environment import cpu_extensions
 from alexnet_model.errors import CheckpointError, ExportError, ManifestError, UsageError
 from alexnet_model.gpus import GpuSurvey
+from alexnet_model.manifest import GateDecision
 
 from ..networks import random_checkpoint
 from ..serving.conftest import Artifacts
@@ -86,7 +88,7 @@ def test_another_models_checkpoint_is_refused(artifacts: Artifacts, tmp_path: Pa
         selected(artifacts, engine_filter=EngineFilter(checkpoint=path))
 
 
-def test_on_a_gpu_engines_are_selected_with_and_without_cuda_graphs_and_copies(
+def test_on_a_gpu_all_that_a_user_could_choose_is_selected_with_and_without_graphs_and_copies(
     artifacts: Artifacts, tmp_path: Path, checkpoint: Path
 ) -> None:
     export = with_engines(artifacts, tmp_path / "export", H200, max_batch=4)
@@ -102,12 +104,44 @@ def test_on_a_gpu_engines_are_selected_with_and_without_cuda_graphs_and_copies(
         "fp32 on onnxruntime (CPU)",
         "fp32 on onnxruntime (NVIDIA H200)",
         "fp32 on onnxruntime (NVIDIA H200, with copies)",
+        "fp32 on onnxruntime (NVIDIA H200, CUDA graphs)",
+        "fp32 on onnxruntime (NVIDIA H200, CUDA graphs, with copies)",
         "fp32 on tensorrt (NVIDIA H200)",
+        "fp32 on tensorrt (NVIDIA H200, with copies)",
         "fp32 on tensorrt (NVIDIA H200, CUDA graphs)",
         "fp32 on tensorrt (NVIDIA H200, CUDA graphs, with copies)",
     ]
     assert selection.specs[-1].max_batch == 4
     assert set(reasons(selection)) == {"tensorrt-rtx", "aoti"}
+
+
+def test_on_a_gpu_pytorch_is_also_measured_as_its_users_would_run_it(
+    artifacts: Artifacts, tmp_path: Path, checkpoint: Path
+) -> None:
+    """In half precision, if the gate accepts FP16; `torch.compile` then in nothing else."""
+    accepted = GateDecision(accepted=True, reason="same model")
+    changed = tuple(one.model_copy(update={"decision": accepted}) for one in artifacts.manifest.artifacts)
+    export = replace(artifacts, manifest=artifacts.manifest.model_copy(update={"artifacts": changed}))
+    pytorch = EngineFilter(runtimes=("pytorch", "torch.compile"), checkpoint=checkpoint, device="gpu")
+    assert names(selected(export, ON_H200, pytorch)) == [
+        "fp32 on pytorch (NVIDIA H200)",
+        "fp32 on pytorch (NVIDIA H200, with copies)",
+        "fp16 on pytorch (NVIDIA H200, channels last, CUDA graphs)",
+        "fp16 on pytorch (NVIDIA H200, channels last, CUDA graphs, with copies)",
+        "fp16 on torch.compile (NVIDIA H200, channels last, max-autotune)",
+        "fp16 on torch.compile (NVIDIA H200, channels last, max-autotune, with copies)",
+    ]
+    only_fp16 = replace(pytorch, precisions=("fp16",))
+    assert all(name.startswith("fp16") for name in names(selected(export, ON_H200, only_fp16)))
+    on_cpu = names(selected(export, ON_CPU, replace(pytorch, device=None)))
+    assert on_cpu == ["fp32 on pytorch (CPU)", "fp32 on torch.compile (CPU)"]
+
+
+def test_an_int8_file_that_onnx_runtime_computes_in_float_is_measured_once_on_a_gpu(
+    artifacts: Artifacts,
+) -> None:
+    int8 = EngineFilter(runtimes=("onnxruntime",), precisions=("int8",), device="gpu")
+    assert names(selected(artifacts, ON_H200, int8)) == ["int8 on onnxruntime (NVIDIA H200)"]
 
 
 def test_an_engine_for_a_cpu_is_measured_on_cpus_with_its_instructions(

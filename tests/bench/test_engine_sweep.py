@@ -71,12 +71,14 @@ def plan(*batches: int, repeats: int = 2) -> SweepPlan:
 def test_every_repeat_measures_all_engines_and_batches_and_every_other_repeat_is_backwards() -> None:
     swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(4, 1, repeats=3))
     order = ["fp32 1", "int8 1", "fp32 4", "int8 4"]
-    assert swept.log[:4] == ["open fp32 to 4", "load fp32", "open int8 to 4", "load int8"]
+    # All start at the same time; none is loaded while another one imports its libraries.
+    assert swept.log[:2] == ["open fp32 to 4", "open int8 to 4"]
+    assert swept.log[2:6] == ["start fp32", "start int8", "load fp32", "load int8"]
     assert swept.log[-2:] == ["describe fp32", "describe int8"]
     up, down = (
         [f"{verb} {what}" for what in turn for verb in ("warm up", "time")] for turn in (order, order[::-1])
     )
-    assert swept.log[4:-2] == [*up, "after repeat", *down, "after repeat", *up, "after repeat"]
+    assert swept.log[6:-2] == [*up, "after repeat", *down, "after repeat", *up, "after repeat"]
     assert not any(process.is_open for process in swept.processes)
     assert [step for step in swept.progress if step[0] == "measuring"][-1] == ("measuring", 12, 12)
 
@@ -113,6 +115,26 @@ def test_an_engine_that_does_not_load_does_not_affect_others() -> None:
     (left_out,) = swept.sweep.left_out
     assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "a.onnx: got nonsense")
     assert [row.engine.precision for row in swept.rows()] == ["int8", "int8"]
+
+
+def test_an_engine_that_does_not_start_does_not_affect_others() -> None:
+    failing = {"fp32": failing_at("start", ExportError("no such library"))}
+    swept = FakeSweep(spec("fp32"), spec("int8"), plan=plan(1), failing=failing)
+    (left_out,) = swept.sweep.left_out
+    assert (left_out.what, left_out.why) == ("fp32 on openvino (CPU)", "no such library")
+    assert "load fp32" not in swept.log
+    assert [row.engine.precision for row in swept.rows()] == ["int8"]
+
+
+def test_an_engine_with_and_without_copies_is_opened_and_loaded_once() -> None:
+    swept = FakeSweep(spec("fp32"), spec("fp32", copies=True), plan=plan(2, repeats=1))
+    assert [line for line in swept.log if line.startswith(("open", "load"))] == [
+        "open fp32 to 2",
+        "load fp32",
+    ]
+    called = ["warm up fp32 2", "time fp32 2", "warm up fp32 2 with copies", "time fp32 2 with copies"]
+    assert [line for line in swept.log if line.startswith(("warm up", "time"))] == called
+    assert [row.engine.options for row in swept.rows()] == ["", "with copies"]
 
 
 def test_if_no_engine_loads_no_repeat_is_run() -> None:

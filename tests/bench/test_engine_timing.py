@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from itertools import cycle
@@ -10,19 +12,19 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
+from alexnet_bench.engines import memory as memory_module
+from alexnet_bench.engines.memory import DeviceMemory, HostMemory, bytes_by_driver, memory_on_gpu
 from alexnet_bench.engines.timing import (
-    Calls,
-    DeviceMemory,
     HostCalls,
-    HostMemory,
     TimedEngine,
     event_timer,
     time_on_host,
     timed_calls,
 )
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_export import EngineOptions
+from alexnet_export import CudaDevice, EngineOptions
 from alexnet_export.convert import onnx_from_checkpoint
 from alexnet_export.engines.tensorrt_api import TensorRt
 from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
@@ -34,6 +36,7 @@ from alexnet_model.passport import Profile
 
 from ..export.fake_tensorrt import HostDevice, fake_tensorrt
 from ..networks import random_checkpoint
+from ..stand_ins.nvidia_smi import failing_nvidia_smi, install_nvidia_smi
 from .sweep_fakes import FakeClock, FakeRunner, FakeStream
 
 # Eight images, each filled with its own number.
@@ -99,8 +102,6 @@ def test_an_engine_is_loaded_warmed_up_and_timed(clock: FakeClock) -> None:
         lambda: runner,
         IMAGES,
         largest_batch=8,
-        calls_of=HostCalls,
-        time_call=time_on_host,
         memory=HostMemory(),
     )
     assert engine_here.load() == pytest.approx(2000)
@@ -118,7 +119,7 @@ def test_an_engine_is_loaded_warmed_up_and_timed(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(
-    tmp_path: Path, clock: FakeClock, graphs: bool
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, graphs: bool
 ) -> None:
     """TensorRT's runner on a fake of TensorRT, with a device in host memory."""
     onnx = tmp_path / "fp32.onnx"
@@ -155,9 +156,8 @@ def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(
         ),
         IMAGES,
         largest_batch=8,
-        calls_of=lambda runner: cast("Calls", runner),
-        time_call=event_timer(event),
-        memory=DeviceMemory(lambda: 1000),
+        memory=DeviceMemory(lambda: 1000, "process"),
+        event=event,
     )
     engine_here.load()
     engine_here.warm_up(4, 0)
@@ -167,6 +167,12 @@ def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(
     assert found.throughput_per_s == pytest.approx(4 / 0.007)
     assert executions == [4] * 5  # the first call, one of burn-in, three that count
     assert device.captures == (1 if graphs else 0)
+    # The same engine with copies: the whole call by the host's clock, of which a copy takes 20 ms.
+    upload = device.upload
+    monkeypatch.setattr(device, "upload", lambda *copied: (clock.spend(0.02), upload(*copied)))
+    engine_here.warm_up(4, 0, copies=True)
+    assert engine_here.time_calls(4, 0, 1).throughput_per_s == pytest.approx(4 / 0.02)
+    assert executions == [4] * 8
     with pytest.raises(EngineError, match="a batch of 8, expected at most 4"):
         engine_here.warm_up(8, 0)
 
@@ -190,22 +196,86 @@ def test_host_memory_is_the_peak_of_the_process_minus_its_size_before(tmp_path: 
 def test_host_memory_sees_a_real_allocation() -> None:
     """In a process of its own, since other tests' threads free memory at any time."""
     script = (
-        "import numpy as np; from alexnet_bench.engines.timing import HostMemory; memory = HostMemory(); "
+        "import numpy as np; from alexnet_bench.engines.memory import HostMemory; memory = HostMemory(); "
         "block = np.ones(64 << 20, np.uint8); del block; print(memory.peak_bytes())"
     )
     peak = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout)
     assert 60 << 20 < peak < 256 << 20
 
 
-def test_device_memory_does_not_count_what_others_allocate_outside_of_watching() -> None:
-    free = [1000]
-    memory = DeviceMemory(lambda: free[0])
+def test_device_memory_does_not_count_what_is_allocated_outside_of_watching() -> None:
+    used = [1000]
+    memory = DeviceMemory(lambda: used[0], "device")
     with memory.watched():
-        free[0] -= 300
-    free[0] -= 500  # another process, meanwhile
+        used[0] += 300
+    used[0] += 500  # images, or another program
     with memory.watched():
-        free[0] -= 100
+        used[0] += 100
     assert memory.peak_bytes() == 400
     with memory.watched():
-        free[0] += 200
+        used[0] -= 200
     assert memory.peak_bytes() == 400
+
+
+def test_a_gpus_memory_is_read_at_the_first_calls_of_each_batch_only(clock: FakeClock) -> None:
+    readings: list[int] = []
+
+    def used_bytes() -> int:
+        readings.append(1)
+        return 100 * len(readings)
+
+    runner, stream = FakeRunner(clock, 0.5), FakeStream()
+    calls = ResidentFake(stream)
+    runner.place, runner.take, runner.launch = calls.place, calls.take, calls.launch  # type: ignore[attr-defined]
+    memory = DeviceMemory(used_bytes, "process")
+    engine_here = TimedEngine(lambda: runner, IMAGES, largest_batch=8, memory=memory, event=stream.event)
+    engine_here.load()
+    for batch in (1, 2, 2, 1):
+        engine_here.warm_up(batch, -1)
+        found = engine_here.time_calls(batch, -1, 1)
+    assert len(readings) == 6  # loading and two batches, before and after
+    assert (found.peak_memory_bytes, found.memory_of) == (300, "process")
+
+
+def listing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *rows: str) -> None:
+    """Install an `nvidia-smi` that lists these processes."""
+    install_nvidia_smi(monkeypatch, tmp_path, f"printf '%s\\n' {shlex.join(rows)}")
+
+
+class FakeDevice:
+    index = 0
+
+    def free_bytes(self) -> int:
+        return 5000
+
+
+def test_the_driver_lists_the_memory_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listing(monkeypatch, tmp_path, "1, 7000", f"{os.getpid()}, 300", f"{os.getpid()}, 20")
+    assert bytes_by_driver() == 320 << 20
+    assert memory_on_gpu(cast("CudaDevice", FakeDevice()), "tensorrt").of == "process"
+    listing(monkeypatch, tmp_path, f"{os.getpid()}, [N/A]")
+    assert bytes_by_driver() is None
+    failing_nvidia_smi(monkeypatch, tmp_path)
+    assert bytes_by_driver() is None
+
+
+def test_without_the_driver_it_is_pytorchs_own_memory_or_what_the_gpu_has_less_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a container, where the driver lists other process ids."""
+    listing(monkeypatch, tmp_path, "1, 7000")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 700)
+    device = cast("CudaDevice", FakeDevice())
+    of_pytorch, of_onnxruntime = memory_on_gpu(device, "pytorch"), memory_on_gpu(device, "onnxruntime")
+    assert (of_pytorch.of, of_pytorch._used_bytes()) == ("process", 700)
+    assert (of_onnxruntime.of, of_onnxruntime._used_bytes()) == ("device", -5000)
+
+
+def test_a_reading_that_fails_once_counts_as_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([1, 300, None, 400])
+    monkeypatch.setattr(memory_module, "bytes_by_driver", lambda: next(readings))
+    memory = memory_on_gpu(cast("CudaDevice", FakeDevice()), "tensorrt")
+    with memory.watched():
+        pass
+    assert memory.peak_bytes() == 0
+    assert memory._used_bytes() == 400

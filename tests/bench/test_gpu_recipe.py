@@ -40,15 +40,21 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         verbs[process] = verbs_of_child()
         return process
 
-    def request(process: BenchProcess, verb: str, *arguments: object) -> Any:
-        value, failure = execute_request(verbs[process], verb, *arguments)
+    replies: dict[BenchProcess, tuple[Any, str]] = {}
+
+    def send(process: BenchProcess, verb: str, *arguments: object) -> None:
+        replies[process] = execute_request(verbs[process], verb, *arguments)
+
+    def reply(process: BenchProcess) -> Any:
+        value, failure = replies[process]
         if failure:
             raise ExportError(failure)
         return value
 
     monkeypatch.setattr(BenchProcess, "__enter__", enter)
     monkeypatch.setattr(BenchProcess, "__exit__", lambda *_: None)
-    monkeypatch.setattr(BenchProcess, "request", request)
+    monkeypatch.setattr(BenchProcess, "send", send)
+    monkeypatch.setattr(BenchProcess, "reply", reply)
 
 
 def test_without_a_gpu_the_recipe_ends_at_once_and_writes_nothing(

@@ -169,9 +169,8 @@ def proofs_from_sweep(sweep: Sweep) -> tuple[Proof, ...]:
     found: dict[str, Proof] = {}
     for one in sweep.engines:
         if one.gate_result is not None:
-            spec = one.spec.without_copies
-            proof = Proof(engine=spec.label(one.runtime), **dict(one.gate_result))
-            found[f"{spec} {spec.file}"] = proof
+            label = one.spec.without_copies.label(one.runtime)
+            found[one.spec.shared_name] = Proof(engine=label, **dict(one.gate_result))
     return tuple(found.values())
 
 
@@ -209,6 +208,7 @@ def _row(
         load_ms=one.load_ms,
         size_bytes=one.spec.size_bytes,
         peak_memory_bytes=run.repeats[0].peak_memory_bytes,  # later ones follow larger batches
+        memory_of=run.repeats[0].memory_of,
         limit_ms=None if limit is None else limit.ms,
         bound_by="unknown" if limit is None else limit.bound_by,
         verdict=verdict_from(

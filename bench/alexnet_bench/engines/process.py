@@ -58,11 +58,30 @@ class BenchProcess:
         Raises:
             ExportError: the child replied with an error, has ended, or did not reply before the deadline.
         """
+        self.send(verb, *arguments)
+        return self.reply()
+
+    def send(self, verb: str, *arguments: object) -> None:
+        """Send a request without waiting; `reply` returns the value of the last one.
+
+        Raises:
+            ExportError: the child has ended.
+        """
         self._number += 1
+        try:
+            self._child.connection.send((self._number, verb, arguments))
+        except OSError as error:
+            raise ExportError(f"its process ended ({self._child.ending()})") from error
+
+    def reply(self) -> Any:
+        """Wait for the reply to the last request, and return its value.
+
+        Raises:
+            ExportError: as `request`.
+        """
         connection, until_s = self._child.connection, time.monotonic() + self._deadline_s
         number, value, failure = 0, None, ""
         try:
-            connection.send((self._number, verb, arguments))
             while number != self._number:  # skips replies to requests whose wait was interrupted
                 if not connection.poll(max(0.0, until_s - time.monotonic())):
                     got = f"no reply in {self._deadline_s:g} s"
@@ -76,7 +95,7 @@ class BenchProcess:
 
 
 class EngineProcess(BenchProcess):
-    """A `TimedEngine` in a process of its own.
+    """A `TimedEngine` in a process of its own, from loading it once to all its batches.
 
     Every method raises ExportError if the engine fails or its process ends.
     """
@@ -88,14 +107,27 @@ class EngineProcess(BenchProcess):
         self._spec = spec
         self._largest_batch = largest_batch
 
+    def __enter__(self) -> Self:
+        """Start the process, and let it import its libraries while others start too."""
+        super().__enter__()
+        try:
+            self.send("engine", self._spec, self._largest_batch)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def wait_until_started(self) -> None:
+        """Wait until its libraries are imported."""
+        self.reply()
+
     def load(self) -> float:
-        """Load the engine, and return milliseconds of loading alone."""
-        self.request("engine", self._spec, self._largest_batch)
+        """Load the engine, and return milliseconds of loading alone. The process has to have started."""
         return float(self.request("load"))
 
-    def warm_up(self, batch: int, seconds: float) -> float:
+    def warm_up(self, batch: int, seconds: float, copies: bool) -> float:
         """See `TimedEngine.warm_up`."""
-        return float(self.request("warm_up", batch, seconds))
+        return float(self.request("warm_up", batch, seconds, copies))
 
     def time_calls(self, batch: int, seconds: float, at_least: int) -> TimedCalls:
         """See `TimedEngine.time_calls`."""

@@ -6,7 +6,7 @@ files that it loads and with the devices that it supports.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from alexnet_model.runtimes import Device, Runtime, runtime_named, runtime_of_ba
 
 from ..schema import LeftOut
 from .specs import EngineSpec
+
+IN_HALF = frozenset({"pytorch", "torch.compile"})  # peers.py has their runners in half precision
+ONNX_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +90,11 @@ def engines_of_export(
         for source in ("checkpoint", "onnx", "engine")
     }
     found: list[EngineSpec | LeftOut] = []
-    if any(artifact.precision == "fp32" for artifact in artifacts):
-        found += _from_checkpoint(by_source["checkpoint"], manifest, engine_filter.checkpoint, gpu)
+    precisions = {artifact.precision for artifact in artifacts}
+    if precisions & {"fp32", "fp16"}:
+        found += _from_checkpoint(
+            by_source["checkpoint"], manifest, engine_filter.checkpoint, gpu, precisions
+        )
     for artifact in artifacts:
         if by_source["onnx"]:
             found += _from_onnx(by_source["onnx"], artifact, manifest, folder, gpu)
@@ -211,8 +217,17 @@ def _selected_artifacts(
 
 
 def _from_checkpoint(
-    selected: list[Runtime], manifest: Manifest, checkpoint: Path | None, gpu: Gpu | None
+    selected: list[Runtime],
+    manifest: Manifest,
+    checkpoint: Path | None,
+    gpu: Gpu | None,
+    precisions: Collection[Precision],
 ) -> Iterator[EngineSpec | LeftOut]:
+    """In FP32, and on a GPU as a user of PyTorch would run it: in half precision, if the gate accepts FP16.
+
+    There `torch.compile` is measured in half precision only: compiling takes long, and users who compile for
+    a GPU also use half precision.
+    """
     if not selected:
         return
     if checkpoint is None:
@@ -229,7 +244,13 @@ def _from_checkpoint(
             next_step="Pass that checkpoint, or export this one.",
         )
     for runtime in selected:
-        yield from _on_devices(_spec(runtime, "fp32", checkpoint, manifest), runtime, gpu)
+        fp32 = _spec(runtime, "fp32", checkpoint, manifest)
+        half = fp32.model_copy(update={"precision": "fp16", "gpu": gpu, "half": True})
+        in_half = runtime.name in IN_HALF and gpu is not None and "fp16" in precisions
+        if "fp32" in precisions:
+            yield from _on_devices(fp32, runtime, None if in_half and fp32.is_compiled else gpu)
+        if in_half:
+            yield from _with_copies(half.model_copy(update={"cuda_graphs": not half.is_compiled}))
 
 
 def _from_onnx(
@@ -249,8 +270,21 @@ def _on_devices(spec: EngineSpec, runtime: Runtime, gpu: Gpu | None) -> Iterator
         yield spec
     if "gpu" in runtime.devices and gpu is not None:
         on_gpu = spec.model_copy(update={"gpu": gpu, "options": None})
-        yield on_gpu
-        yield on_gpu.model_copy(update={"copies": True})
+        if runtime.name != ONNX_RUNTIME:
+            yield from _with_copies(on_gpu)
+        elif (
+            spec.precision == "int8"
+        ):  # computed in float there: measured once, to show that it is not faster
+            yield on_gpu
+        else:
+            yield from _with_copies(on_gpu)
+            yield from _with_copies(on_gpu.model_copy(update={"cuda_graphs": True}))
+
+
+def _with_copies(spec: EngineSpec) -> Iterator[EngineSpec]:
+    """Without copies and with them; one process runs both."""
+    yield spec
+    yield spec.model_copy(update={"copies": True})
 
 
 def _built_engines(
@@ -272,10 +306,9 @@ def _built_engines(
             update={"max_batch": engine.passport.profile.max, "gpu": gpu if on_gpu else None}
         )
         yield spec
-        if not on_gpu:
-            continue
-        yield spec.model_copy(update={"cuda_graphs": True})
-        yield spec.model_copy(update={"cuda_graphs": True, "copies": True})
+        if on_gpu:
+            yield spec.model_copy(update={"copies": True})
+            yield from _with_copies(spec.model_copy(update={"cuda_graphs": True}))
 
 
 def _reason_against(engine: BuiltEngine, gpu: Gpu | None) -> str:

@@ -8,7 +8,7 @@ from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import RunnerReport, RuntimeInfo
 from alexnet_model.records import Precision, Record
 
-from ..schema import EngineLabel
+from ..schema import EngineLabel, MemoryOf
 
 UNKNOWN = "unknown"
 
@@ -26,7 +26,10 @@ class EngineSpec(Record):
         classes: Number of classes.
         options: Options that the runtime is loaded with; None means its defaults for the precision.
         gpu: GPU to run on; None means the CPU.
-        cuda_graphs: Capture each batch size as a CUDA graph; only for built engines.
+        cuda_graphs: Capture each batch size as a CUDA graph: built engines, ONNX Runtime on a GPU, and
+            PyTorch in half precision.
+        half: Run a checkpoint in half precision and channels last, as a user of PyTorch would on a GPU;
+            `torch.compile` then in its mode `max-autotune`.
         copies: Include the copies of images and outputs to and from the GPU in every call. Without them, only
             the GPU's computation is timed. On a CPU there is nothing to copy.
     """
@@ -41,18 +44,34 @@ class EngineSpec(Record):
     options: dict[str, str] | None = None
     gpu: Gpu | None = None
     cuda_graphs: bool = False
+    half: bool = False
     copies: bool = False
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether loading it compiles it, which may take minutes."""
+        return self.runtime == "torch.compile"
 
     @property
     def variant(self) -> tuple[str, ...]:
         """What distinguishes it from other engines of the same runtime and device."""
-        flags = {"CUDA graphs": self.cuda_graphs, "with copies": self.copies}
+        flags = {
+            "channels last": self.half,
+            "max-autotune": self.half and self.is_compiled,
+            "CUDA graphs": self.cuda_graphs,
+            "with copies": self.copies,
+        }
         return tuple(name for name, is_set in flags.items() if is_set)
 
     @property
     def without_copies(self) -> EngineSpec:
-        """The same engine, timed without copies: its outputs are the same."""
+        """The same engine, timed without copies: one process runs both, and their outputs are the same."""
         return self.model_copy(update={"copies": False})
+
+    @property
+    def shared_name(self) -> str:
+        """A name for what one process runs: equal with and without copies."""
+        return f"{self.without_copies} {self.file}"
 
     def label(self, loaded: RuntimeInfo | None) -> EngineLabel:
         """Label its rows.
@@ -90,11 +109,13 @@ class TimedCalls(Record):
         histogram: HdrHistogram's compressed form of the calls' latencies.
         peak_memory_bytes: Peak memory so far. It includes loading and what the engine keeps of the smaller
             batches measured before; with CUDA graphs that is a graph and an execution context for each.
+        memory_of: Whether that is the process's own, or what the whole GPU has less free.
     """
 
     throughput_per_s: float
     histogram: str
     peak_memory_bytes: int | None
+    memory_of: MemoryOf = "process"
 
 
 class GateResult(Record):

@@ -4,13 +4,16 @@ In each repeat every engine is timed once at each batch; every other repeat goes
 slows down steadily then favours no engine, and the repeats of a row are spread over the whole run, so that
 its interval includes the machine's changes. Between repeats the caller may measure something else. An engine
 that fails affects only itself, and keeps the batches that it has done.
+
+An engine that is measured with and without copies is opened and loaded once. All engines start at the same
+time, since importing libraries takes longer than measuring, and are then loaded one after another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +31,11 @@ from .specs import EngineSpec, GateResult, TimedCalls
 class OpenEngine(Protocol):
     """The part of an `EngineProcess` that a sweep uses."""
 
+    def wait_until_started(self) -> None: ...
+
     def load(self) -> float: ...
 
-    def warm_up(self, batch: int, seconds: float) -> float: ...
+    def warm_up(self, batch: int, seconds: float, copies: bool) -> float: ...
 
     def time_calls(self, batch: int, seconds: float, at_least: int) -> TimedCalls: ...
 
@@ -112,7 +117,7 @@ class SweptEngine:
 
     Attributes:
         spec: Which engine.
-        engine: The opened engine.
+        engine: The opened engine, shared with the same engine with copies.
         load_ms: Duration of loading.
         runs: Results by batch.
         runtime: What the engine reports of itself; None if it ended before.
@@ -137,7 +142,7 @@ class SweptEngine:
 
     def time_calls(self, batch: int, plan: SweepPlan) -> None:
         """Warm up and add one repeat at a batch."""
-        first_call_ms = self.engine.warm_up(batch, plan.burn_in_s)
+        first_call_ms = self.engine.warm_up(batch, plan.burn_in_s, self.spec.copies)
         timed = self.engine.time_calls(batch, plan.seconds, plan.calls)
         self.runs.setdefault(batch, BatchRun(batch, first_call_ms)).repeats.append(timed)
 
@@ -207,18 +212,43 @@ def _load(
     opened: ExitStack,
     progress: Progress,
 ) -> None:
-    for index, spec in enumerate(specs):
-        progress("loading engines", index, len(specs), str(spec))
+    shared: dict[str, tuple[EngineSpec, int]] = {}  # by what one process runs: it, and its largest batch
+    for spec in specs:
         largest = max((batch for batch in sweep.plan.batches if batch <= spec.max_batch), default=0)
-        if not largest:
+        if largest:
+            shared[spec.shared_name] = spec.without_copies, largest
+        else:
             sweep.left_out.append(LeftOut(what=str(spec), why=f"it takes batches to {spec.max_batch}"))
-            continue
-        try:
-            engine = opened.enter_context(open_engine(spec, largest))
-            sweep.engines.append(SweptEngine(spec, engine, engine.load()))
-        except (AlexnetError, OSError) as error:
-            sweep.left_out.append(LeftOut(what=str(spec), why=str(error)))
-    progress("loading engines", len(specs), len(specs))
+    starting: list[tuple[EngineSpec, OpenEngine]] = []
+    for spec, largest in shared.values():
+        with _left_out_if_it_fails(spec, sweep):
+            starting.append((spec, opened.enter_context(open_engine(spec, largest))))
+    started: list[tuple[EngineSpec, OpenEngine]] = []
+    for index, (spec, engine) in enumerate(starting):
+        progress("starting engines", index, len(starting), f"{spec}: importing libraries")
+        with _left_out_if_it_fails(spec, sweep):
+            engine.wait_until_started()
+            started.append((spec, engine))
+    progress("starting engines", len(starting), len(starting))
+    loaded: dict[str, tuple[OpenEngine, float]] = {}
+    for index, (spec, engine) in enumerate(started):
+        compiling = ": compiling, which may take minutes" if spec.is_compiled else ""
+        progress("loading engines", index, len(started), f"{spec}{compiling}")
+        with _left_out_if_it_fails(spec, sweep):
+            loaded[spec.shared_name] = engine, engine.load()
+    progress("loading engines", len(started), len(started))
+    for spec in specs:
+        if spec.shared_name in loaded:
+            sweep.engines.append(SweptEngine(spec, *loaded[spec.shared_name]))
+
+
+@contextlib.contextmanager
+def _left_out_if_it_fails(spec: EngineSpec, sweep: Sweep) -> Iterator[None]:
+    """Leave out an engine that fails inside, and go on with the others."""
+    try:
+        yield
+    except (AlexnetError, OSError) as error:
+        sweep.left_out.append(LeftOut(what=str(spec), why=str(error)))
 
 
 def _measure(sweep: Sweep, after_repeat: Callable[[], None], progress: Progress) -> None:
@@ -248,7 +278,7 @@ def _judge(sweep: Sweep, export: Path, progress: Progress) -> None:
     measured = [one for one in sweep.engines if one.is_up and one.runs]
     results: dict[str, GateResult] = {}
     for index, one in enumerate(measured):
-        name = f"{one.spec.without_copies} {one.spec.file}"
+        name = one.spec.shared_name
         progress("gate", index, len(measured), str(one.spec.without_copies))
         try:
             one.gate_result = results.get(name) or one.engine.judge(export)

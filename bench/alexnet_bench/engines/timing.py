@@ -12,10 +12,9 @@ computation on images that are on the GPU already, timed by the GPU's own events
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -29,6 +28,7 @@ from alexnet_model.manifest import RuntimeInfo, manifest_from_folder
 from alexnet_model.runtimes import runtime_named
 
 from ..figures.percentiles import LatencyHistogram
+from .memory import HostMemory, Memory, memory_on_gpu
 from .specs import EngineSpec, GateResult, TimedCalls
 
 if TYPE_CHECKING:
@@ -110,66 +110,6 @@ def timed_calls(
     return latencies_ms
 
 
-class Memory(Protocol):
-    """Measures the memory of one engine; created before the engine is loaded."""
-
-    def watched(self) -> AbstractContextManager[None]:
-        """Enclose everything that the engine does."""
-
-    def peak_bytes(self) -> int | None:
-        """Return the most that was used so far, with loading and earlier batches; None if unknown."""
-
-
-class HostMemory:
-    """Growth of this process's resident memory: its peak less its size before. Mapped weights count too."""
-
-    PROCESS = Path("/proc/self")
-    FORGET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: the peak becomes what is resident now
-
-    def __init__(self, process: Path = PROCESS) -> None:
-        self._status = process / "status"
-        with contextlib.suppress(OSError):  # without it, the peak of importing libraries may count
-            (process / "clear_refs").write_text(self.FORGET_PEAK, encoding="ascii")
-        self._before = self._field("VmRSS")
-
-    def watched(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def peak_bytes(self) -> int | None:
-        peak = self._field("VmHWM")
-        return None if peak is None or self._before is None else max(0, peak - self._before)
-
-    def _field(self, name: str) -> int | None:
-        """Read a size in bytes. Linux reports units of 1,024 bytes; other systems have no such file."""
-        try:
-            lines = self._status.read_text(encoding="ascii", errors="replace").splitlines()
-        except OSError:
-            return None
-        found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-        return int(found[0]) * 1024 if found else None
-
-
-class DeviceMemory:
-    """Decrease of a GPU's free memory. What other processes take inside `watched` is counted too.
-
-    TensorRT and ONNX Runtime allocate outside PyTorch, so PyTorch's own counters would not see it.
-    """
-
-    def __init__(self, free_bytes: Callable[[], int]) -> None:
-        self._free_bytes = free_bytes
-        self._taken = self._peak = 0
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        before = self._free_bytes()
-        yield
-        self._taken += before - self._free_bytes()
-        self._peak = max(self._peak, self._taken)
-
-    def peak_bytes(self) -> int | None:
-        return self._peak
-
-
 class TimedEngine:
     """One engine in this process.
 
@@ -182,35 +122,31 @@ class TimedEngine:
         images: Uint8Array,
         *,
         largest_batch: int,
-        calls_of: Callable[[Runner], Calls],
-        time_call: TimeCall,
         memory: Memory,
+        event: Callable[[], Any] | None = None,
     ) -> None:
         """
         Args:
             create_runner: Creates the runner; entering it loads the model.
             images: Images that rotate, `(N, S, S, 3)` uint8, N at least the largest batch.
             largest_batch: Largest batch that is measured and judged.
-            calls_of: What of a runner is timed.
-            time_call: Times one call.
             memory: Measures the engine's memory.
+            event: For a `ResidentRunner`, records an event on its GPU's stream. None: a runner on the CPU.
         """
         self._create_runner = create_runner
         self._images = images
         self._largest_batch = largest_batch
-        self._calls_of = calls_of
-        self._time_call = time_call
         self._memory = memory
+        self._event = event
         self._runner: Runner | None = None
+        self._warmed_up: set[tuple[int, bool]] = set()
 
     def load(self) -> float:
         """Load the model, and return milliseconds; importing the library is not in it."""
         started = time.perf_counter()
         with self._memory.watched():
             self._runner = self._create_runner().__enter__()
-        took_ms = 1e3 * (time.perf_counter() - started)
-        self._calls = self._calls_of(self._runner)
-        return took_ms
+        return 1e3 * (time.perf_counter() - started)
 
     def close(self) -> None:
         """Unload the model."""
@@ -223,25 +159,40 @@ class TimedEngine:
         assert self._runner is not None
         return self._runner
 
-    def warm_up(self, batch: int, seconds: float) -> float:
-        """Call for about `seconds` at a batch, and return the milliseconds of the first call."""
-        placed = [self._calls.place(images) for images in batches_of(self._images, batch)]
-        self._placed: Iterator[Any] = cycle(placed)
-        with self._memory.watched():
+    def warm_up(self, batch: int, seconds: float, copies: bool = False) -> float:
+        """Call for about `seconds` at a batch, and return the milliseconds of the first call.
+
+        Args:
+            batch: Images a call.
+            seconds: Length of the calls after the first.
+            copies: Whether these and the next timed calls include the copies to and from the GPU.
+        """
+        if self._event is None or copies:
+            self._calls: Calls = HostCalls(self.runner)
+            self._time_call: TimeCall = time_on_host
+        else:
+            self._calls = cast("ResidentRunner", self.runner)
+            self._time_call = event_timer(self._event)
+        self._placed: Iterator[Any] = iter(())  # frees the images of the batch before
+        self._placed = cycle([self._calls.place(images) for images in batches_of(self._images, batch)])
+        # Looking at a GPU's memory takes time, and engines allocate at the first calls of a batch.
+        is_first = (batch, copies) not in self._warmed_up
+        self._warmed_up.add((batch, copies))
+        with self._memory.watched() if is_first else nullcontext():
             first_ms = time_on_host(lambda: self._timed(seconds=0, at_least=1))
             self._timed(seconds=seconds, at_least=1)
         return first_ms
 
     def time_calls(self, batch: int, seconds: float, at_least: int) -> TimedCalls:
         """Time calls for about `seconds`, and at least so many, at the batch that was warmed up last."""
-        with self._memory.watched():
-            latencies_ms = self._timed(seconds=seconds, at_least=at_least)
+        latencies_ms = self._timed(seconds=seconds, at_least=at_least)
         histogram = LatencyHistogram()
         histogram.record_all(latencies_ms)
         return TimedCalls(
             throughput_per_s=1e3 * batch * len(latencies_ms) / sum(latencies_ms),
             histogram=histogram.encoded().decode("ascii"),
             peak_memory_bytes=self._memory.peak_bytes(),
+            memory_of=self._memory.of,
         )
 
     def judge(self, export: Path) -> GateResult:
@@ -294,6 +245,10 @@ def runner_from_spec(spec: EngineSpec, device: CudaDevice | None = None) -> Runn
         device=device,
         cuda_graphs=spec.cuda_graphs,
     )
+    if spec.half:
+        from .peers import half_runner_from_source
+
+        return half_runner_from_source(source, compiled=spec.is_compiled)
     return open_runner(spec.runtime, source)
 
 
@@ -310,15 +265,13 @@ def engine_from_spec(spec: EngineSpec, largest_batch: int) -> TimedEngine:
     images = pool_of_images(
         Contract.from_json(spec.contract), max(FEWEST_IMAGES, FEWEST_BATCHES * largest_batch)
     )
-    on_device = device is not None and not spec.copies
     return TimedEngine(
         partial(runner_from_spec, spec, device),
         images,
         largest_batch=largest_batch,
-        calls_of=(lambda runner: cast("ResidentRunner", runner)) if on_device else HostCalls,
-        time_call=event_timer(device.event) if device is not None and on_device else time_on_host,
         # Created last: what was imported and allocated until here is not the engine's.
-        memory=HostMemory() if device is None else DeviceMemory(device.free_bytes),
+        memory=HostMemory() if device is None else memory_on_gpu(device, spec.runtime),
+        event=None if device is None else device.event,
     )
 
 
