@@ -24,7 +24,7 @@ SCHEMA_VERSION: Literal[2] = 2
 Loop = Literal["closed", "open"]
 # Whose memory was measured: the process's own, or all that a GPU has less free, by whatever program.
 MemoryOf = Literal["process", "device"]
-
+_FLOATS = frozenset({"f16", "f32", "f16+f32"})
 
 Derived = Mapping[str, Callable[[Any], Any]]
 
@@ -97,6 +97,12 @@ class EngineRow(Record):
         if self.limit_ms is None or self.latencies.p50_ms is None:
             return None
         return self.limit_ms / self.latencies.p50_ms
+
+    @property
+    def is_int8_in_float_on_gpu(self) -> bool:
+        """Whether it is an INT8 file that the runtime computes in float on a GPU, which is no speed-up."""
+        engine = self.engine
+        return engine.device != "CPU" and engine.precision == "int8" and engine.computes_in in _FLOATS
 
 
 class Proof(Record):

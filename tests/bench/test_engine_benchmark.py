@@ -129,11 +129,15 @@ def test_ceilings_are_measured_before_the_sweep_and_after_each_repeat(export: Pa
     assert [sum(slices[start:end]) for start, end in pairwise((0, *measured_at))] == [0, 8, 8]
 
 
-def test_engines_faster_than_their_limit_are_reported(export: Path) -> None:
-    report = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": 1e6})]).run(export)
-    doubted = [left.what for left in report.left_out if "a reliable share of the limit at batch" in left.what]
-    assert len(doubted) == len({row.engine for row in report.engines})
-    assert all(row.verdict.is_valid for row in report.engines)
+def test_an_engine_faster_than_its_limit_makes_the_run_invalid(export: Path) -> None:
+    report = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": 1e9})]).run(export)
+    assert report.verdict.is_valid
+    report = Fakes(roofs=lambda: [ROOF.model_copy(update={"operations_per_s": 1e12})]).run(export)
+    (reason,) = report.reasons
+    assert reason.rule == "above the limit"
+    for row in report.engines:
+        assert str(row.engine) in reason.found
+        assert row.verdict.is_valid
 
 
 def test_ceilings_measured_before_a_failure_are_kept(export: Path) -> None:

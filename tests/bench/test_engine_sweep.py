@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_bench.engines.benchmark import doubtful_limits, proofs_from_sweep, rows_from_sweep
+from alexnet_bench.engines.benchmark import (
+    doubtful_limits,
+    proofs_from_sweep,
+    rows_above_limit,
+    rows_from_sweep,
+)
 from alexnet_bench.engines.roofline import Layer
 from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.engines.sweep import Sweep, SweepPlan, doubling_batches, run_sweep
@@ -345,7 +350,8 @@ def test_a_row_too_close_to_its_limit_is_kept_and_its_limit_is_doubted() -> None
     lower = ROOF.model_copy(update={"operations_per_s": 4e8})  # 50%, 100% and 200%
     rows = FakeSweep(spec("fp32"), plan=plan(1, 2, 4)).rows(lower)
     (doubtful,) = doubtful_limits(rows)
-    assert doubtful.what.endswith("a reliable share of the limit at batch 2, 4")
+    assert doubtful.what.endswith("a reliable share of the limit at batch 2")
+    assert rows_above_limit(rows) == "fp32 on openvino (CPU, computes in f32) at batch 4"
     assert "likely measured too low" in doubtful.why
     assert all(row.verdict.is_valid for row in rows)
     at_95 = ROOF.model_copy(update={"operations_per_s": 4e8 / 0.96})  # 96% at batch 2

@@ -12,6 +12,7 @@ from alexnet_bench.figures.percentiles import NEEDED, LatencyHistogram
 from alexnet_bench.figures.verdicts import verdict_from, wrong_model_reason
 from alexnet_bench.reports.names import in_short
 from alexnet_bench.reports.parts.breakdown import BREAKDOWN
+from alexnet_bench.reports.parts.engines import ENGINES
 from alexnet_bench.reports.parts.loads import mean_batch
 from alexnet_bench.reports.table_models import figure_cell, percentile_cell
 from alexnet_bench.reports.tables import renderables_from_report
@@ -19,6 +20,7 @@ from alexnet_bench.schema import FigureRow, LatencyStep, Proof, Report
 from alexnet_model.records import Precision
 
 from .reports_for_tests import (
+    H200,
     engine,
     engine_row,
     figure_rows,
@@ -235,3 +237,24 @@ def test_a_target_is_reached_by_the_median_or_by_every_repeat(
     written = row.model_dump(mode="json")
     assert written["reached"] == reached
     assert FigureRow.model_validate(written) == row
+
+
+def test_the_table_says_what_is_computed_in_float_and_whose_memory_it_is() -> None:
+    in_float = engine("int8", "onnxruntime", device=H200, computes_in="f32")
+    rows = (
+        engine_row(9000, of=in_float, memory_of="device"),
+        engine_row(5000, of=engine("fp16", "onnxruntime", device=H200, computes_in="f16")),
+    )
+    text = " ".join(" ".join(shown(report(engines=rows, loads=(), breakdown=()))).split())
+    assert text.count("onnxruntime computes INT8 files in float on a GPU, so INT8 is no speed-up here.") == 1
+    assert text.count("Its memory is what the whole GPU had less free") == 1
+    on_cpu = engine_row(900, of=engine("int8", "onnxruntime", computes_in="f32"))
+    assert "in float" not in " ".join(shown(report(engines=(on_cpu,), loads=(), breakdown=())))
+
+
+def test_an_int8_file_computed_in_float_on_a_gpu_is_no_highlight() -> None:
+    in_float = engine_row(9000, of=engine("int8", "onnxruntime", device=H200, computes_in="f32"))
+    in_half = engine_row(5000, of=engine("fp16", "onnxruntime", device=H200, computes_in="f16"))
+    best = next(iter(ENGINES.highlights([in_float, in_half])))
+    assert "fp16 on onnxruntime" in best.of
+    assert list(ENGINES.highlights([in_float])) == []

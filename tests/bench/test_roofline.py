@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from alexnet_bench.engines import ceilings
-from alexnet_bench.engines.ceilings import CeilingBench, Sizes, large_copy, large_read, products
+from alexnet_bench.engines.ceilings import (
+    KEPT,
+    CeilingBench,
+    Shape,
+    Sizes,
+    large_copy,
+    large_read,
+    products,
+)
 from alexnet_bench.engines.roofline import Layer, layers_from_onnx, limit_at, multiply_adds, roof_over
 from alexnet_bench.engines.timing import time_on_host
 from alexnet_bench.schema import Roof
@@ -160,6 +168,9 @@ def test_the_roof_is_that_of_the_engines_type_and_device() -> None:
     assert roof_over(engine(computes_in="unknown"), roofs) is None
 
 
+SHAPES = tuple(Shape(side, side) for side in (100, 200, 400))
+
+
 class FakeKernels:
     """Kernels that take a given time on a fake clock."""
 
@@ -168,6 +179,7 @@ class FakeKernels:
     ) -> None:
         self.clock = FakeClock()
         self.slowness = 1.0  # of the machine at this moment
+        self.gain: dict[int, float] = {}  # how much faster a product of this side is
         self.slow_kinds: dict[str, float] = {}  # and of a type alone
         self._operations_per_s = operations_per_s
         self._bytes_per_s = bytes_per_s
@@ -180,13 +192,15 @@ class FakeKernels:
         patch.setattr(ceilings, "products", self._products)
         patch.setattr(ceilings, "large_copy", self._copy)
         patch.setattr(ceilings, "large_read", self._read)
-        return CeilingBench("CPU", "cpu", Sizes(sides=(100, 200, 400), buffer_bytes=10**6), time_on_host)
+        sizes = Sizes(shapes=SHAPES, buffer_bytes=10**6)
+        return CeilingBench("CPU", "cpu", sizes, time_on_host)
 
-    def _products(self, kind: str, side: int, place: str) -> Sequence[Callable[[], object]]:
+    def _products(self, kind: str, shape: Shape, place: str) -> Sequence[Callable[[], object]]:
+        side = shape.rows
         if kind not in self._operations_per_s:
             raise NotImplementedError(kind)
         self.sides.setdefault(kind, []).append(side)
-        seconds = 2 * side**3 / self._operations_per_s[kind]
+        seconds = shape.operations / self._operations_per_s[kind] / self.gain.get(side, 1.0)
         return [self._work(2 * seconds, kind), self._work(seconds, kind)]
 
     def _copy(self, size_bytes: int, place: str) -> Callable[[], object]:
@@ -229,8 +243,8 @@ def test_the_best_of_several_measurements_counts(monkeypatch: pytest.MonkeyPatch
         assert f32.operations_per_s == pytest.approx(1e9 * expected)
         assert i8.operations_per_s == pytest.approx(4e9 * expected)
         assert f32.bytes_per_s == i8.bytes_per_s == pytest.approx(3e9 * expected)
-    # A trial and the product itself: later measurements use the same kernels.
-    assert [len(sides) for sides in kernels.sides.values()] == [2, 2]
+    # The trial, and for i8 one more shape that is short enough: later measurements use the same kernels.
+    assert kernels.sides == {"f32": [100], "i8": [100, 200]}
     assert (kernels.copies, kernels.reads) == (1, 1)
 
 
@@ -264,22 +278,63 @@ def test_a_type_without_a_fast_product_has_no_ceiling(monkeypatch: pytest.Monkey
     assert kernels.clock() - before < 1  # a trial takes i8 more than an hour
 
 
-def test_the_largest_product_that_is_short_enough_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_shapes_are_tried_whose_product_is_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     # 200 x 200 takes 16 ms, 400 x 400 would take 128; eight times as fast it takes 16.
     kernels = FakeKernels({"f32": 1e9, "bf16": 8e9})
     kernels.bench(monkeypatch).roofs(0.1)
-    assert kernels.sides == {"f32": [100, 200], "bf16": [100, 400]}
+    assert kernels.sides == {"f32": [100, 200], "bf16": [100, 200, 400]}
+
+
+def test_the_fastest_shape_counts_and_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = FakeKernels({"f32": 8e9})
+    kernels.gain = {200: 1.5}
+    bench = kernels.bench(monkeypatch)
+    (f32,) = bench.roofs(0.1)
+    assert f32.operations_per_s == pytest.approx(12e9)
+    assert bench._products["f32"][0].amount == SHAPES[1].operations
+    assert len(bench._products["f32"]) == KEPT
+    before = kernels.clock()
+    bench.roofs(0.1)
+    assert kernels.clock() - before < (2 + KEPT) * 0.15
+
+
+def test_a_shape_that_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = FakeKernels({"f32": 8e9})
+    bench, made = kernels.bench(monkeypatch), ceilings.products
+
+    def products_of(kind: str, shape: Shape, place: str) -> Sequence[Callable[[], object]]:
+        if shape.rows == 400:
+            raise torch.OutOfMemoryError("out of memory")
+        return made(kind, shape, place)  # type: ignore[return-value]
+
+    monkeypatch.setattr(ceilings, "products", products_of)
+    (f32,) = bench.roofs(0.1)
+    assert f32.operations_per_s == pytest.approx(8e9)
+
+
+def test_on_a_gpu_products_are_computed_by_each_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float: PyTorch has one way for INT8. The tensors are on the CPU here."""
+    libraries: list[str] = []
+    monkeypatch.setattr(torch.backends.cuda, "preferred_blas_library", libraries.append)
+    on_host = torch.device("cpu")
+    made = torch.randint
+    monkeypatch.setattr(torch, "Generator", lambda _: torch._C.Generator(on_host))
+    monkeypatch.setattr(torch, "randint", lambda *given, device, **more: made(*given, **more))
+    found = [product() for product in products("f32", Shape(16, 32), "cuda:0")]
+    assert libraries == ["cublas", "cublaslt"] * 2
+    assert all(torch.equal(found[0], one) for one in found)  # type: ignore[arg-type]
+    assert len(products("i8", Shape(32, 32), "cuda:0")) == 2
 
 
 @pytest.mark.parametrize("kind", ["f32", "i8"])
 def test_all_products_of_a_type_really_multiply(kind: str) -> None:
-    rows, columns, of_onnxruntime = (product() for product in products(kind, 64, "cpu"))
+    rows, columns, of_onnxruntime = (product() for product in products(kind, Shape(64, 64), "cpu"))
     assert isinstance(rows, torch.Tensor)
     assert isinstance(columns, torch.Tensor)
     assert rows.shape == columns.shape == (64, 64)
-    if kind == "f32":  # ONNX Runtime takes the first factor unsigned, so only there are they the same
-        assert isinstance(of_onnxruntime, list)
-        np.testing.assert_allclose(of_onnxruntime[0], rows.numpy(), rtol=1e-5, atol=1e-2)
+    assert torch.equal(rows, columns)
+    assert isinstance(of_onnxruntime, list)
+    assert np.array_equal(of_onnxruntime[0], rows.numpy())
 
 
 def test_a_copy_and_a_read_move_all_of_their_buffer() -> None:

@@ -23,6 +23,8 @@ from ..figures.intervals import figure_from_repeats
 from ..figures.percentiles import LatencyHistogram
 from ..figures.verdicts import (
     Reason,
+    above_limit_reason,
+    elsewhere_reason,
     interrupted_reason,
     not_judged_reason,
     samples_reason,
@@ -40,7 +42,7 @@ from .sweep import BatchRun, Sweep, SweepPlan, SweptEngine, doubling_batches, ru
 # Of each kernel of the ceilings: before the sweep, and after each of its repeats.
 FIRST_CEILINGS_S = 0.5
 CEILINGS_S = 0.2
-MOST_OF_LIMIT = 0.95  # no engine is that good: the limit must be too long
+MOST_OF_LIMIT = 0.95  # hardly any engine is that good: the limit may be too long
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's; an earlier run's cache would make compiling look fast
 MeasureRoofs = Callable[[float], Sequence[Roof]]  # seconds a kernel -> the best ceilings so far
 
@@ -141,6 +143,7 @@ def bench_engines(
             rows = rows_from_sweep(sweep, layers, ceilings.roofs)
             log.roofs += ceilings.roofs
             log.engines += rows
+            log.note(above_limit_reason(rows_above_limit(rows)))
             log.proofs += proofs_from_sweep(sweep)
             log.left_out += (*sweep.left_out, *ceilings.left_out, *doubtful_limits(rows))
 
@@ -176,18 +179,29 @@ def proofs_from_sweep(sweep: Sweep) -> tuple[Proof, ...]:
 
 def doubtful_limits(rows: Sequence[EngineRow]) -> tuple[LeftOut, ...]:
     """List the batches at which an engine came so close to its limit that the limit is in doubt."""
-    batches: defaultdict[EngineLabel, list[str]] = defaultdict(list)
-    for row in rows:
-        if (row.share_of_limit or 0) > MOST_OF_LIMIT:
-            batches[row.engine].append(str(row.batch))
+    doubtful = _batches_of(rows, lambda share: MOST_OF_LIMIT < share <= 1)
     why = (
         f"above {MOST_OF_LIMIT:.0%}: its ceilings were likely measured too low, or its weights stayed in a "
         "cache from call to call"
     )
     return tuple(
-        LeftOut(what=f"{engine}: a reliable share of the limit at batch {', '.join(found)}", why=why)
-        for engine, found in batches.items()
+        LeftOut(what=f"{engine}: a reliable share of the limit at batch {batches}", why=why)
+        for engine, batches in doubtful.items()
     )
+
+
+def rows_above_limit(rows: Sequence[EngineRow]) -> str:
+    """Name the engines and batches that were faster than their limit; empty if there are none."""
+    above = _batches_of(rows, lambda share: share > 1)
+    return "; ".join(f"{engine} at batch {batches}" for engine, batches in above.items())
+
+
+def _batches_of(rows: Sequence[EngineRow], selected: Callable[[float], bool]) -> dict[EngineLabel, str]:
+    batches: defaultdict[EngineLabel, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.share_of_limit is not None and selected(row.share_of_limit):
+            batches[row.engine].append(str(row.batch))
+    return {engine: ", ".join(found) for engine, found in batches.items()}
 
 
 def _row(
@@ -214,6 +228,7 @@ def _row(
         verdict=verdict_from(
             _failure_reason(run, plan.repeats),
             _gate_reason(one, plan),
+            elsewhere_reason(engine.computes_in, engine.device),
             samples_reason(histogram.samples, "calls", "Let the run finish."),
         ),
     )

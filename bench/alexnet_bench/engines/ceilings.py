@@ -1,8 +1,11 @@
 """Measure the ceilings of a device: large matrix products in each type, a large copy and a large read.
 
+Which product is fastest depends on the type, its size and its layout: cuBLASLt, for one, wants the second
+factor of an INT8 product by columns. So several of each type are tried once, and the best are measured again
+throughout a run, since a shared machine may be slow for minutes. The best rate counts.
+
 A CPU reads weights faster than it copies: a copy also fetches the memory that it overwrites, which is not
-counted. A shared machine may be slow for minutes, so the same kernels are measured again throughout a run,
-and the best rate counts.
+counted.
 
 A type whose product is no faster than float32's has no fast product in these libraries, and gets no ceiling:
 engines bring their own kernels for it, so its limit is unknown.
@@ -39,44 +42,54 @@ OPSET, IR_VERSION = 20, 10  # of ONNX, which the runtimes here read
 Kernel = Callable[[], object]
 
 
+@dataclass(frozen=True)
+class Shape:
+    """A product of `(rows, inner)` and `(inner, rows)`; a multiply-add is two operations."""
+
+    rows: int
+    inner: int
+
+    @property
+    def operations(self) -> int:
+        return 2 * self.rows * self.rows * self.inner
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Sizes of the kernels.
 
     Attributes:
-        sides: Sides of square matrices. The smallest is for a trial, so that a type without a fast product
-            costs little time.
+        shapes: Shapes of products. The smallest comes first: it is the trial of a type, so that a type
+            without a fast product costs little time.
         buffer_bytes: Size of the buffer that is copied and read.
     """
 
-    sides: tuple[int, ...]
+    shapes: tuple[Shape, ...]
     buffer_bytes: int
 
 
-ON_CPU = Sizes(sides=(512, 1024, 2048, 4096), buffer_bytes=256 << 20)
-ON_GPU = Sizes(sides=(2048, 4096, 8192), buffer_bytes=1 << 30)
+ON_CPU = Sizes(shapes=tuple(Shape(side, side) for side in (512, 1024, 2048, 4096)), buffer_bytes=256 << 20)
+# The deep ones write few results for their operations: an INT8 product writes four bytes for each of them.
+ON_GPU = Sizes(
+    shapes=(
+        *(Shape(side, side) for side in (2048, 4096, 8192, 16384)),
+        *(Shape(4096, 16384), Shape(8192, 32768)),
+    ),
+    buffer_bytes=1 << 30,
+)
 # Longest product: it fills the device, and is short enough that some of many run while the machine is quiet.
 LONGEST_MS = 20.0
+KEPT = 3  # products of a type that are measured throughout a run
 HOPELESS = 50  # times slower than float32 in a trial: not a busy machine, but no fast product
-NO_SUCH_PRODUCT = (AttributeError, NotImplementedError, RuntimeError)  # raised for a type on a device
+NO_SUCH_PRODUCT = (AttributeError, NotImplementedError, RuntimeError)  # raised for a type, or without memory
 
 
 @dataclass
-class KernelGroup:
-    """Equivalent kernels, and the best rate seen.
+class RatedKernel:
+    """A kernel, the operations or bytes of one call, and the best rate seen."""
 
-    They are kept with their memory, since creating them takes longer than measuring them.
-
-    Attributes:
-        make: Creates the kernels.
-        amount: Operations or bytes of one call.
-        kernels: The kernels, once created.
-        best_per_s: The best rate so far.
-    """
-
-    make: Callable[[], Sequence[Kernel]]
+    call: Kernel
     amount: float
-    kernels: Sequence[Kernel] = ()
     best_per_s: float = 0.0
 
 
@@ -105,13 +118,9 @@ class CeilingBench:
         self._sizes = sizes
         self._time_call = time_call
         self._working = working
-        size_bytes = sizes.buffer_bytes
-        self._memory = (
-            KernelGroup(lambda: [large_copy(size_bytes, place)], amount=2 * size_bytes),  # read and written
-            KernelGroup(lambda: [large_read(size_bytes, place)], amount=size_bytes),
-        )
-        self._trials = {kind: self._product(kind, sizes.sides[0]) for kind in TYPES}
-        self._products: dict[str, KernelGroup] = {}  # by type
+        self._memory: list[RatedKernel] = []
+        self._trials: dict[str, list[RatedKernel]] = {}  # by type
+        self._products: dict[str, list[RatedKernel]] = {}  # by type, of types worth measuring
 
     def roofs(self, seconds: float) -> list[Roof]:
         """Measure each kernel for about `seconds`.
@@ -120,16 +129,24 @@ class CeilingBench:
             The ceilings of each type that has a fast product, by this measurement and all before.
         """
         with self._working():
-            for group in self._memory:
-                self._measure(group, seconds)
+            if not self._memory:
+                size_bytes = self._sizes.buffer_bytes
+                self._memory = [
+                    RatedKernel(large_copy(size_bytes, self._place), 2 * size_bytes),  # read and written
+                    RatedKernel(large_read(size_bytes, self._place), size_bytes),
+                ]
+            self._measure(self._memory, seconds)
             self._select_types(seconds / 10)
-            for group in self._products.values():
-                with suppress(*NO_SUCH_PRODUCT):
-                    self._measure(group, seconds)
-        rates = {kind: self._products[kind].best_per_s for kind in TYPES if kind in self._products}
-        bytes_per_s = max(group.best_per_s for group in self._memory)
+            for kernels in self._products.values():
+                self._measure(kernels, seconds)
+        rates = {kind: _best(self._products[kind]) for kind in TYPES if kind in self._products}
         return [
-            Roof(device=self._name, computes_in=kind, operations_per_s=rate, bytes_per_s=bytes_per_s)
+            Roof(
+                device=self._name,
+                computes_in=kind,
+                operations_per_s=rate,
+                bytes_per_s=_best(self._memory),
+            )
             for kind, rate in rates.items()
             if kind == FLOAT32 or rate > rates[FLOAT32]
         ]
@@ -139,31 +156,44 @@ class CeilingBench:
 
         A type that does not may have been measured while the machine was busy, and gets another trial later.
         """
-        in_float32 = self._trials[FLOAT32]  # has its own trial first
-        for kind, trial in self._trials.items():
-            is_hopeless = trial.kernels and trial.best_per_s < in_float32.best_per_s / HOPELESS
-            if kind in self._products or is_hopeless:
+        trial = self._sizes.shapes[0]
+        for kind in TYPES:  # float32 first
+            if kind not in self._trials:
+                self._trials[kind] = self._products_of(kind, trial)
+            kernels = self._trials[kind]
+            in_float32 = _best(self._trials[FLOAT32])
+            is_hopeless = 0 < _best(kernels) < in_float32 / HOPELESS
+            if not kernels or kind in self._products or is_hopeless:
                 continue
-            with suppress(*NO_SUCH_PRODUCT):
-                self._measure(trial, seconds)
-            if trial.best_per_s >= in_float32.best_per_s / 2:
-                self._products[kind] = self._product(kind, self._side(trial.best_per_s))
+            self._measure(kernels, seconds)
+            if _best(kernels) >= _best(self._trials[FLOAT32]) / 2:
+                self._products[kind] = self._fastest(kind, _best(kernels), seconds)
 
-    def _product(self, kind: str, side: int) -> KernelGroup:
-        """Prepare a product; a multiply-add is two operations."""
-        return KernelGroup(lambda: products(kind, side, self._place), amount=2 * side**3)
+    def _fastest(self, kind: str, operations_per_s: float, seconds: float) -> list[RatedKernel]:
+        """Try all shapes that are short enough at this rate, and return the fastest products."""
+        tried = self._trials[kind]
+        for shape in self._sizes.shapes[1:]:
+            if 1e3 * shape.operations / operations_per_s <= LONGEST_MS:
+                kernels = self._products_of(kind, shape)
+                self._measure(kernels, seconds)
+                tried = sorted((*tried, *kernels), key=lambda kernel: -kernel.best_per_s)[:KEPT]
+        return tried
 
-    def _side(self, operations_per_s: float) -> int:
-        """Return the largest side whose product is short enough."""
-        sides = self._sizes.sides
-        return max(
-            (side for side in sides if 1e3 * 2 * side**3 / operations_per_s <= LONGEST_MS), default=sides[0]
-        )
+    def _products_of(self, kind: str, shape: Shape) -> list[RatedKernel]:
+        """Make the products of a type and shape that this device has."""
+        with suppress(*NO_SUCH_PRODUCT):
+            return [RatedKernel(call, shape.operations) for call in products(kind, shape, self._place)]
+        return []
 
-    def _measure(self, group: KernelGroup, seconds: float) -> None:
-        group.kernels = group.kernels or group.make()
-        best_ms = min(self._best_ms(kernel, seconds) for kernel in group.kernels)
-        group.best_per_s = max(group.best_per_s, group.amount / (best_ms / 1e3))
+    def _measure(self, kernels: list[RatedKernel], seconds: float) -> None:
+        """Measure each kernel for about `seconds`; those that do not run are removed."""
+        for kernel in tuple(kernels):
+            try:
+                best_s = self._best_ms(kernel.call, seconds) / 1e3
+                kernel.best_per_s = max(kernel.best_per_s, kernel.amount / best_s)
+            except NO_SUCH_PRODUCT:
+                if not kernel.best_per_s:
+                    kernels.remove(kernel)
 
     def _best_ms(self, kernel: Kernel, seconds: float) -> float:
         kernel()  # touches its memory, selects its implementation, and wakes the device
@@ -174,26 +204,51 @@ class CeilingBench:
         return min(tries)
 
 
-def products(kind: str, side: int, place: str) -> list[Kernel]:
-    """Make square matrix products of a type.
+def _best(kernels: Sequence[RatedKernel]) -> float:
+    return max((kernel.best_per_s for kernel in kernels), default=0.0)
+
+
+def products(kind: str, shape: Shape, place: str) -> list[Kernel]:
+    """Make matrix products of a type.
 
     PyTorch's, with the second factor by rows and by columns, since either may be faster. On a CPU also ONNX
-    Runtime's: some builds of PyTorch and NumPy reach half of what the CPU can in float32.
+    Runtime's: some builds of PyTorch and NumPy reach half of what the CPU can in float32. On a GPU by cuBLAS
+    and by cuBLASLt.
 
     Args:
         kind: A type of `TYPES`.
-        side: Rows and columns.
+        shape: The shape of the factors.
         place: The device's name in PyTorch.
     """
-    dtype = TYPES[kind]
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.randint(-64, 64, (2, side, side), generator=generator).to(place, dtype)
-    left, right = numbers[0], numbers[1]
+    # Only zeros and ones: numbers that change few bits need little power, which else lowers a GPU's clock.
+    # An engine with many zeros, as after ReLU, would then be faster than its limit.
+    generator = torch.Generator(place).manual_seed(0)
+    left = torch.randint(0, 2, (shape.rows, shape.inner), generator=generator, device=place).to(TYPES[kind])
+    right = torch.randint(0, 2, (shape.inner, shape.rows), generator=generator, device=place).to(TYPES[kind])
+    by_columns = right.t().contiguous().t()
     multiply: Any = torch._int_mm if kind == "i8" else torch.mm
-    found: list[Kernel] = [lambda: multiply(left, right), lambda: multiply(left, right.t())]
+    found: list[Kernel] = [lambda: multiply(left, right), lambda: multiply(left, by_columns)]
     if place == "cpu" and kind in ("f32", "i8"):
         found.append(_of_onnxruntime(left.numpy(), right.numpy()))
+    if place != "cpu" and kind != "i8":  # PyTorch computes INT8 products by cuBLASLt alone
+        found = [_by_library(kernel, kind, name) for kernel in found for name in ("cublas", "cublaslt")]
     return found
+
+
+def _by_library(kernel: Kernel, kind: str, library: str) -> Kernel:
+    """Compute a product by a library; in half precision with sums in half too, as TensorRT may compute them.
+
+    GPUs for games are twice as fast with such sums.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+
+    def call() -> object:
+        torch.backends.cuda.preferred_blas_library(library)
+        if hasattr(matmul, "allow_fp16_accumulation"):  # PyTorch 2.7
+            matmul.allow_fp16_accumulation = kind == "f16" and library == "cublaslt"
+        return kernel()
+
+    return call
 
 
 def _of_onnxruntime(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Kernel:

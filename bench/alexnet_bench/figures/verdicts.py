@@ -29,6 +29,8 @@ Rule = Literal[
     "interrupted",
     "too few samples",
     "not judged",
+    "above the limit",
+    "not on the GPU",
 ]
 
 
@@ -175,4 +177,25 @@ def not_judged_reason(why: str) -> Reason | None:
         "not judged",
         f"the accuracy gate could not check it: {why}",
         "Fix that and measure again, or use --no-judge if outputs do not matter.",
+    )
+
+
+def above_limit_reason(found: str) -> Reason | None:
+    """Rows that are faster than their device allows; `found` names them, and is empty if there are none."""
+    return _reason_if(
+        found,
+        "above the limit",
+        f"{found}: faster than the limit, which no call can be",
+        "The ceilings were measured too low, or weights stayed in a cache from call to call: measure again "
+        "on a quiet machine.",
+    )
+
+
+def elsewhere_reason(computes_in: str, device: str) -> Reason | None:
+    """A row of a GPU that a CPU computed: ONNX Runtime runs layers there that CUDA has no kernel for."""
+    return _reason_if(
+        device != "CPU" and "on the CPU" in computes_in,
+        "not on the GPU",
+        f"it computes in {computes_in}",
+        "Use another runtime or precision on this GPU.",
     )

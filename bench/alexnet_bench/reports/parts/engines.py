@@ -40,7 +40,18 @@ def _table(rows: Sequence[EngineRow], run: Verdict) -> Table:
         Column("bound by", lambda row: row.bound_by, brief=True, left=True),
     ]
     items = ((str(row.engine), [row]) for row in rows)
-    return table_from_items(ENGINES.title, columns, items, lambda row: row.verdict.reasons)
+    return table_from_items(ENGINES.title, columns, items, _notes)
+
+
+def _notes(row: EngineRow) -> Iterator[object]:
+    yield from row.verdict.reasons
+    if row.is_int8_in_float_on_gpu:
+        yield f"{row.engine.runtime} computes INT8 files in float on a GPU, so INT8 is no speed-up here."
+    if row.memory_of == "device":
+        yield (
+            "Its memory is what the whole GPU had less free: the driver does not list this process, as in a "
+            "container with process ids of its own."
+        )
 
 
 def _percent(share: float | None, digits: int = 0) -> str:
@@ -106,6 +117,9 @@ def _batch_ticks(rows: Sequence[EngineRow]) -> list[tuple[float, str]]:
 
 
 def _highlights(rows: Sequence[EngineRow]) -> Iterator[Highlight]:
+    rows = [row for row in rows if not row.is_int8_in_float_on_gpu]
+    if not rows:
+        return
     where = on_other_device(rows[0].engine.device)
     best, figure, interval = best_throughput(rows)
     share = f", {_percent(best.share_of_limit)} of the limit" if best.share_of_limit is not None else ""
