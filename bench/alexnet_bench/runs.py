@@ -20,6 +20,8 @@ from .figures.verdicts import Reason, calibration_reason, interrupted_reason
 class Log:
     """What a run has measured so far, and the reasons against it."""
 
+    gpu_calibration_before: float | None = None
+    gpu_calibration_after: float | None = None
     roofs: list[schema.Roof] = field(default_factory=list)
     engines: list[schema.EngineRow] = field(default_factory=list)
     proofs: list[schema.Proof] = field(default_factory=list)

@@ -279,6 +279,8 @@ class Report(Record):
     seconds: float | None  # None: not measured, as in results of before schema version 2
     calibration_before: float | None  # operations/s of the calibration workload
     calibration_after: float | None
+    gpu_calibration_before: float | None = None  # of the GPU that engines were measured on
+    gpu_calibration_after: float | None = None
     roofs: tuple[Roof, ...] = ()
     engines: tuple[EngineRow, ...] = ()
     proofs: tuple[Proof, ...] = ()

@@ -21,6 +21,7 @@ from alexnet_bench.engines.sweep import Sweep, SweepPlan, doubling_batches, run_
 from alexnet_bench.figures.percentiles import NEEDED
 from alexnet_bench.schema import EngineRow, Roof
 from alexnet_model.errors import ExportError, UsageError
+from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.records import PRECISIONS
 
 from .sweep_fakes import FakeProcess, spec
@@ -273,6 +274,17 @@ def test_an_engine_that_failed_twice_is_not_judged() -> None:
 def test_rows_are_valid_without_judging() -> None:
     swept = FakeSweep(spec("fp32"), plan=plan(1))
     assert [row.verdict.is_valid for row in swept.rows()] == [True]
+
+
+@pytest.mark.parametrize(("device", "is_valid"), [("NVIDIA H200", False), ("CPU", True)])
+def test_a_row_of_a_gpu_that_the_cpu_computed_is_invalid(device: str, is_valid: bool) -> None:
+    swept = FakeSweep(spec("fp32"), plan=plan(1))
+    swept.sweep.engines[0].runtime = RuntimeInfo(
+        name="onnxruntime", device=device, computes_in="f16+f32 on the CPU"
+    )
+    (row,) = swept.rows()
+    assert row.verdict.is_valid == is_valid
+    assert [reason.rule for reason in row.verdict.reasons] == ([] if is_valid else ["not on the GPU"])
 
 
 def test_an_engine_that_ended_has_no_known_precision_and_no_limit() -> None:

@@ -268,6 +268,17 @@ def test_each_measurement_takes_about_the_given_seconds(monkeypatch: pytest.Monk
     assert 4 * 0.2 <= kernels.clock() - before < 4 * 0.3  # a copy, a read and two products
 
 
+def test_the_calibration_of_a_device_is_the_rate_of_one_fixed_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernels = FakeKernels({"f32": 1e9})
+    bench = kernels.bench(monkeypatch)
+    assert bench.control_rate() == pytest.approx(0.5e9)  # the first kernel, which takes twice as long
+    kernels.slowness = 2
+    assert bench.control_rate() == pytest.approx(0.25e9)
+    assert kernels.sides == {"f32": [4096]}  # made once
+
+
 def test_a_type_without_a_fast_product_has_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = FakeKernels({"f32": 1e9, "f16": 0.8e9, "i8": 1e3})
     bench = kernels.bench(monkeypatch)

@@ -5,6 +5,7 @@ report = bench_engines(Path("build/export"), EngineBenchOptions(batches=(1, 32))
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from ..figures.percentiles import LatencyHistogram
 from ..figures.verdicts import (
     Reason,
     above_limit_reason,
+    calibration_reason,
     elsewhere_reason,
     interrupted_reason,
     not_judged_reason,
@@ -42,9 +44,24 @@ from .sweep import BatchRun, Sweep, SweepPlan, SweptEngine, doubling_batches, ru
 # Of each kernel of the ceilings: before the sweep, and after each of its repeats.
 FIRST_CEILINGS_S = 0.5
 CEILINGS_S = 0.2
+BURN_IN_S = 0.2
 MOST_OF_LIMIT = 0.95  # hardly any engine is that good: the limit may be too long
-COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's; an earlier run's cache would make compiling look fast
-MeasureRoofs = Callable[[float], Sequence[Roof]]  # seconds a kernel -> the best ceilings so far
+# PyTorch's variable. A run uses a cache of its own, since an earlier run's would make compiling look fast,
+# unless the variable is set.
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+@dataclass(frozen=True)
+class DeviceProcess:
+    """What is measured of a device beside the engines, in a process that is kept between calls.
+
+    Attributes:
+        roofs: Takes the seconds for each kernel, and returns the best ceilings so far.
+        control_rate: Returns the operations per second of a fixed work.
+    """
+
+    roofs: Callable[[float], Sequence[Roof]]
+    control_rate: Callable[[], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +101,23 @@ class EngineBenchOptions:
             batches=tuple(dict.fromkeys(batches)),
             seconds=self.seconds,
             repeats=self.repeats,
+            burn_in_s=min(BURN_IN_S, self.seconds),
             judged_by=folder if self.judge else None,
         )
 
 
 @contextmanager
-def ceilings_process(gpu: Gpu | None) -> Iterator[MeasureRoofs]:
-    """Measure the ceilings of a GPU, or of the CPU if `gpu` is None, in a process that is kept between calls.
+def device_process(gpu: Gpu | None) -> Iterator[DeviceProcess]:
+    """Measure a GPU, or the CPU if `gpu` is None, in a process of its own.
 
     Raises:
         ExportError: the process failed.
     """
     with BenchProcess() as process:
         process.request("ceilings", gpu)
-        yield partial(process.request, "roofs")
+        yield DeviceProcess(
+            roofs=partial(process.request, "roofs"), control_rate=partial(process.request, "control_rate")
+        )
 
 
 def bench_engines(
@@ -136,10 +156,20 @@ def bench_engines(
             tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch,
         ):
             ceilings.measure(FIRST_CEILINGS_S)
-            open_engine = partial(EngineProcess, environment={COMPILED_CODE: scratch})
+            log.gpu_calibration_before = ceilings.control_rate_of_gpu()
+            kept = os.environ.get(COMPILED_CODE)
+            if kept and any(spec.is_compiled for spec in selection.specs):
+                log.notes.append(
+                    f"torch.compile may load code that an earlier run compiled ({COMPILED_CODE})."
+                )
+            open_engine = partial(EngineProcess, environment={COMPILED_CODE: kept or scratch})
             after_repeat = partial(ceilings.measure, CEILINGS_S)
             sweep = run_sweep(selection.specs, plan, open_engine, progress, after_repeat=after_repeat)
             log.note(interrupted_reason(sweep.is_interrupted))
+            log.gpu_calibration_after = ceilings.control_rate_of_gpu()
+            if log.gpu_calibration_before and log.gpu_calibration_after:
+                changed = log.gpu_calibration_before, log.gpu_calibration_after
+                log.note(calibration_reason(*changed, of=" of the GPU"))
             rows = rows_from_sweep(sweep, layers, ceilings.roofs)
             log.roofs += ceilings.roofs
             log.engines += rows
@@ -260,7 +290,7 @@ class _Ceilings(ExitStack):
         self._rounds = rounds
         self._done = 0
         self._progress = progress
-        self._measure: dict[Gpu | None, MeasureRoofs] = {}
+        self._processes: dict[Gpu | None, DeviceProcess] = {}
         self._roofs: dict[Gpu | None, Sequence[Roof]] = {}
         self.left_out: list[LeftOut] = []
 
@@ -274,14 +304,25 @@ class _Ceilings(ExitStack):
             name = "CPU" if gpu is None else gpu.name
             self._progress("ceilings", self._done, self._rounds, f"{name}: matrix products and memory")
             try:
-                if gpu not in self._measure:
-                    self._measure[gpu] = self.enter_context(ceilings_process(gpu))
-                self._roofs[gpu] = self._measure[gpu](seconds)
+                if gpu not in self._processes:
+                    self._processes[gpu] = self.enter_context(device_process(gpu))
+                self._roofs[gpu] = self._processes[gpu].roofs(seconds)
             except (AlexnetError, OSError) as error:
                 self._devices.remove(gpu)
                 self.left_out.append(LeftOut(what=f"ceilings of {name}", why=str(error)))
         self._done += 1
         self._progress("ceilings", self._done, self._rounds)
+
+    def control_rate_of_gpu(self) -> float | None:
+        """Measure the calibration workload of the GPU; None if no GPU is measured, or it failed."""
+        gpu = next((gpu for gpu in self._devices if gpu is not None), None)
+        if gpu is None:
+            return None
+        try:
+            return self._processes[gpu].control_rate()
+        except (AlexnetError, OSError) as error:
+            self.left_out.append(LeftOut(what=f"calibration of {gpu.name}", why=str(error)))
+            return None
 
 
 def _layers_by_precision(

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,10 @@ ON_GPU = Sizes(
 # Longest product: it fills the device, and is short enough that some of many run while the machine is quiet.
 LONGEST_MS = 20.0
 KEPT = 3  # products of a type that are measured throughout a run
+# The calibration workload of a GPU: the median of some slices, after one that wakes it.
+CONTROL = Shape(4096, 4096)
+CONTROL_CALLS = 10
+CONTROL_SLICES = 5
 HOPELESS = 50  # times slower than float32 in a trial: not a busy machine, but no fast product
 NO_SUCH_PRODUCT = (AttributeError, NotImplementedError, RuntimeError)  # raised for a type, or without memory
 
@@ -121,6 +126,7 @@ class CeilingBench:
         self._memory: list[RatedKernel] = []
         self._trials: dict[str, list[RatedKernel]] = {}  # by type
         self._products: dict[str, list[RatedKernel]] = {}  # by type, of types worth measuring
+        self._control: Kernel | None = None
 
     def roofs(self, seconds: float) -> list[Roof]:
         """Measure each kernel for about `seconds`.
@@ -150,6 +156,19 @@ class CeilingBench:
             for kind, rate in rates.items()
             if kind == FLOAT32 or rate > rates[FLOAT32]
         ]
+
+    def control_rate(self) -> float:
+        """Return the operations per second of a fixed float32 product: the device is busy if it falls."""
+        with self._working():
+            control = self._control = self._control or products(FLOAT32, CONTROL, self._place)[0]
+
+            def one_slice() -> None:
+                for _ in range(CONTROL_CALLS):
+                    control()
+
+            one_slice()
+            took_ms = median(self._time_call(one_slice) for _ in range(CONTROL_SLICES))
+        return CONTROL.operations * CONTROL_CALLS / (took_ms / 1e3)
 
     def _select_types(self, seconds: float) -> None:
         """Select types worth measuring. A trial is rough: a type that comes near float32 in it may be faster.

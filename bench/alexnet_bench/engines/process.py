@@ -184,7 +184,8 @@ def verbs_of_child() -> Verbs:
     def ceilings(gpu: Gpu | None) -> None:
         from .ceilings import ceilings_of_device
 
-        verbs["roofs"] = ceilings_of_device(gpu).roofs
+        bench = ceilings_of_device(gpu)
+        verbs.update(roofs=bench.roofs, control_rate=bench.control_rate)
 
     verbs.update(engine=engine, ceilings=ceilings)
     return verbs

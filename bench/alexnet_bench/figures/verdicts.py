@@ -148,14 +148,20 @@ def samples_reason(samples: int, of: str, advice: str) -> Reason | None:
     )
 
 
-def calibration_reason(before: float, after: float) -> Reason | None:
-    """The machine was busy if the same work ran at another speed after the run; in operations per second."""
+def calibration_reason(before: float, after: float, *, of: str = "") -> Reason | None:
+    """The machine was busy if the same work ran at another speed after the run.
+
+    Args:
+        before: The operations per second before the run.
+        after: And after it.
+        of: Such as ` of the GPU`.
+    """
     change = abs(after / before - 1)
     rates = f"{before / 1e9:.4g} to {after / 1e9:.4g} x 10^9 operations/s"
     return _reason_if(
         change > MOST_CALIBRATION_CHANGE,
         "machine busy",
-        f"the calibration workload went from {rates}, {change:.0%}",
+        f"the calibration workload{of} went from {rates}, {change:.0%}",
         "Stop other programs on this machine, and measure again.",
     )
 

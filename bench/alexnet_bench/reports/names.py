@@ -93,8 +93,16 @@ def environment_rows(reports: Sequence[Report]) -> tuple[tuple[str, str], ...]:
 
 
 def calibration_in_words(report: Report) -> str:
-    """Return the calibration before and after: what else the machine did in between."""
-    before, after = report.calibration_before, report.calibration_after
+    """Return the calibration before and after: what else the machine, and its GPU, did in between."""
+    words = _change_in_words(report.calibration_before, report.calibration_after)
+    if report.gpu_calibration_before is None:
+        return words
+    return (
+        f"{words}; on the GPU {_change_in_words(report.gpu_calibration_before, report.gpu_calibration_after)}"
+    )
+
+
+def _change_in_words(before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return "not measured"
     change = f" ({after / before - 1:+.1%})" if before else ""
