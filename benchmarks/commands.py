@@ -12,6 +12,8 @@ from alexnet_bench import report_from_file
 from alexnet_cli.main import run
 from alexnet_cli.screen import note
 
+NEW = ".new"  # how the folder of a run's reports ends until they are kept
+
 
 def alexnet(*words: object) -> int:
     """Print a command, run it, and return its exit code."""
@@ -28,12 +30,12 @@ class Measuring:
 
     Args:
         results: The folder of the committed reports.
-        within_s: The time after which no part is repeated.
+        within_s: The time after which no part is started or repeated.
     """
 
     def __init__(self, results: Path, *, within_s: float) -> None:
         self._results = results
-        self._new = results.with_name(f"{results.name}.new")
+        self._new = results.with_name(f"{results.name}{NEW}")
         self._ends_s = time.monotonic() + within_s
         self._took_s: dict[str, float] = {}
         shutil.rmtree(self._new, ignore_errors=True)
@@ -44,6 +46,11 @@ class Measuring:
         for file in self._new.glob("*.json"):
             file.replace(self._results / file.name)
         shutil.rmtree(self._new, ignore_errors=True)
+
+    @property
+    def seconds_left(self) -> float:
+        """The time that is left; below 0 afterwards."""
+        return self._ends_s - time.monotonic()
 
     def __call__(self, part: str, *words: object) -> int:
         """Run a command with `--output`, and return its exit code."""
@@ -64,7 +71,7 @@ class Measuring:
             if code := part():
                 return code
         for name, part in parts.items():
-            if self._was_busy(name) and time.monotonic() + self._took_s[name] < self._ends_s:
+            if self._was_busy(name) and self._took_s[name] < self.seconds_left:
                 note(f"{name}: the machine was busy; measuring again.")
                 if code := part():
                     return code

@@ -1,8 +1,8 @@
 """Write the pages of the measured reports: every recipe ends in `compose(results, docs)`.
 
-`results/cpu` and `results/gpu` hold the reports of one machine each. Each machine has a page in HTML. All
-share one page in Markdown with its plots beside it, which ends with the checks of the tools from
-`results/tools`.
+`results/cpu` and each folder in `results/gpu`, such as `results/gpu/nvidia-h200`, hold the reports of one
+machine each. Each machine has a page in HTML. All share one page in Markdown with its plots beside it, which
+ends with the checks of the tools from `results/tools`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from commands import NEW
 from tools import section_of
 
 from alexnet_bench import (
@@ -26,7 +27,6 @@ from alexnet_model.errors import AlexnetError, UsageError
 from alexnet_model.files import write_text_atomically
 
 PARTS = ("engine", "server", "rates", "breakdown", "tune", "cold-start")  # in the order of the page
-PAGES = {"cpu": "report.html", "gpu": "report-gpu.html"}
 
 
 def compose(results: Path, docs: Path) -> None:
@@ -42,15 +42,23 @@ def compose(results: Path, docs: Path) -> None:
 
 
 def write_pages(results: Path, docs: Path) -> list[Path]:
-    measured = {name: reports for name in PAGES if (reports := reports_in(results / name))}
+    folders = {results / "cpu": "report.html"}
+    for folder in sorted((results / "gpu").glob("*")):
+        if folder.suffix != NEW:
+            folders[folder] = f"report-{folder.name}.html"
+    measured = {
+        results / page: reports for folder, page in folders.items() if (reports := reports_in(folder))
+    }
     if not measured:
-        expected = " or ".join(f"{name}/*.json" for name in PAGES)
         raise UsageError(
-            str(results), got="no reports", expected=expected, next_step="Measure first: make bench."
+            str(results),
+            got="no reports",
+            expected="cpu/*.json or gpu/GPU/*.json",
+            next_step="Measure first: make bench.",
         )
-    for name, reports in measured.items():
-        write_text_atomically(results / PAGES[name], html_from_reports(reports))
-    pages = [results / PAGES[name] for name in measured]
+    for page, reports in measured.items():
+        write_text_atomically(page, html_from_reports(reports))
+    pages = list(measured)
     of_all = [report for reports in measured.values() for report in reports]
     document = document_from_reports(of_all, introduction=introduction(pages, docs), folder=docs.stem)
     if checks := section_of(results / "tools"):

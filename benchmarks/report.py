@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from commands import Measuring
+from commands import Measuring, alexnet
 from composing import PARTS, compose
 
 from alexnet_serving import EmbeddedServer
@@ -27,10 +27,19 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs/performance.md"))
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="measure only these")
     parser.add_argument("--no-run", action="store_true", help="only write the pages of earlier reports")
+    parser.add_argument(
+        "--aoti",
+        action="store_true",
+        help="also measure AOTInductor engines; compiling them takes a minute or two",
+    )
     options = parser.parse_args()
     if options.no_run:
         compose(options.results, options.docs)
         return 0
+    if options.aoti:
+        engines = ["--runtime", "aoti", "--repository", options.demo / "aoti_repository"]
+        if code := alexnet("export", options.demo / "export", *engines):
+            return code
     measuring = Measuring(options.results / "cpu", within_s=SECONDS)
     parts = parts_of(options.demo, measuring)
     if code := measuring.all_of({name: parts[name] for name in options.part}):

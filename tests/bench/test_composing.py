@@ -56,20 +56,24 @@ def test_pages_have_the_parts_in_order(measured: Path) -> None:
     assert "<h1>Engines, Cold start, The other</h1>" in page
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert (measured / "docs" / target).exists(), target
-    assert "report-gpu.html" not in text
+    assert [path.name for path in (measured / "results").glob("*.html")] == ["report.html"]
 
 
 def test_a_second_machine_has_its_own_page_and_chapter(measured: Path) -> None:
     on_gpu = engine_row(9000, of=engine("fp16", "tensorrt", device=H200))
     there = environment(machine="EPYC, 16 cores", gpus=(gpu(),))
     write_report(
-        measured / "results" / "gpu" / "engine.json", part("On a GPU", engines=(on_gpu,), environment=there)
+        measured / "results" / "gpu" / "nvidia-h200" / "engine.json",
+        part("On a GPU", engines=(on_gpu,), environment=there),
     )
+    interrupted = measured / "results" / "gpu" / "nvidia-l4.new" / "engine.json"
+    write_report(interrupted, part("Interrupted", engines=(on_gpu,), environment=there))
     assert composed(measured).returncode == 0
     text = (measured / "docs" / "figures.md").read_text(encoding="utf-8")
     assert text.index("## AMD EPYC 9B14, 2 cores") < text.index(f"## EPYC, 16 cores + {H200}")
-    assert "../results/report-gpu.html" in text
-    page = (measured / "results" / "report-gpu.html").read_text(encoding="utf-8")
+    assert "../results/report-nvidia-h200.html" in text
+    assert "Interrupted" not in text
+    page = (measured / "results" / "report-nvidia-h200.html").read_text(encoding="utf-8")
     assert "<h1>On a GPU</h1>" in page
     assert "AMD EPYC" not in page
     images = {file.name for file in (measured / "docs" / "figures").iterdir()}
@@ -79,7 +83,7 @@ def test_a_second_machine_has_its_own_page_and_chapter(measured: Path) -> None:
 def test_no_reports_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     found = composed(tmp_path)
     assert found.returncode == 1
-    assert f"{tmp_path / 'results'}: got no reports, expected cpu/*.json or gpu/*.json" in found.stderr
+    assert f"{tmp_path / 'results'}: got no reports, expected cpu/*.json or gpu/GPU/*.json" in found.stderr
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "docs").exists()
 

@@ -21,7 +21,7 @@ from alexnet_bench.engines.benchmark import (
 )
 from alexnet_bench.engines.selection import EngineFilter
 from alexnet_bench.engines.specs import EngineSpec
-from alexnet_bench.engines.sweep import OpenEngine
+from alexnet_bench.engines.sweep import StartingEngine
 from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.reports.names import calibration_in_words
 from alexnet_bench.runs import report_of_run
@@ -79,7 +79,7 @@ class Fakes:
 
     def _open(
         self, spec: EngineSpec, largest: int, environment: dict[str, str]
-    ) -> AbstractContextManager[OpenEngine]:
+    ) -> AbstractContextManager[StartingEngine]:
         self.environments.append(environment["TORCHINDUCTOR_CACHE_DIR"])
         return FakeProcess(spec, self.log)
 

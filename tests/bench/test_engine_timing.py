@@ -169,7 +169,12 @@ def test_an_engine_on_a_gpu_is_timed_on_images_in_its_own_memory(
     assert device.captures == (1 if graphs else 0)
     # The same engine with copies: the whole call by the host's clock, of which a copy takes 20 ms.
     upload = device.upload
-    monkeypatch.setattr(device, "upload", lambda *copied: (clock.spend(0.02), upload(*copied)))
+
+    def slow_upload(*copied: Any) -> None:
+        clock.spend(0.02)
+        upload(*copied)
+
+    monkeypatch.setattr(device, "upload", slow_upload)
     engine_here.warm_up(4, 0, copies=True)
     assert engine_here.time_calls(4, 0, 1).throughput_per_s == pytest.approx(4 / 0.02)
     assert executions == [4] * 8

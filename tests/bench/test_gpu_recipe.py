@@ -88,8 +88,9 @@ def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(RECIPE), run_name="__main__")
     printed = capsys.readouterr().err
+    results = tmp_path / "results" / "gpu" / "nvidia-h100-80gb-hbm3"
     assert ended.value.code == 1, printed
-    report = json.loads((tmp_path / "results" / "gpu" / "engine.json").read_text())
+    report = json.loads((results / "engine.json").read_text())
     assert report["engines"] == report["roofs"] == report["proofs"] == []
     whys = {left["what"]: left["why"] for left in report["left_out"]}
     for precision, runtime in (("fp32", "pytorch"), ("fp32", "onnxruntime"), ("fp16", "onnxruntime")):
@@ -97,7 +98,7 @@ def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
     assert not any("(CPU" in what for what in whys)
     # Triton saw no GPU either: what it computes on the CPU is not measured under a GPU's name.
     assert "No server on the GPU: Triton computes alexnet_fp16, alexnet_fp32" in printed
-    assert [path.name for path in (tmp_path / "results" / "gpu").iterdir()] == ["engine.json"]
+    assert [path.name for path in results.iterdir()] == ["engine.json"]
     page = (tmp_path / "performance.md").read_text()
     assert "PyTorch: got" in page
     assert "images/s" not in page

@@ -316,7 +316,7 @@ def test_a_shape_that_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.M
     def products_of(kind: str, shape: Shape, place: str) -> Sequence[Callable[[], object]]:
         if shape.rows == 400:
             raise torch.OutOfMemoryError("out of memory")
-        return made(kind, shape, place)  # type: ignore[return-value]
+        return made(kind, shape, place)
 
     monkeypatch.setattr(ceilings, "products", products_of)
     (f32,) = bench.roofs(0.1)

@@ -29,9 +29,7 @@ from .specs import EngineSpec, GateResult, TimedCalls
 
 
 class OpenEngine(Protocol):
-    """The part of an `EngineProcess` that a sweep uses."""
-
-    def wait_until_started(self) -> None: ...
+    """The part of a `TimedEngine` that a sweep uses."""
 
     def load(self) -> float: ...
 
@@ -44,8 +42,14 @@ class OpenEngine(Protocol):
     def describe(self) -> RuntimeInfo: ...
 
 
+class StartingEngine(OpenEngine, Protocol):
+    """An engine in a process, such as an `EngineProcess`, which has to start before it can be loaded."""
+
+    def wait_until_started(self) -> None: ...
+
+
 # Called with an engine and its largest batch.
-OpenEngineOf = Callable[[EngineSpec, int], AbstractContextManager[OpenEngine]]
+OpenEngineOf = Callable[[EngineSpec, int], AbstractContextManager[StartingEngine]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +223,7 @@ def _load(
             shared[spec.shared_name] = spec.without_copies, largest
         else:
             sweep.left_out.append(LeftOut(what=str(spec), why=f"it takes batches to {spec.max_batch}"))
-    starting: list[tuple[EngineSpec, OpenEngine]] = []
+    starting: list[tuple[EngineSpec, StartingEngine]] = []
     for spec, largest in shared.values():
         with _left_out_if_it_fails(spec, sweep):
             starting.append((spec, opened.enter_context(open_engine(spec, largest))))
