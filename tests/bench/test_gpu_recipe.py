@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -17,6 +18,8 @@ from alexnet_model.checkpoint import save_checkpoint
 from alexnet_model.errors import ExportError
 
 from ..networks import random_checkpoint
+from ..serving.conftest import Artifacts
+from ..serving.recorded_engines import H200, L4, with_engines
 from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi, no_nvidia_smi
 
 pytestmark = pytest.mark.slow
@@ -102,3 +105,21 @@ def test_a_gpu_that_nothing_can_use_gives_reasons_and_no_rows(
     page = (tmp_path / "performance.md").read_text()
     assert "PyTorch: got" in page
     assert "images/s" not in page
+
+
+def test_an_export_of_the_same_weights_is_used_again_with_its_engines(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RECIPE.parent)
+    recipe = importlib.import_module("gpu")
+    export = with_engines(artifacts, tmp_path / "export", H200, max_batch=4)
+    same, other = tmp_path / "same.safetensors", tmp_path / "other.safetensors"
+    save_checkpoint(random_checkpoint(), same)
+    save_checkpoint(random_checkpoint(width=0.05), other)
+    assert recipe.earlier_export(export.folder, same, 4) == export.manifest
+    assert recipe.earlier_export(export.folder, same, 8) is None
+    assert recipe.earlier_export(export.folder, other, 4) is None
+    assert recipe.earlier_export(tmp_path / "nowhere", same, 4) is None
+    assert recipe.has_engine(export.manifest, "tensorrt", H200)
+    assert not recipe.has_engine(export.manifest, "aoti", H200)
+    assert not recipe.has_engine(export.manifest, "tensorrt", L4)

@@ -227,7 +227,7 @@ def _load(
     for spec, largest in shared.values():
         with _left_out_if_it_fails(spec, sweep):
             starting.append((spec, opened.enter_context(open_engine(spec, largest))))
-    started: list[tuple[EngineSpec, OpenEngine]] = []
+    started: list[tuple[EngineSpec, StartingEngine]] = []
     for index, (spec, engine) in enumerate(starting):
         progress("starting engines", index, len(starting), f"{spec}: importing libraries")
         with _left_out_if_it_fails(spec, sweep):
