@@ -202,10 +202,8 @@ def test_a_fault_of_one_of_two_servers_costs_no_reply(
     with capsys.disabled():
         for name, latencies in (("before", quiet), (f"after {fault}", faulty)):
             p50, p99, most = np.percentile(latencies, [50, 99, 100])
-            print(
-                f"\n{name}: {len(latencies)} replies, {p50:.3f} s p50, {p99:.3f} s p99, {most:.3f} s longest",
-                end="",
-            )
+            line = f"{len(latencies)} replies, {p50:.3f} s p50, {p99:.3f} s p99, {most:.3f} s longest"
+            sys.stdout.write(f"\n{name}: {line}")
 
 
 def test_classify_ends_on_ctrl_c_at_any_moment(repository: Path, tmp_path: Path) -> None:
