@@ -251,6 +251,50 @@ def test_prometheus_parses_every_query(tmp_path: Path) -> None:
     subprocess.run(["promtool", "check", "rules", tmp_path / "rules.json"], check=True, capture_output=True)
 
 
+def test_prometheus_computes_what_the_scaling_needs(tmp_path: Path) -> None:
+    """Two replicas: one model waits half of its compute time; an ensemble and an idle model do not count."""
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool here")
+
+    def counters(model: str, requests: int, queue_us: int, compute_us: int) -> list[dict[str, str]]:
+        rates = {
+            "nv_inference_request_success": requests,
+            "nv_inference_queue_duration_us": queue_us,
+            "nv_inference_compute_infer_duration_us": compute_us,
+            "nv_inference_pending_request_count": 0,
+        }
+        return [
+            {
+                "series": f'{name}{{job="alexnet", model="{model}", pod="{pod}"}}',
+                "values": f"{7 * (rate == 0 and 'pending' in name)}+{rate}x20",
+            }
+            for name, rate in rates.items()
+            for pod in ("a", "b")
+        ]
+
+    def expected(trigger: str, values: list[float]) -> dict[str, Any]:
+        return {
+            "expr": triggers()[trigger]["metadata"]["query"],
+            "eval_time": "5m",
+            "exp_samples": [{"labels": "{}", "value": value} for value in values],
+        }
+
+    idle = counters("alexnet_fp32", 0, 0, 0)
+    busy = [*idle, *counters("alexnet_int8", 100, 50_000, 100_000), *counters("alexnet", 100, 0, 0)]
+    tests = [
+        {"interval": "15s", "input_series": series, "promql_expr_test": queries}
+        for series, queries in (
+            (busy, [expected("queue", [0.5]), expected("pending", [42])]),
+            (idle, [expected("queue", []), expected("pending", [14])]),
+        )
+    ]
+    (tmp_path / "tests.json").write_text(json.dumps({"tests": tests}))
+    run = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "tests.json"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 @pytest.fixture
 def running(
     repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
