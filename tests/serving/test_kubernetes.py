@@ -340,6 +340,7 @@ def replies(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_the_command_of_the_container_serves_and_ends(
     running: tuple[subprocess.Popen[bytes], dict[str, int]], tmp_path: Path
 ) -> None:

@@ -24,6 +24,8 @@ from alexnet_serving import EmbeddedServer
 
 from .conftest import ENCODED
 
+pytestmark = pytest.mark.slow
+
 MODEL = "alexnet_fp32"
 THREADS = 4
 
