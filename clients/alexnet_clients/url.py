@@ -49,6 +49,8 @@ class ServerUrl:
             )
         if not host or any(character.isspace() for character in text):
             raise InvalidUrl(f"URL {text!r}", got="no host", expected=_EXAMPLE)
+        if "," in host:
+            raise InvalidUrl(f"URL {text!r}", got="several hosts", expected=f"one server: {_EXAMPLE}")
         if port == 0:
             raise InvalidUrl(f"URL {text!r}", got="port 0", expected=_EXAMPLE)
         path = parts.path.rstrip("/")

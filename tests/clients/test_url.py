@@ -35,6 +35,7 @@ def test_grpc_urls_parse(text: str, host: str, port: int, address: str) -> None:
         "grpc://host:port",
         "grpc://host:65536",
         "grpc://host:0",
+        "grpc://a,b",
         "grpc://host:-1",
         "grpc://[::1:8001",
         "grpc://host/models",
