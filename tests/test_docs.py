@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -88,12 +89,23 @@ def test_the_clients_pages_python_runs(
 
 
 def test_the_clients_pages_blocks_that_are_not_run_are_still_python(clients_page: str) -> None:
-    tls, gunicorn = re.findall(r"^```python no-run\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    several, tls, gunicorn = re.findall(
+        r"^```python no-run\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL
+    )
     from alexnet_model.errors import UsageError
 
     with pytest.raises(UsageError, match=r"ca\.pem"):  # the names are right; the files do not exist
         exec(compile(tls, "clients.md", "exec"), {})
     exec(compile(gunicorn, "clients.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(several, "clients.md", "exec"), names)  # clients connect when they are used
+    names["client"].close()
+
+
+def test_the_arithmetic_of_the_scale_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = code_blocks(ROOT / "docs" / "scale.md", "python")
+    exec(compile(block, "scale.md", "exec"), {})
+    assert capsys.readouterr().out == "5 replicas, 6.0 Gbit/s, 0.40 per million images\n"
 
 
 def test_the_clients_pages_curl_runs(clients_page: str, served: EmbeddedServer) -> None:

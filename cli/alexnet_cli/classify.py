@@ -22,7 +22,7 @@ from .connecting import (
     HeaderOption,
     KeyOption,
     TimeoutOption,
-    UrlOption,
+    UrlsOption,
 )
 from .options import model_from_options
 
@@ -38,7 +38,7 @@ def classify_command(
             metavar="IMAGE...",
         ),
     ],
-    url: UrlOption = DEFAULT_URL,
+    url: UrlsOption = DEFAULT_URL,
     model: Annotated[
         str | None,
         typer.Option(

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from alexnet_clients import Client, Credentials
 
 UrlOption = Annotated[str, typer.Option(help="The server: grpc://, grpcs://, http:// or https://.")]
+UrlsOption = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        help="The server: grpc://, grpcs://, http:// or https://. Several: grpc://a:8001,b:8001 or "
+        "dns:///name:8001.",
+    ),
+]
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0.001, help="Deadline of a request.", metavar="SECONDS")
 ]

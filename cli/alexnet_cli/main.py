@@ -18,7 +18,7 @@ import typer
 
 from alexnet_model.errors import AlexnetError
 
-from . import bench, classify, compare, demo, doctor, export, lint, rollback, serve, train, tune, ui
+from . import bench, classify, compare, demo, doctor, export, lint, pack, rollback, serve, train, tune, ui
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -35,6 +35,7 @@ app.command("train")(train.train_command)
 app.command("export")(export.export_command)
 app.command("lint")(lint.lint_command)
 app.command("rollback")(rollback.rollback_command)
+app.command("pack")(pack.pack_command)
 app.command("serve")(serve.serve_command)
 app.command("classify")(classify.classify_command)
 app.command("ui")(ui.ui_command)

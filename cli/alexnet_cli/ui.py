@@ -15,12 +15,12 @@ from .connecting import (
     HeaderOption,
     KeyOption,
     TimeoutOption,
-    UrlOption,
+    UrlsOption,
 )
 
 
 def ui_command(
-    url: UrlOption = DEFAULT_URL,
+    url: UrlsOption = DEFAULT_URL,
     name: Annotated[
         str, typer.Option(help="Name of the export whose models to offer.", metavar="NAME")
     ] = "alexnet",

@@ -29,7 +29,7 @@ from .transports.transport import (
     Transport,
     transport_from_url,
 )
-from .url import ServerUrl
+from .url import Endpoints, ServerUrl
 
 if TYPE_CHECKING:
     from .async_client import AsyncClient
@@ -61,6 +61,7 @@ __all__ = [
     "Client",
     "ClientTls",
     "Credentials",
+    "Endpoints",
     "FakeTransport",
     "Headers",
     "ImageSource",

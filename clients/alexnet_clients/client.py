@@ -32,6 +32,7 @@ from .predictions import Prediction, numbers_from_reply, predictions_from_batch
 from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, Steps, result_of, run_blocking, wait_for
 from .served_model import ServedModel, served_model_from_config
 from .sources import images_in_folder
+from .transports.balanced_transport import BalancedTransport
 from .transports.error_rules import LATE
 from .transports.transport import (
     FloatArray,
@@ -43,7 +44,7 @@ from .transports.transport import (
     Transport,
     transport_from_url,
 )
-from .url import ServerUrl
+from .url import Endpoints
 
 T = TypeVar("T")
 DEFAULT_MODEL = "alexnet_fp32"
@@ -58,7 +59,7 @@ class BaseClient:
     """What `Client` and `AsyncClient` have in common. Thread-safe; each stream is used by one thread or task.
 
     Attributes:
-        url: the server.
+        url: the server, or several of them.
         contract: the pinned contract; None: each model is used by the contract that it declares.
         timeout_s: how long a call, or each further batch of it, waits for the server, seconds.
         transport: what carries the requests.
@@ -79,7 +80,9 @@ class BaseClient:
         """Open a transport; nothing is sent yet.
 
         Args:
-            url: `grpc://`, `grpcs://`, `http://` or `https://`, with host and port.
+            url: `grpc://`, `grpcs://`, `http://` or `https://`, with host and port. Several servers with one
+                scheme are separated by commas (`grpc://a:8001,b:8001`). `dns:///name:8001` is gRPC to each
+                address of a name.
             timeout_s: how long a call waits for the server, seconds: to connect, to read the model and for
                 its request with all attempts together. Each further batch of a call has as long again.
             tls: for `grpcs://` and `https://`: the CA to trust, and this client's own certificate.
@@ -98,10 +101,10 @@ class BaseClient:
             raise UsageError("timeout_s", got=f"{timeout_s}", expected="a positive number of seconds")
         if max_in_flight < 1:
             raise UsageError("max_in_flight", got=f"{max_in_flight}", expected="at least 1")
-        self.url = ServerUrl.parse(url)
+        self.url = Endpoints.parse(url)
         self.contract = contract
         self.timeout_s = timeout_s
-        self.transport = transport or transport_from_url(self.url, Credentials(tls=tls, headers=headers))
+        self.transport = transport or self._transport(Credentials(tls=tls, headers=headers))
         self._name = str(self.url)
         self._pid = os.getpid()
         self._retrier = Retrier(backoff or Backoff())
@@ -113,6 +116,11 @@ class BaseClient:
         self._lock = threading.Lock()
         # Requests whose reply several callers wait for, by name and the count of connections at their start.
         self._shared: dict[tuple[str, int], Future[Any]] = {}
+
+    def _transport(self, credentials: Credentials) -> Transport:
+        if self.url.is_one:
+            return transport_from_url(self.url.servers[0], credentials)
+        return BalancedTransport(self.url, credentials, check=self._check_endpoint)
 
     def _close(self) -> None:
         """End open requests. Does not wait for an image that is being read, which may take forever.
@@ -192,11 +200,11 @@ class BaseClient:
         if config.name != name:
             raise BadResponse(self._subject(name), got=f"the model {config.name!r}", expected=repr(name))
         served = served_model_from_config(config, subject=self._subject(name))
-        self._check_contract(served)
+        self._check_contract(served, self._subject(name))
         self._models[name] = (served, connections)
         return served
 
-    def _check_contract(self, served: ServedModel) -> None:
+    def _check_contract(self, served: ServedModel, subject: str) -> None:
         """Compare a model with the pinned contract, and with the model as it was first read.
 
         Images that were prepared before the connection was lost have the contract of that time, and callers
@@ -209,17 +217,31 @@ class BaseClient:
             if self.contract is not None:
                 next_step = "Pin the contract that the model was exported with, or none."
             raise ContractMismatch(
-                self._subject(served.name),
+                subject,
                 got="; ".join(differences),
                 expected=f"the client's contract {expected.digest[:12]}",
                 next_step=next_step,
             )
         if served.labels != known.labels or served.decodes != known.decodes:
             raise ContractMismatch(
-                self._subject(served.name),
+                subject,
                 got="a model with other classes since the connection was lost",
                 expected=f"the {known.classes} classes that it had",
                 next_step=next_step,
+            )
+
+    def _check_endpoint(self, config: ModelConfig, url: str) -> None:
+        """Refuse a model of one of several servers, unless images prepared for the first one fit it."""
+        subject = f"{url} {config.name}"
+        served = served_model_from_config(config, subject=subject)
+        self._check_contract(served, subject)
+        known = self._models.get(config.name)
+        if known is not None and served.max_batch < known[0].max_batch:
+            raise ContractMismatch(
+                subject,
+                got=f"batches of at most {served.max_batch} images",
+                expected=f"at least {known[0].max_batch}, as the first server had",
+                next_step="Export for all servers with the same --max-batch.",
             )
 
     async def _statistics(self, name: str) -> ModelStatistics:

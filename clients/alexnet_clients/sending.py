@@ -14,7 +14,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -78,6 +78,63 @@ async def result_of(future: Future[T]) -> T:
 @types.coroutine
 def _yielded(future: Future[Any]) -> Generator[Future[Any], None, None]:
     yield future
+
+
+def run_detached(coroutine: Steps[T]) -> Future[T]:
+    """Run a coroutine in the threads that complete the futures it waits for.
+
+    Cancelling the returned future cancels the one that the coroutine waits for, and closes the coroutine.
+    """
+    return _Detached(coroutine).outcome
+
+
+class _Detached(Generic[T]):
+    """A coroutine of `run_detached`. It waits for one future at a time, so one thread at a time runs it."""
+
+    def __init__(self, coroutine: Steps[T]) -> None:
+        self._coroutine = coroutine
+        self._awaited: Future[Any] | None = None
+        self.outcome: Future[T] = Future()
+        self.outcome.add_done_callback(self._cancel)
+        self._step()
+
+    def _step(self, _: Future[Any] | None = None) -> None:
+        try:
+            if self.outcome.cancelled():
+                self._coroutine.close()
+                return
+            awaited: Future[Any] = self._coroutine.send(None)
+        except StopIteration as end:
+            if self.outcome.set_running_or_notify_cancel():
+                self.outcome.set_result(end.value)
+        except Exception as error:
+            if self.outcome.set_running_or_notify_cancel():
+                self.outcome.set_exception(error)
+        else:
+            self._awaited = awaited
+            if self.outcome.cancelled():  # between the start of this step and the line above
+                awaited.cancel()
+            awaited.add_done_callback(self._step)
+
+    def _cancel(self, outcome: Future[T]) -> None:
+        if outcome.cancelled() and self._awaited is not None:
+            self._awaited.cancel()
+
+
+def copy_of(future: Future[T]) -> Future[T]:
+    """A future with the outcome of another one, which may be cancelled alone."""
+    copy: Future[T] = Future()
+
+    def finish(done: Future[T]) -> None:
+        if copy.set_running_or_notify_cancel():
+            error = CancelledError() if done.cancelled() else done.exception()
+            if error is None:
+                copy.set_result(done.result())
+            else:
+                copy.set_exception(error)
+
+    future.add_done_callback(finish)
+    return copy
 
 
 class FifoSemaphore:

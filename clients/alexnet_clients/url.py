@@ -1,4 +1,4 @@
-"""The address of a server. No other module parses URLs."""
+"""The addresses of servers. No other module parses URLs."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ class ServerUrl:
             )
         if not host or any(character.isspace() for character in text):
             raise InvalidUrl(f"URL {text!r}", got="no host", expected=_EXAMPLE)
+        if "," in host:
+            raise InvalidUrl(f"URL {text!r}", got="several hosts", expected=f"one server: {_EXAMPLE}")
         if port == 0:
             raise InvalidUrl(f"URL {text!r}", got="port 0", expected=_EXAMPLE)
         path = parts.path.rstrip("/")
@@ -89,3 +91,57 @@ class ServerUrl:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.address}{self.path}"
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The servers that a client sends its requests to.
+
+    Attributes:
+        servers: one or more, all with the same scheme. With `by_dns`, the one that is resolved.
+        by_dns: the host's name is resolved again and again, and each of its addresses is a server.
+    """
+
+    servers: tuple[ServerUrl, ...]
+    by_dns: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoints:
+        """Parse one of these forms.
+
+        - a URL as for `ServerUrl.parse`;
+        - several hosts with one scheme: `grpc://a:8001,b:8001`, `http://a:8000,b:8000/prefix`;
+        - `dns:///name:8001`: gRPC without TLS to each address of a name, such as a headless Service's.
+
+        Raises:
+            InvalidUrl: the text does not parse, or names a server twice.
+        """
+        if text.startswith("dns:"):
+            host = text.removeprefix("dns:///")
+            if host == text or "/" in host or "," in host:
+                raise InvalidUrl(f"URL {text!r}", got="another form", expected="dns:///NAME:PORT")
+            return cls((ServerUrl.parse(f"grpc://{host}"),), by_dns=True)
+        scheme, separator, rest = text.partition("://")
+        hosts, slash, path = rest.partition("/")
+        servers = tuple(
+            ServerUrl.parse(f"{scheme}{separator}{host}{slash}{path}") for host in hosts.split(",")
+        )
+        if len(set(servers)) < len(servers):
+            raise InvalidUrl(f"URL {text!r}", got="a server twice", expected="each server once")
+        return cls(servers)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one server, whose address is not looked up here."""
+        return len(self.servers) == 1 and not self.by_dns
+
+    @property
+    def is_loopback(self) -> bool:
+        return all(server.is_loopback for server in self.servers)
+
+    def __str__(self) -> str:
+        first = self.servers[0]
+        if self.by_dns:
+            return f"dns:///{first.address}"
+        hosts = ",".join(server.address for server in self.servers)
+        return f"{first.scheme}://{hosts}{first.path}"

@@ -16,6 +16,7 @@ from .engine_compatibility import EngineTarget, MachineTarget, check_engines, ta
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
 from .repositories.backends import models_without_queue_limit
+from .repositories.image_context import write_image_context
 from .repositories.layout import CONFIG_FILE, RepositoryOptions
 from .repositories.records import (
     PackedExport,
@@ -86,6 +87,7 @@ __all__ = [
     "text_from_config",
     "unpack_repository",
     "wheel_of_this_python",
+    "write_image_context",
     "write_repository",
 ]
 

@@ -138,6 +138,7 @@ NOT_THERE = [
     (["lint"], ["model_repository", "no such folder", "alexnet export"]),
     (["rollback", "alexnet"], ["model_repository", "no such file", "alexnet export"]),
     (["lint", "."], ["no model"]),
+    (["pack", "nowhere"], ["nowhere", "no such folder", "alexnet export"]),
     (["tune", "--limit-p99-ms", "50"], ["model_repository", "no such folder", "alexnet export"]),
     (["tune", "--limit-p99-ms", "50", "--repository", "."], ["no model"]),
     (["bench", "breakdown"], ["model_repository", "no such folder", "alexnet export"]),

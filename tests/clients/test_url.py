@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_clients import ServerUrl
+from alexnet_clients import Endpoints, ServerUrl
 from alexnet_model.errors import InvalidUrl
 
 
@@ -35,6 +35,7 @@ def test_grpc_urls_parse(text: str, host: str, port: int, address: str) -> None:
         "grpc://host:port",
         "grpc://host:65536",
         "grpc://host:0",
+        "grpc://a,b",
         "grpc://host:-1",
         "grpc://[::1:8001",
         "grpc://host/models",
@@ -85,3 +86,30 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
 )
 def test_loopback_is_recognised(host: str, is_loopback: bool) -> None:
     assert ServerUrl.parse(f"grpc://{host}").is_loopback is is_loopback
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses", "by_dns"),
+    [
+        ("grpc://a:8001,b:9001", ["a:8001", "b:9001"], False),
+        ("grpcs://a,[::1]:8001", ["a:8001", "[::1]:8001"], False),
+        ("http://a:8000,b:8000/models", ["a:8000", "b:8000"], False),
+        ("dns:///alexnet.default.svc:8001", ["alexnet.default.svc:8001"], True),
+        ("grpc://a:8001", ["a:8001"], False),
+    ],
+)
+def test_several_servers_parse(text: str, addresses: list[str], by_dns: bool) -> None:
+    endpoints = Endpoints.parse(text)
+    assert [server.address for server in endpoints.servers] == addresses
+    assert endpoints.by_dns == by_dns
+    assert endpoints.is_one == (len(addresses) == 1 and not by_dns)
+    assert Endpoints.parse(str(endpoints)) == endpoints
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["grpc://a:1,", "grpc://a:1,a:1", "grpc://a,b/path", "dns:name:8001", "dns://8.8.8.8/name", "dns:///a,b"],
+)
+def test_other_texts_for_several_servers_are_refused(text: str) -> None:
+    with pytest.raises(InvalidUrl):
+        Endpoints.parse(text)

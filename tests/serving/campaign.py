@@ -28,10 +28,11 @@ from alexnet_clients import Client
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ClientError
 from alexnet_model.files import restore_interrupted
-from alexnet_serving import write_repository
+from alexnet_serving import EmbeddedServer, write_repository
 from alexnet_serving.servers.embedded import stubs_of
 
 from .conftest import Artifacts
+from .test_several_servers import MODEL, load, url_of, wait_for_replies
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 SHM = Path("/dev/shm")
@@ -169,6 +170,40 @@ def test_a_dead_model_process_ends_serve_and_no_answer_is_wrong(repository: Path
             assert process.returncode == 1, errors
             assert max(wrong, default=0) < 1e-5
     assert answers > 0
+
+
+@pytest.mark.parametrize("fault", ["SIGTERM", "SIGKILL", "SIGSTOP"])
+def test_a_fault_of_one_of_two_servers_costs_no_reply(
+    fault: str, repository: Path, images: Uint8Array, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 times under load from four threads; prints the latencies with and without the faults."""
+    moments = random.Random(0)
+    with EmbeddedServer(repository) as kept:
+        with Client(kept.grpc_url) as client:
+            expected = client.probabilities(images[:1], model=MODEL)
+        quiet: list[float] = []
+        faulty: list[float] = []
+        ports: dict[str, int] = {}
+        for _ in range(20):
+            with EmbeddedServer(repository, **ports) as other:  # type: ignore[arg-type]
+                ports = {f"{name}_port": port for name, port in other._ports.items()}
+                with load(url_of("grpc", kept, other), images[:1], expected) as seen:
+                    wait_for_replies(seen, 100)
+                    quiet += seen.latencies_s
+                    before = len(seen.latencies_s)
+                    time.sleep(moments.uniform(0, 0.5))
+                    os.killpg(other._process.pid, getattr(signal, fault))
+                    wait_for_replies(seen, 100)
+                    if fault == "SIGSTOP":
+                        os.killpg(other._process.pid, signal.SIGCONT)
+                faulty += seen.latencies_s[before:]
+                if fault == "SIGTERM":
+                    assert other._process.wait(30) == 0
+    with capsys.disabled():
+        for name, latencies in (("before", quiet), (f"after {fault}", faulty)):
+            p50, p99, most = np.percentile(latencies, [50, 99, 100])
+            line = f"{len(latencies)} replies, {p50:.3f} s p50, {p99:.3f} s p99, {most:.3f} s longest"
+            sys.stdout.write(f"\n{name}: {line}")
 
 
 def test_classify_ends_on_ctrl_c_at_any_moment(repository: Path, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class ModelStatistics:
 
 
 class Transport(Protocol):
-    """Carries requests to one server. Thread-safe.
+    """Carries requests to one server, or to several equal ones. Thread-safe.
 
     Every future is done by its deadline and fails only with a `ClientError`. Cancelling it ends its request.
     """
