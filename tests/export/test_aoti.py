@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from alexnet_model.errors import EngineError, ExportError, ManifestError, UsageE
 from alexnet_model.files import sha256_of_file
 from alexnet_model.passport import Passport, Profile, write_passport
 
+from ..stand_ins.host_gpu import HostGpu
 from ..stand_ins.nvidia_smi import H100, L4, fake_nvidia_smi, no_nvidia_smi
 
 CONTRACT = Contract(size=32, resize=32)
@@ -82,41 +82,6 @@ class FakeLoader:
         return [torch.softmax(logits, 1), logits]
 
 
-class FakeGpu:
-    """A `CudaDevice` in this machine's memory, whose graphs call what they captured again."""
-
-    name = "NVIDIA H100"
-    index = 0
-    stream = 1
-
-    def __init__(self) -> None:
-        self.captures = 0
-
-    def make_current(self) -> None: ...
-
-    def working(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def free_bytes(self) -> int:
-        return 5_000_000
-
-    def buffer(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        return torch.zeros(shape, dtype=getattr(torch, dtype))
-
-    def upload(self, images: Any, buffer: torch.Tensor) -> None:
-        buffer[: len(images)] = torch.from_numpy(images)
-
-    def move(self, source: torch.Tensor, buffer: torch.Tensor) -> None:
-        buffer[: len(source)] = source
-
-    def download(self, buffer: torch.Tensor, rows: int) -> Any:
-        return buffer[:rows].clone().numpy()
-
-    def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
-        self.captures += 1
-        return launch
-
-
 def runner_of(engine: Path, passport: Passport, **options: Any) -> AotiRunner:
     return AotiRunner(engine, passport, classes=3, contract=CONTRACT, **options)
 
@@ -146,7 +111,7 @@ def test_what_was_built_for_another_machine_is_never_loaded(
 
 
 def test_a_cpu_engine_is_not_run_on_a_gpu(engine: Path, loads: list[str]) -> None:
-    runner = runner_of(engine, passport_for(engine), device=FakeGpu())
+    runner = runner_of(engine, passport_for(engine), device=HostGpu())
     with pytest.raises(EngineError, match="got NVIDIA H100, expected this CPU"), runner:
         pytest.fail("loaded")
     assert loads == []
@@ -176,7 +141,7 @@ def test_batches_above_the_profile_are_refused(engine: Path, loads: list[str]) -
 def test_each_batch_size_has_a_graph_with_outputs_of_its_own(
     cuda_graphs: bool, engine: Path, loads: list[str]
 ) -> None:
-    gpu = FakeGpu()
+    gpu = HostGpu()
     passport = passport_for(engine, **FOR_H100)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     with runner_of(engine, passport, device=gpu, cuda_graphs=cuda_graphs) as runner:
@@ -197,7 +162,22 @@ def test_a_full_gpu_is_one_line(engine: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(aoti_runner, "AOTIModelPackageLoader", full)
     passport = passport_for(engine, **FOR_H100)
     with pytest.raises(EngineError, match=r"got 5 MB free on NVIDIA H100, expected more than.*nvidia-smi"):
-        runner_of(engine, passport, device=FakeGpu()).__enter__()
+        runner_of(engine, passport, device=HostGpu()).__enter__()
+
+
+def test_a_network_that_cannot_be_captured_is_one_line(engine: Path, loads: list[str]) -> None:
+    class Gpu(HostGpu):
+        def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
+
+    passport = passport_for(engine, **FOR_H100)
+    words = r"got operation not permitted when stream is capturing \(batch 2, with CUDA graphs\), expected"
+    with (
+        runner_of(engine, passport, device=Gpu(), cuda_graphs=True) as runner,
+        pytest.raises(EngineError, match=words) as caught,
+    ):
+        runner.infer(np.zeros((2, 32, 32, 3), np.uint8))
+    assert "\n" not in str(caught.value)
 
 
 class TestBuilders:
@@ -213,7 +193,7 @@ class TestBuilders:
 
     def test_one_for_each_kind_of_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         fake_nvidia_smi(monkeypatch, tmp_path, [H100, L4])
-        monkeypatch.setattr(aoti_builder, "CudaDevice", lambda _: FakeGpu())
+        monkeypatch.setattr(aoti_builder, "CudaDevice", lambda _: HostGpu())
         builders = aoti_builder.builders_from(OPTIONS)
         assert [builder.label for builder in builders] == ["aoti-sm90", "aoti-sm89"]
         assert [set(builder.not_built) for builder in builders] == [{"int8"}] * 2

@@ -75,6 +75,7 @@ class AotiRunner:
         self._path = engine
         self._passport = passport
         self._device = device
+        self._device_name = "CPU" if device is None else device.name
         self._classes = classes
         self._contract = contract
         self._cuda_graphs = cuda_graphs
@@ -119,7 +120,7 @@ class AotiRunner:
         passport = self._passport
         return RuntimeInfo(
             name=passport.runtime,
-            device="CPU" if self._device is None else self._device.name,
+            device=self._device_name,
             computes_in="+".join(passport.layer_precisions or ()),
             options={"torch_version": passport.runtime_version},
         )
@@ -150,12 +151,20 @@ class AotiRunner:
         self._launched(self._batch)
 
     def _launched(self, batch: int) -> None:
-        if batch not in self._launches:
-            self._launches[batch] = self._launch_of(batch)
         try:
+            if batch not in self._launches:
+                self._launches[batch] = self._launch_of(batch)
             self._launches[batch]()
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error
+        except RuntimeError as error:
+            first = str(error).strip().partition("\n")[0]
+            raise EngineError(
+                str(self._path),
+                got=f"{first} (batch {batch}, {'with' if self._cuda_graphs else 'without'} CUDA graphs)",
+                expected=f"a network that runs on {self._device_name}",
+                next_step="Serve the ONNX file: alexnet export CHECKPOINT --runtime onnxruntime",
+            ) from error
 
     def _launch_of(self, batch: int) -> Callable[[], None]:
         device = self._device
