@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
-from alexnet_export import EngineBuilder
+from alexnet_export import EngineBuilder, EngineOptions, runner_from_artifact
 from alexnet_export.engines import aoti_builder, aoti_runner
 from alexnet_export.engines.aoti_runner import AotiRunner
 from alexnet_export.engines.passports import write_engine_passport
@@ -167,9 +167,7 @@ def test_the_gate_judges_onnx_files_on_the_gpu_and_the_cpu_stands_beside_it(expo
 
 def found_on(device: HostGpu, **changed: Any) -> GpuRuntimes:
     values: dict[str, Any] = {"gpu": H100, "device": device, "has_onnxruntime": True}
-    return GpuRuntimes(
-        **{"builders": (builder(gpu_runtime.EngineOptions(runtime="aoti"), device),)} | values | changed
-    )
+    return GpuRuntimes(**{"builders": (builder(EngineOptions(runtime="aoti"), device),)} | values | changed)
 
 
 def test_onnxruntime_is_served_where_it_is_the_faster(
@@ -303,7 +301,7 @@ def test_a_network_that_cannot_be_captured_is_judged_without_graphs(
     cuda.captures = False
     (artifact,) = exported.manifest.artifacts
     device: Any = HostGpu()
-    with gpu_runtime.runner_from_artifact(artifact, exported.folder, device) as runner:
+    with runner_from_artifact(artifact, exported.folder, device) as runner:
         assert runner.infer(np.zeros((3, 32, 32, 3), np.uint8)).logits.shape == (3, 10)
     assert ["enable_cuda_graph" in provided[0][1] for provided in cuda.providers] == [True, False]
     assert cuda.captured == []

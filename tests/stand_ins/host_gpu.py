@@ -13,6 +13,7 @@ class HostGpu:
     """A `CudaDevice` in this machine's memory, whose graphs call again what they captured."""
 
     name = "NVIDIA H100"
+    compute_capability = "9.0"
     index = 0
     stream = 1
 

@@ -105,8 +105,7 @@ class AotiRunner:
             raise self._out_of_memory() from error
         except Exception as error:  # PyTorch raises errors of several kinds
             self._on_exit.close()
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise self._failed(first.strip(), "an engine that loads here") from error
+            raise self._failed(self._reason_from(error), "an engine that loads here") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,10 +157,10 @@ class AotiRunner:
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error
         except RuntimeError as error:
-            first = str(error).strip().partition("\n")[0]
+            graphs = "with" if self._cuda_graphs else "without"
             raise EngineError(
                 str(self._path),
-                got=f"{first} (batch {batch}, {'with' if self._cuda_graphs else 'without'} CUDA graphs)",
+                got=f"{self._reason_from(error)}, at a batch of {batch} {graphs} CUDA graphs",
                 expected=f"a network that runs on {self._device_name}",
                 next_step="Serve the ONNX file: alexnet export CHECKPOINT --runtime onnxruntime",
             ) from error
@@ -197,9 +196,19 @@ class AotiRunner:
         missing = sorted(set(passport.cpu_extensions) - set(cpu_extensions()))
         if missing:
             raise self._failed(f"a CPU without {', '.join(missing)}", "the CPU that it was compiled for")
-        if (self._device is None) != (passport.compute_capability is None):
-            here = "the CPU" if self._device is None else self._device.name
-            raise self._failed(here, f"{passport.cpu or passport.gpu_name}, for which it was compiled")
+        capability = None if self._device is None else self._device.compute_capability
+        if capability != passport.compute_capability:
+            here = "the CPU" if self._device is None else f"{self._device.name} ({capability})"
+            built_for = passport.cpu or f"{passport.gpu_name} ({passport.compute_capability})"
+            raise self._failed(here, f"{built_for}, for which it was compiled")
+
+    def _reason_from(self, error: Exception) -> str:
+        """Return the first line of an error, on a GPU with the free memory.
+
+        Compiled code reports a full GPU as a failed call.
+        """
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return first if self._device is None else f"{first} ({self._device.free_bytes() / 1e6:,.0f} MB free)"
 
     def _out_of_memory(self) -> EngineError:
         assert self._device is not None
