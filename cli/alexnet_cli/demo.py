@@ -82,7 +82,11 @@ def demo_command(
     screen.rule("2/5 export: ONNX in three precisions, each compared with PyTorch", align="left")
     with clock("export"), Bars() as bars:
         options_of_export = ExportOptions(
-            calibration="digits", out=out / "export", repository=repository, max_batch=max_batch
+            calibration="digits",
+            out=out / "export",
+            repository=repository,
+            max_batch=max_batch,
+            runtime="openvino",  # without it, a machine with a GPU would compile for minutes
         )
         manifest = export_model(training.checkpoint, options_of_export, progress=bars).manifest
     print_export(manifest)

@@ -122,7 +122,7 @@ def export_command(
             help=f"Runtime of the models: {RUNTIMES}, or one that another package registers. "
             "tensorrt-rtx builds without a GPU, but Triton cannot serve it. "
             "aoti compiles for this machine, and is served without Docker.",
-            show_default="openvino",
+            show_default="openvino; on a GPU without Docker and TensorRT, the faster of aoti and onnxruntime",
         ),
     ] = None,
     build: Annotated[

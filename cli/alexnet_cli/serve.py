@@ -94,7 +94,12 @@ def serve_command(
 
     Example: alexnet serve --with embedded --repository model_repository
     """
-    from alexnet_serving import DockerServer, EmbeddedServer, models_without_queue_limit
+    from alexnet_serving import (
+        DockerServer,
+        EmbeddedServer,
+        devices_not_judged,
+        models_without_queue_limit,
+    )
 
     from .screen import err, note, say
 
@@ -126,6 +131,8 @@ def serve_command(
         say(f"ready    {', '.join(server.models)}")
         if shared_memory:
             note("Shared memory is open: every process that reaches a port can use any region of it.")
+        for sentence in devices_not_judged(repository):
+            note(sentence)
         if models_without_queue_limit(repository):
             note("Queues have no limit. An overloaded server needs one: alexnet export ... --queue-size N")
         _print_next_command(server, tls)

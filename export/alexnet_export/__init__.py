@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .engines.options import EngineOptions, profile_from, targets_from
     from .gate import GateInputs, Tolerances
     from .onnx_export import OnnxOptions, export_onnx, refuse_foreign_export
+    from .onnxruntime_runner import why_no_cuda
     from .reference import gate_inputs_from_folder
     from .refusals import Refusal, raise_if_refused, refusals_of
     from .runners import (
@@ -41,6 +42,7 @@ _MODULES = {
     ".engines.options": ("EngineOptions", "profile_from", "targets_from"),
     ".gate": ("GateInputs", "Tolerances"),
     ".onnx_export": ("OnnxOptions", "export_onnx", "refuse_foreign_export"),
+    ".onnxruntime_runner": ("why_no_cuda",),
     ".reference": ("gate_inputs_from_folder",),
     ".refusals": ("Refusal", "raise_if_refused", "refusals_of"),
     ".runners": (
@@ -84,6 +86,7 @@ __all__ = [
     "signal_to_noise_db",
     "softmax",
     "targets_from",
+    "why_no_cuda",
     "wilson_interval",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -52,6 +53,7 @@ class CudaDevice:
     Attributes:
         index: CUDA's number of it, which may differ from that of `nvidia-smi`.
         name: Its name, such as `NVIDIA H100`.
+        compute_capability: Such as `9.0`.
         stream: The handle of the CUDA stream that this object uses.
 
     Raises (on construction):
@@ -62,13 +64,17 @@ class CudaDevice:
     def __init__(self, gpu: Gpu) -> None:
         with needs("export"):
             import torch
-        if not torch.cuda.is_available():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of an old driver, which the error names
+            available = torch.cuda.is_available()
+        if not available:
             raise _no_cuda(gpu, torch)
         self._torch = torch
         self.index = _index_of(gpu, torch)
         self._device = torch.device("cuda", self.index)
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self.name = gpu.name
+        self.compute_capability = gpu.compute_capability
         self.stream = int(self._stream.cuda_stream)
 
     def make_current(self) -> None:

@@ -33,6 +33,7 @@ from alexnet_model.progress import Progress, silent
 from alexnet_model.runtimes import BUILT_IN, engine_suffixes, runtimes
 
 from .convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
+from .cuda import CudaDevice
 from .datasets import (
     SYNTHETIC_IMAGES,
     Evaluation,
@@ -98,7 +99,12 @@ class OnnxOptions:
 
 
 def export_onnx(
-    checkpoint: Checkpoint, out: Path, options: OnnxOptions, *, progress: Progress = silent
+    checkpoint: Checkpoint,
+    out: Path,
+    options: OnnxOptions,
+    *,
+    device: CudaDevice | None = None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Convert a checkpoint, check the files by the gate, and write them with their record.
 
@@ -110,6 +116,8 @@ def export_onnx(
         checkpoint: The network, its contract and classes.
         out: The folder to write: new, empty, or an earlier export.
         options: How to export.
+        device: The GPU that will serve, on which the gate then judges. Only for a runtime that computes on
+            GPUs. None: the CPU.
         progress: Called with the progress of each stage.
 
     Returns:
@@ -171,7 +179,7 @@ def export_onnx(
         for done, precision in enumerate(options.to_make):
             progress("checking", done, len(options.to_make), precision)
             path = staged / file_name(name, precision)
-            artifacts.append(_artifact(checkpoint, path, precision, gate_inputs, options.runtime))
+            artifacts.append(_artifact(checkpoint, path, precision, gate_inputs, options.runtime, device))
         progress("checking", len(options.to_make), len(options.to_make))
         if "fp32" not in options.to_make:
             (staged / file_name(name, "fp32")).unlink()
@@ -232,9 +240,17 @@ def _convert(
 
 
 def _artifact(
-    checkpoint: Checkpoint, path: Path, precision: Precision, gate_inputs: GateInputs, runtime: str
+    checkpoint: Checkpoint,
+    path: Path,
+    precision: Precision,
+    gate_inputs: GateInputs,
+    runtime: str,
+    device: CudaDevice | None,
 ) -> Artifact:
-    """Measure one ONNX file with the runtime that will serve it, then briefly with the others built in."""
+    """Measure one ONNX file with the runtime and device that will serve it, then briefly with the others.
+
+    The others are the built-in runtimes on the CPU.
+    """
     source = RunnerSource(
         file=path,
         precision=precision,
@@ -242,10 +258,14 @@ def _artifact(
         classes=len(checkpoint.class_names),
         max_batch=gate_inputs.max_batch,
     )
-    others = [other.name for other in BUILT_IN if other.source == "onnx" and other.name != runtime]
+    others = [
+        other.name
+        for other in BUILT_IN
+        if other.source == "onnx" and (other.name != runtime or device is not None)
+    ]
     brief = gate_inputs.brief()
     reports = (
-        gate_inputs.report(open_runner(runtime, source)),
+        gate_inputs.report(open_runner(runtime, source.on_gpu(device) if device else source)),
         *(brief.report(open_runner(other, source)) for other in others),
     )
     return Artifact(

@@ -41,7 +41,12 @@ def runner_from_source(source: RunnerSource) -> OnnxRunner:
     if source.device is None:
         return OnnxRunner(source.file, source.contract, source.options)
     return CudaOnnxRunner(
-        source.file, source.contract, source.device, source.options, cuda_graphs=source.cuda_graphs
+        source.file,
+        source.contract,
+        source.device,
+        source.options,
+        cuda_graphs=source.cuda_graphs,
+        graphs_optional=source.graphs_optional,
     )
 
 
@@ -143,10 +148,11 @@ class CudaOnnxRunner(OnnxRunner):
         device: The GPU.
         options: Session configuration entries.
         cuda_graphs: Whether to capture a CUDA graph at the first call of each batch size and replay it later.
+        graphs_optional: Whether to run without graphs if the network cannot be captured, as the server does.
 
     Raises (on entering):
         ExportError: ONNX Runtime cannot load the file, cannot use the GPU, or cannot capture the network as
-            CUDA graphs, because CUDA has no kernel for one of its layers.
+            CUDA graphs although it must, because CUDA has no kernel for one of its layers.
     """
 
     _provider = CUDA
@@ -159,18 +165,28 @@ class CudaOnnxRunner(OnnxRunner):
         options: Mapping[str, str] | None = None,
         *,
         cuda_graphs: bool = False,
+        graphs_optional: bool = False,
     ) -> None:
         super().__init__(path, contract, options)
         self._device = device
         self._device_name = device.name
         self._cuda_graphs = cuda_graphs
+        self._graphs_optional = graphs_optional
         self._bound: dict[int, _Bound] = {}  # by batch
         self._current: _Bound | None = None
 
     def __enter__(self) -> Self:
         self._why_no_cuda = preload_cuda()
-        providers = self._providers(cuda_graphs=self._cuda_graphs)
-        self._session = self._load(self._session_options(), providers)
+        try:
+            self._load_on_gpu()
+            if self._cuda_graphs and self._graphs_optional:
+                self.infer(np.zeros((1, *self._session.get_inputs()[0].shape[1:]), np.uint8))  # captures
+        except Exception:  # a layer without a CUDA kernel, or one that cannot be captured
+            if not (self._cuda_graphs and self._graphs_optional):
+                raise
+            self._cuda_graphs = False
+            self._bound.clear()
+            self._load_on_gpu()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,6 +213,9 @@ class CudaOnnxRunner(OnnxRunner):
     def launch(self) -> None:
         assert self._current is not None
         self._session.run_with_iobinding(self._current.binding, self._current.run_options)
+
+    def _load_on_gpu(self) -> None:
+        self._session = self._load(self._session_options(), self._providers(cuda_graphs=self._cuda_graphs))
 
     def _bound_to(self, batch: int) -> _Bound:
         """Return the tensors of a batch size, made at its first call: a CUDA graph reads and writes these."""
@@ -246,6 +265,13 @@ class CudaOnnxRunner(OnnxRunner):
             expected=f"it to use {self._device.name}",
             next_step="Install onnxruntime-gpu for this machine's CUDA in its place.",
         )
+
+
+def why_no_cuda() -> str:
+    """Return why ONNX Runtime cannot use a GPU of this machine, in one line; empty if it can."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return "a build without CUDA"
+    return preload_cuda()
 
 
 def preload_cuda() -> str:

@@ -10,7 +10,7 @@ runtimes (`alexnet_model.runtimes`) names the function that makes a runtime's ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -89,8 +89,10 @@ class RunnerSource:
         options: Options that the runtime loads the file with. None: the runtime's own defaults for the
             precision.
         device: The GPU to compute on. None: the CPU.
-        cuda_graphs: Whether to capture a CUDA graph for each batch size. TensorRT engines and ONNX Runtime
-            on a GPU do.
+        cuda_graphs: Whether to capture a CUDA graph for each batch size. Only for engines and ONNX Runtime
+            on a GPU.
+        graphs_optional: Whether ONNX Runtime runs a network without graphs that it cannot capture, as its
+            backend does. Otherwise that is an error.
     """
 
     file: Path
@@ -101,6 +103,11 @@ class RunnerSource:
     options: Mapping[str, str] | None = None
     device: CudaDevice | None = None
     cuda_graphs: bool = False
+    graphs_optional: bool = False
+
+    def on_gpu(self, device: CudaDevice) -> Self:
+        """Return the source for a GPU, to be run as the server does: with CUDA graphs where possible."""
+        return replace(self, device=device, cuda_graphs=True, graphs_optional=True)
 
 
 def open_runner(runtime_name: str, source: RunnerSource) -> Runner:
@@ -134,7 +141,8 @@ def runner_from_artifact(artifact: Artifact, folder: Path, device: CudaDevice | 
     Args:
         artifact: The record of the ONNX file.
         folder: The folder of the export, with its `export.json`.
-        device: The GPU to compute on. A runtime that computes only on the CPU ignores it. None: the CPU.
+        device: The GPU to compute on, with CUDA graphs as the server does. A runtime that computes only on
+            the CPU ignores it. None: the CPU.
 
     Raises:
         ManifestError: the record is broken, or the file is missing or has another hash than the record's.
@@ -149,8 +157,9 @@ def runner_from_artifact(artifact: Artifact, folder: Path, device: CudaDevice | 
         classes=len(manifest.model.class_names),
         max_batch=manifest.max_batch,
         options=served_by.options,
-        device=device if "gpu" in runtime_named(served_by.name).devices else None,
     )
+    if device is not None and "gpu" in runtime_named(served_by.name).devices:
+        source = source.on_gpu(device)
     return open_runner(served_by.name, source)
 
 

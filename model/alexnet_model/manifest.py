@@ -164,6 +164,24 @@ class Artifact(Record):
         return self.reports[0].runtime
 
 
+class RuntimeTiming(Record):
+    """How long a runtime took for a batch, with copies to the GPU and back."""
+
+    runtime: RuntimeName
+    device: str
+    precision: Precision
+    batch: int
+    median_ms: float
+    runs: int
+
+
+class RuntimeChoice(Record):
+    """The runtime that `export` chose by measuring, because the user named none."""
+
+    runtime: RuntimeName
+    timings: tuple[RuntimeTiming, ...]
+
+
 def _contract_from_record(value: object) -> Contract:
     """Validate the `contract` field of a record; pydantic turns the ValueError into a named field."""
     return value if isinstance(value, Contract) else Contract.from_json(canonical_json(value))
@@ -195,6 +213,7 @@ class Manifest(Record):
     evaluation: EvaluationRecord
     tolerances: dict[str, float] = Field(default={}, description="the gate's")
     reference_sha256: str | None = Field(default=None, description=f"of {REFERENCE_NAME}")
+    runtime_choice: RuntimeChoice | None = Field(default=None, description="None: it was not measured")
     artifacts: tuple[Artifact, ...]
 
     @property

@@ -45,7 +45,8 @@ class ExportOptions:
         max_batch: Largest batch to check and to serve. None: 64.
         tolerances: What a precision may lose. None: the defaults of `Tolerances`.
         runtime: What runs the models: a runtime that Triton serves, or one that engines are built for. None:
-            `openvino` for a checkpoint; for an earlier export, the runtime it was exported for.
+            `openvino` for a checkpoint, or on a machine with a GPU but neither Docker nor TensorRT the
+            fastest of `aoti` and `onnxruntime`; for an earlier export, the runtime it was exported for.
         build: Where engines are built: with the library `here`, or with `trtexec` of Triton's image in
             `docker`, whose version is that of the server.
         image: The Docker image that will serve the models, and that builds with `build="docker"`. None: the

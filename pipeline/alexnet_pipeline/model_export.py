@@ -45,6 +45,13 @@ from alexnet_serving import (
 )
 
 from .export_options import DEFAULT_RUNTIME, ExportOptions
+from .gpu_runtime import (
+    AOTI,
+    ONNXRUNTIME,
+    device_of_onnxruntime,
+    runtimes_to_measure,
+    with_fastest_runtime,
+)
 from .repository_engines import unpacked_export
 
 if TYPE_CHECKING:
@@ -90,6 +97,9 @@ def export_model(
 
     Invalid options, folders with other files or without space, and a missing GPU or image are found before
     any slow work starts. The repository and the export folder are replaced as a whole.
+
+    On a machine with a GPU but neither Docker nor TensorRT, a checkpoint that is exported without naming a
+    runtime is compiled with AOTInductor and measured, and the fastest runtime serves (`gpu_runtime.py`).
 
         result = export_model("checkpoint.safetensors", ExportOptions(calibration="digits"))
         print(result.models)
@@ -139,7 +149,16 @@ def export_model(
             engine_options.profile_to(max_batch)
         builders = builders_from(engine_options) if engine_options else ()
         refuse_unbuildable(builders, options.precisions or ())
-        repository_options = replace(options.repository_options, triton_release=_release_of(options.image))
+        triton_release = _release_of(options.image)
+        to_measure, device = None, None
+        if recorded is None:
+            to_measure, sentences = runtimes_to_measure(options)
+            notes += sentences
+            if to_measure and to_measure.has_onnxruntime:
+                options, device = replace(options, runtime=ONNXRUNTIME), to_measure.device
+            elif options.runtime == ONNXRUNTIME:
+                device, sentence = device_of_onnxruntime()
+                notes += [sentence] if sentence else []
 
         if recorded is None:
             assert folder is not None
@@ -147,7 +166,8 @@ def export_model(
             name = options.name or default_name(checkpoint.architecture)
             replaced = _replaced_by(name, options.model_version_or_default, options)
             _check_folders(folder, options.repository, needed_bytes=_size_of_export(checkpoint, options))
-            manifest = export_onnx(checkpoint, folder, _onnx_options(checkpoint, options), progress=progress)
+            onnx_options = _onnx_options(checkpoint, options)
+            manifest = export_onnx(checkpoint, folder, onnx_options, device=device, progress=progress)
         else:
             version = options.model_version or recorded.model_version
             replaced = _replaced_by(recorded.model.name, version, options, is_earlier=True)
@@ -165,6 +185,13 @@ def export_model(
             )
         elif earlier is not None:
             manifest = manifest_from_folder(folder)
+        if to_measure:
+            manifest, sentences = with_fastest_runtime(
+                manifest, folder, to_measure, options, progress=progress
+            )
+            notes += sentences
+            if manifest.runtime_choice and manifest.runtime_choice.runtime == AOTI:
+                options, builders = replace(options, runtime=AOTI), to_measure.builders
         if options.model_version is not None:
             manifest = manifest.model_copy(update={"model_version": options.model_version})
         on_checked(manifest)
@@ -184,7 +211,7 @@ def export_model(
             manifest,
             folder,
             options.repository,
-            repository_options,
+            replace(options.repository_options, triton_release=triton_release),
             targets=targets,
             replace=replaced,
         )

@@ -13,6 +13,7 @@ from .doctor.engines import EngineFound
 from .doctor.gpu_runtimes import GpuRuntime
 from .doctor.report import DoctorReport, diagnose
 from .engine_compatibility import EngineTarget, MachineTarget, check_engines, targets_for, targets_of_image
+from .judged_devices import devices_not_judged
 from .linting.files import Finding, raise_if_findings
 from .linting.lint import lint
 from .repositories.backends import models_without_queue_limit
@@ -67,6 +68,7 @@ __all__ = [
     "check_engines",
     "choice_of_server",
     "config_from_text",
+    "devices_not_judged",
     "diagnose",
     "index_of",
     "is_repository",

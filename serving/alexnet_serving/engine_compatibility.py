@@ -103,7 +103,7 @@ def targets_of_machine(survey: GpuSurvey) -> tuple[MachineTarget, ...]:
         cpu_extensions=frozenset(cpu_extensions()),
         gpu=None,
     )
-    visible = () if _gpus_are_hidden() else survey.kinds
+    visible = () if gpus_are_hidden() else survey.kinds
     return tuple(replace(machine, gpu=gpu) for gpu in visible) or (machine,)
 
 
@@ -305,11 +305,12 @@ def _machine_mismatch(passport: Passport, target: MachineTarget) -> str:
         return f"this CPU has no {', '.join(missing)}"
     if passport.compute_capability in (None, _capability(target)):
         return ""
-    hidden = ", and CUDA_VISIBLE_DEVICES hides every GPU" if _gpus_are_hidden() else ""
+    hidden = ", and CUDA_VISIBLE_DEVICES hides every GPU" if gpus_are_hidden() else ""
     return f"it needs a GPU of compute capability {passport.compute_capability}{hidden}"
 
 
-def _gpus_are_hidden() -> bool:
+def gpus_are_hidden() -> bool:
+    """Return whether `CUDA_VISIBLE_DEVICES` hides every GPU from programs of this machine."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from alexnet_model.errors import EngineError, ExportError, ManifestError, UsageE
 from alexnet_model.files import sha256_of_file
 from alexnet_model.passport import Passport, Profile, write_passport
 
+from ..stand_ins.host_gpu import HostGpu
 from ..stand_ins.nvidia_smi import H100, L4, fake_nvidia_smi, no_nvidia_smi
 
 CONTRACT = Contract(size=32, resize=32)
@@ -82,41 +83,6 @@ class FakeLoader:
         return [torch.softmax(logits, 1), logits]
 
 
-class FakeGpu:
-    """A `CudaDevice` in this machine's memory, whose graphs call what they captured again."""
-
-    name = "NVIDIA H100"
-    index = 0
-    stream = 1
-
-    def __init__(self) -> None:
-        self.captures = 0
-
-    def make_current(self) -> None: ...
-
-    def working(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def free_bytes(self) -> int:
-        return 5_000_000
-
-    def buffer(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        return torch.zeros(shape, dtype=getattr(torch, dtype))
-
-    def upload(self, images: Any, buffer: torch.Tensor) -> None:
-        buffer[: len(images)] = torch.from_numpy(images)
-
-    def move(self, source: torch.Tensor, buffer: torch.Tensor) -> None:
-        buffer[: len(source)] = source
-
-    def download(self, buffer: torch.Tensor, rows: int) -> Any:
-        return buffer[:rows].clone().numpy()
-
-    def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
-        self.captures += 1
-        return launch
-
-
 def runner_of(engine: Path, passport: Passport, **options: Any) -> AotiRunner:
     return AotiRunner(engine, passport, classes=3, contract=CONTRACT, **options)
 
@@ -146,8 +112,16 @@ def test_what_was_built_for_another_machine_is_never_loaded(
 
 
 def test_a_cpu_engine_is_not_run_on_a_gpu(engine: Path, loads: list[str]) -> None:
-    runner = runner_of(engine, passport_for(engine), device=FakeGpu())
-    with pytest.raises(EngineError, match="got NVIDIA H100, expected this CPU"), runner:
+    runner = runner_of(engine, passport_for(engine), device=HostGpu())
+    with pytest.raises(EngineError, match=r"got NVIDIA H100 \(9\.0\), expected this CPU"), runner:
+        pytest.fail("loaded")
+    assert loads == []
+
+
+def test_an_engine_for_another_gpu_is_not_run(engine: Path, loads: list[str]) -> None:
+    passport = passport_for(engine, **{**FOR_H100, "gpu_name": "NVIDIA L4", "compute_capability": "8.9"})
+    words = r"got NVIDIA H100 \(9\.0\), expected NVIDIA L4 \(8\.9\), for which it was compiled"
+    with pytest.raises(EngineError, match=words), runner_of(engine, passport, device=HostGpu()):
         pytest.fail("loaded")
     assert loads == []
 
@@ -176,7 +150,7 @@ def test_batches_above_the_profile_are_refused(engine: Path, loads: list[str]) -
 def test_each_batch_size_has_a_graph_with_outputs_of_its_own(
     cuda_graphs: bool, engine: Path, loads: list[str]
 ) -> None:
-    gpu = FakeGpu()
+    gpu = HostGpu()
     passport = passport_for(engine, **FOR_H100)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     with runner_of(engine, passport, device=gpu, cuda_graphs=cuda_graphs) as runner:
@@ -197,7 +171,22 @@ def test_a_full_gpu_is_one_line(engine: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(aoti_runner, "AOTIModelPackageLoader", full)
     passport = passport_for(engine, **FOR_H100)
     with pytest.raises(EngineError, match=r"got 5 MB free on NVIDIA H100, expected more than.*nvidia-smi"):
-        runner_of(engine, passport, device=FakeGpu()).__enter__()
+        runner_of(engine, passport, device=HostGpu()).__enter__()
+
+
+def test_a_network_that_cannot_be_captured_is_one_line(engine: Path, loads: list[str]) -> None:
+    class Gpu(HostGpu):
+        def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
+
+    passport = passport_for(engine, **FOR_H100)
+    words = r"stream is capturing \(5 MB free\), at a batch of 2 with CUDA graphs, expected a network"
+    with (
+        runner_of(engine, passport, device=Gpu(), cuda_graphs=True) as runner,
+        pytest.raises(EngineError, match=words) as caught,
+    ):
+        runner.infer(np.zeros((2, 32, 32, 3), np.uint8))
+    assert "\n" not in str(caught.value)
 
 
 class TestBuilders:
@@ -213,7 +202,7 @@ class TestBuilders:
 
     def test_one_for_each_kind_of_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         fake_nvidia_smi(monkeypatch, tmp_path, [H100, L4])
-        monkeypatch.setattr(aoti_builder, "CudaDevice", lambda _: FakeGpu())
+        monkeypatch.setattr(aoti_builder, "CudaDevice", lambda _: HostGpu())
         builders = aoti_builder.builders_from(OPTIONS)
         assert [builder.label for builder in builders] == ["aoti-sm90", "aoti-sm89"]
         assert [set(builder.not_built) for builder in builders] == [{"int8"}] * 2
@@ -225,18 +214,35 @@ class TestBuilders:
         with pytest.raises(EngineError, match="PyTorch: got"):
             aoti_builder.builders_from(OPTIONS)
 
+    @pytest.mark.parametrize("hidden", ["", "-1"])
+    def test_a_hidden_gpu_or_an_old_driver_is_one_line_without_a_warning(
+        self, hidden: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def unavailable() -> bool:
+            warnings.warn("CUDA initialization: The NVIDIA driver is too old", UserWarning, stacklevel=1)
+            return False
+
+        fake_nvidia_smi(monkeypatch, tmp_path, [H100])
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(
+                EngineError, match=r"CUDA 13\.0 can use with driver 580\.95\.05, expected NVIDIA H100"
+            ) as caught:
+                aoti_builder.builders_from(OPTIONS)
+        assert str(caught.value).endswith("Update the driver, or check CUDA_VISIBLE_DEVICES.")
+        assert "\n" not in str(caught.value)
+
     def test_without_a_compiler(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         no_nvidia_smi(monkeypatch, tmp_path)
-        monkeypatch.delenv("CXX", raising=False)
-        monkeypatch.setattr("shutil.which", lambda _: None)
+        monkeypatch.setenv("CXX", "no-such-compiler")
         with pytest.raises(
-            EngineError, match=r"C\+\+ compiler: got none of g\+\+.*apt-get install g\+\+"
+            EngineError, match=r"C\+\+ compiler: got no no-such-compiler.*apt-get install g\+\+"
         ) as error:
             aoti_builder.builders_from(OPTIONS)
         assert "\n" not in str(error.value)
-        monkeypatch.setenv("CXX", "no-such-compiler")
-        with pytest.raises(EngineError, match="got no no-such-compiler, which CXX names"):
-            aoti_compiler.check_compiler()
 
     @pytest.mark.parametrize(
         "options", [{"targets": ("sm89",)}, {"version_compatible": True}, {"build": "docker"}]
@@ -309,3 +315,44 @@ class TestCompilingProcess:
             aoti_compiler._run(self.job(tmp_path), tmp_path, 30, interrupt)
         status = Path(f"/proc/{pid.read_text().strip()}/stat")
         assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    def test_an_interrupt_leaves_nothing_half_written(
+        self, program: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "export"
+        folder.mkdir()
+        started = tmp_path / "started"
+        program(
+            """engine=$(echo "$*" | sed -n 's/.*"engine": "\\([^"]*\\)".*/\\1/p'); echo half > "$engine" """
+            f'&& ls "$engine" > {started}; sleep 60'
+        )
+        monkeypatch.setattr(aoti_compiler, "torch_from_onnx", lambda _: None)
+
+        def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+            if started.exists() and started.read_text():
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            aoti_compiler.engine_from_onnx(
+                folder / "x.onnx",
+                folder / "x.pt2",
+                OPTIONS,
+                precision="fp32",
+                profile=Profile(min=1, opt=2, max=4),
+                contract=CONTRACT,
+                progress=interrupt,
+            )
+        assert started.read_text().strip().endswith("/x.pt2"), "it had begun to write"
+        assert list(folder.iterdir()) == []
+
+    def test_a_full_gpu_is_named_with_what_is_free_and_needed(
+        self, program: Callable[[str], None], tmp_path: Path
+    ) -> None:
+        reason = (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. "
+            "GPU 0 has a total capacity of 79.19 GiB of which 5.00 MiB is free."
+        )
+        program(f"echo 'Traceback (most recent call last):'; echo '{reason}'; exit 1")
+        with pytest.raises(EngineError, match=r"allocate 2\.00 GiB.*5\.00 MiB is free") as caught:
+            aoti_compiler._run(self.job(tmp_path), tmp_path, 10, lambda _: None)
+        assert "\n" not in str(caught.value)

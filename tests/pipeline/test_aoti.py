@@ -1,4 +1,4 @@
-"""AOTInductor from a network to a served model, compiled for the CPU of this machine."""
+"""AOTInductor from a network to a served model, compiled once for the CPU of this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_export import RunnerSource, open_runner
+from alexnet_export.engines import aoti_compiler
 from alexnet_model import Contract
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import EngineError, EngineRefused, ManifestError
@@ -30,7 +32,6 @@ from alexnet_serving import (
 )
 
 from ..stand_ins.nvidia_smi import no_nvidia_smi
-from ..stand_ins.small_networks import SmallResNet
 
 pytestmark = pytest.mark.slow  # a C++ compiler runs for half a minute
 
@@ -53,7 +54,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportResult]
             out=folder / "export",
             repository=folder / "models",
         )
-        yield export_model(SmallResNet().eval(), options)
+        layers = (nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        yield export_model(nn.Sequential(*layers, nn.Linear(8, 10)).eval(), options)
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_the_passport_says_what_compiled_it_and_for_what(compiled: ExportResult)
     assert passport.cpu
     assert "sse2" in passport.cpu_extensions or "asimd" in passport.cpu_extensions
     assert (passport.gpu_name, passport.compute_capability, passport.autotuned) == (None, None, False)
-    assert passport.layer_precisions == {"f32": 7}
+    assert passport.layer_precisions == {"f32": 2}
     assert passport.built_for == f"AOTInductor {torch.__version__} on {passport.cpu}"
 
 
@@ -187,18 +189,21 @@ def test_a_truncated_engine_is_found_by_lint_and_never_loaded(
         pytest.fail("loaded")
 
 
-def test_a_swapped_engine_is_not_loaded_by_the_server(repository: Path, tmp_path: Path) -> None:
-    """Not even where nothing ran lint before: it is of the same size, and of another hash."""
-    engine = repository / "small_fp32" / "1" / "model.pt2"
-    content = bytearray(engine.read_bytes())
-    content[len(content) // 2] ^= 1
-    engine.unlink()
-    engine.write_bytes(content)
-    with pytest.raises(Exception, match="and not that of its record"), EmbeddedServer(repository):
-        pytest.fail("started")
+def test_a_repository_alone_is_compiled_again(
+    compiled: ExportResult, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its ONNX files. The compiling process is replaced: the first export has run it."""
+    assert compiled.folder is not None
+    first = compiled.folder / ENGINE
+    compiled_again: list[str] = []
 
+    def compile_again(job: aoti_compiler.CompileJob, *_: object) -> bool:
+        shutil.copyfile(first, job.engine)
+        Path(job.facts).write_text('{"layer_precisions": {"f32": 2}}')
+        compiled_again.append(Path(job.onnx).name)
+        return False
 
-def test_a_repository_alone_is_compiled_again(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aoti_compiler, "_compile", compile_again)
     passport = passport_path(repository / "small_fp32" / "1" / "model.pt2")
     passport.write_text(passport.read_text().replace('"aoti"', '"tensorrt"'))
     with pytest.raises(ManifestError):
@@ -209,6 +214,7 @@ def test_a_repository_alone_is_compiled_again(repository: Path, monkeypatch: pyt
     no_nvidia_smi(monkeypatch, repository.parent)
     result = export_model(repository, ExportOptions(runtime="aoti", repository=repository))
     assert len(result.left_out) == 1, "the engine with the edited passport"
+    assert compiled_again == ["small_fp32.onnx"]
     assert lint(repository) == ()
 
 

@@ -78,6 +78,21 @@ def test_several_gpus_have_an_engine_each(artifacts: Artifacts, tmp_path: Path) 
     assert "engine_sha256_sm90" in config.parameters
 
 
+def test_engines_that_were_swapped_between_models_are_found(artifacts: Artifacts, tmp_path: Path) -> None:
+    """With their passports, so that each engine fits the passport beside it, and not the record."""
+    export = with_engines(artifacts, tmp_path / "export", **PASSPORT)
+    models = tmp_path / "models"
+    write_repository(export.manifest, export.folder, models, AOTI)
+    one, other = (models / f"alexnet_{precision}" / "1" for precision in ("fp32", "int8"))
+    for name in ("model.pt2", "model.passport.json"):
+        (one / name).rename(tmp_path / name)
+        (other / name).rename(one / name)
+        (tmp_path / name).rename(other / name)
+    findings = lint(models)
+    assert {finding.file.partition("/")[0] for finding in findings} == {"alexnet_fp32", "alexnet_int8"}
+    assert all(finding.about_engine for finding in findings)
+
+
 def test_an_engine_for_a_cpu_is_left_out_beside_one_for_a_gpu(artifacts: Artifacts, tmp_path: Path) -> None:
     (fp32, *_) = artifacts.manifest.artifacts
     on_gpu = engine_of(fp32, tmp_path, H200, **PASSPORT)

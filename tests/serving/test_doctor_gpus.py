@@ -75,11 +75,13 @@ def runtime_of(found: DoctorReport, name: str) -> GpuRuntime:
 
 
 def test_with_docker_the_image_runs_tensorrt_and_onnx_runtime(machine: Machine) -> None:
+    versions(machine.monkeypatch, torch="2.13.0")
     found = machine.diagnose()
     assert [(runtime.runtime, runtime.runs) for runtime in found.gpu_runtimes] == [
         ("onnxruntime", True),
         ("tensorrt", True),
         ("tensorrt-rtx", False),
+        ("aoti", True),
     ]
     export = "alexnet export CHECKPOINT --runtime"
     assert runtime_of(found, "tensorrt").command == f"{export} tensorrt --build docker"
@@ -116,6 +118,13 @@ def test_without_docker_onnx_runtime_needs_its_build_for_cuda(
     assert tensorrt.missing == ("Docker client",)
     assert tensorrt.fix == "https://docs.docker.com/engine/install/"
     assert missed(found, EXPORT) == missed(found, SERVE_EMBEDDED) == (), "it has the modules of onnxruntime"
+
+
+def test_aoti_needs_pytorch_with_cuda(machine: Machine) -> None:
+    versions(machine.monkeypatch, torch="2.13.0+cpu")
+    runtime = runtime_of(machine.diagnose(), "aoti")
+    assert runtime.missing == ("PyTorch with CUDA",)
+    assert runtime.fix == "pip install --force-reinstall torch torchvision"
 
 
 def test_an_old_driver_stops_every_runtime_on_the_gpu(machine: Machine) -> None:

@@ -55,7 +55,10 @@ def _for_cpu(options: EngineOptions) -> EngineBuilder:
 
 def _for_gpu(options: EngineOptions, gpu: Gpu, device: CudaDevice, cuda: str | None) -> EngineBuilder:
     def run(engine: Path, passport: Passport, classes: int, contract: Contract) -> Runner:
-        return AotiRunner(engine, passport, device=device, classes=classes, contract=contract)
+        # With graphs, as the backend runs it: a network that cannot be captured is refused here.
+        return AotiRunner(
+            engine, passport, device=device, classes=classes, contract=contract, cuda_graphs=True
+        )
 
     def build(onnx: Path, engine: Path, **more: Any) -> Passport:
         return engine_from_onnx(onnx, engine, options, gpu=gpu, gpu_index=device.index, cuda=cuda, **more)

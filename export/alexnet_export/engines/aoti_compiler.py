@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_model.contract import Contract
+from alexnet_model.cxx_compiler import INSTALL, compiler_or_problem
 from alexnet_model.environment import cpu_extensions, machine_name, versions_of
 from alexnet_model.errors import EngineError
 from alexnet_model.files import atomic_file, folder_beside
@@ -38,7 +39,6 @@ from .torch_from_onnx import torch_from_onnx
 AUTOTUNE_LIMIT_S = 300.0  # then kernels are chosen without measuring them
 COMPILE_LIMIT_S = 1200.0
 POLL_S = 0.5
-COMPILERS = ("g++", "c++", "clang++")  # that PyTorch looks for
 SHORT_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 HEAVY = ("convolution", "conv2d", "linear", "addmm", "mm", "matmul", "bmm")
 
@@ -69,18 +69,18 @@ class CompileJob:
 
 
 def check_compiler() -> None:
-    """Check that this machine has a C++ compiler, without which nothing can be compiled.
+    """Check that this machine has a C++ compiler that works, without which nothing can be compiled.
 
     Raises:
         EngineError: it has none.
     """
-    wanted = os.environ.get("CXX")
-    if not any(shutil.which(name) for name in ((wanted,) if wanted else COMPILERS)):
+    _, problem = compiler_or_problem()
+    if problem:
         raise EngineError(
             "C++ compiler",
-            got=f"no {wanted}, which CXX names" if wanted else f"none of {', '.join(COMPILERS)}",
-            expected="one, with which AOTInductor compiles",
-            next_step="Install one: sudo apt-get install g++",
+            got=problem,
+            expected="one that works, with which AOTInductor compiles",
+            next_step=f"Install one: {INSTALL}",
         )
 
 

@@ -75,6 +75,7 @@ class AotiRunner:
         self._path = engine
         self._passport = passport
         self._device = device
+        self._device_name = "CPU" if device is None else device.name
         self._classes = classes
         self._contract = contract
         self._cuda_graphs = cuda_graphs
@@ -104,8 +105,7 @@ class AotiRunner:
             raise self._out_of_memory() from error
         except Exception as error:  # PyTorch raises errors of several kinds
             self._on_exit.close()
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise self._failed(first.strip(), "an engine that loads here") from error
+            raise self._failed(self._reason_from(error), "an engine that loads here") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,7 +119,7 @@ class AotiRunner:
         passport = self._passport
         return RuntimeInfo(
             name=passport.runtime,
-            device="CPU" if self._device is None else self._device.name,
+            device=self._device_name,
             computes_in="+".join(passport.layer_precisions or ()),
             options={"torch_version": passport.runtime_version},
         )
@@ -150,12 +150,20 @@ class AotiRunner:
         self._launched(self._batch)
 
     def _launched(self, batch: int) -> None:
-        if batch not in self._launches:
-            self._launches[batch] = self._launch_of(batch)
         try:
+            if batch not in self._launches:
+                self._launches[batch] = self._launch_of(batch)
             self._launches[batch]()
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error
+        except RuntimeError as error:
+            graphs = "with" if self._cuda_graphs else "without"
+            raise EngineError(
+                str(self._path),
+                got=f"{self._reason_from(error)}, at a batch of {batch} {graphs} CUDA graphs",
+                expected=f"a network that runs on {self._device_name}",
+                next_step="Serve the ONNX file: alexnet export CHECKPOINT --runtime onnxruntime",
+            ) from error
 
     def _launch_of(self, batch: int) -> Callable[[], None]:
         device = self._device
@@ -188,9 +196,19 @@ class AotiRunner:
         missing = sorted(set(passport.cpu_extensions) - set(cpu_extensions()))
         if missing:
             raise self._failed(f"a CPU without {', '.join(missing)}", "the CPU that it was compiled for")
-        if (self._device is None) != (passport.compute_capability is None):
-            here = "the CPU" if self._device is None else self._device.name
-            raise self._failed(here, f"{passport.cpu or passport.gpu_name}, for which it was compiled")
+        capability = None if self._device is None else self._device.compute_capability
+        if capability != passport.compute_capability:
+            here = "the CPU" if self._device is None else f"{self._device.name} ({capability})"
+            built_for = passport.cpu or f"{passport.gpu_name} ({passport.compute_capability})"
+            raise self._failed(here, f"{built_for}, for which it was compiled")
+
+    def _reason_from(self, error: Exception) -> str:
+        """Return the first line of an error, on a GPU with the free memory.
+
+        Compiled code reports a full GPU as a failed call.
+        """
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return first if self._device is None else f"{first} ({self._device.free_bytes() / 1e6:,.0f} MB free)"
 
     def _out_of_memory(self) -> EngineError:
         assert self._device is not None

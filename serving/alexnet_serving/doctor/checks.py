@@ -21,6 +21,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from alexnet_model.cxx_compiler import INSTALL as INSTALL_COMPILER
+from alexnet_model.cxx_compiler import compiler_or_problem
 from alexnet_model.errors import AlexnetError, MissingExtra, os_error_reason
 from alexnet_model.records import Record
 from alexnet_model.runtimes import BUILT_IN, Runtime, runtimes
@@ -51,7 +53,6 @@ EXPORT_BYTES = 2_000_000_000
 GLIBC_OF_THE_WHEEL = Version("2.35")  # nvidia-pytriton 0.7.0, manylinux_2_35_x86_64
 # A package that may be installed in the place of another one: it has the same modules.
 INSTEAD_OF = {"onnxruntime": "onnxruntime-gpu"}
-CXX_COMPILERS = ("g++", "c++", "clang++")  # that PyTorch looks for
 LEAD_WORDS = 4  # of a next step such as "Start it: sudo ..."
 
 Status = Literal["ok", "missing", "warning"]
@@ -205,13 +206,16 @@ def missing_onnxruntime_gpu() -> str:
     return ""
 
 
+def pytorch_lacks_cuda() -> bool:
+    """Return whether the installed PyTorch is a build for CPUs, by its version's suffix."""
+    return (version_of("torch") or "").endswith("+cpu")
+
+
 def check_compiler() -> Check:
-    """Check that there is a C++ compiler, with which AOTInductor compiles."""
+    """Check that a C++ compiler compiles a small program, since AOTInductor compiles with it."""
     needed_by = tuple(build_job(r) for r in runtimes() if r.loads_in_python)
-    wanted = (os.environ["CXX"],) if os.environ.get("CXX") else CXX_COMPILERS
-    found = next(filter(None, map(shutil.which, wanted)), "")
-    problem = "" if found else f"no {' or '.join(wanted)}"
-    return judged("C++ compiler", needed_by, found=found, problem=problem, fix="sudo apt-get install g++")
+    found, problem = compiler_or_problem()
+    return judged("C++ compiler", needed_by, found=found, problem=problem, fix=INSTALL_COMPILER)
 
 
 def version_of(package: str) -> str | None:

@@ -17,12 +17,14 @@ from .checks import (
     build_job,
     missing_checks,
     missing_onnxruntime_gpu,
+    pytorch_lacks_cuda,
 )
 
 # The GPUs that TensorRT-RTX 1.7 builds for; the Hopper generation (9.0) is not among them.
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 # Both packages have the same files, so that one must be removed.
 ONNXRUNTIME_GPU = "pip uninstall --yes onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+PYTORCH_WITH_CUDA = "pip install --force-reinstall torch torchvision"
 
 NO_DRIVER = ("NVIDIA driver", "missing")  # name and status of a check
 OF_REPOSITORY = " of --repository"  # end of the names of checks of what is served now
@@ -91,6 +93,8 @@ def _missing_here(runtime: Runtime, checks: Sequence[Check], survey: GpuSurvey) 
             yield check.name, check.fix
     if runtime.name == "onnxruntime" and (package := missing_onnxruntime_gpu()):
         yield package, ONNXRUNTIME_GPU
+    if runtime.loads_in_python and pytorch_lacks_cuda():
+        yield "PyTorch with CUDA", PYTORCH_WITH_CUDA
     if runtime.name == "tensorrt-rtx":
         unfit = [gpu for gpu in survey.gpus if gpu.compute_capability not in RTX_CAPABILITIES]
         if len(unfit) == len(survey.gpus):

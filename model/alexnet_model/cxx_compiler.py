@@ -1,0 +1,59 @@
+"""The C++ compiler of this machine, which PyTorch's AOTInductor starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+DEFAULT = "g++"  # PyTorch tries no other one
+DEADLINE_S = 60.0
+# What every compiled network needs: the standard library, OpenMP, and linking to a shared library.
+PROGRAM = """#include <omp.h>
+#include <vector>
+extern "C" int threads() { return int(std::vector<int>(omp_get_max_threads()).size()); }
+"""
+INSTALL = "sudo apt-get install g++"
+
+
+def compiler_or_problem() -> tuple[str, str]:
+    """Return the path of the C++ compiler that PyTorch uses, or an empty text and why there is none.
+
+    A program of three lines is compiled, since a compiler without its headers is on PATH too.
+    """
+    wanted = os.environ.get("CXX") or DEFAULT
+    path = shutil.which(wanted)
+    if path is None:
+        return "", f"no {wanted}, which CXX names" if wanted != DEFAULT else f"no {wanted}"
+    problem = _problem(path)
+    return ("", f"{path} does not compile: {problem}") if problem else (path, "")
+
+
+@lru_cache
+def _problem(path: str) -> str:
+    """Return why a compiler does not compile the program, in one line; empty if it does."""
+    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
+        source = Path(folder) / "threads.cpp"
+        source.write_text(PROGRAM, encoding="utf-8")
+        command = [path, "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(Path(folder) / "threads.so")]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=DEADLINE_S,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired:
+            return f"not finished after {DEADLINE_S:g} s"
+        except OSError as error:
+            return error.strerror or type(error).__name__
+    if done.returncode == 0:
+        return ""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    fallback = f"exit code {done.returncode}"
+    return next((line for line in lines if "error" in line.lower()), (lines or [fallback])[0])
