@@ -59,7 +59,7 @@ class Evaluation:
 def data_trained_on(checkpoint: Checkpoint) -> str | None:
     """Return the data that a checkpoint was trained on, built in or a folder; None if it is not here."""
     data = checkpoint.training.get("data")
-    return data if isinstance(data, str) and (is_built_in(data) or Path(data).is_dir()) else None
+    return data if isinstance(data, str) and (is_built_in(data) or Path(data).exists()) else None
 
 
 def evaluation_from(

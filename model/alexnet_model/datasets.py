@@ -17,6 +17,8 @@ from .errors import DatasetError, os_errors_as
 from .folder_dataset import splits_of_folder
 from .labelled_images import Splits
 from .progress import Progress, silent
+from .shard_lists import shards_in_list
+from .shards import shards_in, splits_of_shards
 
 
 def splits_from(source: str, *, progress: Progress = silent) -> Splits:
@@ -24,9 +26,10 @@ def splits_from(source: str, *, progress: Progress = silent) -> Splits:
 
     Args:
         source: "digits", "cluttered-digits:VIEWS" with so many images of each training digit (1 to 64, by
-            default 1), or the path of a folder with a folder of images for each class, under `train/`,
-            `val/` and optionally `test/`, or directly. Without `test/`, the test split has the images of the
-            validation split.
+            default 1), or the path of one of these:
+            a folder with a folder of images for each class, under `train/`, `val/` and optionally `test/`,
+            or directly; a folder of tar shards; one tar shard; a text file that lists shards, paths or URLs.
+            Without images for testing, the test split has the images of the validation split.
         progress: called during the search for images.
 
     Raises:
@@ -37,15 +40,23 @@ def splits_from(source: str, *, progress: Progress = silent) -> Splits:
     if is_built_in(source):
         return cluttered_digits(source)
     path = Path(source)
-    if not path.is_dir():
+    if not path.exists():
         raise DatasetError(
             str(path),
             got="no such folder",
             expected="'digits', 'cluttered-digits', or a folder with one subfolder of images per class",
             next_step="Check the path.",
         )
-    with os_errors_as(DatasetError, path, expected="a folder of images", next_step="Check the path."):
-        return splits_of_folder(path, progress)
+    expected = "a folder of images, tar shards, or a list of shards"
+    with os_errors_as(DatasetError, path, expected=expected, next_step="Check the path."):
+        if path.is_dir():
+            shards = shards_in(path)
+            if not shards:
+                return splits_of_folder(path, progress)
+            return splits_of_shards(path, path, shards, progress)
+        if path.suffix == ".tar":
+            return splits_of_shards(path, path.parent, [path.name], progress)
+        return splits_of_shards(path, path.parent, shards_in_list(path, progress), progress)
 
 
 def is_built_in(source: str) -> bool:

@@ -95,9 +95,7 @@ def prepared_from_splits(
         DatasetError: a split, or a class of the training split, has no readable image.
     """
     _check_several_classes(splits.train)
-    wide = contract
-    if keep_margin and isinstance(contract.resize, int):
-        wide = replace(contract, size=contract.resize)
+    wide = with_margin(contract) if keep_margin else contract
     train = _prepared_split(splits.train, wide, progress, shown=contract.size)
     if isinstance(train, StreamedSplit):
         _check_classes(splits, *_readable_classes(splits.train, contract, progress))
@@ -107,6 +105,11 @@ def prepared_from_splits(
     same = splits.test.images is splits.validation.images
     test = validation if same else _prepared_split(splits.test, contract, progress)
     return PreparedSplits(train, validation, test)
+
+
+def with_margin(contract: Contract) -> Contract:
+    """Return a contract that keeps the margin that a centre crop removes; the same one if there is none."""
+    return replace(contract, size=contract.resize) if isinstance(contract.resize, int) else contract
 
 
 def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -235,7 +235,7 @@ def _worker_errors() -> Iterator[None]:
         ) from error
 
 
-def _unchanged(filled: Filled) -> Filled:
+def _unchanged(filled: Any) -> Any:
     """Return what a worker returned; by default PyTorch makes tensors of arrays."""
     return filled
 
