@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 from dataclasses import dataclass
@@ -12,17 +13,24 @@ import numpy as np
 from alexnet_model.contract import Contract
 from alexnet_model.datasets import splits_from
 from alexnet_model.environment import machine_name, versions_of
-from alexnet_model.errors import DatasetError, ImageError, UsageError
+from alexnet_model.errors import DatasetError, ImageError, TrainingError, UsageError
 from alexnet_model.extras import needs
 from alexnet_model.labelled_images import ImageDataset
 from alexnet_model.progress import Progress, silent
 
 with needs("train"):
     from alexnet_training.splits import with_margin
-    from alexnet_training.streaming import Indices, StreamedSplit, default_workers
+    from alexnet_training.streaming import (
+        Indices,
+        StreamedSplit,
+        default_workers,
+        release_signals,
+        signals_held,
+    )
 
 SEED = 0
 TRIED_IMAGES = 32  # to find how many are decoded in a second
+MIN_BATCHES = 4  # per worker, so that the end of the last ones matters little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,7 @@ def bench_loader(
     Raises:
         UsageError: an option is out of its range.
         DatasetError: the dataset cannot be read.
+        TrainingError: a process that decodes was killed.
     """
     for name, value, lowest, highest in (
         ("workers", 1 if workers is None else workers, 1, 256),
@@ -122,7 +131,7 @@ def bench_loader(
     if _decode(dataset, prepared_by, tried) == 0:
         raise DatasetError(data, got=f"no readable image among {len(tried)}", expected="readable images")
     rate = len(tried) / (time.perf_counter() - started)
-    order = np.resize(shuffled, max(batch_size * workers, round(rate * workers * seconds)))
+    order = np.resize(shuffled, max(MIN_BATCHES * batch_size * workers, round(rate * workers * seconds)))
     _time_of_decoding(dataset, prepared_by, order, workers)  # from now on the files are in the file cache
 
     decode_per_s, loader_per_s = [], []
@@ -152,15 +161,37 @@ def _time_of_decoding(dataset: ImageDataset, contract: Contract, order: Indices,
     """Return the seconds that so many processes take to prepare images, each every n-th one."""
     context = get_context("fork")
     processes = [
-        context.Process(target=_decode, args=(dataset, contract, order[worker::workers]), daemon=True)
+        context.Process(target=_decode_in_process, args=(dataset, contract, order[worker::workers]))
         for worker in range(workers)
     ]
     started = time.perf_counter()
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return time.perf_counter() - started
+    try:
+        with signals_held():
+            for process in processes:
+                process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+    seconds = time.perf_counter() - started
+    failed = next((process for process in processes if process.exitcode), None)
+    if failed:
+        raise TrainingError(
+            f"process {failed.pid} that decodes images",
+            got=f"exit code {failed.exitcode}",
+            expected="a process that nothing kills",
+            next_step="Look for the out-of-memory killer in the kernel's log (dmesg), then run again.",
+        )
+    return seconds
+
+
+def _decode_in_process(dataset: ImageDataset, contract: Contract, order: Indices) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process gets it too, and ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    release_signals()
+    _decode(dataset, contract, order)
 
 
 def _decode(dataset: ImageDataset, contract: Contract, order: Indices) -> int:

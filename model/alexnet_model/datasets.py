@@ -16,7 +16,7 @@ from .built_in_datasets import cluttered_digits, digits
 from .errors import DatasetError, os_errors_as
 from .folder_dataset import splits_of_folder
 from .labelled_images import Splits
-from .progress import Progress, silent
+from .progress import Progress, silent, when_slow
 from .shard_lists import shards_in_list
 from .shards import shards_in, splits_of_shards
 
@@ -39,7 +39,7 @@ def splits_from(source: str, *, progress: Progress = silent) -> Splits:
         return digits()
     if is_built_in(source):
         return cluttered_digits(source)
-    path = Path(source)
+    path, progress = Path(source), when_slow(progress)
     if not path.exists():
         raise DatasetError(
             str(path),

@@ -35,6 +35,7 @@ Indices: TypeAlias = npt.NDArray[np.int64]  # (N,)
 
 BATCHES_PER_WORKER = 2  # that are decoded ahead
 MAX_UNREADABLE_IN_A_ROW = 100
+HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 10  # of a worker after SIGTERM, which may go to all processes of a run at once
 
 
@@ -208,7 +209,8 @@ def _started(loader: DataLoader[Filled]) -> Iterator[Filled]:
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
+    with signals_held():
+        batches = iter(loader)
     if in_main_thread:
         signal.signal(signal.SIGCHLD, previous)
     return batches
@@ -235,6 +237,25 @@ def _worker_errors() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM while processes are forked.
+
+    Otherwise a signal could come before a new process has set its handlers, or be lost in a callback that
+    Python runs after a fork. New processes call `release_signals`.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def release_signals() -> None:
+    """Receive the signals that `signals_held` holds back, in a new process with its own handlers."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+
+
 def _unchanged(filled: Any) -> Any:
     """Return what a worker returned; by default PyTorch makes tensors of arrays."""
     return filled
@@ -245,3 +266,4 @@ def _leave_signals_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: (signal.alarm(GRACE_S), None)[1])
+    release_signals()
