@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from alexnet_model import Contract, splits_from
-from alexnet_model.errors import DatasetError, TrainingError
+from alexnet_model.errors import DatasetError, TrainingError, TrainingStopped
 from alexnet_model.progress import silent
+from alexnet_training import TrainingOptions, streaming, train
 from alexnet_training import splits as splits_module
-from alexnet_training import streaming
 from alexnet_training.splits import prepared_from_splits
 from alexnet_training.streaming import StreamedSplit, default_workers
 
@@ -140,6 +140,28 @@ def test_a_class_without_a_readable_image_is_found_before_the_training(
     (own_stripes / "train/lying/15.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"class 'lying': got no readable image.*0 bytes"):
         prepared_from_splits(splits_from(str(own_stripes)), CONTRACT, progress=silent)
+
+
+def test_a_streamed_run_that_was_stopped_in_an_epoch_gives_the_weights_of_one_in_memory(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainingOptions(data=str(stripes), width=0.02, epochs=2, batch_size=8, contract=CONTRACT)
+    expected = train(options, tmp_path / "in_memory.safetensors")
+    assert expected.notes == ()
+
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", 0)
+    steps: list[str] = []
+
+    def note_step(stage: str, done: int, total: int, note: str = "") -> None:
+        steps.extend([stage] * stage.startswith("training"))
+
+    with pytest.raises(TrainingStopped, match="epoch 1, step 3"):
+        train(options, tmp_path / "out.safetensors", progress=note_step, should_stop=lambda: len(steps) == 3)
+    report = train(options, tmp_path / "out.safetensors")
+    assert "The 32 train images are decoded by" in report.notes[0]
+    assert report.held_out == expected.held_out
+    for name, weights in expected.checkpoint.weights.items():
+        assert torch.equal(report.checkpoint.weights[name], weights), name
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
