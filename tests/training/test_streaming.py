@@ -146,7 +146,7 @@ def test_a_streamed_run_that_was_stopped_in_an_epoch_gives_the_weights_of_one_in
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contract = Contract(size=64, resize=72)
-    options = TrainingOptions(data=str(stripes), width=0.02, epochs=2, batch_size=8, contract=contract)
+    options = TrainingOptions(data=str(stripes), width=0.02, epochs=1, batch_size=8, contract=contract)
     expected = train(options, tmp_path / "in_memory.safetensors")
     assert expected.notes == ()
 
