@@ -149,7 +149,7 @@ def _dataset(
     row = int(columns.labels.argmax())
     if columns.labels[row] >= len(class_names):
         raise DatasetError(
-            f"{images[row].name}",
+            str(root / images[row].name),
             got=f"the label {columns.labels[row]}",
             expected=f"0 to {len(class_names) - 1}, the {len(class_names)} classes of "
             + (CLASSES_FILE if (root / CLASSES_FILE).exists() else "the training shards"),
