@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from alexnet_model import prepared_from_set, splits_from
 from alexnet_model.architectures import build
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.class_names import DIGITS
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
-from alexnet_model.datasets import prepared_from_set, splits_from
 
 
 def random_checkpoint(architecture: str = "alexnet", width: float = 0.1) -> Checkpoint:

@@ -170,7 +170,9 @@ def test_commands_of_the_training_page_exist_with_their_options(capsys: pytest.C
 def test_commands_of_the_benchmarks_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     lines = re.findall(r"(?:^    |`)alexnet ((?:bench )?[a-z-]+)([^`\n]*)", page, re.MULTILINE)
-    benchmarks = {f"bench {name}" for name in ("engine", "server", "breakdown", "cold-start", "report")}
+    benchmarks = {
+        f"bench {name}" for name in ("engine", "server", "breakdown", "cold-start", "report", "loader")
+    }
     assert {name for name, _ in lines} == {*benchmarks, "tune", "compare"}
     for name, rest in lines:
         check_options(name, rest, capsys)

@@ -29,8 +29,8 @@ def train_command(
     data: Annotated[
         str,
         typer.Option(
-            help="'digits', 'cluttered-digits:VIEWS', or a folder with one subfolder per class, or with "
-            "these in train/ and val/."
+            help="'digits', 'cluttered-digits:VIEWS', a folder with one subfolder per class, or with "
+            "these in train/ and val/, or tar shards: a folder, one file, or a list of paths and URLs."
         ),
     ] = "digits",
     recipe: Annotated[

@@ -13,16 +13,11 @@ import numpy.typing as npt
 
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.datasets import (
-    ImageDataset,
-    PreparedImages,
-    digests_of_images,
-    is_built_in,
-    prepared_sample,
-    splits_from,
-)
+from alexnet_model.datasets import is_built_in, splits_from
 from alexnet_model.errors import CalibrationError, DatasetError
+from alexnet_model.labelled_images import ImageDataset
 from alexnet_model.manifest import CalibrationLedger
+from alexnet_model.prepared_images import PreparedImages, digests_of_images, prepared_sample
 from alexnet_model.progress import Progress
 
 from .convert import CALIBRATION_METHOD
@@ -64,7 +59,7 @@ class Evaluation:
 def data_trained_on(checkpoint: Checkpoint) -> str | None:
     """Return the data that a checkpoint was trained on, built in or a folder; None if it is not here."""
     data = checkpoint.training.get("data")
-    return data if isinstance(data, str) and (is_built_in(data) or Path(data).is_dir()) else None
+    return data if isinstance(data, str) and (is_built_in(data) or Path(data).exists()) else None
 
 
 def evaluation_from(

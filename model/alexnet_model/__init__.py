@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from .contract import Contract, ImageInput, Uint8Array
 from .contract_sources import contract_from_file, contract_from_timm_config
-from .datasets import ImageDataset, LabelledImage, PreparedImages, Splits, prepared_from_set, splits_from
+from .datasets import splits_from
 from .errors import AlexnetError
+from .image_table import LabelledImage
+from .labelled_images import ImageDataset, Splits
+from .prepared_images import PreparedImages, prepared_from_set
 
 if TYPE_CHECKING:
     from .architectures import build, multiply_adds, parameter_count

@@ -13,6 +13,7 @@ from pathlib import Path
 from .errors import DatasetError, listed, os_error_reason
 from .folders import is_junk
 from .image_formats import OTHER_SUFFIXES, image_suffixes
+from .image_index import status_of
 
 # By the names that are usual for them, in any case, such as Train, val or testing_set.
 _SPLITS = {
@@ -30,7 +31,9 @@ class LeftOut:
     reason: str
 
 
-def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
+def image_files(
+    folder: Path, *, recursive: bool, searched: list[tuple[str, int, int]] | None = None
+) -> Iterator[Path | LeftOut]:
     """Find the image files of a folder by their suffix: sorted by name, those of subfolders after its own.
 
     Junk is passed over. Links are followed; a folder that several links lead to is searched once, and a
@@ -39,6 +42,7 @@ def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
     Args:
         folder: The folder to search. Only one folder's names are in memory at a time.
         recursive: Whether to search its subfolders too.
+        searched: Where to note each folder that was searched, as `image_index.status_of` returns it.
 
     Yields:
         Image files, and between them what is left out: unreadable subfolders, links that lead nowhere, pipes,
@@ -48,19 +52,21 @@ def image_files(folder: Path, *, recursive: bool) -> Iterator[Path | LeftOut]:
         OSError: `folder` itself cannot be read. A subfolder that cannot be read is left out.
     """
     # A link to a folder around this one leads in a circle.
-    searched = set()
+    seen = set()
     for path in (*Path(os.path.normpath(folder.absolute())).parents, *folder.resolve().parents):
         with suppress(OSError):  # behind a link, `..` leads to another folder than it seems
-            searched.add(_identity(path))
-    searched.discard(_identity(folder))
+            seen.add(_identity(path))
+    seen.discard(_identity(folder))
     pending = [folder]
     while pending:
         current = pending.pop()
         try:
             identity = _identity(current)
-            if identity in searched:
+            if identity in seen:
                 continue
-            searched.add(identity)
+            seen.add(identity)
+            if searched is not None:
+                searched.append(status_of(current))  # before its names are read
             with os.scandir(current) as found:
                 entries = sorted((entry for entry in found if not is_junk(entry.name)), key=_name)
         except OSError as error:

@@ -14,10 +14,11 @@ from .checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from .class_names import checked_class_names, class_names_from_file, imagenet_class_names
 from .contract import Contract
 from .contract_sources import contract_from_timm_config
-from .datasets import UNLABELLED, splits_from
+from .datasets import splits_from
 from .errors import CheckpointError, ExportError, UsageError
 from .extras import needs
 from .factories import Option
+from .labelled_images import UNLABELLED
 from .matching import matched, refuse_values_that_are_not_finite
 from .network_check import count_outputs
 from .weights import hash_in_name, weights_file

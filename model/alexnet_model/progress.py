@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 
@@ -22,3 +23,19 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Report nothing: the default `Progress`."""
+
+
+def when_slow(progress: Progress, *, after_s: float = 1.0) -> Progress:
+    """Return a callback that reports nothing in the first second, for work that is usually short.
+
+    Args:
+        progress: the callback to call later.
+        after_s: seconds from now on without reports.
+    """
+    started_s = time.monotonic()
+
+    def reported(stage: str, done: int, total: int, note: str = "") -> None:
+        if time.monotonic() - started_s > after_s:
+            progress(stage, done, total, note)
+
+    return reported

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alexnet_cli.tables import print_training
-from alexnet_model.datasets import Unreadable
+from alexnet_model.labelled_images import Unreadable
 from alexnet_training import Accuracy, TrainingReport
 
 

@@ -14,6 +14,7 @@ from alexnet_cli.main import run
 COMMANDS = (
     *("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor", "tune", "compare"),
     *("bench cold-start", "bench engine", "bench report", "bench breakdown", "bench server"),
+    "bench loader",
 )
 
 
@@ -37,6 +38,12 @@ WRONG_USE = [
     (["train", "--learning-rate", "-1"], ["learning rate", "-1"]),
     (["train", "--seed", "-1"], ["seed", "-1"]),
     (["train", "--out", "."], ["out", "folder"]),
+    (["bench", "loader", "nowhere"], ["nowhere", "no such folder"]),
+    (["bench", "loader", "digits", "--workers", "0"], ["workers", "got 0", "1 to 256"]),
+    (["bench", "loader", "digits", "--batch-size", "5000"], ["batch size", "1 to 4096"]),
+    (["bench", "loader", "digits", "--seconds", "0"], ["seconds", "0.1 to 600"]),
+    (["bench", "loader", "digits", "--repeats", "0"], ["repeats", "1 to 100"]),
+    (["bench", "loader", "digits", "--recipe", "none"], ["recipe", "'none'"]),
     (["export", "x.safetensors", "--precision", "fp8"], ["--precision", "'fp8'", "fp32,fp16,int8"]),
     (["export", "x.safetensors", "--precision", ","], ["--precision", "fp32,fp16,int8"]),
     (["export", "x.safetensors", "--max-top1-drop", "-1"], ["--max-top1-drop", "0 to 100"]),

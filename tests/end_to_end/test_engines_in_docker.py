@@ -10,8 +10,7 @@ import pytest
 
 from alexnet_clients import Client
 from alexnet_export import EngineOptions, TorchRunner, build_engines
-from alexnet_model import docker
-from alexnet_model.datasets import prepared_from_set, splits_from
+from alexnet_model import docker, prepared_from_set, splits_from
 from alexnet_model.errors import DockerError
 from alexnet_model.gpus import gpus_here
 from alexnet_model.passport import Profile

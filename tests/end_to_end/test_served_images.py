@@ -13,8 +13,8 @@ from PIL import Image
 
 from alexnet_clients import Client, Images
 from alexnet_export import runner_from_artifact
+from alexnet_model import prepared_from_set, splits_from
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.datasets import prepared_from_set, splits_from
 from alexnet_model.errors import (
     ContractMismatch,
     ImageError,

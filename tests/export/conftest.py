@@ -9,9 +9,9 @@ import pytest
 from alexnet_export import TorchRunner
 from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint
 from alexnet_export.gate import Reference
+from alexnet_model import prepared_from_set, splits_from
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.datasets import prepared_from_set, splits_from
 
 from ..networks import random_checkpoint
 

@@ -17,8 +17,7 @@ from alexnet_export.convert import onnx_from_checkpoint
 from alexnet_export.engines.tensorrt_api import tensorrt_api
 from alexnet_export.engines.tensorrt_compiler import engine_from_onnx
 from alexnet_export.openvino_runner import OpenVinoRunner
-from alexnet_model import Contract, Manifest, WeightsOptions, checkpoint_from
-from alexnet_model.datasets import prepared_from_set, splits_from
+from alexnet_model import Contract, Manifest, WeightsOptions, checkpoint_from, prepared_from_set, splits_from
 from alexnet_model.errors import ExportError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.passport import Profile

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from alexnet_model import Contract, ImageDataset, Splits, splits_from
-from alexnet_model.datasets import prepared_from_set, prepared_sample, readable_images
 from alexnet_model.errors import DatasetError
+from alexnet_model.prepared_images import prepared_from_set, prepared_sample
 
 FolderOf = Callable[..., Path]
 
@@ -170,31 +170,12 @@ def test_unreadable_images_are_named_with_the_reason(folder_of: FolderOf) -> Non
         np.testing.assert_array_equal(pixels, Contract().prepared(image.source))
 
 
-def test_readable_images_leaves_out_the_same_images_as_preparation(folder_of: FolderOf) -> None:
-    splits = with_broken(folder_of({"train/a": 10, "train/b": 10, "val/a": 1}))
-    seen: list[tuple[str, int, int]] = []
-    readable = readable_images(
-        splits.train,
-        Contract(),
-        progress=lambda stage, done, total, note="": seen.append((stage, done, total)),
-    )
-    prepared = prepared_from_set(splits.train, Contract())
-    assert readable.unreadable == prepared.unreadable
-    assert tuple(names_of(readable.dataset)) == prepared.names
-    assert readable.dataset == replace(splits.train, images=readable.dataset.images)
-    assert readable.digests == prepared.digests
-    assert seen == [("checking train", done, 19) for done in range(1, 20)]
-
-
-@pytest.mark.parametrize("read", [prepared_from_set, readable_images])
-def test_a_dataset_without_readable_images_is_refused(
-    folder_of: FolderOf, read: Callable[..., object]
-) -> None:
+def test_a_dataset_without_readable_images_is_refused(folder_of: FolderOf) -> None:
     root = folder_of({"train/a": 2, "val/a": 1})
     for path in (root / "train/a").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"no readable image among 2.*0 bytes"):
-        read(splits_from(str(root)).train, Contract())
+        prepared_from_set(splits_from(str(root)).train, Contract())
 
 
 def test_equal_pixels_have_equal_digests(digits: Splits) -> None:

@@ -34,7 +34,7 @@ def augmentation_of(recipe: Recipe, size: int, split: Split, *, mirrorable: bool
         mirrorable: whether a mirrored image keeps its class; a digit does not.
 
     Raises:
-        ImageError: an image has become unreadable since it was checked.
+        DatasetError: too many images cannot be read, or a shard was changed.
     """
     if recipe.augmentation == "paper-2012":
         return PaperAugmentation(size, principal_colours(split), mirrorable=mirrorable)
@@ -119,7 +119,7 @@ def principal_colours(split: Split) -> Tensor:
         float32 `(3, 3)`, for pixels in 0..1.
 
     Raises:
-        ImageError: an image has become unreadable since it was checked.
+        DatasetError: too many images cannot be read, or a shard was changed.
     """
     count = min(PALETTE_IMAGES, len(split.labels))
     order = np.arange(count) * len(split.labels) // count

@@ -14,7 +14,7 @@ from alexnet_model.environment import machine_name
 from alexnet_model.errors import TrainingError, UsageError
 from alexnet_model.extras import needs
 
-from .splits import Indices
+from .streaming import Indices
 
 with needs("train"):
     import torch

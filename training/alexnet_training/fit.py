@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -15,10 +14,11 @@ from typing import Any
 from alexnet_model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import canonical_json
-from alexnet_model.datasets import ImageDataset, Unreadable, splits_from
+from alexnet_model.datasets import splits_from
 from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import LossNotFinite, TrainingError, TrainingStopped, UsageError
 from alexnet_model.extras import needs
+from alexnet_model.labelled_images import ImageDataset, Unreadable
 from alexnet_model.progress import Progress, silent
 
 from .augmentation import augmentation_of
@@ -100,20 +100,20 @@ def train(
         UsageError: an option has a wrong value, the device does not exist, or `out` is a folder.
         CheckpointError: the weights are missing, broken or of another architecture.
         ExportError: the network does not map images to one logit for each class.
-        DatasetError: the dataset is missing, or a split or a class of it has no readable image.
-        ImageError: an image became unreadable during training.
+        DatasetError: the dataset is missing, a split or a class of it has no readable image, or a shard was
+            changed during training.
         LossNotFinite: the loss or a weight is not finite. The weights of the last state, if there is one, are
             written to `<name of out>.last-good.safetensors` beside it, and the state is kept.
         TrainingStopped: `should_stop` returned True; the state is written if the training had begun.
-        TrainingError: `<out>.resume` is broken or belongs to another run, or the device cannot be used, has
-            too little memory, or cannot run the compiled network.
+        TrainingError: `<out>.resume` is broken or belongs to another run, a worker that decodes images was
+            killed, or the device cannot be used, has too little memory, or cannot run the compiled network.
         OSError: a file cannot be written.
     """
     if checkpoint_every is not None and not 1 <= checkpoint_every <= 1_000_000:
         raise UsageError("checkpoint every", got=str(checkpoint_every), expected="1 to 1,000,000 steps")
     compute = compute_on(options.device)
     with compute.settings(), log_to(log) as write_log, _device_errors(options, compute):
-        return _Run(options, out, compute, write_log, checkpoint_every).train(
+        return _Run(options, out, compute, write_log, checkpoint_every, progress).train(
             resume=resume, progress=progress, should_stop=should_stop
         )
 
@@ -132,6 +132,7 @@ class _Run:
         compute: Compute,
         log: Log,
         checkpoint_every: int | None,
+        progress: Progress,
     ) -> None:
         self.options, self.out, self.compute, self.log = options, out, compute, log
         self.checkpoint_every = checkpoint_every
@@ -139,7 +140,7 @@ class _Run:
         self.path = resume_path(out)
         self.has_state = False  # whether the file at `path` is of this run
         self.notes: list[str] = []
-        self.splits = splits_from(options.data)
+        self.splits = splits_from(options.data, progress=progress)
         self.class_names = self.splits.train.class_names
         torch.manual_seed(options.seed)
         self.start = start_of(options, len(self.class_names), note=self.notes.append)
@@ -169,7 +170,7 @@ class _Run:
             prepared = prepared_from_splits(
                 self.splits, self.start.contract, keep_margin=self.recipe.keeps_margin, progress=stoppable
             )
-            self.notes += notes_on_copies(self.splits, prepared)
+            self.notes += prepared.notes + notes_on_copies(self.splits, prepared)
             loop = self._loop(prepared)
             held_out = self._held_out_after_training(loop, prepared, stoppable)
         except _Stop:
@@ -384,10 +385,6 @@ def _training_record(
 
 def _run_identity(options: TrainingOptions, start: Start, images: ImageDataset) -> dict[str, Any]:
     """Return, as JSON, what two runs must have in common for one to continue the other."""
-    digest = hashlib.sha256()
-    for image in images.images:
-        size = image.source.stat().st_size if isinstance(image.source, Path) else 0
-        digest.update(canonical_json([image.name, image.label, size]).encode())
     chosen = {name: value for name, value in asdict(options).items() if name not in ("device", "compile")}
     run = {
         **chosen,
@@ -395,7 +392,7 @@ def _run_identity(options: TrainingOptions, start: Start, images: ImageDataset) 
         "batch_size": options.batch_size_or_default,
         "architecture": start.architecture,
         "weights": start.pretrained and start.pretrained["weights_sha256"][:12],  # not their path
-        "images": digest.hexdigest()[:12],
+        "images": images.digest[:12],
         "contract": start.contract.digest[:12],
     }
     as_read_back: dict[str, Any] = json.loads(canonical_json(run))

@@ -76,7 +76,7 @@ class Loop:
 
         Raises:
             LossNotFinite: the loss is not finite.
-            ImageError: an image has become unreadable since it was checked.
+            DatasetError: too many images cannot be read, or a shard was changed.
         """
         state, position, size = self.state, self.state.position, self.options.batch_size_or_default
         epoch, steps = len(state.history), self.steps_per_epoch
@@ -211,7 +211,7 @@ def accuracy_of(
         progress: called after every batch.
 
     Raises:
-        ImageError: an image has become unreadable since it was checked.
+        DatasetError: too many images cannot be read, or a shard was changed.
     """
     classifier.eval()
     correct = in_top = seen = 0

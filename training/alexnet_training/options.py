@@ -20,8 +20,8 @@ class TrainingOptions:
     A run on a CPU is reproducible: equal options on one machine give equal weights.
 
     Args:
-        data: "digits" (the images in scikit-learn), "cluttered-digits:VIEWS", or an image folder, as
-            `alexnet_model.splits_from` reads them.
+        data: "digits" (the images in scikit-learn), "cluttered-digits:VIEWS", an image folder, or tar shards,
+            as `alexnet_model.splits_from` reads them.
         recipe: a name in `recipes.RECIPES`.
         architecture: a name in `alexnet_model.architectures.ARCHITECTURES`, or `package.module:factory`.
             None: that of the weights, if they are a checkpoint; otherwise "alexnet".

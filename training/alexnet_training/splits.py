@@ -1,43 +1,32 @@
 """The splits of a dataset as training reads them: prepared by the contract, without unreadable images.
 
-A small split is kept in memory. A large one is decoded again in every epoch by threads, a few batches ahead.
-Pillow releases Python's lock while it decodes, so threads are enough, and unlike processes they need no
-/dev/shm.
+A small split is decoded once and kept in memory. A large one is decoded again in every epoch by worker
+processes (`streaming.py`).
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.datasets import (
-    ImageDataset,
-    LabelledImage,
-    Splits,
-    Unreadable,
-    digests_of_images,
-    prepared_from_set,
-    readable_images,
-)
-from alexnet_model.errors import DatasetError, listed
+from alexnet_model.errors import DatasetError, ImageError, listed
+from alexnet_model.labelled_images import ImageDataset, Splits, Unreadable
+from alexnet_model.prepared_images import digests_of_images, prepared_from_set
 from alexnet_model.progress import Progress
+from alexnet_model.splitting import copies_between
+
+from .streaming import Indices, StreamedSplit, default_workers
 
 MAX_BYTES_IN_MEMORY = 308_281_344  # of one split: 2,048 images of 224 pixels
-BATCHES_AHEAD = 3
-
-Indices: TypeAlias = npt.NDArray[np.int64]  # (N,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SplitInMemory:
     """One split with its prepared images in memory."""
 
@@ -58,47 +47,7 @@ class SplitInMemory:
             yield self.images[indices], self.labels[indices]
 
 
-@dataclass(frozen=True)
-class SplitOnDisk:
-    """One split with only the names of its images in memory."""
-
-    images: tuple[LabelledImage, ...]
-    labels: Indices
-    digests: tuple[str, ...]  # of the images as the contract prepares them
-    unreadable: tuple[Unreadable, ...]
-    contract: Contract
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the images."""
-        return tuple(image.name for image in self.images)
-
-    def batches(self, order: Indices, size: int) -> Iterator[tuple[Uint8Array, Indices]]:
-        """Yield images and labels as `SplitInMemory.batches` does.
-
-        Raises:
-            ImageError: an image has become unreadable since it was checked.
-        """
-        pending: deque[tuple[Indices, list[Future[Uint8Array]]]] = deque()
-
-        def next_batch() -> tuple[Uint8Array, Indices]:
-            indices, futures = pending.popleft()
-            return np.stack([future.result() for future in futures]), self.labels[indices]
-
-        pool = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
-        try:
-            for indices in _chunks(order, size):
-                sources = [self.images[index].source for index in indices]
-                pending.append((indices, [pool.submit(self.contract.prepared, one) for one in sources]))
-                if len(pending) > BATCHES_AHEAD:
-                    yield next_batch()
-            while pending:
-                yield next_batch()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-Split: TypeAlias = SplitInMemory | SplitOnDisk
+Split: TypeAlias = SplitInMemory | StreamedSplit
 
 
 @dataclass(frozen=True)
@@ -115,11 +64,25 @@ class PreparedSplits:
         distinct = [self.train, self.validation] + [self.test] * (self.test is not self.validation)
         return tuple(dict.fromkeys(image for split in distinct for image in split.unreadable))
 
+    @property
+    def notes(self) -> list[str]:
+        """Which splits are decoded again in every epoch."""
+        return [
+            f"The {len(split.labels):,} {split.dataset.split} images are decoded by {split.workers} worker "
+            f"process{'es' if split.workers > 1 else ''} whenever they are used: in memory they would take "
+            f"{len(split.labels) * split.contract.image_bytes / 1e9:,.1f} GB."
+            for split in dict.fromkeys((self.train, self.validation, self.test))
+            if isinstance(split, StreamedSplit)
+        ]
+
 
 def prepared_from_splits(
     splits: Splits, contract: Contract, *, keep_margin: bool = False, progress: Progress
 ) -> PreparedSplits:
-    """Decode every image once and leave out those that cannot be read.
+    """Decode the images of small splits into memory, and prepare large ones for streaming.
+
+    Of a large training split, one image of each class is decoded. What else cannot be read in a large split
+    is found when it is used.
 
     Args:
         splits: the dataset.
@@ -131,12 +94,22 @@ def prepared_from_splits(
     Raises:
         DatasetError: a split, or a class of the training split, has no readable image.
     """
-    train = _prepared_split(splits.train, contract, progress, keep_margin=keep_margin)
-    _check_classes(splits, train)
+    _check_several_classes(splits.train)
+    wide = with_margin(contract) if keep_margin else contract
+    train = _prepared_split(splits.train, wide, progress, shown=contract.size)
+    if isinstance(train, StreamedSplit):
+        _check_classes(splits, *_readable_classes(splits.train, contract, progress))
+    else:
+        _check_classes(splits, train.labels, train.unreadable)
     validation = _prepared_split(splits.validation, contract, progress)
-    same = splits.test.images == splits.validation.images
+    same = splits.test.images is splits.validation.images
     test = validation if same else _prepared_split(splits.test, contract, progress)
     return PreparedSplits(train, validation, test)
+
+
+def with_margin(contract: Contract) -> Contract:
+    """Return a contract that keeps the margin that a centre crop removes; the same one if there is none."""
+    return replace(contract, size=contract.resize) if isinstance(contract.resize, int) else contract
 
 
 def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
@@ -144,7 +117,8 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
 
     Args:
         splits: the dataset.
-        prepared: its prepared splits. Images are equal if their prepared pixels are.
+        prepared: its prepared splits. Images are equal if their prepared pixels are, or in large splits
+            if their files are.
     """
     notes = []
     if splits.copies:
@@ -152,49 +126,98 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
             f"{splits.copies:,} images are copies of others in {splits.train.source}; "
             "copies of an image are all in one split."
         )
-    trained_on = dict(zip(prepared.train.digests, prepared.train.names, strict=True))
     others = [prepared.validation] + [prepared.test] * (prepared.test is not prepared.validation)
     for dataset, split in zip((splits.validation, splits.test), others, strict=False):
-        shared = [
-            f"{name} ({trained_on[digest]})"
-            for name, digest in zip(split.names, split.digests, strict=True)
-            if digest in trained_on
-        ]
+        if isinstance(prepared.train, SplitInMemory) and isinstance(split, SplitInMemory):
+            trained_on = dict(zip(prepared.train.digests, prepared.train.names, strict=True))
+            shared = [
+                (name, trained_on[digest])
+                for name, digest in zip(split.names, split.digests, strict=True)
+                if digest in trained_on
+            ]
+        else:
+            shared = copies_between(splits.train.images, dataset.images)
         if shared:
             notes.append(
-                f"{len(shared):,} of {len(split.names):,} {dataset.split} images are training images too, "
-                f"which makes their accuracy too high: {listed(shared)}."
+                f"{len(shared):,} of {len(split.labels):,} {dataset.split} images are training images too, "
+                "which makes their accuracy too high: "
+                f"{listed(f'{name} ({original})' for name, original in shared)}."
             )
     return notes
 
 
 def _prepared_split(
-    dataset: ImageDataset, contract: Contract, progress: Progress, *, keep_margin: bool = False
+    dataset: ImageDataset, contract: Contract, progress: Progress, *, shown: int | None = None
 ) -> Split:
-    wide = contract
-    if keep_margin and isinstance(contract.resize, int):
-        wide = replace(contract, size=contract.resize)
-    if len(dataset) * wide.image_bytes <= MAX_BYTES_IN_MEMORY:
-        prepared = prepared_from_set(dataset, wide, progress=progress)
-        margin, end = (wide.size - contract.size) // 2, (wide.size + contract.size) // 2
-        digests = digests_of_images(prepared.images[:, margin:end, margin:end])
-        return SplitInMemory(prepared.images, prepared.labels, prepared.names, digests, prepared.unreadable)
-    readable = readable_images(dataset, contract, progress=progress)
-    images = readable.dataset
-    return SplitOnDisk(images.images, images.labels, readable.digests, readable.unreadable, wide)
+    """Prepare a split.
+
+    Args:
+        dataset: the images.
+        contract: how they are prepared.
+        progress: called after every image that is decoded.
+        shown: the size of the centre that the network sees, of training images.
+    """
+    if len(dataset) * contract.image_bytes > MAX_BYTES_IN_MEMORY:
+        is_train = shown is not None
+        return StreamedSplit(dataset, contract, replace_unreadable=is_train, workers=default_workers())
+    prepared = prepared_from_set(dataset, contract, progress=progress)
+    size = shown or contract.size
+    margin, end = (contract.size - size) // 2, (contract.size + size) // 2
+    digests = digests_of_images(prepared.images[:, margin:end, margin:end])
+    return SplitInMemory(prepared.images, prepared.labels, prepared.names, digests, prepared.unreadable)
 
 
-def _check_classes(splits: Splits, train: Split) -> None:
-    dataset = splits.train
-    subject = f"{dataset.source} ({dataset.split})"
+def _readable_classes(
+    dataset: ImageDataset, contract: Contract, progress: Progress
+) -> tuple[Indices, tuple[Unreadable, ...]]:
+    """Return the labels of the classes with a readable image, and what was found to be unreadable."""
+    labels = dataset.labels
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[by_class], np.arange(len(dataset.class_names)), side="right")
+    unreadable: list[Unreadable] = []
+
+    def is_readable(indices: Indices) -> bool:
+        for index in indices.tolist():
+            image = dataset.images[index]
+            try:
+                contract.prepared(image.source)
+                return True
+            except ImageError as error:
+                unreadable.append(Unreadable(image.name, str(error)))
+        return False
+
+    readable = []
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(is_readable, np.split(by_class, ends[:-1]))
+        try:
+            for label, has_image in enumerate(found):
+                readable += [label] * has_image
+                progress(f"checking {dataset.split}", label + 1, len(ends), "one image of each class")
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return np.array(readable, dtype=np.int64), tuple(unreadable)
+
+
+def _check_several_classes(dataset: ImageDataset) -> None:
     if len(dataset.class_names) < 2:
         raise DatasetError(
-            subject,
+            f"{dataset.source} ({dataset.split})",
             got=f"one class, {dataset.class_names[0]!r}",
             expected="at least two classes",
             next_step="Add a folder of images for each other class.",
         )
-    counts = np.bincount(train.labels, minlength=len(dataset.class_names))
+
+
+def _check_classes(splits: Splits, labels: Indices, unreadable: tuple[Unreadable, ...]) -> None:
+    """Check that every class has a training image.
+
+    Args:
+        splits: the dataset.
+        labels: of readable training images.
+        unreadable: training images that cannot be read.
+    """
+    dataset = splits.train
+    counts = np.bincount(labels, minlength=len(dataset.class_names))
     empty = [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
     if empty:
         label = dataset.class_names.index(empty[0])
@@ -206,7 +229,7 @@ def _check_classes(splits: Splits, train: Split) -> None:
             if image.label == label
         }
         left_out = dataset.left_out if not listed_here else ()
-        reasons = [image.reason for image in train.unreadable if image.name in listed_here]
+        reasons = [image.reason for image in unreadable if image.name in listed_here]
         reasons += [image.reason for image in left_out if empty[0] in Path(image.name).parts]
         if reasons:
             got, next_step = "no readable image", f"The first reason: {reasons[0]}"
@@ -216,7 +239,7 @@ def _check_classes(splits: Splits, train: Split) -> None:
         else:
             got, next_step = "no image", "Add images, or remove the folder."
         raise DatasetError(
-            f"{subject}: class {empty[0]!r}",
+            f"{dataset.source} ({dataset.split}): class {empty[0]!r}",
             got=got,
             expected="at least one of every class",
             next_step=next_step,

@@ -7,6 +7,7 @@ import typer
 from .breakdown import breakdown_command
 from .cold_start import cold_start_command
 from .engine import engine_command
+from .loader import loader_command
 from .report import report_command
 from .server import server_command
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command("cold-start")(cold_start_command)
 app.command("engine")(engine_command)
+app.command("loader")(loader_command)
 app.command("report")(report_command)
 app.command("breakdown")(breakdown_command)
 app.command("rungs", hidden=True)(breakdown_command)  # the command's name until 0.1
