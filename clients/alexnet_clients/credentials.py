@@ -15,8 +15,8 @@ from .url import ServerUrl
 if TYPE_CHECKING:
     import ssl
 
-#: Headers of every request: a mapping, or a function that returns one. The function is called before every request, so
-#: that it can renew a bearer token.
+#: Headers of every request: a mapping, or a function that returns one. The function is called before every
+#: request, so that it can renew a bearer token.
 Headers: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 # What both gRPC and HTTP can carry. In gRPC, a name that ends in -bin has a binary value.

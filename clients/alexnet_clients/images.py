@@ -27,8 +27,8 @@ from alexnet_model.errors import AlexnetError, ClientError, ImageError
 from .sending import result_of, wait_for
 
 ImageOrArray: TypeAlias = ImageInput | bytearray | memoryview | npt.NDArray[Any]
-#: One image or an iterable of them. An image is what `alexnet_model.ImageInput` is, a bytearray, a memoryview, or an
-#: array: RGB pixels `(H, W, 3)` of uint8.
+#: One image or an iterable of them. An image is what `alexnet_model.ImageInput` is, a bytearray, a
+#: memoryview, or an array: RGB pixels `(H, W, 3)` of uint8.
 Images: TypeAlias = ImageOrArray | Iterable[ImageOrArray]
 Snapshot: TypeAlias = ImageInput | npt.NDArray[Any] | ImageError
 
