@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients check format clean
+.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients docs check format clean
 
 setup: .venv/installed
 
@@ -48,6 +48,11 @@ bench-tools: setup
 # The clients' figures, on the demo's export; a few minutes on a quiet machine.
 bench-clients: setup
 	$(BIN)/python benchmarks/clients.py demo/model_repository
+
+# The documentation site: build/site/index.html. It needs no network, and every warning is an error.
+docs: setup
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -c docs -d build/site.cache . build/site
+	@echo "build/site/index.html"
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -47,6 +47,7 @@ from .transports.transport import (
 from .url import Endpoints
 
 T = TypeVar("T")
+#: The model that a client uses if none is named.
 DEFAULT_MODEL = "alexnet_fp32"
 # One request is computed while the next is prepared and sent; more would only wait in the server's queue.
 BATCHES_IN_FLIGHT = 2

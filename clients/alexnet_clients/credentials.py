@@ -15,7 +15,8 @@ from .url import ServerUrl
 if TYPE_CHECKING:
     import ssl
 
-# A function is called before every request, so that it can renew a bearer token.
+#: Headers of every request: a mapping, or a function that returns one. The function is called before every
+#: request, so that it can renew a bearer token.
 Headers: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 # What both gRPC and HTTP can carry. In gRPC, a name that ends in -bin has a binary value.
@@ -122,6 +123,7 @@ class Credentials:
         return {_checked_name(name, value, subject): value for name, value in given.items()}
 
 
+#: Credentials without a certificate and without headers.
 ANONYMOUS = Credentials()
 
 

@@ -27,10 +27,12 @@ from alexnet_model.errors import AlexnetError, ClientError, ImageError
 from .sending import result_of, wait_for
 
 ImageOrArray: TypeAlias = ImageInput | bytearray | memoryview | npt.NDArray[Any]
+#: One image or an iterable of them. An image is what `alexnet_model.ImageInput` is, a bytearray, a
+#: memoryview, or an array: RGB pixels `(H, W, 3)` of uint8.
 Images: TypeAlias = ImageOrArray | Iterable[ImageOrArray]
 Snapshot: TypeAlias = ImageInput | npt.NDArray[Any] | ImageError
 
-# Starting a task in a thread costs half as much as decoding a small image, so a task decodes several.
+#: The images that one task of a thread decodes. Starting a task costs half as much as decoding a small image.
 IMAGES_PER_TASK = 8
 LINGER_S = 0.1  # how long a batch waits for more images from a slow source
 

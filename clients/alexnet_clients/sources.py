@@ -29,6 +29,7 @@ class StdinImage:
         return self._stdin.read(size)
 
 
+#: An image of `alexnet classify`: a file, or standard input.
 ImageSource: TypeAlias = Path | StdinImage
 
 

@@ -25,6 +25,7 @@ from alexnet_model.runtimes import runtime_named
 
 from .cuda import CudaDevice
 
+#: A NumPy array of float32, such as logits `(N, classes)`.
 FloatArray = npt.NDArray[np.float32]
 
 

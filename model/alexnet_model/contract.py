@@ -26,7 +26,9 @@ from .decoding import WHITE, BinaryFile, Colour, upright_from_encoded, upright_f
 from .errors import ContractError, ImageError
 from .reading import value_from_json
 
+#: A NumPy array of uint8, such as prepared images `(N, S, S, 3)`.
 Uint8Array: TypeAlias = npt.NDArray[np.uint8]
+#: One image: a path, encoded bytes, a file that is open as binary, or a Pillow image.
 ImageInput: TypeAlias = str | Path | bytes | BinaryFile | Image.Image
 
 # The input of a model that decodes on the server by this contract: one encoded image a row, BYTES `(N, 1)`.

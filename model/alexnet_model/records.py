@@ -12,6 +12,7 @@ from pydantic_core import PydanticSerializationError
 from .errors import ManifestError, os_error_reason
 from .reading import text_of_file, value_from_json
 
+#: The name of a precision: `fp32`, `fp16` or `int8`.
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 

@@ -148,6 +148,7 @@ def modern() -> Recipe:
     )
 
 
+#: The recipes by name: `digits`, `paper-2012` and `modern`. Each value is a function that returns a `Recipe`.
 RECIPES: dict[str, Callable[[], Recipe]] = {"digits": digits, "paper-2012": paper_2012, "modern": modern}
 
 

@@ -23,9 +23,10 @@ from ..url import ServerUrl
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
-# Datatypes of the KServe v2 protocol ("Open Inference Protocol"), over gRPC and HTTP alike. Numbers are
-# little-endian and row-major. In a BYTES tensor, each element is its length in four bytes, then itself.
+#: The datatype of strings in the KServe v2 protocol: each element is its length in four bytes, then itself.
 BYTES = "BYTES"
+#: The numeric datatypes of the KServe v2 protocol ("Open Inference Protocol"), over gRPC and HTTP alike, with
+#: their NumPy dtypes. Values are little-endian and row-major.
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(bool),
     "UINT8": np.dtype("u1"),

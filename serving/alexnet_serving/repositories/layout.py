@@ -21,6 +21,7 @@ from alexnet_model.model_names import network_name
 from alexnet_model.runtimes import Runtime, runtime_named, runtimes
 from alexnet_model.triton_image import queue_timeout_decays
 
+#: The name of the file with a model's configuration, in its folder.
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 MODEL_FILE = "model.onnx"

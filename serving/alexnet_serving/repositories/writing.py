@@ -63,6 +63,7 @@ from .records import (
     write_index,
 )
 
+#: What a new export takes the place of: the whole repository, the export of its name, or one version of it.
 Replaced = Literal["repository", "export", "version"]
 
 USERS_FILES = ("README.md", ".gitignore")  # which stay
