@@ -29,13 +29,15 @@ class ServerKind(StrEnum):
 
 
 def _port(what: str) -> typer.models.OptionInfo:
-    option = typer.Option(min=0, max=65535, help=f"{what} port; 0 picks a free one.", metavar="PORT")
+    option = typer.Option(
+        min=0, max=65535, help=f"{what} port; 0 picks a free one.", metavar="PORT", rich_help_panel="Address"
+    )
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
 
 def _pem(what: str) -> typer.models.OptionInfo:
-    option = typer.Option(help=what, metavar="FILE", show_default=False)
+    option = typer.Option(help=what, metavar="FILE", show_default=False, rich_help_panel="Encryption")
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -54,7 +56,10 @@ def serve_command(
     http_port: Annotated[int, _port("HTTP")] = 8000,
     metrics_port: Annotated[int, _port("Metrics")] = 8002,
     address: Annotated[
-        str, typer.Option(help="IPv4 address to listen on; any but loopback needs Docker.")
+        str,
+        typer.Option(
+            help="IPv4 address to listen on; any but loopback needs Docker.", rich_help_panel="Address"
+        ),
     ] = "127.0.0.1",
     tls_certificate: Annotated[
         Path | None, _pem("PEM certificate to encrypt gRPC with. HTTP then stays on loopback.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .choosing import choose_model
 from .client import DEFAULT_MODEL, Client
 from .credentials import ANONYMOUS, ClientTls, Credentials, Headers
 from .images import IMAGES_PER_TASK, Images
@@ -81,6 +82,7 @@ __all__ = [
     "StdinImage",
     "TensorSpec",
     "Transport",
+    "choose_model",
     "images_in_folder",
     "name_from_source",
     "remove_orphans",

@@ -222,6 +222,11 @@ class BaseClient:
                 next_step=next_step,
             )
 
+    async def _model_names(self) -> tuple[str, ...]:
+        deadline = self._deadline()
+        await self._connect(deadline)
+        return await result_of(self.transport.model_names(timeout_s=self._left_s(deadline)))
+
     async def _statistics(self, name: str) -> ModelStatistics:
         deadline = self._deadline()
         await self._connect(deadline)
@@ -501,6 +506,15 @@ class Client(BaseClient):
             ClientError: no reply.
         """
         return run_blocking(self._model(name, self._deadline()))
+
+    def model_names(self) -> tuple[str, ...]:
+        """Read the names of all models that the server serves, also of those that this project did not write.
+
+        Raises:
+            BadRequest: the server does not report them.
+            ClientError: no reply.
+        """
+        return run_blocking(self._model_names())
 
     def statistics(self, name: str) -> ModelStatistics:
         """Read the server's own counts of a model: requests, times in the queue and computing, batches.

@@ -25,6 +25,7 @@ class ServedModel:
         max_batch: how many images a request may hold.
         labels: the classes, in the order of the outputs.
         decodes: it takes encoded images; otherwise it takes prepared pixels.
+        is_default: the server declares it as the model to use of its export if no precision is requested.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ServedModel:
     max_batch: int
     labels: tuple[str, ...]
     decodes: bool
+    is_default: bool = False
 
     @property
     def classes(self) -> int:
@@ -80,6 +82,7 @@ def served_model_from_config(config: ModelConfig, *, subject: str) -> ServedMode
         max_batch=config.max_batch,
         labels=labels,
         decodes=decodes,
+        is_default=config.parameters.get("default") == "true",
     )
 
 

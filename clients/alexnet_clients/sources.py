@@ -38,7 +38,7 @@ def name_from_source(source: ImageSource) -> str:
 
 
 def sources_from_arguments(
-    arguments: Iterable[str], *, recursive: bool, stdin: BinaryIO | None
+    arguments: Iterable[str], *, recursive: bool, stdin: BinaryIO | None, command: str = "classify"
 ) -> Iterator[ImageSource]:
     """Every image that the arguments name, in order. The arguments are checked now, images found lazily.
 
@@ -47,6 +47,7 @@ def sources_from_arguments(
             not exist is yielded too: its error becomes its prediction.
         recursive: also the folders inside folders.
         stdin: standard input; None if it is closed.
+        command: the command of `alexnet` that an error recommends.
 
     Raises:
         DatasetError: a folder without an image, or a pattern without a match.
@@ -59,7 +60,7 @@ def sources_from_arguments(
                 argument,
                 got="a web address",
                 expected="a file, a folder, a pattern, or - for standard input",
-                next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet classify -",
+                next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet {command} -",
             )
     if listed.count(STDIN) > 1:
         raise UsageError("images", got="'-' twice", expected="one image on standard input")

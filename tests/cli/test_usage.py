@@ -12,7 +12,8 @@ import pytest
 from alexnet_cli.main import run
 
 COMMANDS = (
-    *("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor", "tune", "compare"),
+    *("train", "export", "lint", "rollback", "serve", "classify", "predict", "ui", "demo", "doctor", "tune"),
+    "compare",
     *("bench cold-start", "bench engine", "bench report", "bench breakdown", "bench server"),
 )
 
@@ -84,6 +85,12 @@ WRONG_USE = [
         ["a web address", "curl -s https://host/x.png | alexnet classify -"],
     ),
     (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
+    (["predict", "x.png"], ["--checkpoint and --export: got neither"]),
+    (["predict", "x.png", "--checkpoint", "a", "--export", "b"], ["--checkpoint and --export: got both"]),
+    (["predict", "x.png", "--checkpoint", "a", "--precision", "int8"], ["--precision", "--export"]),
+    (["predict", "x.png", "--export", "a", "--precision", "fp32,int8"], ["--precision", "one precision"]),
+    (["predict", "x.png", "--export", "a", "--arch", "lenet"], ["--arch", "--checkpoint"]),
+    (["predict", "https://host/x.png", "--export", "a"], ["| alexnet predict -"]),
     (["classify", "x.png", "--concurrency", "0"], ["--concurrency"]),
     (["classify", "x.png", "--json", "--csv"], ["--json and --csv", "one of them"]),
     (["classify", "x.png", "--resume"], ["--resume", "--output FILE"]),

@@ -110,6 +110,9 @@ class FakeTransport:
     def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
         return self._reply_with(lambda: self._config(model))
 
+    def model_names(self, *, timeout_s: float) -> Future[tuple[str, ...]]:
+        return self._reply_with(lambda: self.models)
+
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         return self._reply_with(lambda: self._statistics(model))
 

@@ -25,7 +25,7 @@ from ..credentials import ANONYMOUS, ClientTls, Credentials
 from ..url import ServerUrl
 from .error_rules import CLOSED
 from .grpc_errors import error_from_status
-from .messages import Json, config_from_json, statistics_from_json
+from .messages import Json, config_from_json, names_from_statistics, statistics_from_json
 from .transport import (
     InferReply,
     InferRequest,
@@ -125,6 +125,14 @@ class GrpcTransport:
             return config_from_json(_json_from_message(response.config), subject=subject)
 
         return self._call(self._model_config, request, model, timeout_s, read)
+
+    def model_names(self, *, timeout_s: float) -> Future[tuple[str, ...]]:
+        request = self._messages.ModelStatisticsRequest()
+
+        def read(response: Any) -> tuple[str, ...]:
+            return names_from_statistics(_json_from_message(response), subject=self._name)
+
+        return self._call(self._model_statistics, request, "", timeout_s, read)
 
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         request, subject = self._messages.ModelStatisticsRequest(name=model), self._subject(model)

@@ -35,6 +35,7 @@ from .messages import (
     check_empty,
     config_from_response,
     message_from_request,
+    names_from_response,
     outputs_from_response,
     regions_from_response,
     statistics_from_response,
@@ -104,6 +105,10 @@ class HttpTransport:
     def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
         request = self._request(f"models/{_quoted(model)}/config", model)
         return self._start(request, timeout_s, partial(config_from_response, subject=request.subject))
+
+    def model_names(self, *, timeout_s: float) -> Future[tuple[str, ...]]:
+        request = self._request("models/stats")
+        return self._start(request, timeout_s, partial(names_from_response, subject=request.subject))
 
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         request = self._request(f"models/{_quoted(model)}/stats", model)

@@ -149,6 +149,27 @@ def statistics_from_json(reply: Json, *, subject: str) -> ModelStatistics:
     return total
 
 
+def names_from_response(response: HttpResponse, *, subject: str) -> tuple[str, ...]:
+    """The names of the models that a response has counts of.
+
+    Raises:
+        ClientError: a refusal, or a response of another form.
+    """
+    return names_from_statistics(_object(_body(response, subject), subject), subject=subject)
+
+
+def names_from_statistics(reply: Json, *, subject: str) -> tuple[str, ...]:
+    """The names of the models in Triton's ModelStatisticsResponse in JSON, each once, sorted.
+
+    Raises:
+        BadResponse: it has another form.
+    """
+    try:
+        return tuple(sorted({str(version["name"]) for version in reply["model_stats"]}))
+    except _UNEXPECTED_FORM as error:
+        raise _bad_json(subject, reply, "the statistics of all models") from error
+
+
 def regions_from_response(response: HttpResponse, *, subject: str) -> tuple[Region, ...]:
     """All registered shared memory.
 

@@ -155,6 +155,9 @@ class Transport(Protocol):
     def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
         """A model's configuration; `ModelNotFound` if the server has no model of that name."""
 
+    def model_names(self, *, timeout_s: float) -> Future[tuple[str, ...]]:
+        """The names of all models that are served. Read with the counts: the server may lock its index."""
+
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
         """The server's counts of a model."""
 
