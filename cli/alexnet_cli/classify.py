@@ -34,7 +34,8 @@ def classify_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns ('images/**/*.jpg'), or - for standard input.",
+            help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
+            "image of this package: digit_3, digit_5, digit_8, china or flower.",
             metavar="IMAGE...",
         ),
     ],
@@ -81,7 +82,7 @@ def classify_command(
 
     Exits with 1 if an image failed; the other images are still classified.
 
-    Example: alexnet classify images/ -r --precision int8 --output results.jsonl
+    Example: alexnet classify sample:digit_3 images/ -r --output results.jsonl
     """
     from alexnet_clients import LineFormat, ResultFile, sources_from_arguments
 

@@ -57,16 +57,19 @@ app.add_typer(bench.app, rich_help_panel="Measure")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from alexnet_model.version import DISTRIBUTION, version_with_commit
 
-        typer.echo(f"alexnet-serving {version('alexnet-serving')}")
+        typer.echo(f"{DISTRIBUTION} {version_with_commit()}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and the commit."
+        ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:

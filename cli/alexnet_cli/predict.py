@@ -33,7 +33,9 @@ def predict_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns ('images/**/*.jpg'), or - for standard input.", metavar="IMAGE..."
+            help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
+            "image of this package: digit_3, digit_5, digit_8, china or flower.",
+            metavar="IMAGE...",
         ),
     ],
     checkpoint: Annotated[
@@ -68,7 +70,7 @@ def predict_command(
 
     Exits with 1 if an image failed; the other images are still classified.
 
-    Example: alexnet predict cat.jpg --checkpoint checkpoint.safetensors
+    Example: alexnet predict sample:digit_3 --checkpoint checkpoint.safetensors
     """
     from alexnet_clients import LineFormat, sources_from_arguments
 

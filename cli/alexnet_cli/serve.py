@@ -105,7 +105,7 @@ def serve_command(
 
     tls = _tls_from(tls_certificate, tls_key, tls_client_ca)
     docker_only = {"--image": image, "--rebuild-if-needed": rebuild_if_needed}
-    kind = _kind_of_server(kind, repository, docker_only)
+    kind = kind_of_server(kind, repository, docker_only)
     options: ServerOptions = {
         "grpc_port": grpc_port,
         "http_port": http_port,
@@ -204,8 +204,12 @@ def _print_next_command(server: Server, tls: ServerTls | None) -> None:
     note(f"Next: alexnet classify IMAGE --url {url}{credentials} --model {server.models[0]}")
 
 
-def _kind_of_server(
-    requested: ServerKind | None, repository: Path, docker_only: Mapping[str, object]
+def kind_of_server(
+    requested: ServerKind | None,
+    repository: Path,
+    docker_only: Mapping[str, object],
+    *,
+    doing: str = "Serving",
 ) -> ServerKind:
     """Return the requested kind, or print and return the one that fits the repository.
 
@@ -213,6 +217,7 @@ def _kind_of_server(
         requested: The value of --with.
         repository: The repository.
         docker_only: Options, by name, that need Docker.
+        doing: What the command does with the server, for the line that is printed.
 
     Raises:
         UsageError: one of them is given for the embedded server.
@@ -227,7 +232,7 @@ def _kind_of_server(
     if kind is None:
         choice = choice_of_server(repository)
         kind = ServerKind(choice.kind)
-        note(f"Serving with {choice.kind}: {choice.reason}.")
+        note(f"{doing} with {choice.kind}: {choice.reason}.")
     given = [name for name, value in docker_only.items() if value]
     if given and kind is ServerKind.EMBEDDED:
         raise UsageError(

@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeAlias
 from alexnet_model.errors import DatasetError, UsageError, os_errors_as
 from alexnet_model.folders import is_junk
 from alexnet_model.image_folders import image_files
+from alexnet_model.sample_images import PREFIX, sample_image
 
 STDIN = "-"
 
@@ -43,7 +44,8 @@ def sources_from_arguments(
     """Every image that the arguments name, in order. The arguments are checked now, images found lazily.
 
     Args:
-        arguments: a file, a folder (its images), a pattern (`**` matches folders), or `-`. A file that does
+        arguments: a file, a folder (its images), a pattern (`**` matches folders), `sample:NAME` for an image
+            that comes with this package, or `-`. A file that does
             not exist is yielded too: its error becomes its prediction.
         recursive: also the folders inside folders.
         stdin: standard input; None if it is closed.
@@ -51,7 +53,7 @@ def sources_from_arguments(
 
     Raises:
         DatasetError: a folder without an image, or a pattern without a match.
-        UsageError: a web address; `-` twice, or with standard input closed.
+        UsageError: a web address or an unknown sample; `-` twice, or with standard input closed.
     """
     listed = list(arguments)
     for argument in listed:
@@ -62,6 +64,8 @@ def sources_from_arguments(
                 expected="a file, a folder, a pattern, or - for standard input",
                 next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet {command} -",
             )
+        if argument.startswith(PREFIX) and not Path(argument).exists():
+            sample_image(argument.removeprefix(PREFIX))  # raises if there is no such image
     if listed.count(STDIN) > 1:
         raise UsageError("images", got="'-' twice", expected="one image on standard input")
     if stdin is None and STDIN in listed:
@@ -95,7 +99,9 @@ def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]
 
 def _sources_on_disk(argument: str, *, recursive: bool) -> Iterator[Path]:
     path = Path(argument)
-    if path.is_dir():
+    if argument.startswith(PREFIX) and not path.exists():
+        yield sample_image(argument.removeprefix(PREFIX))
+    elif path.is_dir():
         yield from _at_least_one(
             images_in_folder(path, recursive=recursive),
             argument,
