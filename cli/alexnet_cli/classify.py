@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alexnet_model.errors import Unreachable, UsageError
+from alexnet_model.errors import Unreachable, UnreadableImage, UsageError
 
 from .connecting import (
     DEFAULT_URL,
@@ -99,7 +99,11 @@ def classify_command(
     sources = find()  # checks the arguments before connecting
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
-        client = opened.enter_context(connection.client())
+        made = connection.client()
+        opened.callback(made.close)
+        if output is None and not (as_json or as_csv):
+            _check_any_image(images)
+        client = opened.enter_context(made)
         chosen = choose(client)
         served = chosen.name
         lines = LineFormat("csv" if as_csv else "json", min(top, chosen.classes))
@@ -130,6 +134,20 @@ def classify_command(
             rate.advance()
     if failed:
         raise typer.Exit(1)
+
+
+def _check_any_image(arguments: list[str]) -> None:
+    """Report a missing file before a server that cannot be reached.
+
+    Raises:
+        UnreadableImage: no argument names anything that exists.
+    """
+    from alexnet_clients import may_name_images
+
+    if not any(map(may_name_images, arguments)):
+        raise UnreadableImage(
+            arguments[0], got="no such file", expected="an image file", next_step="Check the path."
+        )
 
 
 def _not_done(sources: Iterable[ImageSource], done: Counter[str]) -> Iterator[ImageSource]:

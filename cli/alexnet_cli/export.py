@@ -110,7 +110,7 @@ def export_command(
         typer.Option(
             rich_help_panel=_CHECKS,
             help="'digits' or a folder: images to measure accuracy on.",
-            show_default="the held-out part of --calibration, or synthetic images",
+            show_default="the test images of --calibration, or synthetic ones",
         ),
     ] = None,
     contract: ContractFileOption = None,

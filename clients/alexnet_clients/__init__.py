@@ -16,7 +16,14 @@ from .images import IMAGES_PER_TASK, Images
 from .predictions import Classification, Prediction
 from .sending import Backoff
 from .served_model import ServedModel
-from .sources import ImageSource, StdinImage, images_in_folder, name_from_source, sources_from_arguments
+from .sources import (
+    ImageSource,
+    StdinImage,
+    images_in_folder,
+    may_name_images,
+    name_from_source,
+    sources_from_arguments,
+)
 from .transports.transport import (
     BYTES,
     DTYPES,
@@ -84,6 +91,7 @@ __all__ = [
     "Transport",
     "choose_model",
     "images_in_folder",
+    "may_name_images",
     "name_from_source",
     "remove_orphans",
     "sources_from_arguments",

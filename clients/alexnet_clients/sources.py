@@ -81,6 +81,16 @@ def sources_from_arguments(
     return found()
 
 
+def may_name_images(argument: str) -> bool:
+    """Return whether an argument names something that exists, or is a pattern, a sample or standard input."""
+    return (
+        argument == STDIN
+        or argument.startswith(PREFIX)
+        or glob.has_magic(argument)
+        or Path(argument).exists()
+    )
+
+
 def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
     """Every image file by its suffix, sorted within each folder, and what cannot be used in its place.
 

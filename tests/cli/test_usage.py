@@ -151,7 +151,9 @@ NOT_THERE = [
     (["bench", "breakdown"], ["model_repository", "no such folder", "alexnet export"]),
     (["bench", "breakdown", "--repository", "."], ["no model"]),
     (["ui", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
-    (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
+    (["classify", "sample:digit_3", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
+    (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["x.png: got no such file"]),
+    (["predict", "x.png", "--checkpoint", "missing.pth"], ["missing.pth: got no such file"]),
 ]
 
 

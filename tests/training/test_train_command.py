@@ -44,7 +44,7 @@ def test_the_command_fine_tunes_weights(
     command += ["--body-learning-rate", "0.001", "--contract", str(contract), "--out", str(out)]
     assert run(command) == 0
     screen = capsys.readouterr()
-    assert "Held-out accuracy " in screen.out
+    assert "Test accuracy " in screen.out
     assert "Replaced the layer fc of 7 classes by one of 2." in screen.err
     assert f"Next: alexnet export {out} --arch {arch}" in screen.err
     checkpoint = load_checkpoint(out, architecture=arch)
