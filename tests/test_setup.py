@@ -66,7 +66,7 @@ def run(folder: Path, index: str = "http://127.0.0.1:9", **variables: str) -> tu
 def index() -> Iterator[str]:
     """A package index that answers."""
     handler = http.server.SimpleHTTPRequestHandler
-    handler.log_message = lambda *_: None  # type: ignore[method-assign, assignment]
+    handler.log_message = lambda *_: None  # type: ignore[method-assign]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"

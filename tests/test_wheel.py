@@ -64,8 +64,8 @@ def test_classify_without_a_server_is_one_line(commands: Path, tmp_path: Path) -
 
 def test_an_export_and_its_prediction(commands: Path, tmp_path: Path) -> None:
     save_checkpoint(random_checkpoint(), tmp_path / "checkpoint.safetensors")
-    words = ("export", "checkpoint.safetensors", "--precision", "fp32", "--max-batch", "2")
-    done = distributions.run(commands, *words, cwd=tmp_path)
+    exporting = ("export", "checkpoint.safetensors", "--precision", "fp32", "--max-batch", "2")
+    done = distributions.run(commands, *exporting, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     words = ("predict", "sample:digit_3", "--export", "build/export", "--json")
     found = json.loads(distributions.run(commands, *words, cwd=tmp_path).stdout)

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help.py writes the help
 )
-_COMMANDS = {
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Start": {"demo": demo.demo_command, "doctor": doctor.doctor_command},
     "Make a model": {"train": train.train_command, "export": export.export_command},
     "Serve a model": {

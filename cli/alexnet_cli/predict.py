@@ -24,6 +24,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from alexnet_clients import ImageSource, Prediction
+    from alexnet_model.contract import Uint8Array
     from alexnet_pipeline import LocalModel
 
 BATCH = 16  # images that are computed at once, and so are in memory at once
@@ -78,7 +79,7 @@ def predict_command(
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", got="both", expected="one of them")
-    wrong = {"--precision": precision, "--name": name} if export is None else {}
+    wrong: dict[str, object] = {"--precision": precision, "--name": name} if export is None else {}
     if export is not None:
         wrong = {"--arch": arch, "--arch-option": arch_option, "--key": key, "--classes": classes}
     for option, value in wrong.items():
@@ -163,7 +164,7 @@ def predictions_of(model: LocalModel, sources: Iterator[ImageSource], *, top: in
     from alexnet_model.decoding import MAX_ENCODED_BYTES
 
     while batch := tuple(itertools.islice(sources, BATCH)):
-        prepared: list[np.ndarray | ImageError] = []
+        prepared: list[Uint8Array | ImageError] = []
         for source in batch:
             try:
                 image = source if isinstance(source, Path) else source.read(MAX_ENCODED_BYTES + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from ..help import PlainCommand, PlainGroup
@@ -20,12 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "engine": engine_command,
     "server": server_command,
     "breakdown": breakdown_command,
     "cold-start": cold_start_command,
     "report": report_command,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name, cls=PlainCommand)(_command)
 app.command("rungs", hidden=True, cls=PlainCommand)(breakdown_command)  # the command's name until 0.1
