@@ -1,15 +1,13 @@
-# Every target makes .venv itself; nothing needs root.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+# Every target makes .venv itself; nothing needs root. setup.sh describes PYTHON=... and TORCH=cpu.
 BIN := .venv/bin
 
 .PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients docs check format clean
+.PHONY: release-check
 
 setup: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+.venv/installed: pyproject.toml constraints.txt setup.sh
+	PYTHON='$(PYTHON)' TORCH='$(TORCH)' sh setup.sh
 	touch $@
 
 demo: setup
@@ -59,6 +57,12 @@ check: setup
 
 format: setup
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+# Build the sdist and the wheel into dist/, install each into a new environment, and try its commands there.
+release-check: setup
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist -t wheel
+	$(BIN)/python -m pytest tests/release_check.py
 
 clean:
 	rm -rf .venv demo

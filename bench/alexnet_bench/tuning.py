@@ -9,8 +9,10 @@ those of the export in process.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +24,7 @@ from alexnet_model.records import Precision
 from alexnet_serving import (
     EmbeddedServer,
     RepositoryOptions,
+    Server,
     lint,
     packed_export,
     raise_if_findings,
@@ -30,13 +33,14 @@ from alexnet_serving import (
 
 from .figures.verdicts import Reason
 from .loads.plans import Load, Timing
-from .loads.rate_search import ESTIMATE_LOOP, SearchOptions, search_rate
+from .loads.rate_search import DOUBTS, ESTIMATE_LOOP, SearchOptions, search_rate
 from .loads.results import SERVER_GONE
 from .loads.server_bench import MeasuredLoad, open_server_bench
 from .reference_predictions import ExportPredictions
 from .runs import Log, report_of_run
 from .schema import Report, Tuning, TuningStep
 
+PROBES_IN_BUDGET = 25  # of the longest kind
 CLEAR_GAIN = 1.05  # a rate must be this many times as high, or the difference is noise
 
 
@@ -52,11 +56,14 @@ class TuningOptions:
     instances: tuple[int, ...] = (2,)
     queue_delays_us: tuple[int, ...] = (500, 2000)
     max_batches: tuple[int, ...] = (16,)
-    most_probes: int = 5  # rates that are measured for each configuration
+    most_probes: int = 4  # rates that are measured for each configuration
+    budget_s: float = 180.0  # no configuration is started that would take longer than what is left
     timing: Timing = field(default_factory=lambda: Timing(burn_in_s=0.5, seconds=2.0, repeats=1))
 
     def __post_init__(self) -> None:
         _ = self.search  # checks the limit
+        if not (isfinite(self.budget_s) and self.budget_s > 0):
+            raise UsageError("time for tuning", got=f"{self.budget_s:g} s", expected="more than 0 s")
         if min((1, *self.instances, *self.max_batches)) < 1 or min((0, *self.queue_delays_us)) < 0:
             raise UsageError(
                 "values to try",
@@ -66,7 +73,12 @@ class TuningOptions:
 
     @property
     def search(self) -> SearchOptions:
-        return SearchOptions(limit_p99_ms=self.limit_p99_ms, most_probes=self.most_probes)
+        return SearchOptions(
+            limit_p99_ms=self.limit_p99_ms,
+            most_probes=self.most_probes,
+            longest_probe_s=max(self.timing.seconds, self.budget_s / PROBES_IN_BUDGET),
+            accept_doubts=True,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +110,7 @@ class CandidateResult:
     rate_per_s: float | None  # images a second within the limit; None if no rate held it
     p99_ms: float | None
     words: str
+    doubts: str = ""  # what speaks against the rate although it counts
     device: str = ""
     server_gone: bool = False  # which tells nothing about the configuration
 
@@ -115,33 +128,42 @@ def bench_tuning(
     options: TuningOptions,
     base: RepositoryOptions,
     *,
+    open_server: Callable[[Path], Server] = EmbeddedServer,
     command: str = "",
     progress: Progress = silent,
 ) -> Report:
     """Search the best configuration, and say why it is the best.
 
     Each repository is written beside `folder`, so that large files are linked, and removed afterwards. A
-    configuration that does not start holds no rate. After Ctrl-C the report has the tries so far, and no
-    winner.
+    configuration that does not start holds no rate. A winner that was measured on a busy machine, or by few
+    replies, makes the report INVALID. After Ctrl-C the report has the tries so far, and no winner.
 
     Args:
         manifest: The record of the export.
         folder: The export's folder.
         options: What to try, and for how long.
         base: Repository options that are not searched.
+        open_server: Makes the server of a repository, on free ports.
         command: The command line that made the report.
         progress: Called before each try.
     """
     reference = ExportPredictions(manifest, folder)
     tries: list[Try] = []
+    started_s, longest_s = time.monotonic(), 0.0
+
+    def has_time(for_tries: int) -> bool:
+        return time.monotonic() - started_s + for_tries * longest_s <= options.budget_s
 
     def measure(log: Log) -> None:
         def try_candidate(candidate: Candidate) -> CandidateResult:
+            nonlocal longest_s
+            before_s = time.monotonic()
             try:
-                result = measure_candidate(candidate, manifest, folder, options, base, reference)
+                result = measure_candidate(candidate, manifest, folder, options, base, reference, open_server)
             except (RepositoryError, ServerError) as error:  # such as too little memory for another instance
                 result = CandidateResult(rate_per_s=None, p99_ms=None, words=str(error))
             tries.append((candidate, result))
+            longest_s = max(longest_s, time.monotonic() - before_s)
             if result.server_gone:
                 log.reasons.append(
                     Reason(
@@ -156,8 +178,14 @@ def bench_tuning(
         precisions = tuple(artifact.precision for artifact in manifest.accepted)
         try:
             winner, why = search_candidates(
-                precisions, manifest.max_batch, options, try_candidate, progress=progress
+                precisions,
+                manifest.max_batch,
+                options,
+                try_candidate,
+                has_time=has_time,
+                progress=progress,
             )
+            log.note(None if winner is None else _doubts_reason(tries[winner][1].doubts))
         finally:
             devices = dict.fromkeys(result.device for _, result in tries if result.device)
             log.tuning = Tuning(
@@ -226,6 +254,7 @@ def measure_candidate(
     options: TuningOptions,
     base: RepositoryOptions,
     reference: ExportPredictions,
+    open_server: Callable[[Path], Server] = EmbeddedServer,
 ) -> CandidateResult:
     """Serve a configuration, and search the highest rate within the limit.
 
@@ -236,6 +265,7 @@ def measure_candidate(
         options: The limit, and how long to measure.
         base: Repository options that are not searched.
         reference: The export's own outputs.
+        open_server: Makes the server of a repository.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, also when it came during a load.
@@ -250,7 +280,7 @@ def measure_candidate(
         write_repository(only, folder, repository, candidate.options(base))
         try:
             with (
-                EmbeddedServer(repository) as server,
+                open_server(repository) as server,
                 open_server_bench(server.grpc_url, timing=options.timing, reference=reference) as bench,
             ):
                 estimate = bench.measure(Load(model=model, loop=ESTIMATE_LOOP))
@@ -264,8 +294,10 @@ def measure_candidate(
         _raise_if_interrupted(found.last)
     if isinstance(found.error, KeyboardInterrupt):
         raise found.error
+    held = max((p for p in found.record.probes if p.held), key=lambda p: p.rate_per_s, default=None)
     return CandidateResult(
         rate_per_s=found.record.rate_per_s,
+        doubts=held.note if held else "",
         p99_ms=found.record.p99_ms,
         words=found.record.words,
         device=found.record.engine.device,
@@ -285,6 +317,7 @@ def search_candidates(
     options: TuningOptions,
     try_candidate: Callable[[Candidate], CandidateResult],
     *,
+    has_time: Callable[[int], bool] = lambda _: True,
     progress: Progress = silent,
 ) -> tuple[int | None, str]:
     """Try every precision in the smallest configuration; then change the best one, one option at a time.
@@ -296,6 +329,7 @@ def search_candidates(
         max_batch: Largest batch of the export, which the smallest configuration has.
         options: The values to try.
         try_candidate: Measures one configuration.
+        has_time: Whether there is time for so many more tries; without it only the first one is made.
         progress: Called before each try.
 
     Returns:
@@ -309,6 +343,7 @@ def search_candidates(
     )
     total = len(precisions) + len(changes)
     tries: list[Try] = []
+    untried: list[str] = []
 
     def rate_of(candidate: Candidate, number: int) -> float | None:
         progress("configurations", number, total, str(candidate))
@@ -316,19 +351,28 @@ def search_candidates(
         return tries[-1][1].rate_per_s
 
     for number, precision in enumerate(precisions):
+        if number and not has_time(1):
+            untried.append(precision)
+            continue
         rate_of(Candidate(precision=precision, max_batch=max_batch), number)
     best, result = max(tries, key=lambda tried: tried[1].rate_or_0, default=(None, None))
     if best is None or result is None or result.rate_per_s is None:
         progress("configurations", total, total)
         return None, _why_none(tries, options.limit_p99_ms)
-    reasons = [f"{best.precision} has the highest rate of the precisions"] if len(precisions) > 1 else []
+    reasons = [f"{best.precision} has the highest rate of the precisions"] if len(tries) > 1 else []
     for number, (name, value) in enumerate(changes, start=len(precisions)):
         candidate = replace(best, **{name: value})  # type: ignore[arg-type]  # all values are integers
         what = f"{name.replace('_us', '').replace('_', ' ')} {value}"
+        if not has_time(1):
+            untried.append(what)
+            continue
         before, after = _median_rate(best, tries), rate_of(candidate, number)
         if not _is_clear_gain(before, after):
             gain = "no rate within the limit" if after is None else f"{_times(before, after)}: no clear gain"
             reasons.append(f"{what} holds {gain}")
+            continue
+        if not has_time(2):
+            reasons.append(f"{what} held {_times(before, after)}, but there was no time for a second try")
             continue
         again_before, again_after = rate_of(best, number), rate_of(candidate, number)
         if _is_clear_gain(again_before, again_after):
@@ -339,11 +383,24 @@ def search_candidates(
         else:
             reasons.append(f"{what} held {_times(before, after)}, but not in a second try")
     progress("configurations", total, total)
+    if untried:
+        reasons.append(f"there was no time for {', '.join(untried)}")
     if best.instances == 1 and any(candidate.instances > 1 for candidate, _ in tries):
         reasons.append("so one instance is best here")
     indices = [index for index, (candidate, _) in enumerate(tries) if candidate == best]
     indices.sort(key=lambda index: tries[index][1].rate_or_0)
     return indices[(len(indices) - 1) // 2], "; ".join(reasons)
+
+
+def _doubts_reason(doubts: str) -> Reason | None:
+    """Label a winner that was measured under doubt."""
+    if not doubts:
+        return None
+    return Reason(
+        rule="machine busy" if any(rule in doubts for rule in DOUBTS) else "too few samples",
+        found=f"the best configuration was measured with doubts: {doubts}",
+        advice="Stop other programs on this machine, or give it more time (--minutes), and tune again.",
+    )
 
 
 def _median_rate(candidate: Candidate, tries: Sequence[Try]) -> float:

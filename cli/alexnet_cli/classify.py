@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alexnet_model.errors import ModelNotFound, Unreachable, UsageError
+from alexnet_model.errors import Unreachable, UnreadableImage, UsageError
 
 from .connecting import (
     DEFAULT_URL,
@@ -24,7 +24,7 @@ from .connecting import (
     TimeoutOption,
     UrlsOption,
 )
-from .options import model_from_options
+from .options import model_chooser
 
 if TYPE_CHECKING:
     from alexnet_clients import ImageSource, Prediction
@@ -34,7 +34,8 @@ def classify_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns ('images/**/*.jpg'), or - for standard input.",
+            help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
+            "image of this package: digit_3, digit_5, digit_8, china or flower.",
             metavar="IMAGE...",
         ),
     ],
@@ -42,17 +43,17 @@ def classify_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="alexnet_fp32, alexnet_fp16, alexnet_int8, or alexnet, which decodes images on the server.",
-            show_default="alexnet_fp32",
+            help="A model on the server, such as alexnet_int8; or alexnet, which decodes images there.",
+            show_default="the export that is served, in its default precision",
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8: short for --model NAME_PRECISION.")
+        str | None, typer.Option(help="Instead of --model: fp32, fp16 or int8.", metavar="PRECISION")
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            help="Name of the export: short for --model NAME_fp32.", metavar="NAME", show_default="alexnet"
+            help="Instead of --model: name of the export.", metavar="NAME", show_default="the only one"
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Classes to show, most probable first.")] = 5,
@@ -81,7 +82,7 @@ def classify_command(
 
     Exits with 1 if an image failed; the other images are still classified.
 
-    Example: alexnet classify images/ --recursive --precision int8 --output results.jsonl
+    Example: alexnet classify sample:digit_3 images/ -r --output results.jsonl
     """
     from alexnet_clients import LineFormat, ResultFile, sources_from_arguments
 
@@ -92,23 +93,20 @@ def classify_command(
         raise UsageError("--json and --csv", got="both", expected="one of them")
     if resume and output is None:
         raise UsageError("--resume", got="no --output to continue", expected="--output FILE too")
-    served = model_from_options(model, precision, name)
+    choose = model_chooser(model, precision, name)
     stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
     find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin)
     sources = find()  # checks the arguments before connecting
     connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
-        client = opened.enter_context(connection.client())
-        try:
-            classes = client.model(served).classes
-        except ModelNotFound as error:
-            if model or name:
-                raise
-            next_step = "Pass --name NAME of the export that is served, or --model MODEL."
-            raise ModelNotFound(
-                error.subject, got=error.got, expected=error.expected, next_step=next_step
-            ) from error
-        lines = LineFormat("csv" if as_csv else "json", min(top, classes))
+        made = connection.client()
+        opened.callback(made.close)
+        if output is None and not (as_json or as_csv):
+            _check_any_image(images)
+        client = opened.enter_context(made)
+        chosen = choose(client)
+        served = chosen.name
+        lines = LineFormat("csv" if as_csv else "json", min(top, chosen.classes))
         done: Counter[str] = Counter()
         failed = 0
         show: Callable[[Prediction], object]
@@ -136,6 +134,20 @@ def classify_command(
             rate.advance()
     if failed:
         raise typer.Exit(1)
+
+
+def _check_any_image(arguments: list[str]) -> None:
+    """Report a missing file before a server that cannot be reached.
+
+    Raises:
+        UnreadableImage: no argument names anything that exists.
+    """
+    from alexnet_clients import may_name_images
+
+    if not any(map(may_name_images, arguments)):
+        raise UnreadableImage(
+            arguments[0], got="no such file", expected="an image file", next_step="Check the path."
+        )
 
 
 def _not_done(sources: Iterable[ImageSource], done: Counter[str]) -> Iterator[ImageSource]:

@@ -13,25 +13,58 @@ from alexnet_model.errors import UsageError, os_errors_as
 if TYPE_CHECKING:
     from alexnet_clients import Client, Credentials
 
-UrlOption = Annotated[str, typer.Option(help="The server: grpc://, grpcs://, http:// or https://.")]
+_CONNECTION = "Connection"
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        help="The server: grpc://, grpcs://, http:// or https://.", metavar="URL", rich_help_panel=_CONNECTION
+    ),
+]
 UrlsOption = Annotated[
     str,
     typer.Option(
         "--url",
         help="The server: grpc://, grpcs://, http:// or https://. Several: grpc://a:8001,b:8001 or "
         "dns:///name:8001.",
+        metavar="URL",
+        rich_help_panel=_CONNECTION,
     ),
 ]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.001, help="Deadline of a request.", metavar="SECONDS")
+    float,
+    typer.Option(
+        "--timeout",
+        min=0.001,
+        help="Deadline of a request.",
+        metavar="SECONDS",
+        rich_help_panel=_CONNECTION,
+    ),
 ]
 CaOption = Annotated[
-    Path | None, typer.Option("--ca", help="PEM file of the CA to trust.", show_default="the system's")
+    Path | None,
+    typer.Option(
+        "--ca",
+        help="PEM file of the CA to trust.",
+        metavar="FILE",
+        show_default="the system's",
+        rich_help_panel=_CONNECTION,
+    ),
 ]
 CertOption = Annotated[
-    Path | None, typer.Option("--cert", help="PEM file of this client's certificate (mutual TLS).")
+    Path | None,
+    typer.Option(
+        "--cert",
+        help="PEM file of this client's certificate (mutual TLS).",
+        metavar="FILE",
+        rich_help_panel=_CONNECTION,
+    ),
 ]
-KeyOption = Annotated[Path | None, typer.Option("--key", help="PEM file of the certificate's key.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key", help="PEM file of the certificate's key.", metavar="FILE", rich_help_panel=_CONNECTION
+    ),
+]
 HeaderOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,6 +72,7 @@ HeaderOption = Annotated[
         help="'Name: value' for every request; may be repeated. @FILE reads it from a file, for secrets: "
         "other users can read command lines.",
         metavar="HEADER",
+        rich_help_panel=_CONNECTION,
     ),
 ]
 MAX_HEADER_BYTES = 16 * 1024

@@ -98,7 +98,7 @@ def demo_command(
         say(f"{server.grpc_url} serves")
         say(f"  {', '.join(server.models)}")
 
-        screen.rule("4/5 classify: held-out images from PNG files over gRPC", align="left")
+        screen.rule("4/5 classify: test images from PNG files over gRPC", align="left")
         with clock("classify"):
             images = write_held_out_images(out / "images")
             with Client(server.grpc_url) as client:

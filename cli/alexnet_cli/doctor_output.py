@@ -17,7 +17,7 @@ def print_report(report: DoctorReport) -> None:
     _print_checks(report)
     to_fix = sorted((c for c in report.checks if c.fix), key=lambda check: check.status != "missing")
     if to_fix:
-        say("\nFixes:")
+        say("\nTo fix:")
     for fix in dict.fromkeys(check.fix for check in to_fix):
         for check in to_fix:
             if check.fix == fix:

@@ -25,6 +25,7 @@ from .contract_options import (
     contract_from_options,
 )
 from .options import (
+    NETWORK,
     ArchOption,
     ArchOptionOption,
     JsonFlag,
@@ -35,6 +36,11 @@ from .options import (
 )
 
 RUNTIMES = ", ".join(runtime.name for runtime in BUILT_IN if runtime.served or runtime.builder)
+
+# Groups of options in the help.
+_CHECKS = "The checks of each precision"
+_RUNTIME = "What runs it, and engines"
+_PACKING = "The model repository"
 
 
 class BuildPlace(StrEnum):
@@ -78,17 +84,23 @@ def export_command(
     classes: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=NETWORK,
             help="A file of class names, one a line or JSON; or 'imagenet'.",
             show_default="the checkpoint's, or the class folders of --calibration or --evaluation",
         ),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Comma-separated: fp32,fp16,int8.", show_default="all; int8 only with images"),
+        typer.Option(
+            rich_help_panel=_CHECKS,
+            help="Comma-separated: fp32,fp16,int8.",
+            show_default="all; int8 only with images",
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_CHECKS,
             help="'digits' or a folder: images to compute the INT8 scales from.",
             show_default="the data the checkpoint was trained on",
         ),
@@ -96,8 +108,9 @@ def export_command(
     evaluation: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_CHECKS,
             help="'digits' or a folder: images to measure accuracy on.",
-            show_default="the held-out part of --calibration, or synthetic images",
+            show_default="the test images of --calibration, or synthetic ones",
         ),
     ] = None,
     contract: ContractFileOption = None,
@@ -110,15 +123,21 @@ def export_command(
     colour: ColourOption = None,
     background: BackgroundOption = None,
     max_batch: Annotated[
-        int | None, typer.Option(help="Largest batch to check and to serve.", show_default="64")
+        int | None,
+        typer.Option(rich_help_panel=_CHECKS, help="Largest batch to check and to serve.", show_default="64"),
     ] = None,
     max_top1_drop: Annotated[
         float | None,
-        typer.Option(help="Largest drop of top-1 accuracy, in percentage points.", show_default="1"),
+        typer.Option(
+            rich_help_panel=_CHECKS,
+            help="Largest drop of top-1 accuracy, in percentage points.",
+            show_default="1",
+        ),
     ] = None,
     runtime: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_RUNTIME,
             help=f"Runtime of the models: {RUNTIMES}, or one that another package registers. "
             "tensorrt-rtx builds without a GPU, but Triton cannot serve it. "
             "aoti compiles for this machine, and is served without Docker.",
@@ -128,6 +147,7 @@ def export_command(
     build: Annotated[
         BuildPlace | None,
         typer.Option(
+            rich_help_panel=_RUNTIME,
             help="Where to build TensorRT engines: on this machine, or in Triton's Docker image.",
             show_default="here",
         ),
@@ -135,6 +155,7 @@ def export_command(
     image: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_RUNTIME,
             help="Docker image that will serve the models; with --build docker, it builds the engines too.",
             show_default="the pinned one",
         ),
@@ -143,29 +164,39 @@ def export_command(
     target: Annotated[
         str | None,
         typer.Option(
-            help="GPUs to build for with tensorrt-rtx, such as sm89,sm120.", show_default="this machine's"
+            rich_help_panel=_RUNTIME,
+            help="GPUs to build for with tensorrt-rtx, such as sm89,sm120.",
+            show_default="this machine's",
         ),
     ] = None,
     profile: Annotated[
         str | None,
         typer.Option(
-            help="Batch sizes of the engine: MIN,OPT,MAX; tuned for OPT.", show_default="1,8,the largest"
+            rich_help_panel=_RUNTIME,
+            help="Batch sizes of the engine: MIN,OPT,MAX; tuned for OPT.",
+            show_default="1,8,the largest",
         ),
     ] = None,
     hardware_compatibility: Annotated[
         Compatibility,
         typer.Option(
+            rich_help_panel=_RUNTIME,
             help="Also load on other GPUs, at a cost in speed: none, ampere-plus or same-compute-capability.",
             metavar="MODE",
         ),
     ] = Compatibility.NONE,
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Also load in later TensorRT versions; costs speed."),
+        typer.Option(
+            "--version-compatible",
+            rich_help_panel=_RUNTIME,
+            help="Also load in later TensorRT versions; costs speed.",
+        ),
     ] = False,
     queue_size: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel=_PACKING,
             help="Requests that may wait for a model; 0 means no limit.",
             show_default="four times --max-batch for engines, else 0",
         ),
@@ -174,6 +205,7 @@ def export_command(
         bool | None,
         typer.Option(
             "--encoded/--no-encoded",
+            rich_help_panel=_PACKING,
             help="Add model NAME, which takes encoded images. Docker then needs this project's image.",
             show_default="on with OpenVINO, which needs that image too",
         ),
@@ -186,6 +218,7 @@ def export_command(
     name: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_PACKING,
             help="Name of the models: flowers becomes flowers_fp32, flowers_int8 and flowers.",
             metavar="NAME",
             show_default="the architecture, or the only export of a repository",
@@ -193,11 +226,16 @@ def export_command(
     ] = None,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Add a new name to the repository, beside the exports that it holds."),
+        typer.Option(
+            "--add",
+            rich_help_panel=_PACKING,
+            help="Add a new name to the repository, beside the exports that it holds.",
+        ),
     ] = False,
     model_version: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel=_PACKING,
             help="Keep the versions that the repository holds of this name, and serve this one.",
             metavar="N",
             show_default="1, which replaces them",

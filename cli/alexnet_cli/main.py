@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
@@ -18,46 +19,74 @@ import typer
 
 from alexnet_model.errors import AlexnetError
 
-from . import bench, classify, compare, demo, doctor, export, lint, pack, rollback, serve, train, tune, ui
+from . import (
+    bench,
+    classify,
+    compare,
+    demo,
+    doctor,
+    export,
+    lint,
+    pack,
+    predict,
+    rollback,
+    serve,
+    train,
+    tune,
+    ui,
+)
+from .help import PlainCommand, PlainGroup
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
     name="alexnet",
+    cls=PlainGroup,
     help="Export a trained image classifier to ONNX and TensorRT, check it, and serve it on Triton.\n\n"
     "Example: alexnet demo --quick",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # help.py writes the help
 )
-app.command("train")(train.train_command)
-app.command("export")(export.export_command)
-app.command("lint")(lint.lint_command)
-app.command("rollback")(rollback.rollback_command)
-app.command("pack")(pack.pack_command)
-app.command("serve")(serve.serve_command)
-app.command("classify")(classify.classify_command)
-app.command("ui")(ui.ui_command)
-app.command("doctor")(doctor.doctor_command)
-app.command("demo")(demo.demo_command)
-app.command("tune")(tune.tune_command)
-app.add_typer(bench.app)
-app.command("compare")(compare.compare_command)
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start": {"demo": demo.demo_command, "doctor": doctor.doctor_command},
+    "Make a model": {"train": train.train_command, "export": export.export_command},
+    "Serve a model": {
+        "lint": lint.lint_command,
+        "serve": serve.serve_command,
+        "rollback": rollback.rollback_command,
+        "pack": pack.pack_command,
+        "tune": tune.tune_command,
+    },
+    "Classify images": {
+        "classify": classify.classify_command,
+        "predict": predict.predict_command,
+        "ui": ui.ui_command,
+    },
+    "Measure": {"compare": compare.compare_command},
+}
+for _group, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=PlainCommand, rich_help_panel=_group)(_command)
+app.add_typer(bench.app, rich_help_panel="Measure")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from alexnet_model.version import DISTRIBUTION, version_with_commit
 
-        typer.echo(f"alexnet-serving {version('alexnet-serving')}")
+        typer.echo(f"{DISTRIBUTION} {version_with_commit()}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and the commit."
+        ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:

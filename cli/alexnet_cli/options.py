@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from alexnet_model.errors import UsageError
 from alexnet_model.manifest import PRECISIONS, Precision
 
+if TYPE_CHECKING:
+    from alexnet_clients import Client, ServedModel
+
+NETWORK = "The network"  # a group of options in the help
 RepositoryOption = Annotated[
     Path, typer.Option("--repository", help="The Triton model repository.", show_default=True)
 ]
@@ -26,6 +31,7 @@ ArchOption = Annotated[
     str | None,
     typer.Option(
         "--arch",
+        rich_help_panel=NETWORK,
         help="The network: alexnet, alexnet-bn, alexnet-lecture, alexnet-2012, lenet, or "
         "package.module:factory, such as torchvision.models:resnet18.",
         show_default="the checkpoint's, or alexnet",
@@ -35,6 +41,7 @@ ArchOptionOption = Annotated[
     list[str] | None,
     typer.Option(
         "--arch-option",
+        rich_help_panel=NETWORK,
         help="An argument of the network's factory, such as width=0.25.",
         metavar="KEY=VALUE",
     ),
@@ -43,6 +50,7 @@ StateDictKeyOption = Annotated[
     str | None,
     typer.Option(
         "--key",
+        rich_help_panel=NETWORK,
         help="The key of the state dict in the file of weights, such as model_ema.",
         show_default="the first that fits",
     ),
@@ -100,31 +108,33 @@ def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
     return tuple(cast("Precision", word) for word in dict.fromkeys(words))
 
 
-def model_from_options(model: str | None, precision: str | None, name: str | None = None) -> str:
-    """Return the name of the model to query: as given, by the export's name and precision, or the default.
+def model_chooser(
+    model: str | None, precision: str | None, name: str | None = None
+) -> Callable[[Client], ServedModel]:
+    """Check the options that name a model, and return the function that reads it from a server.
 
     Args:
-        model: The model's name.
-        precision: A precision; None means fp32.
-        name: The export's name; None means alexnet.
+        model: The model's name; None means the one that fits the other two.
+        precision: A precision; None means the server's default.
+        name: The export's name; None means the only one that is served.
 
     Raises:
         UsageError: `model` is given beside another one, a name is empty or cannot be an export's, or the
             precision is unknown.
     """
-    from alexnet_clients import DEFAULT_MODEL
-    from alexnet_model.model_names import check_name, network_name
+    from alexnet_clients import choose_model
+    from alexnet_model.model_names import check_name
 
-    if precision is None and name is None:
-        if model == "":
-            raise UsageError("--model", got="no name", expected=f"one such as {DEFAULT_MODEL}")
-        return DEFAULT_MODEL if model is None else model
     if model is not None:
-        beside = "--precision" if name is None else "--name"
-        raise UsageError(f"--model and {beside}", got="both", expected="one of them")
-    word = "fp32" if precision is None else precision.strip().lower()
-    if word not in PRECISIONS:
+        if precision is not None or name is not None:
+            beside = "--precision" if name is None else "--name"
+            raise UsageError(f"--model and {beside}", got="both", expected="one of them")
+        if not model:
+            raise UsageError("--model", got="no name", expected="one such as alexnet_fp32")
+        return lambda client: client.model(model)
+    word = None if precision is None else precision.strip().lower()
+    if word is not None and word not in PRECISIONS:
         raise UsageError("--precision", got=repr(precision), expected=" or ".join(PRECISIONS))
     if name is not None:
         check_name(name)
-    return network_name(name or "alexnet", word)
+    return lambda client: choose_model(client, name=name, precision=word)

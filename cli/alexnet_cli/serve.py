@@ -29,13 +29,15 @@ class ServerKind(StrEnum):
 
 
 def _port(what: str) -> typer.models.OptionInfo:
-    option = typer.Option(min=0, max=65535, help=f"{what} port; 0 picks a free one.", metavar="PORT")
+    option = typer.Option(
+        min=0, max=65535, help=f"{what} port; 0 picks a free one.", metavar="PORT", rich_help_panel="Address"
+    )
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
 
 def _pem(what: str) -> typer.models.OptionInfo:
-    option = typer.Option(help=what, metavar="FILE", show_default=False)
+    option = typer.Option(help=what, metavar="FILE", show_default=False, rich_help_panel="Encryption")
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -54,7 +56,10 @@ def serve_command(
     http_port: Annotated[int, _port("HTTP")] = 8000,
     metrics_port: Annotated[int, _port("Metrics")] = 8002,
     address: Annotated[
-        str, typer.Option(help="IPv4 address to listen on; any but loopback needs Docker.")
+        str,
+        typer.Option(
+            help="IPv4 address to listen on; any but loopback needs Docker.", rich_help_panel="Address"
+        ),
     ] = "127.0.0.1",
     tls_certificate: Annotated[
         Path | None, _pem("PEM certificate to encrypt gRPC with. HTTP then stays on loopback.")
@@ -105,7 +110,7 @@ def serve_command(
 
     tls = _tls_from(tls_certificate, tls_key, tls_client_ca)
     docker_only = {"--image": image, "--rebuild-if-needed": rebuild_if_needed}
-    kind = _kind_of_server(kind, repository, docker_only)
+    kind = kind_of_server(kind, repository, docker_only)
     options: ServerOptions = {
         "grpc_port": grpc_port,
         "http_port": http_port,
@@ -206,8 +211,12 @@ def _print_next_command(server: Server, tls: ServerTls | None) -> None:
     note(f"Next: alexnet classify IMAGE --url {url}{credentials} --model {server.models[0]}")
 
 
-def _kind_of_server(
-    requested: ServerKind | None, repository: Path, docker_only: Mapping[str, object]
+def kind_of_server(
+    requested: ServerKind | None,
+    repository: Path,
+    docker_only: Mapping[str, object],
+    *,
+    doing: str = "Serving",
 ) -> ServerKind:
     """Return the requested kind, or print and return the one that fits the repository.
 
@@ -215,6 +224,7 @@ def _kind_of_server(
         requested: The value of --with.
         repository: The repository.
         docker_only: Options, by name, that need Docker.
+        doing: What the command does with the server, for the line that is printed.
 
     Raises:
         UsageError: one of them is given for the embedded server.
@@ -229,7 +239,7 @@ def _kind_of_server(
     if kind is None:
         choice = choice_of_server(repository)
         kind = ServerKind(choice.kind)
-        note(f"Serving with {choice.kind}: {choice.reason}.")
+        note(f"{doing} with {choice.kind}: {choice.reason}.")
     given = [name for name, value in docker_only.items() if value]
     if given and kind is ServerKind.EMBEDDED:
         raise UsageError(

@@ -29,7 +29,7 @@ def print_training(report: TrainingReport) -> None:
     top_5 = f", top-5 {held_out.top_5_share:.1%}" if classes > 5 else ""
     without = f"; none of {escaped(listed(report.missing_classes))}" if report.missing_classes else ""
     say(
-        f"Held-out accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} images{without})"
+        f"Test accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} test images{without})"
         f"{top_5}, {len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
     _note_left_out("images and folders that cannot be read", [image.reason for image in report.unreadable])

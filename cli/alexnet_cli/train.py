@@ -108,6 +108,7 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a stopped run with the same options.")
     ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace the checkpoint of a finished run.")] = False,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
@@ -125,13 +126,13 @@ def train_command(
     """Train a classifier, or fine-tune one, and write its checkpoint.
 
     If the run is stopped, the same command continues after the last saved state. On SIGTERM the state is
-    saved at once, and the exit code is 0.
+    saved at once, and the exit code is 0. A checkpoint that is finished is replaced only with --force.
 
     Example: alexnet train --weights imagenet --data flowers --freeze features
     """
     from alexnet_model.contract_sources import contract_from_file
-    from alexnet_model.errors import TrainingStopped
-    from alexnet_training import TrainingOptions, train
+    from alexnet_model.errors import TrainingStopped, UsageError
+    from alexnet_training import TrainingOptions, resume_path, train
 
     from .screen import Bars, escaped, note
     from .tables import print_training
@@ -154,6 +155,15 @@ def train_command(
         device=device,
         compile=compiled,
     )
+    if out.is_dir():
+        raise UsageError("--out", got=f"the folder {out}", expected="a file to write the checkpoint to")
+    if out.is_file() and not force and not resume_path(out).exists():
+        raise UsageError(
+            "--out",
+            got=f"{out}, which exists",
+            expected="a new file",
+            next_step="Choose another one, or replace it with --force.",
+        )
     try:
         with Bars() as bars, _sigterm_noticed() as should_stop:
             report = train(

@@ -9,13 +9,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .choosing import choose_model
 from .client import DEFAULT_MODEL, Client
 from .credentials import ANONYMOUS, ClientTls, Credentials, Headers
 from .images import IMAGES_PER_TASK, Images
 from .predictions import Classification, Prediction
 from .sending import Backoff
 from .served_model import ServedModel
-from .sources import ImageSource, StdinImage, images_in_folder, name_from_source, sources_from_arguments
+from .sources import (
+    ImageSource,
+    StdinImage,
+    images_in_folder,
+    may_name_images,
+    name_from_source,
+    sources_from_arguments,
+)
 from .transports.transport import (
     BYTES,
     DTYPES,
@@ -82,7 +90,9 @@ __all__ = [
     "StdinImage",
     "TensorSpec",
     "Transport",
+    "choose_model",
     "images_in_folder",
+    "may_name_images",
     "name_from_source",
     "remove_orphans",
     "sources_from_arguments",

@@ -83,6 +83,15 @@ class AsyncClient(BaseClient):
         """
         return await self._run(self._model(name, self._deadline()))
 
+    async def model_names(self) -> tuple[str, ...]:
+        """Read the names of all models that the server serves, also of those that this project did not write.
+
+        Raises:
+            BadRequest: the server does not report them.
+            ClientError: no reply.
+        """
+        return await self._run(self._model_names())
+
     async def statistics(self, name: str) -> ModelStatistics:
         """Read the server's own counts of a model: requests, times in the queue and computing, batches.
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeAlias
 from alexnet_model.errors import DatasetError, UsageError, os_errors_as
 from alexnet_model.folders import is_junk
 from alexnet_model.image_folders import image_files
+from alexnet_model.sample_images import PREFIX, sample_image
 
 STDIN = "-"
 
@@ -39,19 +40,21 @@ def name_from_source(source: ImageSource) -> str:
 
 
 def sources_from_arguments(
-    arguments: Iterable[str], *, recursive: bool, stdin: BinaryIO | None
+    arguments: Iterable[str], *, recursive: bool, stdin: BinaryIO | None, command: str = "classify"
 ) -> Iterator[ImageSource]:
     """Every image that the arguments name, in order. The arguments are checked now, images found lazily.
 
     Args:
-        arguments: a file, a folder (its images), a pattern (`**` matches folders), or `-`. A file that does
+        arguments: a file, a folder (its images), a pattern (`**` matches folders), `sample:NAME` for an image
+            that comes with this package, or `-`. A file that does
             not exist is yielded too: its error becomes its prediction.
         recursive: also the folders inside folders.
         stdin: standard input; None if it is closed.
+        command: the command of `alexnet` that an error recommends.
 
     Raises:
         DatasetError: a folder without an image, or a pattern without a match.
-        UsageError: a web address; `-` twice, or with standard input closed.
+        UsageError: a web address or an unknown sample; `-` twice, or with standard input closed.
     """
     listed = list(arguments)
     for argument in listed:
@@ -60,8 +63,10 @@ def sources_from_arguments(
                 argument,
                 got="a web address",
                 expected="a file, a folder, a pattern, or - for standard input",
-                next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet classify -",
+                next_step=f"Pipe it: curl -s {shlex.quote(argument)} | alexnet {command} -",
             )
+        if argument.startswith(PREFIX) and not Path(argument).exists():
+            sample_image(argument.removeprefix(PREFIX))  # raises if there is no such image
     if listed.count(STDIN) > 1:
         raise UsageError("images", got="'-' twice", expected="one image on standard input")
     if stdin is None and STDIN in listed:
@@ -75,6 +80,16 @@ def sources_from_arguments(
                 yield from _sources_on_disk(argument, recursive=recursive)
 
     return found()
+
+
+def may_name_images(argument: str) -> bool:
+    """Return whether an argument names something that exists, or is a pattern, a sample or standard input."""
+    return (
+        argument == STDIN
+        or argument.startswith(PREFIX)
+        or glob.has_magic(argument)
+        or Path(argument).exists()
+    )
 
 
 def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
@@ -95,7 +110,9 @@ def images_in_folder(folder: Path, *, recursive: bool = False) -> Iterator[Path]
 
 def _sources_on_disk(argument: str, *, recursive: bool) -> Iterator[Path]:
     path = Path(argument)
-    if path.is_dir():
+    if argument.startswith(PREFIX) and not path.exists():
+        yield sample_image(argument.removeprefix(PREFIX))
+    elif path.is_dir():
         yield from _at_least_one(
             images_in_folder(path, recursive=recursive),
             argument,

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .export_options import ExportOptions
+    from .local_model import LocalModel, model_from_checkpoint, model_from_export
     from .model_export import ExportResult, export_model
     from .repository_engines import engine_refusal, rebuild_engines, unpacked_export
 
 _MODULES = {
     ".export_options": ("ExportOptions",),
+    ".local_model": ("LocalModel", "model_from_checkpoint", "model_from_export"),
     ".model_export": ("ExportResult", "export_model"),
     ".repository_engines": ("engine_refusal", "rebuild_engines", "unpacked_export"),
 }
@@ -26,8 +28,11 @@ _MODULES = {
 __all__ = [
     "ExportOptions",
     "ExportResult",
+    "LocalModel",
     "engine_refusal",
     "export_model",
+    "model_from_checkpoint",
+    "model_from_export",
     "rebuild_engines",
     "unpacked_export",
 ]

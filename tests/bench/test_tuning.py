@@ -130,3 +130,40 @@ def test_if_no_rate_meets_the_limit_the_reason_has_the_lowest_p99() -> None:
 def test_values_out_of_range_are_usage_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         TuningOptions(**{"limit_p99_ms": 50.0, **wrong})  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_into_the_time_is_named() -> None:
+    """The first precision is always tried."""
+    tried: list[Candidate] = []
+
+    def holds(candidate: Candidate) -> CandidateResult:
+        tried.append(candidate)
+        return CandidateResult(rate_per_s=100.0, p99_ms=40.0, words="")
+
+    def search_with(tries: int) -> tuple[int | None, str]:
+        tried.clear()
+        return search_candidates(
+            ("fp32", "int8"), 64, OPTIONS, holds, has_time=lambda more: len(tried) + more <= tries
+        )
+
+    winner, why = search_with(0)
+    assert (winner, tried) == (0, [Candidate(precision="fp32")])
+    assert "no time for int8, max batch 16, instances 2, queue delay 500, queue delay 2000" in why
+    _, why = search_with(4)
+    assert len(tried) == 4
+    assert "no time for queue delay 500, queue delay 2000" in why
+
+
+def test_a_gain_without_time_for_a_second_try_is_not_kept() -> None:
+    tried: list[Candidate] = []
+
+    def holds(candidate: Candidate) -> CandidateResult:
+        tried.append(candidate)
+        return CandidateResult(rate_per_s=100.0 * candidate.instances, p99_ms=40.0, words="")
+
+    winner, why = search_candidates(
+        ("fp32",), 64, OPTIONS, holds, has_time=lambda more: len(tried) + more <= 3
+    )
+    assert winner is not None
+    assert tried[winner].instances == 1
+    assert "instances 2 held 2.00 times as much, but there was no time for a second try" in why

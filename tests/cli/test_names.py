@@ -37,6 +37,8 @@ def transports(monkeypatch: pytest.MonkeyPatch) -> list[FakeTransport]:
         (["--name", "flowers"], "flowers_fp32"),
         (["--name", "flowers", "--precision", "INT8"], "flowers_int8"),
         (["--model", "flowers_int8"], "flowers_int8"),
+        ([], "flowers_fp32"),
+        (["--precision", "int8"], "flowers_int8"),
     ],
 )
 def test_the_model_of_an_export(
@@ -47,11 +49,21 @@ def test_the_model_of_an_export(
 
 
 @pytest.mark.usefixtures("transports")
-def test_a_server_without_the_default_model(image: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for options, model in ([], "alexnet_fp32"), (["--precision", "int8"], "alexnet_int8"):
-        assert run(["classify", image, *options]) == 1
+def test_a_model_that_is_not_served_is_an_error_that_lists_the_others(
+    image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, expected in ("--precision", "fp16"), ("--name", "dogs"):
+        assert run(["classify", image, options, expected]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"Error: {model}: got no such model")
-        assert line.endswith("Pass --name NAME of the export that is served, or --model MODEL.")
-    assert run(["classify", image, "--name", "dogs"]) == 1
-    assert "--name" not in capsys.readouterr().err
+        assert "got the models flowers_fp32, flowers_int8, expected models of one export" in line
+        assert line.endswith("Pass --model with one of them.")
+
+
+def test_models_of_several_exports_are_listed(
+    image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = FakeTransport(models=("dogs_int8", "flowers_fp32", "flowers_int8"))
+    monkeypatch.setattr(Connection, "client", lambda _: Client("grpc://host", transport=served))
+    assert run(["classify", image]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "got the models dogs_int8, flowers_fp32, flowers_int8" in line

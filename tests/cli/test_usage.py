@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from alexnet_cli.main import run
 
 COMMANDS = (
-    *("train", "export", "lint", "serve", "classify", "ui", "demo", "doctor", "tune", "compare"),
+    *("train", "export", "lint", "rollback", "serve", "classify", "predict", "ui", "demo", "doctor", "tune"),
+    "compare",
     *("bench cold-start", "bench engine", "bench report", "bench breakdown", "bench server"),
     "bench loader",
 )
@@ -91,6 +93,12 @@ WRONG_USE = [
         ["a web address", "curl -s https://host/x.png | alexnet classify -"],
     ),
     (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
+    (["predict", "x.png"], ["--checkpoint and --export: got neither"]),
+    (["predict", "x.png", "--checkpoint", "a", "--export", "b"], ["--checkpoint and --export: got both"]),
+    (["predict", "x.png", "--checkpoint", "a", "--precision", "int8"], ["--precision", "--export"]),
+    (["predict", "x.png", "--export", "a", "--precision", "fp32,int8"], ["--precision", "one precision"]),
+    (["predict", "x.png", "--export", "a", "--arch", "lenet"], ["--arch", "--checkpoint"]),
+    (["predict", "https://host/x.png", "--export", "a"], ["| alexnet predict -"]),
     (["classify", "x.png", "--concurrency", "0"], ["--concurrency"]),
     (["classify", "x.png", "--json", "--csv"], ["--json and --csv", "one of them"]),
     (["classify", "x.png", "--resume"], ["--resume", "--output FILE"]),
@@ -151,7 +159,9 @@ NOT_THERE = [
     (["bench", "breakdown"], ["model_repository", "no such folder", "alexnet export"]),
     (["bench", "breakdown", "--repository", "."], ["no model"]),
     (["ui", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
-    (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
+    (["classify", "sample:digit_3", "--url", "grpc://127.0.0.1:1"], ["127.0.0.1:1", "alexnet serve"]),
+    (["classify", "x.png", "--url", "grpc://127.0.0.1:1"], ["x.png: got no such file"]),
+    (["predict", "x.png", "--checkpoint", "missing.pth"], ["missing.pth: got no such file"]),
 ]
 
 
@@ -252,7 +262,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib.metadata import version
 
     assert run(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == f"alexnet-serving {version('alexnet-serving')}"
+    printed = capsys.readouterr().out.strip()
+    assert re.fullmatch(
+        rf"alexnet-serving {re.escape(version('alexnet-serving'))}( \([0-9a-f]+\+?\))?", printed
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:

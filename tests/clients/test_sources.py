@@ -141,3 +141,18 @@ def test_pipes_and_devices_are_unreadable(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
         with pytest.raises(UnreadableImage, match="a pipe or device"):
             Contract().prepared(path)
+
+
+def test_sample_images_are_named_by_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*arguments: str) -> list[str]:
+        sources = sources_from_arguments(arguments, recursive=False, stdin=None)
+        return [Path(name_from_source(source)).name for source in sources]
+
+    assert found("sample:flower", "a.png", "sample:digit_3") == ["flower.jpg", "a.png", "digit_3.png"]
+    with pytest.raises(
+        UsageError, match=r"sample:dog: got no such sample image, expected sample: and one of"
+    ):
+        found("sample:dog")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample:dog").touch()
+    assert found("sample:dog") == ["sample:dog"], "a file of that name is that file"

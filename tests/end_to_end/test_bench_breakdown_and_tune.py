@@ -188,7 +188,13 @@ def test_the_default_repository_is_the_one_that_export_writes(
     [
         ({"500 us": 150.0}, (100.0, 100.0), ["--dry-run"], 0, "was not changed."),
         ({"500 us": 150.0}, (100.0, 50.0), ["--dry-run"], 0, "INVALID (machine busy)"),
-        ({"500 us": 150.0}, (100.0, 50.0), [], 1, "INVALID (machine busy). Next: measure again."),
+        (
+            {"500 us": 150.0},
+            (100.0, 50.0),
+            [],
+            1,
+            "INVALID (machine busy). Next: measure again, or write it with --force.",
+        ),
         ({"": None}, (100.0, 100.0), [], 1, "no configuration met the limit. Next: raise --limit-p99-ms"),
         ({"": None}, (100.0, 100.0), ["--dry-run"], 1, "no configuration met the limit"),
     ],
@@ -208,9 +214,22 @@ def test_a_run_that_writes_nothing_reports_the_reason(
     fixed_rates(rates, calibration=calibration)
     assert run([*TUNE, str(repository), *options, "--output", str(file)]) == code
     assert files_beside(repository) == before
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(repository))]
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if line.startswith(str(repository))]
     assert message in line
-    assert report_from_file(file).tuning is not None
+    found = report_from_file(file).tuning
+    assert found is not None
+    assert ("Best: fp32, 1 instance, queue delay 500 us" in captured.out) == (found.winner is not None)
+    assert ("(INVALID: machine busy)" in captured.out) == (calibration == (100.0, 50.0))
+
+
+def test_an_invalid_answer_is_written_on_request(
+    repository: Path, fixed_rates: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed_rates({"500 us": 150.0}, calibration=(100.0, 50.0))
+    assert run([*TUNE, str(repository), "--force"]) == 0
+    assert packed_export(repository).options.queue_delay_us == 500
+    assert "INVALID: machine busy" in capsys.readouterr().out
 
 
 def interrupted(*_: object) -> CandidateResult:
@@ -291,7 +310,9 @@ def test_manual_changes_are_not_lost(
     assert files_beside(repository) == before
 
 
-@pytest.mark.parametrize("words", [TUNE, ["bench", "breakdown", "--repository"]])
+@pytest.mark.parametrize(
+    "words", [[*TUNE[:-1], "--with", "embedded", "--repository"], ["bench", "breakdown", "--repository"]]
+)
 def test_engines_are_refused_in_one_line(
     repository: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,8 @@ def test_configuration_and_statistics_equal_those_over_grpc(http: Transport, grp
     ours, theirs = (transport.model_config(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
     assert ours == theirs
     assert ours.inputs["image"].shape == (224, 224, 3)
+    names = {transport.model_names(timeout_s=30).result(60) for transport in (http, grpc)}
+    assert names == {("alexnet", "alexnet_decode", "alexnet_fp16", "alexnet_fp32", "alexnet_int8")}
     before, _ = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
     reply_to(http, request(3))
     after, same = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_cli.main import run
 from alexnet_export import Tolerances
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ExportError, RepositoryError, UsageError
@@ -162,3 +163,15 @@ def test_too_little_space_is_found_before_the_conversion(
     with pytest.raises(ExportError, match=r"export: got 0 MB are free, and at least \d+ MB are needed"):
         export_model(random_checkpoint(), options_in(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_serving_the_folder_of_an_export_offers_the_command_that_packs_it(
+    result: ExportResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = result.folder
+    assert folder is not None
+    for words in (["serve", "--repository"], ["lint"], ["tune", "--limit-p99-ms", "50", "--repository"]):
+        assert run([*words, str(folder)]) == 1
+        error = capsys.readouterr().err
+        assert "got the folder of an export, which Triton cannot load" in error
+        assert f"Pack it: alexnet export {folder} --repository {folder.parent / 'model_repository'}" in error

@@ -68,6 +68,7 @@ def test_config(repository: Path, artifacts: Any) -> None:
         "export_sha256": artifacts.manifest.digest,
     }
     onnxruntime = config_of(repository, "alexnet_fp32")
+    assert onnxruntime.parameters["default"].string_value == "true", "the most precise one"
     assert onnxruntime.backend == "onnxruntime"
     assert [(g.kind, g.count) for g in onnxruntime.instance_group] == [(ModelInstanceGroup.KIND_AUTO, 1)]
     assert (repository / "alexnet_int8" / "labels.txt").read_text().splitlines() == list("0123456789")

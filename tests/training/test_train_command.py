@@ -8,6 +8,7 @@ import torch
 
 from alexnet_cli.main import run
 from alexnet_model import Contract, load_checkpoint
+from alexnet_training import resume_path
 
 from ..stand_ins import small_networks
 
@@ -43,7 +44,7 @@ def test_the_command_fine_tunes_weights(
     command += ["--body-learning-rate", "0.001", "--contract", str(contract), "--out", str(out)]
     assert run(command) == 0
     screen = capsys.readouterr()
-    assert "Held-out accuracy " in screen.out
+    assert "Test accuracy " in screen.out
     assert "Replaced the layer fc of 7 classes by one of 2." in screen.err
     assert f"Next: alexnet export {out} --arch {arch}" in screen.err
     checkpoint = load_checkpoint(out, architecture=arch)
@@ -57,3 +58,32 @@ def test_a_wrong_option_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureF
     assert run(["train", "--epochs", "0", "--out", str(tmp_path / "out.safetensors")]) == 2
     assert "epochs: got 0, expected 1 to 100,000" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_replaced_only_with_force(
+    stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    command = ["train", "--data", str(stripes), "--arch", "lenet", "--width", "0.1", "--epochs", "1"]
+    command += ["--out", str(out)]
+    assert run(command) == 0
+    before = out.read_bytes()
+    capsys.readouterr()
+    for repeated in (command, [*command, "--seed", "1"], [*command, "--no-resume"]):
+        assert run(repeated) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.rstrip().endswith("Choose another one, or replace it with --force.")
+        assert out.read_bytes() == before
+    assert run([*command, "--seed", "1", "--force"]) == 0
+    assert out.read_bytes() != before
+
+
+def test_an_unfinished_run_that_replaces_a_checkpoint_needs_no_second_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"an earlier checkpoint")
+    resume_path(out).write_bytes(b"the state of another run")
+    assert run(["train", "--arch", "lenet", "--width", "0.1", "--out", str(out)]) == 1
+    assert str(resume_path(out)) in capsys.readouterr().err

@@ -16,9 +16,19 @@ from .recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from .fit import TrainingReport, train
+    from .resume import resume_path
     from .state import Accuracy, EpochRecord
 
-__all__ = ["RECIPES", "Accuracy", "EpochRecord", "Recipe", "TrainingOptions", "TrainingReport", "train"]
+__all__ = [
+    "RECIPES",
+    "Accuracy",
+    "EpochRecord",
+    "Recipe",
+    "TrainingOptions",
+    "TrainingReport",
+    "resume_path",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -214,7 +214,7 @@ class _Run:
             self._epochs(loop, prepared, progress)
             if prepared.test is prepared.validation:
                 return state.history[-1].validation
-            return accuracy_of(self._evaluated(), self.compute, prepared.test, "held-out accuracy", progress)
+            return accuracy_of(self._evaluated(), self.compute, prepared.test, "test accuracy", progress)
         except _Stop:
             if began != (len(state.history), state.position.step):
                 self._save(loop)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
+from ..help import PlainCommand, PlainGroup
 from .breakdown import breakdown_command
 from .cold_start import cold_start_command
 from .engine import engine_command
@@ -13,15 +16,21 @@ from .server import server_command
 
 app = typer.Typer(
     name="bench",
+    cls=PlainGroup,
     help="Measure engines and servers, with a verdict on each figure.\n\n"
     "Example: alexnet bench engine build/export --output build/engine.json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
-app.command("cold-start")(cold_start_command)
-app.command("engine")(engine_command)
-app.command("loader")(loader_command)
-app.command("report")(report_command)
-app.command("breakdown")(breakdown_command)
-app.command("rungs", hidden=True)(breakdown_command)  # the command's name until 0.1
-app.command("server")(server_command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "engine": engine_command,
+    "server": server_command,
+    "breakdown": breakdown_command,
+    "cold-start": cold_start_command,
+    "loader": loader_command,
+    "report": report_command,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=PlainCommand)(_command)
+app.command("rungs", hidden=True, cls=PlainCommand)(breakdown_command)  # the command's name until 0.1

@@ -137,6 +137,14 @@ class BalancedTransport:
 
         return run_detached(self._first_success(ready, timeout_s))
 
+    def model_names(self, *, timeout_s: float) -> Future[tuple[str, ...]]:
+        """The names of the models of the first server in turn that replies."""
+
+        async def names(server: _Server, left_s: float) -> tuple[str, ...]:
+            return await self._reply(server, server.transport.model_names(timeout_s=left_s), left_s)
+
+        return run_detached(self._first_success(names, timeout_s))
+
     def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
         """The configuration of a model of the first server in turn whose model fits this client."""
 

@@ -7,26 +7,22 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from PIL import Image
-
-from alexnet_model.datasets import splits_from
 from alexnet_model.decoding import MAX_ENCODED_BYTES
-from alexnet_model.errors import MissingExtra, PortTaken, ServerError, os_error_reason
+from alexnet_model.errors import PortTaken, ServerError, os_error_reason
 from alexnet_model.extras import needs
+from alexnet_model.sample_images import samples_of_classes
 
 from ..client import Client
 from .guard import LOOPBACK, AsgiApp, BrowserGuard
+from .inference import available_models
 
 # A browser keeps a connection open as long as it shows the page; do not wait for it.
 _SHUTDOWN_S = 1
-_EXAMPLE_DIGITS = ("3", "5", "8")
-_EXAMPLE_PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 
 
 class PageServer:
@@ -98,7 +94,8 @@ def _blocks_and_app(client: Client, name: str, port: int, top: int, folder: Path
         import fastapi
         import gradio as gr
 
-    blocks = build_page(client, name=name, top=top, examples=write_examples(folder))
+    examples = write_examples(folder, available_models(client, name)[0].labels)
+    blocks = build_page(client, name=name, top=top, examples=examples)
     app: AsgiApp = gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,
@@ -120,30 +117,17 @@ def _blocks_and_app(client: Client, name: str, port: int, top: int, folder: Path
     return blocks, app
 
 
-def write_examples(folder: Path) -> list[Path]:
-    """Write held-out digits and photographs that scikit-learn ships; nothing if it is not installed.
+def write_examples(folder: Path, class_names: Sequence[str]) -> list[Path]:
+    """Copy the sample images that show one of the classes; none if there are no such images.
 
     Args:
         folder: an existing folder.
+        class_names: the classes of the served model.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    try:
-        held_out = splits_from("digits").test
-    except MissingExtra:
-        return []
-    written = []
-    for label in _EXAMPLE_DIGITS:
-        path = folder / f"digit_{label}.png"
-        image = next(found for found in held_out.images if held_out.class_names[found.label] == label)
-        assert isinstance(image.source, Image.Image)
-        image.source.save(path)
-        written.append(path)
-    for name in _EXAMPLE_PHOTOGRAPHS:
-        with resources.as_file(resources.files("sklearn.datasets") / "images" / name) as photograph:
-            written.append(Path(shutil.copy(photograph, folder)))
-    return written
+    return [Path(shutil.copy(sample, folder)) for sample in samples_of_classes(class_names)]
 
 
 @contextmanager

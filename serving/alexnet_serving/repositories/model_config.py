@@ -32,6 +32,7 @@ from tritonclient.grpc.model_config_pb2 import (
 from alexnet_model.contract import ENCODED_INPUT_NAME, Contract, canonical_json
 from alexnet_model.manifest import Manifest
 from alexnet_model.model_names import decoder_name
+from alexnet_model.records import PRECISIONS
 
 from .layout import (
     DECODER,
@@ -63,8 +64,10 @@ def config_makers(
         manifest: The record of the export.
         encoded: The option of that name.
     """
+    default = min(entries, key=lambda entry: PRECISIONS.index(entry.artifact.precision), default=None)
     makers: dict[str, ConfigMaker] = {
-        entry.name: partial(config_from_entry, entry, manifest) for entry in entries
+        entry.name: partial(config_from_entry, entry, manifest, is_default=entry is default)
+        for entry in entries
     }
     if takes_encoded(entries, encoded):
         network = ensemble_network(entries)
@@ -73,8 +76,17 @@ def config_makers(
     return makers
 
 
-def config_from_entry(entry: ModelEntry, manifest: Manifest, options: RepositoryOptions) -> ModelConfig:
-    """Return a network's configuration as Triton's protobuf message."""
+def config_from_entry(
+    entry: ModelEntry, manifest: Manifest, options: RepositoryOptions, *, is_default: bool = False
+) -> ModelConfig:
+    """Return a network's configuration as Triton's protobuf message.
+
+    Args:
+        entry: The network.
+        manifest: The record of the export.
+        options: How it is served.
+        is_default: Whether clients use it if they request no precision of this export.
+    """
     entry = _with_largest_batch(entry, options)
     contract = manifest.contract
     config = ModelConfig(
@@ -96,6 +108,8 @@ def config_from_entry(entry: ModelEntry, manifest: Manifest, options: Repository
             config.cc_model_filenames[str(engine.passport.compute_capability)] = name
     for name, value in _parameters(entry, manifest).items():
         config.parameters[name].string_value = value
+    if is_default:
+        config.parameters["default"].string_value = "true"
     return config
 
 

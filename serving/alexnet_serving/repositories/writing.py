@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from alexnet_model.errors import RepositoryError, os_errors_as
@@ -272,6 +273,14 @@ def refuse_foreign_repository(repository: Path) -> None:
 
 
 def _no_models(repository: Path, got: str) -> RepositoryError:
+    if (repository / MANIFEST_NAME).is_file():
+        other = repository.parent / "model_repository"
+        return RepositoryError(
+            str(repository),
+            got="the folder of an export, which Triton cannot load",
+            expected="a Triton model repository",
+            next_step=f"Pack it: alexnet export {quote(str(repository))} --repository {quote(str(other))}",
+        )
     return RepositoryError(
         str(repository),
         got=got,
