@@ -133,6 +133,10 @@ def train_command(
         Path | None,
         typer.Option(help="Append events to this file, one JSON object a line.", metavar="FILE"),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Write curves for TensorBoard to this folder.", metavar="DIR"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a classifier, or fine-tune one, and write its checkpoint.
@@ -173,8 +177,8 @@ def train_command(
     )
     rank = rank_of_environment()
     words = context.obj or []
-    if rank is None and options.processes not in (None, 1):
-        raise typer.Exit(run_ranks(options.processes, partial(main.run, words)))
+    if rank is None and processes and processes > 1:
+        raise typer.Exit(run_ranks(processes, partial(main.run, words)))
     try:
         with Bars() as bars, _sigterm_noticed(of_rank=rank is not None) as should_stop:
             report = train(
@@ -183,6 +187,7 @@ def train_command(
                 resume=resume,
                 checkpoint_every=checkpoint_every,
                 log=log,
+                tensorboard=tensorboard,
                 progress=bars,
                 should_stop=should_stop,
             )

@@ -20,7 +20,7 @@ from alexnet_model.progress import Progress, silent
 
 from .augmentation import augmentation_of
 from .devices import Compute, compute_on
-from .logs import Log, log_to
+from .logs import Log, curves_to, log_to
 from .loop import Loop, accuracy_of, epoch_means
 from .options import TrainingOptions
 from .ranks import Ranks, StopRequested, connect, joined_ranks, shared_by
@@ -32,7 +32,6 @@ from .state import Accuracy, EpochRecord, MovingAverage, Position, TrainingState
 
 with needs("train"):
     import torch
-    from torch import nn
     from torch.nn.parallel import DistributedDataParallel
 
 
@@ -73,6 +72,7 @@ def train(
     resume: bool = True,
     checkpoint_every: int | None = None,
     log: Path | None = None,
+    tensorboard: Path | None = None,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingReport:
@@ -95,12 +95,14 @@ def train(
         resume: continue the run that `<out>.resume` belongs to; False starts again and replaces the state.
         checkpoint_every: write the state after so many steps too, 1 to 1,000,000. None: only after epochs.
         log: a file to append events to, one JSON object a line. None: no log.
+        tensorboard: a folder to write curves for TensorBoard to. None: no curves.
         progress: called after every step, image and batch.
         should_stop: called as often as `progress`; on a GPU and of several processes only every few steps.
             If it returns True, the state is written and `TrainingStopped` is raised, in all processes.
 
     Raises:
         UsageError: an option has a wrong value, the device does not exist, or `out` is a folder.
+        MissingExtra: TensorBoard is not installed.
         CheckpointError: the weights are missing, broken or of another architecture.
         ExportError: the network does not map images to one logit for each class.
         DatasetError: the dataset is missing, or a split or a class of it has no readable image.
@@ -122,9 +124,15 @@ def train(
         connect(ranks, compute.device)
         with (
             compute.settings(),
-            log_to(log if ranks.is_first else None) as write_log,
+            log_to(log if ranks.is_first else None) as write_line,
+            curves_to(tensorboard if ranks.is_first else None) as write_curves,
             _device_errors(options, compute),
         ):
+
+            def write_log(event: str, **values: Any) -> None:
+                write_line(event, **values)
+                write_curves(event, **values)
+
             return _Run(options, out, compute, ranks, write_log, checkpoint_every).train(
                 resume=resume, progress=progress if ranks.is_first else silent, should_stop=should_stop
             )
@@ -225,7 +233,7 @@ class _Run:
             ranks=self.ranks,
         )
         classifier = self.compute.moved(Classifier(self.state.network, contract))
-        forward: nn.Module = classifier
+        forward: Any = classifier
         if self.options.compile:
             forward = torch.compile(classifier, dynamic=False)
         if self.ranks.count > 1:

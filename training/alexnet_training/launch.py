@@ -19,7 +19,7 @@ from .ranks import RENDEZVOUS
 
 with needs("train"):
     import torch
-    from torch.multiprocessing import ProcessExitedException, start_processes
+    from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 OTHER_RANK_FAILED = 75  # the exit code of a rank that ends because another one failed
 ENDING_S = 15.0  # for the other ranks to end, after one failed; then they are stopped
@@ -48,7 +48,7 @@ def run_ranks(count: int, program: Callable[[], int]) -> int:
         processes: list[BaseProcess] = []
         with _sigterm_passed_on(processes) as stops:
             with _sigint_ignored():  # so that a process in its imports does not print a traceback
-                context = start_processes(
+                context = start_processes(  # type: ignore[no-untyped-call]
                     _run_rank,
                     (count, os.getpid(), f"file://{Path(folder) / 'store'}", program),
                     count,

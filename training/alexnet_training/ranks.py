@@ -28,6 +28,8 @@ from .splits import Indices
 with needs("train"):
     import torch
     from torch import Tensor, distributed, nn
+    from torch.distributed.distributed_c10d import PrefixStore, Store
+    from torch.distributed.rendezvous import rendezvous
 
 RENDEZVOUS = "ALEXNET_RENDEZVOUS"  # the environment variable that `launch` sets
 FAILED = "failed"  # the key of the rank that failed first
@@ -57,7 +59,7 @@ class Ranks:
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
-    store: distributed.Store | None = None
+    store: Store | None = None
 
     def __deepcopy__(self, _: object) -> Self:
         """Return this object, which does not change, for copies of a network with `BatchDropout`."""
@@ -151,7 +153,7 @@ class Ranks:
         store.add(f"{subject} agreed", 1)
         self._wait(lambda store: store.add(f"{subject} agreed", 0) == self.count)
 
-    def _wait(self, ready: Callable[[distributed.Store], bool]) -> None:
+    def _wait(self, ready: Callable[[Store], bool]) -> None:
         """Wait until `ready(store)`.
 
         Raises:
@@ -236,7 +238,7 @@ def joined_ranks(processes: int | None) -> Iterator[Ranks]:
     if rank is None or count == 1:
         yield ALONE
         return
-    store = distributed.PrefixStore(f"alexnet {next(_runs)}", _shared_store(rank, count))
+    store = PrefixStore(f"alexnet {next(_runs)}", _shared_store(rank, count))
     local_rank, local_count = (
         int(os.environ.get(name, default))
         for name, default in (("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", count))
@@ -257,14 +259,14 @@ _runs = itertools.count()  # each call of `train` has its own keys in the store
 
 
 @cache  # a store can be opened only once
-def _shared_store(rank: int, count: int) -> distributed.Store:
+def _shared_store(rank: int, count: int) -> Store:
     """Open the store that the launcher names.
 
     Raises:
         TrainingError: it cannot be reached, or not all ranks came.
     """
     try:
-        store, _, _ = next(distributed.rendezvous(os.environ.get(RENDEZVOUS, "env://"), rank, count))
+        store, _, _ = next(rendezvous(os.environ.get(RENDEZVOUS, "env://"), rank, count))
     except (RuntimeError, ValueError, OSError) as error:
         raise TrainingError(
             f"rank {rank}",
@@ -332,5 +334,5 @@ def shared_by(ranks: Ranks, network: nn.Module, device: torch.device) -> nn.Modu
             if type(child) is nn.Dropout:
                 setattr(module, name, BatchDropout(child.p, ranks))
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return,no-untyped-call]
     return network
