@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # not in its `__all__`
 
 from alexnet_cli.main import run
 from alexnet_model.errors import OtherRankFailed, UsageError
@@ -155,7 +156,7 @@ def test_every_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def outcomes(work: Callable[[Ranks], object]) -> list[object]:
     """Run the work of two ranks in threads, and return each one's result or error."""
-    store = distributed.HashStore()
+    store = HashStore()
 
     def run_rank(rank: int) -> object:
         one = Ranks(rank, 2, rank, 2, store)
@@ -205,7 +206,7 @@ def test_rank_0_downloads_alone() -> None:
 
 
 def test_only_the_first_failure_is_reported() -> None:
-    one, other = (Ranks(rank, 2, rank, 2, store) for store in [distributed.HashStore()] for rank in range(2))
+    one, other = (Ranks(rank, 2, rank, 2, store) for store in [HashStore()] for rank in range(2))
     assert str(other.failure(UsageError("data", got="no folder"))) == "rank 1: data: got no folder"
     assert isinstance(
         one.failure(RuntimeError("[gloo/pair.cc:1] Connection closed by peer")), OtherRankFailed
@@ -213,6 +214,6 @@ def test_only_the_first_failure_is_reported() -> None:
 
 
 def test_a_lost_connection_is_reported_if_no_rank_failed() -> None:
-    one = Ranks(0, 2, 0, 2, distributed.HashStore())
+    one = Ranks(0, 2, 0, 2, HashStore())
     line = str(one.failure(RuntimeError("[gloo/pair.cc:1] Connection closed by peer [10.0.0.2]:4711")))
     assert line.startswith("rank 0: got a lost connection to another rank. See that rank's message.")

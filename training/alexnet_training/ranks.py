@@ -266,7 +266,7 @@ def _shared_store(rank: int, count: int) -> Store:
         TrainingError: it cannot be reached, or not all ranks came.
     """
     try:
-        store, _, _ = next(rendezvous(os.environ.get(RENDEZVOUS, "env://"), rank, count))
+        store: Store = next(rendezvous(os.environ.get(RENDEZVOUS, "env://"), rank, count))[0]
     except (RuntimeError, ValueError, OSError) as error:
         raise TrainingError(
             f"rank {rank}",
