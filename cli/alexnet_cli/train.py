@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -73,7 +74,10 @@ def train_command(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step.", show_default="the recipe's: 32 for digits")
+        int | None,
+        typer.Option(
+            help="Images per step, of all processes together.", show_default="the recipe's: 32 for digits"
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,
@@ -102,6 +106,15 @@ def train_command(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network with torch.compile, for long runs.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Train with so many processes on this machine, one for each GPU. Under torchrun: how many "
+            "it must have started.",
+            metavar="N",
+            show_default="1, or as many as torchrun started",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Write the checkpoint to this file.")] = Path(
         "checkpoint.safetensors"
     ),
@@ -121,6 +134,10 @@ def train_command(
         Path | None,
         typer.Option(help="Append events to this file, one JSON object a line.", metavar="FILE"),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Write curves for TensorBoard to this folder.", metavar="DIR"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a classifier, or fine-tune one, and write its checkpoint.
@@ -131,9 +148,12 @@ def train_command(
     Example: alexnet train --weights imagenet --data flowers --freeze features
     """
     from alexnet_model.contract_sources import contract_from_file
-    from alexnet_model.errors import TrainingStopped, UsageError
+    from alexnet_model.errors import OtherRankFailed, TrainingStopped, UsageError
     from alexnet_training import TrainingOptions, resume_path, train
+    from alexnet_training.launch import OTHER_RANK_FAILED, run_ranks
+    from alexnet_training.ranks import rank_of_environment
 
+    from . import main
     from .screen import Bars, escaped, note
     from .tables import print_training
 
@@ -154,6 +174,7 @@ def train_command(
         seed=seed,
         device=device,
         compile=compiled,
+        processes=processes,
     )
     if out.is_dir():
         raise UsageError("--out", got=f"the folder {out}", expected="a file to write the checkpoint to")
@@ -164,21 +185,31 @@ def train_command(
             expected="a new file",
             next_step="Choose another one, or replace it with --force.",
         )
+    rank = rank_of_environment()
+    words = context.obj or []
+    if rank is None and processes and processes > 1:
+        raise typer.Exit(run_ranks(processes, partial(main.run, words)))
     try:
-        with Bars() as bars, _sigterm_noticed() as should_stop:
+        with Bars() as bars, _sigterm_noticed(of_rank=rank is not None) as should_stop:
             report = train(
                 options,
                 out,
                 resume=resume,
                 checkpoint_every=checkpoint_every,
                 log=log,
+                tensorboard=tensorboard,
                 progress=bars,
                 should_stop=should_stop,
             )
+    except OtherRankFailed:
+        raise typer.Exit(OTHER_RANK_FAILED) from None
     except TrainingStopped as stopped:
-        words = [word for word in context.obj or [] if word not in ("--debug", "--no-resume")]
-        note(escaped(f"{stopped}"))
-        note(escaped(f"Continue with: {shlex.join(['alexnet', *words])}"))
+        if not rank:
+            again = [word for word in words if word not in ("--debug", "--no-resume")]
+            note(escaped(f"{stopped}"))
+            note(escaped(f"Continue with: {shlex.join(['alexnet', *again])}"))
+        return
+    if rank:
         return
     for sentence in report.notes:
         note(escaped(sentence))
@@ -191,12 +222,16 @@ def train_command(
 
 
 @contextmanager
-def _sigterm_noticed() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGTERM has come; a second SIGTERM ends the process."""
+def _sigterm_noticed(*, of_rank: bool) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGTERM has come.
+
+    A second SIGTERM ends the process. A rank ignores it, because it may get the first one twice: from the
+    process that started it, and from what stops all processes. The former ends a rank that does not stop.
+    """
     received: list[int] = []
 
     def notice(number: int, _: FrameType | None) -> None:
-        if received:
+        if received and not of_rank:
             raise SystemExit(128 + number)
         received.append(number)
 

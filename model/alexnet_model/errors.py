@@ -12,7 +12,8 @@
     ├── ManifestError            an export record that is missing, broken, or does not match its files
     ├── TrainingError            a training run that cannot start or continue
     │   ├── LossNotFinite        a loss or a weight is infinite or not a number
-    │   └── TrainingStopped      a run that was told to stop, and has saved its state
+    │   ├── TrainingStopped      a run that was told to stop, and has saved its state
+    │   └── OtherRankFailed      another process of the same run failed, and has reported it
     ├── ExportError              a conversion that failed
     │   ├── CalibrationError     a calibration set that cannot be used
     │   ├── EngineError          an engine that cannot be built or run
@@ -111,6 +112,9 @@ class LossNotFinite(TrainingError): ...
 
 
 class TrainingStopped(TrainingError): ...
+
+
+class OtherRankFailed(TrainingError): ...
 
 
 class ExportError(AlexnetError): ...

@@ -12,7 +12,7 @@ from alexnet_training import TrainingOptions
     ("option", "values"),
     [
         ("epochs", [0, -1, 100_001]),
-        ("batch_size", [0, -3, 5000]),
+        ("batch_size", [0, -3, 65_537]),
         ("body_learning_rate", [0.0, 2.0]),
         ("learning_rate", [0.0, -0.1, 1.5, float("nan"), float("inf")]),
         ("seed", [-1, 2**63]),
@@ -26,4 +26,4 @@ def test_values_out_of_range_are_refused_by_name(option: str, values: list[Any])
 
 def test_the_limits_of_every_range_are_allowed() -> None:
     TrainingOptions(epochs=1, batch_size=1, learning_rate=1.0, seed=0)
-    TrainingOptions(epochs=100_000, batch_size=4096, learning_rate=1e-9, seed=2**63 - 1)
+    TrainingOptions(epochs=100_000, batch_size=65_536, learning_rate=1e-9, seed=2**63 - 1)

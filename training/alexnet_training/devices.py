@@ -14,6 +14,7 @@ from alexnet_model.environment import machine_name
 from alexnet_model.errors import TrainingError, UsageError
 from alexnet_model.extras import needs
 
+from .ranks import ALONE, Ranks
 from .streaming import Indices
 
 with needs("train"):
@@ -121,21 +122,30 @@ class Compute:
                 )
 
 
-def compute_on(device: str) -> Compute:
+def compute_on(device: str, ranks: Ranks = ALONE) -> Compute:
     """Select a device by its name, and check that it can be used.
 
     Args:
         device: "auto" (the first GPU, or the CPU if there is none), "cpu", "cuda" (the first GPU) or
-            "cuda:N".
+            "cuda:N". Of several ranks each takes another GPU, and "cuda:N" is not possible.
+        ranks: the processes that train together.
 
     Raises:
-        UsageError: there is no such GPU.
+        UsageError: there is no such GPU, or there are fewer GPUs than ranks on this machine.
         TrainingError: it cannot be used, for example because another process has it for itself.
     """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return Compute(torch.device("cpu"), torch.bfloat16 if has_bf16_instructions() else None)
-    number = int(device.partition(":")[2] or 0)
+    if ranks.count > 1 and ":" in device:
+        raise UsageError("device", got=f"{device} for {ranks.count} processes", expected="auto, cuda or cpu")
+    number = int(device.partition(":")[2] or ranks.local_rank)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < count < ranks.local_count:
+        raise UsageError(
+            "processes",
+            got=f"{ranks.local_count} on a machine with {count} GPU{'s' * (count > 1)}",
+            expected=f"at most {count}, or --device cpu",
+        )
     if number >= count:
         no_gpu = (
             "no GPU that PyTorch can use"
@@ -152,6 +162,8 @@ def compute_on(device: str) -> Compute:
     selected = torch.device("cuda", number)
     try:
         torch.zeros(1, device=selected)
+        if ranks.count > 1:
+            torch.cuda.set_device(selected)  # NCCL uses the current one
         with torch.cuda.device(selected):
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     except RuntimeError as error:

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from alexnet_model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_model.classifier import Classifier
-from alexnet_model.contract import canonical_json
 from alexnet_model.datasets import splits_from
-from alexnet_model.environment import machine_name, versions_of
 from alexnet_model.errors import LossNotFinite, TrainingError, TrainingStopped, UsageError
 from alexnet_model.extras import needs
-from alexnet_model.labelled_images import ImageDataset, Unreadable
+from alexnet_model.labelled_images import Unreadable
 from alexnet_model.progress import Progress, silent
 
 from .augmentation import augmentation_of
 from .devices import Compute, compute_on
-from .logs import Log, log_to
+from .logs import Log, curves_to, log_to
 from .loop import Loop, accuracy_of, epoch_means
 from .options import TrainingOptions
+from .ranks import Ranks, StopRequested, connect, joined_ranks, shared_by
+from .record import run_identity, training_record
 from .resume import restore_state, resume_path, save_state
 from .splits import PreparedSplits, notes_on_copies, prepared_from_splits
-from .start import Start, start_of
+from .start import start_of
 from .state import Accuracy, EpochRecord, MovingAverage, Position, TrainingState
 
 with needs("train"):
     import torch
-
-NAMED_UNREADABLE = 20  # names of unreadable images in the checkpoint; the report has all of them
+    from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,7 @@ def train(
     resume: bool = True,
     checkpoint_every: int | None = None,
     log: Path | None = None,
+    tensorboard: Path | None = None,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingReport:
@@ -86,18 +86,24 @@ def train(
     the same call continues after the last state and gives the same weights on a CPU. The state is removed
     once the checkpoint is written.
 
+    If a launcher such as `torchrun` has started several processes, all call this function with equal
+    arguments and train one network together. Rank 0 alone writes files and calls `progress`. An error of
+    one process ends all: it is raised there, and the others raise `OtherRankFailed`.
+
     Args:
         options: the dataset, the network and how it is trained.
         out: the checkpoint to create or replace; an error leaves an existing one as it was.
         resume: continue the run that `<out>.resume` belongs to; False starts again and replaces the state.
         checkpoint_every: write the state after so many steps too, 1 to 1,000,000. None: only after epochs.
         log: a file to append events to, one JSON object a line. None: no log.
+        tensorboard: a folder to write curves for TensorBoard to. None: no curves.
         progress: called after every step, image and batch.
-        should_stop: called as often as `progress`. If it returns True, the state is written and
-            `TrainingStopped` is raised.
+        should_stop: called as often as `progress`; on a GPU and of several processes only every few steps.
+            If it returns True, the state is written and `TrainingStopped` is raised, in all processes.
 
     Raises:
         UsageError: an option has a wrong value, the device does not exist, or `out` is a folder.
+        MissingExtra: TensorBoard is not installed.
         CheckpointError: the weights are missing, broken or of another architecture.
         ExportError: the network does not map images to one logit for each class.
         DatasetError: the dataset is missing, a split or a class of it has no readable image, or a shard was
@@ -106,20 +112,32 @@ def train(
             written to `<name of out>.last-good.safetensors` beside it, and the state is kept.
         TrainingStopped: `should_stop` returned True; the state is written if the training had begun.
         TrainingError: `<out>.resume` is broken or belongs to another run, a worker that decodes images was
-            killed, or the device cannot be used, has too little memory, or cannot run the compiled network.
+            killed, or the device cannot be used, has too little memory, or cannot run the compiled network;
+            or ranks have different options or images, or lost the connection to each other.
+        OtherRankFailed: another process failed.
         OSError: a file cannot be written.
     """
     if checkpoint_every is not None and not 1 <= checkpoint_every <= 1_000_000:
         raise UsageError("checkpoint every", got=str(checkpoint_every), expected="1 to 1,000,000 steps")
-    compute = compute_on(options.device)
-    with compute.settings(), log_to(log) as write_log, _device_errors(options, compute):
-        return _Run(options, out, compute, write_log, checkpoint_every, progress).train(
-            resume=resume, progress=progress, should_stop=should_stop
-        )
+    with joined_ranks(options.processes) as ranks:
+        options.check_divisible(ranks.count)
+        compute = compute_on(options.device, ranks)
+        connect(ranks, compute.device)
+        with (
+            compute.settings(),
+            log_to(log if ranks.is_first else None) as write_line,
+            curves_to(tensorboard if ranks.is_first else None) as write_curves,
+            _device_errors(options, compute),
+        ):
 
+            def write_log(event: str, **values: Any) -> None:
+                write_line(event, **values)
+                write_curves(event, **values)
 
-class _Stop(Exception):
-    """Ends the work inside a progress callback."""
+            shown = progress if ranks.is_first else silent
+            return _Run(options, out, compute, ranks, write_log, checkpoint_every, shown).train(
+                resume=resume, progress=shown, should_stop=should_stop
+            )
 
 
 class _Run:
@@ -130,65 +148,101 @@ class _Run:
         options: TrainingOptions,
         out: Path,
         compute: Compute,
+        ranks: Ranks,
         log: Log,
         checkpoint_every: int | None,
         progress: Progress,
     ) -> None:
-        self.options, self.out, self.compute, self.log = options, out, compute, log
+        self.options, self.out, self.compute, self.ranks, self.log = options, out, compute, ranks, log
         self.checkpoint_every = checkpoint_every
         self.recipe = options.recipe_values
         self.path = resume_path(out)
         self.has_state = False  # whether the file at `path` is of this run
         self.notes: list[str] = []
-        self.splits = splits_from(options.data, progress=progress)
+        with ranks.first_alone("index"):  # which the first writes and the others read, as downloaded shards
+            self.splits = splits_from(options.data, progress=progress)
         self.class_names = self.splits.train.class_names
         torch.manual_seed(options.seed)
-        self.start = start_of(options, len(self.class_names), note=self.notes.append)
-        _check_writable(out)
-        network = compute.moved(self.start.network)
+        with ranks.first_alone("weights"):  # which may be downloaded
+            self.start = start_of(options, len(self.class_names), note=self.notes.append)
+        if ranks.is_first:
+            _check_writable(out)
+        network = shared_by(ranks, compute.moved(self.start.network), compute.device)
         self.state = TrainingState(
             network=network,
             optimiser=self.start.optimiser(self.recipe),
             scaler=compute.scaler(),
             average=MovingAverage(network, self.recipe.average) if self.recipe.average else None,
         )
-        self.identity = _run_identity(options, self.start, self.splits.train)
+        self.identity = run_identity(options, self.start, self.splits.train)
 
     def train(self, *, resume: bool, progress: Progress, should_stop: Callable[[], bool]) -> TrainingReport:
         """Read the data, train, and write the checkpoint; see the function `train`."""
         if resume and self.path.exists():
             restore_state(self.path, self.state, run=self.identity)
             self.has_state = True
+        self.ranks.check_equal("options", {**self.identity, "resumed after": self.state.described})
 
         def stoppable(stage: str, done: int, total: int, note: str = "") -> None:
             progress(stage, done, total, note)
             if should_stop():
-                raise _Stop
+                raise StopRequested
 
         epochs_resumed = len(self.state.history)
         try:
             prepared = prepared_from_splits(
                 self.splits, self.start.contract, keep_margin=self.recipe.keeps_margin, progress=stoppable
             )
+            self._check_images(prepared)
             self.notes += prepared.notes + notes_on_copies(self.splits, prepared)
-            loop = self._loop(prepared)
-            held_out = self._held_out_after_training(loop, prepared, stoppable)
-        except _Stop:
+            loop = self._loop(prepared, should_stop)
+            # Ranks stop together, after a step. One that stopped elsewhere would leave the others waiting.
+            held_out = self._held_out_after_training(
+                loop, prepared, stoppable if self.ranks.count == 1 else progress
+            )
+        except StopRequested:
+            self.ranks.stop()
             raise self._stopped() from None
         except LossNotFinite as error:
             raise self._not_finite(error) from error
         report = self._report(loop, prepared, held_out, epochs_resumed)
-        save_checkpoint(report.checkpoint, self.out)
-        self.path.unlink(missing_ok=True)
+        if self.ranks.is_first:
+            save_checkpoint(report.checkpoint, self.out)
+            self.path.unlink(missing_ok=True)
         self.log("end", checkpoint=str(self.out), held_out_accuracy=held_out.share)
         return report
 
-    def _loop(self, prepared: PreparedSplits) -> Loop:
+    def _check_images(self, prepared: PreparedSplits) -> None:
+        """Check that all ranks read the same images, and that there are enough for one batch."""
+        splits = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
+        self.ranks.check_equal(
+            "images",
+            {name: sha256(split.labels.tobytes()).hexdigest()[:12] for name, split in splits.items()},
+        )
+        images, size = len(prepared.train.labels), self.options.batch_size_or_default
+        if self.ranks.count > 1 and images < size:
+            raise UsageError(
+                "batch size",
+                got=f"{size} with {images} training images",
+                expected=f"at most {images} for several processes",
+            )
+
+    def _loop(self, prepared: PreparedSplits, should_stop: Callable[[], bool]) -> Loop:
         contract = self.start.contract
         augmentation = augmentation_of(
-            self.recipe, contract.size, prepared.train, mirrorable=self.splits.train.mirrorable
+            self.recipe,
+            contract.size,
+            prepared.train,
+            mirrorable=self.splits.train.mirrorable,
+            ranks=self.ranks,
         )
         classifier = self.compute.moved(Classifier(self.state.network, contract))
+        forward: Any = classifier
+        if self.options.compile:
+            forward = torch.compile(classifier, dynamic=False)
+        if self.ranks.count > 1:
+            # A static graph may have weights that the forward pass does not use.
+            forward = DistributedDataParallel(forward, static_graph=True)
         return Loop(
             options=self.options,
             state=self.state,
@@ -198,14 +252,16 @@ class _Run:
             split=prepared.train,
             log=self.log,
             frozen=tuple(self.state.network.get_submodule(name) for name in self.start.frozen),
-            forward=torch.compile(classifier, dynamic=False) if self.options.compile else None,
+            forward=forward,
+            ranks=self.ranks,
+            should_stop=should_stop,
         )
 
     def _held_out_after_training(self, loop: Loop, prepared: PreparedSplits, progress: Progress) -> Accuracy:
         """Train the epochs that are left and return the accuracy on the test split.
 
         Raises:
-            _Stop: a stop was requested; what is new is saved.
+            StopRequested: what is new is saved.
         """
         state = self.state
         began = (len(state.history), state.position.step)
@@ -214,8 +270,10 @@ class _Run:
             self._epochs(loop, prepared, progress)
             if prepared.test is prepared.validation:
                 return state.history[-1].validation
-            return accuracy_of(self._evaluated(), self.compute, prepared.test, "test accuracy", progress)
-        except _Stop:
+            return accuracy_of(
+                self._evaluated(), self.compute, prepared.test, "test accuracy", progress, self.ranks
+            )
+        except StopRequested:
             if began != (len(state.history), state.position.step):
                 self._save(loop)
             raise
@@ -236,9 +294,9 @@ class _Run:
             loop.train_epoch(progress, after_step)
             self._check_weights()
             epoch, started = len(state.history) + 1, time.perf_counter()
-            validation = accuracy_of(
-                evaluated, compute, prepared.validation, f"validating epoch {epoch}/{epochs}", progress
-            )
+            self.ranks.copy_buffers(state.result)
+            stage = f"validating epoch {epoch}/{epochs}"
+            validation = accuracy_of(evaluated, compute, prepared.validation, stage, progress, self.ranks)
             loss, accuracy = epoch_means(state.position)
             seconds = state.position.seconds + time.perf_counter() - started
             state.history.append(EpochRecord(loss, accuracy, validation, seconds))
@@ -250,7 +308,8 @@ class _Run:
     def _save(self, loop: Loop) -> None:
         loop.read_losses()  # a state after a loss that is not finite must not replace a good one
         self._check_weights()
-        save_state(self.path, self.state, run=self.identity)
+        if self.ranks.is_first:
+            save_state(self.path, self.state, run=self.identity)
         self.has_state = True
         self.log(
             "state", epoch=len(self.state.history) + 1, step=self.state.position.step, path=str(self.path)
@@ -298,7 +357,8 @@ class _Run:
             restore_state(self.path, self.state, run=self.identity)
             kept = self.out.with_name(f"{self.out.stem}.last-good.safetensors")
             where = self.state.described
-            save_checkpoint(self._checkpoint({"data": self.options.data, "stopped_after": where}), kept)
+            if self.ranks.is_first:
+                save_checkpoint(self._checkpoint({"data": self.options.data, "stopped_after": where}), kept)
             next_step += f" The weights after {where} are in {kept}: start from them with --weights {kept}"
             next_step += " --no-resume."
         return LossNotFinite(error.subject, got=error.got, expected=error.expected, next_step=next_step)
@@ -320,7 +380,7 @@ class _Run:
         present = set(prepared.test.labels.tolist())
         missing = tuple(name for label, name in enumerate(self.class_names) if label not in present)
         history = self.state.history
-        record = _training_record(loop, self.start, prepared, history, held_out, missing)
+        record = training_record(loop, self.start, prepared, history, held_out, missing)
         return TrainingReport(
             checkpoint=self._checkpoint(record),
             epochs=tuple(history),
@@ -339,64 +399,6 @@ def _check_writable(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent):
         pass
-
-
-def _training_record(
-    loop: Loop,
-    start: Start,
-    splits: PreparedSplits,
-    history: list[EpochRecord],
-    held_out: Accuracy,
-    missing_classes: tuple[str, ...],
-) -> dict[str, Any]:
-    """Return the checkpoint's `training` as JSON: where the weights come from."""
-    options, last, epochs = loop.options, history[-1], len(history)
-    return {
-        "data": options.data,
-        "images": {
-            "train": len(splits.train.labels),
-            "validation": len(splits.validation.labels),
-            "test": len(splits.test.labels),
-        },
-        "unreadable": {
-            "count": len(splits.unreadable),
-            "names": [image.name for image in splits.unreadable[:NAMED_UNREADABLE]],
-        },
-        "pretrained": start.pretrained,
-        "new_layers": list(start.new_layers),
-        "frozen": list(start.frozen),
-        "seed": options.seed,
-        "epochs": epochs,
-        "steps": epochs * loop.steps_per_epoch,
-        "batch_size": options.batch_size_or_default,
-        "recipe": asdict(options.recipe_values),
-        "learning_rate": start.learning_rate,
-        "device": loop.compute.name,
-        "computed_in": loop.compute.computes_in,
-        "loss": last.loss,
-        "validation_accuracy": asdict(last.validation),
-        "held_out_accuracy": asdict(held_out),
-        "classes_without_held_out_images": list(missing_classes),
-        "seconds": round(sum(epoch.seconds for epoch in history), 1),
-        "machine": machine_name(),
-        "versions": versions_of("torch", "kornia", "numpy", "pillow", "scikit-learn", "alexnet-serving"),
-    }
-
-
-def _run_identity(options: TrainingOptions, start: Start, images: ImageDataset) -> dict[str, Any]:
-    """Return, as JSON, what two runs must have in common for one to continue the other."""
-    chosen = {name: value for name, value in asdict(options).items() if name not in ("device", "compile")}
-    run = {
-        **chosen,
-        "epochs": options.epochs_or_default,
-        "batch_size": options.batch_size_or_default,
-        "architecture": start.architecture,
-        "weights": start.pretrained and start.pretrained["weights_sha256"][:12],  # not their path
-        "images": images.digest[:12],
-        "contract": start.contract.digest[:12],
-    }
-    as_read_back: dict[str, Any] = json.loads(canonical_json(run))
-    return as_read_back
 
 
 @contextmanager

@@ -34,20 +34,18 @@ def initialise(
     at_one: list[nn.Module] = [convolutions[index] for index in STARTED_AT_ONE if index < len(convolutions)]
     at_one += [layer for layer in layers[:-1] if isinstance(layer, nn.Linear)]
     for layer in layers:
+        bias = 0.0
         if architecture == "lenet":
             nn.init.xavier_uniform_(layer.weight)
         elif rule == "paper-2012":
             nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.constant_(layer.bias, 1.0 if any(layer is other for other in at_one) else 0.0)
-            continue
+            bias = 1.0 if any(layer is other for other in at_one) else 0.0
         elif layer is layers[-1]:
             initialise_last(layer)
-            continue
         else:
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
         if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.bias, bias)
 
 
 def initialise_last(layer: nn.Module) -> None:

@@ -18,6 +18,7 @@ from .augmentation import mixup
 from .devices import Compute
 from .logs import Log
 from .options import TrainingOptions
+from .ranks import ALONE, Ranks, StopRequested
 from .splits import Split
 from .state import Accuracy, Position, TrainingState
 
@@ -35,7 +36,7 @@ class Loop:
     """Train a network on the images of a split.
 
     Args:
-        options: recipe, batch size, epochs and seed.
+        options: recipe, batch size (of all ranks together), epochs and seed.
         state: the network and all else that changes.
         classifier: takes uint8 or float images on the device; it holds the state's network.
         compute: the device.
@@ -43,7 +44,9 @@ class Loop:
         split: the training images.
         frozen: modules of the classifier that run in evaluation mode.
         log: called with some of the steps.
-        forward: the classifier, or its compiled form.
+        forward: the classifier, compiled or distributed. None: the classifier.
+        ranks: the processes that train together. All of them have the same state after each step.
+        should_stop: called as often as losses are read. If it returns True in one process, all stop.
     """
 
     options: TrainingOptions
@@ -55,6 +58,8 @@ class Loop:
     log: Log
     frozen: tuple[nn.Module, ...] = ()
     forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    ranks: Ranks = ALONE
+    should_stop: Callable[[], bool] = lambda: False
     _unread: list[tuple[Tensor, Tensor, int]] = field(default_factory=list, init=False)  # of the last steps
 
     @property
@@ -77,19 +82,21 @@ class Loop:
         Raises:
             LossNotFinite: the loss is not finite.
             DatasetError: too many images cannot be read, or a shard was changed.
+            StopRequested: `should_stop` returned True.
         """
         state, position, size = self.state, self.state.position, self.options.batch_size_or_default
         epoch, steps = len(state.history), self.steps_per_epoch
-        torch.manual_seed(_seed_of_epoch(self.options.seed, epoch))
+        torch.manual_seed(_seed_of(self.options.seed, epoch))
         order = torch.randperm(len(self.split.labels)).numpy()[: steps * size]
-        self._restore_generators()
         self.classifier.train()
         for module in self.frozen:
             module.eval()
         self._unread.clear()
         first, started, seconds_before = position.step, time.perf_counter(), position.seconds
-        batches = self.split.batches(order[first * size :], size)
+        own = self.ranks.own_images(order[first * size :], size)
+        batches = self.split.batches(own, size // self.ranks.count)
         for images, labels in self.compute.batches(batches):
+            torch.manual_seed(_seed_of(self.options.seed, epoch, position.step + 1))
             rate = self._step(images, labels, epoch * steps + position.step)
             position.step += 1
             checked = position.step % self.compute.steps_per_check == 0
@@ -97,9 +104,11 @@ class Loop:
                 self.read_losses()
             elapsed_s = time.perf_counter() - started
             position.seconds = seconds_before + elapsed_s
-            images_per_s = (position.step - first) * len(labels) / elapsed_s
+            images_per_s = (position.step - first) * len(labels) * self.ranks.count / elapsed_s
             after_step()
             self._report(progress, rate, images_per_s)
+            if checked and self.ranks.any(self.should_stop()):
+                raise StopRequested
 
     def read_losses(self) -> None:
         """Add the losses of the last steps, which may still be on the device, to the state's position.
@@ -128,7 +137,7 @@ class Loop:
         """Change the weights by one batch; return the learning rate.
 
         Args:
-            images: uint8 `(B, R, R, 3)` on the device.
+            images: uint8 `(B, R, R, 3)` on the device, those of this rank.
             labels: `(B,)` on the device.
             step: counted from 0, over all epochs.
         """
@@ -151,8 +160,11 @@ class Loop:
             partners = labels[mixed.partners]
             other = nn.functional.cross_entropy(logits, partners, label_smoothing=recipe.label_smoothing)
             loss = mixed.share * loss + (1 - mixed.share) * other
-        self._unread.append((loss.detach(), (logits.argmax(dim=1) == labels).sum(), len(labels)))
-        if not self.compute.is_gpu and not math.isfinite(loss.item()):
+        correct = (logits.argmax(dim=1) == labels).sum()
+        loss_of_all, correct_of_all = self.ranks.sum(torch.stack([loss.detach(), correct.float()]))
+        loss_of_all = loss_of_all / self.ranks.count
+        self._unread.append((loss_of_all, correct_of_all, len(labels) * self.ranks.count))
+        if not self.compute.is_gpu and not math.isfinite(loss_of_all.item()):
             return 0.0  # `read_losses` raises the error; the weights must not change any more
         state.optimiser.zero_grad()
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -188,18 +200,14 @@ class Loop:
                 left_s=round(left_s, 1),
             )
 
-    def _restore_generators(self) -> None:
-        """Continue with the random numbers of a state that was read from a file."""
-        generators = self.state.generators
-        if "cpu" in generators:
-            torch.set_rng_state(generators["cpu"])
-        if "cuda" in generators and self.compute.is_gpu:
-            torch.cuda.set_rng_state(generators["cuda"], self.compute.device)
-        generators.clear()
-
 
 def accuracy_of(
-    classifier: Classifier, compute: Compute, split: Split, stage: str, progress: Progress
+    classifier: Classifier,
+    compute: Compute,
+    split: Split,
+    stage: str,
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Accuracy:
     """Measure top-1 and top-5 accuracy without autocast or augmentation.
 
@@ -209,14 +217,17 @@ def accuracy_of(
         split: the images to classify.
         stage: the name that progress reports.
         progress: called after every batch.
+        ranks: the processes that share the images; each gets the accuracy on all of them.
 
     Raises:
         DatasetError: too many images cannot be read, or a shard was changed.
     """
+    images_of_all = len(split.labels)
     classifier.eval()
     correct = in_top = seen = 0
     with torch.inference_mode():
-        batches = split.batches(np.arange(len(split.labels)), EVALUATION_BATCH)
+        own = np.array_split(np.arange(images_of_all), ranks.count)[ranks.rank]
+        batches = split.batches(own, EVALUATION_BATCH)
         for images, labels in compute.batches(batches):
             probabilities, _ = classifier(images)  # (B, classes)
             first = probabilities.argmax(dim=1) == labels  # (B,)
@@ -226,8 +237,10 @@ def accuracy_of(
             correct += int(first.sum())
             in_top += int(top.sum())
             seen += len(labels)
-            progress(stage, seen, len(split.labels), f"accuracy {correct / seen:.1%}")
-    return Accuracy(correct, seen, in_top)
+            done = min(seen * ranks.count, images_of_all)
+            progress(stage, done, images_of_all, f"accuracy {correct / seen:.1%}")
+    correct, in_top = ranks.sum(torch.tensor([correct, in_top])).tolist()
+    return Accuracy(correct, images_of_all, in_top)
 
 
 def epoch_means(position: Position) -> tuple[float, float]:
@@ -242,6 +255,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _seed_of_epoch(seed: int, epoch: int) -> int:
-    """Mix both numbers, so that neighbouring seeds and epochs share no draws."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])
+def _seed_of(*numbers: int) -> int:
+    """Mix the numbers, so that neighbouring seeds, epochs and steps share no draws."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -37,7 +37,7 @@ class TrainingOptions:
             during training: BatchNorm keeps its statistics, and dropout does nothing.
         epochs: passes over the training images, 1 to 100,000. None: the recipe's, which are fewer or more to
             fine-tune weights.
-        batch_size: images a step, 1 to 4096. None: the recipe's.
+        batch_size: images a step, 1 to 65,536, of all processes together. None: the recipe's.
         learning_rate: the highest of the schedule, above 0 and at most 1; that of the new layer, if weights
             are fine-tuned. None: the recipe's, or one for the network
             (`initialisation.default_learning_rate`).
@@ -47,6 +47,8 @@ class TrainingOptions:
             splits.
         device: "auto" (the first GPU, or the CPU), "cpu", "cuda" (the first GPU) or "cuda:N".
         compile: compile the network with `torch.compile`, which takes a minute and saves time per step.
+        processes: how many processes train together, 1 to 4096; the batch size is a multiple of it. `train`
+            does not start them: `launch.run_ranks` or `torchrun` does. None: as many as were started.
 
     Raises:
         UsageError: an option is out of its range, or has no effect without another. `train` checks the data,
@@ -69,13 +71,18 @@ class TrainingOptions:
     seed: int = 0
     device: str = "auto"
     compile: bool = False
+    processes: int | None = None
 
     def __post_init__(self) -> None:
         recipe_named(self.recipe)
         if self.epochs is not None and not 1 <= self.epochs <= 100_000:
             raise UsageError("epochs", got=str(self.epochs), expected="1 to 100,000")
-        if self.batch_size is not None and not 1 <= self.batch_size <= 4096:
-            raise UsageError("batch size", got=str(self.batch_size), expected="1 to 4096")
+        if self.batch_size is not None and not 1 <= self.batch_size <= 65_536:
+            raise UsageError("batch size", got=str(self.batch_size), expected="1 to 65,536")
+        if self.processes is not None:
+            if not 1 <= self.processes <= 4096:
+                raise UsageError("processes", got=str(self.processes), expected="1 to 4096")
+            self.check_divisible(self.processes)
         for name in ("learning_rate", "body_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate <= 1:
@@ -94,6 +101,22 @@ class TrainingOptions:
                     expected="weights to fine-tune",
                     next_step="Add --weights FILE, or leave this option out.",
                 )
+
+    def check_divisible(self, processes: int) -> None:
+        """Check that a batch can be divided among processes.
+
+        Raises:
+            UsageError: the batch size is not a multiple of their number.
+        """
+        size = self.batch_size_or_default
+        if size % processes:
+            above = -(-size // processes) * processes
+            raise UsageError(
+                "batch size",
+                got=f"{size} for {processes} processes",
+                expected=f"a multiple of {processes}, which all processes share",
+                next_step=f"For example: --batch-size {above}.",
+            )
 
     @property
     def factory_options(self) -> dict[str, bool | int | float | str]:

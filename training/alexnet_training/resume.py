@@ -1,7 +1,7 @@
 """The state of an unfinished run, in a file beside its checkpoint.
 
 The file is in the safetensors format. It holds the weights, their moving average, the optimiser's moments,
-the gradient scaler, the random generators, and the position in the epoch.
+the gradient scaler, and the position in the epoch. Random numbers are drawn from a seed for each step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ with needs("train"):
     from safetensors import SafetensorError, safe_open
     from torch import Tensor
 
-FORMAT = "alexnet-training-state-2"
+FORMAT = "alexnet-training-state-3"
 ADAM_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -56,11 +56,6 @@ def save_state(path: Path, state: TrainingState, *, run: Mapping[str, Any]) -> N
     for name, weight in state.network.named_parameters():
         for moment, value in state.optimiser.state.get(weight, {}).items():
             tensors[f"{moment}.{name}"] = value
-    if state.position.step:  # at the start of an epoch its seed is enough
-        tensors["generator.cpu"] = torch.get_rng_state()
-        device = next(state.network.parameters()).device
-        if device.type == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     metadata = {
         "format": FORMAT,
         "run": canonical_json(run),
@@ -98,11 +93,6 @@ def restore_state(path: Path, state: TrainingState, *, run: Mapping[str, Any]) -
             weights = {name: file.get_tensor(f"weight.{name}") for name in names}
             averages = {name: file.get_tensor(f"average.{name}") for name in names} if state.average else {}
             moments = _moments(state, {name: file.get_tensor(name) for name in stored if _is_moment(name)})
-            generators = {
-                name.removeprefix("generator."): file.get_tensor(name)
-                for name in stored
-                if name.startswith("generator.")
-            }
         state.network.load_state_dict(weights)
         if state.average:
             state.average.network.load_state_dict(averages)
@@ -110,15 +100,13 @@ def restore_state(path: Path, state: TrainingState, *, run: Mapping[str, Any]) -
         scaler = value_from_json(metadata["scaler"])
         if state.scaler.is_enabled() and scaler:  # empty if the run was on a device with bf16
             state.scaler.load_state_dict(scaler)
-        if position.step:
-            torch.Generator().set_state(generators["cpu"])  # raises if it is malformed
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _broken(path, f"a broken state ({str(error).splitlines()[0]})") from error
-    state.history[:], state.position, state.generators = history, position, generators
+    state.history[:], state.position = history, position
 
 
 def _is_moment(name: str) -> bool:
-    return not name.startswith(("weight.", "average.", "generator."))
+    return not name.startswith(("weight.", "average."))
 
 
 def _moments(state: TrainingState, stored: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -82,25 +82,23 @@ class Start:
                     self.pretrained["learning_rate"],
                 ),
             ]
-        if recipe.optimiser != "adamw":
-            groups: list[dict[str, Any]] = [
-                {"params": parameters, "peak_learning_rate": rate} for parameters, rate in by_rate
+        groups: list[dict[str, Any]] = []
+        for parameters, rate in by_rate:
+            decays = [(parameters, recipe.weight_decay)]
+            if recipe.optimiser == "adamw":
+                decays = [
+                    ([p for p in parameters if p.dim() > 1], recipe.weight_decay),
+                    ([p for p in parameters if p.dim() <= 1], 0.0),
+                ]
+            groups += [
+                {"params": chosen, "peak_learning_rate": rate, "weight_decay": decay}
+                for chosen, decay in decays
+                if chosen
             ]
-            if recipe.optimiser == "adam":
-                return torch.optim.Adam(groups, weight_decay=recipe.weight_decay, fused=True)
-            return torch.optim.SGD(
-                groups, lr=self.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay, fused=True
-            )
-        groups = [
-            {"params": chosen, "peak_learning_rate": rate, "weight_decay": decay}
-            for parameters, rate in by_rate
-            for chosen, decay in (
-                ([p for p in parameters if p.dim() > 1], recipe.weight_decay),
-                ([p for p in parameters if p.dim() <= 1], 0.0),
-            )
-            if chosen
-        ]
-        return torch.optim.AdamW(groups, fused=True)
+        if recipe.optimiser == "sgd":
+            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, fused=True)
+        kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
+        return kind(groups, fused=True)
 
 
 def start_of(options: TrainingOptions, classes: int, *, note: Callable[[str], None]) -> Start:

@@ -9,7 +9,7 @@ from alexnet_model.extras import needs
 
 with needs("train"):
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,6 @@ class TrainingState:
         average: the moving average of the weights. None: the recipe has none.
         history: the finished epochs.
         position: in the epoch after these.
-        generators: the random generators at `position`, if they were read from a file.
     """
 
     network: nn.Module
@@ -122,7 +121,6 @@ class TrainingState:
     average: MovingAverage | None = None
     history: list[EpochRecord] = field(default_factory=list)
     position: Position = field(default_factory=Position)
-    generators: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def result(self) -> nn.Module:
