@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients check format clean
+.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients lecture check format clean
 
 setup: .venv/installed
 
@@ -48,6 +48,10 @@ bench-tools: setup
 # The clients' figures, on the demo's export; a few minutes on a quiet machine.
 bench-clients: setup
 	$(BIN)/python benchmarks/clients.py demo/model_repository
+
+# The lecture's claims as experiments: docs/lecture.md with its plots; half an hour on two quiet cores at most.
+lecture: setup
+	$(BIN)/python lecture/run.py
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

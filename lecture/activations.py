@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from plots import axes_of, line
-from section import Experiment, Section, Values, gain, points, share_interval, table_of
 from torch import nn
-from training import BATCH, Data, accuracy, data_named, fitted, lenet, part_of, replaced, small_alexnet
 
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
+from plots import axes_of, line
+from section import Experiment, Section, Values, gain, points, share_interval, table_of
+from training import BATCH, Data, accuracy, data_named, fitted, lenet, part_of, replaced, small_alexnet
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 RULES = {"sgd": 0.02, "adam": 2e-3}  # the highest learning rates

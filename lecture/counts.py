@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from plots import COLOURS, MARKERS, axes_of
-from section import Experiment, Section, Values, table_of
 from torch import nn
 
 from alexnet_model.architectures import LocalResponseNorm, build, multiply_adds, parameter_count
+from plots import COLOURS, MARKERS, axes_of
+from section import Experiment, Section, Values, table_of
 
 ENGINES = Path(__file__).parents[1] / "benchmarks" / "results" / "cpu" / "engine.json"
 BATCH_2012 = 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+
 from plots import COLOURS, axes_of
 from section import Experiment, Section, Values, table_of
 

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from plots import axes_of, bars, line, percent, ticks
-from section import Experiment, Section, Values, gain, points, share_interval, table_of
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.svm import SVC
+
+from plots import axes_of, bars, line, percent, ticks
+from section import Experiment, Section, Values, gain, points, share_interval, table_of
 from training import (
     ALEXNET_RATE,
     LENET_SIGMOID_RATE,

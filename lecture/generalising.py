@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import nn
+
+from alexnet_training.splits import SplitInMemory
 from plots import axes_of, bars, line, percent, ticks
 from section import Experiment, Section, Values, gain, points, share_interval, table_of
-from torch import nn
 from training import (
     LENET_RATE,
     Data,
@@ -20,8 +22,6 @@ from training import (
     part_of,
     split_of,
 )
-
-from alexnet_training.splits import SplitInMemory
 
 DROPOUT_SIZES, DROPOUT_STEPS = (100, 400), 240
 HIDDEN = 512  # units of both hidden layers where dropout is tried

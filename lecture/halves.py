@@ -13,14 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from counts import BATCH_2012, GTX_580_BYTES, stored_values
 from matplotlib.figure import Figure
-from plots import COLOURS, axes_of
-from section import Experiment, Section, Values, table_of
 from torch import Tensor, nn
 
 from alexnet_model.architectures import LocalResponseNorm, build, parameter_count
 from alexnet_training.initialisation import initialise
+from counts import BATCH_2012, GTX_580_BYTES, stored_values
+from plots import COLOURS, axes_of
+from section import Experiment, Section, Values, table_of
 
 WIDTH = 0.125
 CLASSES = 10

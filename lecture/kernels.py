@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from features import SVM_C, hog_of
 from matplotlib.figure import Figure
-from plots import axes_of, line, percent, ticks
-from section import Experiment, Section, Values, share_interval, table_of
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
-from training import BATCH, LENET_RATE, accuracy, data_named, fitted, lenet_relu, part_of
 
 from alexnet_model.architectures import parameter_count
+from features import SVM_C, hog_of
+from plots import axes_of, line, percent, ticks
+from section import Experiment, Section, Values, share_interval, table_of
+from training import BATCH, LENET_RATE, accuracy, data_named, fitted, lenet_relu, part_of
 
 SIZES = (500, 1000, 2000, 4000)
 QUICK_SIZES = (200, 400, 800)

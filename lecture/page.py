@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
+from alexnet_model.files import write_text_atomically
 from plots import save
 from section import Experiment, Section, Values, table_of
-
-from alexnet_model.files import write_text_atomically
 
 TEMPLATE = Path(__file__).with_name("template.md")
 

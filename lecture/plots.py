@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from section import Interval
 
 # Okabe and Ito's palette, without its yellow, which is too light for lines.

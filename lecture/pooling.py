@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from plots import axes_of, line, percent
-from section import Experiment, Interval, Section, Values, gain, interval, points, share_interval, table_of
 from torch import nn
-from training import LENET_RATE, Data, fitted, framed_digits, lenet_relu, part_of, replaced
 
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
+from plots import axes_of, line, percent
+from section import Experiment, Interval, Section, Values, gain, interval, points, share_interval, table_of
+from training import LENET_RATE, Data, fitted, framed_digits, lenet_relu, part_of, replaced
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 SHIFTS = (0, 1, 2, 3, 4, 5, 6, 7, 8)

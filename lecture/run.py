@@ -19,6 +19,7 @@ from alexnet_model.files import write_text_atomically
 
 with needs("lecture"):
     import torch
+
     from activations import ACTIVATION
     from counts import RATIO, ROOFLINE, SIZE
     from decades import DECADES
