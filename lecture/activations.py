@@ -10,7 +10,7 @@ from torch import nn
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
 from plots import axes_of, line
-from section import Experiment, Section, Values, gain, points, share_interval, table_of
+from section import Experiment, Section, Values, gain, points, share_interval, table_of, verdict_of
 from training import BATCH, Data, accuracy, data_named, fitted, lenet, part_of, replaced, small_alexnet
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
@@ -127,13 +127,7 @@ def section(values: Values) -> Section:
             f"Accuracies are of LeNet on clean digits after {values['epochs']} passes; SGD has momentum 0.9 and a "
             f"highest learning rate of {values['rates']['sgd']:g}, Adam one of {values['rates']['adam']:g}."
         ),
-        verdict=(
-            "Holds"
-            if sgd.low > 0 and adam.low > 0
-            else "Holds only in part"
-            if sgd.low > 0
-            else "Does not hold"
-        ),
+        verdict=verdict_of([sgd, adam]),
         reason=(
             f"ReLU gains {points(sgd)} with SGD, and {points(adam)} with Adam. "
             + (

@@ -132,7 +132,7 @@ def _size_plot(layers: dict[str, list[Values]]) -> Figure:
             x = [index + 0.27 * (number - 1) for index in range(len(rows))]
             each.bar(x, [row[key] for row in rows], 0.25, color=COLOURS[number], label=words)
         each.set_yscale("log")
-        each.set_ylim(10, 1e9)
+        each.set_ylim(1, 1e9)
         each.set_title(title)
         each.grid(visible=False, axis="x")
         each.set_xticks(
@@ -278,12 +278,19 @@ def _first_batch(layer: Values, ridge: float) -> str:
     return next((f"batch {batch}" for batch in range(1, 1025) if intensity(layer, batch) >= ridge), "never")
 
 
+def _best_by_batch(engines: list[Values], runtime: str) -> list[Values]:
+    """Return the fastest FP32 engine of a runtime at each batch size."""
+    found = [row for row in engines if row["runtime"] == runtime and row["computes_in"] == "f32"]
+    best = {row["batch"]: row for row in sorted(found, key=lambda row: row["images_per_s"])}
+    return [best[batch] for batch in sorted(best)]
+
+
 def _roofline_plot(values: Values, roof: Values) -> Figure:
     figure, (axes,) = axes_of()
     peak, bandwidth = roof["operations_per_s"], roof["bytes_per_s"]
     x = [0.2, peak / bandwidth, 500]
     axes.plot(x, [min(peak, bandwidth * each) / 1e9 for each in x], color="#222222", linewidth=1.8)
-    axes.annotate("the machine's limit", (60, peak / 1e9), (0, 5), textcoords="offset points", ha="center")
+    axes.annotate("the machine's limit", (12, peak / 1e9), (0, 5), textcoords="offset points", ha="center")
     for number, batch in enumerate((1, 32)):
         for kind, marker in (("conv", "o"), ("linear", "s")):
             at = [intensity(row, batch) for row in values["layers"] if row["kind"] == kind]
@@ -292,9 +299,7 @@ def _roofline_plot(values: Values, roof: Values) -> Figure:
             axes.plot(at, y, marker, color=COLOURS[number], markersize=6, label=words, fillstyle="none")
     adds = sum(row["multiply_adds"] for row in values["layers"])
     for number, runtime in enumerate(("pytorch", "openvino")):
-        found = [
-            row for row in values["engines"] if row["runtime"] == runtime and row["computes_in"] == "f32"
-        ]
+        found = _best_by_batch(values["engines"], runtime)
         if found:
             axes.plot(
                 [network_intensity(values["layers"], row["batch"]) for row in found],
@@ -308,6 +313,11 @@ def _roofline_plot(values: Values, roof: Values) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte")
     axes.set_ylabel("GFLOP/s")
+    axes.set_yticks((20, 50, 100, 200, 500), ("20", "50", "100", "200", "500"))
+    axes.set_yticks((), minor=True)
+    axes.set_ylim(15, 800)
+    axes.set_xticks((0.5, 1, 5, 10, 50, 100, 500), ("0.5", "1", "5", "10", "50", "100", "500"))
+    axes.set_xticks((), minor=True)
     axes.legend(loc="lower right", fontsize=8)
     return figure
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from alexnet_training.splits import SplitInMemory
 from plots import axes_of, bars, line, percent, ticks
-from section import Experiment, Section, Values, gain, points, share_interval, table_of
+from section import Experiment, Section, Values, gain, points, share_interval, table_of, verdict_of
 from training import (
     LENET_RATE,
     Data,
@@ -60,7 +60,6 @@ def section_dropout(values: Values) -> Section:
         return [row[key] for row in values["rows"] if (row["images"], row["dropout"]) == (size, dropout)]
 
     gains = {size: gain(of(size, 0.5, "held_out"), of(size, 0.0, "held_out")) for size in sizes}
-    helped = [size for size in sizes if gains[size].low > 0]
     rows = [
         [
             f"{size:,}",
@@ -81,8 +80,8 @@ def section_dropout(values: Values) -> Section:
             f"LeNet with ReLU, max pooling and two hidden layers of {HIDDEN} units learns some of the clean digits, "
             "without augmentation, with the same number of steps for each number of images."
         ),
-        verdict="Holds" if len(helped) == len(sizes) else "Holds only in part" if helped else "Does not hold",
-        reason=f"The held-out accuracy with dropout against without: {told}. An interval above 0 supports the claim.",
+        verdict=verdict_of(list(gains.values())),
+        reason=f"The held-out accuracy with dropout against without: {told}.",
         table=table_of(
             ["training images", "without: training", "without: held out", "with: training", "with: held out"],
             rows,
@@ -205,7 +204,7 @@ def section_augmentation(values: Values) -> Section:
             "middle of 64x64. Test images are shifted by up to 8 pixels, cropped as in training, or get another contrast and a "
             "brighter background, which is more than the augmentation does."
         ),
-        verdict="Holds" if all(helped) else "Holds only in part" if any(helped) else "Does not hold",
+        verdict=verdict_of(list(gains.values())),
         reason=(
             f"Gain over no augmentation: {told}. On clean images both together are {points(clean)} from none. "
             "Augmentation helps with the changes that it makes, not with all changes."
@@ -281,7 +280,7 @@ def section_width(values: Values) -> Section:
             "The 4096 units were chosen for 1000 classes. Here only the width of both hidden layers changes, in LeNet with ReLU "
             f"and max pooling, on cluttered digits with {values['views']} view(s) and 10 classes."
         ),
-        verdict="Holds" if last.low > 0 else "Holds only in part" if total.low > 0 else "Does not hold",
+        verdict=verdict_of([last, total]),
         reason=(
             f"{wide:,} units are {points(total)} from {narrow:,}, and {points(last)} from {widths[-2]:,}. "
             f"The highest mean is at {best:,} units."

@@ -232,7 +232,7 @@ def _plot(parts: dict[str, float]) -> Figure:
     axes.set_xlim(0, 3.4)
     axes.set_ylim(-0.5, 1.7)
     axes.set_xlabel("GB")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
 
 

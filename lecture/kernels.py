@@ -15,10 +15,10 @@ from plots import axes_of, line, percent, ticks
 from section import Experiment, Section, Values, share_interval, table_of
 from training import BATCH, LENET_RATE, accuracy, data_named, fitted, lenet_relu, part_of
 
-SIZES = (500, 1000, 2000, 4000)
+SIZES = (500, 1000, 2000, 4000, 8000)
 QUICK_SIZES = (200, 400, 800)
 EPOCHS = 6
-VIEWS = 4
+VIEWS = 8
 
 
 def measure(quick: bool) -> Values:

@@ -36,7 +36,7 @@ def write_page(experiments: Sequence[Experiment], results: Path, docs: Path, *, 
     folder.mkdir(parents=True, exist_ok=True)
     for name, section, _ in sections:
         if section.plot is not None:
-            save(section.plot(), folder / f"{name}{suffix}")
+            save(section.plot, folder / f"{name}{suffix}")
     write_text_atomically(docs, page_of(sections, folder.name, suffix))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -31,10 +31,8 @@ STYLE = {
 
 def axes_of(count: int = 1, *, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """Return a figure with some plots side by side."""
-    with mpl.rc_context(STYLE):
-        figure = Figure((7.5, height), layout="constrained")
-        axes = [figure.add_subplot(1, count, index + 1) for index in range(count)]
-    return figure, axes
+    figure = Figure((7.5, height), layout="constrained")
+    return figure, [figure.add_subplot(1, count, index + 1) for index in range(count)]
 
 
 def line(
@@ -76,9 +74,10 @@ def ticks(axes: Axes, at: Sequence[float]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write an SVG (the same bytes for the same data) or a PNG."""
-    with mpl.rc_context(STYLE):
+def save(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw a plot in this module's style; write an SVG (the same bytes for the same data) or a PNG."""
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+        figure = draw()
         if path.suffix == ".svg":
             figure.savefig(path, metadata={"Date": None, "Creator": None})
         else:

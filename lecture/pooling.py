@@ -10,7 +10,18 @@ from torch import nn
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
 from plots import axes_of, line, percent
-from section import Experiment, Interval, Section, Values, gain, interval, points, share_interval, table_of
+from section import (
+    Experiment,
+    Interval,
+    Section,
+    Values,
+    gain,
+    interval,
+    points,
+    share_interval,
+    table_of,
+    verdict_of,
+)
 from training import LENET_RATE, Data, fitted, framed_digits, lenet_relu, part_of, replaced
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
@@ -77,7 +88,6 @@ def section(values: Values) -> Section:
         + [str(share_interval(of(pooling, shift, "same_class"))) for pooling in POOLINGS]
         for shift in (1, 2, 4, 8)
     ]
-    steadier = features.low > 0, classes.low > 0
     return Section(
         title="Max instead of average pooling",
         claim="Max pooling keeps features and predictions steadier when the image shifts.",
@@ -88,7 +98,7 @@ def section(values: Values) -> Section:
             "of the features is the length of the difference after the last pooling, divided by the length of the "
             "features. The network sees 28x28 pixels, so 8 pixels are 3.5 of its own."
         ),
-        verdict="Holds" if all(steadier) else "Holds only in part" if any(steadier) else "Does not hold",
+        verdict=verdict_of([features, classes]),
         reason=(
             f"Over shifts of 1 to 8 pixels, features change by {features.mean:+.2f} ({features.low:+.2f} to {features.high:+.2f}) more "
             f"with average than with max pooling, and max pooling keeps the prediction {points(classes)} more often. "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t
 
 Values = dict[str, Any]  # the JSON object of one experiment
-Verdict = Literal["Holds", "Holds only in part", "Does not hold"]
+Verdict = Literal["Holds", "Holds only in part", "Not shown", "Does not hold"]
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,28 @@ def gain(better: Sequence[float], worse: Sequence[float]) -> Interval:
     return interval([a - b for a, b in zip(better, worse, strict=True)])
 
 
+def verdict_of(gains: Sequence[Interval]) -> Verdict:
+    """Judge a claim that predicts a gain above 0 in each of some comparisons.
+
+    Returns:
+        "Holds": all intervals are above 0. "Holds only in part": some are. "Does not hold": all are below 0.
+        "Not shown": otherwise; the seeds differ too much, or the gain is too small, to tell.
+    """
+    above = [found.low > 0 for found in gains]
+    if all(above):
+        return "Holds"
+    if any(above):
+        return "Holds only in part"
+    return "Does not hold" if all(found.high < 0 for found in gains) else "Not shown"
+
+
 def points(found: Interval) -> str:
     """Return a difference of shares as a text such as `+3.1 points (1.0 to 5.2)`."""
     return f"{100 * found.mean:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; all columns but the first are aligned to the right."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    """Return a Markdown table; columns that start with a digit in their first row are aligned to the right."""
+    marks = ["--:" if cell[:1] in "+-0123456789" and index else "---" for index, cell in enumerate(rows[0])]
+    lines = [head, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
