@@ -132,7 +132,9 @@ def rows_of(source: str, quick: bool) -> list[Values]:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clean = source == "digits"
-    views, drawn = (1, 1) if clean else (int(source), 1 if quick else max(VIEWS))
+    views, drawn = (
+        (1, 1) if clean else (int(source), 1 if quick else min(int(source) * len(SEEDS), max(VIEWS)))
+    )
     data = data_named("digits" if clean else f"cluttered-digits:{drawn}")
     seeds = SEEDS[:2] if quick else SEEDS
     if quick:
@@ -183,8 +185,8 @@ def section(values: Values) -> Section:
         claim="Features that a network learns are better than those that people design.",
         explanation=(
             "Before 2012 an image became a list of designed numbers, and a support vector machine (SVM) "
-            f"classified the list. HOG counts the directions of edges in small cells; a bag of words counts which "
-            "of {WORDS} typical SIFT descriptors occur in each quarter of the image. A network learns both steps from "
+            "classified the list. HOG counts the directions of edges in small cells; a bag of words counts which "
+            f"of {WORDS} typical SIFT descriptors occur in each quarter of the image. A network learns both steps from "
             "the images. Clean digits fill their image. Cluttered digits are at a random place, rotated, and among "
             f"parts of other digits; the number of views is how many such images each of the {values['training_digits']:,} training digits has. "
             "Each seed takes other views where there are others. The small AlexNet is `alexnet-bn` with an eighth of "

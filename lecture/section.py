@@ -82,7 +82,10 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def gain(better: Sequence[float], worse: Sequence[float]) -> Interval:
-    """Return the interval of the differences, seed by seed."""
+    """Return the interval of the differences, seed by seed. A single value, without chance, is used for all."""
+    if 1 in (len(better), len(worse)):
+        count = max(len(better), len(worse))
+        better, worse = [*better] * (count // len(better)), [*worse] * (count // len(worse))
     return interval([a - b for a, b in zip(better, worse, strict=True)])
 
 
