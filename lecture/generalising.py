@@ -206,10 +206,10 @@ def section_augmentation(values: Values) -> Section:
         ),
         verdict=verdict_of(list(gains.values())),
         reason=(
-            f"Gain over no augmentation: {told}. On clean images both together are {points(clean)} from none. "
+            f"Gain over no augmentation: {told}. On clean images both together change the accuracy by {points(clean)}. "
             "Augmentation helps with the changes that it makes, not with all changes."
             if not all(helped)
-            else f"Gain over no augmentation: {told}. On clean images both together are {points(clean)} from none."
+            else f"Gain over no augmentation: {told}. On clean images both together change the accuracy by {points(clean)}."
         ),
         table=table_of(["augmentation", *(f"{test} test images" for test in tests)], rows),
         plot=lambda: _augmentation_plot(tests, of),
@@ -278,11 +278,11 @@ def section_width(values: Values) -> Section:
         claim=f"Wide hidden layers, up to {wide:,} units, raise the accuracy.",
         explanation=(
             "The 4096 units were chosen for 1000 classes. Here only the width of both hidden layers changes, in LeNet with ReLU "
-            f"and max pooling, on cluttered digits with {values['views']} view(s) and 10 classes."
+            f"and max pooling, on cluttered digits with {values['views']} views of each digit and 10 classes."
         ),
         verdict=verdict_of([last, total]),
         reason=(
-            f"{wide:,} units are {points(total)} from {narrow:,}, and {points(last)} from {widths[-2]:,}. "
+            f"The accuracy with {wide:,} units differs by {points(total)} from that with {narrow:,}, and by {points(last)} from that with {widths[-2]:,}. "
             f"The highest mean is at {best:,} units."
         ),
         table=table_of(["hidden units", "parameters", "training images", "held out"], rows),

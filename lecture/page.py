@@ -37,11 +37,20 @@ def write_page(experiments: Sequence[Experiment], results: Path, docs: Path, *, 
     for name, section, _ in sections:
         if section.plot is not None:
             save(section.plot, folder / f"{name}{suffix}")
-    write_text_atomically(docs, page_of(sections, folder.name, suffix))
+    absent = [each.name for each in experiments if each.name not in {name for name, _, _ in sections}]
+    write_text_atomically(docs, page_of(sections, folder.name, suffix, absent))
 
 
-def page_of(sections: Sequence[tuple[str, Section, Values]], folder: str, suffix: str = ".svg") -> str:
-    """Return the page's text: the template with the verdicts, the sections and the runs in its places."""
+def page_of(
+    sections: Sequence[tuple[str, Section, Values]],
+    folder: str,
+    suffix: str = ".svg",
+    absent: Sequence[str] = (),
+) -> str:
+    """Return the page's text: the template with the verdicts, the sections and the runs in its places.
+
+    `absent` names the experiments without results.
+    """
     verdicts = [
         [f"[{section.title}](#{_anchor(number, section.title)})", section.verdict.lower()]
         for number, (_, section, _) in enumerate(sections, 1)
@@ -64,6 +73,7 @@ def page_of(sections: Sequence[tuple[str, Section, Values]], folder: str, suffix
             _section_text(number, name, section, folder, suffix)
             for number, (name, section, _) in enumerate(sections, 1)
         ),
+        "ABSENT": _absent_text(absent),
         "RUNS": table_of(["experiment", "seeds", "time", "CPU time", "load before", "date (UTC)"], runs),
         "MACHINE": run["machine"],
         "VERSIONS": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
@@ -85,6 +95,15 @@ def _section_text(number: int, name: str, section: Section, folder: str, suffix:
         f"    python lecture/run.py --only {name}",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _absent_text(names: Sequence[str]) -> str:
+    if not names:
+        return "All experiments have results on this page."
+    return _wrapped(
+        f"This page does not have all sections yet. Experiments without results: {', '.join(names)}. "
+        f"They run with `python lecture/run.py --only {' '.join(names)}`."
+    )
 
 
 def _wrapped(text: str) -> str:

@@ -63,6 +63,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.mean:.1%}"
         return f"{self.mean:.1%} ({self.low:.0%} to {self.high:.0%})"
 
 
