@@ -1,8 +1,8 @@
 # Every target makes .venv itself; nothing needs root. setup.sh describes PYTHON=... and TORCH=cpu.
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients docs check format clean
-.PHONY: release-check
+.PHONY: setup demo test test-fast campaign bench bench-gpu bench-tools bench-clients docs lecture check format
+.PHONY: clean release-check
 
 setup: .venv/installed
 
@@ -51,6 +51,10 @@ bench-clients: setup
 docs: setup
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -c docs -d build/site.cache . build/site
 	@echo "build/site/index.html"
+
+# The lecture's claims as experiments: docs/lecture.md with its plots; half an hour on two quiet cores at most.
+lecture: setup
+	$(BIN)/python lecture/run.py
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
