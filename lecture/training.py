@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from alexnet_model.architectures import AlexNet, build
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
-from alexnet_model.datasets import ImageDataset, splits_from
+from alexnet_model.datasets import splits_from
+from alexnet_model.labelled_images import ImageDataset
 from alexnet_training.augmentation import Augmentation
 from alexnet_training.devices import Compute
 from alexnet_training.initialisation import default_learning_rate, initialise
