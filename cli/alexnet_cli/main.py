@@ -120,8 +120,10 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _failed("Interrupted.", INTERRUPTED)
     except Exception as error:
-        if isinstance(error, typer.TyperException) and not error.format_message():
-            return error.exit_code  # no command was given, and the help was printed
+        # Typer does not export this class, whose message is the help.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error))
+            return getattr(error, "exit_code", 2)
         if debug and not isinstance(error, typer.TyperException):
             raise
         return _failed(_line_of(error), getattr(error, "exit_code", 1))

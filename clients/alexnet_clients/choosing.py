@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from alexnet_model.errors import BadRequest, ContractMismatch, ForeignServer, ModelNotFound
-from alexnet_model.model_names import export_of_model, is_decoder
-from alexnet_model.records import PRECISIONS
+from alexnet_model.model_names import PRECISIONS, export_of_model, is_decoder
 
 from .client import Client
 from .served_model import ServedModel

@@ -1,4 +1,4 @@
-"""Names of exports, and of the models that Triton serves from one.
+"""Names of precisions, of exports, and of the models that Triton serves from one.
 
 An export named `flowers` is served as `flowers_fp32`, `flowers_fp16` and `flowers_int8`, which take prepared
 images, and as `flowers`, which takes encoded images and uses `flowers_decode`.
@@ -7,10 +7,13 @@ images, and as `flowers`, which takes encoded images and uses `flowers_decode`.
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from .errors import UsageError
-from .records import PRECISIONS, Precision
 
+#: The name of a precision: `fp32`, `fp16` or `int8`.
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]*"  # safe in a file name, in a shell and for Triton
 MAX_NAME = 64  # characters
 _DECODE = "_decode"

@@ -1,20 +1,18 @@
-"""The base class of records on disk, how they are read, and the names of precisions."""
+"""The base class of records on disk, and how they are read."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from .errors import ManifestError, os_error_reason
+from .model_names import PRECISIONS as PRECISIONS  # which imports no pydantic, for clients
+from .model_names import Precision as Precision
 from .reading import text_of_file, value_from_json
-
-#: The name of a precision: `fp32`, `fp16` or `int8`.
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 class Record(BaseModel):

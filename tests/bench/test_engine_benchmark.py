@@ -26,7 +26,6 @@ from alexnet_bench.reports.files import report_from_file
 from alexnet_bench.reports.names import calibration_in_words
 from alexnet_bench.runs import report_of_run
 from alexnet_bench.schema import Report, Roof
-from alexnet_cli.bench.engine import engine_command
 from alexnet_cli.main import run
 from alexnet_model import runtimes as runtimes_module
 from alexnet_model.errors import ExportError, UsageError
@@ -319,17 +318,6 @@ def test_a_batch_beyond_the_exports_largest_is_refused_before_anything_is_opened
         fakes.run(export, replace(ONCE, batches=(1, 9)))
     assert fakes.log == []
     assert len(fakes.run(export, replace(ONCE, batches=(8,))).engines) == 4
-
-
-def test_the_help_text_fits_80_columns(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lines longer than that are broken by rich, which leaves a few words on the next line."""
-    monkeypatch.setenv("COLUMNS", "80")
-    assert run(["bench", "engine", "--help"]) == 0
-    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    written = [line.strip() for line in (engine_command.__doc__ or "").strip().splitlines()]
-    assert set(written) <= set(shown)
 
 
 PLUGIN = """

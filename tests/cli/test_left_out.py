@@ -29,9 +29,9 @@ def test_the_classes_without_a_held_out_image_are_beside_the_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_training(report(missing_classes=("rose", "tulip")))
-    assert "accuracy 100.0% (20 of 20 images; none of rose, tulip)" in capsys.readouterr().out
+    assert "accuracy 100.0% (20 of 20 test images; none of rose, tulip)" in capsys.readouterr().out
     print_training(report())
-    assert "accuracy 100.0% (20 of 20 images)" in capsys.readouterr().out
+    assert "accuracy 100.0% (20 of 20 test images)" in capsys.readouterr().out
 
 
 def test_top_5_is_printed_if_there_are_more_classes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +39,7 @@ def test_top_5_is_printed_if_there_are_more_classes(capsys: pytest.CaptureFixtur
     assert "top-5" not in capsys.readouterr().out
     digits = SimpleNamespace(class_names=tuple("0123456789"))
     print_training(report(checkpoint=digits, held_out=Accuracy(10, 20, 15)))
-    assert "accuracy 50.0% (10 of 20 images), top-5 75.0%, " in capsys.readouterr().out
+    assert "accuracy 50.0% (10 of 20 test images), top-5 75.0%, " in capsys.readouterr().out
 
 
 def test_ten_of_many_images_that_were_left_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,4 +60,4 @@ def test_findings_are_lines_and_exit_1(repository: Path, capsys: pytest.CaptureF
 
 def test_an_export_is_no_repository(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["lint", str(exported.folder)]) == 1
-    assert "no model" in capsys.readouterr().err
+    assert "the folder of an export, which Triton cannot load" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 WRONG_USE = [
-    (["train", "--arch", "resnet"], ["architecture", "'resnet'", "alexnet, alexnet-lecture"]),
+    (["train", "--arch", "resnet"], ["architecture", "'resnet'", "alexnet, alexnet-bn, alexnet-lecture"]),
     (["train", "--width", "0"], ["width", "0.01 to 4"]),
     (["train", "--width", "wide"], ["--width", "valid number"]),
     (["train", "--epochs", "0"], ["epochs", "got 0"]),
@@ -40,7 +40,6 @@ WRONG_USE = [
     (["train", "--learning-rate", "-1"], ["learning rate", "-1"]),
     (["train", "--seed", "-1"], ["seed", "-1"]),
     (["train", "--out", "."], ["out", "folder"]),
-    (["bench", "loader", "nowhere"], ["nowhere", "no such folder"]),
     (["bench", "loader", "digits", "--workers", "0"], ["workers", "got 0", "1 to 256"]),
     (["bench", "loader", "digits", "--batch-size", "5000"], ["batch size", "1 to 4096"]),
     (["bench", "loader", "digits", "--seconds", "0"], ["seconds", "0.1 to 600"]),
@@ -144,6 +143,7 @@ WRONG_USE = [
 ]
 NOT_THERE = [
     (["train", "--data", "nowhere"], ["nowhere", "no such folder"]),
+    (["bench", "loader", "nowhere"], ["nowhere", "no such folder"]),
     (["export", "missing.safetensors"], ["missing.safetensors", "no such file", "alexnet train"]),
     (["export", "missing.pth"], ["missing.pth", "no such file"]),
     (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),

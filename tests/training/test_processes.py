@@ -72,7 +72,7 @@ def test_two_processes_train_to_the_weights_of_one(
         assert_same_weights(whole / f"{recipe}.safetensors", tmp_path / f"{recipe}.safetensors")
         assert load_checkpoint(tmp_path / f"{recipe}.safetensors").training["processes"] == 2
     screen = capfd.readouterr()
-    assert screen.out.count("Held-out accuracy") == len(RECIPES)  # rank 0 alone prints
+    assert screen.out.count("Test accuracy") == len(RECIPES)  # rank 0 alone prints
     assert "Warning" not in screen.err
 
 
@@ -206,5 +206,5 @@ def test_torchrun_starts_the_ranks_too(stripes: Path, tmp_path: Path) -> None:
         [*torchrun, "-m", "alexnet_training", *words], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Held-out accuracy") == 1
+    assert done.stdout.count("Test accuracy") == 1
     assert load_checkpoint(tmp_path / "out.safetensors").training["processes"] == 2
