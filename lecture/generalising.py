@@ -145,13 +145,23 @@ def changed_tests(test: SplitInMemory) -> dict[str, SplitInMemory]:
     return {name: split_of(pixels, test.labels) for name, pixels in made.items()}
 
 
+class _Unchanged(nn.Module):
+    """In the place of an effect of Kornia's: draws nothing, and changes nothing."""
+
+    def forward_parameters(self, shape: torch.Size) -> dict[str, torch.Tensor]:
+        return {}
+
+    def forward(self, images: torch.Tensor, params: object = None) -> torch.Tensor:
+        return images
+
+
 def _augmentation(*, crops: bool, colours: bool) -> nn.Module:
     """Return parts of the augmentation of the recipe `digits`."""
     whole = augmented()
     if not crops:
-        whole.crop = nn.Identity()
+        whole.crop = _Unchanged()
     if not colours:
-        whole.colour = nn.Identity()
+        whole.colour = _Unchanged()
     return whole
 
 
