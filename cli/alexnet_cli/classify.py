@@ -24,21 +24,14 @@ from .connecting import (
     TimeoutOption,
     UrlsOption,
 )
-from .options import model_chooser
+from .options import CsvFlag, ImagesArgument, JsonLinesFlag, RecursiveOption, TopOption, model_chooser
 
 if TYPE_CHECKING:
     from alexnet_clients import ImageSource, Prediction
 
 
 def classify_command(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
-            "image of this package: digit_3, digit_5, digit_8, china or flower.",
-            metavar="IMAGE...",
-        ),
-    ],
+    images: ImagesArgument,
     url: UrlsOption = DEFAULT_URL,
     model: Annotated[
         str | None,
@@ -56,10 +49,10 @@ def classify_command(
             help="Instead of --model: name of the export.", metavar="NAME", show_default="the only one"
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Classes to show, most probable first.")] = 5,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per image.")] = False,
+    top: TopOption = 5,
+    recursive: RecursiveOption = False,
+    as_json: JsonLinesFlag = False,
+    as_csv: CsvFlag = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write to this file: JSON lines, or CSV with --csv."),

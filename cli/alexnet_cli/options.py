@@ -55,6 +55,20 @@ StateDictKeyOption = Annotated[
         show_default="the first that fits",
     ),
 ]
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
+        "image of this package: digit_3, digit_5, digit_8, china or flower.",
+        metavar="IMAGE...",
+    ),
+]
+TopOption = Annotated[
+    int, typer.Option("--top", min=1, max=1000, help="Classes to show, most probable first.")
+]
+RecursiveOption = Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")]
+JsonLinesFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")]
+CsvFlag = Annotated[bool, typer.Option("--csv", help="Print CSV, one row per image.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of a table.")]
 
 

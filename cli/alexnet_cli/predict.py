@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,13 @@ from alexnet_model.errors import ImageError, UsageError
 from .options import (
     ArchOption,
     ArchOptionOption,
+    CsvFlag,
+    ImagesArgument,
+    JsonLinesFlag,
     NameOption,
+    RecursiveOption,
     StateDictKeyOption,
+    TopOption,
     architecture_options_from,
     precisions_from,
 )
@@ -31,14 +37,7 @@ BATCH = 16  # images that are computed at once, and so are in memory at once
 
 
 def predict_command(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
-            "image of this package: digit_3, digit_5, digit_8, china or flower.",
-            metavar="IMAGE...",
-        ),
-    ],
+    images: ImagesArgument,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A checkpoint, or weights of any PyTorch program (see export).", metavar="FILE"),
@@ -62,10 +61,10 @@ def predict_command(
             help="With --checkpoint: a file of class names, or 'imagenet'.", show_default="the checkpoint's"
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="Classes to show, most probable first.")] = 5,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per image.")] = False,
+    top: TopOption = 5,
+    recursive: RecursiveOption = False,
+    as_json: JsonLinesFlag = False,
+    as_csv: CsvFlag = False,
 ) -> None:
     """Classify images without a server: with a checkpoint in PyTorch, or an export in its runtime.
 
@@ -76,6 +75,7 @@ def predict_command(
     from alexnet_clients import LineFormat, sources_from_arguments
 
     from .prediction_output import print_prediction
+    from .screen import Rate, out
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", got="both", expected="one of them")
@@ -87,27 +87,32 @@ def predict_command(
             needed = "--export" if export is None else "--checkpoint"
             raise UsageError(option, got=f"no {needed}", expected=f"{option} only with {needed}")
     stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
-    sources = sources_from_arguments(images, recursive=recursive, stdin=stdin, command="predict")
+    find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin, command="predict")
+    total = sum(1 for _ in find())
     failed = False
-    with _opened_model(
-        checkpoint,
-        export,
-        precision=precision,
-        name=name,
-        arch=arch,
-        arch_option=arch_option,
-        key=key,
-        classes=classes,
-    ) as model:
+    with (
+        _opened_model(
+            checkpoint,
+            export,
+            precision=precision,
+            name=name,
+            arch=arch,
+            arch_option=arch_option,
+            key=key,
+            classes=classes,
+        ) as model,
+        Rate("classifying", total, hidden=out.is_terminal) as rate,  # there, the results show the progress
+    ):
         lines = LineFormat("csv" if as_csv else "json", min(top, len(model.class_names)))
         if as_json or as_csv:
             typer.echo(lines.header, nl=False)
-        for prediction in predictions_of(model, sources, top=lines.top):
+        for prediction in predictions_of(model, find(), top=lines.top):
             if as_json or as_csv:
                 typer.echo(lines.line(prediction, model.name), nl=False)
             else:
                 print_prediction(prediction)
             failed = failed or prediction.error is not None
+            rate.advance()
     if failed:
         raise typer.Exit(1)
 

@@ -1,6 +1,6 @@
 """What all packages share: architectures, input contract, datasets, checkpoints, manifest, errors.
 
-`import alexnet_model` does not import PyTorch or pydantic: the names that need them are loaded on first use.
+`import alexnet_model` imports neither PyTorch, pydantic nor the datasets: such names are loaded on first use.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from .contract import Contract, ImageInput, Uint8Array
 from .contract_sources import contract_from_file, contract_from_timm_config
-from .datasets import splits_from
 from .errors import AlexnetError
-from .image_table import LabelledImage
-from .labelled_images import ImageDataset, Splits
-from .prepared_images import PreparedImages, prepared_from_set
 
 if TYPE_CHECKING:
     from .architectures import build, multiply_adds, parameter_count
     from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from .datasets import splits_from
+    from .image_table import LabelledImage
+    from .labelled_images import ImageDataset, Splits
     from .manifest import Manifest, Precision, manifest_from_folder
+    from .prepared_images import PreparedImages, prepared_from_set
     from .pretrained import WeightsOptions, checkpoint_from
 
 __all__ = [
@@ -51,7 +51,11 @@ __all__ = [
 _LOADED_ON_FIRST_USE = {
     "architectures": ("build", "multiply_adds", "parameter_count"),
     "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "datasets": ("splits_from",),
+    "image_table": ("LabelledImage",),
+    "labelled_images": ("ImageDataset", "Splits"),
     "manifest": ("Manifest", "Precision", "manifest_from_folder"),
+    "prepared_images": ("PreparedImages", "prepared_from_set"),
     "pretrained": ("WeightsOptions", "checkpoint_from"),
 }
 
