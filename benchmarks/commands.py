@@ -30,7 +30,7 @@ class Measuring:
 
     Args:
         results: The folder of the committed reports.
-        within_s: The time after which no part is started or repeated.
+        within_s: The time after which no part is repeated, in seconds.
     """
 
     def __init__(self, results: Path, *, within_s: float) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
 from contextlib import closing
 from importlib.util import find_spec
@@ -35,8 +36,11 @@ from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_serving import DockerServer, EmbeddedServer, Server, choice_of_server
 
 # The module of each runtime that compiles engines here, and the longest that this takes.
-BUILDERS = {"aoti": ("torch", "minutes"), "tensorrt": ("tensorrt", "a minute")}
-BUILDERS["tensorrt-rtx"] = ("tensorrt_rtx", "a minute")
+BUILDERS = {
+    "aoti": ("torch", "minutes"),
+    "tensorrt": ("tensorrt", "a minute"),
+    "tensorrt-rtx": ("tensorrt_rtx", "a minute"),
+}
 QUICK_BATCHES, QUICK_S = (1, 8, 32, 128, 256), 6 * 60.0
 FULL_LARGEST, FULL_S = 1024, 30 * 60.0
 SERVED_S = 60.0  # what the load on a server takes with `QUICK_LOADS`
@@ -75,7 +79,7 @@ def main() -> int:
     if measuring.seconds_left < SERVED_S:
         note("No server is measured: there is no time left. Measure it with --full.")
     else:
-        measure_served(served, measuring, is_full=options.full)
+        code = measure_served(served, measuring, is_full=options.full) or code
     measuring.keep()
     compose(options.results, options.docs)
     return code
@@ -89,6 +93,8 @@ def exported(checkpoint: Path, work: Path, largest: int, gpu: Gpu) -> Path | Non
     export, onnx, in_docker = work / "export", work / "onnx_repository", work / "engine_repository"
     earlier = earlier_export(export, checkpoint, largest)
     if earlier is None:
+        for repository in (in_docker, *(work / f"{runtime}_repository" for runtime in BUILDERS)):
+            shutil.rmtree(repository, ignore_errors=True)  # has other weights, and would be served
         arguments = ["--runtime", "onnxruntime", "--max-batch", largest]
         if alexnet("export", checkpoint, *arguments, "--out", export, "--repository", onnx):
             return None
@@ -132,25 +138,32 @@ def has_engine(manifest: Manifest, runtime: str, gpu: Gpu) -> bool:
     )
 
 
-def measure_served(repository: Path, measuring: Measuring, *, is_full: bool) -> None:
-    """Measure a server that computes on the GPU: under load, and what an embedded one allows beside it."""
+def measure_served(repository: Path, measuring: Measuring, *, is_full: bool) -> int:
+    """Measure a server that computes on the GPU: under load, and what an embedded one allows beside it.
+
+    Returns:
+        0, or the exit code of a part that failed.
+    """
     try:
         with server_of(repository) as server:
             models = [name for name in server.models if device_of(server, name) == "GPU"]
             if not models:
                 note(f"No server on the GPU: Triton computes {', '.join(server.models)} on the CPU.")
-                return
+                return 0
             named = [word for name in models for word in ("--model", name)]
             loads = [*(FULL_LOADS if is_full else QUICK_LOADS), "--workers", "4"]
             served = ["--url", server.grpc_url, "--repository", repository]
-            measuring("server", "bench", "server", *served, *named, *loads)
+            codes = [measuring("server", "bench", "server", *served, *named, *loads)]
     except AlexnetError as error:
         note(f"Nothing is served: {error}")
-        return
+        return 0
     if is_full and isinstance(server, EmbeddedServer):
-        measuring("breakdown", "bench", "breakdown", "--repository", repository, "--batch", "1,32")
-        measuring("tune", "tune", "--limit-p99-ms", "20", "--repository", repository, "--dry-run")
-        measuring("cold-start", "bench", "cold-start", repository)
+        codes += [
+            measuring("breakdown", "bench", "breakdown", "--repository", repository, "--batch", "1,32"),
+            measuring("tune", "tune", "--limit-p99-ms", "20", "--repository", repository, "--dry-run"),
+            measuring("cold-start", "bench", "cold-start", repository),
+        ]
+    return max(codes)
 
 
 def device_of(server: Server, model: str) -> str:

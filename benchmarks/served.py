@@ -99,7 +99,7 @@ class Cost:
 
 def cost_in_process(comparison: ServerComparison, case: Case, seconds: float) -> Cost:
     engine = comparison.engines[case.precision].engine
-    engine.warm_up(case.batch, WARM_UP_S)
+    engine.warm_up(case.batch, WARM_UP_S, copies=True)
     before = cpu_s_by_program()
     timed = engine.time_calls(case.batch, seconds, 1)
     histogram = LatencyHistogram()

@@ -45,8 +45,12 @@ def calibration_rate(
     ready = Barrier(len(chosen))
 
     def rate_of(core: int) -> float:
-        os.sched_setaffinity(0, {core})  # of this thread alone
-        return _rate_of_core(seconds, clock, ready)
+        try:
+            os.sched_setaffinity(0, {core})  # of this thread alone
+            return _rate_of_core(seconds, clock, ready)
+        except BaseException:
+            ready.abort()  # otherwise the other threads would wait for this one
+            raise
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(len(chosen)) as threads:
         return sum(threads.map(rate_of, chosen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ import numpy as np
 from alexnet_model.contract import Contract
 from alexnet_model.datasets import splits_from
 from alexnet_model.environment import machine_name, versions_of
-from alexnet_model.errors import DatasetError, ImageError, TrainingError, UsageError
+from alexnet_model.errors import AlexnetError, DatasetError, ImageError, TrainingError, UsageError
 from alexnet_model.extras import needs
 from alexnet_model.labelled_images import ImageDataset
 from alexnet_model.progress import Progress, silent
@@ -30,6 +31,7 @@ with needs("train"):
 
 SEED = 0
 TRIED_IMAGES = 32  # to find how many are decoded in a second
+FAILED = 1  # exit code of a process that decodes, after it has printed its error
 MIN_BATCHES = 4  # per worker, so that the end of the last ones matters little
 
 
@@ -175,8 +177,15 @@ def _time_of_decoding(dataset: ImageDataset, contract: Contract, order: Indices,
         for process in processes:
             if process.pid is not None:
                 process.terminate()
+                process.join()
     seconds = time.perf_counter() - started
     failed = next((process for process in processes if process.exitcode), None)
+    if failed and failed.exitcode == FAILED:
+        raise DatasetError(
+            f"process {failed.pid} that decodes images",
+            got="the error above",
+            expected="images and shards that do not change during the measurement",
+        )
     if failed:
         raise TrainingError(
             f"process {failed.pid} that decodes images",
@@ -191,7 +200,11 @@ def _decode_in_process(dataset: ImageDataset, contract: Contract, order: Indices
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process gets it too, and ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     release_signals()
-    _decode(dataset, contract, order)
+    try:
+        _decode(dataset, contract, order)
+    except AlexnetError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(FAILED)
 
 
 def _decode(dataset: ImageDataset, contract: Contract, order: Indices) -> int:

@@ -33,16 +33,17 @@ def correct_biases(
         quantised: The model that ONNX Runtime's quantiser made of it, with the same names of nodes.
         batches: Images for the mean inputs, each uint8 `(N, height, width, 3)`.
     """
-    layers = [node for node in original.graph.node if _is_corrected(node)]
-    means = _mean_inputs(original, layers, batches)
     before = {tensor.name: tensor for tensor in original.graph.initializer}
+    # Weights that the network computes are not quantised.
+    layers = [node for node in original.graph.node if _is_corrected(node) and node.input[1] in before]
+    means = _mean_inputs(original, layers, batches)
     after = {tensor.name: tensor for tensor in quantised.graph.initializer}
     made_by = {output: node for node in quantised.graph.node for output in node.output}
     by_name = {node.name: node for node in quantised.graph.node}
     for layer in layers:
         node = by_name[layer.name]
         dequantise = made_by.get(node.input[1])
-        if dequantise is None or layer.input[1] not in before:  # the layer stayed in float
+        if dequantise is None:  # the layer stayed in float
             continue
         weight = numpy_helper.to_array(before[layer.input[1]])
         stored, scale = (numpy_helper.to_array(after[name]) for name in dequantise.input[:2])
@@ -74,7 +75,10 @@ def _mean_inputs(
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     # An output for each mean, not for each tensor, which would take gigabytes.
-    probed.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "mean_axes"))
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    for rank in {ranks[layer.input[1]] for layer in layers}:  # 4 for a convolution of images
+        axes = numpy_helper.from_array(np.arange(2, rank), f"mean_axes_{rank}")
+        probed.graph.initializer.append(axes)
     names = {}
     for layer in layers:
         source = layer.input[0]
@@ -82,7 +86,8 @@ def _mean_inputs(
             continue
         names[source] = f"{source}_mean"
         if layer.op_type == "Conv":
-            node = onnx.helper.make_node("ReduceMean", [source, "mean_axes"], [names[source]], keepdims=0)
+            axes_name = f"mean_axes_{ranks[layer.input[1]]}"
+            node = onnx.helper.make_node("ReduceMean", [source, axes_name], [names[source]], keepdims=0)
         else:
             node = onnx.helper.make_node("Identity", [source], [names[source]])
         probed.graph.node.append(node)

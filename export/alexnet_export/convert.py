@@ -163,8 +163,8 @@ def _miscomputed_convolutions(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Conv" and "strides" in attributes:
-            _, channels, height, width = shapes[node.input[1]]
-            if height == width == 1 and max(attributes["strides"].ints) > 1 and channels % 16 == 8:
+            _, channels, *kernel = shapes.get(node.input[1], (0, 0))  # weights may be computed
+            if set(kernel) == {1} and max(attributes["strides"].ints) > 1 and channels % 16 == 8:
                 found.append(node.name)
     return found
 

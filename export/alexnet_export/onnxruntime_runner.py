@@ -92,7 +92,18 @@ class OnnxRunner:
         )
 
     def infer(self, images: Uint8Array) -> Outputs:
-        return Outputs(*self._session.run(self._output_names, {self._contract.input_name: images}))
+        try:
+            return Outputs(*self._session.run(self._output_names, {self._contract.input_name: images}))
+        except Exception as error:  # ONNX Runtime's classes have no common base
+            raise self._failed(len(images), error) from error
+
+    def _failed(self, batch: int, error: Exception) -> ExportError:
+        return ExportError(
+            f"{self._path} with {batch} images on {self._device_name}",
+            got=str(error).strip().splitlines()[-1],
+            expected="a network that ONNX Runtime can run there",
+            next_step="Export with a smaller --max-batch if memory is short.",
+        )
 
     def _providers(self) -> list[Any]:
         return [CPU]
@@ -212,7 +223,11 @@ class CudaOnnxRunner(OnnxRunner):
 
     def launch(self) -> None:
         assert self._current is not None
-        self._session.run_with_iobinding(self._current.binding, self._current.run_options)
+        try:
+            self._session.run_with_iobinding(self._current.binding, self._current.run_options)
+        except Exception as error:
+            batch = len(self._current.buffers[self._contract.input_name])
+            raise self._failed(batch, error) from error
 
     def _load_on_gpu(self) -> None:
         self._session = self._load(self._session_options(), self._providers(cuda_graphs=self._cuda_graphs))

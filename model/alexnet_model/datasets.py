@@ -43,8 +43,9 @@ def splits_from(source: str, *, progress: Progress = silent) -> Splits:
     if not path.exists():
         raise DatasetError(
             str(path),
-            got="no such folder",
-            expected="'digits', 'cluttered-digits', or a folder with one subfolder of images per class",
+            got="no such file or folder",
+            expected="'digits', 'cluttered-digits', a folder with one subfolder of images per class, tar "
+            "shards, or a list of shards",
             next_step="Check the path.",
         )
     expected = "a folder of images, tar shards, or a list of shards"

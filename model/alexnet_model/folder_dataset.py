@@ -31,7 +31,7 @@ def splits_of_folder(folder: Path, progress: Progress) -> Splits:
     """
     found = split_folders(folder)
     if not found:
-        return split_by_seed(_class_folders(folder, folder, "all", progress))
+        return split_by_seed(_class_folders(folder, folder, "all", progress), progress=progress)
     train = _class_folders(folder, found["train"], "train", progress)
     given = {
         split: _class_folders(folder, path, split, progress, train.class_names)
@@ -41,7 +41,7 @@ def splits_of_folder(folder: Path, progress: Progress) -> Splits:
     test = given.get("test") or replace(given["validation"], split="test")
     if "validation" in given:
         return Splits(train, given["validation"], test)
-    return split_by_seed(train, test)
+    return split_by_seed(train, test, progress=progress)
 
 
 def _class_folders(

@@ -141,10 +141,12 @@ def _read(path: Path) -> ImageIndex | None:
             )
             searched = tuple((str(name), int(size), int(mtime)) for name, size, mtime in record["searched"])
             left_out = tuple(Unreadable(str(name), str(reason)) for name, reason in record["left_out"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
-    lengths = {len(columns.ends), len(columns.labels), len(columns.sizes)}
-    lengths |= {len(columns.offsets), len(columns.shard_of)} if columns.shards else {len(columns.mtimes_ns)}
-    if len(lengths) != 1 or not searched or len(columns.names) != columns.ends[-1]:
+        lengths = {len(columns.ends), len(columns.labels), len(columns.sizes)}
+        lengths |= (
+            {len(columns.offsets), len(columns.shard_of)} if columns.shards else {len(columns.mtimes_ns)}
+        )
+        if len(lengths) != 1 or not searched or len(columns.names) != columns.ends[-1]:
+            return None
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return ImageIndex(columns, searched, left_out)

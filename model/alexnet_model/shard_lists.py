@@ -52,7 +52,7 @@ def shards_in_list(path: Path, progress: Progress) -> list[str]:
     shards = []
     for number, line in enumerate(lines):
         is_url = re.match(r"[a-z][a-z0-9+.-]+://", line, re.IGNORECASE)
-        shards.append(_downloaded(line, path) if is_url else line)
+        shards.append(_downloaded(line, path, progress) if is_url else line)
         progress("opening shards", number + 1, len(lines))
     name, count = Counter(shards).most_common(1)[0]
     if count > 1:
@@ -65,7 +65,7 @@ def shards_in_list(path: Path, progress: Progress) -> list[str]:
     return shards
 
 
-def _downloaded(url: str, path: Path) -> str:
+def _downloaded(url: str, path: Path, progress: Progress) -> str:
     """Download one shard, unless it is here; return its path relative to the list's folder."""
     parts = urlsplit(url)
     name = parts.path.rpartition("/")[2]
@@ -89,6 +89,7 @@ def _downloaded(url: str, path: Path) -> str:
                     with temporary.open("wb") as file:
                         while size <= MAX_SHARD_BYTES and (part := response.read(1024 * 1024)):
                             size += file.write(part)
+                            progress(f"downloading {name}", size, max(length, size))
                     if size > MAX_SHARD_BYTES:
                         raise ValueError(f"more than {MAX_SHARD_BYTES:,} bytes")
                     if length >= 0 and size != length:

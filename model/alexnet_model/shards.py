@@ -62,16 +62,16 @@ def shards_in(folder: Path) -> list[str]:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a word in the path of a shard names; None if there is no such word.
+    """Return the split that the last such word in the path of a shard names; None if there is no such word.
 
-    >>> split_of("imagenet1k-train-0001.tar"), split_of("val/0001.tar"), split_of("0001.tar")
+    >>> split_of("imagenet1k-train-0001.tar"), split_of("train-sets/val/0001.tar"), split_of("0001.tar")
     ('train', 'validation', None)
     """
-    words = re.split(r"[^a-z]+", name.lower())
-    return next(
-        (split for split, words_of in _SPLITS.items() if any(map(words_of.fullmatch, words))),
-        None,
-    )
+    for word in reversed(re.split(r"[^a-z]+", name.lower())):
+        for split, words in _SPLITS.items():
+            if words.fullmatch(word):
+                return split
+    return None
 
 
 def splits_of_shards(source: Path, root: Path, shards: Sequence[str], progress: Progress) -> Splits:
@@ -80,8 +80,8 @@ def splits_of_shards(source: Path, root: Path, shards: Sequence[str], progress: 
     Args:
         source: the folder or list of the shards, which names the dataset.
         root: the folder that the paths of shards are relative to; `classes.txt` may be in it.
-        shards: the paths. The split of a shard is a word of its path; without such words, the images are
-            split by a fixed seed.
+        shards: the paths. The split of a shard is the last word of its path that names one; without such
+            words, the images are split by a fixed seed.
         progress: called after every shard.
 
     Raises:
@@ -116,7 +116,7 @@ def splits_of_shards(source: Path, root: Path, shards: Sequence[str], progress: 
     }
     validation, test = datasets.get("validation"), datasets.get("test")
     if validation is None:
-        return split_by_seed(datasets[first], test)
+        return split_by_seed(datasets[first], test, progress=progress)
     return Splits(datasets[first], validation, test or replace(validation, split="test"))
 
 

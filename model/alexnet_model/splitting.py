@@ -17,6 +17,7 @@ from .errors import AlexnetError, DatasetError
 from .files import sha256_of_file
 from .image_table import ImageInShard, ImageTable, LabelledImage
 from .labelled_images import ImageDataset, Splits, evenly_spaced
+from .progress import Progress, silent
 from .reading import open_regular
 
 Key = TypeVar("Key")
@@ -28,7 +29,9 @@ TEST_SHARE = 0.2
 TAIL_BYTES = 4096  # read of files of equal size before they are read as a whole
 
 
-def split_by_seed(whole: ImageDataset, test: ImageDataset | None = None) -> Splits:
+def split_by_seed(
+    whole: ImageDataset, test: ImageDataset | None = None, *, progress: Progress = silent
+) -> Splits:
     """Shuffle by the fixed seed, then take the test and validation splits evenly over the classes.
 
     Copies of an image are in the split that the image is in.
@@ -36,11 +39,12 @@ def split_by_seed(whole: ImageDataset, test: ImageDataset | None = None) -> Spli
     Args:
         whole: the images to split.
         test: the test split, if there is one; then only validation is taken.
+        progress: called during the search for copies.
 
     Raises:
         DatasetError: a split would have no images.
     """
-    originals = originals_of(whole.images)
+    originals = originals_of(whole.images, progress)
     distinct = np.flatnonzero(originals == np.arange(len(whole)))
     copies = len(whole) - len(distinct)
     shuffled = distinct[np.random.default_rng(SPLIT_SEED).permutation(len(distinct))]
@@ -64,11 +68,12 @@ def split_by_seed(whole: ImageDataset, test: ImageDataset | None = None) -> Spli
     return Splits(split("train", train), split("validation", validation), test, copies)
 
 
-def originals_of(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
+def originals_of(images: Sequence[LabelledImage], progress: Progress = silent) -> npt.NDArray[np.int64]:
     """Return for each image the index of the first image with the same bytes: for most, its own `(N,)`.
 
     Args:
         images: those of an `ImageTable` are compared, others are all different.
+        progress: called after every image that may be a copy.
     """
     originals = np.arange(len(images))
     if not isinstance(images, ImageTable):
@@ -76,28 +81,34 @@ def originals_of(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
     sizes = images.sizes
     _, group, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     candidates = np.flatnonzero(counts[group] > 1).tolist()
-    for equal in _equal((index, images[index], int(sizes[index])) for index in candidates):
+    found = ((index, images[index], int(sizes[index])) for index in candidates)
+    for equal in _equal(found, len(candidates), progress):
         originals[equal] = equal[0]
     return originals
 
 
-def copies_between(first: Sequence[LabelledImage], second: Sequence[LabelledImage]) -> list[tuple[str, str]]:
+def copies_between(
+    first: Sequence[LabelledImage], second: Sequence[LabelledImage], progress: Progress = silent
+) -> list[tuple[str, str]]:
     """Return the names of the images of `second` that have the same bytes as one of `first`, each with that.
 
     Args:
         first: the images of one split; those of an `ImageTable` are compared.
         second: the images of another split.
+        progress: called after every image that may be a copy.
     """
     if not isinstance(first, ImageTable) or not isinstance(second, ImageTable):
         return []
-    sides = [
-        (side, images, np.flatnonzero(np.isin(images.sizes, others.sizes)).tolist())
-        for side, images, others in ((0, first, second), (1, second, first))
-    ]
+    sizes = (first.sizes, second.sizes)  # gathered once: each takes milliseconds for a million images
+    candidates = [np.flatnonzero(np.isin(own, other)).tolist() for own, other in (sizes, sizes[::-1])]
     groups = _equal(
-        ((side, images[index].name), images[index], int(images.sizes[index]))
-        for side, images, candidates in sides
-        for index in candidates
+        (
+            ((side, images[index].name), images[index], int(sizes[side][index]))
+            for side, images in enumerate((first, second))
+            for index in candidates[side]
+        ),
+        sum(map(len, candidates)),
+        progress,
     )
     copies = []
     for equal in groups:
@@ -107,14 +118,19 @@ def copies_between(first: Sequence[LabelledImage], second: Sequence[LabelledImag
     return sorted(copies)
 
 
-def _equal(candidates: Iterable[tuple[Key, LabelledImage, int]]) -> list[list[Key]]:
+def _equal(
+    candidates: Iterable[tuple[Key, LabelledImage, int]], count: int, progress: Progress
+) -> list[list[Key]]:
     """Return the keys of the images that have the same bytes as others, in groups, in their order.
 
     Args:
         candidates: a key, the image, and its size in bytes. Files of 0 bytes are no images.
+        count: how many candidates there are.
+        progress: called after every candidate.
     """
     same_tail: defaultdict[tuple[int, bytes], list[tuple[Key, LabelledImage]]] = defaultdict(list)
-    for key, image, size in candidates:
+    for done, (key, image, size) in enumerate(candidates):
+        progress("finding copies", done + 1, count)
         with suppress(OSError, AlexnetError):  # reported when the image is read
             if size:
                 same_tail[size, _tail_of(image.source, size)].append((key, image))

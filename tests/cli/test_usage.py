@@ -142,8 +142,8 @@ WRONG_USE = [
     (["train", "--fly"], ["--fly"]),
 ]
 NOT_THERE = [
-    (["train", "--data", "nowhere"], ["nowhere", "no such folder"]),
-    (["bench", "loader", "nowhere"], ["nowhere", "no such folder"]),
+    (["train", "--data", "nowhere"], ["nowhere", "no such file or folder"]),
+    (["bench", "loader", "nowhere"], ["nowhere", "no such file or folder"]),
     (["export", "missing.safetensors"], ["missing.safetensors", "no such file", "alexnet train"]),
     (["export", "missing.pth"], ["missing.pth", "no such file"]),
     (["export", "alexnet-owt-7be5be79.pth"], ["alexnet-owt-7be5be79.pth", "no such file"]),

@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from alexnet_export import TorchRunner, signal_to_noise_db
-from alexnet_export.convert import fp16_from_onnx, onnx_from_checkpoint, operator_counts
+from alexnet_export.convert import fp16_from_onnx, int8_from_onnx, onnx_from_checkpoint, operator_counts
 from alexnet_export.openvino_runner import OpenVinoRunner, openvino_options
+from alexnet_model import WeightsOptions, checkpoint_from
 from alexnet_model.architectures import ARCHITECTURES
 from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
@@ -153,3 +154,31 @@ def test_batch_norm_is_folded_into_the_convolutions(digits: Uint8Array, tmp_path
     ):
         expected, got = torch_runner.infer(digits[:3]), runner.infer(digits[:3])
     assert signal_to_noise_db(expected.logits, got.logits) > 90
+
+
+class ChannelAttention(torch.nn.Module):
+    """A network whose channels are weighted by a convolution of one dimension, as in ECA-Net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, stride=2)
+        self.weights = torch.nn.Conv1d(1, 1, 3, stride=1, padding=1)
+        self.fc = torch.nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).relu()
+        weights = self.weights(x.mean(dim=(2, 3)).unsqueeze(1)).sigmoid()  # (N, 1, 8)
+        logits: torch.Tensor = self.fc(x.mean(dim=(2, 3)) * weights.squeeze(1))
+        return logits
+
+
+def test_convolutions_of_one_dimension_are_quantised_too(tmp_path: Path) -> None:
+    contract = Contract(size=32, resize=32)
+    checkpoint = checkpoint_from(
+        ChannelAttention(), WeightsOptions(classes=tuple(map(str, range(10))), contract=contract)
+    )
+    onnx_from_checkpoint(checkpoint, tmp_path / "fp32.onnx", max_batch=4)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    int8_from_onnx(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", images)
+    with OpenVinoRunner(tmp_path / "int8.onnx", contract, {}) as runner:
+        assert np.isfinite(runner.infer(images).logits).all()

@@ -120,7 +120,7 @@ def test_images_in_subfolders_are_found_and_other_files_ignored(folder_of: Folde
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ({}, ["no such folder"]),
+        ({}, ["no such file or folder"]),
         ({"train/a": 2}, ["val", "validation split"]),
         ({"train/a": 2, "val": 0}, ["no images"]),
         ({"train": 0, "val/a": 1}, ["no images"]),

@@ -91,6 +91,20 @@ def test_shards_without_a_split_are_split_by_the_seed_with_their_copies(tmp_path
     assert any("0003" in image.name for image in holder.images)
 
 
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("imagenet1k-train-0001.tar", "train"),
+        ("validation/0001.tar", "validation"),
+        ("train-val.txt.shards/val-0001.tar", "validation"),
+        ("training/test/0001.tar", "test"),
+        ("contest/0001.tar", None),
+    ],
+)
+def test_the_last_word_that_names_a_split_counts(path: str, split: str | None) -> None:
+    assert shards.split_of(path) == split
+
+
 def test_a_list_names_shards_below_its_folder_and_elsewhere(folder: Path, tmp_path: Path) -> None:
     listing = tmp_path / "shards.txt"
     listing.write_text(f"# shards\nimages/set-train-0000.tar\n\n{folder}/set-val-0000.tar\n")

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,15 @@ import pytest
 import torch
 
 from alexnet_model import Contract, splits_from
+from alexnet_model.classifier import Classifier
 from alexnet_model.errors import DatasetError, TrainingError, TrainingStopped
 from alexnet_model.progress import silent
 from alexnet_training import TrainingOptions, streaming, train
 from alexnet_training import splits as splits_module
-from alexnet_training.splits import prepared_from_splits
-from alexnet_training.streaming import StreamedSplit, default_workers
+from alexnet_training.devices import compute_on
+from alexnet_training.loop import accuracy_of
+from alexnet_training.splits import notes_on_copies, prepared_from_splits
+from alexnet_training.streaming import StreamedSplit, default_workers, signals_held
 
 from .conftest import striped
 
@@ -100,6 +105,50 @@ def test_a_validation_split_of_unreadable_images_is_refused(own_stripes: Path) -
     shutil.rmtree(own_stripes / "val")
     with pytest.raises(DatasetError, match=r"\(validation\): got no readable image among 12"):
         list(split.batches(np.arange(12), 8))
+
+
+def test_an_unreadable_validation_image_is_left_out_of_the_accuracy(own_stripes: Path) -> None:
+    dataset = splits_from(str(own_stripes)).validation
+    (own_stripes / dataset.images[0].name).write_bytes(b"")
+    split = StreamedSplit(dataset, CONTRACT, replace_unreadable=False, workers=1)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 24, 2))
+    found = accuracy_of(Classifier(network, CONTRACT), compute_on("cpu"), split, "accuracy", silent)
+    assert found.images == 11
+
+
+def test_copies_between_large_splits_are_named(own_stripes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", 0)
+    shutil.copy(own_stripes / "train/lying/03.png", own_stripes / "val/lying/copy.png")
+    splits = splits_from(str(own_stripes))
+    prepared = prepared_from_splits(splits, CONTRACT, keep_margin=False, progress=silent)
+    seen: list[tuple[str, int, int]] = []
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        seen.append((stage, done, total))
+
+    (note,) = notes_on_copies(splits, prepared, progress)
+    assert "1 of 13 validation images" in note
+    assert "val/lying/copy.png (train/lying/03.png)" in note
+    assert seen[-1][0] == "finding copies"
+    assert seen[-1][1] == seen[-1][2]
+
+
+def test_a_signal_that_another_thread_receives_is_held_too() -> None:
+    received: list[str] = []
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    handler = signal.signal(signal.SIGTERM, lambda *_: received.append("handled"))
+    try:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+            received.append("end of the block")
+        assert received == ["end of the block", "handled"]
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        done.set()
+        other.join()
 
 
 def test_a_killed_worker_is_one_line(stripes: Path) -> None:

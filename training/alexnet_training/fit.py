@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from alexnet_model.classifier import Classifier
 from alexnet_model.datasets import splits_from
 from alexnet_model.errors import LossNotFinite, TrainingError, TrainingStopped, UsageError
 from alexnet_model.extras import needs
+from alexnet_model.files import check_writable
 from alexnet_model.labelled_images import Unreadable
 from alexnet_model.progress import Progress, silent
 
@@ -166,7 +166,7 @@ class _Run:
         with ranks.first_alone("weights"):  # which may be downloaded
             self.start = start_of(options, len(self.class_names), note=self.notes.append)
         if ranks.is_first:
-            _check_writable(out)
+            _check_out(out)
         network = shared_by(ranks, compute.moved(self.start.network), compute.device)
         self.state = TrainingState(
             network=network,
@@ -194,7 +194,9 @@ class _Run:
                 self.splits, self.start.contract, keep_margin=self.recipe.keeps_margin, progress=stoppable
             )
             self._check_images(prepared)
-            self.notes += prepared.notes + notes_on_copies(self.splits, prepared)
+            self.notes += prepared.notes
+            if self.ranks.is_first:  # which alone prints them
+                self.notes += notes_on_copies(self.splits, prepared, stoppable)
             loop = self._loop(prepared, should_stop)
             # Ranks stop together, after a step. One that stopped elsewhere would leave the others waiting.
             held_out = self._held_out_after_training(
@@ -392,13 +394,11 @@ class _Run:
         )
 
 
-def _check_writable(out: Path) -> None:
+def _check_out(out: Path) -> None:
     """Raise before the training, not after it, if `out` cannot be written."""
     if out.is_dir():
         raise UsageError("out", got=f"the folder {out}", expected="a file to write the checkpoint to")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-        pass
+    check_writable(out)
 
 
 @contextmanager

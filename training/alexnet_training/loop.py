@@ -239,8 +239,9 @@ def accuracy_of(
             seen += len(labels)
             done = min(seen * ranks.count, images_of_all)
             progress(stage, done, images_of_all, f"accuracy {correct / seen:.1%}")
-    correct, in_top = ranks.sum(torch.tensor([correct, in_top])).tolist()
-    return Accuracy(correct, images_of_all, in_top)
+    # Not `images_of_all`: a streamed split leaves out images that cannot be read.
+    correct, in_top, seen = ranks.sum(torch.tensor([correct, in_top, seen])).tolist()
+    return Accuracy(correct, seen, in_top)
 
 
 def epoch_means(position: Position) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import DatasetError, ImageError, listed
 from alexnet_model.labelled_images import ImageDataset, Splits, Unreadable
 from alexnet_model.prepared_images import digests_of_images, prepared_from_set
-from alexnet_model.progress import Progress
+from alexnet_model.progress import Progress, silent
 from alexnet_model.splitting import copies_between
 
 from .streaming import Indices, StreamedSplit, default_workers
@@ -112,13 +112,14 @@ def with_margin(contract: Contract) -> Contract:
     return replace(contract, size=contract.resize) if isinstance(contract.resize, int) else contract
 
 
-def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
+def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress = silent) -> list[str]:
     """Say how many images are copies, and whether training images are among those of the other splits.
 
     Args:
         splits: the dataset.
         prepared: its prepared splits. Images are equal if their prepared pixels are, or in large splits
             if their files are.
+        progress: called after every file that is compared.
     """
     notes = []
     if splits.copies:
@@ -136,7 +137,7 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits) -> list[str]:
                 if digest in trained_on
             ]
         else:
-            shared = copies_between(splits.train.images, dataset.images)
+            shared = copies_between(splits.train.images, dataset.images, progress)
         if shared:
             notes.append(
                 f"{len(shared):,} of {len(split.labels):,} {dataset.split} images are training images too, "

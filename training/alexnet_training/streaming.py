@@ -239,16 +239,26 @@ def _worker_errors() -> Iterator[None]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM while processes are forked.
+    """Hold back Ctrl-C and SIGTERM while processes are forked; call it in the main thread to hold them back.
 
     Otherwise a signal could come before a new process has set its handlers, or be lost in a callback that
-    Python runs after a fork. New processes call `release_signals`.
+    Python runs after a fork. Blocking them does not suffice: another thread may receive a signal, and Python
+    then runs its handler in the main thread. New processes call `release_signals`.
     """
+    arrived: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in HELD_SIGNALS:
+            handlers[number] = signal.signal(number, lambda number, _: arrived.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(arrived):
+            signal.raise_signal(number)
 
 
 def release_signals() -> None:

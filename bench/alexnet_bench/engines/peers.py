@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
-import numpy as np
-
 from alexnet_export import Outputs, RunnerSource
+from alexnet_export.cuda import contiguous
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Uint8Array
@@ -71,14 +70,14 @@ class HalfTorchRunner:
 
     def infer(self, images: Uint8Array) -> Outputs:
         batch = self._within_largest(len(images))
-        self._device.upload(np.require(images, requirements=["C", "W"]), self._images)
+        self._device.upload(contiguous(images), self._images)
         self._launched(batch)
         probabilities, logits = self._outputs[batch]
         return Outputs(self._device.download(probabilities, batch), self._device.download(logits, batch))
 
     def place(self, images: Uint8Array) -> Any:
         buffer = self._device.buffer(images.shape, "uint8")
-        self._device.upload(np.require(images, requirements=["C", "W"]), buffer)
+        self._device.upload(contiguous(images), buffer)
         return buffer
 
     def take(self, placed: Any) -> None:
