@@ -17,7 +17,7 @@ class CommitHook(BuildHookInterface):  # type: ignore[misc, type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the commit of the source tree, or that which the sdist has."""
         if version == "editable":
-            return  # git is asked whenever the version is printed
+            return  # `--version` reads the commit from git
         source = Path(self.root) / FILE
         if not source.is_file():
             commit = self._commit()

@@ -3,7 +3,7 @@
 #
 #   PYTHON   the interpreter, of version 3.11 or 3.12; by default the first that is found, or one from uv
 #   TORCH    auto: PyTorch without CUDA where there is no NVIDIA GPU, if its package index answers (the default)
-#            cpu: PyTorch without CUDA, if its package index answers; 6 GB less
+#            cpu: PyTorch without CUDA, if its package index answers; several GB less
 #            default: what the usual package index has
 set -eu
 TORCH=${TORCH:-auto}

@@ -74,7 +74,7 @@ def index() -> Iterator[str]:
 
 
 def test_the_first_python_that_fits_is_used(folder: Path) -> None:
-    add(folder, "python3", fits=False)
+    add(folder, "python3.11", fits=False)
     add(folder, "python3.12")
     code, calls, _ = run(folder)
     assert code == 0
@@ -118,7 +118,7 @@ def test_an_index_that_does_not_answer_is_no_failure(folder: Path) -> None:
     assert not any("--extra-index-url" in call for call in calls)
 
 
-@pytest.mark.parametrize("torch", ["cpu", "default"])
+@pytest.mark.parametrize("torch", ["auto", "cpu", "default"])
 def test_an_index_that_answers_is_used_unless_the_default_is_requested(
     folder: Path, index: str, torch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,9 @@ def test_an_index_that_answers_is_used_unless_the_default_is_requested(
     add(folder, "python3.11")
     code, calls, _ = run(folder, index, TORCH=torch)
     assert code == 0
-    assert (f"--extra-index-url {index}" in calls[-1]) == (torch == "cpu")
+    assert (f"--extra-index-url {index}" in calls[-1]) == (
+        torch == "cpu" or (torch == "auto" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))))
+    )
 
 
 def test_an_unknown_choice_is_refused(folder: Path) -> None:

@@ -22,7 +22,7 @@ from .figures.verdicts import Reason, Verdict
 
 SCHEMA_VERSION: Literal[2] = 2
 Loop = Literal["closed", "open"]
-# Whose memory was measured: the process's own, or all that a GPU has less free, by whatever program.
+# Whose memory was measured: the process's own, or all that a GPU has less free, by any program.
 MemoryOf = Literal["process", "device"]
 _FLOATS = frozenset({"f16", "f32", "f16+f32"})
 

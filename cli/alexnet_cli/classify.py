@@ -24,7 +24,15 @@ from .connecting import (
     TimeoutOption,
     UrlsOption,
 )
-from .options import CsvFlag, ImagesArgument, JsonLinesFlag, RecursiveOption, TopOption, model_chooser
+from .options import (
+    CsvFlag,
+    ImagesArgument,
+    JsonLinesFlag,
+    RecursiveOption,
+    TopOption,
+    check_one_format,
+    model_chooser,
+)
 
 if TYPE_CHECKING:
     from alexnet_clients import ImageSource, Prediction
@@ -82,8 +90,7 @@ def classify_command(
     from .prediction_output import print_prediction
     from .screen import Rate, escaped, note, out
 
-    if as_json and as_csv:
-        raise UsageError("--json and --csv", got="both", expected="one of them")
+    check_one_format(as_json, as_csv)
     if resume and output is None:
         raise UsageError("--resume", got="no --output to continue", expected="--output FILE too")
     choose = model_chooser(model, precision, name)

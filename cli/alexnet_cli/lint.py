@@ -31,13 +31,13 @@ def lint_command(
 
     Example: alexnet lint model_repository
     """
-    from alexnet_model.docker import release_of_image
+    from alexnet_model.docker import known_release_of_image
     from alexnet_model.triton_image import TRITON_IMAGE
     from alexnet_serving import lint, raise_if_findings
 
     from .screen import Bars, in_megabytes, say
 
-    release = release_of_image(image) if image else None
+    release = known_release_of_image(image) if image else None
     with Bars() as bars:
         findings = lint(repository, hashes=hashes, triton_release=release, progress=in_megabytes(bars))
     if as_json:

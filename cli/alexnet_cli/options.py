@@ -87,6 +87,16 @@ def architecture_options_from(texts: list[str]) -> dict[str, bool | int | float 
     return options
 
 
+def check_one_format(as_json: bool, as_csv: bool) -> None:
+    """Refuse --json beside --csv.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", got="both", expected="one of them")
+
+
 def names_from(texts: list[str]) -> tuple[str, ...]:
     """Split the values of a repeated option at commas: `a,b` and `c` to `a`, `b` and `c`."""
     return tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
@@ -123,7 +133,7 @@ def precisions_from(text: str | None) -> tuple[Precision, ...] | None:
 
 
 def model_chooser(
-    model: str | None, precision: str | None, name: str | None = None
+    model: str | None, precision: str | None, name: str | None
 ) -> Callable[[Client], ServedModel]:
     """Check the options that name a model, and return the function that reads it from a server.
 

@@ -25,6 +25,7 @@ from .options import (
     StateDictKeyOption,
     TopOption,
     architecture_options_from,
+    check_one_format,
     precisions_from,
 )
 
@@ -77,8 +78,7 @@ def predict_command(
     from .prediction_output import print_prediction
     from .screen import Rate, out
 
-    if as_json and as_csv:
-        raise UsageError("--json and --csv", got="both", expected="one of them")
+    check_one_format(as_json, as_csv)
     wrong: dict[str, object] = {"--precision": precision, "--name": name} if export is None else {}
     if export is not None:
         wrong = {"--arch": arch, "--arch-option": arch_option, "--key": key, "--classes": classes}

@@ -65,12 +65,14 @@ def tune_command(
 
     Each configuration is served by a server of its own, embedded or in Docker, on free ports; one option is
     changed at a time. The best options are printed, and written to the repository: a server that is
-    running has to be started again. If the machine was busy, the answer is printed with the label INVALID
+    running has to be started again. If the machine was busy, the result is printed with the label INVALID
     and the reasons, and is written only with --force. Exits with 1 if nothing is written.
 
     Example: alexnet tune --limit-p99-ms 50 --repository model_repository
     """
     from alexnet_bench import Timing, TuningOptions, bench_tuning, winner_of, write_winner
+    from alexnet_model.docker import known_release_of_image
+    from alexnet_model.triton_image import TRITON_IMAGE
     from alexnet_pipeline import unpacked_export
     from alexnet_serving import DockerServer, EmbeddedServer, Server, lint, packed_export, raise_if_findings
 
@@ -88,7 +90,12 @@ def tune_command(
 
     open_server(repository)  # raises if it cannot serve the repository
     with Bars() as bars:  # manual changes would be lost
-        raise_if_findings(repository, lint(repository, progress=in_megabytes(bars)))
+        findings = lint(
+            repository,
+            triton_release=known_release_of_image(image) if image else None,
+            progress=in_megabytes(bars),
+        )
+    raise_if_findings(repository, findings, image=image or TRITON_IMAGE)
     packed = packed_export(repository, name)
     manifest, base = packed.manifest, packed.options
     with ExitStack() as opened:

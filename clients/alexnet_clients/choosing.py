@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from alexnet_model.errors import BadRequest, ContractMismatch, ForeignServer, ModelNotFound
-from alexnet_model.model_names import PRECISIONS, export_of_model, is_decoder
+from alexnet_model.errors import ContractMismatch, ModelNotFound
+from alexnet_model.model_names import PRECISIONS, Precision, export_of_model, is_decoder, network_name
 
 from .client import Client
 from .served_model import ServedModel
+from .transports.error_rules import STATISTICS_REFUSED
 
 DEFAULT_NAME = "alexnet"  # of an export
-# What a server replies that does not report its models, such as one behind a proxy.
-_NOT_REPORTED = (BadRequest, ForeignServer, ModelNotFound)
 
 
-def choose_model(client: Client, *, name: str | None = None, precision: str | None = None) -> ServedModel:
+def choose_model(
+    client: Client, *, name: str | None = None, precision: Precision | None = None
+) -> ServedModel:
     """Return the served model that takes prepared images, if the name and precision leave only one export.
 
     Of several precisions it is the one that the server declares as the default of its export, else the most
@@ -30,11 +31,11 @@ def choose_model(client: Client, *, name: str | None = None, precision: str | No
         ClientError: no reply.
     """
     if name is not None and precision is not None:
-        return client.model(f"{name}_{precision}")
+        return client.model(network_name(name, precision))
     try:
         served = client.model_names()
-    except _NOT_REPORTED:
-        return client.model(f"{name or DEFAULT_NAME}_{precision or PRECISIONS[0]}")
+    except STATISTICS_REFUSED:
+        return client.model(network_name(name or DEFAULT_NAME, precision or PRECISIONS[0]))
     usable: list[ServedModel] = []
     mismatch: ContractMismatch | None = None
     for model in served:

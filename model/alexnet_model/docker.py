@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import DockerError, PortTaken, os_error_reason
+from .errors import DockerError, PortTaken, UsageError, os_error_reason
 from .triton_image import BUILD_CPU_IMAGE, CPU_IMAGE, MINIMUM_DRIVER, TRITON_IMAGE, release_of_tag
 
 PROGRAM = "docker"
@@ -126,6 +126,23 @@ def release_of_image(image: str) -> str | None:
         declared = ""
     found = re.match(r"\d\d\.\d\d", declared)
     return found[0] if found else release_of_tag(image)
+
+
+def known_release_of_image(image: str) -> str:
+    """Return the Triton release of an image that a user named, such as `26.07`.
+
+    Raises:
+        UsageError: it is not known here.
+    """
+    release = release_of_image(image)
+    if release is None:
+        raise UsageError(
+            "image",
+            got=f"{image}, whose Triton release is not known here",
+            expected="a release in its tag, such as 26.11-py3, or an image on this machine that declares it",
+            next_step=f"Pull it: docker pull {image}",
+        )
+    return release
 
 
 def mount(source: Path, target: str, *, read_only: bool = True) -> str:

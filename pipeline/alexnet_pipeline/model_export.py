@@ -23,7 +23,7 @@ from alexnet_export import (
     refuse_unbuildable,
 )
 from alexnet_model.checkpoint import Checkpoint
-from alexnet_model.docker import release_of_image
+from alexnet_model.docker import known_release_of_image
 from alexnet_model.errors import ExportError, ManifestError, RepositoryError, UsageError, os_errors_as
 from alexnet_model.files import atomic_directory, check_writable, restore_interrupted
 from alexnet_model.manifest import MANIFEST_NAME, Manifest, manifest_from_folder
@@ -149,7 +149,7 @@ def export_model(
             engine_options.profile_to(max_batch)
         builders = builders_from(engine_options) if engine_options else ()
         refuse_unbuildable(builders, options.precisions or ())
-        triton_release = _release_of(options.image)
+        triton_release = known_release_of_image(options.image) if options.image else None
         to_measure, device = None, None
         if recorded is None:
             to_measure, sentences = runtimes_to_measure(options)
@@ -226,23 +226,6 @@ def export_model(
             left_out=tuple(left_out),
             next_command=f"alexnet serve --repository {options.repository}",
         )
-
-
-def _release_of(image: str | None) -> str | None:
-    """Return the Triton release of an image that the user named; None for the pinned one.
-
-    Raises:
-        UsageError: it is not known here.
-    """
-    release = None if image is None else release_of_image(image)
-    if image is not None and release is None:
-        raise UsageError(
-            "image",
-            got=f"{image}, whose Triton release is not known here",
-            expected="a release in its tag, such as 26.11-py3, or an image on this machine that declares it",
-            next_step=f"Pull it: docker pull {image}",
-        )
-    return release
 
 
 def _not_built(

@@ -14,7 +14,7 @@ from alexnet_cli.main import run
 
 COMMANDS = (
     *("train", "export", "lint", "rollback", "serve", "classify", "predict", "ui", "demo", "doctor", "tune"),
-    "compare",
+    *("compare", "pack"),
     *("bench cold-start", "bench engine", "bench report", "bench breakdown", "bench server"),
     "bench loader",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class Served(FakeTransport):
         )
 
 
-def chosen(served: FakeTransport, **options: str) -> str:
+def chosen(served: FakeTransport, **options: Any) -> str:
     with Client("grpc://host", transport=served) as client:
         return choose_model(client, **options).name
 

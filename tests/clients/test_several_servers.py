@@ -21,6 +21,7 @@ from alexnet_model.errors import (
     ClientError,
     ConnectionLost,
     ContractMismatch,
+    DeadlineExceeded,
     ModelNotFound,
     NotReady,
     Overloaded,
@@ -280,12 +281,12 @@ def test_a_slow_server_that_replies_to_a_probe_keeps_its_request(fakes: Fakes) -
 def test_cancelling_a_stream_ends_its_requests(fakes: Fakes, client: Client) -> None:
     for host in "ab":
         fakes[host].hold()
-    stream = client.classify_each(iter([IMAGES[0]] * 200))
-    for host in "ab":
-        threading.Timer(0.2, fakes[host].release).start()
+    stream = client.classify_each(iter([IMAGES[0]] * 200), in_flight=4)
+    held = fakes["a"]._held
+    assert held is not None
+    threading.Timer(0.2, lambda: held.pop(0)()).start()
     next(stream)
-    for host in "ab":
-        fakes[host].hold()
+    assert min(fakes[host].in_flight for host in "ab") >= 1
     stream.close()
     assert [fakes[host].in_flight for host in "ab"] == [0, 0]
 
@@ -361,3 +362,29 @@ def test_a_name_without_addresses_is_unreachable(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
     with pytest.raises(Unreachable, match="no address: Name or service not known"):
         Client("dns:///name:8001", timeout_s=1).connect()
+
+
+def test_a_slow_name_service_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(20) and [])
+    client = Client("dns:///name:8001", timeout_s=0.3)
+    started = time.monotonic()
+    try:
+        with pytest.raises(DeadlineExceeded, match=r"no address in 0\.\d+ s"):
+            client.connect()
+        assert time.monotonic() - started < 5
+    finally:
+        answer.set()
+        client.close()
+
+
+def test_closing_during_the_first_lookup_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(20) and [])
+    client = Client("dns:///name:8001", timeout_s=10)
+    threading.Timer(0.3, client.close).start()
+    try:
+        with pytest.raises(ClientError, match="a client that is closed"):
+            client.connect()
+    finally:
+        answer.set()

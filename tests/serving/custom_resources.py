@@ -1,7 +1,8 @@
 """Schemas of the custom resources in serving/deploy/kubernetes, as far as those files use them.
 
-Kubernetes' own schemas do not have these kinds. Sources: the types of KEDA 2.18 (`keda.sh/v1alpha1`), the
-Prometheus operator 0.86 (`monitoring.coreos.com/v1`), Gateway API 1.4 and KServe 0.16. Unknown fields fail.
+Kubernetes' own schemas do not have these kinds. They were compared with the types of KEDA 2.18
+(`keda.sh/v1alpha1`), the Prometheus operator 0.86 (`monitoring.coreos.com/v1`), Gateway API 1.4 and KServe
+0.16, and allow less than those. Unknown fields fail.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Augmentation: training images are changed at random, on the device that trains.
 
-All classes draw from PyTorch's global generator of the CPU, whatever the device. Of several processes, each
+All classes draw from PyTorch's global generator of the CPU, on every device. Of several processes, each
 draws the random numbers of the whole batch and uses those of its own images.
 """
 

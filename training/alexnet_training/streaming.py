@@ -145,7 +145,7 @@ class StreamedSplit:
             DatasetError: 100 images in a row, or all of `order`, cannot be read, or a shard was changed.
             TrainingError: a worker was killed.
         """
-        # Lists, because PyTorch tells workers the indices by a pipe.
+        # Lists, because PyTorch sends the indices to workers through a pipe.
         chunks = [order[start : start + size].tolist() for start in range(0, len(order), size)]
         workers = max(1, min(self.workers, len(chunks)))
         # PyTorch gives out this many batches, and one more is in use.
@@ -248,8 +248,8 @@ def signals_held() -> Iterator[None]:
     arrived: list[int] = []
     handlers: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in HELD_SIGNALS:
-            handlers[number] = signal.signal(number, lambda number, _: arrived.append(number))
+        for held in HELD_SIGNALS:
+            handlers[held] = signal.signal(held, lambda number, _: arrived.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
         yield

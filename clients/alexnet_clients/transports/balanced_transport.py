@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -44,8 +45,8 @@ from .transport import (
 )
 
 T = TypeVar("T")
-# A server with an open request that has sent nothing for SILENT_S is asked whether it is ready. If it does
-# not reply to that in PROBE_S, its requests move on. Both are at most a quarter of a request's timeout, so
+# A server with an open request that has sent nothing for SILENT_S is probed for readiness. If it does not
+# reply to the probe in PROBE_S, its requests move on. Both are at most a quarter of a request's timeout, so
 # that half of it is left for another server.
 SILENT_S = 1.0
 PROBE_S = 2.0
@@ -285,7 +286,7 @@ class BalancedTransport:
         if self._endpoints.by_dns:
             resolving = self._resolve_if_older_than(RESOLVE_S)
             if not self._servers and resolving is not None:
-                await result_of(copy_of(resolving))
+                await self._resolved(resolving, timeout_s)
         now = time.monotonic()
         with self._lock:
             servers = self._servers
@@ -387,6 +388,18 @@ class BalancedTransport:
                     raise CLOSED.error(subject, "a client that is closed") from error
                 self._resolving.add_done_callback(lambda _: setattr(self, "_resolving", None))
             return self._resolving
+
+    async def _resolved(self, resolving: Future[None], timeout_s: float) -> None:
+        """Wait for the first lookup of the name, which may take longer than a request has time."""
+        waiting = copy_of(resolving)
+        with suppress(RuntimeError):  # closed: the lookup is cancelled then
+            self._loop.call_later(timeout_s, waiting.cancel)
+        await wait_for(waiting)
+        if self._closed:
+            raise CLOSED.error(str(self._endpoints), "a client that is closed")
+        if waiting.cancelled():
+            raise LATE.error(str(self._endpoints), f"no address in {timeout_s:g} s")
+        waiting.result()
 
     async def _resolve(self) -> None:
         """Add servers for new addresses; close those that are gone, once their requests have ended."""

@@ -22,6 +22,9 @@ from alexnet_model.errors import (
     Untrusted,
 )
 
+# A proxy, or the server's own options, may refuse the statistics and still allow inference.
+STATISTICS_REFUSED: tuple[type[ClientError], ...] = (BadRequest, ForeignServer, ModelNotFound)
+
 
 @dataclass(frozen=True)
 class ErrorRule:
@@ -42,7 +45,7 @@ REFUSED = ErrorRule(BadRequest, "a request that the server accepts")
 FAILED = ErrorRule(ClientError, next_step="The server's log has more details.")
 LATE = ErrorRule(DeadlineExceeded, next_step="Raise timeout_s, or send smaller batches.")
 NO_MODEL = ErrorRule(ModelNotFound, "a model that this server has", "Check the model's name.")
-FULL = ErrorRule(Overloaded, "room in the queue", "Send fewer requests at a time.")
+FULL = ErrorRule(Overloaded, "space in the queue", "Send fewer requests at a time.")
 NO_SHARED_MEMORY = ErrorRule(
     ClientError,
     "enough shared memory for the server's models",

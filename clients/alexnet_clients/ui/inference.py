@@ -7,19 +7,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from alexnet_model.errors import BadRequest, ContractMismatch, ForeignServer, ModelNotFound
+from alexnet_model.errors import ContractMismatch, ModelNotFound
 from alexnet_model.manifest import PRECISIONS
 from alexnet_model.model_names import decoder_name, network_name
 
 from ..client import Client
 from ..predictions import Classification
 from ..served_model import ServedModel
+from ..transports.error_rules import STATISTICS_REFUSED
 from ..transports.transport import ModelStatistics
 
 # Triton may count a request shortly after its reply.
 _COUNT_DELAY_S = 0.25
-# A proxy, or the server's own options, may refuse the statistics and still allow inference.
-_STATISTICS_REFUSED = (BadRequest, ForeignServer, ModelNotFound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,5 +154,5 @@ def _statistics(client: Client, served: ServedModel) -> dict[str, ModelStatistic
         names = (decoder_name(served.name), f"{served.name}_{served.precision}")
     try:
         return {name: client.statistics(name) for name in names}
-    except _STATISTICS_REFUSED:
+    except STATISTICS_REFUSED:
         return None
