@@ -125,7 +125,8 @@ def section(values: Values) -> Section:
             "shrinks the gradient on its way back. That of ReLU is 1 or 0. The same initial weights are given to both. "
             "A layer's relative gradient is the norm of the gradient of its weights divided by the norm of the weights. "
             f"Accuracies are of LeNet on clean digits after {values['epochs']} passes; SGD has momentum 0.9 and a "
-            f"highest learning rate of {values['rates']['sgd']:g}, Adam one of {values['rates']['adam']:g}."
+            f"highest learning rate of {values['rates']['sgd']:g}, Adam one of {values['rates']['adam']:g}. "
+            "Both activations get the same rates; they were not tuned for the sigmoid."
         ),
         verdict=verdict_of([sgd, adam]),
         reason=(

@@ -246,7 +246,7 @@ def section_roofline(values: Values) -> Section:
         title="Memory against compute",
         claim="Whether memory or arithmetic limits a network differs from layer to layer.",
         explanation=(
-            "A layer that does many operations for each byte it reads or writes is limited by arithmetic, "
+            "The layers are those of torchvision's AlexNet with 10 classes. A layer that does many operations for each byte it reads or writes is limited by arithmetic, "
             "one that does few is limited by memory. The limit is the machine's own ratio, here "
             f"{ridge:.1f} operations per byte in FP32 ({roof['operations_per_s'] / 1e9:,.0f} GFLOP/s and "
             f"{roof['bytes_per_s'] / 1e9:.0f} GB/s, measured by the engine benchmark on {values['engine_machine']}). "

@@ -175,7 +175,7 @@ def section(values: Values) -> Section:
         + ("Both are" if least > GTX_580_BYTES else "The first is" if needs_two else "Neither is")
         + " more than 3 GB, so the count "
         + ("shows" if least > GTX_580_BYTES else "alone does not show")
-        + " that two GPUs were necessary; there was little space for anything else. "
+        + " that two GPUs were necessary; with all gradients kept, there was little space for anything else. "
     )
     equal = (
         f"After {values['steps']} steps of SGD on {values['images']} images (width {values['width']:g}), the weights of the "

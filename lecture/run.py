@@ -64,7 +64,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--docs", type=Path, default=DOCS, help="the page; its plots are in a folder beside it"
     )
-    parser.add_argument("--workers", type=int, default=2, help="experiments at a time, each on one thread")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="experiments at a time; features and halves start processes of their own",
+    )
     options = parser.parse_args(words)
     if options.quick and (options.results.resolve() == RESULTS or options.docs.resolve() == DOCS):
         parser.error(
