@@ -56,7 +56,7 @@ def test_an_empty_calibration_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     with pytest.raises(DatasetError, match="no images"):
         calibration_from(str(tmp_path), UNRELATED, Contract(), silent)
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="no such file or folder"):
         calibration_from(str(tmp_path / "nowhere"), UNRELATED, Contract(), silent)
 
 
