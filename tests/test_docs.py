@@ -39,20 +39,6 @@ def code_blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_readmes_python_runs_as_written(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (block,) = code_blocks(ROOT / "README.md", "python")
-    cat, dog = write_held_out_images(tmp_path / "images")[:2]
-    (tmp_path / "cat.jpg").write_bytes(cat.path.read_bytes())
-    (tmp_path / "dog.png").write_bytes(dog.path.read_bytes())
-    (tmp_path / "model_repository").symlink_to(exported.repository)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["cat.jpg", "dog.png"]
-
-
 @pytest.fixture(scope="module")
 def served(exported: Exported) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(exported.repository) as server:
@@ -141,17 +127,6 @@ def test_the_contract_pages_options_exist_and_its_python_runs(
     assert capsys.readouterr().out == "(227, 227, 3)\n"
 
 
-def test_commands_in_the_readme_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = re.findall(
-        r"^    (?:\.venv/bin/)?alexnet (\w+)(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    names = "train export lint serve classify predict ui bench tune compare doctor"
-    assert {name for name, _ in commands} == set(names.split())
-    for name, rest in commands:
-        subcommand = re.findall(r"^ *([a-z]+)", rest) if name == "bench" else []
-        check_options(" ".join([name, *subcommand]), rest, capsys)
-
-
 def test_commands_of_the_export_page_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "export.md").read_text()
     options = set(re.findall(r"`(--[\w-]+)", page))
@@ -203,7 +178,7 @@ def test_recipes_of_the_benchmarks_page_exist() -> None:
 def test_make_targets_in_the_pages_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        named = set(re.findall(r"^    make ([\w-]+)", page.read_text(), re.MULTILINE))
+        named = set(re.findall(r"^(?:    )?make ([\w-]+)", page.read_text(), re.MULTILINE))
         assert named <= targets, page
 
 

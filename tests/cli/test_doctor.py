@@ -20,6 +20,7 @@ from ..stand_ins.nvidia_smi import H100, fake_nvidia_smi
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = ("model", "training", "export", "serving", "clients", "bench", "cli")
+WITHOUT_CUDA = " --extra-index-url https://download.pytorch.org/whl/cpu"  # PyTorch on a machine without a GPU
 # Runs the command line, and says on standard error's last line which of the heavy modules it imported.
 SCRIPT = """
 import sys
@@ -122,11 +123,12 @@ def test_a_base_install_gets_the_commands_that_install_extras(bare_machine: Mach
     assert code == 1
     assert errors == [
         "The main path (export, serve --with embedded, classify): does not run here yet. "
-        "First fix: pip install 'alexnet-serving[export]'"
+        f"First fix: pip install 'alexnet-serving[export]'{WITHOUT_CUDA}"
     ]
     lines = screen.splitlines()
     for extra in ("export", "train", "embedded", "tensorrt", "rtx", "bench", "ui"):
-        assert f"    pip install 'alexnet-serving[{extra}]'" in lines
+        command = f"    pip install 'alexnet-serving[{extra}]'"
+        assert any(line in lines for line in (command, command + WITHOUT_CUDA)), extra
     assert re.search(r"^ok +base install +aiohttp ", screen, re.MULTILINE)
     assert "  runs     classify" in lines
     assert "  MISSING  train" in lines
@@ -153,7 +155,7 @@ def test_json_of_a_base_install(bare_machine: Machine) -> None:
         *("[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]", "[bench]", "[ui]"),
         *("NVIDIA GPU", "Docker Engine", "C++ compiler"),
     }
-    assert found["main_job"]["first_fix"] == "pip install 'alexnet-serving[export]'"
+    assert found["main_job"]["first_fix"] == f"pip install 'alexnet-serving[export]'{WITHOUT_CUDA}"
 
 
 def test_json_of_a_full_install(machine: Machine) -> None:

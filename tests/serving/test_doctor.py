@@ -125,6 +125,29 @@ def test_an_extra_that_includes_another_is_checked_for_the_rest(monkeypatch: pyt
     assert "torch" in checks.check_extra("train").found
 
 
+def test_without_a_gpu_pytorchs_cuda_build_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, torch="2.13.0")
+    monkeypatch.setattr(metadata, "requires", lambda name: ["jinja2", "nvidia-cudnn-cu13==9.13.0.50"])
+    check = checks.check_pytorch(has_gpu=False)
+    assert check.status == "warning"
+    assert check.found == "2.13.0, a CUDA build, and this machine has no GPU"
+    assert check.fix.endswith("torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu")
+    assert checks.check_pytorch(has_gpu=True).status == "ok"
+    monkeypatch.setattr(metadata, "requires", lambda name: ["jinja2"])
+    assert checks.check_pytorch(has_gpu=False).status == "ok"
+
+
+def test_without_a_gpu_the_missing_pytorch_comes_from_the_index_without_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    versions(monkeypatch, torch=None)
+    assert checks.check_pytorch(has_gpu=False).found == "not installed"
+    assert checks.check_extra("export", has_gpu=True).fix == "pip install 'alexnet-serving[export]'"
+    fix = "pip install 'alexnet-serving[export]' --extra-index-url https://download.pytorch.org/whl/cpu"
+    assert checks.check_extra("export", has_gpu=False).fix == fix
+    assert "index" not in checks.check_extra("bench", has_gpu=False).fix
+
+
 def test_an_unsupported_python_stops_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.check_python().status == "ok"
     monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")

@@ -57,7 +57,7 @@ def test_a_machine_with_everything(machine: Machine) -> None:
     assert "Triton image for CPUs" not in [check.name for check in found.checks]
     assert [check.name for check in found.checks] == [
         *("Python", "base install", "[export]", "[train]", "[embedded]", "[tensorrt]", "[rtx]"),
-        *("[bench]", "[ui]"),
+        *("[bench]", "[ui]", "PyTorch"),
         *("glibc", "libpython", "Triton for this Python", "/dev/shm"),
         *("ports 8000-8002", "space for --repository", "space for --out"),
         *("record of --repository", "record of --out"),

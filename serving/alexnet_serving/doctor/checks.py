@@ -51,6 +51,7 @@ ANY_PORTS = "alexnet serve --http-port 0 --grpc-port 0 --metrics-port 0"
 # removed.
 EXPORT_BYTES = 2_000_000_000
 GLIBC_OF_THE_WHEEL = Version("2.35")  # nvidia-pytriton 0.7.0, manylinux_2_35_x86_64
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # A package that may be installed in the place of another one: it has the same modules.
 INSTEAD_OF = {"onnxruntime": "onnxruntime-gpu"}
 LEAD_WORDS = 4  # of a next step such as "Start it: sudo ..."
@@ -154,16 +155,20 @@ def check_base() -> Check:
     return _check_packages("base install", requirements_of(""), jobs(), f"pip install {DISTRIBUTION}")
 
 
-def check_extra(extra: str) -> Check:
+def check_extra(extra: str, *, has_gpu: bool = True) -> Check:
     """Check the packages of an extra.
 
     An extra that includes [export] is checked for its other packages only: [export] has a check of its own.
+    Without a GPU, the fix takes PyTorch from the index of its builds without CUDA: several GB less.
     """
     required = requirements_of(extra)
     of_export = {requirement.name for requirement in requirements_of("export")}
     if extra != "export" and of_export <= {requirement.name for requirement in required}:
         required = [requirement for requirement in required if requirement.name not in of_export]
-    return _check_packages(f"[{extra}]", required, extras()[extra], f"pip install '{DISTRIBUTION}[{extra}]'")
+    fix = f"pip install '{DISTRIBUTION}[{extra}]'"
+    if not has_gpu and any(requirement.name == "torch" for requirement in required):
+        fix += f" --extra-index-url {PYTORCH_CPU_INDEX}"
+    return _check_packages(f"[{extra}]", required, extras()[extra], fix)
 
 
 def check_other_runtimes() -> tuple[Check, ...]:
@@ -209,6 +214,24 @@ def missing_onnxruntime_gpu() -> str:
 def pytorch_lacks_cuda() -> bool:
     """Return whether the installed PyTorch is a build for CPUs, by its version's suffix."""
     return (version_of("torch") or "").endswith("+cpu")
+
+
+def check_pytorch(*, has_gpu: bool) -> Check:
+    """Check that PyTorch is no CUDA build on a machine without a GPU, where 6 GB of it are never used."""
+    version = version_of("torch")
+    required = metadata.requires("torch") or [] if version else []
+    problem, fix = "", ""
+    if not has_gpu and any(name.startswith(("nvidia-", "cuda-")) for name in required):
+        problem = f"{version}, a CUDA build, and this machine has no GPU"
+        fix = f"pip install --force-reinstall torch=={version} --index-url {PYTORCH_CPU_INDEX}"
+    return judged(
+        "PyTorch",
+        (TRAIN, EXPORT),
+        found=version or "not installed",
+        problem=problem,
+        fix=fix,
+        status="warning",
+    )
 
 
 def check_compiler() -> Check:

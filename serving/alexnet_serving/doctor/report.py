@@ -31,6 +31,7 @@ from .checks import (
     check_other_runtimes,
     check_ports,
     check_python,
+    check_pytorch,
     check_shared_memory,
     check_tensorrt,
     extras,
@@ -94,7 +95,8 @@ def diagnose(repository: Path, out: Path) -> DoctorReport:
     checks = (
         check_python(),
         check_base(),
-        *(check_extra(extra) for extra in extras()),
+        *(check_extra(extra, has_gpu=bool(survey.gpus)) for extra in extras()),
+        check_pytorch(has_gpu=bool(survey.gpus)),
         *check_other_runtimes(),
         check_glibc(),
         check_libpython(),
