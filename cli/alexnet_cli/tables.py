@@ -32,6 +32,10 @@ def print_training(report: TrainingReport) -> None:
         f"Test accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} test images{without})"
         f"{top_5}, {len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
+    crops = report.ten_crops
+    if crops:
+        top_5 = f", top-5 {crops.top_5_share:.1%}" if classes > 5 else ""
+        say(f"Over ten crops of each image {crops.share:.1%} ({crops.correct} of {crops.images}){top_5}")
     _note_left_out("images and folders that cannot be read", [image.reason for image in report.unreadable])
 
 

@@ -115,6 +115,22 @@ def train_command(
             show_default="1, or as many as torchrun started",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Decode large splits in so many worker processes, in each of --processes.",
+            metavar="N",
+            show_default="one for each core",
+        ),
+    ] = None,
+    ten_crop: Annotated[
+        bool,
+        typer.Option(
+            "--ten-crop",
+            help="Measure the test accuracy over ten crops of each image too: the corners, the centre, and "
+            "their mirror images.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Write the checkpoint to this file.")] = Path(
         "checkpoint.safetensors"
     ),
@@ -175,6 +191,8 @@ def train_command(
         device=device,
         compile=compiled,
         processes=processes,
+        workers=workers,
+        ten_crop=ten_crop,
     )
     if out.is_dir():
         raise UsageError("--out", got=f"the folder {out}", expected="a file to write the checkpoint to")

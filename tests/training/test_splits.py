@@ -55,6 +55,16 @@ def test_batches_from_disk_equal_those_from_memory_in_order_images_and_labels(
 
 
 @pytest.mark.usefixtures("on_disk")
+def test_the_number_of_workers_can_be_given(stripes: Path) -> None:
+    splits = splits_from(str(stripes))
+    prepared = prepared_from_splits(splits, Contract(), workers=3, progress=silent)
+    next(batches := prepared.train.batches(np.arange(32), 1))
+    assert len(multiprocessing.active_children()) == 3
+    batches.close()  # type: ignore[attr-defined]
+    assert "The 32 train images are decoded by 3 worker processes" in prepared.notes[0]
+
+
+@pytest.mark.usefixtures("on_disk")
 def test_closing_the_batches_ends_the_workers(stripes: Path) -> None:
     split = read(stripes).train
     batches = split.batches(np.arange(32), 2)

@@ -16,7 +16,13 @@ from .splits import PreparedSplits
 from .start import Start
 from .state import Accuracy, EpochRecord
 
-NOT_OF_THE_RUN = ("device", "compile", "processes")  # options that a resumed run may change
+NOT_OF_THE_RUN = (
+    "device",
+    "compile",
+    "processes",
+    "workers",
+    "ten_crop",
+)  # options that a resumed run may change
 NAMED_UNREADABLE = 20  # names of unreadable images in the checkpoint; the report has all of them
 
 
@@ -26,6 +32,7 @@ def training_record(
     splits: PreparedSplits,
     history: list[EpochRecord],
     held_out: Accuracy,
+    ten_crops: Accuracy | None,
     missing_classes: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return the checkpoint's `training` as JSON: where the weights come from.
@@ -36,6 +43,7 @@ def training_record(
         splits: the images.
         history: one record for each epoch.
         held_out: the accuracy on the test split.
+        ten_crops: that over ten crops of each image. None: it was not measured.
         missing_classes: the classes without an image in the test split.
     """
     options, last, epochs = loop.options, history[-1], len(history)
@@ -65,6 +73,7 @@ def training_record(
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
         "held_out_accuracy": asdict(held_out),
+        "ten_crop_accuracy": ten_crops and asdict(ten_crops),
         "classes_without_held_out_images": list(missing_classes),
         "seconds": round(sum(epoch.seconds for epoch in history), 1),
         "machine": machine_name(),
