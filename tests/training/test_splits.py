@@ -15,7 +15,7 @@ from alexnet_training import splits as splits_module
 from alexnet_training.splits import (
     PreparedSplits,
     SplitInMemory,
-    notes_on_copies,
+    notes_on_duplicates,
     prepared_from_splits,
 )
 from alexnet_training.streaming import StreamedSplit
@@ -139,13 +139,13 @@ def test_training_images_in_the_validation_split_are_noted(
 ) -> None:
     monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", in_memory * Contract().image_bytes)
     splits = splits_from(str(own_stripes))
-    assert notes_on_copies(splits, read(own_stripes)) == []
+    assert notes_on_duplicates(splits, read(own_stripes)) == []
     if in_memory:  # by their pixels
         Image.open(own_stripes / "train/lying/03.png").save(own_stripes / "val/upright/copy.bmp")
     else:
         shutil.copy(own_stripes / "train/lying/03.png", own_stripes / "val/upright/copy.bmp")
     splits = splits_from(str(own_stripes))
-    assert notes_on_copies(splits, read(own_stripes)) == [
+    assert notes_on_duplicates(splits, read(own_stripes)) == [
         "1 of 13 validation images are training images too, which makes their accuracy too high: "
         "val/upright/copy.bmp (train/lying/03.png)."
     ]
@@ -155,8 +155,8 @@ def test_copies_in_a_folder_that_is_split_are_counted(own_stripes: Path) -> None
     folder = own_stripes / "train"
     for index in range(16):
         shutil.copy(folder / f"lying/{index:02d}.png", folder / f"lying/copy_{index:02d}.png")
-    assert notes_on_copies(splits_from(str(folder)), read(folder)) == [
-        f"16 images are copies of others in {folder}; copies of an image are all in one split."
+    assert notes_on_duplicates(splits_from(str(folder)), read(folder)) == [
+        f"16 images are duplicates of others in {folder}; duplicates of an image are all in one split."
     ]
 
 

@@ -30,7 +30,7 @@ from .resume import restore_state, resume_path, save_state
 from .splits import (
     PreparedSplits,
     check_ten_crops,
-    notes_on_copies,
+    notes_on_duplicates,
     prepared_from_splits,
     prepared_split,
     with_margin,
@@ -51,8 +51,8 @@ class TrainingReport:
         checkpoint: what was written.
         epochs: one record for each epoch, also for those of the run that was resumed.
         epochs_resumed: how many epochs the resumed run had finished; 0 if none was resumed.
-        held_out: the accuracy on the test split.
-        ten_crops: that over ten crops of each test image. None: the options do not request it.
+        test_accuracy: on the test split.
+        ten_crop_accuracy: that over ten crops of each test image. None: the options do not request it.
         missing_classes: the classes of which the test split has no image, so that the accuracy says nothing
             about them.
         unreadable: the images of all splits that were left out.
@@ -63,8 +63,8 @@ class TrainingReport:
     checkpoint: Checkpoint
     epochs: tuple[EpochRecord, ...]
     epochs_resumed: int
-    held_out: Accuracy
-    ten_crops: Accuracy | None
+    test_accuracy: Accuracy
+    ten_crop_accuracy: Accuracy | None
     missing_classes: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
     notes: tuple[str, ...]
@@ -221,21 +221,21 @@ class _Run:
             if self.options.workers and not prepared.notes:
                 self.notes.append("No worker process was used, because all images fit into memory.")
             if self.ranks.is_first:  # which alone prints them
-                self.notes += notes_on_copies(self.splits, prepared, stoppable)
+                self.notes += notes_on_duplicates(self.splits, prepared, stoppable)
             loop = self._loop(prepared, should_stop)
             # Ranks stop together, after a step. One that stopped elsewhere would leave the others waiting.
             shown = stoppable if self.ranks.count == 1 else progress
-            held_out, ten_crops = self._accuracies_after_training(loop, prepared, shown)
+            test, ten_crops = self._accuracies_after_training(loop, prepared, shown)
         except StopRequested:
             self.ranks.stop()
             raise self._stopped() from None
         except LossNotFinite as error:
             raise self._not_finite(error) from error
-        report = self._report(loop, prepared, held_out, ten_crops, epochs_resumed)
+        report = self._report(loop, prepared, test, ten_crops, epochs_resumed)
         if self.ranks.is_first:
             save_checkpoint(report.checkpoint, self.out)
             self.path.unlink(missing_ok=True)
-        self.log("end", checkpoint=str(self.out), held_out_accuracy=held_out.share)
+        self.log("end", checkpoint=str(self.out), test_accuracy=test.share)
         return report
 
     def _check_images(self, prepared: PreparedSplits) -> None:
@@ -298,11 +298,11 @@ class _Run:
             self._epochs(loop, prepared, progress)
             evaluated, compute, ranks = self._evaluated(), self.compute, self.ranks
             if prepared.test is prepared.validation:
-                held_out = state.history[-1].validation
+                test = state.history[-1].validation
             else:
-                held_out = accuracy_of(evaluated, compute, prepared.test, "test accuracy", progress, ranks)
+                test = accuracy_of(evaluated, compute, prepared.test, "test accuracy", progress, ranks)
             if not self.options.ten_crop:
-                return held_out, None
+                return test, None
             wide = prepared_split(
                 self.splits.test,
                 with_margin(self.start.contract),
@@ -310,7 +310,7 @@ class _Run:
                 progress=progress,
             )
             crop = self.start.contract.size
-            return held_out, accuracy_of(
+            return test, accuracy_of(
                 evaluated, compute, wide, "accuracy over ten crops", progress, ranks, crop=crop
             )
         except StopRequested:
@@ -418,20 +418,20 @@ class _Run:
         self,
         loop: Loop,
         prepared: PreparedSplits,
-        held_out: Accuracy,
+        test: Accuracy,
         ten_crops: Accuracy | None,
         epochs_resumed: int,
     ) -> TrainingReport:
         present = set(prepared.test.labels.tolist())
         missing = tuple(name for label, name in enumerate(self.class_names) if label not in present)
         history = self.state.history
-        record = training_record(loop, self.start, prepared, history, held_out, ten_crops, missing)
+        record = training_record(loop, self.start, prepared, history, test, ten_crops, missing)
         return TrainingReport(
             checkpoint=self._checkpoint(record),
             epochs=tuple(history),
             epochs_resumed=epochs_resumed,
-            held_out=held_out,
-            ten_crops=ten_crops,
+            test_accuracy=test,
+            ten_crop_accuracy=ten_crops,
             missing_classes=missing,
             unreadable=prepared.unreadable,
             notes=tuple(self.notes),

@@ -31,7 +31,7 @@ def training_record(
     start: Start,
     splits: PreparedSplits,
     history: list[EpochRecord],
-    held_out: Accuracy,
+    test: Accuracy,
     ten_crops: Accuracy | None,
     missing_classes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def training_record(
         start: what it started with.
         splits: the images.
         history: one record for each epoch.
-        held_out: the accuracy on the test split.
+        test: the accuracy on the test split.
         ten_crops: that over ten crops of each image. None: it was not measured.
         missing_classes: the classes without an image in the test split.
     """
@@ -72,9 +72,9 @@ def training_record(
         "computed_in": loop.compute.computes_in,
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
-        "held_out_accuracy": asdict(held_out),
+        "test_accuracy": asdict(test),
         "ten_crop_accuracy": ten_crops and asdict(ten_crops),
-        "classes_without_held_out_images": list(missing_classes),
+        "classes_without_test_images": list(missing_classes),
         "seconds": round(sum(epoch.seconds for epoch in history), 1),
         "machine": machine_name(),
         "versions": versions_of("torch", "kornia", "numpy", "pillow", "scikit-learn", "alexnet-serving"),

@@ -19,7 +19,7 @@ from alexnet_model.errors import DatasetError, ImageError, UsageError, listed
 from alexnet_model.labelled_images import ImageDataset, Splits, Unreadable
 from alexnet_model.prepared_images import digests_of_images, prepared_from_set
 from alexnet_model.progress import Progress, silent
-from alexnet_model.splitting import copies_between
+from alexnet_model.splitting import duplicates_between
 
 from .streaming import Indices, StreamedSplit, default_workers
 
@@ -145,8 +145,8 @@ def check_ten_crops(dataset: ImageDataset, contract: Contract) -> None:
         )
 
 
-def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress = silent) -> list[str]:
-    """Say how many images are copies, and whether training images are among those of the other splits.
+def notes_on_duplicates(splits: Splits, prepared: PreparedSplits, progress: Progress = silent) -> list[str]:
+    """Say how many images are duplicates, and whether training images are among those of the other splits.
 
     Args:
         splits: the dataset.
@@ -155,10 +155,10 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress
         progress: called after every file that is compared.
     """
     notes = []
-    if splits.copies:
+    if splits.duplicates:
         notes.append(
-            f"{splits.copies:,} images are copies of others in {splits.train.source}; "
-            "copies of an image are all in one split."
+            f"{splits.duplicates:,} images are duplicates of others in {splits.train.source}; "
+            "duplicates of an image are all in one split."
         )
     others = [prepared.validation] + [prepared.test] * (prepared.test is not prepared.validation)
     for dataset, split in zip((splits.validation, splits.test), others, strict=False):
@@ -170,7 +170,7 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress
                 if digest in trained_on
             ]
         else:
-            shared = copies_between(splits.train.images, dataset.images, progress)
+            shared = duplicates_between(splits.train.images, dataset.images, progress)
         if shared:
             notes.append(
                 f"{len(shared):,} of {len(split.labels):,} {dataset.split} images are training images too, "
