@@ -166,8 +166,9 @@ def train_command(
     from alexnet_model.contract_sources import contract_from_file
     from alexnet_model.errors import OtherRankFailed, TrainingStopped, UsageError
     from alexnet_training import TrainingOptions, resume_path, train
+    from alexnet_training.devices import gpu_number
     from alexnet_training.launch import OTHER_RANK_FAILED, run_ranks
-    from alexnet_training.ranks import rank_of_environment
+    from alexnet_training.ranks import Ranks, rank_of_environment
 
     from . import main
     from .screen import Bars, escaped, note
@@ -206,6 +207,7 @@ def train_command(
     rank = rank_of_environment()
     words = context.obj or []
     if rank is None and processes and processes > 1:
+        gpu_number(device, Ranks(count=processes, local_count=processes))  # before they are started
         raise typer.Exit(run_ranks(processes, partial(main.run, words)))
     try:
         with Bars() as bars, _sigterm_noticed(of_rank=rank is not None) as should_stop:
