@@ -32,7 +32,7 @@ def train(network: nn.Module, images: Path) -> None:
 
     Args:
         network: maps normalised images `(N, 3, 64, 64)` to logits; its weights are changed.
-        images: the folder. Its held-out part, which `alexnet export` measures on, is not used.
+        images: the folder. Its test split, which `alexnet export` measures on, is not used.
     """
     torch.manual_seed(0)
     dataset = prepared_from_set(splits_from(str(images)).train, CONTRACT)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alexnet_cli.demo_images import write_held_out_images
+from alexnet_cli.demo_images import write_test_images
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE, TRITON_RELEASE
@@ -48,10 +48,10 @@ def served(exported: Exported) -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def clients_page(served: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The page with this server's ports in the place of the default ones, in a folder with its images."""
-    cat, dog = write_held_out_images(tmp_path / "images" / "deeper")[:2]
-    for held_out in (tmp_path / "images" / "deeper").iterdir():
-        if held_out not in (cat.path, dog.path):
-            held_out.unlink()
+    cat, dog = write_test_images(tmp_path / "images" / "deeper")[:2]
+    for path in (tmp_path / "images" / "deeper").iterdir():
+        if path not in (cat.path, dog.path):
+            path.unlink()
     (tmp_path / "cat.jpg").write_bytes(cat.path.read_bytes())
     (tmp_path / "dog.png").write_bytes(dog.path.read_bytes())
     monkeypatch.chdir(tmp_path)

@@ -56,7 +56,7 @@ def demo_command(
     from alexnet_serving import EmbeddedServer, refuse_foreign_repository, wheel_of_this_python
     from alexnet_training import TrainingOptions, train
 
-    from .demo_images import ServedPredictions, write_held_out_images
+    from .demo_images import ServedPredictions, write_test_images
     from .screen import Bars, err, note, say
     from .screen import out as screen
     from .tables import print_comparison, print_export, print_next_steps, print_predictions, print_training
@@ -100,7 +100,7 @@ def demo_command(
 
         screen.rule("4/5 classify: test images from PNG files over gRPC", align="left")
         with clock("classify"):
-            images = write_held_out_images(out / "images")
+            images = write_test_images(out / "images")
             with Client(server.grpc_url) as client:
                 name = manifest.model.name
                 models = [network_name(name, artifact.precision) for artifact in manifest.accepted]
@@ -162,7 +162,7 @@ def _summary(
         "architecture": manifest.model.architecture,
         "options": manifest.model.options,
         "parameters": manifest.model.parameters,
-        "held_out_accuracy": training.held_out.share,
+        "test_accuracy": training.test_accuracy.share,
         "precisions": {
             artifact.precision: {
                 "size_bytes": artifact.size_bytes,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HeldOutImage:
+class DemoImage:
     """An image that training never saw, and its class."""
 
     path: Path
@@ -29,7 +29,7 @@ class ServedPredictions:
 
     model: str
     predictions: Sequence[Prediction]
-    images: Sequence[HeldOutImage]
+    images: Sequence[DemoImage]
 
     @property
     def correct(self) -> int:
@@ -49,8 +49,8 @@ class ServedPredictions:
         return max(prediction.request_bytes or 0 for prediction in self.predictions)
 
 
-def write_held_out_images(folder: Path) -> list[HeldOutImage]:
-    """Write the digits' held-out images as PNG files, named by number and class.
+def write_test_images(folder: Path) -> list[DemoImage]:
+    """Write the digits' test images as PNG files, named by number and class.
 
     Raises:
         OSError: the folder cannot be written.
@@ -63,5 +63,5 @@ def write_held_out_images(folder: Path) -> list[HeldOutImage]:
         path = folder / f"{image.name}_is_{label}.png"
         assert isinstance(image.source, Image.Image)
         image.source.save(path)
-        written.append(HeldOutImage(path, label))
+        written.append(DemoImage(path, label))
     return written

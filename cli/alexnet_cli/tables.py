@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 def print_training(report: TrainingReport) -> None:
     """Print one line of results, and the first images that were left out."""
-    held_out = report.held_out
+    test = report.test_accuracy
     resumed = f", {report.epochs_resumed} of them resumed" if report.epochs_resumed else ""
     classes = len(report.checkpoint.class_names)
-    top_5 = f", top-5 {held_out.top_5_share:.1%}" if classes > 5 else ""
+    top_5 = f", top-5 {test.top_5_share:.1%}" if classes > 5 else ""
     without = f"; none of {escaped(listed(report.missing_classes))}" if report.missing_classes else ""
     say(
-        f"Test accuracy {held_out.share:.1%} ({held_out.correct} of {held_out.images} test images{without})"
+        f"Test accuracy {test.share:.1%} ({test.correct} of {test.images} test images{without})"
         f"{top_5}, {len(report.epochs)} epochs in {report.seconds:.0f} s{resumed}"
     )
+    crops = report.ten_crop_accuracy
+    if crops:
+        top_5 = f", top-5 {crops.top_5_share:.1%}" if classes > 5 else ""
+        say(f"Over ten crops of each image {crops.share:.1%} ({crops.correct} of {crops.images}){top_5}")
     _note_left_out("images and folders that cannot be read", [image.reason for image in report.unreadable])
 
 

@@ -115,6 +115,22 @@ def train_command(
             show_default="1, or as many as torchrun started",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Decode large splits in so many worker processes, in each of --processes.",
+            metavar="N",
+            show_default="one for each core",
+        ),
+    ] = None,
+    ten_crop: Annotated[
+        bool,
+        typer.Option(
+            "--ten-crop",
+            help="Measure the test accuracy over ten crops of each image too: the corners, the centre, and "
+            "their mirror images.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Write the checkpoint to this file.")] = Path(
         "checkpoint.safetensors"
     ),
@@ -150,8 +166,9 @@ def train_command(
     from alexnet_model.contract_sources import contract_from_file
     from alexnet_model.errors import OtherRankFailed, TrainingStopped, UsageError
     from alexnet_training import TrainingOptions, resume_path, train
+    from alexnet_training.devices import gpu_number
     from alexnet_training.launch import OTHER_RANK_FAILED, run_ranks
-    from alexnet_training.ranks import rank_of_environment
+    from alexnet_training.ranks import Ranks, rank_of_environment
 
     from . import main
     from .screen import Bars, escaped, note
@@ -175,6 +192,8 @@ def train_command(
         device=device,
         compile=compiled,
         processes=processes,
+        workers=workers,
+        ten_crop=ten_crop,
     )
     if out.is_dir():
         raise UsageError("--out", got=f"the folder {out}", expected="a file to write the checkpoint to")
@@ -188,6 +207,7 @@ def train_command(
     rank = rank_of_environment()
     words = context.obj or []
     if rank is None and processes and processes > 1:
+        gpu_number(device, Ranks(count=processes, local_count=processes))  # before they are started
         raise typer.Exit(run_ranks(processes, partial(main.run, words)))
     try:
         with Bars() as bars, _sigterm_noticed(of_rank=rank is not None) as should_stop:

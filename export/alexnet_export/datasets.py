@@ -1,4 +1,4 @@
-"""The images of an export: calibration images for INT8 scales and held-out evaluation images, disjoint."""
+"""The images of an export: calibration images for INT8 scales and, disjoint, evaluation images."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluation_from(
     *,
     labels_needed: bool = True,
 ) -> Evaluation:
-    """Read the held-out part of a set, at most 1,000 images evenly over its classes.
+    """Read the test split of a set, at most 1,000 images evenly over its classes.
 
     Args:
         source: `digits` or a folder. None: synthetic images.

@@ -59,7 +59,7 @@ class OnnxOptions:
     Attributes:
         precisions: The precisions to export. None: all; INT8 only with calibration images.
         calibration: `digits` or a folder, from whose training part the INT8 scales are computed.
-        evaluation: `digits` or a folder, on whose held-out part the gate measures. None: that of
+        evaluation: `digits` or a folder, on whose test split the gate measures. None: that of
             `calibration`; without it, synthetic images.
         max_batch: Largest batch to check and to serve, 1 to 1024.
         runtime: The runtime that will serve the ONNX files, and that the gate checks.

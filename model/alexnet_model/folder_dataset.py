@@ -17,13 +17,15 @@ from .labelled_images import UNLABELLED, ImageDataset, Splits, Unreadable
 from .progress import Progress
 from .splitting import split_by_seed
 
+IMAGES_PER_REPORT = 1000
+
 
 def splits_of_folder(folder: Path, progress: Progress) -> Splits:
     """Find the images of a folder.
 
     Args:
         folder: holds class folders or images, or the folders of splits.
-        progress: called after every class.
+        progress: called after every class and every 1,000 images, with their number.
 
     Raises:
         DatasetError: a split has no images, or classes that the training split does not have.
@@ -110,9 +112,15 @@ def _search(
                 continue
             name = str(path)[start:] if source != Path() else str(path)
             builder.add_file(name, label, size=status.st_size, mtime_ns=status.st_mtime_ns)
+            if len(builder) % IMAGES_PER_REPORT == 0:
+                report(label)
+
+    def report(classes: int) -> None:
+        progress(f"finding {split}", classes, len(names), f"{len(builder):,} images")
 
     if names == (UNLABELLED,):
         add(image_files(folder, recursive=True, searched=searched), 0)
+        report(1)
     else:
         for outside in image_files(folder, recursive=False):
             if isinstance(outside, LeftOut):
@@ -126,5 +134,5 @@ def _search(
                 add(image_files(folder / name, recursive=True, searched=searched), label)
             except OSError as error:
                 leave_out(folder / name, f"{folder / name}: {os_error_reason(error)}")
-            progress(f"finding {split}", label + 1, len(names), f"{len(builder):,} images")
+            report(label + 1)
     return ImageIndex(builder.columns(), tuple(dict.fromkeys(searched)), tuple(left_out))

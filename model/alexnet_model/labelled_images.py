@@ -83,14 +83,14 @@ class Splits:
     Args:
         train: the images to train on.
         validation: the images that every epoch is measured on.
-        test: the held-out images.
-        copies: in a dataset that was split here, how many images have the same bytes as an earlier one.
+        test: the images that the result is measured on, after the training.
+        duplicates: in a dataset that was split here, how many images have the same bytes as an earlier one.
     """
 
     train: ImageDataset
     validation: ImageDataset
     test: ImageDataset
-    copies: int = 0
+    duplicates: int = 0
 
 
 def evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:

@@ -66,7 +66,7 @@ class CalibrationLedger(Record):
 
 
 class EvaluationRecord(Record):
-    """The held-out images that accuracy and agreement are measured on.
+    """The test images that accuracy and agreement are measured on.
 
     Without an image dataset they are synthetic, and accuracy is not measured.
     """

@@ -1,4 +1,4 @@
-"""Split a dataset by a fixed seed, with the copies of an image in one split."""
+"""Split a dataset by a fixed seed, with the duplicates of an image in one split."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def split_by_seed(
 ) -> Splits:
     """Shuffle by the fixed seed, then take the test and validation splits evenly over the classes.
 
-    Copies of an image are in the split that the image is in.
+    Duplicates of an image are in the split that the image is in.
 
     Args:
         whole: the images to split.
         test: the test split, if there is one; then only validation is taken.
-        progress: called during the search for copies.
+        progress: called during the search for duplicates.
 
     Raises:
         DatasetError: a split would have no images.
     """
     originals = originals_of(whole.images, progress)
     distinct = np.flatnonzero(originals == np.arange(len(whole)))
-    copies = len(whole) - len(distinct)
+    duplicates = len(whole) - len(distinct)
     shuffled = distinct[np.random.default_rng(SPLIT_SEED).permutation(len(distinct))]
     rest = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
 
@@ -54,7 +54,7 @@ def split_by_seed(
         if not len(indices):
             raise DatasetError(
                 whole.source,
-                got=f"{len(distinct)} images{f' and {copies} copies' if copies else ''}, "
+                got=f"{len(distinct)} images{f' and {duplicates} duplicates' if duplicates else ''}, "
                 f"which leaves none for the {name} split",
                 expected="at least 10",
                 next_step="Add images.",
@@ -65,7 +65,7 @@ def split_by_seed(
         chosen, rest = _divided(rest, TEST_SHARE)
         test = split("test", chosen)
     validation, train = _divided(rest, VALIDATION_SHARE)
-    return Splits(split("train", train), split("validation", validation), test, copies)
+    return Splits(split("train", train), split("validation", validation), test, duplicates)
 
 
 def originals_of(images: Sequence[LabelledImage], progress: Progress = silent) -> npt.NDArray[np.int64]:
@@ -73,7 +73,7 @@ def originals_of(images: Sequence[LabelledImage], progress: Progress = silent) -
 
     Args:
         images: those of an `ImageTable` are compared, others are all different.
-        progress: called after every image that may be a copy.
+        progress: called after every image that may be a duplicate.
     """
     originals = np.arange(len(images))
     if not isinstance(images, ImageTable):
@@ -87,7 +87,7 @@ def originals_of(images: Sequence[LabelledImage], progress: Progress = silent) -
     return originals
 
 
-def copies_between(
+def duplicates_between(
     first: Sequence[LabelledImage], second: Sequence[LabelledImage], progress: Progress = silent
 ) -> list[tuple[str, str]]:
     """Return the names of the images of `second` that have the same bytes as one of `first`, each with that.
@@ -95,7 +95,7 @@ def copies_between(
     Args:
         first: the images of one split; those of an `ImageTable` are compared.
         second: the images of another split.
-        progress: called after every image that may be a copy.
+        progress: called after every image that may be a duplicate.
     """
     if not isinstance(first, ImageTable) or not isinstance(second, ImageTable):
         return []
@@ -110,12 +110,12 @@ def copies_between(
         sum(map(len, candidates)),
         progress,
     )
-    copies = []
+    duplicates = []
     for equal in groups:
         originals = [name for side, name in equal if side == 0]
         if originals:
-            copies += [(name, originals[0]) for side, name in equal if side == 1]
-    return sorted(copies)
+            duplicates += [(name, originals[0]) for side, name in equal if side == 1]
+    return sorted(duplicates)
 
 
 def _equal(
@@ -130,7 +130,7 @@ def _equal(
     """
     same_tail: defaultdict[tuple[int, bytes], list[tuple[Key, LabelledImage]]] = defaultdict(list)
     for done, (key, image, size) in enumerate(candidates):
-        progress("finding copies", done + 1, count)
+        progress("finding duplicates", done + 1, count)
         with suppress(OSError, AlexnetError):  # reported when the image is read
             if size:
                 same_tail[size, _tail_of(image.source, size)].append((key, image))

@@ -40,8 +40,8 @@ class ExportOptions:
             calibration images.
         calibration: `digits` or a folder of images, from whose training part the INT8 scales are computed.
             None: the data that the checkpoint was trained on, if it can be read here.
-        evaluation: `digits` or a folder of images, on whose held-out part the gate measures. None: the
-            held-out part of `calibration`.
+        evaluation: `digits` or a folder of images, on whose test split the gate measures. None: the
+            test split of `calibration`.
         max_batch: Largest batch to check and to serve. None: 64.
         tolerances: What a precision may lose. None: the defaults of `Tolerances`.
         runtime: What runs the models: a runtime that Triton serves, or one that engines are built for. None:

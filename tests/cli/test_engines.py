@@ -54,7 +54,7 @@ def packed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path
     The gate has 40 images, because each call of the stand-in for Docker starts a process.
     """
     folder = tmp_path_factory.mktemp("packed")
-    digits = splits_from("digits").test.sample(200)  # of which a fifth is held out
+    digits = splits_from("digits").test.sample(200)  # of which a fifth is the test split
     for image in digits.images:
         assert isinstance(image.source, Image.Image)
         path = folder / "digits" / digits.class_names[image.label] / f"{image.name}.png"

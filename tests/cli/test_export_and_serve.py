@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_cli.demo_images import write_held_out_images
+from alexnet_cli.demo_images import write_test_images
 from alexnet_cli.main import run
 
 from ..conftest import Exported
@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_repository(exported: Exported, t
 
 
 def test_serve_and_classify(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = write_held_out_images(tmp_path / "images")[:20]
+    images = write_test_images(tmp_path / "images")[:20]
     (tmp_path / "broken.png").write_bytes(b"not an image")
     names = [str(image.path) for image in images]
     with serving(exported.repository) as (process, url):

@@ -17,7 +17,8 @@ def report(**changes: Any) -> TrainingReport:
         "checkpoint": SimpleNamespace(class_names=("rose", "tulip")),
         "epochs": (),
         "epochs_resumed": 0,
-        "held_out": Accuracy(20, 20, 20),
+        "test_accuracy": Accuracy(20, 20, 20),
+        "ten_crop_accuracy": None,
         "missing_classes": (),
         "unreadable": (),
         "notes": (),
@@ -25,7 +26,7 @@ def report(**changes: Any) -> TrainingReport:
     return TrainingReport(**values | changes)
 
 
-def test_the_classes_without_a_held_out_image_are_beside_the_accuracy(
+def test_the_classes_without_a_test_image_are_beside_the_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_training(report(missing_classes=("rose", "tulip")))
@@ -38,7 +39,7 @@ def test_top_5_is_printed_if_there_are_more_classes(capsys: pytest.CaptureFixtur
     print_training(report())
     assert "top-5" not in capsys.readouterr().out
     digits = SimpleNamespace(class_names=tuple("0123456789"))
-    print_training(report(checkpoint=digits, held_out=Accuracy(10, 20, 15)))
+    print_training(report(checkpoint=digits, test_accuracy=Accuracy(10, 20, 15)))
     assert "accuracy 50.0% (10 of 20 test images), top-5 75.0%, " in capsys.readouterr().out
 
 

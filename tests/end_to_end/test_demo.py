@@ -13,7 +13,7 @@ def test_the_network_is_trained_and_every_precision_passes_the_gate(demo: Demo) 
     summary = demo.summary
     assert summary["options"] == {"width": 0.25}, "the quick demo trains a narrower network"
     assert "AlexNet of width 0.25" in demo.screen
-    assert summary["held_out_accuracy"] >= 0.95
+    assert summary["test_accuracy"] >= 0.95
     for precision in PRECISIONS:
         figures = summary["precisions"][precision]
         assert figures["accepted"]
@@ -22,7 +22,7 @@ def test_the_network_is_trained_and_every_precision_passes_the_gate(demo: Demo) 
     assert summary["precisions"]["int8"]["size_bytes"] < 0.3 * summary["precisions"]["fp32"]["size_bytes"]
 
 
-def test_the_server_classifies_held_out_digits_as_measured_at_export(demo: Demo) -> None:
+def test_the_server_classifies_test_digits_as_measured_at_export(demo: Demo) -> None:
     for precision in PRECISIONS:
         served = demo.summary["served_over_grpc"][f"alexnet_{precision}"]
         assert served["images"] == len(list((demo.folder / "images").glob("*.png"))) == 360

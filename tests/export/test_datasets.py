@@ -35,7 +35,7 @@ def evaluation(source: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Evalu
     return evaluation_from(str(source), classes, Contract(), silent)
 
 
-def test_digits_calibrate_on_the_training_part_and_evaluate_on_the_held_out_part() -> None:
+def test_digits_calibrate_on_the_training_part_and_evaluate_on_the_test_split() -> None:
     evaluated = evaluation_from("digits", DIGITS, Contract(), silent)
     _, ledger = calibration_from("digits", evaluated, Contract(), silent)
     assert ledger.in_evaluation_too == ()

@@ -22,7 +22,7 @@ def pixels_of(image: object) -> Uint8Array:
     return np.asarray(image)
 
 
-def test_every_training_digit_has_its_views_and_held_out_digits_have_one(two_views: Splits) -> None:
+def test_every_training_digit_has_its_views_and_other_digits_have_one(two_views: Splits) -> None:
     digits = splits_from("digits")
     for split, plain, views in (
         (two_views.train, digits.train, 2),
@@ -53,7 +53,7 @@ def test_images_are_grey_of_64_pixels_and_no_two_are_equal(two_views: Splits) ->
     assert len({image.tobytes() for image in images}) == len(images)
 
 
-def test_held_out_images_and_first_views_do_not_depend_on_the_number_of_views(two_views: Splits) -> None:
+def test_other_splits_and_first_views_do_not_depend_on_the_number_of_views(two_views: Splits) -> None:
     one = splits_from("cluttered-digits")
     assert len(one.train) * 2 == len(two_views.train)
     for image, other in zip(one.train.images[:20], two_views.train.images[:40:2], strict=True):

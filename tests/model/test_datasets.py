@@ -248,11 +248,11 @@ def test_copies_are_in_the_split_of_their_image(folder_of: FolderOf) -> None:
         (root / "a" / f"copy_{index:03d}.png").write_bytes(content)
         (root / "b" / f"copy_{index:03d}.png").write_bytes(content)
     splits = splits_from(str(root))
-    assert (before.copies, splits.copies) == (0, 60)
+    assert (before.duplicates, splits.duplicates) == (0, 60)
     every = (splits.train, splits.validation, splits.test)
     assert sum(map(len, every)) == 120
     contents = [{Path(str(image.source)).read_bytes() for image in split.images} for split in every]
     assert sum(map(len, contents)) == 60  # no content is in two splits
-    # The images themselves are where they are without copies.
+    # The images themselves are where they are without duplicates.
     for with_copies, without in zip(every, (before.train, before.validation, before.test), strict=True):
         assert [name for name in names_of(with_copies) if "copy" not in name] == names_of(without)

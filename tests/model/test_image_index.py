@@ -84,6 +84,27 @@ def test_a_changed_folder_is_searched_again(folder: Path, searches: list[Path], 
     assert facts(after) != facts(before) or after.train.left_out != before.train.left_out
 
 
+def test_the_number_of_images_is_reported_during_the_search(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_dataset, "IMAGES_PER_REPORT", 2)
+    seen: list[tuple[str, int, int, str]] = []
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        seen.append((stage, done, total, note))
+
+    folder_dataset.splits_of_folder(folder, progress)
+    assert seen == [
+        ("finding train", 0, 2, "2 images"),  # of the first class, which has three
+        ("finding train", 1, 2, "3 images"),
+        ("finding train", 1, 2, "4 images"),
+        ("finding train", 2, 2, "4 images"),
+        ("finding validation", 1, 2, "1 images"),
+        ("finding validation", 1, 2, "2 images"),
+        ("finding validation", 2, 2, "2 images"),
+    ]
+
+
 def test_a_folder_that_was_changed_a_moment_ago_is_not_indexed(folder: Path) -> None:
     (folder / "val/b/1.png").write_bytes(b"1")
     splits_from(str(folder))

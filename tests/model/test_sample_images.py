@@ -23,13 +23,13 @@ def test_every_image_is_small_and_named_in_the_licences() -> None:
         sample_image("dog")
 
 
-def test_the_digits_are_held_out_of_training() -> None:
+def test_the_digits_are_test_images() -> None:
     test = splits_from("digits").test
-    held_out = {
+    of_the_test_split = {
         (test.class_names[image.label], np.asarray(image.source).tobytes())
         for image in test.images
         if isinstance(image.source, Image.Image)
     }
     for label in "358":
         with Image.open(sample_image(f"digit_{label}")) as image:
-            assert (label, np.asarray(image).tobytes()) in held_out
+            assert (label, np.asarray(image).tobytes()) in of_the_test_split

@@ -85,7 +85,7 @@ def test_shards_without_a_split_are_split_by_the_seed_with_their_copies(tmp_path
     splits = splits_from(str(write_shard(tmp_path / "all.tar", members)))
     every = (splits.train, splits.validation, splits.test)
     assert sum(map(len, every)) == 31
-    assert splits.copies == 1
+    assert splits.duplicates == 1
     assert len({image.name for split in every for image in split.images}) == 31
     (holder,) = (split for split in every if any("copy" in image.name for image in split.images))
     assert any("0003" in image.name for image in holder.images)

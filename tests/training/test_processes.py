@@ -59,7 +59,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert first.weights.keys() == second.weights.keys()
     for name, tensor in first.weights.items():
         torch.testing.assert_close(second.weights[name], tensor, rtol=0, atol=1e-5, msg=name)
-    for name in ("validation_accuracy", "held_out_accuracy", "steps", "images"):
+    for name in ("validation_accuracy", "test_accuracy", "steps", "images"):
         assert second.training[name] == first.training[name]
     assert second.training["loss"] == pytest.approx(first.training["loss"], abs=1e-5)
 

@@ -119,6 +119,18 @@ def test_the_command_refuses_0_processes_before_it_starts_any(
     assert capsys.readouterr().err.startswith("Error: processes: got 0")
 
 
+def test_the_command_refuses_more_processes_than_gpus_before_it_starts_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    command = ["train", "--processes", "4", "--device", "cuda", "--out", str(tmp_path / "out.safetensors")]
+    assert run(command) == 2
+    assert capsys.readouterr().err == (
+        "Error: processes: got 4 on a machine with 2 GPUs, expected at most 2, or --device cpu\n"
+    )
+
+
 def test_one_process_where_several_were_requested_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

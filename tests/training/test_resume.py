@@ -147,6 +147,8 @@ def test_a_network_with_batch_norm_resumes_to_the_same_weights_and_statistics(
         ({"seed": 1, "batch_size": 4}, "got batch_size 8, seed 0, expected 4, 1"),
         ({"learning_rate": 0.001}, "got learning_rate None, expected 0.001"),
         ({"recipe": "modern"}, "got recipe digits, expected modern"),
+        ({"architecture": "alexnet-bn"}, "got architecture alexnet, expected alexnet-bn"),
+        ({"width": 0.06}, "got width 0.05, expected 0.06"),
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from alexnet_training import splits as splits_module
 from alexnet_training.splits import (
     PreparedSplits,
     SplitInMemory,
-    notes_on_copies,
+    notes_on_duplicates,
     prepared_from_splits,
 )
 from alexnet_training.streaming import StreamedSplit
@@ -52,6 +52,16 @@ def test_batches_from_disk_equal_those_from_memory_in_order_images_and_labels(
         np.testing.assert_array_equal(images, same_images)
         np.testing.assert_array_equal(labels, same_labels)
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), kept.labels[order])
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_the_number_of_workers_can_be_given(stripes: Path) -> None:
+    splits = splits_from(str(stripes))
+    prepared = prepared_from_splits(splits, Contract(), workers=3, progress=silent)
+    next(batches := prepared.train.batches(np.arange(32), 1))
+    assert len(multiprocessing.active_children()) == 3
+    batches.close()  # type: ignore[attr-defined]
+    assert "The 32 train images are decoded by 3 worker processes" in prepared.notes[0]
 
 
 @pytest.mark.usefixtures("on_disk")
@@ -129,13 +139,13 @@ def test_training_images_in_the_validation_split_are_noted(
 ) -> None:
     monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", in_memory * Contract().image_bytes)
     splits = splits_from(str(own_stripes))
-    assert notes_on_copies(splits, read(own_stripes)) == []
+    assert notes_on_duplicates(splits, read(own_stripes)) == []
     if in_memory:  # by their pixels
         Image.open(own_stripes / "train/lying/03.png").save(own_stripes / "val/upright/copy.bmp")
     else:
         shutil.copy(own_stripes / "train/lying/03.png", own_stripes / "val/upright/copy.bmp")
     splits = splits_from(str(own_stripes))
-    assert notes_on_copies(splits, read(own_stripes)) == [
+    assert notes_on_duplicates(splits, read(own_stripes)) == [
         "1 of 13 validation images are training images too, which makes their accuracy too high: "
         "val/upright/copy.bmp (train/lying/03.png)."
     ]
@@ -145,8 +155,8 @@ def test_copies_in_a_folder_that_is_split_are_counted(own_stripes: Path) -> None
     folder = own_stripes / "train"
     for index in range(16):
         shutil.copy(folder / f"lying/{index:02d}.png", folder / f"lying/copy_{index:02d}.png")
-    assert notes_on_copies(splits_from(str(folder)), read(folder)) == [
-        f"16 images are copies of others in {folder}; copies of an image are all in one split."
+    assert notes_on_duplicates(splits_from(str(folder)), read(folder)) == [
+        f"16 images are duplicates of others in {folder}; duplicates of an image are all in one split."
     ]
 
 

@@ -20,7 +20,7 @@ from alexnet_training import TrainingOptions, streaming, train
 from alexnet_training import splits as splits_module
 from alexnet_training.devices import compute_on
 from alexnet_training.loop import accuracy_of
-from alexnet_training.splits import notes_on_copies, prepared_from_splits
+from alexnet_training.splits import notes_on_duplicates, prepared_from_splits
 from alexnet_training.streaming import StreamedSplit, default_workers, signals_held
 
 from .conftest import striped
@@ -116,7 +116,9 @@ def test_an_unreadable_validation_image_is_left_out_of_the_accuracy(own_stripes:
     assert found.images == 11
 
 
-def test_copies_between_large_splits_are_named(own_stripes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicates_between_large_splits_are_named(
+    own_stripes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(splits_module, "MAX_BYTES_IN_MEMORY", 0)
     shutil.copy(own_stripes / "train/lying/03.png", own_stripes / "val/lying/copy.png")
     splits = splits_from(str(own_stripes))
@@ -126,10 +128,10 @@ def test_copies_between_large_splits_are_named(own_stripes: Path, monkeypatch: p
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
         seen.append((stage, done, total))
 
-    (note,) = notes_on_copies(splits, prepared, progress)
+    (note,) = notes_on_duplicates(splits, prepared, progress)
     assert "1 of 13 validation images" in note
     assert "val/lying/copy.png (train/lying/03.png)" in note
-    assert seen[-1][0] == "finding copies"
+    assert seen[-1][0] == "finding duplicates"
     assert seen[-1][1] == seen[-1][2]
 
 
@@ -209,7 +211,7 @@ def test_a_streamed_run_that_was_stopped_in_an_epoch_gives_the_weights_of_one_in
         train(options, tmp_path / "out.safetensors", progress=note_step, should_stop=lambda: len(steps) == 3)
     report = train(options, tmp_path / "out.safetensors")
     assert "The 32 train images are decoded by" in report.notes[0]
-    assert report.held_out == expected.held_out
+    assert report.test_accuracy == expected.test_accuracy
     for name, weights in expected.checkpoint.weights.items():
         assert torch.equal(report.checkpoint.weights[name], weights), name
 

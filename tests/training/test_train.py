@@ -57,9 +57,9 @@ def report(stripes: Path, out: Path, calls: Calls) -> TrainingReport:
 
 def test_training_reduces_the_loss_and_learns_the_classes(report: TrainingReport) -> None:
     assert report.epochs[-1].loss < 0.7 * report.epochs[0].loss
-    assert report.held_out.share >= 0.9
-    assert report.held_out == report.epochs[-1].validation
-    assert report.held_out.images == 12
+    assert report.test_accuracy.share >= 0.9
+    assert report.test_accuracy == report.epochs[-1].validation
+    assert report.test_accuracy.images == 12
 
 
 def test_the_checkpoint_on_disk_equals_the_returned_one(report: TrainingReport, out: Path) -> None:
@@ -83,8 +83,8 @@ def test_the_training_record_has_data_options_results_and_versions(
     assert record["learning_rate"] == 2e-3
     assert (record["pretrained"], record["new_layers"], record["frozen"]) == (None, [], [])
     assert record["computed_in"] in ("bf16 autocast", "fp32")
-    assert record["held_out_accuracy"] == {
-        "correct": report.held_out.correct,
+    assert record["test_accuracy"] == {
+        "correct": report.test_accuracy.correct,
         "images": 12,
         "correct_in_top_5": 12,
     }
@@ -155,8 +155,8 @@ def test_lenet_learns_digits_in_one_epoch(tmp_path: Path) -> None:
     record = report.checkpoint.training
     assert record["images"] == {"train": 1293, "validation": 144, "test": 360}
     assert record["steps"] == 40
-    assert report.held_out.images == 360
-    assert report.held_out.share > 0.5
+    assert report.test_accuracy.images == 360
+    assert report.test_accuracy.share > 0.5
 
 
 def test_fewer_images_than_a_batch_make_one_step(own_stripes: Path, tmp_path: Path) -> None:

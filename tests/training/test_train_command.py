@@ -60,6 +60,19 @@ def test_a_wrong_option_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureF
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_that_are_too_small_for_the_network_are_one_line(
+    stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contract, out = tmp_path / "contract.json", tmp_path / "out.safetensors"
+    contract.write_text('{"size": 32, "resize": 40}', encoding="utf-8")
+    command = ["train", "--data", str(stripes), "--width", "0.05", "--contract", str(contract)]
+    assert run([*command, "--out", str(out)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: network AlexNet: got RuntimeError: ")
+    assert "expected it to take float images (3, 3, 32, 32)" in error
+    assert not out.exists()
+
+
 def test_a_finished_run_is_replaced_only_with_force(
     stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

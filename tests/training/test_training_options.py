@@ -16,6 +16,7 @@ from alexnet_training import TrainingOptions
         ("body_learning_rate", [0.0, 2.0]),
         ("learning_rate", [0.0, -0.1, 1.5, float("nan"), float("inf")]),
         ("seed", [-1, 2**63]),
+        ("workers", [0, -2, 257]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(option: str, values: list[Any]) -> None:
@@ -25,5 +26,5 @@ def test_values_out_of_range_are_refused_by_name(option: str, values: list[Any])
 
 
 def test_the_limits_of_every_range_are_allowed() -> None:
-    TrainingOptions(epochs=1, batch_size=1, learning_rate=1.0, seed=0)
-    TrainingOptions(epochs=100_000, batch_size=65_536, learning_rate=1e-9, seed=2**63 - 1)
+    TrainingOptions(epochs=1, batch_size=1, learning_rate=1.0, seed=0, workers=1)
+    TrainingOptions(epochs=100_000, batch_size=65_536, learning_rate=1e-9, seed=2**63 - 1, workers=256)

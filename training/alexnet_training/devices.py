@@ -134,8 +134,38 @@ def compute_on(device: str, ranks: Ranks = ALONE) -> Compute:
         UsageError: there is no such GPU, or there are fewer GPUs than ranks on this machine.
         TrainingError: it cannot be used, for example because another process has it for itself.
     """
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    number = gpu_number(device, ranks)
+    if number is None:
         return Compute(torch.device("cpu"), torch.bfloat16 if has_bf16_instructions() else None)
+    selected = torch.device("cuda", number)
+    try:
+        torch.zeros(1, device=selected)
+        if ranks.count > 1:
+            torch.cuda.set_device(selected)  # NCCL uses the current one
+        with torch.cuda.device(selected):
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"device {selected}",
+            got=str(error).strip().splitlines()[0],
+            expected="a GPU that is free",
+            next_step="nvidia-smi lists the processes that use it. Use another one, or --device cpu.",
+        ) from error
+    return Compute(selected, torch.bfloat16 if has_bf16 else torch.float16)
+
+
+def gpu_number(device: str, ranks: Ranks = ALONE) -> int | None:
+    """Return the number of the GPU that a device's name selects for a rank; None: the CPU.
+
+    Args:
+        device: as for `compute_on`.
+        ranks: the processes that train together, or that are going to be started.
+
+    Raises:
+        UsageError: there is no such GPU, or there are fewer GPUs than ranks on this machine.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return None
     if ranks.count > 1 and ":" in device:
         raise UsageError("device", got=f"{device} for {ranks.count} processes", expected="auto, cuda or cpu")
     number = int(device.partition(":")[2] or ranks.local_rank)
@@ -159,21 +189,7 @@ def compute_on(device: str, ranks: Ranks = ALONE) -> Compute:
             expected=f"{gpus}, or cpu" if count else "cpu",
             next_step="" if count else "Run alexnet doctor, which lists the GPUs of this machine.",
         )
-    selected = torch.device("cuda", number)
-    try:
-        torch.zeros(1, device=selected)
-        if ranks.count > 1:
-            torch.cuda.set_device(selected)  # NCCL uses the current one
-        with torch.cuda.device(selected):
-            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    except RuntimeError as error:
-        raise TrainingError(
-            f"device {selected}",
-            got=str(error).strip().splitlines()[0],
-            expected="a GPU that is free",
-            next_step="nvidia-smi lists the processes that use it. Use another one, or --device cpu.",
-        ) from error
-    return Compute(selected, torch.bfloat16 if has_bf16 else torch.float16)
+    return number
 
 
 def _tensors(batch: tuple[Uint8Array, Indices]) -> tuple[Tensor, Tensor]:

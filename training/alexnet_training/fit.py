@@ -27,7 +27,14 @@ from .options import TrainingOptions
 from .ranks import Ranks, StopRequested, connect, joined_ranks, shared_by
 from .record import run_identity, training_record
 from .resume import restore_state, resume_path, save_state
-from .splits import PreparedSplits, notes_on_copies, prepared_from_splits
+from .splits import (
+    PreparedSplits,
+    check_ten_crops,
+    notes_on_duplicates,
+    prepared_from_splits,
+    prepared_split,
+    with_margin,
+)
 from .start import start_of
 from .state import Accuracy, EpochRecord, MovingAverage, Position, TrainingState
 
@@ -44,7 +51,8 @@ class TrainingReport:
         checkpoint: what was written.
         epochs: one record for each epoch, also for those of the run that was resumed.
         epochs_resumed: how many epochs the resumed run had finished; 0 if none was resumed.
-        held_out: the accuracy on the test split.
+        test_accuracy: on the test split.
+        ten_crop_accuracy: that over ten crops of each test image. None: the options do not request it.
         missing_classes: the classes of which the test split has no image, so that the accuracy says nothing
             about them.
         unreadable: the images of all splits that were left out.
@@ -55,7 +63,8 @@ class TrainingReport:
     checkpoint: Checkpoint
     epochs: tuple[EpochRecord, ...]
     epochs_resumed: int
-    held_out: Accuracy
+    test_accuracy: Accuracy
+    ten_crop_accuracy: Accuracy | None
     missing_classes: tuple[str, ...]
     unreadable: tuple[Unreadable, ...]
     notes: tuple[str, ...]
@@ -102,7 +111,8 @@ def train(
             If it returns True, the state is written and `TrainingStopped` is raised, in all processes.
 
     Raises:
-        UsageError: an option has a wrong value, the device does not exist, or `out` is a folder.
+        UsageError: an option has a wrong value, the device does not exist, `out` is a folder, or ten crops
+            of the test images are not possible.
         MissingExtra: TensorBoard is not installed.
         CheckpointError: the weights are missing, broken or of another architecture.
         ExportError: the network does not map images to one logit for each class.
@@ -165,6 +175,8 @@ class _Run:
         torch.manual_seed(options.seed)
         with ranks.first_alone("weights"):  # which may be downloaded
             self.start = start_of(options, len(self.class_names), note=self.notes.append)
+        if options.ten_crop:
+            check_ten_crops(self.splits.test, self.start.contract)
         if ranks.is_first:
             _check_out(out)
         network = shared_by(ranks, compute.moved(self.start.network), compute.device)
@@ -181,7 +193,14 @@ class _Run:
         if resume and self.path.exists():
             restore_state(self.path, self.state, run=self.identity)
             self.has_state = True
-        self.ranks.check_equal("options", {**self.identity, "resumed after": self.state.described})
+        self.ranks.check_equal(
+            "options",
+            {
+                **self.identity,
+                "resumed after": self.state.described,
+                "ten crops": self.options.ten_crop,  # all ranks measure it, or none
+            },
+        )
 
         def stoppable(stage: str, done: int, total: int, note: str = "") -> None:
             progress(stage, done, total, note)
@@ -191,27 +210,32 @@ class _Run:
         epochs_resumed = len(self.state.history)
         try:
             prepared = prepared_from_splits(
-                self.splits, self.start.contract, keep_margin=self.recipe.keeps_margin, progress=stoppable
+                self.splits,
+                self.start.contract,
+                keep_margin=self.recipe.keeps_margin,
+                workers=self.options.workers,
+                progress=stoppable,
             )
             self._check_images(prepared)
             self.notes += prepared.notes
+            if self.options.workers and not prepared.notes:
+                self.notes.append("No worker process was used, because all images fit into memory.")
             if self.ranks.is_first:  # which alone prints them
-                self.notes += notes_on_copies(self.splits, prepared, stoppable)
+                self.notes += notes_on_duplicates(self.splits, prepared, stoppable)
             loop = self._loop(prepared, should_stop)
             # Ranks stop together, after a step. One that stopped elsewhere would leave the others waiting.
-            held_out = self._held_out_after_training(
-                loop, prepared, stoppable if self.ranks.count == 1 else progress
-            )
+            shown = stoppable if self.ranks.count == 1 else progress
+            test, ten_crops = self._accuracies_after_training(loop, prepared, shown)
         except StopRequested:
             self.ranks.stop()
             raise self._stopped() from None
         except LossNotFinite as error:
             raise self._not_finite(error) from error
-        report = self._report(loop, prepared, held_out, epochs_resumed)
+        report = self._report(loop, prepared, test, ten_crops, epochs_resumed)
         if self.ranks.is_first:
             save_checkpoint(report.checkpoint, self.out)
             self.path.unlink(missing_ok=True)
-        self.log("end", checkpoint=str(self.out), held_out_accuracy=held_out.share)
+        self.log("end", checkpoint=str(self.out), test_accuracy=test.share)
         return report
 
     def _check_images(self, prepared: PreparedSplits) -> None:
@@ -259,8 +283,10 @@ class _Run:
             should_stop=should_stop,
         )
 
-    def _held_out_after_training(self, loop: Loop, prepared: PreparedSplits, progress: Progress) -> Accuracy:
-        """Train the epochs that are left and return the accuracy on the test split.
+    def _accuracies_after_training(
+        self, loop: Loop, prepared: PreparedSplits, progress: Progress
+    ) -> tuple[Accuracy, Accuracy | None]:
+        """Train the epochs that are left and return the accuracy on the test split, also over ten crops.
 
         Raises:
             StopRequested: what is new is saved.
@@ -270,10 +296,22 @@ class _Run:
         self._log_start(loop)
         try:
             self._epochs(loop, prepared, progress)
+            evaluated, compute, ranks = self._evaluated(), self.compute, self.ranks
             if prepared.test is prepared.validation:
-                return state.history[-1].validation
-            return accuracy_of(
-                self._evaluated(), self.compute, prepared.test, "test accuracy", progress, self.ranks
+                test = state.history[-1].validation
+            else:
+                test = accuracy_of(evaluated, compute, prepared.test, "test accuracy", progress, ranks)
+            if not self.options.ten_crop:
+                return test, None
+            wide = prepared_split(
+                self.splits.test,
+                with_margin(self.start.contract),
+                workers=self.options.workers,
+                progress=progress,
+            )
+            crop = self.start.contract.size
+            return test, accuracy_of(
+                evaluated, compute, wide, "accuracy over ten crops", progress, ranks, crop=crop
             )
         except StopRequested:
             if began != (len(state.history), state.position.step):
@@ -377,17 +415,23 @@ class _Run:
         )
 
     def _report(
-        self, loop: Loop, prepared: PreparedSplits, held_out: Accuracy, epochs_resumed: int
+        self,
+        loop: Loop,
+        prepared: PreparedSplits,
+        test: Accuracy,
+        ten_crops: Accuracy | None,
+        epochs_resumed: int,
     ) -> TrainingReport:
         present = set(prepared.test.labels.tolist())
         missing = tuple(name for label, name in enumerate(self.class_names) if label not in present)
         history = self.state.history
-        record = training_record(loop, self.start, prepared, history, held_out, missing)
+        record = training_record(loop, self.start, prepared, history, test, ten_crops, missing)
         return TrainingReport(
             checkpoint=self._checkpoint(record),
             epochs=tuple(history),
             epochs_resumed=epochs_resumed,
-            held_out=held_out,
+            test_accuracy=test,
+            ten_crop_accuracy=ten_crops,
             missing_classes=missing,
             unreadable=prepared.unreadable,
             notes=tuple(self.notes),

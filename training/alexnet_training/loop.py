@@ -208,6 +208,8 @@ def accuracy_of(
     stage: str,
     progress: Progress,
     ranks: Ranks = ALONE,
+    *,
+    crop: int | None = None,
 ) -> Accuracy:
     """Measure top-1 and top-5 accuracy without autocast or augmentation.
 
@@ -218,6 +220,8 @@ def accuracy_of(
         stage: the name that progress reports.
         progress: called after every batch.
         ranks: the processes that share the images; each gets the accuracy on all of them.
+        crop: classify ten crops of this size of each image, and average their probabilities. None: classify
+            the images as they are.
 
     Raises:
         DatasetError: too many images cannot be read, or a shard was changed.
@@ -229,7 +233,8 @@ def accuracy_of(
         own = np.array_split(np.arange(images_of_all), ranks.count)[ranks.rank]
         batches = split.batches(own, EVALUATION_BATCH)
         for images, labels in compute.batches(batches):
-            probabilities, _ = classifier(images)  # (B, classes)
+            views = [images] if crop is None else ten_crops(images, crop)
+            probabilities = torch.stack([classifier(view)[0] for view in views]).mean(dim=0)  # (B, classes)
             first = probabilities.argmax(dim=1) == labels  # (B,)
             best = probabilities.topk(min(TOP, probabilities.shape[1])).indices  # (B, 5)
             # Equal probabilities: `topk` may leave out the class that `argmax` takes.
@@ -242,6 +247,22 @@ def accuracy_of(
     # Not `images_of_all`: a streamed split leaves out images that cannot be read.
     correct, in_top, seen = ranks.sum(torch.tensor([correct, in_top, seen])).tolist()
     return Accuracy(correct, seen, in_top)
+
+
+def ten_crops(images: Tensor, size: int) -> list[Tensor]:
+    """Return the four corners and the centre of each image, and their mirror images.
+
+    Args:
+        images: `(N, R, R, 3)`.
+        size: S, both sides of a crop in pixels, at most R.
+
+    Returns:
+        ten tensors `(N, S, S, 3)`.
+    """
+    last = images.shape[1] - size
+    corners = [(0, 0), (0, last), (last, 0), (last, last), (last // 2, last // 2)]  # row, column
+    crops = [images[:, row : row + size, column : column + size] for row, column in corners]
+    return crops + [crop.flip(2) for crop in crops]
 
 
 def epoch_means(position: Position) -> tuple[float, float]:

@@ -12,6 +12,8 @@ from alexnet_model.errors import UsageError
 
 from .recipes import Recipe, recipe_named
 
+MAX_WORKERS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
@@ -49,6 +51,9 @@ class TrainingOptions:
         compile: compile the network with `torch.compile`, which takes a minute and saves time per step.
         processes: how many processes train together, 1 to 4096; the batch size is a multiple of it. `train`
             does not start them: `launch.run_ranks` or `torchrun` does. None: as many as were started.
+        workers: how many worker processes of each of these decode the images of large splits, 1 to 256.
+            None: one for each core, shared by the processes of a machine.
+        ten_crop: measure the accuracy on the test split over ten crops of each image too, as in 2012.
 
     Raises:
         UsageError: an option is out of its range, or has no effect without another. `train` checks the data,
@@ -72,6 +77,8 @@ class TrainingOptions:
     device: str = "auto"
     compile: bool = False
     processes: int | None = None
+    workers: int | None = None
+    ten_crop: bool = False
 
     def __post_init__(self) -> None:
         recipe_named(self.recipe)
@@ -83,6 +90,13 @@ class TrainingOptions:
             if not 1 <= self.processes <= 4096:
                 raise UsageError("processes", got=str(self.processes), expected="1 to 4096")
             self.check_divisible(self.processes)
+        if self.workers is not None and not 1 <= self.workers <= MAX_WORKERS:
+            raise UsageError(
+                "workers",
+                got=str(self.workers),
+                expected=f"1 to {MAX_WORKERS}",
+                next_step="Leave this option out for one worker for each core.",
+            )
         for name in ("learning_rate", "body_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate <= 1:

@@ -16,7 +16,13 @@ from .splits import PreparedSplits
 from .start import Start
 from .state import Accuracy, EpochRecord
 
-NOT_OF_THE_RUN = ("device", "compile", "processes")  # options that a resumed run may change
+NOT_OF_THE_RUN = (
+    "device",
+    "compile",
+    "processes",
+    "workers",
+    "ten_crop",
+)  # options that a resumed run may change
 NAMED_UNREADABLE = 20  # names of unreadable images in the checkpoint; the report has all of them
 
 
@@ -25,7 +31,8 @@ def training_record(
     start: Start,
     splits: PreparedSplits,
     history: list[EpochRecord],
-    held_out: Accuracy,
+    test: Accuracy,
+    ten_crops: Accuracy | None,
     missing_classes: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return the checkpoint's `training` as JSON: where the weights come from.
@@ -35,7 +42,8 @@ def training_record(
         start: what it started with.
         splits: the images.
         history: one record for each epoch.
-        held_out: the accuracy on the test split.
+        test: the accuracy on the test split.
+        ten_crops: that over ten crops of each image. None: it was not measured.
         missing_classes: the classes without an image in the test split.
     """
     options, last, epochs = loop.options, history[-1], len(history)
@@ -64,8 +72,9 @@ def training_record(
         "computed_in": loop.compute.computes_in,
         "loss": last.loss,
         "validation_accuracy": asdict(last.validation),
-        "held_out_accuracy": asdict(held_out),
-        "classes_without_held_out_images": list(missing_classes),
+        "test_accuracy": asdict(test),
+        "ten_crop_accuracy": ten_crops and asdict(ten_crops),
+        "classes_without_test_images": list(missing_classes),
         "seconds": round(sum(epoch.seconds for epoch in history), 1),
         "machine": machine_name(),
         "versions": versions_of("torch", "kornia", "numpy", "pillow", "scikit-learn", "alexnet-serving"),

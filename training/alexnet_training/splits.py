@@ -15,11 +15,11 @@ from typing import TypeAlias
 import numpy as np
 
 from alexnet_model.contract import Contract, Uint8Array
-from alexnet_model.errors import DatasetError, ImageError, listed
+from alexnet_model.errors import DatasetError, ImageError, UsageError, listed
 from alexnet_model.labelled_images import ImageDataset, Splits, Unreadable
 from alexnet_model.prepared_images import digests_of_images, prepared_from_set
 from alexnet_model.progress import Progress, silent
-from alexnet_model.splitting import copies_between
+from alexnet_model.splitting import duplicates_between
 
 from .streaming import Indices, StreamedSplit, default_workers
 
@@ -77,7 +77,12 @@ class PreparedSplits:
 
 
 def prepared_from_splits(
-    splits: Splits, contract: Contract, *, keep_margin: bool = False, progress: Progress
+    splits: Splits,
+    contract: Contract,
+    *,
+    keep_margin: bool = False,
+    workers: int | None = None,
+    progress: Progress,
 ) -> PreparedSplits:
     """Decode the images of small splits into memory, and prepare large ones for streaming.
 
@@ -89,6 +94,7 @@ def prepared_from_splits(
         contract: how images are prepared.
         keep_margin: keep the margin of training images that the contract's centre crop removes: they have
             the shape `(resize, resize, 3)`. Without effect if the contract does not crop.
+        workers: processes that decode the images of large splits. None: `streaming.default_workers`.
         progress: called after every image.
 
     Raises:
@@ -96,14 +102,14 @@ def prepared_from_splits(
     """
     _check_several_classes(splits.train)
     wide = with_margin(contract) if keep_margin else contract
-    train = _prepared_split(splits.train, wide, progress, shown=contract.size)
+    train = prepared_split(splits.train, wide, workers=workers, progress=progress, shown=contract.size)
     if isinstance(train, StreamedSplit):
         _check_classes(splits, *_readable_classes(splits.train, contract, progress))
     else:
         _check_classes(splits, train.labels, train.unreadable)
-    validation = _prepared_split(splits.validation, contract, progress)
+    validation = prepared_split(splits.validation, contract, workers=workers, progress=progress)
     same = splits.test.images is splits.validation.images
-    test = validation if same else _prepared_split(splits.test, contract, progress)
+    test = validation if same else prepared_split(splits.test, contract, workers=workers, progress=progress)
     return PreparedSplits(train, validation, test)
 
 
@@ -112,8 +118,35 @@ def with_margin(contract: Contract) -> Contract:
     return replace(contract, size=contract.resize) if isinstance(contract.resize, int) else contract
 
 
-def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress = silent) -> list[str]:
-    """Say how many images are copies, and whether training images are among those of the other splits.
+def check_ten_crops(dataset: ImageDataset, contract: Contract) -> None:
+    """Check that ten different crops of an image exist, and that its mirror image keeps its class.
+
+    Args:
+        dataset: the test images.
+        contract: how the network's images are prepared.
+
+    Raises:
+        UsageError: the images cannot be mirrored, or the contract leaves no margin around its crop.
+    """
+    without = "Leave --ten-crop out."
+    if not dataset.mirrorable:
+        raise UsageError(
+            "ten crops",
+            got=f"{dataset.source}, whose mirror images can be of another class",
+            expected="images that keep their class when they are mirrored",
+            next_step=without,
+        )
+    if with_margin(contract).size == contract.size:
+        raise UsageError(
+            "ten crops",
+            got=f"a contract with resize {contract.resize} and size {contract.size}, which has no margin",
+            expected="a resize that is larger than the size, such as 256 and 224",
+            next_step=without,
+        )
+
+
+def notes_on_duplicates(splits: Splits, prepared: PreparedSplits, progress: Progress = silent) -> list[str]:
+    """Say how many images are duplicates, and whether training images are among those of the other splits.
 
     Args:
         splits: the dataset.
@@ -122,10 +155,10 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress
         progress: called after every file that is compared.
     """
     notes = []
-    if splits.copies:
+    if splits.duplicates:
         notes.append(
-            f"{splits.copies:,} images are copies of others in {splits.train.source}; "
-            "copies of an image are all in one split."
+            f"{splits.duplicates:,} images are duplicates of others in {splits.train.source}; "
+            "duplicates of an image are all in one split."
         )
     others = [prepared.validation] + [prepared.test] * (prepared.test is not prepared.validation)
     for dataset, split in zip((splits.validation, splits.test), others, strict=False):
@@ -137,7 +170,7 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress
                 if digest in trained_on
             ]
         else:
-            shared = copies_between(splits.train.images, dataset.images, progress)
+            shared = duplicates_between(splits.train.images, dataset.images, progress)
         if shared:
             notes.append(
                 f"{len(shared):,} of {len(split.labels):,} {dataset.split} images are training images too, "
@@ -147,20 +180,31 @@ def notes_on_copies(splits: Splits, prepared: PreparedSplits, progress: Progress
     return notes
 
 
-def _prepared_split(
-    dataset: ImageDataset, contract: Contract, progress: Progress, *, shown: int | None = None
+def prepared_split(
+    dataset: ImageDataset,
+    contract: Contract,
+    *,
+    workers: int | None,
+    progress: Progress,
+    shown: int | None = None,
 ) -> Split:
-    """Prepare a split.
+    """Decode the images of a small split into memory, or prepare a large one for streaming.
 
     Args:
         dataset: the images.
         contract: how they are prepared.
+        workers: processes that decode the images of a large split. None: `streaming.default_workers`.
         progress: called after every image that is decoded.
         shown: the size of the centre that the network sees, of training images.
+
+    Raises:
+        DatasetError: no image of a small split can be read.
     """
     if len(dataset) * contract.image_bytes > MAX_BYTES_IN_MEMORY:
         is_train = shown is not None
-        return StreamedSplit(dataset, contract, replace_unreadable=is_train, workers=default_workers())
+        return StreamedSplit(
+            dataset, contract, replace_unreadable=is_train, workers=workers or default_workers()
+        )
     prepared = prepared_from_set(dataset, contract, progress=progress)
     size = shown or contract.size
     margin, end = (contract.size - size) // 2, (contract.size + size) // 2

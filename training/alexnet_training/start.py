@@ -145,7 +145,7 @@ def _from_random_weights(options: TrainingOptions, classes: int) -> Start:
             next_step="Add --weights FILE, or leave this option out.",
         )
     contract = options.contract or Contract()
-    if not own:
+    if not own or options.contract:  # whose images can be too small for the network
         _check_logits(network, contract, classes)
     return Start(
         network=network,

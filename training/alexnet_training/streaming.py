@@ -107,6 +107,13 @@ class ImageBatches(Dataset[Filled]):
             return None
 
 
+class BatchLoader(DataLoader[Filled]):
+    """PyTorch's loader without its warning about more workers than cores, whose number was chosen here."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Check nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class StreamedSplit:
     """One split whose images are decoded by worker processes whenever they are used.
@@ -158,7 +165,7 @@ class StreamedSplit:
             memory.reshape(shape),
             replace_unreadable=self.replace_unreadable,
         )
-        loader = DataLoader(
+        loader = BatchLoader(
             batches,
             batch_size=None,  # an index of the dataset is a whole batch
             collate_fn=_unchanged,
