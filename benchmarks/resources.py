@@ -2,23 +2,26 @@
 
 The numbers for the resource requests of a pod (docs/scale.md). Run it on the machine, or the kind of machine,
 that will serve. It starts the embedded server and sends requests to each model in turn: single images, and
-then the largest batches.
+then the largest batches; to a model that decodes images, JPEG files of 640 x 480 pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from alexnet_clients import Client, ServedModel
-from alexnet_model.contract import Uint8Array
+from alexnet_model.model_names import is_decoder
 from alexnet_serving import EmbeddedServer
 from alexnet_serving.servers.embedded import cpu_s_of, is_alive
 
@@ -37,12 +40,11 @@ def main() -> int:
         show("loaded, no request yet", memory_bytes(group), cores=None)
         most = 0
         for name in server.models:
-            served = client.model(name)
-            if served.decodes:
-                continue  # an ensemble of the others and the decoder, which is idle here
-            for batch in dict.fromkeys((1, served.max_batch)):
-                memory, cores = measure(client, served, batch, options, group)
-                show(f"{name}, batch {batch}", memory, cores)
+            if is_decoder(name):
+                continue  # a part of the model that takes encoded images
+            for what, send in loads(client, client.model(name)):
+                memory, cores = measure(send, options, group)
+                show(f"{name}, {what}", memory, cores)
                 most = max(most, memory)
     sys.stdout.write(
         f"\nlargest: {most / MIB:,.0f} MiB with the regions in /dev/shm, without the page cache\n"
@@ -50,13 +52,23 @@ def main() -> int:
     return 0
 
 
-def measure(
-    client: Client, served: ServedModel, batch: int, options: argparse.Namespace, group: int
-) -> tuple[int, float]:
+def loads(client: Client, served: ServedModel) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The requests to send to a model, each with its name."""
+    if served.decodes:
+        jpeg = io.BytesIO()
+        Image.effect_noise((640, 480), 50).save(jpeg, "JPEG")
+        content = jpeg.getvalue()
+        yield "JPEG", lambda: client.classify(content, model=served.name)[0].best
+        return
+    for batch in dict.fromkeys((1, served.max_batch)):
+        images = np.zeros((batch, *served.contract.image_shape), np.uint8)
+        yield f"batch {batch}", partial(client.probabilities, images, model=served.name)
+
+
+def measure(send: Callable[[], object], options: argparse.Namespace, group: int) -> tuple[int, float]:
     """Return the largest memory in bytes, and the mean number of busy cores, during one load."""
-    image = np.zeros((batch, *served.contract.image_shape), np.uint8)
     largest = 0
-    with load(client, served.name, image, options.threads):
+    with load(send, options.threads):
         before, started = cpu_s_of(group), time.monotonic()
         while (took_s := time.monotonic() - started) < options.seconds:
             largest = max(largest, memory_bytes(group))
@@ -65,18 +77,18 @@ def measure(
 
 
 @contextmanager
-def load(client: Client, model: str, images: Uint8Array, threads: int) -> Iterator[None]:
-    """Send the same request from several threads until the block ends; raise what one of them raised."""
+def load(send: Callable[[], object], threads: int) -> Iterator[None]:
+    """Send from several threads until the block ends; raise what one of them raised."""
     stop, errors = threading.Event(), list[Exception]()
 
-    def send() -> None:
+    def repeat() -> None:
         try:
             while not stop.is_set():
-                client.probabilities(images, model=model)
+                send()
         except Exception as error:
             errors.append(error)
 
-    running = [threading.Thread(target=send) for _ in range(threads)]
+    running = [threading.Thread(target=repeat) for _ in range(threads)]
     for thread in running:
         thread.start()
     try:
