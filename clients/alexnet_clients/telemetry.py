@@ -69,6 +69,7 @@ class Call:
         return max(0, self.attempts - 1)
 
 
+#: A function that is called before a request is sent, and returns a function to call at its end.
 Observer: TypeAlias = Callable[[Call], Callable[[], object]]
 
 
@@ -104,7 +105,7 @@ class Tracing:
     ...     client.classify("cat.jpg")
 
     Args:
-        tracer_provider: gets the spans. Default: OpenTelemetry's global one, when the observer is made.
+        tracer_provider: gets the spans. Default: OpenTelemetry's global one.
 
     Raises:
         MissingExtra: the [telemetry] extra is not installed.
@@ -169,15 +170,13 @@ class Tracing:
 class Metrics:
     """An observer that counts requests for Prometheus, by model.
 
-    | metric | meaning |
-    |---|---|
-    | `alexnet_client_request_duration_seconds` | histogram of requests, failed ones too, with all attempts |
-    | `alexnet_client_errors_total` | failed requests by `error`, the name of the exception's class |
-    | `alexnet_client_retries_total` | how often requests were sent again |
-    | `alexnet_client_images_total` | images in requests that succeeded |
+    - `alexnet_client_request_duration_seconds`: histogram of requests, failed ones too, with all attempts;
+      its `_count` is the number of requests.
+    - `alexnet_client_errors_total`: failed requests by `error`, the name of the exception's class.
+    - `alexnet_client_retries_total`: how often requests were sent again.
+    - `alexnet_client_images_total`: images in requests that succeeded.
 
-    The histogram's `_count` is the number of requests. Make one for all clients of a process: a registry
-    refuses a second metric of the same name.
+    Make one for all clients of a process: a registry refuses a second metric of the same name.
 
     >>> with Client("grpc://127.0.0.1:8001", observers=[Metrics()]) as client:  # doctest: +SKIP
     ...     client.classify("cat.jpg")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -22,7 +23,15 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry
 
 from alexnet_clients import AsyncClient, Call, Client, FakeTransport, Metrics, Tracing
-from alexnet_model.errors import BadRequest, BadResponse, ClientError, DeadlineExceeded, NotReady, Overloaded
+from alexnet_model.errors import (
+    BadRequest,
+    BadResponse,
+    ClientError,
+    DeadlineExceeded,
+    MissingExtra,
+    NotReady,
+    Overloaded,
+)
 
 from .http_transport.http_server import HttpServer, Reply
 from .http_transport.http_server import config as http_config
@@ -279,6 +288,15 @@ def test_metrics_count_requests_images_retries_and_errors() -> None:
     seconds = value_of(registry, "request_duration_seconds_sum")
     assert seconds is not None
     assert 0.04 <= seconds < 5
+
+
+@pytest.mark.parametrize(("observer", "module"), [(Tracing, "opentelemetry"), (Metrics, "prometheus_client")])
+def test_without_the_extra_the_error_names_it(
+    observer: type[Tracing | Metrics], module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r"alexnet-serving\[telemetry\]"):
+        observer()
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -62,7 +62,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
 )
-NO_HEADERS: Mapping[str, str] = {}
+_NO_HEADERS: Mapping[str, str] = {}
 T = TypeVar("T")
 _Specs: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, datatype, shape
 
@@ -223,7 +223,7 @@ class GrpcTransport:
         subject: str,
         timeout_s: float,
         read: Callable[[Any], T],
-        headers: Mapping[str, str] = NO_HEADERS,
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Future[T]:
         """Call, and pass the response through `read`, or the translated error, to a standard future."""
         future: Future[T] = Future()
