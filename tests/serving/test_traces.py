@@ -54,47 +54,47 @@ class Collector:
                 receiver.shutdown()
                 thread.join()
 
-    def wait_for(self, name: str, count: int) -> list[dict[str, Any]]:
-        """The spans of a name, as soon as there are so many of them."""
-        until = time.monotonic() + 20
-        while len(found := [span for span in self.spans if span["name"] == name]) < count:
-            assert time.monotonic() < until, self.spans
+    def wait_for(self, trace_id: str) -> dict[str, dict[str, Any]]:
+        """The three spans of a trace by name; empty if they do not arrive."""
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            found = {span["name"]: span for span in list(self.spans) if span["traceId"] == trace_id}
+            if len(found) == 3:
+                return found
             time.sleep(0.05)
-        return found
+        return {}
 
 
 @pytest.mark.slow
 def test_the_servers_spans_continue_the_trace_of_the_client(on_onnxruntime: Path, images: Uint8Array) -> None:
+    """Each is sent until its spans arrive: on a busy machine Triton's exporter may lose some."""
     provider = TracerProvider()
-    tracer, observers = provider.get_tracer("test"), [Tracing(provider)]
+    sent: list[Any] = []
+
+    def keep(call: Any) -> Any:
+        sent.append(call)
+        return lambda: None
+
     with (
         Collector().running() as collector,
         EmbeddedServer(on_onnxruntime, trace=ServerTrace(url=collector.url)) as server,
     ):
-        traces, ids = set(), []
         for url in (server.grpc_url, server.http_url):
-            with Client(url) as untraced:
-                untraced.probabilities(images[:1], model=MODEL)
-            observed: list[Any] = []
-
-            def keep(call: Any, observed: list[Any] = observed) -> Any:
-                observed.append(call)
-                return lambda: None
-
-            with (
-                tracer.start_as_current_span("application") as span,
-                Client(url, observers=[*observers, keep]) as client,
-            ):
-                client.probabilities(images[:2], model=MODEL)
-            traces.add(f"{span.get_span_context().trace_id:032x}")
-            ids.append((observed[0].headers["traceparent"].split("-")[2], observed[0].request_id))
-            assert observed[0].version == "1"
-        requests = collector.wait_for("InferRequest", 2)
-        models = collector.wait_for(MODEL, 2)
-    assert {span["traceId"] for span in collector.spans} == traces, "and none of the others"
-    assert [span["parentSpanId"] for span in requests] == [parent for parent, _ in ids]
-    attributes = [{each["key"]: each["value"] for each in span["attributes"]} for span in models]
-    assert [each["triton.request_id"]["stringValue"] for each in attributes] == [sent for _, sent in ids]
+            with Client(url) as untraced, Client(url, observers=[Tracing(provider), keep]) as traced:
+                for _ in range(4):
+                    untraced.probabilities(images[:1], model=MODEL)
+                    with provider.get_tracer("test").start_as_current_span("application"):
+                        traced.probabilities(images[:2], model=MODEL)
+                    _, trace_id, parent_id, _ = sent[-1].headers["traceparent"].split("-")
+                    spans = collector.wait_for(trace_id)
+                    if spans:
+                        break
+            assert spans["InferRequest"]["parentSpanId"] == parent_id
+            attributes = {each["key"]: each["value"] for each in spans[MODEL]["attributes"]}
+            assert attributes["triton.request_id"]["stringValue"] == sent[-1].request_id
+            assert sent[-1].version == "1"
+    traces = {call.headers["traceparent"].split("-")[1] for call in sent}
+    assert {span["traceId"] for span in collector.spans} <= traces, "and none of the others"
 
 
 @pytest.mark.parametrize(
