@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
+import threading
+import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +70,44 @@ def clients_page(served: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_clients_pages_python_runs(
     clients_page: str, block: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```python\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    blocks = [each for each in found if "observers" not in each]
     assert len(blocks) == 4
     exec(compile(blocks[block], "clients.md", "exec"), {"__name__": "__main__"})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == (2, 2, 2, 3)[block]
     assert "error" not in " ".join(lines).lower()
+
+
+def test_the_clients_pages_observers_run(clients_page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = re.findall(r"^```python\n(.*?)^```", clients_page, re.MULTILINE | re.DOTALL)
+    (block,) = [each for each in found if "observers" in each]
+    posted: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector, socket.socket() as free:
+        threading.Thread(target=collector.serve_forever).start()
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        block = block.replace("127.0.0.1:4318", f"127.0.0.1:{collector.server_port}")
+        try:
+            exec(compile(block.replace("9000", str(port)), "clients.md", "exec"), {})
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+                metrics = response.read().decode()
+        finally:
+            collector.shutdown()
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert b"upload" in b"".join(posted)
+    assert b"inference.GRPCInferenceService/ModelInfer" in b"".join(posted)
+    assert 'alexnet_client_request_duration_seconds_count{model="alexnet_int8"} 1.0' in metrics
 
 
 def test_the_clients_pages_blocks_that_are_not_run_are_still_python(clients_page: str) -> None:

@@ -17,7 +17,7 @@ import typer
 from .options import RepositoryOption
 
 if TYPE_CHECKING:
-    from alexnet_serving import Server, ServerOptions, ServerTls
+    from alexnet_serving import Server, ServerOptions, ServerTls, ServerTrace
 
 
 TERMINATED = 128 + signal.SIGTERM
@@ -75,6 +75,24 @@ def serve_command(
             help="Let clients on this machine send images through shared memory.",
         ),
     ] = False,
+    trace_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Send OpenTelemetry spans of requests to this OTLP/HTTP receiver.",
+            metavar="URL",
+            show_default=False,
+            rich_help_panel="Traces",
+        ),
+    ] = None,
+    trace_rate: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Record one of N requests that belong to no trace of a client; 0 records none of them.",
+            metavar="N",
+            rich_help_panel="Traces",
+        ),
+    ] = 0,
     image: Annotated[
         str | None,
         typer.Option(help="Docker image to run.", show_default="pinned, chosen by the models"),
@@ -109,6 +127,7 @@ def serve_command(
     from .screen import err, note, say
 
     tls = _tls_from(tls_certificate, tls_key, tls_client_ca)
+    trace = _trace_from(trace_url, trace_rate)
     docker_only = {"--image": image, "--rebuild-if-needed": rebuild_if_needed}
     kind = kind_of_server(kind, repository, docker_only)
     options: ServerOptions = {
@@ -118,6 +137,7 @@ def serve_command(
         "address": address,
         "tls": tls,
         "shared_memory": shared_memory,
+        "trace": trace,
         "ready_timeout_s": ready_timeout_s,
     }
     server: Server
@@ -133,6 +153,8 @@ def serve_command(
         say(f"gRPC     {server.grpc_url}")
         say(f"HTTP     {server.http_url}")
         say(f"metrics  {server.metrics_url}")
+        if trace is not None:
+            say(f"traces   {trace.url}")
         say(f"ready    {', '.join(server.models)}")
         if shared_memory:
             note("Shared memory is open: every process that reaches a port can use any region of it.")
@@ -190,6 +212,27 @@ def _tls_from(certificate: Path | None, key: Path | None, client_ca: Path | None
         got=f"nothing beside {next(name for name, path in given.items() if path)}",
         expected="the certificate and its key together",
         next_step=f"Add {missing} FILE.",
+    )
+
+
+def _trace_from(url: str | None, rate: int) -> ServerTrace | None:
+    """Return the receiver of the two options; None without any.
+
+    Raises:
+        UsageError: the URL is missing or has another form.
+    """
+    from alexnet_model.errors import UsageError
+    from alexnet_serving import ServerTrace
+
+    if url is not None:
+        return ServerTrace(url=url, rate=rate)
+    if not rate:
+        return None
+    raise UsageError(
+        "--trace-rate",
+        got="no --trace-url",
+        expected="both",
+        next_step="Add --trace-url URL of the receiver.",
     )
 
 

@@ -24,6 +24,7 @@ from .sources import (
     name_from_source,
     sources_from_arguments,
 )
+from .telemetry import Call, Metrics, Observer, Tracing
 from .transports.transport import (
     BYTES,
     DTYPES,
@@ -65,6 +66,7 @@ __all__ = [
     "IMAGES_PER_TASK",
     "AsyncClient",
     "Backoff",
+    "Call",
     "Classification",
     "Client",
     "ClientTls",
@@ -78,8 +80,10 @@ __all__ = [
     "InferRequest",
     "LineFormat",
     "Message",
+    "Metrics",
     "ModelConfig",
     "ModelStatistics",
+    "Observer",
     "PageServer",
     "Prediction",
     "Region",
@@ -89,6 +93,7 @@ __all__ = [
     "SharedImages",
     "StdinImage",
     "TensorSpec",
+    "Tracing",
     "Transport",
     "choose_model",
     "images_in_folder",

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -32,6 +34,7 @@ from .predictions import Prediction, numbers_from_reply, predictions_from_batch
 from .sending import Backoff, FifoSemaphore, RequestWindow, Retrier, Steps, result_of, run_blocking, wait_for
 from .served_model import ServedModel, served_model_from_config
 from .sources import images_in_folder
+from .telemetry import Call, Observer, start_observing
 from .transports.balanced_transport import BalancedTransport
 from .transports.error_rules import LATE
 from .transports.transport import (
@@ -42,6 +45,7 @@ from .transports.transport import (
     ModelStatistics,
     Region,
     Transport,
+    subject_of,
     transport_from_url,
 )
 from .url import Endpoints
@@ -76,6 +80,7 @@ class BaseClient:
         contract: Contract | None = None,
         backoff: Backoff | None = None,
         max_in_flight: int = 64,
+        observers: Sequence[Observer] = (),
         transport: Transport | None = None,
     ) -> None:
         """Open a transport; nothing is sent yet.
@@ -92,6 +97,7 @@ class BaseClient:
                 the contract that the served model declares (`ServedModel.contract`).
             backoff: waits between attempts. Default: `Backoff()`.
             max_in_flight: how many requests are open at once at most; others wait in the client.
+            observers: are called for each request for inference, such as `Tracing()` and `Metrics()`.
             transport: used instead of one for `url`; closed with the client.
 
         Raises:
@@ -110,6 +116,8 @@ class BaseClient:
         self._pid = os.getpid()
         self._retrier = Retrier(backoff or Backoff())
         self._permits = FifoSemaphore(max_in_flight)
+        self._observers = tuple(observers)
+        self._id, self._numbers_of_requests = secrets.token_hex(4), count(1)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="alexnet-prepare")
         self._connected = self._closed = False
         # Each model with the transport's count of connections when it was read.
@@ -136,7 +144,7 @@ class BaseClient:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _subject(self, model: str) -> str:
-        return f"{self._name} {model}"
+        return subject_of(self._name, model)
 
     def _check_process(self) -> None:
         """Refuse a use in a forked child, before a lock that a thread of the parent may have held."""
@@ -321,7 +329,7 @@ class BaseClient:
                 reply,
                 name,
                 shape=(images, served.classes),
-                subject=self._subject(served.name),
+                subject=subject_of(self._name, served.name, reply.request_id),
                 are_probabilities=name == served.contract.probabilities_name,
             )
             for name in outputs
@@ -355,11 +363,26 @@ class BaseClient:
         assert batch.rows is not None
         name = ENCODED_INPUT_NAME if served.decodes else served.contract.input_name
         request = InferRequest(
-            model=served.name, inputs={name: batch.rows}, outputs=outputs, top=top, region=region
+            model=served.name,
+            inputs={name: batch.rows},
+            outputs=outputs,
+            top=top,
+            region=region,
+            id=f"{self._id}-{next(self._numbers_of_requests)}",
         )
         await self._permits.acquire()
+        finish: Callable[[Future[Any]], None] | None = None
         try:
             message = self.transport.prepare(request)
+            if self._observers:
+                call = Call(
+                    model=request.model,
+                    images=len(batch.rows),
+                    request_id=request.id,
+                    protocol="http" if self.url.servers[0].speaks_http else "grpc",
+                )
+                finish = start_observing(call, self._observers)
+                message = replace(message, call=call)
             future = self._retrier.run(
                 lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=timeout_s
             )
@@ -367,6 +390,8 @@ class BaseClient:
             self._permits.release()
             raise
         future.add_done_callback(lambda _: self._permits.release())
+        if finish is not None:
+            future.add_done_callback(finish)
         return future
 
     async def _once_for_all(self, what: str, send: Callable[[], Future[T]]) -> T:

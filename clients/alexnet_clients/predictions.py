@@ -17,7 +17,7 @@ import numpy.typing as npt
 from alexnet_model.errors import AlexnetError, BadRequest, BadResponse, ClientError, ImageError
 
 from .images import Batch
-from .transports.transport import FloatArray, InferReply
+from .transports.transport import FloatArray, InferReply, subject_of
 
 # Softmax over a thousand classes in half precision adds up to one within about a thousandth.
 _SUM_TOLERANCE = 0.01
@@ -80,6 +80,7 @@ def predictions_from_batch(
     if future is not None:
         try:
             reply = future.result()
+            subject = subject_of(subject, request_id=reply.request_id)
             rows = _classifications_from_reply(
                 reply, output, images=len(names), top=top, labels=labels, subject=subject
             )

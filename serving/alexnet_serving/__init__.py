@@ -41,6 +41,7 @@ from .servers.embedded import EmbeddedServer
 from .servers.process_server import ServerOptions
 from .servers.server import Server, ServerChoice, choice_of_server
 from .servers.tls import ServerTls
+from .servers.tracing import ServerTrace
 from .servers.tritonserver import wheel_of_this_python
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "ServerChoice",
     "ServerOptions",
     "ServerTls",
+    "ServerTrace",
     "check_engines",
     "choice_of_server",
     "config_from_text",

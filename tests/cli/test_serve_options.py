@@ -42,7 +42,8 @@ def test_mutual_tls_and_shared_memory(
 ) -> None:
     tls = ServerTls(made.server.certificate, made.server.key, made.ca)
     options = ["--with", "embedded", "--repository", str(exported.repository), *FREE_PORTS]
-    assert run(["serve", *options, *tls_options(tls), "--shared-memory"]) == 0
+    url = "http://127.0.0.1:4318/v1/traces"
+    assert run(["serve", *options, *tls_options(tls), "--shared-memory", "--trace-url", url]) == 0
     (server,) = served
     command = server._launch.command
     assert f"--grpc-root-cert={made.ca}" in command
@@ -52,6 +53,8 @@ def test_mutual_tls_and_shared_memory(
     assert f"HTTP     {server.http_url}\n" in captured.out
     assert "Triton encrypts gRPC only: HTTP and metrics stay on loopback.\n" in captured.err
     assert "Shared memory is open" in captured.err
+    assert f"--trace-config=opentelemetry,url={url}" in command
+    assert f"traces   {url}\n" in captured.out
     options_text = f"--url {server.grpc_url} --ca FILE --cert FILE --key FILE --model {server.models[0]}\n"
     assert f"Next: alexnet classify IMAGE {options_text}" in captured.err
 
@@ -67,6 +70,11 @@ def test_without_them(
     assert "Queues have no limit." in said
     assert "loopback" not in said
     assert "Shared memory" not in said
+
+
+def test_the_rate_of_traces_needs_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--trace-rate", "1"]) == 2
+    assert "--trace-rate: got no --trace-url, expected both. " in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_used_is_one_line(

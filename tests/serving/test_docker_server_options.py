@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_model.errors import DockerError, PortTaken, ServerError, UsageError
 from alexnet_model.triton_image import CPU_IMAGE
-from alexnet_serving import ServerTls
+from alexnet_serving import ServerTls, ServerTrace
 from alexnet_serving.servers.docker_server import DockerServer
 
 from ..certificates import Certificates, make_certificates
@@ -114,6 +114,18 @@ def test_the_copied_key_is_the_containers_users_and_goes_with_it(
         assert private.stat().st_mode & 0o077 == 0, "only the owner can open the folder of the key"
         assert private.stat().st_uid == os.getuid()
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["host.docker.internal", "collector.example"])
+def test_traces(host: str, on_cpu: Path, fake: Fake) -> None:
+    docker = fake()
+    url = f"http://{host}:4318/v1/traces"
+    with DockerServer(on_cpu, trace=ServerTrace(url=url, rate=100)):
+        (run,) = docker.runs
+    options = [option.removeprefix("--trace-config=") for option in triton_options(run, "--trace-config")]
+    assert {"mode=opentelemetry", f"opentelemetry,url={url}", "level=TIMESTAMPS", "rate=100"} <= set(options)
+    is_added = "--add-host=host.docker.internal:host-gateway" in run[: run.index(CPU_IMAGE)]
+    assert is_added == (host == "host.docker.internal")
 
 
 def test_without_tls_nothing_is_copied(on_cpu: Path, fake: Fake, temporary: Path) -> None:

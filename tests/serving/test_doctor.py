@@ -45,7 +45,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return machine
 
 
-NO_COMMANDS = {"dev", "docs", "lecture", "tensorboard"}  # extras without which every command runs
+# Extras without which every command runs.
+NO_COMMANDS = {"dev", "docs", "lecture", "telemetry", "tensorboard"}
 
 
 def test_every_extra_of_the_project_is_checked() -> None:

@@ -26,6 +26,10 @@ from alexnet_model.errors import (
 STATISTICS_REFUSED: tuple[type[ClientError], ...] = (BadRequest, ForeignServer, ModelNotFound)
 
 
+# How Triton begins an error of a request; `<id_unknown>` for one that was sent without an id.
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
+
+
 @dataclass(frozen=True)
 class ErrorRule:
     """An error's class, and the parts of its message that do not depend on the reply."""
@@ -35,8 +39,8 @@ class ErrorRule:
     next_step: str = ""
 
     def error(self, subject: str, got: str) -> ClientError:
-        """The error, with `got` on one line."""
-        text = " ".join(got.split()).rstrip(".")
+        """The error, with `got` on one line. The subject already names the request's id."""
+        text = " ".join(_REQUEST_ID.sub("", got).split()).rstrip(".")
         return self.kind(subject, got=text, expected=self.expected, next_step=self.next_step)
 
 

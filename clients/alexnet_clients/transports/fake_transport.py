@@ -133,6 +133,7 @@ class FakeTransport:
 
     def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
         request, started = message.request, time.perf_counter()
+        message.headers_for("fake server")
         with self._lock:
             self.requests.append(request)
             self.in_flight += 1
@@ -254,6 +255,8 @@ class FakeTransport:
             outputs=outputs,
             latency_ms=1e3 * (time.perf_counter() - started),
             request_bytes=sum(len(row[0]) for row in request.images) if is_encoded else request.images.nbytes,
+            model_version="1",
+            request_id=request.id,
         )
 
     def _best(self, probabilities: npt.NDArray[Any], top: int) -> npt.NDArray[np.object_]:

@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
@@ -37,6 +37,7 @@ from .transport import (
     buffer_from_array,
     datatype_of,
     size_bytes,
+    subject_of,
 )
 
 _SERVICE = "/inference.GRPCInferenceService"
@@ -61,6 +62,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
 )
+_NO_HEADERS: Mapping[str, str] = {}
 T = TypeVar("T")
 _Specs: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]  # name, datatype, shape
 
@@ -95,9 +97,10 @@ class GrpcTransport:
         self._closed = False
         self._pid = os.getpid()
         self._head = functools.lru_cache(maxsize=256)(self._head_of)
-        number = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+        fields = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name
         length_delimited = 2
-        self._content_tag = _varint(number << 3 | length_delimited)
+        self._content_tag = _varint(fields["raw_input_contents"].number << 3 | length_delimited)
+        self._id_tag = _varint(fields["id"].number << 3 | length_delimited)
         self._infer = self._method("ModelInfer", serialise=bytes)
         self._server_ready = self._method("ServerReady")
         self._model_config = self._method("ModelConfig")
@@ -116,15 +119,19 @@ class GrpcTransport:
 
     def ready(self, *, timeout_s: float) -> Future[bool]:
         request = self._messages.ServerReadyRequest()
-        return self._call(self._server_ready, request, "", timeout_s, lambda response: bool(response.ready))
+
+        def read(response: Any) -> bool:
+            return bool(response.ready)
+
+        return self._call(self._server_ready, request, self._name, timeout_s, read)
 
     def model_config(self, model: str, *, timeout_s: float) -> Future[ModelConfig]:
-        request, subject = self._messages.ModelConfigRequest(name=model), self._subject(model)
+        request, subject = self._messages.ModelConfigRequest(name=model), subject_of(self._name, model)
 
         def read(response: Any) -> ModelConfig:
             return config_from_json(_json_from_message(response.config), subject=subject)
 
-        return self._call(self._model_config, request, model, timeout_s, read)
+        return self._call(self._model_config, request, subject, timeout_s, read)
 
     def model_names(self, *, timeout_s: float) -> Future[tuple[str, ...]]:
         request = self._messages.ModelStatisticsRequest()
@@ -132,15 +139,15 @@ class GrpcTransport:
         def read(response: Any) -> tuple[str, ...]:
             return names_from_statistics(_json_from_message(response), subject=self._name)
 
-        return self._call(self._model_statistics, request, "", timeout_s, read)
+        return self._call(self._model_statistics, request, self._name, timeout_s, read)
 
     def statistics(self, model: str, *, timeout_s: float) -> Future[ModelStatistics]:
-        request, subject = self._messages.ModelStatisticsRequest(name=model), self._subject(model)
+        request, subject = self._messages.ModelStatisticsRequest(name=model), subject_of(self._name, model)
 
         def read(response: Any) -> ModelStatistics:
             return statistics_from_json(_json_from_message(response), subject=subject)
 
-        return self._call(self._model_statistics, request, model, timeout_s, read)
+        return self._call(self._model_statistics, request, subject, timeout_s, read)
 
     def regions(self, *, timeout_s: float) -> Future[tuple[Region, ...]]:
         def read(response: Any) -> tuple[Region, ...]:
@@ -148,43 +155,50 @@ class GrpcTransport:
             return tuple(Region(name=each.name, key=each.key, size_bytes=each.byte_size) for each in found)
 
         request = self._messages.SystemSharedMemoryStatusRequest()
-        return self._call(self._region_status, request, "", timeout_s, read)
+        return self._call(self._region_status, request, self._name, timeout_s, read)
 
     def register(self, region: Region, *, timeout_s: float) -> Future[None]:
         request = self._messages.SystemSharedMemoryRegisterRequest(
             name=region.name, key=region.key, byte_size=region.size_bytes
         )
-        return self._call(self._region_register, request, "", timeout_s, lambda response: None)
+        return self._call(self._region_register, request, self._name, timeout_s, lambda response: None)
 
     def unregister(self, name: str, *, timeout_s: float) -> Future[None]:
         request = self._messages.SystemSharedMemoryUnregisterRequest(name=name)
-        return self._call(self._region_unregister, request, "", timeout_s, lambda response: None)
+        return self._call(self._region_unregister, request, self._name, timeout_s, lambda response: None)
 
     def prepare(self, request: InferRequest) -> Message:
         """Serialise to ModelInferRequest. In protobuf's wire form a message may be joined from parts."""
         arrays = request.inputs.items()
         specs = tuple((name, datatype_of(array), array.shape) for name, array in arrays)
         head = self._head(request.model, specs, request.outputs, request.top, request.region)
-        if request.region:
-            return Message(request, head)
         parts: list[bytes | memoryview] = [head]
+        if request.id:
+            content = request.id.encode()
+            parts += [self._id_tag, _varint(len(content)), content]
+        if request.region:
+            return Message(request, b"".join(parts))
         for _, array in arrays:
-            content = buffer_from_array(array)
-            parts += [self._content_tag, _varint(len(content)), content]
+            buffer = buffer_from_array(array)
+            parts += [self._content_tag, _varint(len(buffer)), buffer]
         return Message(request, b"".join(parts))
 
     def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
-        model, started = message.request.model, time.perf_counter()
+        started = time.perf_counter()
+        subject = subject_of(self._name, message.request.model, message.request.id)
+        headers = message.headers_for(self._name)
 
         def read(response: Any) -> InferReply:
             latency_ms = 1e3 * (time.perf_counter() - started)
             return InferReply(
-                outputs=self._outputs_from_response(response, model),
+                outputs=_outputs_from_response(response, subject),
                 latency_ms=latency_ms,
                 request_bytes=len(message.wire),
+                model_version=response.model_version,
+                request_id=message.request.id,
             )
 
-        return self._call(self._infer, message.wire, model, timeout_s, read)
+        return self._call(self._infer, message.wire, subject, timeout_s, read, headers)
 
     def close(self) -> None:
         if self._pid == os.getpid():
@@ -203,18 +217,25 @@ class GrpcTransport:
         )
 
     def _call(
-        self, method: Any, request: Any, model: str, timeout_s: float, read: Callable[[Any], T]
+        self,
+        method: Any,
+        request: Any,
+        subject: str,
+        timeout_s: float,
+        read: Callable[[Any], T],
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Future[T]:
         """Call, and pass the response through `read`, or the translated error, to a standard future."""
         future: Future[T] = Future()
-        subject = self._subject(model)
-        metadata: tuple[tuple[str, str], ...] = ()
+        metadata = tuple(headers.items())
         try:
             if self._pid != os.getpid():
                 check_same_process(self._name, self._pid, kind=ClientError)
             if self._credentials.headers is not None:  # in the caller's thread: renewing a token takes time
-                metadata = tuple(self._credentials.headers_now(subject).items())
-            self._thread.call(lambda: self._start(future, method, request, metadata, model, timeout_s, read))
+                metadata = tuple({**self._credentials.headers_now(subject), **headers}.items())
+            self._thread.call(
+                lambda: self._start(future, method, request, metadata, subject, timeout_s, read)
+            )
         except ClientError as error:
             future.set_exception(error)
         except RuntimeError:
@@ -227,7 +248,7 @@ class GrpcTransport:
         method: Any,
         request: Any,
         metadata: tuple[tuple[str, str], ...],
-        model: str,
+        subject: str,
         timeout_s: float,
         read: Callable[[Any], T],
     ) -> None:
@@ -239,7 +260,7 @@ class GrpcTransport:
             try:
                 result = read(call.result())
             except self._rpc_error as error:
-                translated = self._error(model, call.code().name, call.details() or "", error)
+                translated = self._error(subject, call.code().name, call.details() or "", error)
                 if isinstance(translated, ConnectionLost):
                     self._count_connection()
                 future.set_exception(translated)
@@ -262,16 +283,12 @@ class GrpcTransport:
             call = method.future(request, timeout=timeout_s, metadata=metadata)
         except Exception as error:  # as above
             if future.set_running_or_notify_cancel():
-                future.set_exception(self._error(model, "UNKNOWN", str(error), error))
+                future.set_exception(self._error(subject, "UNKNOWN", str(error), error))
             return
         future.add_done_callback(cancel)
         call.add_done_callback(finish)
 
-    def _subject(self, model: str) -> str:
-        return f"{self._name} {model}".rstrip()
-
-    def _error(self, model: str, status: str, details: str, cause: Exception) -> ClientError:
-        subject = self._subject(model)
+    def _error(self, subject: str, status: str, details: str, cause: Exception) -> ClientError:
         if self._closed and status == "CANCELLED":
             error = CLOSED.error(subject, "a client that is closed")
         else:
@@ -298,20 +315,20 @@ class GrpcTransport:
                 output.parameters["classification"].int64_param = top
         return bytes(message.SerializeToString())
 
-    def _outputs_from_response(self, response: Any, model: str) -> dict[str, Any]:
-        subject = self._subject(model)
-        if len(response.outputs) != len(response.raw_output_contents):
-            raise BadResponse(
-                subject,
-                got=f"{len(response.outputs)} outputs with {len(response.raw_output_contents)} contents",
-                expected="one content per output",
-            )
-        return {
-            tensor.name: array_from_buffer(
-                content, tensor.datatype, tuple(tensor.shape), subject=f"{subject}: {tensor.name}"
-            )
-            for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
+
+def _outputs_from_response(response: Any, subject: str) -> dict[str, Any]:
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise BadResponse(
+            subject,
+            got=f"{len(response.outputs)} outputs with {len(response.raw_output_contents)} contents",
+            expected="one content per output",
+        )
+    return {
+        tensor.name: array_from_buffer(
+            content, tensor.datatype, tuple(tensor.shape), subject=f"{subject}: {tensor.name}"
+        )
+        for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
 
 
 @contextlib.contextmanager

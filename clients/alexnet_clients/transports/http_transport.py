@@ -11,7 +11,7 @@ import base64
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +40,15 @@ from .messages import (
     regions_from_response,
     statistics_from_response,
 )
-from .transport import InferReply, InferRequest, Message, ModelConfig, ModelStatistics, Region
+from .transport import (
+    InferReply,
+    InferRequest,
+    Message,
+    ModelConfig,
+    ModelStatistics,
+    Region,
+    subject_of,
+)
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -56,6 +64,7 @@ class _HttpRequest:
     subject: str  # the server and model that an error names
     body: bytes | None = None
     header_bytes: int = 0  # of the JSON before the tensors
+    headers: Mapping[str, str] = field(default_factory=dict)  # of observers
 
 
 class HttpTransport:
@@ -132,15 +141,24 @@ class HttpTransport:
 
     def submit(self, message: Message, *, timeout_s: float) -> Future[InferReply]:
         model, started = message.request.model, time.perf_counter()
-        path = f"models/{_quoted(model)}/infer"
-        request = self._request(path, model, message.wire, message.header_bytes)
+        subject = subject_of(str(self._url), model, message.request.id)
+        request = _HttpRequest(
+            f"{self._base}v2/models/{_quoted(model)}/infer",
+            subject,
+            message.wire,
+            message.header_bytes,
+            message.headers_for(str(self._url)),
+        )
 
         def read(response: HttpResponse) -> InferReply:
             latency_ms = 1e3 * (time.perf_counter() - started)
+            outputs, version = outputs_from_response(response, subject=subject)
             return InferReply(
-                outputs=outputs_from_response(response, subject=request.subject),
+                outputs=outputs,
                 latency_ms=latency_ms,
                 request_bytes=len(message.wire),
+                model_version=version,
+                request_id=message.request.id,
             )
 
         return self._start(request, timeout_s, read)
@@ -149,17 +167,15 @@ class HttpTransport:
         self._closed = True
         self._loop.close()
 
-    def _request(
-        self, path: str, model: str = "", body: bytes | None = None, header_bytes: int = 0
-    ) -> _HttpRequest:
-        return _HttpRequest(f"{self._base}v2/{path}", f"{self._url} {model}".rstrip(), body, header_bytes)
+    def _request(self, path: str, model: str = "", body: bytes | None = None) -> _HttpRequest:
+        return _HttpRequest(f"{self._base}v2/{path}", subject_of(str(self._url), model), body)
 
     def _start(self, request: _HttpRequest, timeout_s: float, read: Callable[[HttpResponse], T]) -> Future[T]:
         failed: Future[T] = Future()
         try:
             check_same_process(str(self._url), self._pid, kind=ClientError)
             # In the caller's thread: renewing a token takes time.
-            headers = self._credentials.headers_now(request.subject)
+            headers = {**self._credentials.headers_now(request.subject), **request.headers}
         except ClientError as error:
             failed.set_exception(error)
             return failed

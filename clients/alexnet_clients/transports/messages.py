@@ -53,7 +53,8 @@ def message_from_request(request: InferRequest) -> Message:
         )
     form = {"binary_data": True, **({"classification": request.top} if request.top else {})}
     outputs = [{"name": name, "parameters": form} for name in request.outputs]
-    header = _json_from({"inputs": inputs, "outputs": outputs})
+    identity = {"id": request.id} if request.id else {}
+    header = _json_from({**identity, "inputs": inputs, "outputs": outputs})
     return Message(request, b"".join([header, *buffers]), len(header))
 
 
@@ -186,8 +187,8 @@ def regions_from_response(response: HttpResponse, *, subject: str) -> tuple[Regi
         raise BadResponse(subject, got=excerpt(body), expected="a list of memory regions") from error
 
 
-def outputs_from_response(response: HttpResponse, *, subject: str) -> dict[str, npt.NDArray[Any]]:
-    """The outputs by name, whether they are in binary or in the JSON.
+def outputs_from_response(response: HttpResponse, *, subject: str) -> tuple[dict[str, npt.NDArray[Any]], str]:
+    """The outputs by name, whether they are in binary or in the JSON, and the model's version.
 
     Raises:
         ClientError: a refusal.
@@ -217,7 +218,7 @@ def outputs_from_response(response: HttpResponse, *, subject: str) -> dict[str, 
         raise BadResponse(
             subject, got=f"{len(content)} bytes of tensors", expected=f"the {position} that were announced"
         )
-    return outputs
+    return outputs, str(reply.get("model_version", ""))
 
 
 def _json_from(value: Json) -> bytes:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from alexnet_model.errors import BadResponse
 
 from ..credentials import ANONYMOUS, Credentials
+from ..telemetry import Call
 from ..url import ServerUrl
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -54,6 +55,7 @@ class InferRequest:
         outputs: names of the outputs to return.
         top: 0 returns numbers; k returns the best k classes of each image as `value:index:label`.
         region: shared memory that holds the one input at its start; empty to send it.
+        id: Triton repeats it in its log, spans and errors; empty for none.
     """
 
     model: str
@@ -61,6 +63,7 @@ class InferRequest:
     outputs: tuple[str, ...]
     top: int = 0
     region: str = ""
+    id: str = ""
 
     @property
     def images(self) -> npt.NDArray[Any]:
@@ -76,6 +79,11 @@ class Message:
     request: InferRequest
     wire: bytes
     header_bytes: int = 0  # in HTTP: length of the JSON before the tensors
+    call: Call | None = None  # if the client has observers
+
+    def headers_for(self, server: str) -> Mapping[str, str]:
+        """The headers that observers add; an attempt at this server is counted."""
+        return self.call.send(server) if self.call is not None else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +94,15 @@ class InferReply:
         outputs: by name: numbers, or `str` objects for a request with `top`.
         latency_ms: from sending to the reply, milliseconds.
         request_bytes: size of the message, without the protocol's framing.
+        model_version: as the server reports it.
+        request_id: of the request that it replies to.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
     latency_ms: float
     request_bytes: int
+    model_version: str = ""
+    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +211,12 @@ def transport_from_url(url: ServerUrl, credentials: Credentials = ANONYMOUS) -> 
     from .grpc_transport import GrpcTransport
 
     return GrpcTransport(url, credentials)
+
+
+def subject_of(server: str, model: str = "", request_id: str = "") -> str:
+    """What an error names, such as `grpc://127.0.0.1:8001 alexnet_int8, request 3f9c21aa-17`."""
+    subject = f"{server} {model}".rstrip()
+    return f"{subject}, request {request_id}" if request_id else subject
 
 
 def datatype_of(array: npt.NDArray[Any]) -> str:

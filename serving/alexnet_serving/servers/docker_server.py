@@ -37,6 +37,7 @@ from ..repositories.records import packed_exports
 from .backend_memory import MIB, BackendMemory, memory_of_repository
 from .process_server import LOOPBACK, Launch, ProcessServer, ServerOptions, launch_folder
 from .tls import copy_tls, tls_in
+from .tracing import HOST_OF_CONTAINER
 from .tritonserver import load_options, server_options, shm_prefix_option, shm_size_option
 
 MODELS = "/models"
@@ -69,7 +70,7 @@ class DockerServer(ProcessServer):
         EngineRefused: a model was compiled for this machine's PyTorch.
         PortTaken: another process listens on a requested port.
         ServerError: a file of `tls` cannot be used, or /dev/shm has too little space for `shared_memory`.
-        UsageError: a port, the address or the timeout is invalid.
+        UsageError: a port, the address or the timeout is invalid, or `trace` has a loopback URL.
     """
 
     _name = "server in Docker"
@@ -79,6 +80,8 @@ class DockerServer(ProcessServer):
         self, repository: Path, *, image: str | None = None, **options: Unpack[ServerOptions]
     ) -> None:
         super().__init__(repository, **options)
+        if self._trace is not None:
+            self._trace.check_from_container()
         self._backends = set(backends_of_repository(self._repository).values())
         self._check_backends()
         self._image = image or image_for(self._backends)
@@ -148,6 +151,7 @@ class DockerServer(ProcessServer):
             "--ipc=host" if self._shared_memory else own_shm(self._memory),
             *ULIMITS,
             *(["--gpus=all"] if survey.gpus else []),
+            *([f"--add-host={HOST_OF_CONTAINER}:host-gateway"] if self._sends_to_this_machine else []),
             *mounts,
             *(
                 f"--publish={self._addresses[name]}:{port}:{PORTS_INSIDE[name]}"
@@ -157,9 +161,13 @@ class DockerServer(ProcessServer):
         ]
         return Launch(command=command, shm_prefix=shm_prefix, folder=str(folder or ""), container=container)
 
+    @property
+    def _sends_to_this_machine(self) -> bool:
+        return self._trace is not None and self._trace.host == HOST_OF_CONTAINER
+
     def _server_options(self, survey: GpuSurvey, shm_prefix: str) -> list[str]:
         tls = tls_in(TLS, self._tls) if self._tls is not None else None
-        options = server_options(MODELS, tls=tls, shared_memory=self._shared_memory)
+        options = server_options(MODELS, tls=tls, shared_memory=self._shared_memory, trace=self._trace)
         options += load_options(self._models)
         if loads_engines(self._backends):
             self._check_engines(survey)

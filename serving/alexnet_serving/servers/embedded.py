@@ -112,7 +112,9 @@ class EmbeddedServer(ProcessServer):
         return Launch(
             command=[
                 str(self._wheel.binary),
-                *server_options(folder / "models", tls=self._tls, shared_memory=self._shared_memory),
+                *server_options(
+                    folder / "models", tls=self._tls, shared_memory=self._shared_memory, trace=self._trace
+                ),
                 *load_options(self._models),
                 f"--backend-directory={folder / 'backends'}",
                 shm_prefix_option(shm_prefix),

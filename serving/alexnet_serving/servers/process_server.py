@@ -38,6 +38,7 @@ from . import cleanup_watchdog
 from .backend_memory import SHM, how_to_enlarge
 from .ports import resolve_ports
 from .tls import ServerTls, checked_tls
+from .tracing import ServerTrace
 from .tritonserver import EXIT_TIMEOUT_S
 
 LOOPBACK = "127.0.0.1"
@@ -108,6 +109,7 @@ class ServerOptions(TypedDict, total=False):
         address: The IPv4 address to listen on, by default loopback. With `tls` only gRPC leaves loopback.
         tls: Certificate and key of the gRPC port; None (the default) leaves it unencrypted.
         shared_memory: Open Triton's shared-memory interface to every process that reaches a port.
+        trace: Where Triton sends OpenTelemetry spans of its requests; None (the default) records none.
         ready_timeout_s: How long to wait until every model is ready, by default 120 s (300 s in Docker).
     """
 
@@ -117,6 +119,7 @@ class ServerOptions(TypedDict, total=False):
     address: str
     tls: ServerTls | None
     shared_memory: bool
+    trace: ServerTrace | None
     ready_timeout_s: float
 
 
@@ -145,6 +148,7 @@ class ProcessServer:
         address: str = LOOPBACK,
         tls: ServerTls | None = None,
         shared_memory: bool = False,
+        trace: ServerTrace | None = None,
         ready_timeout_s: float | None = None,
     ) -> None:
         address = self._checked_address(address, shared_memory=shared_memory)
@@ -154,6 +158,7 @@ class ProcessServer:
             got = f"{self._ready_timeout_s:g} s"
             raise UsageError("deadline for readiness", got=got, expected="more than 0 s")
         self._shared_memory = shared_memory
+        self._trace = trace
         self._repository = repository.absolute()
         self._models = models_of_repository(self._repository)
         self._tls = checked_tls(tls) if tls is not None else None

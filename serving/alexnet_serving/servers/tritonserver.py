@@ -23,6 +23,7 @@ from alexnet_model.runtimes import Runtime, runtimes
 
 from ..repositories.layout import DECODER
 from .tls import ServerTls, tls_options
+from .tracing import ServerTrace, trace_options
 
 OUR_BACKENDS = Path(__file__).parents[1] / "backends"
 # Interfaces that this project's clients do not use; they do read statistics and model configurations.
@@ -173,7 +174,11 @@ def shm_size_option(size_bytes: int) -> str:
 
 
 def server_options(
-    repository: str | Path, *, tls: ServerTls | None = None, shared_memory: bool = False
+    repository: str | Path,
+    *,
+    tls: ServerTls | None = None,
+    shared_memory: bool = False,
+    trace: ServerTrace | None = None,
 ) -> list[str]:
     """Return the options of every server, embedded or in a container: its models load, or it ends.
 
@@ -181,6 +186,7 @@ def server_options(
         repository: The path of the model repository as the server sees it.
         tls: Certificate and key of the gRPC port, or None.
         shared_memory: Whether clients may use Triton's shared-memory interface.
+        trace: Where spans of requests are sent, or None.
     """
     locked = [name for name in RESTRICTED if not (shared_memory and name == SHARED_MEMORY)]
     lock = f"{','.join(locked)}:{NO_HEADER}"
@@ -196,4 +202,5 @@ def server_options(
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         *(tls_options(tls) if tls is not None else []),
+        *(trace_options(trace) if trace is not None else []),
     ]
