@@ -45,7 +45,14 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return machine
 
 
-NO_COMMANDS = {"dev", "docs", "lecture", "tensorboard"}  # extras without which every command runs
+NO_COMMANDS = {
+    "bulk",
+    "dev",
+    "docs",
+    "lecture",
+    "ray",
+    "tensorboard",
+}  # extras without which every command runs
 
 
 def test_every_extra_of_the_project_is_checked() -> None:
