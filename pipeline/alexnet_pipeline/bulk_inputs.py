@@ -5,6 +5,7 @@ A name is a path, or a URL of an object store that fsspec knows (`s3://bucket/ro
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import multiprocessing.connection
@@ -32,8 +33,11 @@ from alexnet_model.image_formats import image_suffixes
 MAX_LIST_BYTES = 4 * 1024**3
 READS_AT_ONCE = 16  # by each worker, from an object store, where one read waits for tens of milliseconds
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
-# What the stores raise for an object that will not be there in a second attempt either.
-_OBJECT_ERRORS = (FileNotFoundError, IsADirectoryError, PermissionError)
+# Of a disk or a network file system, and of this process: a second attempt may succeed.
+_FAILURES = (
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -140,7 +144,7 @@ def prepared_batch(contract: Contract, names: tuple[str, ...]) -> PreparedBatch:
         names: Of the inputs.
 
     Raises:
-        BulkError: An object store failed, so that a second attempt may succeed.
+        BulkError: An object store or a disk failed, so that a second attempt may succeed.
         UsageError: fsspec does not know the protocol of a URL.
     """
     if any(map(is_url, names)):
@@ -154,10 +158,13 @@ def prepared_batch(contract: Contract, names: tuple[str, ...]) -> PreparedBatch:
 
 
 def _prepared(contract: Contract, name: str) -> Uint8Array | str:
-    """Return a prepared image, or why it cannot be read."""
+    """Return a prepared image, or why it cannot be read: what a second attempt would find too."""
     try:
         return contract.prepared(_object_at(name) if is_url(name) else name)
     except ImageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _FAILURES:
+            raise _store_failed(name, cause) from error
         return str(error)
 
 
@@ -166,7 +173,7 @@ def _object_at(url: str) -> io.BytesIO:
     try:
         with _opened(url) as file:
             content = io.BytesIO(file.read(MAX_ENCODED_BYTES + 1))
-    except _OBJECT_ERRORS as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         reason = error.strerror or type(error).__name__
         raise UnreadableImage(
             url, got=reason[:1].lower() + reason[1:], expected="a readable object", next_step="Check the URL."
@@ -201,7 +208,7 @@ def _store_failed(url: str, error: Exception) -> BulkError:
     return BulkError(
         url,
         got=f"{type(error).__name__}: {error}".rstrip("."),
-        expected="a store that can be read",
+        expected="a store or disk that can be read",
         next_step="Run the same command again; it continues.",
     )
 
@@ -241,10 +248,10 @@ def decoding_pool(workers: int) -> Iterator[Executor]:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             yield threads
         return
-    # Not forked: runtimes have threads. A new process inherits the blocked Ctrl-C until it ignores it.
-    context = multiprocessing.get_context("spawn")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    context = multiprocessing.get_context("spawn")  # not forked, because runtimes have threads
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
+        # A new process inherits the blocked Ctrl-C until it ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             for _ in range(workers):  # each call starts one while none is idle
                 processes.submit(os.getpid)

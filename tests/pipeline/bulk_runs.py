@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -145,6 +146,32 @@ def kill_until_complete(out: Path, names: list[str], kills: int) -> None:
     assert result.kept == len([name for name in kept if name.endswith(".parquet")])
     assert_complete(out, names)
     assert kept.items() <= contents(out).items()
+
+
+def interrupt(command: list[str], out: Path, wait_s: float) -> tuple[int, str]:
+    """Press Ctrl-C in a command some time after it has written its next file to `out`.
+
+    Returns:
+        The exit code and standard error.
+    """
+    files = len(contents_without_parts(out))
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while len(contents_without_parts(out)) <= files:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(wait_s)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes
+        _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def linked_images(folder: Path, count: int) -> None:
+    """Write an image under many names: more than a test waits for."""
+    Image.effect_noise((300, 260), 60).save(folder / "0.png")
+    for number in range(1, count):
+        os.link(folder / "0.png", folder / f"{number}.png")
 
 
 def contents_without_parts(out: Path) -> dict[str, tuple[int, bytes]]:

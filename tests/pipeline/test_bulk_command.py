@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 from alexnet_cli.main import run
 from alexnet_export import runner_from_artifact
 from alexnet_pipeline import ExportResult
+from alexnet_serving import EmbeddedServer
 
-from .bulk_runs import rows
+from .bulk_runs import contents, interrupt, linked_images, rows
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,51 @@ def test_options_and_inputs_that_do_not_fit_together(
     assert run(["classify", "rose.png", *words]) != 0
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_with_one_line_and_the_same_command_continues(
+    result: ExportResult, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    linked_images(tmp_path / "images", 2000)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "alexnet_cli", "classify", str(tmp_path / "images"), "--out", str(out)]
+    command += ["--in-process", "--export", str(result.folder), "--shards", "100", "--workers", "1"]
+    code, errors = interrupt(command, out, 0.2)
+    assert (code, errors.splitlines()[-1:]) == (130, ["Interrupted."])
+    assert "Traceback" not in errors
+    before = contents(out)
+    assert all(name.endswith((".parquet", ".json")) for name in before)
+    code, _ = interrupt(command, out, 0)
+    assert code == 130
+    assert before.items() < contents(out).items()
+
+
+@pytest.mark.slow
+def test_a_server_gives_the_same_rows_and_its_end_ends_the_run(
+    capsys: pytest.CaptureFixture[str], result: ExportResult, folder: Path, tmp_path: Path
+) -> None:
+    assert result.repository is not None
+    command = ["classify", str(folder), "--shards", "3", "--timeout", "3"]
+    here = ["--out", str(tmp_path / "here"), "--in-process", "--export", str(result.repository)]
+    run([*command, *here, "--workers", "0"])
+    with EmbeddedServer(result.repository) as server:
+        there = ["--out", str(tmp_path / "there"), "--url", server.grpc_url]
+        run([*command, *there])
+        assert (
+            run([*command, "--out", str(tmp_path / "other"), "--url", server.grpc_url, "--model", "alexnet"])
+            == 2
+        )
+    assert "got a model that decodes images itself" in capsys.readouterr().err
+    for mine, theirs in zip(rows(tmp_path / "here"), rows(tmp_path / "there"), strict=True):
+        assert (mine["image"], mine["error"]) == (theirs["image"], theirs["error"])
+        classes, expected = mine["classes"], theirs["classes"]
+        assert isinstance(classes, list)
+        assert isinstance(expected, list)
+        assert [each["index"] for each in classes] == [each["index"] for each in expected]
+        assert [each["probability"] for each in classes] == pytest.approx(
+            [each["probability"] for each in expected], rel=1e-3
+        )
+    (tmp_path / "there" / "part-00002-of-00003.parquet").unlink()
+    assert run([*command, *there]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
