@@ -32,7 +32,7 @@ class Bulk:
         shards: how many files; None: one for each 10,000 images.
         in_process: compute in this process, and not on a server.
         export: the folder of an export, or a repository, for `in_process`.
-        workers: processes that decode, or with `ray` actors; None: one for each core, or machine.
+        workers: processes that decode, or with `ray` actors; None: by the number of cores, or machines.
         ray: the address of a Ray cluster.
     """
 

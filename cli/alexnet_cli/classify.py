@@ -123,8 +123,8 @@ def classify_command(
         typer.Option(
             min=0,
             max=1024,
-            help="Processes that decode images. With --ray: actors, each with its own model.",
-            show_default="one for each core; with --ray for each machine",
+            help="Processes that decode images, 0 for threads. With --ray: actors, each with its own model.",
+            show_default="one for each core, but threads on up to 4; with --ray one for each machine",
             rich_help_panel=_BULK,
         ),
     ] = None,

@@ -36,7 +36,7 @@ from alexnet_model.folders import is_junk
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision, Record, record_from_file
 
-from .bulk_inputs import PreparedBatch, decoding_pool, in_order, prepared_batch
+from .bulk_inputs import PreparedBatch, decoding_pool, default_workers, in_order, prepared_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ class BulkModel:
     contract: Contract
     class_names: tuple[str, ...]
     probabilities: Callable[[Uint8Array], FloatArray]
-    batch: int = 16
+    batch: int = 32
     in_flight: int = 1
     sha256: str = ""
 
@@ -173,7 +173,8 @@ def classify_in_bulk(
         out: The folder of the shards: a new or empty one, or that of an earlier call with the same arguments.
         top: How many classes a row has, most probable first; at most all.
         shards: How many files. Default: one for each 10,000 images.
-        workers: Processes that decode images, 0 for threads of this process. Default: one for each core.
+        workers: Processes that decode images, 0 for threads of this process. Default: one for each core, but
+            threads on up to four cores.
             With `ray`: actors, each with a model of its own. Default: one for each machine.
         ray: Use Ray instead, at this address: `local` starts it on this machine, `auto` finds a running one.
             `out` must then be a folder that all machines share.
@@ -211,9 +212,9 @@ def classify_in_bulk(
             kept = len(every) - len(pending)
             report = _RateOf(progress, len(inputs), sum(len(shard.names) for shard in pending))
             if pending and ray is None:
-                workers = len(os.sched_getaffinity(0)) if workers is None else workers
+                workers = default_workers() if workers is None else workers
                 with decoding_pool(workers) as pool:
-                    ahead = BATCHES_PER_WORKER * max(1, workers)
+                    ahead = BATCHES_PER_WORKER * (workers or len(os.sched_getaffinity(0)))
                     write_shards(model, pending, record, pool, ahead=ahead, report=report.add)
         if pending and ray is not None:
             from .bulk_ray import write_shards_on_ray

@@ -32,6 +32,8 @@ from alexnet_model.image_formats import image_suffixes
 
 MAX_LIST_BYTES = 4 * 1024**3
 READS_AT_ONCE = 16  # by each worker, from an object store, where one read waits for tens of milliseconds
+# Decoding and resizing release Python's lock. A process costs a copy of the pixels, but has its own lock.
+THREADS_SUFFICE = 4  # cores
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 # Of a disk or a network file system, and of this process: a second attempt may succeed.
 _FAILURES = (
@@ -235,6 +237,12 @@ def in_order(
     finally:
         for future in window:
             future.cancel()
+
+
+def default_workers() -> int:
+    """Return how many processes decode images on this machine: none, but threads, on up to four cores."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if cores > THREADS_SUFFICE else 0
 
 
 @contextmanager
