@@ -107,7 +107,13 @@ def test_objects_that_cannot_be_read_are_rows_and_reads_are_bounded(
     sizes: list[int] = []
     kind = type(store.open("/bucket/a.png", "rb"))
     read = kind.read
-    monkeypatch.setattr(kind, "read", lambda file, size=-1: (sizes.append(size), read(file, size))[1])
+
+    def bounded(file: object, size: int = -1) -> bytes:
+        sizes.append(size)
+        content: bytes = read(file, size)
+        return content
+
+    monkeypatch.setattr(kind, "read", bounded)
     names = [f"{bucket}/{name}.png" for name in ("a", "empty", "large", "missing")]
     result = classify_in_bulk(names, Opened(), tmp_path / "out", workers=0)
     assert result.errors == 3
