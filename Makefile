@@ -20,9 +20,10 @@ test: setup
 test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-# Faults at random moments, many times over: killed servers, interrupted clients, mutated images (ten minutes).
+# Faults at random moments, many times over: killed servers, interrupted clients, mutated images, killed bulk
+# runs (ten minutes).
 campaign: setup
-	$(BIN)/python -m pytest tests/serving/campaign.py
+	$(BIN)/python -m pytest tests/serving/campaign.py tests/pipeline/bulk_campaign.py
 
 # Everything that `alexnet bench` measures, on the demo's export: docs/performance.md and a page with plots.
 bench: setup

@@ -36,7 +36,7 @@ NAVIGATION = {
     ),
     "Serve": (
         *("docs/serving", "docs/repository", "model_repository/README", "docs/contract", "docs/clients"),
-        *("docs/gpu", "docs/scale"),
+        *("docs/gpu", "docs/bulk", "docs/scale"),
     ),
     "Measure": ("docs/benchmarks", "docs/performance"),
     "Learn": ("docs/lecture", "docs/lecture/**"),

@@ -32,6 +32,7 @@ PACKAGES = {name: ROOT / name.removeprefix("alexnet_") / name for name in MAY_IM
 # The table of runtimes names modules of other packages, and imports them only when a runtime is used.
 RUNTIME_TABLE = ROOT / "model" / "alexnet_model" / "runtimes.py"
 HEAVY = (
+    "fsspec",
     "gradio",
     "kornia",
     "onnx",
@@ -41,7 +42,9 @@ HEAVY = (
     "opentelemetry",
     "openvino",
     "prometheus_client",
+    "pyarrow",
     "pytriton",
+    "ray",
     "safetensors",
     "sklearn",
     "tensorrt",

@@ -14,6 +14,7 @@ import typer
 
 from alexnet_model.errors import Unreachable, UnreadableImage, UsageError
 
+from .bulk import Bulk, classify_to_shards
 from .connecting import (
     DEFAULT_URL,
     CaOption,
@@ -26,7 +27,6 @@ from .connecting import (
 )
 from .options import (
     CsvFlag,
-    ImagesArgument,
     JsonLinesFlag,
     RecursiveOption,
     TopOption,
@@ -37,9 +37,19 @@ from .options import (
 if TYPE_CHECKING:
     from alexnet_clients import ImageSource, Prediction
 
+_BULK = "Many images"
+
 
 def classify_command(
-    images: ImagesArgument,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, patterns ('images/**/*.jpg'), - for standard input, or sample:NAME for an "
+            "image of this package: digit_3, digit_5, digit_8, china or flower. With --out also lists "
+            "(.txt) with one path or URL a line, and URLs such as s3://bucket/images.",
+            metavar="IMAGE...",
+        ),
+    ],
     url: UrlsOption = DEFAULT_URL,
     model: Annotated[
         str | None,
@@ -73,6 +83,59 @@ def classify_command(
         int | None,
         typer.Option(min=1, max=1024, help="Requests in flight at a time.", show_default="2 batches"),
     ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write Parquet files to this folder, for many images; the same command continues a run "
+            "that did not finish.",
+            metavar="FOLDER",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=99_999,
+            help="How many files.",
+            show_default="one for each 10,000 images",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process", help="Compute in this process, without a server.", rich_help_panel=_BULK
+        ),
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --in-process: the folder of an export, or a model repository.",
+            metavar="FOLDER",
+            show_default="model_repository",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="Processes that decode images, 0 for threads. With --ray: actors, each with its own model.",
+            show_default="one for each core, but threads on up to 4; with --ray one for each machine",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Use a Ray cluster: its address, auto, or local to start one here.",
+            metavar="ADDRESS",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
     timeout_s: TimeoutOption = 30,
     ca: CaOption = None,
     cert: CertOption = None,
@@ -85,6 +148,35 @@ def classify_command(
 
     Example: alexnet classify sample:digit_3 images/ -r --output results.jsonl
     """
+    bulk = Bulk(out=out_folder, shards=shards, in_process=in_process, export=export, workers=workers, ray=ray)
+    bulk.check()
+    connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
+    if bulk.out is not None:
+        for option, value in {
+            "--json": as_json,
+            "--csv": as_csv,
+            "--output": output,
+            "--resume": resume,
+        }.items():
+            if value:
+                next_step = (
+                    "It is the default." if option == "--resume" else "The Parquet files have all results."
+                )
+                raise UsageError(
+                    f"{option} and --out", got="both", expected="one of them", next_step=next_step
+                )
+        classify_to_shards(
+            images,
+            bulk,
+            connection=connection,
+            model=model,
+            precision=precision,
+            name=name,
+            top=top,
+            recursive=recursive,
+            concurrency=concurrency,
+        )
+        return
     from alexnet_clients import LineFormat, ResultFile, sources_from_arguments
 
     from .prediction_output import print_prediction
@@ -97,7 +189,6 @@ def classify_command(
     stdin = getattr(sys.stdin, "buffer", None)  # sys.stdin is None if it was closed
     find = partial(sources_from_arguments, images, recursive=recursive, stdin=stdin)
     sources = find()  # checks the arguments before connecting
-    connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     with ExitStack() as opened:
         made = connection.client()
         opened.callback(made.close)

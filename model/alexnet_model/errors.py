@@ -24,6 +24,7 @@
     ├── ServerError              a server that cannot start
     │   ├── PortTaken            another process uses the port
     │   └── ServerDied           the server process ended unexpectedly
+    ├── BulkError                a bulk classification that cannot continue
     ├── ReportError              a benchmark result that is missing, broken or of another schema (exit 2)
     └── ClientError              a request that failed
         ├── InvalidUrl           a server URL that cannot be parsed (exit 2)
@@ -145,6 +146,9 @@ class PortTaken(ServerError): ...
 
 
 class ServerDied(ServerError): ...
+
+
+class BulkError(AlexnetError): ...
 
 
 class ReportError(AlexnetError):

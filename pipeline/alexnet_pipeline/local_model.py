@@ -27,12 +27,14 @@ class LocalModel:
         contract: How images are prepared for `runner.infer`.
         class_names: The classes, in the order of the outputs.
         runner: Computes the outputs of prepared images.
+        sha256: Hex SHA-256 of the ONNX file of an export; empty for a checkpoint.
     """
 
     name: str
     contract: Contract
     class_names: tuple[str, ...]
     runner: Runner
+    sha256: str = ""
 
 
 @contextmanager
@@ -52,7 +54,10 @@ def model_from_checkpoint(path: Path, options: WeightsOptions | None = None) -> 
     checkpoint = checkpoint_from(path, options)
     with TorchRunner(checkpoint) as runner:
         yield LocalModel(
-            name=str(path), contract=checkpoint.contract, class_names=checkpoint.class_names, runner=runner
+            name=str(path),
+            contract=checkpoint.contract,
+            class_names=checkpoint.class_names,
+            runner=runner,
         )
 
 
@@ -92,4 +97,5 @@ def model_from_export(
             contract=manifest.contract,
             class_names=manifest.model.class_names,
             runner=runner,
+            sha256=artifact.sha256,
         )

@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 # Extras without which every command runs.
-NO_COMMANDS = {"dev", "docs", "lecture", "telemetry", "tensorboard"}
+NO_COMMANDS = {"bulk", "dev", "docs", "lecture", "ray", "telemetry", "tensorboard"}
 
 
 def test_every_extra_of_the_project_is_checked() -> None:

@@ -1,0 +1,136 @@
+"""Bulk classification on a Ray cluster: Ray Data gives shards to actors, and each actor has its own model.
+
+Shards and `_bulk.json` are the same as without Ray. An actor that is killed is started again and repeats its
+shard; a run that is killed continues at the shards that are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from alexnet_model.errors import AlexnetError, BulkError
+from alexnet_model.extras import needs
+
+from .bulk import BATCHES_PER_WORKER, BulkRecord, OpenModel, Shard, check_model, is_finished, write_shards
+
+# Ray stores only names there: by default it takes 30% of the memory.
+_THIS_MACHINE: dict[str, Any] = {
+    "include_dashboard": False,
+    "object_store_memory": 256 * 2**20,
+    "_node_ip_address": "127.0.0.1",
+}
+
+
+def write_shards_on_ray(
+    address: str,
+    open_model: OpenModel,
+    shards: Sequence[Shard],
+    record: BulkRecord,
+    *,
+    workers: int | None,
+    report: Callable[[int], None],
+) -> None:
+    """Classify the images of some shards on a Ray cluster, one shard at a time in each actor.
+
+    A cluster that this process has connected to is used as it is; otherwise the connection ends
+    with the call.
+
+    Args:
+        address: `local` starts Ray on this machine; `auto`, `HOST:PORT` or `ray://HOST:PORT` connects.
+        open_model: Opens the model, in each actor.
+        shards: What to do.
+        record: Of the run.
+        workers: How many actors. None: one for each machine.
+        report: Called with the number of images of each shard that is done.
+
+    Raises:
+        BulkError: There is no cluster at the address, or an actor failed.
+        MissingExtra: The [ray] extra is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by the import
+    with needs("ray"):
+        import ray
+        import ray.data
+    with ExitStack() as opened:
+        if not ray.is_initialized():
+            try:
+                here = _THIS_MACHINE if address == "local" else {}
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise BulkError(
+                    f"--ray {address}",
+                    got=str(error).splitlines()[0].rstrip("."),
+                    expected="a Ray cluster",
+                    next_step="Start one: ray start --head. Or use --ray local.",
+                ) from error
+            opened.callback(ray.shutdown)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        cluster: Any = ray  # whose functions have no types
+        machines = sum(node["Alive"] for node in cluster.nodes())
+        # JSON, because names may have bytes that are not UTF-8.
+        items = [{"path": str(shard.path), "names": json.dumps(list(shard.names))} for shard in shards]
+        done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            ShardActor,
+            fn_constructor_args=(open_model, record.model_dump_json()),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(workers or machines, len(items))),
+        )
+        for row in done.iter_rows():
+            if row["problem"]:
+                raise BulkError(row["problem"])
+            report(int(row["images"]))
+
+
+class ShardActor:
+    """Holds a model, and writes one shard at a time. Images are decoded in threads."""
+
+    def __init__(self, open_model: OpenModel, record: str) -> None:
+        self._record = BulkRecord.model_validate_json(record)
+        self._opened = ExitStack()
+        self._problem = ""
+        try:
+            self._model = self._opened.enter_context(open_model())
+            check_model(self._model, self._record)
+        except AlexnetError as error:  # an actor that fails to start would be started again without end
+            self._problem = str(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Write one shard.
+
+        Args:
+            batch: `path` and `names` (JSON) of the shard, each an array of one value.
+
+        Returns:
+            The number of its images, and why it could not be written; each a list of one value.
+        """
+        names = json.loads(batch["names"][0])
+        shard = Shard(Path(str(batch["path"][0])), names)
+        problem = self._problem
+        if not problem:
+            try:
+                self._write(shard)
+            except (AlexnetError, OSError) as error:
+                problem = str(error)
+        return {"images": [len(names)], "problem": [problem]}
+
+    def _write(self, shard: Shard) -> None:
+        if is_finished(shard, self._record):  # an actor was killed between the rename and its report
+            return
+        cores = len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(cores) as threads:
+            write_shards(
+                self._model,
+                [shard],
+                self._record,
+                threads,
+                ahead=BATCHES_PER_WORKER * cores,
+                report=lambda _: None,
+            )
