@@ -13,12 +13,14 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/alexnet demo --out demo
 
+# The slowest files first, in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # Without the tests that train, start a server or run the demo (CONTRIBUTING.md).
 test-fast: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Faults at random moments, many times over: killed servers, interrupted clients, mutated images, killed bulk
 # runs (ten minutes).

@@ -18,13 +18,29 @@ from alexnet_model.manifest import Manifest, manifest_from_folder
 # Tests that use one of these are slow. Other slow tests, of a whole module or one by one, are marked there.
 SLOW_FIXTURES = frozenset({"browser", "demo", "exported"})
 
+# Processes that run tests side by side share the cores. With a thread for each core in every process,
+# PyTorch's threads wait for one another in busy loops, and training takes three times the CPU time. PyTorch
+# reads this when it is imported, here and in the processes that tests start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    threads = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end."""
+    """Mark the tests `slow` that need Chromium, the demo's run, or a real server end to end.
+
+    Slow files come first: one process runs the demo while the others do slow tests without it, and no slow
+    file is left for the end.
+    """
     for item in items:
         fixtures = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         if fixtures or "end_to_end" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    of_demo = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+    items.sort(
+        key=lambda item: (item.path.name != "test_demo.py", item.path not in slow, item.path in of_demo)
+    )
 
 
 @dataclass(frozen=True)

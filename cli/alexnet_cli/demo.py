@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .demo_images import ServedPredictions
 
-QUICK_WIDTH = 0.25
+QUICK_WIDTH = 0.125
 MAX_BATCHES = (64, 32, 16)
 _IN_SUMMARY = {  # of the report of the runtime that serves a precision
     *("signal_to_noise_db", "agreement", "top1", "top1_interval", "top1_drop", "top1_drop_interval"),

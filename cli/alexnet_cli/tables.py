@@ -202,7 +202,7 @@ def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None
     stages = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in clock.seconds.items())
     say(f"\n{clock.total_s():.0f} s in all:\n  {stages}.")
     if quick:
-        say("This was --quick, a quarter of the width. Without it: the full AlexNet.")
+        say("This was --quick, an eighth of the width. Without it: the full AlexNet.")
     say(f"Next:       alexnet serve --repository {repository}")
     say(f"With a GPU: alexnet export {repository.parent / 'export'} --runtime tensorrt --build docker")
     say("            builds TensorRT engines from the same three ONNX files.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -11,12 +12,22 @@ import numpy as np
 import pytest
 
 from alexnet_bench.engines import ceilings, timing
+from alexnet_bench.engines.benchmark import DeviceProcess
 from alexnet_bench.engines.specs import EngineSpec, GateResult, TimedCalls
 from alexnet_bench.figures.percentiles import LatencyHistogram
-from alexnet_bench.schema import EngineLabel
+from alexnet_bench.schema import EngineLabel, Roof
 from alexnet_export import Outputs
 from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import BatchParity, RunnerReport, RuntimeInfo
+
+ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e11, bytes_per_s=1e11)
+
+
+@contextmanager
+def fixed_ceilings(gpu: Gpu | None) -> Iterator[DeviceProcess]:
+    """Ceilings that take no time, for runs of real engines."""
+    yield DeviceProcess(roofs=lambda seconds: [ROOF], control_rate=lambda: 1e11)
 
 
 class FakeClock:

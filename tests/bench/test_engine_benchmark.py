@@ -35,9 +35,8 @@ from alexnet_model.runtimes import ENTRY_POINT_GROUP
 
 from ..serving.conftest import Artifacts
 from ..serving.recorded_engines import H200
-from .sweep_fakes import FakeProcess
+from .sweep_fakes import ROOF, FakeProcess
 
-ROOF = Roof(device="CPU", computes_in="f32", operations_per_s=1e11, bytes_per_s=1e11)
 NO_GPU = GpuSurvey(problem="no driver")
 ONCE = EngineBenchOptions(batches=(1, 2), repeats=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,31 @@ def test_all_shapes_are_tried_whose_product_is_short_enough(monkeypatch: pytest.
     kernels = FakeKernels({"f32": 1e9, "bf16": 8e9})
     kernels.bench(monkeypatch).roofs(0.1)
     assert kernels.sides == {"f32": [100, 200], "bf16": [100, 200, 400]}
+
+
+def test_a_hopeless_way_of_the_trial_computes_no_larger_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As PyTorch's INT8 products on a CPU without VNNI, beside ONNX Runtime's."""
+    kernels = FakeKernels({"f32": 8e9})
+    bench = kernels.bench(monkeypatch)
+    computed: set[tuple[str, int]] = set()
+
+    def products_of(kind: str, shape: Shape, place: str) -> Sequence[Callable[[], object]]:
+        if kind != "f32":
+            raise NotImplementedError(kind)
+
+        def work(name: str, seconds: float) -> None:
+            computed.add((name, shape.rows))
+            kernels.clock.spend(seconds)
+
+        seconds = shape.operations / 8e9
+        return [partial(work, "slow", 100 * seconds), partial(work, "fast", seconds)]
+
+    monkeypatch.setattr(ceilings, "products", products_of)
+    (f32,) = bench.roofs(0.1)
+    assert f32.operations_per_s == pytest.approx(8e9)
+    assert computed == {("slow", 100), ("fast", 100), ("fast", 200), ("fast", 400)}
 
 
 def test_the_fastest_shape_counts_and_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

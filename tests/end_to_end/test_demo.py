@@ -11,8 +11,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 def test_the_network_is_trained_and_every_precision_passes_the_gate(demo: Demo) -> None:
     summary = demo.summary
-    assert summary["options"] == {"width": 0.25}, "the quick demo trains a narrower network"
-    assert "AlexNet of width 0.25" in demo.screen
+    assert summary["options"] == {"width": 0.125}, "the quick demo trains a narrower network"
+    assert "AlexNet of width 0.125" in demo.screen
     assert summary["test_accuracy"] >= 0.95
     for precision in PRECISIONS:
         figures = summary["precisions"][precision]

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
 import pytest
 
 from alexnet_clients import Client
-from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ConnectionLost, ServerDied, Unreachable
 from alexnet_serving import EmbeddedServer
 
 
-def test_a_server_killed_while_images_are_classified(exported: Any, tmp_path: Path) -> None:
+def test_a_server_killed_while_images_are_classified(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped before the fourth request, so that requests are surely open when it is killed."""
     repository = exported.repository(tmp_path / "model_repository")
-    with EmbeddedServer(repository) as server, Client(server.grpc_url, timeout_s=2) as client:
+    with EmbeddedServer(repository) as server, Client(server.grpc_url, timeout_s=4) as client:
         server_pid = server._process.pid
         before = client.classify(np.zeros((3, 224, 224, 3), np.uint8))
+        submit, numbers = client.transport.submit, count(1)
+        killing = Timer(0.5, os.kill, (server_pid, signal.SIGKILL))
 
-        def images() -> Iterator[Uint8Array]:
-            for number in range(200):
-                if number == 100:
-                    os.kill(server_pid, signal.SIGKILL)
-                yield np.full((224, 224, 3), number, np.uint8)
+        def submit_and_kill(message: Any, *, timeout_s: float) -> Any:
+            if next(numbers) == 4:
+                os.kill(server_pid, signal.SIGSTOP)
+                killing.start()
+            return submit(message, timeout_s=timeout_s)
 
-        predictions = client.classify(images())
+        monkeypatch.setattr(client.transport, "submit", submit_and_kill)
+        predictions = client.classify(np.full((224, 224, 3), number, np.uint8) for number in range(200))
+        killing.join()
         with pytest.raises(Unreachable):
             client.probabilities(np.zeros((1, 224, 224, 3), np.uint8))
         with pytest.raises(Unreachable, match="alexnet serve"), Client(server.grpc_url):

@@ -172,8 +172,15 @@ def fact(page: Page, name: str) -> str:
     return page.inner_text(f"[data-fact={name}]")
 
 
-@pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
-@pytest.mark.parametrize("image", ["exif orientation 6", "16-bit colour png", "16-bit grey png", "webp"])
+@pytest.mark.parametrize(
+    ("image", "model"),
+    [
+        ("exif orientation 6", "alexnet_fp32"),
+        ("exif orientation 6", "alexnet"),
+        ("16-bit grey png", "alexnet_fp32"),
+        ("16-bit colour png", "alexnet"),
+    ],
+)
 def test_the_file_is_classified_as_it_was_dropped(page: Page, client: Client, image: str, model: str) -> None:
     content = AWKWARD[image]()
     page.locator(f"#model input[value={model}]").check()

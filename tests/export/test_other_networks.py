@@ -116,17 +116,26 @@ def test_tensorrt_rtx_parses_and_builds_every_precision(
 def test_every_way_of_saving_exports_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The file is a function of the checkpoint: equal checkpoints are exported once."""
     monkeypatch.syspath_prepend(str(Path(small_networks.__file__).parent))
     torch.manual_seed(0)
     state = rounded(small_networks.MeanColour(5).state_dict())
     options = WeightsOptions(architecture="small_networks:MeanColour", contract=CONTRACT)
-    written = {}
+    read = {}
     for number, (way, save) in enumerate(WAYS.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
-        checkpoint = checkpoint_from(save(state, folder), options)
-        onnx_from_checkpoint(checkpoint, folder / "model.onnx", max_batch=4)
-        written[way] = sha256_of_file(folder / "model.onnx")
+        read[way] = checkpoint_from(save(state, folder), options)
+    first = read[".pth"]
+    for way, checkpoint in read.items():
+        assert checkpoint.weights.keys() == first.weights.keys(), way
+        assert checkpoint.weights_sha256 == first.weights_sha256, way
+        for name in ("architecture", "options", "class_names", "contract"):
+            assert getattr(checkpoint, name) == getattr(first, name), way
+    written = {}
+    for way in (".pth", "reversed", "lightning"):  # the orders of their weights differ
+        onnx_from_checkpoint(read[way], tmp_path / "model.onnx", max_batch=4)
+        written[way] = sha256_of_file(tmp_path / "model.onnx")
     assert set(written.values()) == {written[".pth"]}, written
 
 

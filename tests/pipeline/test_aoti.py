@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet_bench.engines import benchmark
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_export import RunnerSource, open_runner
@@ -31,6 +32,7 @@ from alexnet_serving import (
     lint,
 )
 
+from ..bench.sweep_fakes import fixed_ceilings
 from ..stand_ins.nvidia_smi import no_nvidia_smi
 
 pytestmark = pytest.mark.slow  # a C++ compiler runs for half a minute
@@ -218,7 +220,10 @@ def test_a_repository_alone_is_compiled_again(
     assert lint(repository) == ()
 
 
-def test_the_engine_benchmark_measures_it(compiled: ExportResult, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engine_benchmark_measures_it(
+    compiled: ExportResult, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "device_process", fixed_ceilings)
     arguments = ["bench", "engine", str(compiled.folder), "--runtime", "aoti", "--batch", "1"]
     assert run([*arguments, "--seconds", "0.2", "--repeats", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

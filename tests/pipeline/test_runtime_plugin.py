@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_bench.engines import benchmark
 from alexnet_cli.main import run
 from alexnet_clients import Client
 from alexnet_export import runner_from_artifact
@@ -18,6 +19,7 @@ from alexnet_model.runtimes import runtime_named
 from alexnet_pipeline import ExportOptions, ExportResult, export_model
 from alexnet_serving import EmbeddedServer, lint, packed_export
 
+from ..bench.sweep_fakes import fixed_ceilings
 from ..networks import random_checkpoint
 
 PLUGIN = Path(__file__).parent.parent / "stand_ins" / "runtime_plugin"
@@ -96,8 +98,9 @@ def test_the_embedded_server_computes_what_the_runner_does(plain_export: ExportR
 
 @pytest.mark.slow
 def test_the_engine_benchmark_measures_it(
-    plain_export: ExportResult, capsys: pytest.CaptureFixture[str]
+    plain_export: ExportResult, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(benchmark, "device_process", fixed_ceilings)
     arguments = ["bench", "engine", str(plain_export.folder), "--runtime", "plain", "--batch", "1"]
     assert run([*arguments, "--seconds", "0.2", "--repeats", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -85,17 +85,22 @@ KEPT = 3  # products of a type that are measured throughout a run
 CONTROL = Shape(4096, 4096)
 CONTROL_CALLS = 10
 CONTROL_SLICES = 5
-HOPELESS = 50  # times slower than float32 in a trial: not a busy machine, but no fast product
+# Times slower than float32, or than its type's fastest product, in a trial: no fast product, on any machine.
+HOPELESS = 50
 NO_SUCH_PRODUCT = (AttributeError, NotImplementedError, RuntimeError)  # raised for a type, or without memory
 
 
 @dataclass
 class RatedKernel:
-    """A kernel, the operations or bytes of one call, and the best rate seen."""
+    """A kernel, the operations or bytes of one call, and the best rate seen.
+
+    `way` is its place in the list that `products` returns for every shape.
+    """
 
     call: Kernel
     amount: float
     best_per_s: float = 0.0
+    way: int = 0
 
 
 class CeilingBench:
@@ -189,11 +194,16 @@ class CeilingBench:
                 self._products[kind] = self._fastest(kind, _best(kernels), seconds)
 
     def _fastest(self, kind: str, operations_per_s: float, seconds: float) -> list[RatedKernel]:
-        """Try all shapes that are short enough at this rate, and return the fastest products."""
+        """Try all shapes that are short enough at this rate, and return the fastest products.
+
+        Ways that were hopeless in the trial are left out: on CPUs without VNNI instructions, PyTorch's INT8
+        product takes a second where ONNX Runtime's takes a millisecond.
+        """
         tried = self._trials[kind]
+        hopeless = {kernel.way for kernel in tried if kernel.best_per_s < operations_per_s / HOPELESS}
         for shape in self._sizes.shapes[1:]:
             if 1e3 * shape.operations / operations_per_s <= LONGEST_MS:
-                kernels = self._products_of(kind, shape)
+                kernels = [kernel for kernel in self._products_of(kind, shape) if kernel.way not in hopeless]
                 self._measure(kernels, seconds)
                 tried = sorted((*tried, *kernels), key=lambda kernel: -kernel.best_per_s)[:KEPT]
         return tried
@@ -201,7 +211,8 @@ class CeilingBench:
     def _products_of(self, kind: str, shape: Shape) -> list[RatedKernel]:
         """Make the products of a type and shape that this device has."""
         with suppress(*NO_SUCH_PRODUCT):
-            return [RatedKernel(call, shape.operations) for call in products(kind, shape, self._place)]
+            calls = products(kind, shape, self._place)
+            return [RatedKernel(call, shape.operations, way=way) for way, call in enumerate(calls)]
         return []
 
     def _measure(self, kernels: list[RatedKernel], seconds: float) -> None:
