@@ -197,6 +197,8 @@ def train_command(
     )
     if out.is_dir():
         raise UsageError("--out", got=f"the folder {out}", expected="a file to write the checkpoint to")
+    if out.suffix != ".safetensors":  # by which `export` recognises the format
+        raise UsageError("--out", got=str(out), expected="a file name that ends in .safetensors")
     if out.is_file() and not force and not resume_path(out).exists():
         raise UsageError(
             "--out",

@@ -40,6 +40,7 @@ WRONG_USE = [
     (["train", "--learning-rate", "-1"], ["learning rate", "-1"]),
     (["train", "--seed", "-1"], ["seed", "-1"]),
     (["train", "--out", "."], ["out", "folder"]),
+    (["train", "--out", "weights.pth"], ["out", "weights.pth", ".safetensors"]),
     (["bench", "loader", "digits", "--workers", "0"], ["workers", "got 0", "1 to 256"]),
     (["bench", "loader", "digits", "--batch-size", "5000"], ["batch size", "1 to 4096"]),
     (["bench", "loader", "digits", "--seconds", "0"], ["seconds", "0.1 to 600"]),
