@@ -197,6 +197,8 @@ def classify_command(
         client = opened.enter_context(made)
         chosen = choose(client)
         served = chosen.name
+        if model is None:
+            note(f"Model: {served}")
         lines = LineFormat("csv" if as_csv else "json", min(top, chosen.classes))
         done: Counter[str] = Counter()
         failed = 0

@@ -138,7 +138,9 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "alexnet"
-        return f"Error: {error.format_message().rstrip('.')}. Try '{command} --help'."
+        message = error.format_message().rstrip(".")
+        stop = "" if message.endswith("?") else "."
+        return f"Error: {message}{stop} Try '{command} --help'."
     if isinstance(error, OSError):
         subject = error.filename or "input or output"
         next_step = " Free some space." if error.errno == errno.ENOSPC else ""

@@ -22,8 +22,11 @@ from .connecting import (
 def ui_command(
     url: UrlsOption = DEFAULT_URL,
     name: Annotated[
-        str, typer.Option(help="Name of the export whose models to offer.", metavar="NAME")
-    ] = "alexnet",
+        str | None,
+        typer.Option(
+            help="Name of the export whose models to offer.", metavar="NAME", show_default="the only one"
+        ),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0 picks a free one.")
     ] = 7860,
@@ -40,7 +43,8 @@ def ui_command(
 
     Example: alexnet ui --url grpc://127.0.0.1:8001 --port 7860
     """
-    from alexnet_clients import PageServer
+    from alexnet_clients import PageServer, choose_model
+    from alexnet_model.model_names import export_of_model
 
     from .screen import err, note, say
 
@@ -48,6 +52,7 @@ def ui_command(
     with ExitStack() as opened:
         client = opened.enter_context(connection.client())
         with err.status("Starting the page ..."):
+            name = name or export_of_model(choose_model(client).name)
             page = opened.enter_context(PageServer(client, name=name, port=port, top=top))
         say(f"page     {page.url}")
         note("Stop with Ctrl-C.")

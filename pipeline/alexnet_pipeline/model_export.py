@@ -207,6 +207,7 @@ def export_model(
                 f"{options.image_or_default}, which is not on this machine. `alexnet serve` compares them "
                 "before it starts."
             )
+        notes += _notes_on_replaced(manifest.model.name, options.repository, replaced)
         models = write_repository(
             manifest,
             folder,
@@ -311,6 +312,17 @@ def _replaced_by(name: str, version: int, options: ExportOptions, *, is_earlier:
             next_step="Add --add to keep them beside this one, or --name to choose one.",
         )
     return "repository"
+
+
+def _notes_on_replaced(name: str, repository: Path, replaced: Replaced) -> list[str]:
+    """Say that an export of another name is about to be removed from the repository."""
+    if replaced != "repository" or not is_repository(repository):
+        return []
+    try:
+        others = sorted(set(index_of(repository).exports) - {name})
+    except ManifestError:  # a repository of an older version, without an index
+        return []
+    return [f"Replaced {other}, which {repository} held; --add would have kept it." for other in others]
 
 
 def _recorded_export(folder: Path, options: ExportOptions) -> Manifest:

@@ -66,6 +66,7 @@ def without(name: str) -> Callable[[dict[str, Any]], str]:
             without("seconds"),
             "seconds: got field required, expected a report of alexnet bench of schema version 2",
         ),
+        (changed(artifacts=[]), "got the record of an export, expected a report of alexnet bench"),
         (changed(surprise=1), "surprise: got extra inputs are not permitted"),
         (changed(seconds="soon"), "seconds: got input should be a valid number"),
         (changed(engines=[{"batch": 1}]), "engines.0.engine: got field required"),

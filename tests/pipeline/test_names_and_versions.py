@@ -85,7 +85,10 @@ class TestAdd:
         assert contents_of(repository) == before
 
     def test_the_only_other_is_replaced(self, repository: Path, tmp_path: Path) -> None:
-        assert exported(repository, tmp_path, name="flowers").models == FLOWERS
+        result = exported(repository, tmp_path, name="flowers")
+        assert result.models == FLOWERS
+        assert result.notes[-1] == f"Replaced alexnet, which {repository} held; --add would have kept it."
+        assert exported(repository, tmp_path, name="flowers").notes == ()
         assert not [file for file in contents_of(repository) if file.startswith("alexnet")]
 
     def test_a_repository_that_is_still_to_be_written(self, tmp_path: Path) -> None:

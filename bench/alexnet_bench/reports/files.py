@@ -41,6 +41,8 @@ def report_from_file(path: Path) -> Report:
         raise _unreadable(path, f"no JSON ({error})") from error
     if not isinstance(content, dict):
         raise _unreadable(f"{path}: root", type(content).__name__)
+    if "artifacts" in content:
+        raise _unreadable(path, "the record of an export")
     version = content.get("schema_version")
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise ReportError(
