@@ -207,8 +207,11 @@ def test_switching_the_model_classifies_again(page: Page, client: Client) -> Non
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
 def test_the_parts_of_the_time_are_shown(page: Page, model: str) -> None:
     page.locator(f"#model input[value={model}]").check()
-    drop(page, "image.jpg", AWKWARD["cmyk jpeg"]())
-    shown(page, model)
+    for _ in range(3):  # a request of another test, counted late, makes the server's times a mean
+        drop(page, "image.jpg", AWKWARD["cmyk jpeg"]())
+        shown(page, model)
+        if "mean of" not in page.inner_text("#words"):
+            break
     parts = (
         ["network", "queue", "compute"] if model == "alexnet" else ["decode", "network", "queue", "compute"]
     )
