@@ -234,8 +234,16 @@ def _part_in(folder: Path) -> Iterator[Path]:
             made.rename(part)
             yield part
         finally:
-            _dispose(part)
-            shutil.rmtree(made, ignore_errors=True)  # if it could not be renamed
+            try:
+                _remove(made, part)
+            except KeyboardInterrupt:  # Ctrl-C while it is removed
+                _remove(made, part)
+                raise
+
+
+def _remove(made: Path, part: Path) -> None:
+    _dispose(part)
+    shutil.rmtree(made, ignore_errors=True)  # if it could not be renamed
 
 
 def _sweep(folder: Path) -> None:
