@@ -284,7 +284,14 @@ def test_cancelling_a_stream_ends_its_requests(fakes: Fakes, client: Client) -> 
     stream = client.classify_each(iter([IMAGES[0]] * 200), in_flight=4)
     held = fakes["a"]._held
     assert held is not None
-    threading.Timer(0.2, lambda: held.pop(0)()).start()
+
+    def answer_one_of_four() -> None:
+        until = time.monotonic() + 30
+        while sum(fakes[host].in_flight for host in "ab") < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        held.pop(0)()
+
+    threading.Thread(target=answer_one_of_four).start()
     next(stream)
     assert min(fakes[host].in_flight for host in "ab") >= 1
     stream.close()
