@@ -14,6 +14,8 @@ from alexnet_clients import Client, FakeTransport, Images
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import ImageError, UsageError
 
+from ..waiting import wait_until
+
 
 def grey(level: int) -> Image.Image:
     """The fake server finds class 0 in black, class 9 in white."""
@@ -154,9 +156,7 @@ def test_few_requests_are_open_and_few_images_are_taken_ahead(fake: FakeTranspor
     with Client("grpc://host", transport=fake) as client:
         thread = threading.Thread(target=lambda: client.classify(images()))
         thread.start()
-        deadline = time.monotonic() + 10
-        while fake.in_flight < 2 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: fake.in_flight == 2, "two requests are open")
         time.sleep(0.05)  # room to go wrong in
         taken_while_waiting = taken
         fake.release()
