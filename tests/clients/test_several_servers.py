@@ -405,8 +405,14 @@ def test_a_name_without_addresses_is_unreachable(monkeypatch: pytest.MonkeyPatch
 
 def test_a_slow_name_service_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = threading.Event()
-    answered: list[bool] = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.append(answer.wait(60)) or [])
+    answered: list[str] = []
+
+    def addresses(host: str, *_: object, **__: object) -> list[Any]:
+        answer.wait(60)
+        answered.append(host)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", addresses)
     client = Client("dns:///name:8001", timeout_s=0.5)
     try:
         with pytest.raises(DeadlineExceeded, match=r"no address in 0\.\d+ s"):
@@ -419,7 +425,13 @@ def test_a_slow_name_service_costs_no_more_than_the_timeout(monkeypatch: pytest.
 
 def test_closing_during_the_first_lookup_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer = threading.Event(), threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: asked.set() or (answer.wait(60) and []))
+
+    def addresses(*_: object, **__: object) -> list[Any]:
+        asked.set()
+        answer.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", addresses)
     client = Client("dns:///name:8001", timeout_s=60)
 
     def close() -> None:
