@@ -121,7 +121,7 @@ def test_a_failed_server_gets_no_requests_until_it_is_ready_again(fakes: Fakes, 
     client.probabilities(IMAGES)
     assert not fakes["a"].failures
     before = len(fakes["a"].requests)
-    send_until(client, lambda: len(probes) == 2)
+    send_until(client, lambda: len(probes) >= 2)
     assert len(fakes["a"].requests) == before
     fakes["a"].is_ready = True
     send_until(client, lambda: len(fakes["a"].requests) > before)
@@ -381,7 +381,7 @@ def test_the_addresses_of_a_name_are_looked_up_again(monkeypatch: pytest.MonkeyP
         send_until(client, lambda: fakes["10.0.0.1"].closed and bool(fakes["10.0.0.3"].requests))
         before = len(fakes["10.0.0.1"].requests)
         hosts.clear()  # the name service has a fault
-        send_until(client, lambda: len(faults) == 2)
+        send_until(client, lambda: len(faults) >= 2)
         assert len(fakes["10.0.0.1"].requests) == before
     assert fakes["10.0.0.2"].closed
 
