@@ -365,12 +365,10 @@ def prometheus_of(metrics_port: int, folder: Path) -> Iterator[str]:
     port = resolve_ports({"web": "127.0.0.1"}, {"web": None})["web"]
     command = [
         "prometheus",
-        "--config.file",
-        folder / "prometheus.json",
-        "--storage.tsdb.path",
-        folder / "data",
+        f"--config.file={folder / 'prometheus.json'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
     ]
-    command.append(f"--web.listen-address=127.0.0.1:{port}")
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as prometheus:
         try:
             yield f"http://127.0.0.1:{port}/api/v1/query"
