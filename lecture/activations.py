@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -14,7 +16,7 @@ from section import Experiment, Section, Values, gain, points, share_interval, t
 from training import BATCH, Data, accuracy, data_named, fitted, lenet, part_of, replaced, small_alexnet
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
-RULES = {"sgd": 0.02, "adam": 2e-3}  # the highest learning rates
+RULES: dict[Literal["sgd", "adam"], float] = {"sgd": 0.02, "adam": 2e-3}  # the highest learning rates
 EPOCHS = 6
 STEPS_WATCHED = 20  # a training run notes gradient norms every so many steps
 
@@ -38,7 +40,7 @@ def norms_of(network: nn.Module) -> list[float]:
 def initial_norms(network: nn.Module, data: Data) -> list[float]:
     classifier = Classifier(network, Contract()).train()
     _, logits = classifier(torch.from_numpy(data.train.images[:BATCH]))
-    nn.functional.cross_entropy(logits, torch.from_numpy(data.train.labels[:BATCH])).backward()
+    nn.functional.cross_entropy(logits, torch.from_numpy(data.train.labels[:BATCH])).backward()  # type: ignore[no-untyped-call]
     found = norms_of(network)
     network.zero_grad()
     return found
@@ -66,7 +68,11 @@ def measure(quick: bool) -> Values:
                 watched: list[list[float]] = []
                 steps = [0]
 
-                def watch(network: nn.Module = network, watched: list = watched, steps: list = steps) -> None:
+                def watch(
+                    network: nn.Module = network,
+                    watched: list[list[float]] = watched,
+                    steps: list[int] = steps,
+                ) -> None:
                     if steps[0] % STEPS_WATCHED == 0:
                         watched.append(norms_of(network))
                     steps[0] += 1

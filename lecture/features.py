@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.svm import SVC
 
+from alexnet_model.contract import Uint8Array
 from plots import axes_of, bars, line, percent, ticks
 from section import Experiment, Section, Values, gain, points, share_interval, table_of, verdict_of
 from training import (
@@ -29,6 +32,7 @@ from training import (
     small_alexnet,
 )
 
+Features: TypeAlias = npt.NDArray[np.float32]
 METHODS = {
     "hog": "HOG + SVM",
     "sift": "dense SIFT, bag of words + SVM",
@@ -50,29 +54,30 @@ VIEWS = (1, 4, 16)  # of each training digit
 SEEDS = (0, 1, 2)
 
 
-def hog_of(images: np.ndarray) -> np.ndarray:
+def hog_of(images: Uint8Array) -> Features:
     """Return histograms of oriented gradients `(N, 1764)` of uint8 images `(N, 64, 64, 3)`."""
     hog = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (8, 8), (8, 8), 9)
-    return np.stack([hog.compute(image[:, :, 0]).ravel() for image in images])
+    return np.stack([np.ravel(hog.compute(image[:, :, 0])) for image in images])
 
 
-def sift_of(images: np.ndarray) -> np.ndarray:
+def sift_of(images: Uint8Array) -> Features:
     """Return SIFT descriptors on a grid, `(N, places, 128)`, with the square root of Arandjelovic."""
     places = range(SIFT_STEP, SIDE - SIFT_STEP + 1, SIFT_STEP)
     points = [cv2.KeyPoint(float(x), float(y), float(SIFT_SIZE), 0.0) for y in places for x in places]
-    sift = cv2.SIFT_create()
+    sift = cv2.SIFT_create()  # type: ignore[attr-defined]
     found = np.stack([sift.compute(np.ascontiguousarray(image[:, :, 0]), points)[1] for image in images])
-    return np.sqrt(found / np.maximum(found.sum(axis=2, keepdims=True), 1e-6))
+    in_root: Features = np.sqrt(found / np.maximum(found.sum(axis=2, keepdims=True), 1e-6))
+    return in_root
 
 
-def book_of(descriptors: np.ndarray, seed: int) -> MiniBatchKMeans:
+def book_of(descriptors: Features, seed: int) -> MiniBatchKMeans:
     """Return the words of the bag: centres of clusters of the descriptors of some training images."""
     some = np.random.default_rng(seed).choice(len(descriptors), min(300, len(descriptors)), replace=False)
     book = MiniBatchKMeans(WORDS, random_state=seed, n_init=1, batch_size=4096, max_iter=10)
     return book.fit(descriptors[some].reshape(-1, 128))
 
 
-def words_of(descriptors: np.ndarray, book: MiniBatchKMeans) -> np.ndarray:
+def words_of(descriptors: Features, book: MiniBatchKMeans) -> Features:
     """Return how often each word is in each quarter of the image, `(N, 4 x words)`, as square roots."""
     count, places, _ = descriptors.shape
     side = int(places**0.5)
@@ -88,7 +93,9 @@ def _both(half: int) -> tuple[slice, slice]:
     return slice(None, half), slice(half, None)
 
 
-def svm_accuracy(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, labels: np.ndarray) -> float:
+def svm_accuracy(
+    train: Features, train_labels: npt.NDArray[np.int64], test: Features, labels: npt.NDArray[np.int64]
+) -> float:
     """Return the accuracy of an SVM with a Gaussian kernel, whose width is scaled to the features."""
     machine = SVC(C=SVM_C, kernel="rbf", gamma="scale", cache_size=500)
     return float((machine.fit(train, train_labels).predict(test) == labels).mean())

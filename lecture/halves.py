@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from alexnet_model.architectures import LocalResponseNorm, build, parameter_count
 from alexnet_training.initialisation import initialise
@@ -45,6 +45,11 @@ class _Exchange(torch.autograd.Function):
         return gradient.chunk(2, dim=1)[dist.get_rank()]
 
 
+def _exchanged(half: Tensor) -> Tensor:
+    whole: Tensor = _Exchange.apply(half)  # type: ignore[no-untyped-call]
+    return whole
+
+
 class Half(nn.Module):
     """One process's half of `alexnet-2012`.
 
@@ -65,27 +70,31 @@ class Half(nn.Module):
             # Convolutions 2, 4 and 5 have two groups, so a half reads only its own half.
             reads_all = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and not layer.own_half)
             if isinstance(layer, LocalResponseNorm):
-                x = layer(_Exchange.apply(x)).chunk(2, dim=1)[self.rank]  # its sums cross the halves
+                x = layer(_exchanged(x)).chunk(2, dim=1)[self.rank]  # its sums cross the halves
             elif reads_all:
-                x = layer(x if whole else _Exchange.apply(x))
+                x = layer(x if whole else _exchanged(x))
                 whole = False
             elif isinstance(layer, nn.Flatten):
                 x = layer(x)
             else:
                 x = layer(x)
-        logits: Tensor = _Exchange.apply(x)
-        return logits
+        return _exchanged(x)
 
 
 def _half_of(layer: nn.Module, rank: int) -> nn.Module:
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         return layer
+    assert layer.bias is not None
     weight, bias = (tensor.detach().chunk(2)[rank].clone() for tensor in (layer.weight, layer.bias))
     if isinstance(layer, nn.Linear):
         half: nn.Module = nn.Linear(layer.in_features, len(bias))
     else:
         half = nn.Conv2d(
-            weight.shape[1], len(bias), layer.kernel_size, stride=layer.stride, padding=layer.padding
+            weight.shape[1],
+            len(bias),
+            layer.kernel_size,  # type: ignore[arg-type]
+            stride=layer.stride,  # type: ignore[arg-type]
+            padding=layer.padding,  # type: ignore[arg-type]
         )
         half.own_half = layer.groups == 2  # type: ignore[assignment]
     half.load_state_dict({"weight": weight, "bias": bias})
@@ -116,7 +125,7 @@ def _steps(network: nn.Module, count: int, share: float) -> list[float]:
         labels = torch.randint(0, CLASSES, (IMAGES,), generator=generator)
         loss = nn.functional.cross_entropy(network(images), labels)
         optimiser.zero_grad()
-        (share * loss).backward()
+        (share * loss).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
     return losses
@@ -137,7 +146,7 @@ def measure(quick: bool) -> Values:
     network = _network()
     losses = _steps(network, steps, 1.0)
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_process, (folder, steps), nprocs=2, start_method="spawn")
+        spawn(_process, (folder, steps), nprocs=2)  # type: ignore[no-untyped-call]
         halves = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
     joined = [torch.cat(pair) for pair in zip(*(half["weights"].values() for half in halves), strict=True)]
     weights = list(network.parameters())

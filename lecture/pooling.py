@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 from alexnet_model.classifier import Classifier
-from alexnet_model.contract import Contract
+from alexnet_model.contract import Contract, Uint8Array
 from plots import axes_of, line, percent
 from section import (
     Experiment,
@@ -30,7 +31,9 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 EPOCHS = 4
 
 
-def features_and_classes(network: nn.Sequential, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def features_and_classes(
+    network: nn.Sequential, images: Uint8Array
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return the output of the last pooling layer `(N, 400)` and the predicted classes `(N,)`."""
     classifier = Classifier(network, Contract()).eval()
     end = next(index for index, layer in enumerate(network) if isinstance(layer, nn.Flatten))
@@ -45,10 +48,10 @@ def measure(quick: bool) -> Values:
     if quick:
         data = Data(part_of(data.train, np.arange(600)), part_of(data.test, np.arange(150)))
     rows = []
-    for pooling, layer in POOLINGS.items():
+    for pooling in POOLINGS:
         for seed in seeds:
             network = lenet_relu(seed)
-            replaced(network, nn.MaxPool2d, lambda _, layer=layer: layer(2))
+            replaced(network, nn.MaxPool2d, lambda _: POOLINGS[pooling](2))  # noqa: B023 - called at once
             fitted(network, data.train, seed=seed, epochs=epochs, learning_rate=LENET_RATE)
             still, classes = features_and_classes(network, data.test.images)
             for shift in SHIFTS:
@@ -78,7 +81,8 @@ def section(values: Values) -> Section:
         return [row[key] for row in values["rows"] if (row["pooling"], row["shift"]) == (pooling, shift)]
 
     def all_shifts(pooling: str, key: str) -> list[float]:
-        return np.mean([of(pooling, shift, key) for shift in SHIFTS[1:]], axis=0).tolist()
+        means: list[float] = np.mean([of(pooling, shift, key) for shift in SHIFTS[1:]], axis=0).tolist()
+        return means
 
     features = gain(all_shifts("average", "change"), all_shifts("max", "change"))
     classes = gain(all_shifts("max", "same_class"), all_shifts("average", "same_class"))

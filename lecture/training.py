@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from alexnet_model.architectures import AlexNet, build
 from alexnet_model.classifier import Classifier
-from alexnet_model.contract import Contract
+from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.datasets import splits_from
 from alexnet_model.labelled_images import ImageDataset
 from alexnet_training.augmentation import Augmentation
@@ -58,7 +59,7 @@ def _prepared(images: ImageDataset) -> SplitInMemory:
     return split_of(pixels, np.array([image.label for image in images.images]))
 
 
-def _enlarged(image: Image.Image) -> np.ndarray:
+def _enlarged(image: Image.Image) -> Uint8Array:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB"))
 
 
@@ -77,17 +78,17 @@ def framed_digits() -> Data:
     return Data(framed(whole.train), framed(whole.test))
 
 
-def split_of(images: np.ndarray, labels: np.ndarray) -> SplitInMemory:
+def split_of(images: Uint8Array, labels: npt.NDArray[np.integer[Any]]) -> SplitInMemory:
     """Return a split of uint8 images `(N, 64, 64, 3)` and labels `(N,)`."""
     return SplitInMemory(images, labels.astype(np.int64), (), (), ())
 
 
-def part_of(split: SplitInMemory, indices: np.ndarray) -> SplitInMemory:
+def part_of(split: SplitInMemory, indices: npt.NDArray[np.integer[Any]]) -> SplitInMemory:
     """Return some images of a split."""
     return split_of(split.images[indices], split.labels[indices])
 
 
-def indices_of_views(images: int, drawn: int, views: int, seed: int) -> np.ndarray:
+def indices_of_views(images: int, drawn: int, views: int, seed: int) -> npt.NDArray[np.int64]:
     """Return the indices of some of the views of each digit; neighbouring seeds take other views.
 
     Args:
@@ -226,7 +227,7 @@ def fitted(
     return loop
 
 
-def logits_of(network: nn.Module, images: np.ndarray) -> Tensor:
+def logits_of(network: nn.Module, images: Uint8Array) -> Tensor:
     """Return logits `(N, 10)` for uint8 images `(N, 64, 64, 3)`."""
     classifier = Classifier(network, Contract()).eval()
     with torch.inference_mode():
@@ -239,6 +240,6 @@ def accuracy(network: nn.Module, split: SplitInMemory) -> float:
     return float((found == split.labels).mean())
 
 
-def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(images: Uint8Array) -> Iterator[Uint8Array]:
     for start in range(0, len(images), 64):
         yield images[start : start + 64]

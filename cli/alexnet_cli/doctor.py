@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag, RepositoryOption
+from .options import DEFAULT_REPOSITORY, JsonFlag, RepositoryOption
 
 
 def doctor_command(
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     out: Annotated[Path, typer.Option(help="Folder of the ONNX files and engines.")] = Path("build/export"),
     as_json: JsonFlag = False,
 ) -> None:

@@ -25,6 +25,7 @@ from .contract_options import (
     contract_from_options,
 )
 from .options import (
+    DEFAULT_REPOSITORY,
     NETWORK,
     ArchOption,
     ArchOptionOption,
@@ -214,7 +215,7 @@ def export_command(
         Path | None,
         typer.Option(help="Folder for the ONNX files, engines and export.json.", show_default="build/export"),
     ] = None,
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     name: Annotated[
         str | None,
         typer.Option(

@@ -139,8 +139,11 @@ def _line_of(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "alexnet"
         message = error.format_message().rstrip(".")
-        stop = "" if message.endswith("?") else "."
-        return f"Error: {message}{stop} Try '{command} --help'."
+        message += "" if message.endswith("?") else "."
+        options = [name for option in context.command.params for name in option.opts] if context else []
+        if "unexpected extra argument" in message and "--repository" in options:
+            message += " A model repository is named with --repository."
+        return f"Error: {message} Try '{command} --help'."
     if isinstance(error, OSError):
         subject = error.filename or "input or output"
         next_step = " Free some space." if error.errno == errno.ENOSPC else ""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from alexnet_clients import Client, ServedModel
 
 NETWORK = "The network"  # a group of options in the help
+DEFAULT_REPOSITORY = Path("model_repository")
 RepositoryOption = Annotated[
     Path, typer.Option("--repository", help="The Triton model repository.", show_default=True)
 ]
@@ -146,7 +147,8 @@ def model_chooser(
         UsageError: `model` is given beside another one, a name is empty or cannot be an export's, or the
             precision is unknown.
     """
-    from alexnet_clients import choose_model
+    from alexnet_clients import choose_model, with_served_models
+    from alexnet_model.errors import ModelNotFound
     from alexnet_model.model_names import check_name
 
     if model is not None:
@@ -155,7 +157,14 @@ def model_chooser(
             raise UsageError(f"--model and {beside}", got="both", expected="one of them")
         if not model:
             raise UsageError("--model", got="no name", expected="one such as alexnet_fp32")
-        return lambda client: client.model(model)
+
+        def named(client: Client) -> ServedModel:
+            try:
+                return client.model(model)
+            except ModelNotFound as error:
+                raise with_served_models(error, client.transport, timeout_s=client.timeout_s) from error
+
+        return named
     word = None if precision is None else precision.strip().lower()
     if word is not None and word not in PRECISIONS:
         raise UsageError("--precision", got=repr(precision), expected=" or ".join(PRECISIONS))

@@ -15,6 +15,7 @@ import typer
 from alexnet_model.errors import ImageError, UsageError
 
 from .options import (
+    DEFAULT_REPOSITORY,
     ArchOption,
     ArchOptionOption,
     CsvFlag,
@@ -44,7 +45,12 @@ def predict_command(
         typer.Option(help="A checkpoint, or weights of any PyTorch program (see export).", metavar="FILE"),
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="The folder of an export, or a model repository.", metavar="FOLDER")
+        Path | None,
+        typer.Option(
+            help="The folder of an export, or a model repository.",
+            metavar="FOLDER",
+            show_default=f"{DEFAULT_REPOSITORY} without --checkpoint",
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -79,6 +85,8 @@ def predict_command(
     from .screen import Rate, out
 
     check_one_format(as_json, as_csv)
+    if checkpoint is None and export is None and DEFAULT_REPOSITORY.exists():
+        export = DEFAULT_REPOSITORY
     wrong: dict[str, object] = {"--precision": precision, "--name": name} if export is None else {}
     if export is not None:
         wrong = {"--arch": arch, "--arch-option": arch_option, "--key": key, "--classes": classes}
@@ -135,7 +143,8 @@ def _opened_model(
     """
     if (checkpoint is None) == (export is None):
         got = "neither" if checkpoint is None else "both"
-        raise UsageError("--checkpoint and --export", got=got, expected="one of them")
+        expected = f"one of them, or {DEFAULT_REPOSITORY} in this folder"
+        raise UsageError("--checkpoint and --export", got=got, expected=expected)
     precisions = precisions_from(precision) or (None,)
     if len(precisions) > 1:
         raise UsageError("--precision", got=repr(precision), expected="one precision")

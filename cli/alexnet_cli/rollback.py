@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import RepositoryOption
+from .options import DEFAULT_REPOSITORY, RepositoryOption
 
 
 def rollback_command(
     name: Annotated[str, typer.Argument(help="Name of the export, such as flowers.")],
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     to: Annotated[
         int | None,
         typer.Option("--to", help="Version to serve.", metavar="N", show_default="the next lower version"),

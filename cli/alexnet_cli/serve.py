@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import RepositoryOption
+from .options import DEFAULT_REPOSITORY, RepositoryOption
 
 if TYPE_CHECKING:
     from alexnet_serving import Server, ServerOptions, ServerTls, ServerTrace
@@ -51,7 +51,7 @@ def serve_command(
             show_default="docker if a GPU can be used, else embedded",
         ),
     ] = None,
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     grpc_port: Annotated[int, _port("gRPC")] = 8001,
     http_port: Annotated[int, _port("HTTP")] = 8000,
     metrics_port: Annotated[int, _port("Metrics")] = 8002,

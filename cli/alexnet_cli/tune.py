@@ -17,7 +17,7 @@ from .bench.reporting import (
     print_tables,
     recorded_command,
 )
-from .options import NameOption, RepositoryOption
+from .options import DEFAULT_REPOSITORY, NameOption, RepositoryOption
 from .serve import ServerKind, kind_of_server
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def tune_command(
     limit_p99_ms: Annotated[
         float, typer.Option("--limit-p99-ms", help="Limit of the p99 latency.", metavar="MS")
     ],
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     name: NameOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure, but do not change the repository.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .choosing import choose_model
+from .choosing import choose_model, with_served_models
 from .client import DEFAULT_MODEL, Client
 from .credentials import ANONYMOUS, ClientTls, Credentials, Headers
 from .images import IMAGES_PER_TASK, Images
@@ -102,6 +102,7 @@ __all__ = [
     "remove_orphans",
     "sources_from_arguments",
     "transport_from_url",
+    "with_served_models",
 ]
 
 

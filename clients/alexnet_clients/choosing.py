@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from alexnet_model.errors import ContractMismatch, ModelNotFound
+from alexnet_model.errors import ClientError, ContractMismatch, ModelNotFound
 from alexnet_model.model_names import PRECISIONS, Precision, export_of_model, is_decoder, network_name
 
 from .client import Client
 from .served_model import ServedModel
 from .transports.error_rules import STATISTICS_REFUSED
+from .transports.transport import Transport
 
 DEFAULT_NAME = "alexnet"  # of an export
 
@@ -54,6 +55,24 @@ def choose_model(
             raise mismatch
         raise _no_single_model(client, served, usable, name=name, precision=precision)
     return min(usable, key=lambda model: (not model.is_default, _rank(model.precision)))
+
+
+def with_served_models(error: ModelNotFound, transport: Transport, *, timeout_s: float) -> ModelNotFound:
+    """Return the error with the names of the server's models, or as it is if the server does not report them.
+
+    Args:
+        error: what the server replied to a request for a model.
+        transport: a connection to the server.
+        timeout_s: deadline of the request for the names, seconds.
+    """
+    try:
+        names = transport.model_names(timeout_s=timeout_s).result()
+    except ClientError:
+        return error
+    served = [name for name in names if not is_decoder(name)]
+    if not served:
+        return error
+    return ModelNotFound(error.subject, got=error.got, expected=f"one of {', '.join(served)}")
 
 
 def _rank(precision: str) -> int:

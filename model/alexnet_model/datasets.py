@@ -35,19 +35,12 @@ def splits_from(source: str, *, progress: Progress = silent) -> Splits:
     Raises:
         DatasetError: there is no such dataset, or one of its splits has no images.
     """
+    refuse_missing(source)
     if source == "digits":
         return digits()
     if is_built_in(source):
         return cluttered_digits(source)
     path, progress = Path(source), when_slow(progress)
-    if not path.exists():
-        raise DatasetError(
-            str(path),
-            got="no such file or folder",
-            expected="'digits', 'cluttered-digits', a folder with one subfolder of images per class, tar "
-            "shards, or a list of shards",
-            next_step="Check the path.",
-        )
     expected = "a folder of images, tar shards, or a list of shards"
     with os_errors_as(DatasetError, path, expected=expected, next_step="Check the path."):
         if path.is_dir():
@@ -58,6 +51,25 @@ def splits_from(source: str, *, progress: Progress = silent) -> Splits:
         if path.suffix == ".tar":
             return splits_of_shards(path, path.parent, [path.name], progress)
         return splits_of_shards(path, path.parent, shards_in_list(path, progress), progress)
+
+
+def refuse_missing(source: str) -> None:
+    """Check that a dataset exists, without opening it.
+
+    Args:
+        source: as for `splits_from`.
+
+    Raises:
+        DatasetError: it is neither built in nor a file or folder.
+    """
+    if not is_built_in(source) and not Path(source).exists():
+        raise DatasetError(
+            source,
+            got="no such file or folder",
+            expected="'digits', 'cluttered-digits', a folder with one subfolder of images per class, tar "
+            "shards, or a list of shards",
+            next_step="Check the path.",
+        )
 
 
 def is_built_in(source: str) -> bool:

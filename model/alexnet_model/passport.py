@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from .contract import canonical_json
+from .errors import EngineError
 from .files import write_text_atomically
 from .records import Precision, Record, record_from_file
 from .runtimes import RuntimeName, engine_suffixes, runtime_named
@@ -82,6 +83,25 @@ class Passport(Record):
     def digest(self) -> str:
         """Hex SHA-256 of the canonical JSON, which shows whether the passport was edited."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+
+    def checked_batch(self, batch: int, engine: Path) -> int:
+        """Return the batch if the engine was built for it.
+
+        Args:
+            batch: How many images.
+            engine: The engine's file, for the message.
+
+        Raises:
+            EngineError: it is larger than the profile's largest.
+        """
+        if batch > self.profile.max:
+            raise EngineError(
+                str(engine),
+                got=f"a batch of {batch}",
+                expected=f"at most {self.profile.max}, which it was built for",
+                next_step="Build it for larger batches: --profile",
+            )
+        return batch
 
     @property
     def built_for(self) -> str:

@@ -23,6 +23,7 @@ from alexnet_export import (
     refuse_unbuildable,
 )
 from alexnet_model.checkpoint import Checkpoint
+from alexnet_model.datasets import refuse_missing
 from alexnet_model.docker import known_release_of_image
 from alexnet_model.errors import ExportError, ManifestError, RepositoryError, UsageError, os_errors_as
 from alexnet_model.files import atomic_directory, check_writable, restore_interrupted
@@ -162,6 +163,8 @@ def export_model(
 
         if recorded is None:
             assert folder is not None
+            for images in filter(None, (options.calibration, options.evaluation)):
+                refuse_missing(images)  # before weights are read or downloaded
             checkpoint = checkpoint_from(source, options.weights_options, note=notes.append)
             name = options.name or default_name(checkpoint.architecture)
             replaced = _replaced_by(name, options.model_version_or_default, options)
@@ -195,6 +198,7 @@ def export_model(
         if options.model_version is not None:
             manifest = manifest.model_copy(update={"model_version": options.model_version})
         on_checked(manifest)
+        notes += _notes_on_evaluation(manifest)
         for precision, reason in _not_built(manifest, builders, options).items():
             notes.append(f"No engine in {precision.upper()}: {reason}.")
 
@@ -323,6 +327,17 @@ def _notes_on_replaced(name: str, repository: Path, replaced: Replaced) -> list[
     except ManifestError:  # a repository of an older version, without an index
         return []
     return [f"Replaced {other}, which {repository} held; --add would have kept it." for other in others]
+
+
+def _notes_on_evaluation(manifest: Manifest) -> list[str]:
+    """Say that one test image is more of the accuracy than the fall that the gate would refuse."""
+    count, limit = manifest.evaluation.images, manifest.tolerances.get("top1_drop", 0.0)
+    if manifest.evaluation.pytorch_top1 is None or count * limit >= 1:
+        return []
+    return [
+        f"Only {count} test images: one of them is {100 / count:.1f} percentage points of the accuracy. "
+        "--evaluation takes a folder with more."
+    ]
 
 
 def _recorded_export(folder: Path, options: ExportOptions) -> Manifest:

@@ -93,6 +93,7 @@ WRONG_USE = [
         ["a web address", "curl -s https://host/x.png | alexnet classify -"],
     ),
     (["classify", "x.png", "--timeout", "0"], ["--timeout"]),
+    (["serve", "models"], ["(models)", "named with --repository", "serve --help"]),
     (["predict", "x.png"], ["--checkpoint and --export: got neither"]),
     (["predict", "x.png", "--checkpoint", "a", "--export", "b"], ["--checkpoint and --export: got both"]),
     (["predict", "x.png", "--checkpoint", "a", "--precision", "int8"], ["--precision", "--export"]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_clients import Client, FakeTransport, ModelConfig, choose_model
+from alexnet_clients import Client, FakeTransport, ModelConfig, choose_model, with_served_models
 from alexnet_model.errors import BadRequest, ContractMismatch, ModelNotFound, NotReady
 
 
@@ -75,3 +75,14 @@ def test_a_server_that_does_not_report_its_models_has_the_usual_one() -> None:
         served.failures.append(NotReady("host", got="a server that is stopping"))
         with pytest.raises(NotReady):
             choose_model(client)
+
+
+def test_an_unknown_model_is_answered_with_the_names_of_those_served() -> None:
+    error = ModelNotFound("grpc://host resnet", got="unknown model", next_step="Check the model's name.")
+    served = Served("alexnet", "alexnet_decode", "alexnet_fp32")
+    assert str(with_served_models(error, served, timeout_s=1)) == (
+        "grpc://host resnet: got unknown model, expected one of alexnet, alexnet_fp32"
+    )
+    served.failures.append(BadRequest("grpc://host", got="statistics are not enabled"))
+    assert with_served_models(error, served, timeout_s=1) is error
+    assert with_served_models(error, Served(), timeout_s=1) is error

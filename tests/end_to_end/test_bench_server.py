@@ -188,8 +188,19 @@ def test_an_unknown_model_is_a_one_line_error_without_a_report(
     server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = command(server.grpc_url, "--output", str(tmp_path / "load.json"), model="resnet")
-    assert "resnet" in line_of(capsys, 1, *arguments)
+    line = line_of(capsys, 1, *arguments)
+    assert "resnet" in line
+    assert "expected one of alexnet, alexnet_fp16, alexnet_fp32, alexnet_int8" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_only_export_is_measured_if_no_model_is_named(
+    server: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "load.json"
+    arguments = ["--url", server.grpc_url, *BRIEF, "--concurrency", "2", "--output", str(path)]
+    assert run(["bench", "server", *arguments]) == 0
+    assert [row["model"] for row in json.loads(path.read_text())["loads"]] == ["alexnet_fp32"]
 
 
 def test_no_server_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from alexnet_model import Contract
-from alexnet_model.errors import CheckpointError, UsageError
+from alexnet_model.errors import CheckpointError, DatasetError, UsageError
 from alexnet_pipeline import ExportOptions, export_model
 from alexnet_serving import lint
 
@@ -31,13 +33,18 @@ def options_in(folder: Path, **more: Any) -> ExportOptions:
 
 def test_a_module_is_exported_with_its_class_names(tmp_path: Path) -> None:
     module = small_networks.SmallResNet(4)
-    result = export_model(module, options_in(tmp_path, classes=NAMES))
+    for index, (part, name) in enumerate(itertools.product(("train", "val"), NAMES)):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 30 * index).save(tmp_path / "images" / part / name / "0.png")
+    options = options_in(tmp_path, classes=NAMES, evaluation=str(tmp_path / "images"))
+    result = export_model(module, options)
     model = result.manifest.model
     assert (model.architecture, model.class_names, model.options) == ("SmallResNet", NAMES, {})
     assert result.manifest.contract.size == 32
     assert result.manifest.artifacts[0].decision.accepted
     assert lint(result.repository) == ()
-    assert result.notes == ()
+    (few,) = result.notes
+    assert few.startswith("Only 4 test images: one of them is 25.0 percentage points of the accuracy.")
 
 
 def test_weights_of_a_users_network_are_exported_from_its_folder(
@@ -57,6 +64,12 @@ def test_weights_of_a_users_network_are_exported_from_its_folder(
     taken, named = result.notes
     assert "Took model; to take another: --key ema" in taken
     assert named.startswith("The classes are named class_0 to class_3.")
+
+
+def test_missing_images_are_reported_before_the_weights_are_read(tmp_path: Path) -> None:
+    options = options_in(tmp_path, calibration=str(tmp_path / "nowhere"))
+    with pytest.raises(DatasetError, match="nowhere: got no such file or folder"):
+        export_model(tmp_path / "no_weights.pth", options)
 
 
 def test_weights_of_another_network_write_nothing(tmp_path: Path) -> None:

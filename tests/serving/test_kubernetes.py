@@ -15,9 +15,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jsonschema
 import kubernetes_validate
@@ -340,23 +342,74 @@ def replies(url: str) -> bool:
         return False
 
 
+def wait_until_ready(process: subprocess.Popen[bytes], ports: dict[str, int], log: Path) -> None:
+    probe = container_of("cpu")["readinessProbe"]["httpGet"]
+    until = time.monotonic() + 60
+    while not replies(f"http://127.0.0.1:{ports[probe['port']]}{probe['path']}"):
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@contextmanager
+def prometheus_of(metrics_port: int, folder: Path) -> Iterator[str]:
+    """Prometheus that scrapes a server each second, and the URL of its queries."""
+    (endpoint,) = the("ServiceMonitor")["spec"]["endpoints"]
+    scraped = {
+        "job_name": "alexnet",
+        "scrape_interval": "1s",
+        "metrics_path": endpoint["path"],
+        "static_configs": [{"targets": [f"127.0.0.1:{metrics_port}"]}],
+    }
+    (folder / "prometheus.json").write_text(json.dumps({"scrape_configs": [scraped]}))
+    port = resolve_ports({"web": "127.0.0.1"}, {"web": None})["web"]
+    command = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.json'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as prometheus:
+        try:
+            yield f"http://127.0.0.1:{port}/api/v1/query"
+        finally:
+            prometheus.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no Prometheus here")
+def test_prometheus_computes_the_queries_from_a_servers_metrics(
+    running: tuple[subprocess.Popen[bytes], dict[str, int]], tmp_path: Path
+) -> None:
+    """Many requests at a time wait for one instance, so the share of the queue is above the threshold."""
+    process, ports = running
+    wait_until_ready(process, ports, tmp_path / "log")
+    found: dict[str, float] = {}
+    with (
+        prometheus_of(ports["metrics"], tmp_path) as url,
+        Client(f"grpc://127.0.0.1:{ports['grpc']}", timeout_s=60) as client,
+    ):
+        until = time.monotonic() + 90
+        while found.keys() < triggers().keys() and time.monotonic() < until:
+            list(client.classify_each([np.zeros((224, 224, 3), np.uint8)] * 256, in_flight=64))
+            for name, trigger in triggers().items():
+                query = urlencode({"query": trigger["metadata"]["query"]})
+                with suppress(OSError), urllib.request.urlopen(f"{url}?{query}", timeout=5) as response:
+                    for row in json.load(response)["data"]["result"]:
+                        found[name] = float(row["value"][1])
+    assert found["pending"] >= 0
+    assert found["queue"] > float(triggers()["queue"]["metadata"]["threshold"])
+
+
 @pytest.mark.slow
 def test_the_command_of_the_container_serves_and_ends(
     running: tuple[subprocess.Popen[bytes], dict[str, int]], tmp_path: Path
 ) -> None:
     """Its probes pass, the metrics of the queries are there, and SIGTERM ends it in its time with 0."""
     process, ports = running
-    container = container_of("cpu")
-    ready, live = (
-        f"http://127.0.0.1:{ports[probe['httpGet']['port']]}{probe['httpGet']['path']}"
-        for probe in (container["readinessProbe"], container["livenessProbe"])
-    )
-    until = time.monotonic() + 60
-    while not replies(ready):
-        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    assert replies(live)
+    wait_until_ready(process, ports, tmp_path / "log")
+    live = container_of("cpu")["livenessProbe"]["httpGet"]
+    assert replies(f"http://127.0.0.1:{ports[live['port']]}{live['path']}")
     with Client(f"grpc://127.0.0.1:{ports['grpc']}") as client:
         for _ in range(5):
             client.probabilities(np.zeros((1, 224, 224, 3), np.uint8))

@@ -20,8 +20,9 @@ from alexnet_clients import (
     ServerUrl,
     Transport,
     transport_from_url,
+    with_served_models,
 )
-from alexnet_model.errors import BadResponse, ClientError, Unreachable, UsageError
+from alexnet_model.errors import BadResponse, ClientError, ModelNotFound, Unreachable, UsageError
 from alexnet_model.gpus import gpus_here
 
 from ..schema import LoadRow
@@ -298,7 +299,10 @@ def read_model(transport: Transport, url: ServerUrl, name: str, *, timeout_s: fl
     Raises:
         ClientError: the server cannot be reached, or has no such model.
     """
-    config = network = transport.model_config(name, timeout_s=timeout_s).result()
+    try:
+        config = network = transport.model_config(name, timeout_s=timeout_s).result()
+    except ModelNotFound as error:
+        raise with_served_models(error, transport, timeout_s=timeout_s) from error
     if config.steps:
         network = transport.model_config(config.steps[-1], timeout_s=timeout_s).result()
     return ModelUnderTest(url=url, config=config, network=network, device=_device_of(network, url))

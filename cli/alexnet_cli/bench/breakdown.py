@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..options import NameOption, RepositoryOption
+from ..options import DEFAULT_REPOSITORY, NameOption, RepositoryOption
 from .reporting import JsonFlag, OutputOption, check_output, finish, recorded_command, whole_numbers
 
 
 def breakdown_command(
     context: typer.Context,
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     name: NameOption = None,
     batch: Annotated[str, typer.Option(help="Images per request.", metavar="N,...")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds; each measures every step.")] = 5,

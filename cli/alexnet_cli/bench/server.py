@@ -40,10 +40,16 @@ _DEFAULT_CONCURRENCY = "1,16"
 
 def server_command(
     context: typer.Context,
-    model: Annotated[
-        list[str], typer.Option("--model", help="A model on the server; may be repeated.", metavar="NAME")
-    ],
     url: UrlOption = DEFAULT_URL,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="A model on the server; may be repeated.",
+            metavar="NAME",
+            show_default="the only export's, in its default precision",
+        ),
+    ] = None,
     concurrency: Annotated[
         str | None,
         typer.Option(
@@ -107,30 +113,30 @@ def server_command(
     Example: alexnet bench server --model alexnet_int8 --output build/server.json
     """
     from alexnet_bench import LoadPlan, SearchOptions, Timing, bench_load, open_server_bench
+    from alexnet_clients import choose_model
 
     from ..screen import Bars
 
     if name is not None and repository is None:
         raise UsageError("--name", got="no --repository that it is in", expected="--repository FOLDER too")
-    plan = LoadPlan(
-        models=tuple(dict.fromkeys(model)),
-        batches=whole_numbers("--batch", batch),
-        loops=_loops(concurrency, rate, is_needed=limit_p99_ms is None),
-        limit=None if limit_p99_ms is None else SearchOptions(limit_p99_ms=limit_p99_ms),
-    )
+    batches = whole_numbers("--batch", batch)
+    loops = _loops(concurrency, rate, is_needed=limit_p99_ms is None)
+    limit = None if limit_p99_ms is None else SearchOptions(limit_p99_ms=limit_p99_ms)
     timing = Timing(burn_in_s=burn_in_s, seconds=seconds, repeats=repeats)
     shapes = dict(_shape(text) for text in shape or [])
-    credentials = Connection(
-        url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header
-    ).credentials()
+    connection = Connection(url=url, timeout_s=timeout_s, ca=ca, cert=cert, key=key, headers=header)
     check_output(output)
+    if not model:
+        with connection.client() as client:
+            model = [choose_model(client, name=name).name]
+    plan = LoadPlan(models=tuple(dict.fromkeys(model)), batches=batches, loops=loops, limit=limit)
     with ExitStack() as opened:
         reference = None if repository is None else opened.enter_context(_reference_from(repository, name))
         bench = opened.enter_context(
             open_server_bench(
                 url,
                 processes=workers,
-                credentials=credentials,
+                credentials=connection.credentials(),
                 timing=timing,
                 timeout_s=timeout_s,
                 shapes=shapes,

@@ -125,7 +125,7 @@ class AotiRunner:
         )
 
     def infer(self, images: Uint8Array) -> Outputs:
-        batch = self._within_profile(len(images))
+        batch = self._passport.checked_batch(len(images), self._path)
         if self._device is None:
             with torch.inference_mode():
                 probabilities, logits = self._loader.run([torch.from_numpy(contiguous(images))])
@@ -143,7 +143,7 @@ class AotiRunner:
 
     def take(self, placed: Any) -> None:
         assert self._device is not None
-        self._batch = self._within_profile(len(placed))
+        self._batch = self._passport.checked_batch(len(placed), self._path)
         self._device.move(placed, self._images)
 
     def launch(self) -> None:
@@ -174,16 +174,6 @@ class AotiRunner:
                 self._outputs[batch] = self._loader.run([self._images[:batch]])
 
         return device.captured(launch) if self._cuda_graphs else launch
-
-    def _within_profile(self, batch: int) -> int:
-        if batch > self._passport.profile.max:
-            raise EngineError(
-                str(self._path),
-                got=f"a batch of {batch}",
-                expected=f"at most {self._passport.profile.max}, which it was built for",
-                next_step="Build it for larger batches: --profile",
-            )
-        return batch
 
     def _check(self) -> None:
         """Compare the file and this machine with the passport, before anything of the file is run."""

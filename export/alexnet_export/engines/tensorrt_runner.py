@@ -106,7 +106,7 @@ class EngineRunner:
         return runtime_info(self._passport, self._device.name)
 
     def infer(self, images: Uint8Array) -> Outputs:
-        batch = self._within_profile(len(images))
+        batch = self._passport.checked_batch(len(images), self._path)
         self._device.upload(contiguous(images), self._buffers[self._contract.input_name])
         self._launched(batch)
         return Outputs(
@@ -120,7 +120,7 @@ class EngineRunner:
         return buffer
 
     def take(self, placed: Any) -> None:
-        self._batch = self._within_profile(len(placed))
+        self._batch = self._passport.checked_batch(len(placed), self._path)
         self._device.move(placed, self._buffers[self._contract.input_name])
 
     def launch(self) -> None:
@@ -130,16 +130,6 @@ class EngineRunner:
         if batch not in self._launches:
             self._launches[batch] = self._launch_of(batch)
         self._launches[batch]()
-
-    def _within_profile(self, batch: int) -> int:
-        if batch > self._passport.profile.max:
-            raise EngineError(
-                str(self._path),
-                got=f"a batch of {batch}",
-                expected=f"at most {self._passport.profile.max}, which it was built for",
-                next_step="Build it for larger batches: --profile",
-            )
-        return batch
 
     def _launch_of(self, batch: int) -> Callable[[], None]:
         context = self._new_context() if self._cuda_graphs else self._context
