@@ -237,7 +237,7 @@ def raw_grpc_per_s(url: str, model: str, contract: Contract, seconds: float) -> 
         seconds: How long to send requests.
 
     Raises:
-        BadResponse: a request failed.
+        BadResponse: a request failed, or none had a reply in that time.
     """
     import grpc
     from tritonclient.grpc import service_pb2
@@ -257,8 +257,8 @@ def raw_grpc_per_s(url: str, model: str, contract: Contract, seconds: float) -> 
         transport: Any = _RawGrpc(channel)  # a load without statistics only submits
         traffic = Traffic(transport=transport, messages=messages, expected=None, timeout_s=60)
         result = LoadRun(segment, traffic).result()
-    if result.failures:
-        error = " ".join(result.failure.split())
+    if result.failures or not sum(result.completed):
+        error = " ".join(result.failure.split()) or f"no reply in {seconds:g} s"
         raise BadResponse(f"{url} {model}", got=error, expected="a reply to every request")
     return result.rates_per_s()[0]
 

@@ -44,7 +44,7 @@ def test_each_core_computes_on_its_own_and_their_rates_are_added_up(monkeypatch:
     together = threading.Barrier(3)
 
     def rate_of_core(*_: object) -> float:
-        together.wait(10)  # breaks if they run one after another
+        together.wait(60)  # breaks if they run one after another
         return 7e9
 
     monkeypatch.setattr(

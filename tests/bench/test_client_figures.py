@@ -17,7 +17,7 @@ from ..serving.conftest import Artifacts
 
 pytestmark = pytest.mark.slow
 
-QUICK = ClientBenchOptions(rounds=1, slice_s=0.5, calls=20, imports=1)
+QUICK = ClientBenchOptions(rounds=1, slice_s=1.0, calls=20, imports=1)
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +82,6 @@ def test_a_folder_with_a_broken_image_is_an_error(
 
 def test_a_failed_raw_request_is_an_error(server: EmbeddedServer) -> None:
     with pytest.raises(BadResponse, match=r"NOT_FOUND.*a reply to every request"):
-        raw_grpc_per_s(server.grpc_url, "no_such_model", Contract(), 0.1)
+        raw_grpc_per_s(server.grpc_url, "no_such_model", Contract(), 1.0)
+    with pytest.raises(BadResponse, match=r"no reply in 1e-06 s.*a reply to every request"):
+        raw_grpc_per_s(server.grpc_url, "alexnet_int8", Contract(), 1e-6)

@@ -22,7 +22,7 @@ from alexnet_model.errors import ClientError, UsageError
 from ..clients.wire_server import WireServer, config, infer, ready
 
 MODEL = "alexnet_int8"
-SHORT = Timing(burn_in_s=0.1, seconds=0.3, repeats=2)
+SHORT = Timing(burn_in_s=0.1, seconds=1.0, repeats=2)  # a busy machine answers nothing in a shorter time
 LONG = Timing(burn_in_s=0.0, seconds=60, repeats=1)
 
 
@@ -44,7 +44,7 @@ def make_bench(wire_server: WireServer) -> Iterator[Callable[..., ServerBench]]:
     transport = transport_from_url(url)
 
     def make(generator: MultiProcessGenerator, timing: Timing = SHORT) -> ServerBench:
-        return ServerBench(transport, url, generator, timing=timing, timeout_s=10)
+        return ServerBench(transport, url, generator, timing=timing, timeout_s=60)
 
     yield make
     transport.close()
@@ -64,7 +64,7 @@ def is_running(process_id: int) -> bool:
 
 def ends(process_ids: tuple[int, ...]) -> bool:
     """Whether the processes end within a time that is long enough on any machine."""
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 60
     while any(map(is_running, process_ids)) and time.monotonic() < until_s:
         time.sleep(0.02)
     return not any(map(is_running, process_ids))
@@ -86,7 +86,7 @@ def test_workers_share_a_load_and_their_counts_are_added(
         assert measured.row.requests == measured.row.latencies.samples > 0
         assert measured.result.wrong == 0
         assert measured.result.checked >= 1
-    assert opened.row.requests == pytest.approx(36, abs=4 * 6)
+    assert opened.row.requests == pytest.approx(120, abs=4 * 11)
     assert opened.row.late_p99_ms is not None
     assert shared.row.request_bytes > 150_528
     assert shared.row.batching.startswith("unknown")  # this server reports no statistics
@@ -118,7 +118,7 @@ def test_a_worker_that_dies_is_an_error_and_is_replaced(
         first = generator.process_ids
         os.kill(first[1], signal.SIGKILL)
         with pytest.raises(ClientError, match=r"process 2 of the load generator: got killed by signal 9"):
-            running.result(60)
+            running.result(120)
         assert ends(first)
         bench.timing = SHORT
         assert bench.measure(closed(2)).row.requests > 0
@@ -165,7 +165,7 @@ def test_workers_end_with_their_parent(wire_server: WireServer, end: signal.Sign
             time.sleep(0.01)
         assert all(map(is_running, process_ids))
         parent.send_signal(end)
-        parent.wait(20)
+        parent.wait(120)
     assert ends(process_ids)
 
 

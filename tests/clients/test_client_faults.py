@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_clients import Client, FakeTransport, InferReply, InferRequest, Message
+from alexnet_clients import Backoff, Client, FakeTransport, InferReply, InferRequest, Message
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import (
     BadResponse,
@@ -24,7 +23,10 @@ from alexnet_model.errors import (
     UsageError,
 )
 
+from ..waiting import wait_until
+
 URL = "grpc://127.0.0.1:8001"
+TWICE = Backoff(first_s=0.001, longest_s=0.001, max_attempts=2)
 
 
 def images(count: int) -> Uint8Array:
@@ -96,7 +98,7 @@ def test_a_model_without_batching_is_refused(fake: FakeTransport, client: Client
 
 
 def test_a_failed_request_affects_only_its_own_images(fake: FakeTransport) -> None:
-    client = Client(URL, transport=fake, timeout_s=0.05)
+    client = Client(URL, transport=fake, backoff=TWICE)
     fake.max_batch = 2
     answered = fake.brightness_as_class
 
@@ -117,8 +119,9 @@ def test_a_failed_request_affects_only_its_own_images(fake: FakeTransport) -> No
 
 
 def test_a_late_reply_is_a_deadline_error(fake: FakeTransport) -> None:
-    fake.delay_s = 1.0
-    with Client(URL, timeout_s=0.01, transport=fake) as client:
+    with Client(URL, transport=fake) as client:
+        client.model("alexnet_fp32")
+        fake.delay_s, client.timeout_s = 60, 0.5
         (prediction,) = client.classify(images(1))
         assert isinstance(prediction.error, DeadlineExceeded)
         with pytest.raises(DeadlineExceeded):
@@ -229,16 +232,17 @@ def test_an_error_in_the_callers_iterator_cancels_open_requests() -> None:
         pytest.raises(KeyError, match="the caller's own"),
     ):
         client.classify(images())
-    deadline = time.monotonic() + 10
-    while set(threading.enumerate()) - before and time.monotonic() < deadline:
-        time.sleep(0.001)
-    started = set(threading.enumerate()) - before
     assert [request.cancelled() for request in open_requests] == [True]
-    assert [thread.name for thread in started if "prepare" in thread.name] == []
+
+    def preparing() -> list[str]:
+        started = set(threading.enumerate()) - before
+        return [thread.name for thread in started if "prepare" in thread.name]
+
+    wait_until(lambda: not preparing(), "the threads that prepare images end")
 
 
 def test_a_server_that_stops_between_two_calls_is_unreachable(fake: FakeTransport) -> None:
-    client = Client(URL, transport=fake, timeout_s=0.05)
+    client = Client(URL, transport=fake, backoff=TWICE)
     assert client.classify(images(1))[0].error is None
 
     def gone(request: InferRequest) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -16,6 +15,7 @@ from alexnet_clients.transports import grpc_transport
 from alexnet_model.errors import ClientError, Unreachable
 
 from ..certificates import Certificates, make_certificates
+from ..waiting import wait_until
 from .tcp_proxy import TcpProxy
 from .wire_server import WireServer, served
 
@@ -37,7 +37,7 @@ def test_a_distant_server_is_reached_by_the_first_attempt(
         proxy = opened.enter_context(TcpProxy(server.port, delay_s=delay_s).running())
         url = f"{'grpcs' if encrypted else 'grpc'}://127.0.0.1:{proxy.port}"
         tls = ClientTls(ca=certificates.ca) if encrypted else None
-        with Client(url, tls=tls, timeout_s=10) as client:
+        with Client(url, tls=tls, timeout_s=60) as client:
             assert client.model("alexnet_int8").classes == 10
         assert proxy.connections == 1
 
@@ -46,33 +46,35 @@ def test_a_connection_that_died_silently_is_replaced(
     wire_server: WireServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With shorter times than the clients', which are tens of seconds."""
-    options = {
-        name: 300 if "keepalive" in name or "ping" in name else value
-        for name, value in grpc_transport._OPTIONS
+    options = dict(grpc_transport._OPTIONS) | {
+        "grpc.keepalive_time_ms": 300,
+        "grpc.keepalive_timeout_ms": 1000,
+        "grpc.http2.ping_timeout_ms": 1000,
     }
+    assert options.keys() == dict(grpc_transport._OPTIONS).keys()
     monkeypatch.setattr(grpc_transport, "_OPTIONS", tuple(options.items()))
-    with TcpProxy(wire_server.port).running() as proxy:
-        with Client(f"grpc://127.0.0.1:{proxy.port}", timeout_s=0.25) as client:
-            client.probabilities(IMAGE, model="alexnet_int8")
-            proxy.stall()
-            until = time.monotonic() + 10
-            errors = 0
-            while time.monotonic() < until:
-                try:
-                    client.probabilities(IMAGE, model="alexnet_int8")
-                    break
-                except ClientError:
-                    errors += 1
-            assert 0 < errors < 10
-            client.timeout_s = 10
-            assert client.probabilities(IMAGE, model="alexnet_int8").shape == (1, 10)
-        assert proxy.connections == 2
+    with (
+        TcpProxy(wire_server.port).running() as proxy,
+        Client(f"grpc://127.0.0.1:{proxy.port}", timeout_s=60) as client,
+    ):
+        client.probabilities(IMAGE, model="alexnet_int8")
+        proxy.stall()
+        client.timeout_s = 0.5
+
+        def is_answered() -> bool:
+            try:
+                return client.probabilities(IMAGE, model="alexnet_int8").shape == (1, 10)
+            except ClientError:
+                return False
+
+        wait_until(is_answered, "a reply over a new connection")
+        assert proxy.connections >= 2
 
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
-    client = Client("grpc://triton.example:8001", timeout_s=5)
+    client = Client("grpc://triton.example:8001", timeout_s=60)
     with pytest.raises(Unreachable, match=f"Check the proxy in {variable}, or name the host in no_proxy"):
         client.connect()
     client.close()
@@ -82,7 +84,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, v
 def test_a_server_that_the_proxy_is_not_for(monkeypatch: pytest.MonkeyPatch, excepted: str) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv(excepted, "other.example,triton.invalid")
-    client = Client("grpc://triton.invalid:8001", timeout_s=5)
+    client = Client("grpc://triton.invalid:8001", timeout_s=60)
     with pytest.raises(Unreachable, match="alexnet serve"):
         client.connect()
     client.close()

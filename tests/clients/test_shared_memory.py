@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -10,15 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_clients import Client, FakeTransport, Region, SharedImages, remove_orphans
+from alexnet_clients import Client, FakeTransport, Region, SharedImages, remove_orphans, shared_memory
 from alexnet_model.errors import BadRequest, UsageError
 
 SHM = Path("/dev/shm")
 IMAGES = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.full((2, 224, 224, 3), 255, np.uint8)
 
 
+PREFIX = f"alexnet_images_of_tests_{os.getpid()}_"
+
+
+@pytest.fixture(autouse=True)
+def _prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests in other processes, which use shared memory too, would remove the orphans of these."""
+    monkeypatch.setattr(shared_memory, "_PREFIX", PREFIX)
+    monkeypatch.setattr(shared_memory, "_NAME", re.compile(rf"{PREFIX}(?P<pid>\d+)_[0-9a-f]+"))
+
+
 def ours() -> set[str]:
-    return {path.name for path in SHM.glob("alexnet_images_*")}
+    return {path.name for path in SHM.glob(f"{PREFIX}*")}
 
 
 @pytest.fixture
@@ -80,7 +91,7 @@ def test_a_refused_registration_removes_the_memory(fake: FakeTransport, client: 
 def test_remove_orphans_removes_only_memory_of_ended_processes(
     fake: FakeTransport, client: Client, dead_process: int
 ) -> None:
-    names = [f"alexnet_images_{dead_process}_0123abcd", f"alexnet_images_1_{'f' * 8}", "somebody_elses"]
+    names = [f"{PREFIX}{dead_process}_0123abcd", f"{PREFIX}1_{'f' * 8}", "somebody_elses"]
     for name in names:
         fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
     (SHM / names[0]).touch()
@@ -123,7 +134,7 @@ def test_locked_memory_of_another_pid_namespace_is_kept(
     fake: FakeTransport, client: Client, dead_process: int
 ) -> None:
     """No process here has the owner's ID, but the owner holds the lock."""
-    name = f"alexnet_images_{dead_process}_0123abcd"
+    name = f"{PREFIX}{dead_process}_0123abcd"
     fake.known_regions[name] = Region(name=name, key=f"/{name}", size_bytes=1)
     try:
         with (SHM / name).open("w") as held:
@@ -149,7 +160,7 @@ def test_memory_in_use_is_locked(client: Client) -> None:
 def test_an_orphan_of_another_user_is_skipped(
     client: Client, dead_process: int, monkeypatch: pytest.MonkeyPatch, forbidden: str
 ) -> None:
-    name = f"alexnet_images_{dead_process}_0123abcd"
+    name = f"{PREFIX}{dead_process}_0123abcd"
     (SHM / name).touch()
     allowed = getattr(os, forbidden)
 

@@ -96,14 +96,14 @@ def test_a_slow_source_is_sent_before_the_batch_is_full(client: Client) -> None:
 
     def camera() -> Iterator[Image.Image]:
         nonlocal taken
-        for _ in range(40):
-            time.sleep(0.03)
+        while taken < 1000:
+            time.sleep(0.1)  # longer than images are collected for
             taken += 1
             yield grey(255)
 
     each = client.classify_each(camera())
     assert next(each).best.label == "9"
-    assert taken < 20
+    assert taken < 32, "fewer than a batch"
     each.close()
 
 
@@ -112,18 +112,18 @@ def test_max_in_flight_limits_all_calls_together(
 ) -> None:
     monkeypatch.setattr("alexnet_clients.images.LINGER_S", 60)  # a busy machine sends no incomplete batches
     fake.delay_s = 0.001
-    images = np.zeros((64, 224, 224, 3), np.uint8)
+    images = np.zeros((32, 224, 224, 3), np.uint8)
     fake.max_batch = 4
 
     async def run() -> None:
         async with AsyncClient(URL, transport=fake, max_in_flight=3) as client:
-            streams = [client.classify(images) for _ in range(20)]
-            calls = [client.probabilities(images) for _ in range(20)]
+            streams = [client.classify(images) for _ in range(8)]
+            calls = [client.probabilities(images) for _ in range(8)]
             await asyncio.gather(*streams, *calls)
 
     asyncio.run(run())
     assert fake.peak_in_flight == 3
-    assert len(fake.requests) == 40 * 16
+    assert len(fake.requests) == 16 * 8
 
 
 def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> None:
@@ -151,7 +151,7 @@ def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> No
                 return outcome
 
             fake.model_config = slowly  # type: ignore[assignment,method-assign]
-            tasks = [asyncio.ensure_future(client.probabilities(image)) for _ in range(500)]
+            tasks = [asyncio.ensure_future(client.probabilities(image)) for _ in range(100)]
             while not held:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(0.02)
@@ -159,7 +159,7 @@ def test_many_first_calls_read_the_configuration_once(fake: FakeTransport) -> No
             assert len(held) == 1
             held[0]()
             answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(isinstance(answer, np.ndarray) for answer in answers) == 499
+        assert sum(isinstance(answer, np.ndarray) for answer in answers) == 99
 
     asyncio.run(run())
     assert readies <= 2

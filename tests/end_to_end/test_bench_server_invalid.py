@@ -62,16 +62,18 @@ def test_a_slow_server_makes_its_row_invalid(server: EmbeddedServer) -> None:
     url = ServerUrl.parse(server.grpc_url)
     transport = transport_from_url(url)
     timing = Timing(burn_in_s=0.2, seconds=2.0, repeats=1)
+    process_id = server._process.pid
+    quick_again = threading.Timer(2.5, os.kill, (process_id, signal.SIGCONT))
+
+    def stop_server(elapsed_s: float) -> None:
+        if elapsed_s > timing.burn_in_s and not quick_again.is_alive() and not quick_again.finished.is_set():
+            os.kill(process_id, signal.SIGSTOP)
+            quick_again.start()
+
     with MultiProcessGenerator(server.grpc_url) as generator:
-        bench = ServerBench(transport, url, generator, timing=timing, timeout_s=1.0)
+        bench = ServerBench(transport, url, generator, timing=timing, timeout_s=1.5)
         bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=1)))
-        process_id = server._process.pid
-        slow = threading.Timer(1.0, os.kill, (process_id, signal.SIGSTOP))
-        quick_again = threading.Timer(3.0, os.kill, (process_id, signal.SIGCONT))
-        slow.start()
-        quick_again.start()
-        row = bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=2))).row
-        slow.join()
+        row = bench.measure(Load(model="alexnet_int8", loop=ClosedLoop(concurrency=2)), tick=stop_server).row
         quick_again.join()
     transport.close()
     assert "errors" in [reason.rule for reason in row.verdict.reasons]
@@ -81,7 +83,7 @@ def test_a_slow_server_makes_its_row_invalid(server: EmbeddedServer) -> None:
 def row_checked_against_export(url: str, repository: Path, model: str, file: Path) -> LoadRow:
     """Run the command with `--repository`."""
     words = ["bench", "server", "--url", url, "--model", model, "--repository", str(repository)]
-    words += ["--concurrency", "2", "--seconds", "0.5", "--repeats", "1", "--burn-in", "0.1"]
+    words += ["--concurrency", "2", "--seconds", "1", "--repeats", "1", "--burn-in", "0.1"]
     assert run([*words, "--output", str(file)]) == 0
     report = report_from_file(file)
     assert f"--repository {repository}" in report.command

@@ -226,11 +226,11 @@ def run_and_interrupt(server: EmbeddedServer, arguments: Sequence[object], when:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (when.exists() and when.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     return process.returncode, errors
 
 
@@ -272,12 +272,12 @@ def test_a_stopped_server_ends_the_command_and_keeps_the_results(
     path = tmp_path / "results.jsonl"
     with EmbeddedServer(exported.repository(tmp_path / "model_repository")) as server:
         command = [sys.executable, "-m", "alexnet_cli", "classify", str(many), "--output", str(path)]
-        command += ["--url", server.grpc_url, "--timeout", "1"]
+        command += ["--url", server.grpc_url, "--timeout", "3"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            while not (path.exists() and path.stat().st_size):
+            while not (path.exists() and path.stat().st_size) and process.poll() is None:
                 time.sleep(0.005)
             server.stop()
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "expected a server that listens there" in errors.splitlines()[-1]
     assert "Traceback" not in errors

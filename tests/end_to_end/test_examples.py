@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,6 +17,8 @@ import pytest
 
 from alexnet_clients import Client
 from alexnet_serving import EmbeddedServer
+
+from ..waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPES = ["circle", "cross", "square", "star", "triangle"]
@@ -105,14 +106,14 @@ def test_the_web_service_classifies_uploads_and_reports_errors(folder: Path, fin
 
 
 def wait_for(url: str) -> None:
-    for _ in range(300):
+    def replies() -> bool:
         try:
-            urllib.request.urlopen(f"{url}/openapi.json", timeout=5).close()
+            urllib.request.urlopen(f"{url}/openapi.json", timeout=30).close()
         except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"{url} does not reply")
+            return False
+        return True
+
+    wait_until(replies, f"{url} replies", within_s=120)
 
 
 def posted(url: str, image: bytes) -> tuple[int, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from alexnet_clients import (
     Client,
     InferReply,
     InferRequest,
+    ModelStatistics,
     Region,
     ServerUrl,
     SharedImages,
@@ -32,6 +34,8 @@ from alexnet_model.errors import (
     Untrusted,
 )
 from alexnet_serving import EmbeddedServer
+
+from ..waiting import wait_until
 
 MODEL = "alexnet_int8"
 DECODING_MODEL = "alexnet"
@@ -79,12 +83,25 @@ def test_configuration_and_statistics_equal_those_over_grpc(http: Transport, grp
     assert ours.inputs["image"].shape == (224, 224, 3)
     names = {transport.model_names(timeout_s=30).result(60) for transport in (http, grpc)}
     assert names == {("alexnet", "alexnet_decode", "alexnet_fp16", "alexnet_fp32", "alexnet_int8")}
-    before, _ = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
+    before = settled_statistics(http)
     reply_to(http, request(3))
-    after, same = (transport.statistics(MODEL, timeout_s=30).result(60) for transport in (http, grpc))
-    assert after == same
+    wait_until(
+        lambda: http.statistics(MODEL, timeout_s=30).result(60).requests > before.requests,
+        "the server counts the request, which may be a moment after its reply",
+    )
+    after = settled_statistics(http)
+    assert after == grpc.statistics(MODEL, timeout_s=30).result(60)
     assert (after.requests, after.images) == (before.requests + 1, before.images + 3)
     assert after.executions_by_batch[3] == before.executions_by_batch.get(3, 0) + 1
+
+
+def settled_statistics(transport: Transport) -> ModelStatistics:
+    """The statistics once those of earlier requests have arrived: they are the same for a second."""
+    while True:
+        found = transport.statistics(MODEL, timeout_s=30).result(60)
+        time.sleep(1.0)
+        if transport.statistics(MODEL, timeout_s=30).result(60) == found:
+            return found
 
 
 def test_predictions_over_http_equal_those_over_grpc(server: EmbeddedServer) -> None:

@@ -21,7 +21,7 @@ from alexnet_serving import EmbeddedServer, lint
 from ..networks import random_checkpoint
 
 IMAGES: Uint8Array = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
-QUICKLY = ("--concurrency", "1", "--seconds", "0.2", "--repeats", "1", "--burn-in", "0")
+QUICKLY = ("--concurrency", "1", "--seconds", "1", "--repeats", "1", "--burn-in", "0")
 FLOWERS = tuple(f"flower {number}" for number in range(10))
 
 

@@ -41,7 +41,7 @@ def test_a_server_killed_while_images_are_classified(
             client.probabilities(np.zeros((1, 224, 224, 3), np.uint8))
         with pytest.raises(Unreachable, match="alexnet serve"), Client(server.grpc_url):
             pytest.fail("entered")
-        server._process.wait(10)
+        server._process.wait(60)
         with pytest.raises(ServerDied, match="killed by signal 9"):
             server.check()
     assert all(prediction.error is None for prediction in before)

@@ -32,11 +32,11 @@ def test_a_client_works_after_a_restart(exported: Exported, tmp_path: Path, prot
     server = EmbeddedServer(repository)
     with server:
         url = server.grpc_url if protocol == "grpc" else server.http_url
-        client = Client(url, timeout_s=60)
+        client = Client(url, timeout_s=180)
         before = client.probabilities(IMAGES)
         connections = client.transport.connections
         os.kill(server._process.pid, signal.SIGKILL)
-        server._process.wait(10)
+        server._process.wait(60)
     again = EmbeddedServer(repository, grpc_port=port_of(server.grpc_url), http_port=port_of(server.http_url))
     starting = threading.Timer(1.0, again.__enter__)
     starting.start()

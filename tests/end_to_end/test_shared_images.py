@@ -71,9 +71,9 @@ def test_memory_of_a_killed_client_is_removed(sharing: EmbeddedServer, client: C
         assert process.stdout is not None
         name = process.stdout.readline().strip()
         assert name in {region.name for region in client.transport.regions(timeout_s=10).result()}
-        assert remove_orphans(client) == ()
+        assert name not in remove_orphans(client)
         os.kill(process.pid, signal.SIGKILL)
-    assert remove_orphans(client) == (name,)
+    assert name in remove_orphans(client)  # among others, of tests in other processes
     assert not (Path("/dev/shm") / name).exists()
     assert client.transport.regions(timeout_s=10).result() == ()
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-ge
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-SETTLED_MS = 30_000
+SETTLED_MS = 90_000
 
 
 class TcpProxy:
@@ -207,10 +207,11 @@ def test_switching_the_model_classifies_again(page: Page, client: Client) -> Non
 @pytest.mark.parametrize("model", ["alexnet_fp32", "alexnet"])
 def test_the_parts_of_the_time_are_shown(page: Page, model: str) -> None:
     page.locator(f"#model input[value={model}]").check()
-    for _ in range(3):  # a request of another test, counted late, makes the server's times a mean
+    for _ in range(5):  # the server may count this request, or one of another test, too late
         drop(page, "image.jpg", AWKWARD["cmyk jpeg"]())
         shown(page, model)
-        if "mean of" not in page.inner_text("#words"):
+        words = page.inner_text("#words")
+        if "mean of" not in words and "does not report" not in words:
             break
     parts = (
         ["network", "queue", "compute"] if model == "alexnet" else ["decode", "network", "queue", "compute"]
@@ -271,6 +272,7 @@ def test_the_page_loads_nothing_from_other_hosts_and_fits_its_window(
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": height})
     requested: set[str] = set()
+    page.set_default_timeout(SETTLED_MS)
     page.on("request", lambda request: requested.add(request.url))
     page.goto(running.url)
     page.wait_for_selector("#image input[type=file]", state="attached")
@@ -299,7 +301,7 @@ def test_it_ends_cleanly_while_a_page_is_open(
         uploaded = [path for path in tmp_path.rglob("*") if path.name == "image.gif"]
         assert uploaded
         running.process.send_signal(signal_number)
-        screen, errors = running.process.communicate(timeout=20)
+        screen, errors = running.process.communicate(timeout=90)
         page.close()
     assert running.process.returncode == code, errors
     assert screen == ""

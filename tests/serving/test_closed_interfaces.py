@@ -47,13 +47,10 @@ def grpc_reply(server: EmbeddedServer, method: str, headers: dict[str, str]) -> 
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
         connection.sendall(frame(1, 4, 1, block) + frame(0, 1, 1, bytes(5)))
-        connection.settimeout(1)
+        connection.settimeout(30)
         reply = b""
-        try:
-            while received := connection.recv(65536):
-                reply += received
-        except TimeoutError:
-            pass
+        while b"grpc-status" not in reply and (received := connection.recv(65536)):
+            reply += received
         return reply
 
 

@@ -41,6 +41,7 @@ from ..stand_ins.docker import (
     port_is_allocated,
 )
 from ..stand_ins.nvidia_smi import L4, failing_nvidia_smi, fake_nvidia_smi, no_nvidia_smi
+from ..waiting import wait_until
 from .conftest import Artifacts
 from .docker_setting import H200, Fake, failure_of, repository_of_engines
 
@@ -88,6 +89,7 @@ def test_a_death_is_noticed_and_cleaned_up(
     docker = fake()
     with DockerServer(on_cpu) as server:
         (container,) = docker.containers.values()
+        wait_until(lambda: "Started Metrics" in server._log.last(20), "the client relays the output")
         end(container, server._process.pid)
         with pytest.raises(ServerDied, match=rf"(?s)server in Docker: got {said}.*Started Metrics") as caught:
             server.wait()

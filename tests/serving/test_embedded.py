@@ -67,7 +67,7 @@ class Remains:
         ]
 
 
-def eventually(is_so: Callable[[], bool], deadline_s: float = 30.0) -> bool:
+def eventually(is_so: Callable[[], bool], deadline_s: float = 60.0) -> bool:
     deadline = time.monotonic() + deadline_s
     while not is_so():
         if time.monotonic() > deadline:
@@ -190,7 +190,7 @@ def test_it_dies_with_its_parent(small: Path, number: int) -> None:
         parent.send_signal(number)
     assert eventually(lambda: not any(is_alive(p, int(pid)) for p in (int(pid), *stubs)))
     assert eventually(lambda: not Path(folder).exists())
-    assert not list(SHARED_MEMORY.glob(f"{shm_prefix}*"))
+    assert eventually(lambda: not list(SHARED_MEMORY.glob(f"{shm_prefix}*")))
 
 
 def test_requests_after_an_idle_moment_and_from_two_servers_side_by_side(small: Path) -> None:

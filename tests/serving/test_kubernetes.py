@@ -42,6 +42,7 @@ from alexnet_serving.servers.tritonserver import (
 )
 
 from ..stand_ins.programs import install
+from ..waiting import wait_until
 from .custom_resources import SCHEMAS
 
 FOLDER = Path(__file__).parents[2] / "serving" / "deploy" / "kubernetes"
@@ -344,11 +345,9 @@ def replies(url: str) -> bool:
 
 def wait_until_ready(process: subprocess.Popen[bytes], ports: dict[str, int], log: Path) -> None:
     probe = container_of("cpu")["readinessProbe"]["httpGet"]
-    until = time.monotonic() + 60
-    while not replies(f"http://127.0.0.1:{ports[probe['port']]}{probe['path']}"):
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    url = f"http://127.0.0.1:{ports[probe['port']]}{probe['path']}"
+    wait_until(lambda: replies(url) or process.poll() is not None, "the server is ready", within_s=120)
+    assert process.poll() is None, log.read_text()[-3000:]
 
 
 @contextmanager
@@ -385,12 +384,14 @@ def test_prometheus_computes_the_queries_from_a_servers_metrics(
     process, ports = running
     wait_until_ready(process, ports, tmp_path / "log")
     found: dict[str, float] = {}
+    threshold = float(triggers()["queue"]["metadata"]["threshold"])
     with (
         prometheus_of(ports["metrics"], tmp_path) as url,
         Client(f"grpc://127.0.0.1:{ports['grpc']}", timeout_s=60) as client,
     ):
         until = time.monotonic() + 90
-        while found.keys() < triggers().keys() and time.monotonic() < until:
+        while not (found.keys() == triggers().keys() and found["queue"] > threshold):
+            assert time.monotonic() < until, found
             list(client.classify_each([np.zeros((224, 224, 3), np.uint8)] * 256, in_flight=64))
             for name, trigger in triggers().items():
                 query = urlencode({"query": trigger["metadata"]["query"]})
@@ -398,7 +399,6 @@ def test_prometheus_computes_the_queries_from_a_servers_metrics(
                     for row in json.load(response)["data"]["result"]:
                         found[name] = float(row["value"][1])
     assert found["pending"] >= 0
-    assert found["queue"] > float(triggers()["queue"]["metadata"]["threshold"])
 
 
 @pytest.mark.slow

@@ -10,18 +10,20 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from alexnet_clients import Client
 from alexnet_clients.transports.transport import FloatArray
 from alexnet_model.contract import Uint8Array
 from alexnet_serving import EmbeddedServer
 
+from ..waiting import wait_until
 from .conftest import ENCODED
 
 pytestmark = pytest.mark.slow
@@ -55,7 +57,7 @@ def load(url: str, images: Uint8Array, expected: FloatArray) -> Iterator[Load]:
             seen.latencies_s.append(time.perf_counter() - started)
             seen.wrong += not np.allclose(reply, expected, atol=1e-4)
 
-    with Client(url, timeout_s=20) as client:
+    with Client(url, timeout_s=60) as client:
         threads = [threading.Thread(target=send, args=(client,)) for _ in range(THREADS)]
         for thread in threads:
             thread.start()
@@ -70,15 +72,23 @@ def load(url: str, images: Uint8Array, expected: FloatArray) -> Iterator[Load]:
 
 
 def wait_for_replies(seen: Load, count: int) -> None:
-    until, wanted = time.monotonic() + 20, len(seen.latencies_s) + count
-    while len(seen.latencies_s) < wanted and not seen.errors:
-        time.sleep(0.02)
-        assert time.monotonic() < until
+    wanted = len(seen.latencies_s) + count
+    wait_until(lambda: len(seen.latencies_s) >= wanted or seen.errors, "more replies")
 
 
 def requests_of(server: EmbeddedServer) -> int:
     with Client(server.grpc_url) as client:
         return client.statistics(MODEL).requests
+
+
+def shares_of(servers: Sequence[EmbeddedServer], before: Sequence[int], replies: int) -> NDArray[np.int_]:
+    """How many requests each server got since `before`, once they have counted all that they replied to."""
+
+    def counted() -> NDArray[np.int_]:
+        return np.subtract([requests_of(server) for server in servers], before)
+
+    wait_until(lambda: counted().sum() >= replies, "the servers count all requests")
+    return counted()
 
 
 @pytest.fixture
@@ -102,7 +112,7 @@ def test_two_servers(server: EmbeddedServer, one_model: Path, images: Uint8Array
             before = requests_of(server), requests_of(second)
             with load(url_of(protocol, server, second), image, expected) as seen:
                 wait_for_replies(seen, 100)
-            shares = np.subtract((requests_of(server), requests_of(second)), before)
+            shares = shares_of((server, second), before, len(seen.latencies_s))
             assert 0.45 < shares[0] / shares.sum() < 0.55, (protocol, shares)
 
         ports = {f"{name}_port": port for name, port in second._ports.items()}
@@ -114,9 +124,6 @@ def test_two_servers(server: EmbeddedServer, one_model: Path, images: Uint8Array
             second.stop()  # by SIGTERM
             wait_for_replies(seen, 40)
             with EmbeddedServer(one_model, **ports) as again:  # type: ignore[arg-type]
-                until = time.monotonic() + 20
-                while requests_of(again) < 20:
-                    assert time.monotonic() < until, "it gets its share again"
-                    time.sleep(0.1)
+                wait_until(lambda: requests_of(again) >= 20, "it gets its share again")
                 os.killpg(again._process.pid, signal.SIGKILL)
                 wait_for_replies(seen, 40)

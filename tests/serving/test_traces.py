@@ -56,7 +56,7 @@ class Collector:
 
     def wait_for(self, trace_id: str) -> dict[str, dict[str, Any]]:
         """The three spans of a trace by name; empty if they do not arrive."""
-        until = time.monotonic() + 8
+        until = time.monotonic() + 10  # they are sent twice a second
         while time.monotonic() < until:
             found = {span["name"]: span for span in list(self.spans) if span["traceId"] == trace_id}
             if len(found) == 3:
@@ -67,7 +67,11 @@ class Collector:
 
 @pytest.mark.slow
 def test_the_servers_spans_continue_the_trace_of_the_client(on_onnxruntime: Path, images: Uint8Array) -> None:
-    """Each is sent until its spans arrive: on a busy machine Triton's exporter may lose some."""
+    """Each is sent until its spans arrive: on a busy machine Triton 2.51 loses those of some requests.
+
+    Measured beside six busy processes: 5 of 290 requests over gRPC had none, and none of 290 over HTTP; the
+    spans of the others arrived within a second.
+    """
     provider = TracerProvider()
     sent: list[Any] = []
 
@@ -89,6 +93,7 @@ def test_the_servers_spans_continue_the_trace_of_the_client(on_onnxruntime: Path
                     spans = collector.wait_for(trace_id)
                     if spans:
                         break
+            assert spans.keys() == {"InferRequest", MODEL, "compute"}, f"got {collector.spans}"
             assert spans["InferRequest"]["parentSpanId"] == parent_id
             attributes = {each["key"]: each["value"] for each in spans[MODEL]["attributes"]}
             assert attributes["triton.request_id"]["stringValue"] == sent[-1].request_id

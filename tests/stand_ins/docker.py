@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,11 @@ class FakeDocker:
     @property
     def containers(self) -> dict[str, int]:
         """The running containers by name, each with the ID of the process that simulates it."""
-        return {path.name: int(path.read_text()) for path in (self.folder / "containers").iterdir()}
+        found = {}
+        for path in (self.folder / "containers").iterdir():
+            with suppress(FileNotFoundError, ValueError):  # just removed, or not written yet
+                found[path.name] = int(path.read_text())
+        return found
 
 
 def fake_docker(

@@ -49,7 +49,7 @@ OTHER_SHAPES = {
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the example: five classes, 40 images each."""
     folder = tmp_path_factory.mktemp("shapes") / "shapes"
-    subprocess.run([sys.executable, str(SCRIPT), str(folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, str(SCRIPT), str(folder)], check=True, timeout=300)
     return folder
 
 

@@ -167,7 +167,7 @@ def running(stripes: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.
 
 def assert_nothing_is_left_of(process: subprocess.Popen[str]) -> None:
     """Python's own helper process of `multiprocessing` ends a moment after the others."""
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     list_session = ["ps", "-s", str(process.pid), "-o", "pid=,args="]
     while listed := subprocess.run(list_session, capture_output=True, text=True).stdout:
         assert time.monotonic() < deadline_s, listed

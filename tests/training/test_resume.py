@@ -50,7 +50,7 @@ def killed_state(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> byt
     """The state of a run that was killed in its second epoch."""
     out = tmp_path_factory.mktemp("killed") / "out.safetensors"
     command = [sys.executable, "-c", KILLED_IN_EPOCH_2, str(stripes), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in out.parent.iterdir()] == ["out.safetensors.resume"]
     return resume_path(out).read_bytes()

@@ -230,12 +230,12 @@ def test_sigterm_saves_the_state_exits_with_0_and_prints_the_command_that_resume
         [*COMMAND, *arguments, "--no-resume"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        deadline_s = time.monotonic() + 120
+        deadline_s = time.monotonic() + 300
         while process.poll() is None and not (log.exists() and '"step": 10' in log.read_text()):
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0, stderr
