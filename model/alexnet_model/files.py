@@ -271,7 +271,7 @@ def _locked_part(folder: Path) -> tuple[Path, IO[str]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_taken = not (part / "lock").exists()
-        except OSError as error:  # others: without locks on this file system, no process removes another's part
+        except OSError as error:  # others: a file system without locks, where no part is swept
             is_taken = error.errno == errno.EWOULDBLOCK
         if not is_taken:
             return part, lock

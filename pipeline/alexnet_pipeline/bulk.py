@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,10 +85,10 @@ class BulkRecord(Record):
     model_sha256: str
     contract_digest: str
     class_names: tuple[str, ...]
-    top: int
-    shards: int
     inputs: int
     inputs_sha256: str
+    top: int
+    shards: int
 
     @property
     def digest(self) -> str:
@@ -192,7 +192,9 @@ def classify_in_bulk(
     given = list(names)
     inputs = sorted(set(given))
     if not inputs:
-        raise UsageError("images", got="none", expected="at least one")
+        raise UsageError(
+            "images", got="none", expected="at least one", next_step="Name files, folders, lists or URLs."
+        )
     count = min(shards or -(-len(inputs) // IMAGES_PER_SHARD), len(inputs))
     with _locked(out):
         with open_model() as model:
@@ -269,8 +271,8 @@ def write_shards(
     except BrokenProcessPool as error:
         raise BulkError(
             "a process that decodes images",
-            got="its end before all images were decoded",
-            expected="a process that nothing kills",
+            got="killed",
+            expected="to run until all images are decoded",
             next_step="Look for the out-of-memory killer in the kernel's log (dmesg), then run the same "
             "command again; it continues.",
         ) from error
@@ -344,7 +346,10 @@ def _write(
 
     schema = _schema().with_metadata({_RUN: record.digest, b"model": record.model})
     labels = pa.array(record.class_names, pa.string())
-    with atomic_file(shard.path) as temporary, pq.ParquetWriter(temporary, schema) as file:
+    with (
+        atomic_file(shard.path) as temporary,
+        pq.ParquetWriter(temporary, schema, write_page_checksum=True) as file,
+    ):
         rows: list[pa.RecordBatch] = []
         for result in results:
             rows.append(_rows_from(result, labels, schema))
@@ -421,6 +426,7 @@ def _locked(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(str(out), got="a file", expected="a folder", next_step="Choose another --out.")
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -429,11 +435,17 @@ def _locked(out: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:  # other errors: a file system without locks
                 raise UsageError(
-                    str(out), got="a folder that another run is writing", expected="one run at a time"
+                    str(out),
+                    got="a folder that another run is writing",
+                    expected="one run at a time",
+                    next_step="Wait for its end, or choose another --out.",
                 ) from error
         yield
     finally:
         os.close(handle)
+        if is_new:
+            with suppress(OSError):  # it has files, unless no run could begin
+                out.rmdir()
 
 
 def _fix(out: Path, record: BulkRecord) -> None:
@@ -479,7 +491,7 @@ def _opened(shard: Shard) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(shard.path) as file:
+        with pq.ParquetFile(shard.path, page_checksum_verification=True) as file:
             yield file
     except pa.ArrowInvalid as error:
         raise _broken(shard, f"a broken file ({str(error).splitlines()[0]})") from error
@@ -509,13 +521,13 @@ def _checked(shard: Shard, record: BulkRecord) -> int:
         raise _broken(shard, "no such file")
     errors = position = 0
     with _opened(shard) as file:
-        for rows in file.iter_batches(ROWS_PER_GROUP, columns=["image", "error"]):
-            names = rows.column(0).to_pylist()
+        for rows in file.iter_batches(ROWS_PER_GROUP):  # all columns, for their checksums
+            names = rows.column("image").to_pylist()
             expected = list(map(_in_utf8, shard.names[position : position + len(names)]))
             if names != expected:
                 raise _broken(shard, f"other images than the inputs from row {position}")
             position += len(names)
-            errors += len(names) - rows.column(1).null_count
+            errors += len(names) - rows.column("error").null_count
     return errors
 
 
