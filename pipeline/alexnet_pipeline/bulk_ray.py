@@ -71,8 +71,12 @@ def write_shards_on_ray(
                     next_step="Start one: ray start --head. Or use --ray local.",
                 ) from error
             opened.callback(ray.shutdown)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Both are of the whole process, which may use Ray for other work too.
+        context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+        opened.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
+        opened.callback(log.setLevel, log.level)
+        context.enable_progress_bars = False
+        log.setLevel(logging.ERROR)
         cluster: Any = ray  # whose functions have no types
         machines = sum(node["Alive"] for node in cluster.nodes())
         # JSON, because names may have bytes that are not UTF-8.
@@ -99,8 +103,8 @@ class ShardActor:
         try:
             self._model = self._opened.enter_context(open_model())
             check_model(self._model, self._record)
-        except AlexnetError as error:  # an actor that fails to start would be started again without end
-            self._problem = str(error)
+        except Exception as error:  # an actor that fails to start would be started again without end
+            self._problem = _one_line(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Write one shard.
@@ -117,8 +121,8 @@ class ShardActor:
         if not problem:
             try:
                 self._write(shard)
-            except (AlexnetError, OSError) as error:
-                problem = str(error)
+            except Exception as error:  # Ray would wrap it in a traceback of several processes
+                problem = _one_line(error)
         return {"images": [len(names)], "problem": [problem]}
 
     def _write(self, shard: Shard) -> None:
@@ -134,3 +138,8 @@ class ShardActor:
                 ahead=BATCHES_PER_WORKER * cores,
                 report=lambda _: None,
             )
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error, with its type if that is neither of this project nor of a file."""
+    return str(error) if isinstance(error, AlexnetError | OSError) else f"{type(error).__name__}: {error}"

@@ -142,7 +142,7 @@ def test_a_part_that_another_process_takes_before_it_is_locked_is_made_again(
     def taken(*arguments: Any, **options: Any) -> str:
         nonlocal made
         made += 1
-        folder = make(*arguments, **options)
+        folder: str = make(*arguments, **options)
         if made == 1:
             files._sweep(tmp_path)  # as another process does that starts to write here
             assert not os.path.exists(folder)  # noqa: PTH110
