@@ -18,7 +18,8 @@ from typing import Any
 from alexnet_model.errors import AlexnetError, BulkError
 from alexnet_model.extras import needs
 
-from .bulk import BATCHES_PER_WORKER, BulkRecord, OpenModel, Shard, check_model, is_finished, write_shards
+from .bulk import BATCHES_PER_WORKER, OpenModel, check_model, write_shards
+from .bulk_files import BulkRecord, Shard, is_finished
 
 # Ray stores only names there: by default it takes 30% of the memory.
 _THIS_MACHINE: dict[str, Any] = {

@@ -14,7 +14,7 @@ import pytest
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BulkError
 from alexnet_pipeline import BulkModel, classify_in_bulk
-from alexnet_pipeline.bulk import FloatArray
+from alexnet_pipeline.bulk_files import FloatArray
 
 from .bulk_runs import Opened, assert_complete, contents, images_in
 
