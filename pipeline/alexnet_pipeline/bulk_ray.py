@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from alexnet_model.extras import needs
 from .bulk import BATCHES_PER_WORKER, OpenModel, check_model, write_shards
 from .bulk_files import BulkRecord, Shard, is_finished
 
+CONNECT_TIMEOUT_S = 10.0
 # Ray stores only names there: by default it takes 30% of the memory.
 _THIS_MACHINE: dict[str, Any] = {
     "include_dashboard": False,
@@ -62,12 +64,13 @@ def write_shards_on_ray(
     with ExitStack() as opened:
         if not ray.is_initialized():
             try:
+                _check_listens(address)
                 here = _THIS_MACHINE if address == "local" else {}
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise BulkError(
                     f"--ray {address}",
-                    got=str(error).splitlines()[0].rstrip("."),
+                    got=(getattr(error, "strerror", None) or str(error)).splitlines()[0].rstrip("."),
                     expected="a Ray cluster",
                     next_step="Start one: ray start --head. Or use --ray local.",
                 ) from error
@@ -92,6 +95,13 @@ def write_shards_on_ray(
             if row["problem"]:
                 raise BulkError(row["problem"])
             report(int(row["images"]))
+
+
+def _check_listens(address: str) -> None:
+    """Raise an OSError if nothing listens at HOST:PORT, where Ray would try again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 class ShardActor:

@@ -239,5 +239,11 @@ def test_a_killed_decoding_process_ends_the_run_which_then_continues(
     assert before.items() <= contents(out).items()
 
 
+def test_an_address_where_no_ray_listens_is_refused_at_once(names: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the [ray] extra")
+    with pytest.raises(BulkError, match=r"--ray 127.0.0.1:1: got Connection refused, expected a Ray cluster"):
+        classify_in_bulk(names, Opened(), tmp_path / "out", ray="127.0.0.1:1")
+
+
 def test_a_run_that_is_killed_again_and_again_completes(names: list[str], tmp_path: Path) -> None:
     kill_until_complete(tmp_path / "out", names, kills=2)
