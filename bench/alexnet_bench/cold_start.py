@@ -10,7 +10,6 @@ machine affects all of them.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_clients import ServerUrl, transport_from_url
 from alexnet_model.errors import AlexnetError, RepositoryError, UsageError
+from alexnet_model.files import temporary_folder
 from alexnet_model.model_names import is_decoder
 from alexnet_model.progress import Progress, silent
 from alexnet_model.reading import text_of_file
@@ -125,17 +125,17 @@ def repository_of_one(repository: Path, model: str, *, warm_up: bool) -> Iterato
     """
     from alexnet_serving import text_from_config  # tritonclient is slow to import
 
-    with tempfile.TemporaryDirectory(prefix="alexnet-cold-start-") as folder:
+    with temporary_folder("alexnet-cold-start-") as folder:
         for name, config in _configs_of(repository, model).items():
             if not warm_up:
                 config.ClearField("model_warmup")
-            copy = Path(folder) / name
+            copy = folder / name
             copy.mkdir()
             (copy / CONFIG_FILE).write_text(text_from_config(config), encoding="utf-8")
             for path in (repository / name).iterdir():
                 if path.name != CONFIG_FILE:
                     (copy / path.name).symlink_to(path)
-        yield Path(folder)
+        yield folder
 
 
 def _cases(repository: Path, models: Sequence[str] | None) -> list[_Case]:

@@ -8,7 +8,6 @@ those of the export in process.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from alexnet_model.errors import ClientError, RepositoryError, ServerError, UsageError
+from alexnet_model.files import folder_beside
 from alexnet_model.manifest import Manifest
 from alexnet_model.model_names import network_name
 from alexnet_model.progress import Progress, silent
@@ -240,8 +240,8 @@ def write_winner(manifest: Manifest, folder: Path, repository: Path, options: Re
             expected="the export that was measured",
             next_step="Run tune again; the repository was not changed.",
         )
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        trial = Path(beside) / "model_repository"
+    with folder_beside(folder) as beside:
+        trial = beside / "model_repository"
         write_repository(manifest, folder, trial, options)
         raise_if_findings(repository, lint(trial))
     write_repository(manifest, folder, repository, options, replace="version")
@@ -274,8 +274,8 @@ def measure_candidate(
     """
     artifacts = tuple(a for a in manifest.artifacts if a.precision == candidate.precision)
     model = network_name(manifest.model.name, candidate.precision)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        repository = Path(beside) / "model_repository"
+    with folder_beside(folder) as beside:
+        repository = beside / "model_repository"
         only = manifest.model_copy(update={"artifacts": artifacts})
         write_repository(only, folder, repository, candidate.options(base))
         try:

@@ -52,9 +52,19 @@ class Bulk:
         given = {"--shards": self.shards, "--in-process": self.in_process, "--workers": self.workers}
         for option, value in {**given, "--ray": self.ray}.items():
             if self.out is None and value not in (None, False):
-                raise UsageError(option, got="no --out", expected=f"{option} only with --out DIR")
+                raise UsageError(
+                    option,
+                    got="no --out",
+                    expected=f"{option} only with --out DIR",
+                    next_step="Add --out DIR for Parquet files, or leave the option out.",
+                )
         if self.export is not None and not self.in_process:
-            raise UsageError("--export", got="no --in-process", expected="--export only with --in-process")
+            raise UsageError(
+                "--export",
+                got="no --in-process",
+                expected="--export only with --in-process",
+                next_step="Add --in-process, or leave --export out to use a server.",
+            )
 
 
 def classify_to_shards(
@@ -94,11 +104,19 @@ def classify_to_shards(
     if bulk.in_process:
         if model is not None:
             raise UsageError(
-                "--model and --in-process", got="both", expected="--precision and --name to choose a model"
+                "--model and --in-process",
+                got="both",
+                expected="--model only for a server",
+                next_step="Choose the model of an export by --precision and --name.",
             )
         precisions = precisions_from(precision) or (None,)
         if len(precisions) > 1:
-            raise UsageError("--precision", got=repr(precision), expected="one precision")
+            raise UsageError(
+                "--precision",
+                got=repr(precision),
+                expected="one precision",
+                next_step="Run the command once for each precision, with different --out folders.",
+            )
         folder = (bulk.export or DEFAULT_EXPORT).absolute()  # actors of Ray have another working folder
         opened = partial(bulk_model_from_export, folder, precision=precisions[0], name=name)
     else:
@@ -145,7 +163,12 @@ def names_from_arguments(arguments: list[str], *, recursive: bool) -> list[str]:
     names: list[str] = []
     for argument in arguments:
         if argument == "-":
-            raise UsageError("-", got="standard input", expected="files, lists or URLs with --out")
+            raise UsageError(
+                "-",
+                got="standard input",
+                expected="files, lists or URLs with --out",
+                next_step="Write the names to a file that ends in .txt, and name that file.",
+            )
         if is_list(argument):
             names += names_in_list(argument)
         elif is_url(argument):
@@ -182,6 +205,7 @@ def served_model(
                 f"model {served.name}",
                 got="a model that decodes images itself",
                 expected="with --out one that takes pixels, such as alexnet_int8",
+                next_step="Choose one by --precision or --model.",
             )
         yield BulkModel(
             name=served.name,

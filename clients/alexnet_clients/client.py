@@ -386,8 +386,12 @@ class BaseClient:
             future = self._retrier.run(
                 lambda left_s: self.transport.submit(message, timeout_s=left_s), timeout_s=timeout_s
             )
-        except BaseException:
+        except BaseException as error:
             self._permits.release()
+            if finish is not None:
+                failed: Future[InferReply] = Future()
+                failed.set_exception(error)
+                finish(failed)
             raise
         future.add_done_callback(lambda _: self._permits.release())
         if finish is not None:

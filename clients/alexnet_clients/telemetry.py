@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -76,20 +77,28 @@ Observer: TypeAlias = Callable[[Call], Callable[[], object]]
 def start_observing(call: Call, observers: Sequence[Observer]) -> Callable[[Future[Any]], None]:
     """Call each observer, and return the function to call with the future of a finished request.
 
+    Every observer that was called is called at the end too, also if another one fails.
+
     Args:
         call: the request that is about to be sent.
         observers: of its client.
     """
     started = time.perf_counter()
-    ends = [observer(call) for observer in observers]
+    ends = ExitStack()
+    try:
+        for observer in observers:
+            ends.callback(observer(call))
+    except BaseException as error:
+        call.error = error
+        ends.close()
+        raise
 
     def finish(future: Future[Any]) -> None:
         call.duration_s = time.perf_counter() - started
         call.error = CancelledError() if future.cancelled() else future.exception()
         if call.error is None:
             call.version = future.result().model_version
-        for end in ends:
-            end()
+        ends.close()
 
     return finish
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import ExportError, is_user_file, user_line_of
 from alexnet_model.extras import needs
-from alexnet_model.files import sha256_of_file
+from alexnet_model.files import folder_beside, sha256_of_file
 
 from .bias_correction import correct_biases
 
@@ -124,8 +123,8 @@ def int8_from_onnx(source: Path, path: Path, images: Uint8Array) -> None:
     """
     original = onnx.load(source)
     batches = [images[at : at + CALIBRATION_BATCH] for at in range(0, len(images), CALIBRATION_BATCH)]
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
-        quantised = Path(folder) / "quantised.onnx"
+    with folder_beside(path) as folder, _quiet():
+        quantised = folder / "quantised.onnx"
         quantize_static(
             source,
             quantised,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
+from alexnet_model.files import temporary_folder
 from alexnet_model.manifest import RuntimeInfo
 
 from .cuda import Device, contiguous
@@ -130,10 +130,10 @@ class OnnxRunner:
 
     def _types_of_layers(self) -> str:
         """Return the types that the heavy layers run in, from the profile of one run."""
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder("alexnet-profile-") as folder:
             options = self._session_options()
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
+            options.profile_file_prefix = str(folder / "profile")
             session = self._load(options, self._providers())
             shape = session.get_inputs()[0].shape[1:]
             images = np.zeros((1, *shape), np.uint8)

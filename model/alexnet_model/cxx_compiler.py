@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from functools import lru_cache
-from pathlib import Path
+
+from .files import temporary_folder
 
 DEFAULT = "g++"  # PyTorch tries no other one
 DEADLINE_S = 60.0
@@ -35,10 +35,10 @@ def compiler_or_problem() -> tuple[str, str]:
 @lru_cache
 def _problem(path: str) -> str:
     """Return why a compiler does not compile the program, in one line; empty if it does."""
-    with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
-        source = Path(folder) / "threads.cpp"
+    with temporary_folder("alexnet-") as folder:
+        source = folder / "threads.cpp"
         source.write_text(PROGRAM, encoding="utf-8")
-        command = [path, "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(Path(folder) / "threads.so")]
+        command = [path, "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(folder / "threads.so")]
         try:
             done = subprocess.run(
                 command,

@@ -25,8 +25,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from .folders import is_junk
+from .interrupts import deferred_interrupts
 from .reading import open_regular
 
 _PART = re.compile(r"\.alexnet-[a-z0-9_]{8}\.part")
@@ -62,6 +64,27 @@ def folder_beside(path: Path) -> Iterator[Path]:
     path = path.resolve()
     with _naming(path), _part_in(_folder_for_parts(path)) as part:
         yield part / "new"
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Yield an empty folder where the system keeps temporary files, which is removed at the end.
+
+    Unlike with `tempfile.TemporaryDirectory`, Ctrl-C during the removal waits until nothing is left.
+
+    Args:
+        prefix: how its name starts, such as `alexnet-bench-`.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    with deferred_interrupts() as interrupts:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        try:
+            with interrupts.allowed():
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -223,37 +246,48 @@ def _part_in(folder: Path) -> Iterator[Path]:
     """Create a part and hold it locked; at the end, undo a replacement that is not complete and remove it."""
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    # It gets its final name when it is locked, so that no other process takes it for one that was left.
-    made = Path(tempfile.mkdtemp(prefix=".alexnet-", dir=folder))
-    part = made.with_name(f"{made.name}.part")
-    with (made / "lock").open("w") as lock:
-        try:
-            with suppress(OSError):  # without locks on this file system, no process removes another's part
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (made / "new").mkdir()  # by the umask, and not for its owner only as `made`
-            made.rename(part)
-            yield part
-        finally:
+    with deferred_interrupts() as interrupts:
+        part, lock = _locked_part(folder)
+        with lock:
             try:
-                _remove(made, part)
-            except KeyboardInterrupt:  # Ctrl-C while it is removed
-                _remove(made, part)
-                raise
+                (part / "new").mkdir()  # by the umask, and not for its owner only as the part
+                with interrupts.allowed():
+                    yield part
+            finally:
+                _dispose(part)
 
 
-def _remove(made: Path, part: Path) -> None:
-    _dispose(part)
-    shutil.rmtree(made, ignore_errors=True)  # if it could not be renamed
+def _locked_part(folder: Path) -> tuple[Path, IO[str]]:
+    """Create a part; again if another process has taken it for one that was left, before it was locked."""
+    while True:
+        part = Path(tempfile.mkdtemp(prefix=".alexnet-", suffix=".part", dir=folder))
+        try:
+            lock = (part / "lock").open("w")
+        except FileNotFoundError:
+            continue
+        except OSError:
+            part.rmdir()
+            raise
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_taken = not (part / "lock").exists()
+        except OSError as error:  # others: a file system without locks, where no part is swept
+            is_taken = error.errno == errno.EWOULDBLOCK
+        if not is_taken:
+            return part, lock
+        lock.close()
 
 
 def _sweep(folder: Path) -> None:
     """Dispose of the parts in a folder that processes of this user have left."""
     try:
-        parts = [entry for entry in os.scandir(folder) if _PART.fullmatch(entry.name)]
+        with os.scandir(folder) as entries:
+            parts = [entry for entry in entries if _PART.fullmatch(entry.name)]
     except OSError:
         return
     for entry in parts:
-        with suppress(OSError):  # it cannot be locked: it is in use, or was removed meanwhile
+        # It cannot be locked: it is in use, or was removed meanwhile.
+        with suppress(OSError), deferred_interrupts():
             if not entry.is_dir(follow_symlinks=False) or entry.stat().st_uid != os.geteuid():
                 continue
             lock = os.open(f"{entry.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -12,42 +12,42 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from alexnet_model.contract import Contract, Uint8Array, canonical_json
-from alexnet_model.errors import BulkError, UsageError, os_error_reason
+from alexnet_model.contract import Contract, Uint8Array
+from alexnet_model.errors import BulkError, UsageError
 from alexnet_model.extras import needs
-from alexnet_model.files import atomic_file, write_text_atomically
-from alexnet_model.folders import is_junk
 from alexnet_model.progress import Progress, silent
-from alexnet_model.records import Precision, Record, record_from_file
+from alexnet_model.records import Precision
 
+from .bulk_files import (
+    BulkRecord,
+    Classified,
+    FloatArray,
+    Shard,
+    check_shard,
+    digest_of,
+    is_finished,
+    shards_of,
+    write_or_compare_record,
+    write_shard,
+)
 from .bulk_inputs import PreparedBatch, decoding_pool, default_workers, in_order, prepared_batch
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-FloatArray: TypeAlias = npt.NDArray[np.float32]
-
-RECORD = "_bulk.json"
 IMAGES_PER_SHARD = 10_000  # by default; what a killed run loses at most
 BATCHES_PER_WORKER = 2  # that are decoded ahead
-ROWS_PER_GROUP = 8192  # of a shard, in memory at once
-_RUN = b"alexnet_run"  # the key of a shard's metadata that names its run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,38 +75,6 @@ class BulkModel:
 
 #: Opens the model, for the time of the `with`. For Ray it must be picklable, as a partial function is.
 OpenModel: TypeAlias = Callable[[], AbstractContextManager[BulkModel]]
-
-
-class BulkRecord(Record):
-    """What a folder of shards is of: `_bulk.json`. A run continues only with the same values."""
-
-    schema_version: Literal[1] = 1
-    model: str
-    model_sha256: str
-    contract_digest: str
-    class_names: tuple[str, ...]
-    top: int
-    shards: int
-    inputs: int
-    inputs_sha256: str
-
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of all values; shards carry it."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of the results: the unit that is done or not done.
-
-    Attributes:
-        path: The file.
-        names: The inputs that it has rows of, in order.
-    """
-
-    path: Path
-    names: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -192,7 +160,9 @@ def classify_in_bulk(
     given = list(names)
     inputs = sorted(set(given))
     if not inputs:
-        raise UsageError("images", got="none", expected="at least one")
+        raise UsageError(
+            "images", got="none", expected="at least one", next_step="Name files, folders, lists or URLs."
+        )
     count = min(shards or -(-len(inputs) // IMAGES_PER_SHARD), len(inputs))
     with _locked(out):
         with open_model() as model:
@@ -204,10 +174,10 @@ def classify_in_bulk(
                 top=min(top, len(model.class_names)),
                 shards=count,
                 inputs=len(inputs),
-                inputs_sha256=_digest_of(inputs),
+                inputs_sha256=digest_of(inputs),
             )
-            _fix(out, record)
-            every = _shards_of(out, inputs, count)
+            write_or_compare_record(out, record)
+            every = shards_of(out, inputs, count)
             pending = [shard for shard in every if not is_finished(shard, record)]
             kept = len(every) - len(pending)
             report = _RateOf(progress, len(inputs), sum(len(shard.names) for shard in pending))
@@ -220,7 +190,7 @@ def classify_in_bulk(
             from .bulk_ray import write_shards_on_ray
 
             write_shards_on_ray(ray, open_model, pending, record, workers=workers, report=report.add)
-        errors = sum(_checked(shard, record) for shard in every)
+        errors = sum(check_shard(shard, record) for shard in every)
     return BulkResult(len(inputs), errors, len(every), kept, len(given) - len(inputs))
 
 
@@ -265,12 +235,12 @@ def write_shards(
         ):
             for shard in shards:
                 count = -(-len(shard.names) // model.batch)
-                _write(shard, itertools.islice(results, count), record, report)
+                write_shard(shard, itertools.islice(results, count), record, report)
     except BrokenProcessPool as error:
         raise BulkError(
             "a process that decodes images",
-            got="its end before all images were decoded",
-            expected="a process that nothing kills",
+            got="killed",
+            expected="to run until all images are decoded",
             next_step="Look for the out-of-memory killer in the kernel's log (dmesg), then run the same "
             "command again; it continues.",
         ) from error
@@ -296,120 +266,14 @@ def check_model(model: BulkModel, record: BulkRecord) -> None:
         )
 
 
-def is_finished(shard: Shard, record: BulkRecord) -> bool:
-    """Return whether a shard is there.
-
-    Args:
-        shard: The shard.
-        record: Of the run.
-
-    Raises:
-        BulkError: Its file is broken, or of another run.
-    """
-    if not shard.path.exists():
-        return False
-    with _opened(shard) as file:
-        run = (file.schema_arrow.metadata or {}).get(_RUN, b"").decode("ascii", "replace")
-        if run != record.digest or file.metadata.num_rows != len(shard.names):
-            raise _broken(shard, f"{file.metadata.num_rows} rows of the run {run[:12]}", record)
-    return True
-
-
-@dataclass(frozen=True)
-class _Classified:
-    """The predictions of a batch: its errors by place, and the best classes of the other N images."""
-
-    names: tuple[str, ...]
-    errors: dict[int, str]
-    indices: npt.NDArray[np.int64]  # (N, top)
-    probabilities: FloatArray  # (N, top)
-
-
-def _classified(model: BulkModel, top: int, batch: PreparedBatch) -> _Classified:
+def _classified(model: BulkModel, top: int, batch: PreparedBatch) -> Classified:
     if batch.images is None:
-        return _Classified(
+        return Classified(
             batch.names, batch.errors, np.empty((0, top), np.int64), np.empty((0, top), np.float32)
         )
     probabilities = model.probabilities(batch.images)  # (N, classes)
     indices = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    return _Classified(batch.names, batch.errors, indices, np.take_along_axis(probabilities, indices, axis=1))
-
-
-def _write(
-    shard: Shard, results: Iterator[_Classified], record: BulkRecord, report: Callable[[int], None]
-) -> None:
-    """Write one shard; a part of it is never seen."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = _schema().with_metadata({_RUN: record.digest, b"model": record.model})
-    labels = pa.array(record.class_names, pa.string())
-    with atomic_file(shard.path) as temporary, pq.ParquetWriter(temporary, schema) as file:
-        rows: list[pa.RecordBatch] = []
-        for result in results:
-            rows.append(_rows_from(result, labels, schema))
-            if sum(map(len, rows)) >= ROWS_PER_GROUP:
-                file.write_table(pa.Table.from_batches(rows, schema))
-                rows = []
-            report(len(result.names))
-        file.write_table(pa.Table.from_batches(rows, schema))
-
-
-def _rows_from(result: _Classified, labels: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    indices = pa.array(result.indices.ravel(), pa.int32())
-    classes = pa.StructArray.from_arrays(
-        [labels.take(indices), indices, pa.array(result.probabilities.ravel(), pa.float32())],
-        fields=list(schema.field("classes").type.value_type),
-    )
-    counts = [0 if place in result.errors else result.indices.shape[1] for place in range(len(result.names))]
-    offsets = np.cumsum([0, *counts], dtype=np.int32)  # (names + 1,)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(map(_in_utf8, result.names), pa.string()),
-            pa.array(map(result.errors.get, range(len(result.names))), pa.string()),
-            pa.ListArray.from_arrays(offsets, classes, type=schema.field("classes").type),
-        ],
-        schema=schema,
-    )
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    fields = [
-        pa.field("label", pa.string()),
-        pa.field("index", pa.int32()),
-        pa.field("probability", pa.float32()),
-    ]
-    return pa.schema(
-        [
-            pa.field("image", pa.string(), nullable=False),
-            pa.field("error", pa.string()),
-            pa.field("classes", pa.list_(pa.struct(fields))),  # empty if there is an error
-        ]
-    )
-
-
-def _in_utf8(name: str) -> str:
-    """Return a name as Parquet can have it: a byte of a path that is not UTF-8 is escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _digest_of(inputs: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for name in inputs:
-        digest.update(name.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
-
-
-def _shards_of(out: Path, inputs: Sequence[str], count: int) -> list[Shard]:
-    ends = [number * len(inputs) // count for number in range(count + 1)]
-    return [
-        Shard(out / f"part-{number:05}-of-{count:05}.parquet", inputs[start:end])
-        for number, (start, end) in enumerate(itertools.pairwise(ends))
-    ]
+    return Classified(batch.names, batch.errors, indices, np.take_along_axis(probabilities, indices, axis=1))
 
 
 @contextmanager
@@ -421,6 +285,7 @@ def _locked(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(str(out), got="a file", expected="a folder", next_step="Choose another --out.")
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -429,94 +294,17 @@ def _locked(out: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:  # other errors: a file system without locks
                 raise UsageError(
-                    str(out), got="a folder that another run is writing", expected="one run at a time"
+                    str(out),
+                    got="a folder that another run is writing",
+                    expected="one run at a time",
+                    next_step="Wait for its end, or choose another --out.",
                 ) from error
         yield
     finally:
         os.close(handle)
-
-
-def _fix(out: Path, record: BulkRecord) -> None:
-    """Write the record of a new run, or compare it with the one that is there.
-
-    Raises:
-        UsageError: the folder is that of another run, or has other files.
-        ManifestError: the record is broken.
-    """
-    path = out / RECORD
-    if not path.exists():
-        others = sorted(entry.name for entry in out.iterdir() if not is_junk(entry.name))
-        if others:
-            raise UsageError(
-                str(out),
-                got=f"a folder with other files ({others[0]})",
-                expected="a new or empty folder, or one that an earlier run has begun",
-                next_step="Choose another --out.",
-            )
-        write_text_atomically(path, record.model_dump_json(indent=2) + "\n")
-        return
-    begun = record_from_file(
-        BulkRecord, path, what="a bulk classification's record", make="Choose another --out."
-    )
-    for name, value in begun.model_dump().items():
-        if value != getattr(record, name):
-            raise UsageError(
-                f"{path}: {name}",
-                got=_shown(getattr(record, name)),
-                expected=f"{_shown(value)}, with which it was begun",
-                next_step="Continue with the same images, model and options, or choose another --out.",
-            )
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
-
-
-@contextmanager
-def _opened(shard: Shard) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(shard.path) as file:
-            yield file
-    except pa.ArrowInvalid as error:
-        raise _broken(shard, f"a broken file ({str(error).splitlines()[0]})") from error
-    except OSError as error:
-        raise _broken(shard, os_error_reason(error)) from error
-
-
-def _broken(shard: Shard, got: str, record: BulkRecord | None = None) -> BulkError:
-    run = f" of the run {record.digest[:12]}" if record else ""
-    return BulkError(
-        str(shard.path),
-        got=got,
-        expected=f"{len(shard.names)} rows{run}",
-        next_step="Remove this file and run the same command again; it writes the file again.",
-    )
-
-
-def _checked(shard: Shard, record: BulkRecord) -> int:
-    """Compare the rows of a shard with its inputs, name by name, and return how many have an error.
-
-    All names of a run differ, so none has two rows.
-
-    Raises:
-        BulkError: the shard is missing, or its rows are not those of its inputs.
-    """
-    if not is_finished(shard, record):
-        raise _broken(shard, "no such file")
-    errors = position = 0
-    with _opened(shard) as file:
-        for rows in file.iter_batches(ROWS_PER_GROUP, columns=["image", "error"]):
-            names = rows.column(0).to_pylist()
-            expected = list(map(_in_utf8, shard.names[position : position + len(names)]))
-            if names != expected:
-                raise _broken(shard, f"other images than the inputs from row {position}")
-            position += len(names)
-            errors += len(names) - rows.column(1).null_count
-    return errors
+        if is_new:
+            with suppress(OSError):  # it has files, unless no run could begin
+                out.rmdir()
 
 
 class _RateOf:

@@ -202,7 +202,12 @@ def _store_and_path(url: str) -> tuple[Any, str]:
     try:
         store, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:  # a package to install, or an unknown protocol
-        raise UsageError(url, got=str(error).rstrip("."), expected="a URL that fsspec can open") from error
+        raise UsageError(
+            url,
+            got=str(error).rstrip("."),
+            expected="a URL that fsspec can open",
+            next_step="Check how the URL starts, and install the package of its store, such as s3fs for s3://.",
+        ) from error
     return store, path
 
 

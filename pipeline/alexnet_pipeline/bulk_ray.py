@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,8 +19,10 @@ from typing import Any
 from alexnet_model.errors import AlexnetError, BulkError
 from alexnet_model.extras import needs
 
-from .bulk import BATCHES_PER_WORKER, BulkRecord, OpenModel, Shard, check_model, is_finished, write_shards
+from .bulk import BATCHES_PER_WORKER, OpenModel, check_model, write_shards
+from .bulk_files import BulkRecord, Shard, is_finished
 
+CONNECT_TIMEOUT_S = 10.0
 # Ray stores only names there: by default it takes 30% of the memory.
 _THIS_MACHINE: dict[str, Any] = {
     "include_dashboard": False,
@@ -61,18 +64,23 @@ def write_shards_on_ray(
     with ExitStack() as opened:
         if not ray.is_initialized():
             try:
+                _check_listens(address)
                 here = _THIS_MACHINE if address == "local" else {}
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise BulkError(
                     f"--ray {address}",
-                    got=str(error).splitlines()[0].rstrip("."),
+                    got=(getattr(error, "strerror", None) or str(error)).splitlines()[0].rstrip("."),
                     expected="a Ray cluster",
                     next_step="Start one: ray start --head. Or use --ray local.",
                 ) from error
             opened.callback(ray.shutdown)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Both are of the whole process, which may use Ray for other work too.
+        context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+        opened.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
+        opened.callback(log.setLevel, log.level)
+        context.enable_progress_bars = False
+        log.setLevel(logging.ERROR)
         cluster: Any = ray  # whose functions have no types
         machines = sum(node["Alive"] for node in cluster.nodes())
         # JSON, because names may have bytes that are not UTF-8.
@@ -89,6 +97,13 @@ def write_shards_on_ray(
             report(int(row["images"]))
 
 
+def _check_listens(address: str) -> None:
+    """Raise an OSError if nothing listens at HOST:PORT, where Ray would try again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+
+
 class ShardActor:
     """Holds a model, and writes one shard at a time. Images are decoded in threads."""
 
@@ -99,8 +114,8 @@ class ShardActor:
         try:
             self._model = self._opened.enter_context(open_model())
             check_model(self._model, self._record)
-        except AlexnetError as error:  # an actor that fails to start would be started again without end
-            self._problem = str(error)
+        except Exception as error:  # an actor that fails to start would be started again without end
+            self._problem = _one_line(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Write one shard.
@@ -117,8 +132,8 @@ class ShardActor:
         if not problem:
             try:
                 self._write(shard)
-            except (AlexnetError, OSError) as error:
-                problem = str(error)
+            except Exception as error:  # Ray would wrap it in a traceback of several processes
+                problem = _one_line(error)
         return {"images": [len(names)], "problem": [problem]}
 
     def _write(self, shard: Shard) -> None:
@@ -134,3 +149,8 @@ class ShardActor:
                 ahead=BATCHES_PER_WORKER * cores,
                 report=lambda _: None,
             )
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error, with its type if that is neither of this project nor of a file."""
+    return str(error) if isinstance(error, AlexnetError | OSError) else f"{type(error).__name__}: {error}"

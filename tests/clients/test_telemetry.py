@@ -266,6 +266,45 @@ def test_an_observer_that_fails_does_not_hold_a_permit(fake: FakeTransport) -> N
                 client.probabilities(IMAGES)
 
 
+def test_an_observer_that_fails_at_the_start_ends_those_before_it(fake: FakeTransport) -> None:
+    recorder = Recorder()
+
+    def broken(call: Call) -> Callable[[], None]:
+        raise RuntimeError("a bug of the application")
+
+    with (
+        Client("grpc://127.0.0.1:8001", transport=fake, observers=[recorder, broken]) as client,
+        pytest.raises(RuntimeError, match="a bug of the application"),
+    ):
+        client.probabilities(IMAGES)
+    assert [str(call.error) for call in recorder.ended] == ["a bug of the application"]
+
+
+def test_an_observer_that_fails_at_the_end_does_not_keep_others_from_it(fake: FakeTransport) -> None:
+    recorder = Recorder()
+
+    def broken(call: Call) -> Callable[[], None]:
+        return lambda: 1 / 0  # type: ignore[return-value]
+
+    with Client("grpc://127.0.0.1:8001", transport=fake, observers=[recorder, broken, recorder]) as client:
+        client.probabilities(IMAGES)
+    assert [call.error for call in recorder.ended] == [None, None]
+
+
+def test_a_request_that_cannot_be_sent_ends_too(fake: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with Client("grpc://127.0.0.1:8001", transport=fake, observers=[recorder]) as client:
+        client.model("alexnet_fp32")
+        monkeypatch.setattr(client._retrier, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.probabilities(IMAGES)
+    assert [type(call.error) for call in recorder.ended] == [KeyboardInterrupt]
+
+
 def value_of(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
     return registry.get_sample_value(f"alexnet_client_{name}", {"model": "alexnet_fp32", **labels})
 

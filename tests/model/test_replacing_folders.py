@@ -177,7 +177,7 @@ def test_an_error_at_any_rename_keeps_the_old_folder_or_completes_the_new_one(
             assert [entry.name for entry in path.parent.iterdir()] == ["folder"]
         if failing.calls <= step:
             break
-    assert step >= 1
+    assert step >= 1 or how == "exchange"  # which renames nothing
 
 
 def test_an_old_folder_that_cannot_be_put_back_stays_beside(
@@ -190,7 +190,7 @@ def test_an_old_folder_that_cannot_be_put_back_stays_beside(
     def failing(self: Path, target: Path) -> Path:
         nonlocal renames
         renames += 1
-        if renames > 2:  # the first gives the part its name, the second renames the old folder
+        if renames > 1:  # the first renames the old folder
             fail(errno.EIO)()
         return rename(self, target)
 

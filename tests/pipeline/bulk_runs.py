@@ -18,7 +18,7 @@ from PIL import Image
 
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_pipeline import BulkModel, classify_in_bulk
-from alexnet_pipeline.bulk import FloatArray
+from alexnet_pipeline.bulk_files import FloatArray
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the [bulk] extra")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from PIL import Image
 
 from alexnet_model.errors import BulkError, ManifestError, UsageError
-from alexnet_pipeline import classify_in_bulk
+from alexnet_pipeline import BulkModel, classify_in_bulk
 
 from .bulk_runs import (
     CONTRACT,
@@ -24,6 +27,7 @@ from .bulk_runs import (
     contents,
     images_in,
     kill_until_complete,
+    pq,
     rows,
 )
 
@@ -131,6 +135,12 @@ def test_other_names_of_the_same_number_do_not_continue_a_run(names: list[str], 
         classify_in_bulk([*names[1:], "other.png"], Opened(), tmp_path / "out", workers=0)
 
 
+@contextmanager
+def no_model() -> Iterator[BulkModel]:
+    raise RuntimeError("no model")
+    yield
+
+
 def test_a_folder_that_no_run_has_begun_is_refused(names: list[str], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"other files \(notes.txt\)"):
@@ -139,6 +149,8 @@ def test_a_folder_that_no_run_has_begun_is_refused(names: list[str], tmp_path: P
         classify_in_bulk(names, Opened(), tmp_path / "notes.txt", workers=0)
     with pytest.raises(UsageError, match="got none"):
         classify_in_bulk([], Opened(), tmp_path / "out", workers=0)
+    with pytest.raises(RuntimeError, match="no model"):
+        classify_in_bulk(names, no_model, tmp_path / "out", workers=0)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -163,6 +175,12 @@ def test_broken_shards_and_records_are_found(names: list[str], tmp_path: Path) -
     whole, other = shard.read_bytes(), (out / "part-00001-of-00002.parquet").read_bytes()
     shard.write_bytes(whole[:-20])
     with pytest.raises(BulkError, match=r"broken file .* Remove this file and run the same command again"):
+        classify_in_bulk(names, Opened(), out, shards=2, workers=0)
+    probabilities = pq.read_metadata(io.BytesIO(whole)).row_group(0).column(4)
+    altered = bytearray(whole)
+    altered[probabilities.data_page_offset + 30] ^= 1
+    shard.write_bytes(altered)
+    with pytest.raises(BulkError, match=r"checksum.* Remove this file"):
         classify_in_bulk(names, Opened(), out, shards=2, workers=0)
     shard.write_bytes(other)  # of the same run, with as many rows
     with pytest.raises(BulkError, match="other images than the inputs from row 0"):
@@ -219,6 +237,12 @@ def test_a_killed_decoding_process_ends_the_run_which_then_continues(
     classify_in_bulk(names, Opened(), out, shards=4, workers=1)
     assert_complete(out, names)
     assert before.items() <= contents(out).items()
+
+
+def test_an_address_where_no_ray_listens_is_refused_at_once(names: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the [ray] extra")
+    with pytest.raises(BulkError, match=r"--ray 127.0.0.1:1: got Connection refused, expected a Ray cluster"):
+        classify_in_bulk(names, Opened(), tmp_path / "out", ray="127.0.0.1:1")
 
 
 def test_a_run_that_is_killed_again_and_again_completes(names: list[str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from alexnet_model.contract import Uint8Array
 from alexnet_model.errors import BulkError
 from alexnet_pipeline import BulkModel, classify_in_bulk
-from alexnet_pipeline.bulk import FloatArray
+from alexnet_pipeline.bulk_files import FloatArray
 
 from .bulk_runs import Opened, assert_complete, contents, images_in
 
@@ -92,3 +92,30 @@ def test_an_actor_with_another_model_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BulkError, match="model brightness_of_another: got another file"):
         classify_in_bulk(names, different, tmp_path / "out", ray="auto")
+
+
+def test_any_error_of_an_actor_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    names = images_in(tmp_path / "images")
+    here = os.getpid()
+
+    @contextmanager
+    def broken() -> Iterator[BulkModel]:
+        if os.getpid() != here:
+            raise ImportError("a library of that machine")
+        with Opened()() as model:
+            yield model
+
+    def refuse(images: Uint8Array) -> FloatArray:
+        raise RuntimeError("its library refuses")
+
+    @contextmanager
+    def failing() -> Iterator[BulkModel]:
+        with Opened()() as model:
+            yield replace(model, probabilities=refuse)
+
+    with pytest.raises(BulkError, match=r"^ImportError: a library of that machine$"):
+        classify_in_bulk(names, broken, tmp_path / "out", ray="auto")
+    with pytest.raises(BulkError, match=r"^RuntimeError: its library refuses$"):
+        classify_in_bulk(names, failing, tmp_path / "failing", ray="auto")
+    assert ray.data.DataContext.get_current().enable_progress_bars

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 
 from alexnet_model.errors import TrainingError
 from alexnet_model.extras import needs
+from alexnet_model.files import temporary_folder
 
 from .ranks import RENDEZVOUS
 
@@ -44,13 +43,13 @@ def run_ranks(count: int, program: Callable[[], int]) -> int:
     Raises:
         TrainingError: a rank ended without a message, for example because it was killed.
     """
-    with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
+    with temporary_folder("alexnet-ranks-") as folder:
         processes: list[BaseProcess] = []
         with _sigterm_passed_on(processes) as stops:
             with _sigint_ignored():  # so that a process in its imports does not print a traceback
                 context = start_processes(  # type: ignore[no-untyped-call]
                     _run_rank,
-                    (count, os.getpid(), f"file://{Path(folder) / 'store'}", program),
+                    (count, os.getpid(), f"file://{folder / 'store'}", program),
                     count,
                     join=False,
                     start_method="spawn",

@@ -6,7 +6,6 @@ report = bench_engines(Path("build/export"), EngineBenchOptions(batches=(1, 32))
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from alexnet_model.errors import AlexnetError, UsageError
+from alexnet_model.files import temporary_folder
 from alexnet_model.gpus import Gpu, gpus_here
 from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_model.progress import Progress, silent
@@ -153,7 +153,7 @@ def bench_engines(
         log.left_out += selection.left_out
         with (
             _Ceilings(selection.specs, 1 + plan.repeats, progress) as ceilings,
-            tempfile.TemporaryDirectory(prefix="alexnet-bench-") as scratch,
+            temporary_folder("alexnet-bench-") as scratch,
         ):
             ceilings.measure(FIRST_CEILINGS_S)
             log.gpu_calibration_before = ceilings.control_rate_of_gpu()
@@ -162,7 +162,7 @@ def bench_engines(
                 log.notes.append(
                     f"torch.compile may load code that an earlier run compiled ({COMPILED_CODE})."
                 )
-            open_engine = partial(EngineProcess, environment={COMPILED_CODE: kept or scratch})
+            open_engine = partial(EngineProcess, environment={COMPILED_CODE: kept or str(scratch)})
             after_repeat = partial(ceilings.measure, CEILINGS_S)
             sweep = run_sweep(selection.specs, plan, open_engine, progress, after_repeat=after_repeat)
             log.note(interrupted_reason(sweep.is_interrupted))

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Self
 from alexnet_model.decoding import MAX_ENCODED_BYTES
 from alexnet_model.errors import PortTaken, ServerError, os_error_reason
 from alexnet_model.extras import needs
+from alexnet_model.files import temporary_folder
 from alexnet_model.sample_images import samples_of_classes
 
 from ..client import Client
@@ -162,9 +162,9 @@ def _cannot_listen(port: int, error: OSError) -> ServerError:
 @contextmanager
 def _private_folder() -> Iterator[Path]:
     """A folder for uploads, for this user only. Gradio is configured by environment variables."""
-    with tempfile.TemporaryDirectory(prefix="alexnet_ui_") as name:
+    with temporary_folder("alexnet_ui_") as folder:
         variables = {
-            "GRADIO_TEMP_DIR": name,
+            "GRADIO_TEMP_DIR": str(folder),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "1",
@@ -172,7 +172,7 @@ def _private_folder() -> Iterator[Path]:
         before = {key: os.environ.get(key) for key in variables}
         os.environ.update(variables)
         try:
-            yield Path(name)
+            yield folder
         finally:
             for key, value in before.items():
                 if value is None:

@@ -6,19 +6,17 @@ The precision is in the file; only batches and GPUs are chosen here.
 from __future__ import annotations
 
 import re
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from alexnet_model.contract import Contract
 from alexnet_model.errors import EngineError
 from alexnet_model.files import atomic_file
 from alexnet_model.gpus import Gpu
+from alexnet_model.interrupts import Interrupts, deferred_interrupts
 from alexnet_model.passport import Passport, Profile
 from alexnet_model.progress import Progress, silent
 from alexnet_model.records import Precision
@@ -73,7 +71,7 @@ def engine_from_onnx(
     if gpu is not None and api.runtime_name != "tensorrt-rtx":  # whose timing caches do nothing
         cache = options.timing_caches / timing_cache_name(api.runtime_name, api.version, gpu)
     logger = api.logger()
-    with _deferred_interrupts() as interrupted:
+    with deferred_interrupts() as interrupts:
         builder = _builder(api, logger, onnx)
         network = api.network(builder)
         _parse(api, network, logger, onnx)
@@ -85,7 +83,7 @@ def engine_from_onnx(
         config.add_optimization_profile(_shapes(builder, profile, contract))
         if cache is not None:
             api.use_timing_cache(config, cache.read_bytes() if cache.is_file() else b"")
-        with _reported(api, config, f"building {precision} engine", progress, interrupted):
+        with _reported(api, config, f"building {precision} engine", progress, interrupts):
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise _not_built(onnx, logger, "an engine")
@@ -143,7 +141,7 @@ def _shapes(builder: Any, profile: Profile, contract: Contract) -> Any:
 
 @contextmanager
 def _reported(
-    api: TensorRt, config: Any, stage: str, progress: Progress, interrupted: Callable[[], bool]
+    api: TensorRt, config: Any, stage: str, progress: Progress, interrupts: Interrupts
 ) -> Iterator[None]:
     """Report a build's progress; an interrupt or an error of `progress` ends it between two steps.
 
@@ -154,7 +152,7 @@ def _reported(
 
     def report(percent: int, phase: str) -> bool:
         nonlocal furthest
-        if interrupted():
+        if interrupts.came:
             return False
         furthest = max(furthest, percent)  # each phase starts counting at zero
         try:
@@ -170,32 +168,8 @@ def _reported(
     config.progress_monitor = None
     if raised:
         raise raised[0]
-    if not interrupted():
+    if not interrupts.came:
         progress(stage, 100, 100)
-
-
-@contextmanager
-def _deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Defer Ctrl-C and SIGTERM to the end of the block; yield a function that returns whether one came.
-
-    TensorRT calls back into Python (its logger, its monitor), and an exception raised there is lost.
-    """
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread gets signals
-        return
-
-    def defer(number: int, _: FrameType | None) -> None:
-        came.append(number)
-
-    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:  # instead of the error of the interrupted build
-            signal.raise_signal(came[0])
 
 
 def _inspect(

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Self
@@ -22,7 +21,7 @@ import numpy as np
 from alexnet_model import docker
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.errors import DockerError, EngineError
-from alexnet_model.files import atomic_file, link_or_copy
+from alexnet_model.files import atomic_file, folder_beside, link_or_copy
 from alexnet_model.gpus import Gpu
 from alexnet_model.manifest import RuntimeInfo
 from alexnet_model.passport import HardwareCompatibility, Passport, Profile
@@ -86,8 +85,7 @@ def engine_from_onnx_in_docker(
     stage = f"building {precision} engine"
     progress(stage, 0, 1, "in Docker")
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=engine.parent, prefix=".trtexec-") as name:
-        work = Path(name)
+    with folder_beside(engine) as work:
         link_or_copy(onnx, work / "model.onnx")
         command = [
             *_container(options.image, gpu, work, options.timing_caches),
@@ -175,8 +173,8 @@ class TrtexecRunner:
         self._name = f"alexnet-{secrets.token_hex(6)}"
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(dir=self._engine.parent, prefix=".trtexec-")
-        self._work = Path(self._folder.name)
+        self._opened = contextlib.ExitStack()
+        self._work = self._opened.enter_context(folder_beside(self._engine))
         try:
             link_or_copy(self._engine, self._work / "model.plan")
             docker.ask(
@@ -195,7 +193,7 @@ class TrtexecRunner:
 
     def __exit__(self, *_: object) -> None:
         _remove(self._name)
-        self._folder.cleanup()
+        self._opened.close()
 
     @property
     def runtime(self) -> RuntimeInfo:
