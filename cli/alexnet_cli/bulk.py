@@ -14,12 +14,12 @@ import typer
 from alexnet_model.errors import UsageError
 
 from .connecting import Connection
-from .options import model_chooser, precisions_from
+from .options import DEFAULT_REPOSITORY, model_chooser, precisions_from
 
 if TYPE_CHECKING:
     from alexnet_pipeline import BulkModel
 
-DEFAULT_EXPORT = Path("model_repository")
+
 REQUEST_IMAGES = 64  # of a request, if the model takes as many
 
 
@@ -117,7 +117,7 @@ def classify_to_shards(
                 expected="one precision",
                 next_step="Run the command once for each precision, with different --out folders.",
             )
-        folder = (bulk.export or DEFAULT_EXPORT).absolute()  # actors of Ray have another working folder
+        folder = (bulk.export or DEFAULT_REPOSITORY).absolute()  # actors of Ray have another working folder
         opened = partial(bulk_model_from_export, folder, precision=precisions[0], name=name)
     else:
         model_chooser(model, precision, name)  # checks the options
