@@ -10,9 +10,10 @@ import pytest
 
 from alexnet_clients import Client
 from alexnet_export import OnnxOptions, Tolerances, export_onnx
-from alexnet_model.manifest import Manifest
+from alexnet_model.manifest import Manifest, manifest_from_folder
 from alexnet_serving import EmbeddedServer, write_repository
 
+from ..conftest import once_per_run
 from ..networks import random_checkpoint
 
 # Random weights agree less in INT8 than trained ones do; the gate is tested elsewhere.
@@ -31,10 +32,11 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    checkpoint = random_checkpoint()
-    folder = tmp_path_factory.mktemp("export") / "export"
     options = OnnxOptions(calibration="digits", max_batch=16, tolerances=NO_TOLERANCES)
-    return Exported(export_onnx(checkpoint, folder, options), folder)
+    folder = once_per_run(
+        tmp_path_factory, "random-export", lambda new: export_onnx(random_checkpoint(), new, options)
+    )
+    return Exported(manifest_from_folder(folder), folder)
 
 
 @pytest.fixture(scope="session")
