@@ -69,9 +69,7 @@ class Exported:
     repository: Path
 
 
-def once_per_run(
-    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
-) -> Path:
+def once_per_run(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Return a folder that one process makes, and that all processes of a run (`make test`) read.
 
     Args:
@@ -102,19 +100,18 @@ def _networks_are_converted_once(tmp_path_factory: pytest.TempPathFactory) -> It
         yield
         return
     from alexnet_export import onnx_export
-
-    convert = onnx_export.onnx_from_checkpoint
+    from alexnet_export.convert import onnx_from_checkpoint
 
     def converted(checkpoint: Checkpoint, path: Path, *, max_batch: int) -> None:
         if checkpoint.module is not None:  # its code is unknown
-            convert(checkpoint, path, max_batch=max_batch)
+            onnx_from_checkpoint(checkpoint, path, max_batch=max_batch)
             return
         of = (checkpoint.weights_sha256, checkpoint.architecture, sorted(checkpoint.options.items()))
         key = hashlib.sha256(repr((of, checkpoint.contract.digest, max_batch)).encode()).hexdigest()
 
         def make(folder: Path) -> None:
             folder.mkdir()
-            convert(checkpoint, folder / "model.onnx", max_batch=max_batch)
+            onnx_from_checkpoint(checkpoint, folder / "model.onnx", max_batch=max_batch)
 
         shutil.copyfile(once_per_run(tmp_path_factory, f"onnx-{key}", make) / "model.onnx", path)
 

@@ -14,7 +14,6 @@ from alexnet_model.class_names import DIGITS
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Contract
 
-
 # Images that take a twelfth of the time. Most of an export is its gate, which classifies hundreds of images.
 SMALL = Contract(size=64, resize=64)
 

@@ -13,7 +13,6 @@ from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
 from alexnet_export.reference import reference_outputs_from_folder, sha256_of_pixels
-from alexnet_model.contract import Contract
 from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME
