@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,20 @@ def test_gate_inputs_of_a_folder_give_the_same_report(exported: Exported) -> Non
     assert again.top1 == at_export.top1
     assert again.signal_to_noise_db == pytest.approx(at_export.signal_to_noise_db, abs=0.1)
     assert gate_inputs.decision(again).accepted
+
+
+def test_gate_inputs_are_read_without_the_import_of_pytorch(exported: Exported) -> None:
+    """Each process that judges an engine reads them; the import takes seconds of processor time."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from alexnet_export import gate_inputs_from_folder\n"
+        "from alexnet_model.manifest import manifest_from_folder\n"
+        "folder = Path(sys.argv[1])\n"
+        "gate_inputs_from_folder(folder, manifest_from_folder(folder))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(exported.folder)]).returncode == 0
 
 
 def test_the_stored_outputs_are_pytorchs(exported: Exported) -> None:
