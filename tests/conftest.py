@@ -1,19 +1,25 @@
-"""The mark `slow`, and the fixtures of one run of `alexnet demo --quick` with the AlexNet that it trained."""
+"""The mark `slow`; fixtures that are made once a run: `alexnet demo --quick`, and a small trained AlexNet."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
 
 from alexnet_model.manifest import Manifest, manifest_from_folder
+
+if TYPE_CHECKING:
+    from alexnet_model.checkpoint import Checkpoint
 
 # Tests that use one of these are slow. Other slow tests, of a whole module or one by one, are marked there.
 SLOW_FIXTURES = frozenset({"browser", "demo", "exported"})
@@ -63,41 +69,106 @@ class Exported:
     repository: Path
 
 
+def once_per_run(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that one process makes, and that all processes of a run (`make test`) read.
+
+    Args:
+        tmp_path_factory: The fixture of pytest.
+        name: The folder's name.
+        make: Writes the folder, which does not exist. The other processes wait for it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the folder of all processes
+    folder, made = root / name, root / f"{name}.made"
+    with FileLock(root / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process in which `make` failed
+            make(folder)
+            made.touch()
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _networks_are_converted_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let `export_onnx` take the FP32 file of a network that it has converted before in this run.
+
+    The file is a function of the checkpoint and the largest batch, which tests/export/test_convert.py checks.
+    PyTorch needs three seconds for the smallest network.
+    """
+    if "torch" not in sys.modules:  # no test of this run converts, and the import takes seconds
+        yield
+        return
+    from alexnet_export import onnx_export
+    from alexnet_export.convert import onnx_from_checkpoint
+
+    def converted(checkpoint: Checkpoint, path: Path, *, max_batch: int) -> None:
+        if checkpoint.module is not None:  # its code is unknown
+            onnx_from_checkpoint(checkpoint, path, max_batch=max_batch)
+            return
+        of = (checkpoint.weights_sha256, checkpoint.architecture, sorted(checkpoint.options.items()))
+        key = hashlib.sha256(repr((of, checkpoint.contract.digest, max_batch)).encode()).hexdigest()
+
+        def make(folder: Path) -> None:
+            folder.mkdir()
+            onnx_from_checkpoint(checkpoint, folder / "model.onnx", max_batch=max_batch)
+
+        shutil.copyfile(once_per_run(tmp_path_factory, f"onnx-{key}", make) / "model.onnx", path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "onnx_from_checkpoint", converted)
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """Run the demo once; of several processes (`make test`) the first runs it, and the others wait."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # the folder of all processes
-    record = folder / "demo.json"
-    with FileLock(folder / "demo.lock"):
-        if not record.exists():
-            record.write_text(json.dumps(_run_demo(folder / "demo")))
-    values = json.loads(record.read_text())
+    folder = once_per_run(tmp_path_factory, "demo", _run_demo)
+    values = json.loads((folder / "run.json").read_text())
     assert values["exit_code"] == 0, values["errors"]
-    summary = json.loads((folder / "demo" / "summary.json").read_text())
-    return Demo(folder / "demo", summary, values["screen"], values["process_id"])
+    summary = json.loads((folder / "summary.json").read_text())
+    return Demo(folder, summary, values["screen"], values["process_id"])
 
 
-def _run_demo(folder: Path) -> dict[str, Any]:
+def _run_demo(folder: Path) -> None:
     command = [sys.executable, "-m", "alexnet_cli", "demo", "--quick"]
     command += ["--out", str(folder), "--output", str(folder / "summary.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         screen, errors = process.communicate()
-    return {
+    folder.mkdir(exist_ok=True)
+    run = {
         "exit_code": process.returncode,
         "process_id": process.pid,
         "screen": screen,
         "errors": errors,
     }
+    (folder / "run.json").write_text(json.dumps(run))
 
 
 @pytest.fixture(scope="session")
-def exported(demo: Demo) -> Exported:
-    export = demo.folder / "export"
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An AlexNet for images of 64 pixels that was trained for seconds; the gate accepts all precisions."""
+    folder = once_per_run(tmp_path_factory, "exported", _export_small_network)
     return Exported(
-        checkpoint=demo.folder / "checkpoint.safetensors",
-        folder=export,
-        manifest=manifest_from_folder(export),
-        repository=demo.folder / "model_repository",
+        checkpoint=folder / "checkpoint.safetensors",
+        folder=folder / "export",
+        manifest=manifest_from_folder(folder / "export"),
+        repository=folder / "model_repository",
     )
+
+
+def _export_small_network(folder: Path) -> None:
+    from alexnet_model.checkpoint import save_checkpoint
+    from alexnet_pipeline import ExportOptions, export_model
+
+    from .networks import small_trained_checkpoint
+
+    folder.mkdir()
+    save_checkpoint(small_trained_checkpoint(), folder / "checkpoint.safetensors")
+    options = ExportOptions(
+        calibration="digits",
+        max_batch=16,
+        runtime="openvino",
+        out=folder / "export",
+        repository=folder / "model_repository",
+    )
+    export_model(folder / "checkpoint.safetensors", options)

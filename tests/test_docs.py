@@ -22,7 +22,7 @@ from alexnet_clients import Client
 from alexnet_model.triton_image import CPU_IMAGE, TRITON_IMAGE, TRITON_RELEASE
 from alexnet_serving import EmbeddedServer
 
-from .conftest import Exported
+from .conftest import Demo
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -44,8 +44,8 @@ def code_blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def served(exported: Exported) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(exported.repository) as server:
+def served(demo: Demo) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(demo.folder / "model_repository") as server:
         yield server
 
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_model.checkpoint import Checkpoint
 from alexnet_model.contract import Contract, Uint8Array
 from alexnet_model.datasets import is_built_in, splits_from
 from alexnet_model.errors import CalibrationError, DatasetError
@@ -20,7 +20,8 @@ from alexnet_model.manifest import CalibrationLedger
 from alexnet_model.prepared_images import PreparedImages, digests_of_images, prepared_sample
 from alexnet_model.progress import Progress
 
-from .convert import CALIBRATION_METHOD
+if TYPE_CHECKING:
+    from alexnet_model.checkpoint import Checkpoint
 
 CALIBRATION_IMAGES = 128
 MINIMUM_CALIBRATION_IMAGES = 32
@@ -135,6 +136,8 @@ def calibration_from(
         DatasetError: the set cannot be read.
         CalibrationError: it has too few readable images that are not in `evaluation`.
     """
+    from .convert import CALIBRATION_METHOD  # with PyTorch, which reading images does not need
+
     images = splits_from(source).train
     prepared = prepared_sample(
         images, CALIBRATION_IMAGES, contract, excluded=set(evaluation.digests), progress=progress

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -21,15 +23,22 @@ MAX_VIEWS = 64  # of a training digit, 5 KB each
 
 def digits() -> Splits:
     """Return the splits of scikit-learn's digits."""
-    with needs("train"):
-        from sklearn.datasets import load_digits
-    found = load_digits()
-    grey = np.rint(found.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), 0..16 to 0..255
+    rows = np.loadtxt(_digits_file(), delimiter=",")  # (1797, 65): 64 pixels and the label
+    grey = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 0..16 to 0..255
     images = tuple(
         LabelledImage(f"digit_{index:04d}", int(label), Image.fromarray(image))
-        for index, (image, label) in enumerate(zip(grey, found.target, strict=True))
+        for index, (image, label) in enumerate(zip(grey, rows[:, 64], strict=True))
     )
     return split_by_seed(ImageDataset("digits", "all", DIGITS, images, mirrorable=False))
+
+
+def _digits_file() -> Path:
+    """Return scikit-learn's file, found without its import, which takes longer than a small training."""
+    with needs("train"):
+        found = find_spec("sklearn")
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError(name="sklearn")
+    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def cluttered_digits(source: str) -> Splits:

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_export import Runner, runner_from_artifact
 from alexnet_model.contract import Contract
 from alexnet_model.errors import UsageError
 from alexnet_model.manifest import manifest_from_folder
-from alexnet_model.pretrained import WeightsOptions, checkpoint_from
 from alexnet_model.records import Precision
 from alexnet_serving import is_repository
 
 from .repository_engines import unpacked_export
+
+if TYPE_CHECKING:
+    from alexnet_model.pretrained import WeightsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ def model_from_checkpoint(path: Path, options: WeightsOptions | None = None) -> 
         UsageError: the network cannot be built, or class names do not go with the weights.
     """
     from alexnet_export import TorchRunner
+    from alexnet_model.pretrained import checkpoint_from  # with PyTorch, which an export does not need
 
     checkpoint = checkpoint_from(path, options)
     with TorchRunner(checkpoint) as runner:

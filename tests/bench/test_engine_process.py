@@ -12,7 +12,7 @@ from alexnet_export.convert import onnx_from_checkpoint
 from alexnet_model.errors import ExportError
 
 from ..conftest import Exported
-from ..networks import random_checkpoint
+from ..networks import SMALL, random_checkpoint
 from .sweep_fakes import spec
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,7 @@ def test_a_real_engine_is_judged_in_the_process_that_timed_it(exported: Exported
         assert [row.batch for row in judged.report.parity] == [1, 2, 3, 4]
 
     other = tmp_path / "other.onnx"
-    onnx_from_checkpoint(random_checkpoint(), other, max_batch=4)
+    onnx_from_checkpoint(random_checkpoint(contract=SMALL), other, max_batch=4)
     with EngineProcess(spec(file=other, contract=contract, classes=10), 4) as process:
         process.wait_until_started()
         process.load()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_bench.figures.intervals import ends_of_ratio, figure_from_repeats, student_t
-from alexnet_bench.figures.percentiles import NEEDED
+from alexnet_bench.figures.percentiles import NEEDED, LatencyHistogram
 
 
 @pytest.mark.parametrize("repeats", [3, 5, 10])
@@ -87,3 +87,14 @@ def test_a_percentile_needs_two_samples_beyond_it_with_99_percent_confidence(nam
     share = float(name[1:]) / 100
     found = next(n for n in count(2) if share**n + n * (1 - share) * share ** (n - 1) <= 0.01)
     assert needed == found
+
+
+def test_the_mean_is_that_of_hdrhistogram() -> None:
+    """Over the whole range of a histogram, whose counts are of wider and wider ranges of values."""
+    histogram = LatencyHistogram()
+    histogram.record_all((10 ** np.random.default_rng(0).uniform(-4, 7, 2000)).tolist())
+    twice = LatencyHistogram()
+    for _ in range(2):
+        twice.add(histogram.encoded())
+    expected = histogram._histogram.get_mean_value() / 1e3
+    assert histogram.latencies().mean_ms == twice.latencies().mean_ms == expected

@@ -14,12 +14,14 @@ from alexnet_bench.engines import selection
 from alexnet_bench.engines.selection import served_engine
 from alexnet_bench.engines.specs import EngineSpec
 from alexnet_bench.latency_breakdown import (
+    IMAGE_SIZE,
     BreakdownOptions,
     Route,
     bench_latency_breakdown,
     steps_from_routes,
 )
 from alexnet_bench.schema import EngineLabel, Report
+from alexnet_bench.synthetic_images import synthetic_jpegs
 from alexnet_cli.main import run
 from alexnet_clients import Backoff, Client, FakeTransport, InferRequest, ModelConfig, ModelStatistics
 from alexnet_export import FloatArray, Outputs, Runner
@@ -404,7 +406,10 @@ def test_every_route_is_measured_on_a_real_server(exported: Exported, tmp_path: 
     ]
     assert all(step.total_ms > 0 for step in found)
     sizes = {step.name: step.request_bytes for step in of_int8}
-    assert sizes["gRPC"] > 2 * 150_528 > sizes["JPEG, decoded there"]
+    pixels = 2 * 3 * exported.manifest.contract.size**2
+    files = sum(map(len, synthetic_jpegs(2, size=IMAGE_SIZE, noise_cell_px=6, quality=85)))
+    assert pixels < sizes["gRPC"] == sizes["JPEG, decoded here"] < pixels + 1024
+    assert sizes["JPEG, decoded there"] == files
     assert {step.of for step in found} == {f"{p}, batch 2" for p in ("fp32", "fp16", "int8")}
 
 

@@ -33,6 +33,10 @@ from ..stand_ins.nvidia_smi import L4, GpuRow, fake_nvidia_smi, no_nvidia_smi
 from ..stand_ins.trtexec import FakeTrtexec, fake_trtexec
 
 H200: GpuRow = (0, "NVIDIA H200", "9.0", "580.95.05", 143771)
+INT8_FROM_DOCKER = (
+    *("--precision", "int8", "--profile", "1,2,4"),
+    *("--runtime", "tensorrt", "--build", "docker"),
+)
 
 
 @pytest.fixture
@@ -62,8 +66,8 @@ def packed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path
         image.source.save(path)
     options = OnnxOptions(calibration="digits", evaluation=str(folder / "digits"), max_batch=4)
     export_onnx(load_checkpoint(exported.checkpoint), folder / "export", options)
-    arguments = ["export", str(folder / "export"), "--precision", "int8", "--profile", "1,2,4"]
-    arguments += ["--runtime", "tensorrt", "--build", "docker", "--repository", str(folder / "models")]
+    shutil.copytree(folder / "export", folder / "without_engines")
+    arguments = ["export", str(folder / "export"), *INT8_FROM_DOCKER, "--repository", str(folder / "models")]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         fake_nvidia_smi(monkeypatch, folder, [H200])
@@ -321,26 +325,15 @@ def test_an_old_driver_is_no_reason_to_rebuild(
 
 
 def test_a_refused_engine_that_was_requested_by_name_exits_1(
-    folder: Path,
+    packed: Path,
     on_an_h200: FakeTrtexec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fake_trtexec(monkeypatch, tmp_path, nan=True)
-    arguments = [
-        "export",
-        str(folder),
-        "--runtime",
-        "tensorrt",
-        "--build",
-        "docker",
-        "--precision",
-        "int8",
-        "--profile",
-        "1,2,4",
-    ]
-    assert run([*arguments, "--repository", str(tmp_path / "models")]) == 1
+    folder = shutil.copytree(packed.parent / "without_engines", tmp_path / "export")
+    assert run(["export", str(folder), *INT8_FROM_DOCKER, "--repository", str(tmp_path / "models")]) == 1
     shown = capsys.readouterr()
     assert "REFUSED" in shown.out
     assert "an output is not finite" in shown.err.splitlines()[-1]

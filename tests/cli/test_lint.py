@@ -39,13 +39,13 @@ def test_model_repository_is_the_default(
 
 def test_findings_are_lines_and_exit_1(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = repository / "alexnet_fp32" / "config.pbtxt"
-    config.write_text(config.read_text().replace("dims: 224", "dims: 225", 1))
+    config.write_text(config.read_text().replace("dims: 64", "dims: 65", 1))
     plan = repository / "alexnet_fp32" / "1" / "model.onnx"
     plan.write_bytes(plan.read_bytes()[:-1] + b"x")
     assert run(["lint", str(repository)]) == 1
     captured = capsys.readouterr()
     first, second = captured.out.splitlines()
-    assert first == "alexnet_fp32/config.pbtxt: input[0].dims[0]: got 225, expected 224"
+    assert first == "alexnet_fp32/config.pbtxt: input[0].dims[0]: got 65, expected 64"
     assert second.startswith("alexnet_fp32/1/model.onnx: SHA-256: got ")
     last = captured.err.splitlines()[-1]
     assert last.startswith(f"Error: {repository}: got 2 findings, expected none. ")
@@ -53,7 +53,7 @@ def test_findings_are_lines_and_exit_1(repository: Path, capsys: pytest.CaptureF
     assert run(["lint", str(repository), "--no-hashes", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out) == [
-        {"file": "alexnet_fp32/config.pbtxt", "field": "input[0].dims[0]", "got": "225", "expected": "224"}
+        {"file": "alexnet_fp32/config.pbtxt", "field": "input[0].dims[0]", "got": "65", "expected": "64"}
     ]
     assert captured.err.startswith(f"Error: {repository}: got 1 finding, ")
 

@@ -18,16 +18,16 @@ from alexnet_model.contract import Uint8Array
 from alexnet_pipeline import ExportOptions, ExportResult, export_model
 from alexnet_serving import EmbeddedServer, lint
 
-from ..networks import random_checkpoint
+from ..networks import SMALL, random_checkpoint
 
-IMAGES: Uint8Array = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+IMAGES: Uint8Array = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 QUICKLY = ("--concurrency", "1", "--seconds", "1", "--repeats", "1", "--burn-in", "0")
 FLOWERS = tuple(f"flower {number}" for number in range(10))
 
 
 def scaled(by: float, classes: Sequence[str]) -> Checkpoint:
     """Return the random network with another bias, so that its predictions differ, and other classes."""
-    checkpoint = random_checkpoint()
+    checkpoint = random_checkpoint(contract=SMALL)
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
     last = list(weights)[-1]
     weights[last] += by * torch.arange(len(classes))
@@ -60,7 +60,7 @@ def test_two_names_a_second_version_and_back(tmp_path: Path, capsys: pytest.Capt
         )
         return export_model(checkpoint, replace(defaults, **options))  # type: ignore[arg-type]
 
-    digits = exported(random_checkpoint(), "digits")
+    digits = exported(random_checkpoint(contract=SMALL), "digits")
     one = exported(scaled(1.0, FLOWERS), "one", name="flowers", add=True)
     two = exported(scaled(-1.0, FLOWERS[::-1]), "two", name="flowers", model_version=2)
     assert lint(repository) == ()

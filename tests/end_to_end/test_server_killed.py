@@ -21,7 +21,7 @@ def test_a_server_killed_while_images_are_classified(
     exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped before the fourth request, so that requests are surely open when it is killed."""
-    repository = exported.repository(tmp_path / "model_repository")
+    repository = exported.repository_of_fp32(tmp_path / "model_repository")
     with EmbeddedServer(repository) as server, Client(server.grpc_url, timeout_s=4) as client:
         server_pid = server._process.pid
         before = client.classify(np.zeros((3, 224, 224, 3), np.uint8))

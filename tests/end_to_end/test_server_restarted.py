@@ -15,7 +15,7 @@ import pytest
 from alexnet_clients import Client
 from alexnet_model.contract import Contract
 from alexnet_model.errors import ContractMismatch, Overloaded
-from alexnet_serving import EmbeddedServer, RepositoryOptions, write_repository
+from alexnet_serving import EmbeddedServer
 
 from .conftest import Exported
 
@@ -28,7 +28,7 @@ def port_of(url: str) -> int:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_client_works_after_a_restart(exported: Exported, tmp_path: Path, protocol: str) -> None:
-    repository = exported.repository(tmp_path / "model_repository")
+    repository = exported.repository_of_fp32(tmp_path / "model_repository")
     server = EmbeddedServer(repository)
     with server:
         url = server.grpc_url if protocol == "grpc" else server.http_url
@@ -54,10 +54,9 @@ def test_a_client_works_after_a_restart(exported: Exported, tmp_path: Path, prot
 
 
 def test_another_export_in_its_place_is_refused(exported: Exported, tmp_path: Path) -> None:
-    first = EmbeddedServer(exported.repository(tmp_path / "first"))
+    first = EmbeddedServer(exported.repository_of_fp32(tmp_path / "first"))
     contract = Contract(resize=232)
-    manifest = exported.manifest.model_copy(update={"contract": contract, "contract_digest": contract.digest})
-    write_repository(manifest, exported.folder, tmp_path / "other")
+    exported.repository_of_fp32(tmp_path / "other", contract=contract, contract_digest=contract.digest)
     with first:
         client = Client(first.grpc_url, timeout_s=60)
         client.probabilities(IMAGES)
@@ -71,9 +70,8 @@ def test_another_export_in_its_place_is_refused(exported: Exported, tmp_path: Pa
 
 def test_requests_are_retried_while_the_queue_is_full(exported: Exported, tmp_path: Path) -> None:
     """A queue of one request refuses those of 32 threads many times, and serves all in the end."""
-    options = RepositoryOptions(queue_size=1)
-    write_repository(exported.manifest, exported.folder, tmp_path / "model_repository", options)
-    with EmbeddedServer(tmp_path / "model_repository") as server:
+    repository = exported.repository_of_fp32(tmp_path / "model_repository", queue_size=1)
+    with EmbeddedServer(repository) as server:
         with Client(server.grpc_url, timeout_s=60) as patient:
             expected = patient.probabilities(IMAGES[:1])
             answers: list[Any] = []

@@ -82,7 +82,7 @@ def test_memory_of_a_killed_client_is_removed(sharing: EmbeddedServer, client: C
 def test_memory_is_registered_again_after_a_restart(
     exported: Exported, tmp_path: Path, protocol: str
 ) -> None:
-    repository = exported.repository(tmp_path / "model_repository")
+    repository = exported.repository_of_fp32(tmp_path / "model_repository")
     with EmbeddedServer(repository, shared_memory=True) as first:
         client = Client(getattr(first, protocol), timeout_s=60)
         shared = SharedImages(client, capacity=2).__enter__()

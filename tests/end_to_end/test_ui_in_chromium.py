@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,14 @@ from alexnet_serving import EmbeddedServer
 
 from ..awkward_images import AWKWARD
 
-pytest.importorskip("gradio", reason="needs the [ui] extra")
+if find_spec("gradio") is None:  # its import would take seconds of every run
+    pytest.skip("needs the [ui] extra", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 SETTLED_MS = 90_000
 
@@ -131,15 +133,23 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """The pages of one context share a cache of Gradio's files."""
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser: Browser, running: Running) -> Iterator[Page]:
-    page = opened(browser, running.url)
+def page(context: BrowserContext, running: Running) -> Iterator[Page]:
+    page = opened(context, running.url)
     yield page
     page.close()
 
 
-def opened(browser: Browser, url: str, **options: Any) -> Page:
-    page = browser.new_page(**options)
+def opened(browser: Browser | BrowserContext, url: str) -> Page:
+    page = browser.new_page()
     page.set_default_timeout(SETTLED_MS)
     page.goto(url)
     page.wait_for_selector("#image input[type=file]", state="attached")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,6 @@ from alexnet_export import reference as reference_module
 from alexnet_export.datasets import synthetic_evaluation
 from alexnet_export.onnxruntime_runner import OnnxRunner
 from alexnet_export.reference import reference_outputs_from_folder, sha256_of_pixels
-from alexnet_model.contract import Contract
 from alexnet_model.errors import DatasetError, ManifestError
 from alexnet_model.files import sha256_of_file
 from alexnet_model.manifest import REFERENCE_NAME
@@ -31,12 +32,26 @@ def test_gate_inputs_of_a_folder_give_the_same_report(exported: Exported) -> Non
     gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
     assert gate_inputs.evaluated_on == "360 images of digits (test)"
     assert gate_inputs.max_batch == manifest.max_batch == len(gate_inputs.probes)
-    int8 = manifest.artifacts[2]
-    again = gate_inputs.brief().report(OnnxRunner(exported.folder / int8.file, Contract()))
-    at_export = next(report for report in int8.reports if report.runtime.name == "onnxruntime")
+    fp16 = manifest.artifacts[1]
+    again = gate_inputs.brief().report(OnnxRunner(exported.folder / fp16.file, manifest.contract))
+    at_export = next(report for report in fp16.reports if report.runtime.name == "onnxruntime")
     assert again.top1 == at_export.top1
     assert again.signal_to_noise_db == pytest.approx(at_export.signal_to_noise_db, abs=0.1)
     assert gate_inputs.decision(again).accepted
+
+
+def test_gate_inputs_are_read_without_the_import_of_pytorch(exported: Exported) -> None:
+    """Each process that judges an engine reads them; the import takes seconds of processor time."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from alexnet_export import gate_inputs_from_folder\n"
+        "from alexnet_model.manifest import manifest_from_folder\n"
+        "folder = Path(sys.argv[1])\n"
+        "gate_inputs_from_folder(folder, manifest_from_folder(folder))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(exported.folder)]).returncode == 0
 
 
 def test_the_stored_outputs_are_pytorchs(exported: Exported) -> None:
@@ -63,7 +78,7 @@ def test_without_the_evaluation_images_synthetic_ones_are_used_and_named(
     reason = "no such folder" if why == "gone" else "it holds other images than at export"
     assert gate_inputs.evaluated_on == f"256 synthetic images (not on digits: {reason})"
     assert gate_inputs.reference.labels is None
-    runner = OnnxRunner(exported.folder / "alexnet_fp32.onnx", Contract())
+    runner = OnnxRunner(exported.folder / "alexnet_fp32.onnx", exported.manifest.contract)
     decision = gate_inputs.decision(gate_inputs.report(runner))
     assert decision.accepted
     assert "accuracy not measured" in decision.reason
@@ -73,7 +88,7 @@ def test_tolerances_are_those_of_the_export(exported: Exported) -> None:
     strict = exported.manifest.tolerances | {"signal_to_noise_db": 60.0}
     manifest = exported.manifest.model_copy(update={"tolerances": strict})
     gate_inputs = gate_inputs_from_folder(exported.folder, manifest)
-    runner = OnnxRunner(exported.folder / "alexnet_int8.onnx", Contract())
+    runner = OnnxRunner(exported.folder / "alexnet_int8.onnx", exported.manifest.contract)
     decision = gate_inputs.decision(gate_inputs.report(runner))
     assert not decision.accepted
     assert "at least 60 needed" in decision.reason

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_model import Contract, ImageDataset, Splits, splits_from
-from alexnet_model.errors import DatasetError
+from alexnet_model import Contract, ImageDataset, Splits, built_in_datasets, splits_from
+from alexnet_model.errors import DatasetError, MissingExtra
 from alexnet_model.prepared_images import prepared_from_set, prepared_sample
 
 FolderOf = Callable[..., Path]
@@ -72,6 +74,19 @@ def test_digits_equal_the_images_of_scikit_learn(digits: Splits) -> None:
     assert image.label == known.target[index]
     assert isinstance(image.source, Image.Image)
     np.testing.assert_allclose(np.asarray(image.source), known.images[index] * 255 / 16, atol=0.5)
+
+
+def test_digits_are_read_without_the_import_of_scikit_learn() -> None:
+    """It takes three seconds of processor time."""
+    program = "import sys; from alexnet_model import splits_from; splits_from('digits')"
+    check = "sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", f"{program}; {check}"]).returncode == 0
+
+
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built_in_datasets, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match=r"module sklearn: got no such module, .*alexnet-serving\[train\]"):
+        splits_from("digits")
 
 
 def test_a_folder_with_train_and_val(folder_of: FolderOf) -> None:

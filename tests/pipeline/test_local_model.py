@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_a_checkpoints_predictions_are_those_of_pytorch(
         assert isinstance(classes, list)
         assert [each["index"] for each in classes] == np.argsort(-probabilities)[:3].tolist()
         assert [each["probability"] for each in classes] == pytest.approx(sorted(probabilities)[:-4:-1])
+
+
+def test_an_export_is_loaded_without_the_import_of_pytorch(result: ExportResult) -> None:
+    """It takes three seconds of processor time."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from alexnet_pipeline import model_from_export\n"
+        "with model_from_export(Path(sys.argv[1])):\n"
+        "    sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(result.folder)]).returncode == 0
 
 
 def test_an_export_and_its_repository_predict_what_the_checkpoint_does(

@@ -20,7 +20,7 @@ from alexnet_pipeline import ExportOptions, ExportResult, export_model
 from alexnet_serving import EmbeddedServer, lint, packed_export
 
 from ..bench.sweep_fakes import fixed_ceilings
-from ..networks import random_checkpoint
+from ..networks import SMALL, random_checkpoint
 
 PLUGIN = Path(__file__).parent.parent / "stand_ins" / "runtime_plugin"
 
@@ -46,7 +46,7 @@ def plain_export(plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Expo
         out=folder / "export",
         repository=folder / "models",
     )
-    return export_model(random_checkpoint(), options)
+    return export_model(random_checkpoint(contract=SMALL), options)
 
 
 def test_the_runtime_is_in_the_table(plugin: None) -> None:
@@ -84,7 +84,7 @@ def test_a_record_that_names_it_is_refused_where_it_is_not_installed(
 
 @pytest.mark.slow
 def test_the_embedded_server_computes_what_the_runner_does(plain_export: ExportResult) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     (artifact,) = plain_export.manifest.accepted
     assert plain_export.folder is not None
     with runner_from_artifact(artifact, plain_export.folder) as runner:

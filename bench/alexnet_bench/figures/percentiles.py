@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from alexnet_model.extras import needs
 from alexnet_model.records import Record
 
@@ -83,7 +85,19 @@ class LatencyHistogram:
         }
         return Latencies(
             samples=self.samples,
-            mean_ms=float(self._histogram.get_mean_value()) / 1e3,
+            mean_ms=self._mean_us() / 1e3,
             max_ms=float(self._histogram.get_max_value()) / 1e3,
             **believed,
         )
+
+    def _mean_us(self) -> float:
+        """Return what `HdrHistogram.get_mean_value` does, which visits tens of thousands of counts of 0."""
+        histogram = self._histogram
+        counts = np.frombuffer(histogram.counts, type(histogram.counts)._type_)
+        total = 0
+        for index in counts.nonzero()[0].tolist():
+            value = histogram.get_value_from_index(index)
+            lowest = histogram.get_lowest_equivalent_value(value)
+            middle = (lowest + histogram.get_highest_equivalent_value(value) + 1) // 2
+            total += int(counts[index]) * middle
+        return float(total) / self.samples
