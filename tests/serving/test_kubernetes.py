@@ -330,7 +330,10 @@ def running(
     try:
         yield process, ports
     finally:
-        if process.poll() is None:
+        process.send_signal(signal.SIGTERM)  # does nothing if it has ended
+        try:
+            process.wait(EXIT_TIMEOUT_S + 60)  # SIGKILL at once would leave shared memory
+        except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

@@ -40,7 +40,6 @@ _DEFAULT_CONCURRENCY = "1,16"
 
 def server_command(
     context: typer.Context,
-    url: UrlOption = DEFAULT_URL,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,6 +49,7 @@ def server_command(
             show_default="the only export's, in its default precision",
         ),
     ] = None,
+    url: UrlOption = DEFAULT_URL,
     concurrency: Annotated[
         str | None,
         typer.Option(
