@@ -99,6 +99,10 @@ def test_both_protocols_refuse_a_server_with_other_classes(wire_server: WireServ
             wire_server.handlers["ModelConfig"] = with_reversed_labels
             over_http.handlers["config"] = http_config_with_reversed_labels
             proxy.drop()
+            if (
+                protocol == "grpc"
+            ):  # which itself sends a request again that it wrote as the connection was lost
+                wait_until(lambda: not has_connection(client), "gRPC has noticed the loss")
 
             def is_refused() -> bool:
                 try:
@@ -112,6 +116,11 @@ def test_both_protocols_refuse_a_server_with_other_classes(wire_server: WireServ
             wait_until(is_refused, "the client connects to the other server")
             assert is_refused(), "nor is it accepted the second time"
             client.close()
+
+
+def has_connection(client: Client) -> bool:
+    transport: Any = client.transport
+    return bool(transport._channel._channel.check_connectivity_state(False) == transport._ready_state)
 
 
 def with_reversed_labels(request: Any, context: Any) -> Any:

@@ -113,7 +113,8 @@ class GrpcTransport:
     def connections(self) -> int:
         """Counts requests that found no connection, and requests whose connection was lost.
 
-        So it grows at least once for every new connection, before a reply comes over it.
+        So it grows at least once for every new connection, before a reply comes over it. The exception is a
+        request that was written as the connection was lost: gRPC may send it again over a new one, unseen.
         """
         return self._connections
 
