@@ -74,8 +74,6 @@ class Half(nn.Module):
             elif reads_all:
                 x = layer(x if whole else _exchanged(x))
                 whole = False
-            elif isinstance(layer, nn.Flatten):
-                x = layer(x)
             else:
                 x = layer(x)
         return _exchanged(x)

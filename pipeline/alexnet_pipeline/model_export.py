@@ -330,9 +330,9 @@ def _notes_on_replaced(name: str, repository: Path, replaced: Replaced) -> list[
 
 
 def _notes_on_evaluation(manifest: Manifest) -> list[str]:
-    """Say that one test image is more of the accuracy than the fall that the gate would refuse."""
-    count, limit = manifest.evaluation.images, manifest.tolerances.get("top1_drop", 0.0)
-    if manifest.evaluation.pytorch_top1 is None or count * limit >= 1:
+    """Say that one test image is more of the accuracy than the fall that the gate refuses by default."""
+    count = manifest.evaluation.images
+    if manifest.evaluation.pytorch_top1 is None or count * Tolerances.top1_drop >= 1:
         return []
     return [
         f"Only {count} test images: one of them is {100 / count:.1f} percentage points of the accuracy. "

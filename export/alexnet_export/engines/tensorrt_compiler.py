@@ -71,6 +71,7 @@ def engine_from_onnx(
     if gpu is not None and api.runtime_name != "tensorrt-rtx":  # whose timing caches do nothing
         cache = options.timing_caches / timing_cache_name(api.runtime_name, api.version, gpu)
     logger = api.logger()
+    # TensorRT calls back into Python (its logger, its monitor), and an exception raised there is lost.
     with deferred_interrupts() as interrupts:
         builder = _builder(api, logger, onnx)
         network = api.network(builder)
