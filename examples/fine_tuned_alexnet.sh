@@ -4,7 +4,7 @@ set -eu
 
 # Your part: class folders of images, and weights that a training program saved with
 # torch.save({"epoch": 1, "state_dict": network.state_dict()}, "shapes.pth").
-python draw_shapes.py shapes
+python draw_shapes.py shapes --images 100
 python train_shapes.py alexnet shapes shapes.pth
 
 # To ONNX in three precisions, each compared with PyTorch, and a model repository. The class names are those of the

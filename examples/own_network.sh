@@ -2,7 +2,7 @@
 # A ResNet of your own module, my_network.py, from weights to a model repository.
 set -eu
 
-python draw_shapes.py shapes
+python draw_shapes.py shapes --images 100
 python train_shapes.py resnet shapes resnet.pth
 ls shapes >classes.txt # one name a line, in the order of the outputs
 

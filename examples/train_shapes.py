@@ -1,6 +1,6 @@
 """Train the weights that the examples export. It takes the place of your own training program.
 
-python draw_shapes.py shapes
+python draw_shapes.py shapes --images 100
 python train_shapes.py alexnet shapes shapes.pth
 """
 
@@ -43,7 +43,7 @@ def train(network: nn.Module, images: Path) -> None:
             module.p = 0.0  # so few channels and steps need no regularisation
     network.train()
     optimiser = torch.optim.Adam(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.002, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.001, total_steps=STEPS)
     for step in range(STEPS):
         chosen = torch.randint(len(labels), (BATCH,))
         batch = pixels[chosen]  # (BATCH, 3, 64, 64)
