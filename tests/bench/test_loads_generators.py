@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -167,6 +168,13 @@ def test_workers_end_with_their_parent(wire_server: WireServer, end: signal.Sign
         parent.send_signal(end)
         parent.wait(120)
     assert ends(process_ids)
+
+
+def test_open_workers_have_imported_their_modules(wire_server: WireServer) -> None:
+    # Imports that go on would slow down the calibration workload, which comes next.
+    with MultiProcessGenerator(wire_server.url, 2) as generator:
+        for process_id in generator.process_ids:
+            assert "_multiarray_umath" in Path(f"/proc/{process_id}/maps").read_text()
 
 
 def test_a_module_in_the_current_folder_is_not_imported(

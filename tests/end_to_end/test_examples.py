@@ -22,8 +22,8 @@ from ..waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPES = ["circle", "cross", "square", "star", "triangle"]
-# Of five images, one of each class; chance is one. The weights are those of a training of seconds, whose result depends
-# on the machine's rounding: with 45 seeds it was right on four or five.
+# Of five images, one of each class; chance is one. The weights are those of a training of seconds, whose
+# result depends on the machine's rounding: with 45 seeds it was right on four or five.
 ENOUGH = 3
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 

@@ -42,8 +42,8 @@ def tables(outputs: list[dict[str, Any]]) -> list[list[list[str]]]:
 def accepted(outputs: list[dict[str, Any]]) -> list[str]:
     """The precisions that the gate accepted.
 
-    The weights are those of a training of seconds, whose result depends on the machine's rounding. With some of them,
-    INT8 agrees with PyTorch on 98% of the images instead of 99%.
+    The weights are those of a training of seconds, whose result depends on the machine's rounding. With some
+    of them, INT8 agrees with PyTorch on 98% of the images instead of 99%.
     """
     return [row[0] for row in tables(outputs)[0][1:] if row[-1] == "accepted"]
 
@@ -56,9 +56,7 @@ def test_every_accepted_precision_classifies_the_samples(outputs: list[dict[str,
     assert [row[0] for row in matrix[1:]] == ["1", "2", "3", "8"]
     assert predictions[0][1:] == [f"shapes_{name}" for name in accepted(outputs)]
     for answers in zip(*[row[1:] for row in predictions[1:]], strict=True):
-        right = sum(
-            answer.split()[0] == row[0] for answer, row in zip(answers, predictions[1:], strict=True)
-        )
+        right = sum(answer.split()[0] == row[0] for answer, row in zip(answers, predictions[1:], strict=True))
         assert right >= 3  # of 5; chance is 1
 
 

@@ -166,9 +166,15 @@ class MultiProcessGenerator:
         return combined_in_parallel(results)
 
     def _open(self) -> None:
+        """Start the workers, and wait until they have imported their modules.
+
+        That takes half a second of a core each. The calibration workload, which comes next, would find a
+        busy machine.
+        """
         try:
             for _ in range(self._count):
                 self._children.append(ChildProcess(f"{__name__}:run_worker"))
+            self._receive_from(range(self._count), {})
         except BaseException:
             self.close()
             raise
@@ -226,6 +232,7 @@ class _LoadWorker:
 
     def serve(self) -> None:
         threading.Thread(target=self._listen, name="commands", daemon=True).start()
+        self._connection.send(_DONE)  # ready
         while True:
             command = self._commands.get()
             try:
