@@ -99,9 +99,8 @@ def test_both_protocols_refuse_a_server_with_other_classes(wire_server: WireServ
             wire_server.handlers["ModelConfig"] = with_reversed_labels
             over_http.handlers["config"] = http_config_with_reversed_labels
             proxy.drop()
-            if (
-                protocol == "grpc"
-            ):  # which itself sends a request again that it wrote as the connection was lost
+            # gRPC itself sends a request again that it wrote as the connection was lost.
+            if protocol == "grpc":
                 wait_until(lambda: not has_connection(client), "gRPC has noticed the loss")
 
             def is_refused() -> bool:
