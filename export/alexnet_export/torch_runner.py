@@ -10,6 +10,7 @@ import numpy as np
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Uint8Array
+from alexnet_model.cxx_compiler import advice_after_failure
 from alexnet_model.errors import ExportError
 from alexnet_model.extras import needs
 from alexnet_model.manifest import RuntimeInfo
@@ -131,7 +132,7 @@ class CompiledTorchRunner(TorchRunner):
                 "torch.compile",
                 got=_first_line(error),
                 expected="a network that it can compile",
-                next_step="Leave it out, or check that a C++ compiler works here.",
+                next_step=advice_after_failure("Leave it out, or check that a C++ compiler works here."),
             ) from error
         return self
 

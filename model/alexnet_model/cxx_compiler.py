@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from functools import lru_cache
+from importlib.util import find_spec
 
 from .files import temporary_folder
 
@@ -30,6 +31,21 @@ def compiler_or_problem() -> tuple[str, str]:
         return "", f"no {wanted}, which CXX names" if wanted != DEFAULT else f"no {wanted}"
     problem = _problem(path)
     return ("", f"{path} does not compile: {problem}") if problem else (path, "")
+
+
+def advice_after_failure(otherwise: str) -> str:
+    """Return what to do after PyTorch failed to compile: something else if its own path has a space.
+
+    PyTorch 2.13 does not quote the folder of its libraries in the linker's command (pytorch/pytorch#191010).
+
+    Args:
+        otherwise: The advice for an installation in a path without a space.
+    """
+    spec = find_spec("torch")
+    folder = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else ""
+    if " " not in folder:
+        return otherwise
+    return f"PyTorch may be unable to link in a path with a space ({folder}): install it in another folder."
 
 
 @lru_cache

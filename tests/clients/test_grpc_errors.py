@@ -62,6 +62,11 @@ TLS_FAILED = (
         ("UNAVAILABLE", f"{CONNECTING}Handshake read failed (Endpoint closing)", Unreachable),
         ("UNAVAILABLE", f"{CONNECTING}connection attempt timed out before receiving SETTINGS", Unreachable),
         ("UNAVAILABLE", "Stream removed (ping timeout)", ConnectionLost),
+        ("UNAVAILABLE", "Stream removed (GOAWAY received; Error code: 0; Debug Text: )", NotReady),
+        # The server had accepted the request.
+        ("UNAVAILABLE", "Stream removed (Socket closed (GOAWAY received; Error code: 0))", ConnectionLost),
+        ("UNAVAILABLE", "RST_STREAM (Received RST_STREAM with error code 7)", NotReady),
+        ("UNAVAILABLE", "RST_STREAM (Received RST_STREAM with error code 8)", ConnectionLost),
         ("UNAVAILABLE", "Socket closed", ConnectionLost),
         (
             "UNAVAILABLE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -13,9 +14,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from alexnet_clients import Client
+from alexnet_model import Contract, build
+from alexnet_model.classifier import Classifier
 from alexnet_serving import EmbeddedServer
 
 from ..waiting import wait_until
@@ -57,15 +63,22 @@ def own_network(folder: Path) -> str:
     return output_of(folder, "sh", "own_network.sh")
 
 
-def correct(predictions: list[tuple[str, str]]) -> int:
-    """Count the images, one of each class, whose label is their folder's."""
+def check(predictions: list[tuple[str, str]], network: nn.Module, weights: Path) -> None:
+    """Check the labels of five images, one of each class: those of PyTorch, and enough of them right."""
     assert [re.findall(r"shapes/(\w+)/", image) for image, _ in predictions] == [[name] for name in SHAPES]
-    return sum(label == shape for (_, label), shape in zip(predictions, SHAPES, strict=True))
+    labels = [label for _, label in predictions]
+    network.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
+    contract = Contract(size=64, resize=64)
+    images = np.stack([contract.prepared(weights.parent / "shapes" / name / "00.png") for name in SHAPES])
+    with torch.inference_mode():
+        probabilities, _ = Classifier(network, contract).eval()(torch.from_numpy(images))
+    assert labels == [SHAPES[best] for best in probabilities.argmax(dim=1)]
+    assert sum(label == shape for label, shape in zip(labels, SHAPES, strict=True)) >= ENOUGH
 
 
 def test_a_fine_tuned_alexnet_is_exported_served_and_classifies(folder: Path, fine_tuned: str) -> None:
     predictions = re.findall(r"(shapes/\w+/00\.png)\s+[\d.]+%\s+(\w+)", fine_tuned)
-    assert correct(predictions) >= ENOUGH
+    check(predictions, build("alexnet", len(SHAPES), width=0.125), folder / "shapes.pth")
     assert {"shapes", "shapes_fp32", "shapes_fp16"} <= {
         path.name for path in folder.glob("model_repository/*")
     }
@@ -81,7 +94,9 @@ def test_a_network_of_ones_own_module_is_exported(folder: Path, own_network: str
 
 def test_the_python_api_goes_from_a_module_to_predictions(folder: Path, own_network: str) -> None:
     lines = output_of(folder, sys.executable, "python_api.py").splitlines()
-    assert correct([(line.split()[0], line.split()[1]) for line in lines]) >= ENOUGH
+    predictions = [(line.split()[0], line.split()[1]) for line in lines]
+    small_resnet = runpy.run_path(str(folder / "my_network.py"))["small_resnet"]
+    check(predictions, small_resnet(len(SHAPES)), folder / "resnet.pth")
 
 
 def test_the_web_service_classifies_uploads_and_reports_errors(folder: Path, fine_tuned: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
 
 from alexnet_model import cxx_compiler
-from alexnet_model.cxx_compiler import compiler_or_problem
+from alexnet_model.cxx_compiler import advice_after_failure, compiler_or_problem
 
 from ..stand_ins.programs import hide, install
 
@@ -51,3 +52,29 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert compiler_or_problem() == ("", "no g++")
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert compiler_or_problem() == ("", "no no-such-compiler, which CXX names")
+
+
+@pytest.mark.parametrize(
+    ("folder", "advice"),
+    [
+        ("packages", "Look again."),
+        (
+            "my packages",
+            "PyTorch may be unable to link in a path with a space ({}): install it in another folder.",
+        ),
+    ],
+)
+def test_after_a_failure_a_space_in_the_path_of_pytorch_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, advice: str
+) -> None:
+    package = tmp_path / folder / "torch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    spec = PathFinder.find_spec("torch", [str(package.parent)])
+    monkeypatch.setattr(cxx_compiler, "find_spec", lambda _: spec)
+    assert advice_after_failure("Look again.") == advice.format(package)
+
+
+def test_without_pytorch_the_advice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cxx_compiler, "find_spec", lambda _: None)
+    assert advice_after_failure("Look again.") == "Look again."

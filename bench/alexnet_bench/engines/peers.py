@@ -14,6 +14,7 @@ from alexnet_export.cuda import contiguous
 from alexnet_model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_model.classifier import Classifier
 from alexnet_model.contract import Uint8Array
+from alexnet_model.cxx_compiler import advice_after_failure
 from alexnet_model.errors import EngineError, ExportError
 from alexnet_model.extras import needs
 from alexnet_model.manifest import RuntimeInfo
@@ -133,7 +134,7 @@ class MaxAutotuneRunner(HalfTorchRunner):
                 "torch.compile",
                 got=f"{type(error).__name__}: {first_line}",
                 expected="a network that it can compile",
-                next_step="Leave it out, or check that a C++ compiler works here.",
+                next_step=advice_after_failure("Leave it out, or check that a C++ compiler works here."),
             ) from error
         return self
 

@@ -78,6 +78,10 @@ _RULE_OF_CONNECTING: tuple[tuple[str, ErrorRule], ...] = (
     ("address resolution failed", UNREACHABLE),
     ("address lookup failed", UNREACHABLE),
     ("errors resolving", UNREACHABLE),
+    # A server that is closing the connection did not accept this request. If it had, the text would begin
+    # with another reason. So nothing was computed.
+    ("stream removed (goaway received", STOPPING),
+    ("rst_stream with error code 7", STOPPING),  # REFUSED_STREAM in RFC 9113, section 7
     ("message larger than max", REFUSED),
     ("http status code", FOREIGN),
     ("content-type", FOREIGN),

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-from alexnet_model.errors import BadResponse, ClientError, ConnectionLost
+from alexnet_model.errors import BadResponse, ClientError, ConnectionLost, NotReady
 from alexnet_model.processes import check_same_process
 
 from ..credentials import ANONYMOUS, ClientTls, Credentials
@@ -61,6 +61,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
+    # Otherwise gRPC itself sends a request that a closing server refused again, over a new connection, which
+    # may lead to a server with another export. The client sends it again too, but counts the connection.
+    ("grpc.enable_retries", 0),
 )
 _NO_HEADERS: Mapping[str, str] = {}
 T = TypeVar("T")
@@ -113,8 +116,7 @@ class GrpcTransport:
     def connections(self) -> int:
         """Counts requests that found no connection, and requests whose connection was lost.
 
-        So it grows at least once for every new connection, before a reply comes over it. The exception is a
-        request that was written as the connection was lost: gRPC may send it again over a new one, unseen.
+        So it grows at least once for every new connection, before a reply comes over it.
         """
         return self._connections
 
@@ -262,7 +264,7 @@ class GrpcTransport:
                 result = read(call.result())
             except self._rpc_error as error:
                 translated = self._error(subject, call.code().name, call.details() or "", error)
-                if isinstance(translated, ConnectionLost):
+                if isinstance(translated, ConnectionLost | NotReady):
                     self._count_connection()
                 future.set_exception(translated)
             except Exception as error:  # a future that is never done would block its caller forever
@@ -278,16 +280,21 @@ class GrpcTransport:
         if future.cancelled():
             return
         try:
-            # The channel's state has no other public access than a thread that polls it, which a fork breaks.
-            if self._channel._channel.check_connectivity_state(False) != self._ready_state:
-                self._count_connection()
+            had_connection = self._has_connection()
             call = method.future(request, timeout=timeout_s, metadata=metadata)
+            # Again, since the connection may have been lost before the call took it.
+            if not (had_connection and self._has_connection()):
+                self._count_connection()
         except Exception as error:  # as above
             if future.set_running_or_notify_cancel():
                 future.set_exception(self._error(subject, "UNKNOWN", str(error), error))
             return
         future.add_done_callback(cancel)
         call.add_done_callback(finish)
+
+    def _has_connection(self) -> bool:
+        # The channel's state has no other public access than a thread that polls it, which a fork breaks.
+        return bool(self._channel._channel.check_connectivity_state(False) == self._ready_state)
 
     def _error(self, subject: str, status: str, details: str, cause: Exception) -> ClientError:
         if self._closed and status == "CANCELLED":

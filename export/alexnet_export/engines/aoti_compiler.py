@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_model.contract import Contract
-from alexnet_model.cxx_compiler import INSTALL, compiler_or_problem
+from alexnet_model.cxx_compiler import INSTALL, advice_after_failure, compiler_or_problem
 from alexnet_model.environment import cpu_extensions, machine_name, versions_of
 from alexnet_model.errors import EngineError
 from alexnet_model.files import atomic_file, folder_beside
@@ -214,7 +214,9 @@ def _run(job: CompileJob, folder: Path, limit_s: float, report: Callable[[int], 
             job.onnx,
             got=_reason_from(log.read_text(encoding="utf-8", errors="replace"), process.returncode),
             expected="a network that AOTInductor can compile",
-            next_step="Check this machine: alexnet doctor. Or serve the ONNX file: --runtime onnxruntime",
+            next_step=advice_after_failure(
+                "Check this machine: alexnet doctor. Or serve the ONNX file: --runtime onnxruntime"
+            ),
         )
     return True
 
