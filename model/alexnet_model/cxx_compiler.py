@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -34,18 +35,21 @@ def compiler_or_problem() -> tuple[str, str]:
 
 
 def advice_after_failure(otherwise: str) -> str:
-    """Return what to do after PyTorch failed to compile: something else if its own path has a space.
+    """Return what to do after PyTorch failed to compile: something else if there is a space in a path.
 
-    PyTorch 2.13 does not quote the folder of its libraries in the linker's command (pytorch/pytorch#191010).
+    PyTorch 2.13 does not quote the folder of its libraries (pytorch/pytorch#191010) and that of its sources,
+    a temporary one, in the compiler's command.
 
     Args:
-        otherwise: The advice for an installation in a path without a space.
+        otherwise: The advice if there is no space.
     """
     spec = find_spec("torch")
-    folder = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else ""
-    if " " not in folder:
-        return otherwise
-    return f"PyTorch may be unable to link in a path with a space ({folder}): install it in another folder."
+    package = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else ""
+    if " " in package:
+        return f"PyTorch may not compile from a path with a space, {package}: install it in another folder."
+    if " " in (temporary := tempfile.gettempdir()):
+        return f"PyTorch may not compile in a path with a space, {temporary}: set TMPDIR to another folder."
+    return otherwise
 
 
 @lru_cache

@@ -55,24 +55,27 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "advice"),
+    ("package", "temporary", "advice"),
     [
-        ("packages", "Look again."),
+        ("packages", "tmp", "Look again."),
         (
             "my packages",
-            "PyTorch may be unable to link in a path with a space ({}): install it in another folder.",
+            "tmp",
+            "with a space, {}/my packages/torch: install it in another folder.",
         ),
+        ("packages", "my tmp", "with a space, {}/my tmp: set TMPDIR to another folder."),
     ],
 )
-def test_after_a_failure_a_space_in_the_path_of_pytorch_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, advice: str
+def test_after_a_failure_a_space_in_a_path_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str, temporary: str, advice: str
 ) -> None:
-    package = tmp_path / folder / "torch"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    spec = PathFinder.find_spec("torch", [str(package.parent)])
+    torch = tmp_path / package / "torch"
+    torch.mkdir(parents=True)
+    (torch / "__init__.py").touch()
+    spec = PathFinder.find_spec("torch", [str(torch.parent)])
     monkeypatch.setattr(cxx_compiler, "find_spec", lambda _: spec)
-    assert advice_after_failure("Look again.") == advice.format(package)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / temporary))
+    assert advice_after_failure("Look again.").endswith(advice.format(tmp_path))
 
 
 def test_without_pytorch_the_advice_stays(monkeypatch: pytest.MonkeyPatch) -> None:

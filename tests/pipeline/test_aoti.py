@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ ENGINE = "small_fp32.aoti-cpu.pt2"
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportResult]:
     """A small network that was exported and compiled. Tests must not change its folders."""
-    folder = tmp_path_factory.mktemp("aoti")
+    folder = tmp_path_factory.mktemp("aoti") / "in a path with spaces"
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         no_nvidia_smi(patch, folder)
@@ -149,9 +150,8 @@ def test_another_pytorch_is_refused_before_a_server_starts(
     monkeypatch.setattr(engine_compatibility, "versions_of", lambda _: {"torch": "2.99.0"})
     with pytest.raises(EngineRefused, match=r"PyTorch 2\.99\.0 loads only its own engines") as caught:
         EmbeddedServer(compiled.repository)
-    words = (
-        f"Build it: alexnet export {compiled.repository} --runtime aoti --repository {compiled.repository}"
-    )
+    path = shlex.quote(str(compiled.repository))
+    words = f"Build it: alexnet export {path} --runtime aoti --repository {path}"
     assert words in str(caught.value)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from alexnet_model.contract import Contract
 from alexnet_model.cxx_compiler import INSTALL, advice_after_failure, compiler_or_problem
 from alexnet_model.environment import cpu_extensions, machine_name, versions_of
 from alexnet_model.errors import EngineError
-from alexnet_model.files import atomic_file, folder_beside
+from alexnet_model.files import atomic_file, folder_beside, temporary_folder
 from alexnet_model.gpus import Gpu
 from alexnet_model.passport import Passport, Profile
 from alexnet_model.progress import Progress, silent
@@ -182,9 +181,9 @@ def _run(job: CompileJob, folder: Path, limit_s: float, report: Callable[[int], 
     Raises:
         EngineError: it failed; its last line is in the message.
     """
-    cache, log = folder / "cache", folder / "log.txt"
-    shutil.rmtree(cache, ignore_errors=True)
-    with log.open("wb") as output:
+    log = folder / "log.txt"
+    # The sources are not in `folder`, in whose path may be a space, with which PyTorch cannot compile.
+    with temporary_folder("alexnet-aoti-") as cache, log.open("wb") as output:
         process = subprocess.Popen(
             # -P: no module in the current folder replaces an installed one.
             [sys.executable, "-P", "-m", __name__, json.dumps(asdict(job))],
