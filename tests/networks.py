@@ -62,9 +62,9 @@ def trained_on_digits(
     factory: Callable[[int], nn.Module],
     contract: Contract,
     *,
-    steps: int = 80,
-    learning_rate: float = 0.01,
-    last_rate: float = 1.0,
+    steps: int,
+    learning_rate: float,
+    last_rate: float,
 ) -> nn.Module:
     """A network that tells most digits apart, so that its predictions do not hang on rounding.
 

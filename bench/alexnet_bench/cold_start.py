@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from alexnet_clients import ServerUrl, transport_from_url
@@ -174,7 +175,7 @@ def _config_of(repository: Path, model: str) -> TritonConfig:
             str(path),
             got=next(iter(str(error).splitlines()), type(error).__name__),
             expected="a model's configuration",
-            next_step=f"See what is wrong: alexnet lint {repository}",
+            next_step=f"See what is wrong: alexnet lint {quote(str(repository))}",
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -203,8 +204,9 @@ def print_next_steps(repository: Path, clock: Stopwatch, *, quick: bool) -> None
     say(f"\n{clock.total_s():.0f} s in all:\n  {stages}.")
     if quick:
         say("This was --quick, an eighth of the width. Without it: the full AlexNet.")
-    say(f"Next:       alexnet serve --repository {repository}")
-    say(f"With a GPU: alexnet export {repository.parent / 'export'} --runtime tensorrt --build docker")
+    say(f"Next:       alexnet serve --repository {quote(str(repository))}")
+    export = quote(str(repository.parent / "export"))
+    say(f"With a GPU: alexnet export {export} --runtime tensorrt --build docker")
     say("            builds TensorRT engines from the same three ONNX files.")
 
 

@@ -240,7 +240,8 @@ def train_command(
         return
     print_training(report)
     architecture = report.checkpoint.architecture
-    note(f"Next: alexnet export {out}" + (f" --arch {architecture}" if ":" in architecture else ""))
+    words = ["alexnet", "export", str(out), *(["--arch", architecture] if ":" in architecture else [])]
+    note(f"Next: {shlex.join(words)}")
 
 
 @contextmanager

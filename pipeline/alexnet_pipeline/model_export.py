@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from alexnet_export import (
@@ -229,7 +230,7 @@ def export_model(
             refused=refusals_of(manifest, built),
             notes=tuple(notes),
             left_out=tuple(left_out),
-            next_command=f"alexnet serve --repository {options.repository}",
+            next_command=f"alexnet serve --repository {quote(str(options.repository))}",
         )
 
 

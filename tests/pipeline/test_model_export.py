@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_the_result_describes_what_was_written(result: ExportResult) -> None:
     assert result.models == ("alexnet", "alexnet_decode", "alexnet_fp32")
     assert result.refused == ()
     assert result.left_out == ()
-    assert result.next_command == f"alexnet serve --repository {result.repository}"
+    assert shlex.split(result.next_command) == ["alexnet", "serve", "--repository", str(result.repository)]
     assert lint(result.repository) == ()
 
 
@@ -170,8 +171,9 @@ def test_serving_the_folder_of_an_export_offers_the_command_that_packs_it(
 ) -> None:
     folder = result.folder
     assert folder is not None
-    for words in (["serve", "--repository"], ["lint"], ["tune", "--limit-p99-ms", "50", "--repository"]):
-        assert run([*words, str(folder)]) == 1
+    for command in (["serve", "--repository"], ["lint"], ["tune", "--limit-p99-ms", "50", "--repository"]):
+        assert run([*command, str(folder)]) == 1
         error = capsys.readouterr().err
         assert "got the folder of an export, which Triton cannot load" in error
-        assert f"Pack it: alexnet export {folder} --repository {folder.parent / 'model_repository'}" in error
+        words = ["alexnet", "export", str(folder), "--repository", str(folder.parent / "model_repository")]
+        assert f"Pack it: {shlex.join(words)}" in error

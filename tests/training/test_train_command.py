@@ -33,7 +33,7 @@ def test_the_command_passes_its_options_and_prints_the_training_record(
 def test_the_command_fine_tunes_weights(
     stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights, out = tmp_path / "weights.pth", tmp_path / "out.safetensors"
+    weights, out = tmp_path / "weights.pth", tmp_path / "fine tuned.safetensors"
     network = small_networks.small_resnet(7, width=4)
     torch.save({"model": network.state_dict(), "other": network.state_dict()}, weights)
     arch = f"{small_networks.__name__}:small_resnet"
@@ -46,7 +46,7 @@ def test_the_command_fine_tunes_weights(
     screen = capsys.readouterr()
     assert "Test accuracy " in screen.out
     assert "Replaced the layer fc of 7 classes by one of 2." in screen.err
-    assert f"Next: alexnet export {out} --arch {arch}" in screen.err
+    assert f"Next: alexnet export '{out}' --arch {arch}" in screen.err
     checkpoint = load_checkpoint(out, architecture=arch)
     assert checkpoint.contract == Contract(size=48, resize=56, colour="BGR")
     record = checkpoint.training

@@ -16,6 +16,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
@@ -123,11 +124,12 @@ def index_of(repository: Path) -> RepositoryIndex:
             str(path),
             got=f"no such file beside {MANIFEST_NAME}",
             expected="a repository of this version, and not an export's folder or an older repository",
-            next_step=f"Export it again: alexnet export CHECKPOINT --repository {repository}",
+            next_step=f"Export it again: alexnet export CHECKPOINT --repository {quote(str(repository))}",
         )
     make = "Write a repository: alexnet export CHECKPOINT --repository DIR"
     if path.is_file():
-        make = f"Remove the folder, then export again: alexnet export CHECKPOINT --repository {repository}"
+        command = f"alexnet export CHECKPOINT --repository {quote(str(repository))}"
+        make = f"Remove the folder, then export again: {command}"
     return record_from_file(RepositoryIndex, path, what="the index of a model repository", make=make)
 
 
