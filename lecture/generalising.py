@@ -47,7 +47,7 @@ def measure_dropout(quick: bool) -> Values:
                         "dropout": dropout,
                         "seed": seed,
                         "training": accuracy(network, train),
-                        "held_out": accuracy(network, data.test),
+                        "test": accuracy(network, data.test),
                     }
                 )
     return {"rows": rows, "seeds": list(seeds)}
@@ -59,14 +59,14 @@ def section_dropout(values: Values) -> Section:
     def of(size: int, dropout: float, key: str) -> list[float]:
         return [row[key] for row in values["rows"] if (row["images"], row["dropout"]) == (size, dropout)]
 
-    gains = {size: gain(of(size, 0.5, "held_out"), of(size, 0.0, "held_out")) for size in sizes}
+    gains = {size: gain(of(size, 0.5, "test"), of(size, 0.0, "test")) for size in sizes}
     rows = [
         [
             f"{size:,}",
             *(
                 str(share_interval(of(size, dropout, key)))
                 for dropout in (0.0, 0.5)
-                for key in ("training", "held_out")
+                for key in ("training", "test")
             ),
         ]
         for size in sizes
@@ -84,7 +84,7 @@ def section_dropout(values: Values) -> Section:
         reason=f"The held-out accuracy with dropout against without: {told}. On the training images see the table: a network at "
         "100% with dropout has learnt them by heart too.",
         table=table_of(
-            ["training images", "without: training", "without: held out", "with: training", "with: held out"],
+            ["training images", "without: training", "without: test", "with: training", "with: test"],
             rows,
         ),
         plot=lambda: _dropout_plot(sizes, of),
@@ -107,9 +107,9 @@ def _dropout_plot(sizes: list[int], of: object) -> Figure:
         line(
             axes,
             number,
-            f"{title}, held out",
+            f"{title}, test",
             sizes,
-            [share_interval(of(s, dropout, "held_out")) for s in sizes],
+            [share_interval(of(s, dropout, "test")) for s in sizes],
         )
     axes.set_ylim(0.5, 1.02)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -260,7 +260,7 @@ def measure_width(quick: bool) -> Values:
                     "seed": seed,
                     "parameters": sum(p.numel() for p in network.parameters()),
                     "training": accuracy(network, part_of(train, np.arange(0, len(train.labels), 8))),
-                    "held_out": accuracy(network, data.test),
+                    "test": accuracy(network, data.test),
                 }
             )
     return {"rows": rows, "seeds": list(seeds), "views": views}
@@ -273,14 +273,14 @@ def section_width(values: Values) -> Section:
         return [row[key] for row in values["rows"] if row["hidden"] == hidden]
 
     wide, narrow = widths[-1], widths[0]
-    best = max(widths, key=lambda width: float(np.mean(of(width, "held_out"))))
-    total = gain(of(wide, "held_out"), of(narrow, "held_out"))
-    last = gain(of(wide, "held_out"), of(widths[-2], "held_out"))
+    best = max(widths, key=lambda width: float(np.mean(of(width, "test"))))
+    total = gain(of(wide, "test"), of(narrow, "test"))
+    last = gain(of(wide, "test"), of(widths[-2], "test"))
     rows = [
         [
             f"{width:,}",
             f"{of(width, 'parameters')[0]:,.0f}",
-            *(str(share_interval(of(width, key))) for key in ("training", "held_out")),
+            *(str(share_interval(of(width, key))) for key in ("training", "test")),
         ]
         for width in widths
     ]
@@ -296,7 +296,7 @@ def section_width(values: Values) -> Section:
             f"The accuracy with {wide:,} units differs by {points(total)} from that with {narrow:,}, and by {points(last)} from that with {widths[-2]:,}. "
             f"The highest mean is at {best:,} units."
         ),
-        table=table_of(["hidden units", "parameters", "training images", "held out"], rows),
+        table=table_of(["hidden units", "parameters", "training images", "test"], rows),
         plot=lambda: _width_plot(widths, of),
         plot_text="Training and held-out accuracy by the number of hidden units",
     )
@@ -313,7 +313,7 @@ def _width_plot(widths: list[int], of: object) -> Figure:
         [share_interval(of(width, "training")) for width in widths],
         style=":",
     )
-    line(axes, 1, "held out", widths, [share_interval(of(width, "held_out")) for width in widths])
+    line(axes, 1, "test", widths, [share_interval(of(width, "test")) for width in widths])
     percent(axes)
     ticks(axes, widths)
     axes.set_xlabel("units of each hidden layer")
