@@ -164,7 +164,8 @@ def _upright(
     if upright.has_transparency_data:
         canvas = Image.new("RGBA", upright.size, (*background, 255))
         return Image.alpha_composite(canvas, upright.convert("RGBA")).convert("RGB")
-    return upright if upright.mode == "L" else upright.convert("RGB")
+    # `convert` copies an image even if it has that mode, which costs about as much as decoding a JPEG file.
+    return upright if upright.mode in ("L", "RGB") else upright.convert("RGB")
 
 
 def _check_compression(image: TiffImageFile, name: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet_model import Contract
+from alexnet_model.decoding import upright_from_opened
 
 from ..awkward_images import png_of_16_bits
 
@@ -27,6 +28,12 @@ def middle(image: Any) -> list[int]:
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)], ids="{0[0]}x{0[1]}".format)
 def test_tiny_and_thin_images_keep_their_colour(encoded: Encoded, size: tuple[int, int]) -> None:
     assert middle(encoded(Image.new("RGB", size, (200, 100, 50)), "PNG")) == [200, 100, 50]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_in_their_final_mode_are_not_copied(mode: str) -> None:
+    image = Image.new(mode, (40, 30))
+    assert upright_from_opened(image) is image
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP"])
