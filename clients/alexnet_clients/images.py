@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -91,6 +92,10 @@ class IteratorSource:
     def __init__(self, items: Iterator[ImageOrArray]) -> None:
         self._items = items
 
+    def count_or(self, default: int) -> int:
+        """The number of images if the iterator tells it, as that of a list does."""
+        return length_hint(self._items, default)
+
     async def next(self) -> ImageOrArray | End:
         """The next image, `END` after the last. Raises what the iterator raises."""
         return next(self._items, End.END)
@@ -106,6 +111,10 @@ class AsyncIteratorSource:
     ) -> None:
         self._items = items
         self._spawn = spawn
+
+    def count_or(self, default: int) -> int:
+        """The default: an asynchronous iterator does not tell how many images it has."""
+        return default
 
     async def next(self) -> ImageOrArray | End:
         """The next image, `END` after the last. Raises what the iterator raises."""
@@ -131,7 +140,9 @@ class PreparedBatches:
         self._size = size
         self._encoded = encoded
         self._pool = pool
-        self._per_task = min(IMAGES_PER_TASK, size)
+        # Few images are divided among the threads, so that none waits for another's.
+        count = min(size, source.count_or(size))
+        self._per_task = max(1, min(IMAGES_PER_TASK, -(-count // threads)))
         # A whole batch is prepared while the one before it is computed.
         self._tasks_ahead = -(-size // self._per_task) + threads
         self._tasks: deque[Future[list[Slot]]] = deque()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from alexnet_clients import AsyncClient, Backoff, Client, FakeTransport
-from alexnet_model.contract import Uint8Array
+from alexnet_model.contract import Contract, ImageInput, Uint8Array
 from alexnet_model.errors import BadResponse, ClientError, ImageError, NotReady, Unreachable
 
 URL = "grpc://127.0.0.1:8001"
@@ -105,6 +105,22 @@ def test_a_slow_source_is_sent_before_the_batch_is_full(client: Client) -> None:
     assert next(each).best.label == "9"
     assert taken < 32, "fewer than a batch"
     each.close()
+
+
+def test_few_images_are_decoded_at_the_same_time(
+    fake: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_clients.client.THREADS", 2)
+    both, prepared = threading.Barrier(2, timeout=30), Contract.prepared
+
+    def in_two_threads(contract: Contract, image: ImageInput) -> Uint8Array:
+        both.wait()
+        return prepared(contract, image)
+
+    monkeypatch.setattr(Contract, "prepared", in_two_threads)
+    with Client(URL, transport=fake) as client:
+        predictions = client.classify([encoded(grey(0)), encoded(grey(255))])
+    assert [prediction.error for prediction in predictions] == [None, None]
 
 
 def test_max_in_flight_limits_all_calls_together(
