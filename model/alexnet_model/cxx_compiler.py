@@ -46,9 +46,13 @@ def advice_after_failure(otherwise: str) -> str:
     spec = find_spec("torch")
     package = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else ""
     if " " in package:
-        return f"PyTorch may not compile from a path with a space, {package}: install it in another folder."
+        return (
+            f"PyTorch may fail to compile from a path with a space, {package}: install it in another folder."
+        )
     if " " in (temporary := tempfile.gettempdir()):
-        return f"PyTorch may not compile in a path with a space, {temporary}: set TMPDIR to another folder."
+        return (
+            f"PyTorch may fail to compile in a path with a space, {temporary}: set TMPDIR to another folder."
+        )
     return otherwise
 
 
