@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
@@ -24,7 +25,7 @@ from typing import Self
 import numpy as np
 
 from alexnet_model.contract import Uint8Array
-from alexnet_model.errors import BadRequest, ClientError, UsageError
+from alexnet_model.errors import BadRequest, ClientError, NotReady, UsageError
 
 from .client import DEFAULT_MODEL, Client
 from .sending import run_blocking
@@ -32,6 +33,7 @@ from .transports.transport import FloatArray, Region
 
 _PREFIX = "alexnet_images_"
 _NAME = re.compile(rf"{_PREFIX}(?P<pid>\d+)_[0-9a-f]+")
+IN_USE_S = 0.005  # between two attempts to remove a registration
 _SHM = Path("/dev/shm")  # noqa: S108 (where Linux keeps POSIX shared memory)
 
 
@@ -101,10 +103,9 @@ class SharedImages:
     def __exit__(self, *_: object) -> None:
         if self._pid != os.getpid():
             return  # in a forked child: the memory is the parent's
-        timeout_s = self._client.timeout_s
         try:
             with contextlib.suppress(ClientError):  # a stopped server has no registrations
-                self._client.transport.unregister(self.region.name, timeout_s=timeout_s).result()
+                _unregister(self._client, self.region.name)
         finally:
             self._release()
 
@@ -189,7 +190,6 @@ def remove_orphans(client: Client) -> tuple[str, ...]:
     Raises:
         ClientError: the server does not reply, or does not allow shared memory.
     """
-    transport, timeout_s = client.transport, client.timeout_s
     registered = {region.name for region in _regions(client)}
     here = {path.name for path in _SHM.glob(f"{_PREFIX}*")}
     orphans = []
@@ -198,11 +198,25 @@ def remove_orphans(client: Client) -> tuple[str, ...]:
             if not is_orphan:
                 continue
             if name in registered:
-                transport.unregister(name, timeout_s=timeout_s).result()
+                _unregister(client, name)
             with contextlib.suppress(PermissionError):  # another user's file
                 (_SHM / name).unlink(missing_ok=True)
             orphans.append(name)
     return tuple(orphans)
+
+
+def _unregister(client: Client, name: str) -> None:
+    """Remove a registration. The server refuses that for a moment after it has replied to a request."""
+    until_s = time.monotonic() + client.timeout_s
+    while True:
+        try:
+            client.transport.unregister(name, timeout_s=client.timeout_s).result()
+        except NotReady:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(IN_USE_S)
+        else:
+            return
 
 
 def _regions(client: Client) -> tuple[Region, ...]:

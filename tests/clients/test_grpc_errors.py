@@ -76,6 +76,11 @@ TLS_FAILED = (
         ),
         ("NOT_FOUND", "Unable to find shared memory region: 'alexnet_images_1_0123abcd'", BadRequest),
         ("NOT_FOUND", "Unable to find system shared memory region: 'alexnet_images_1'", BadRequest),
+        (
+            "INTERNAL",
+            "Cannot unregister shared memory region 'images', it is currently in use.",
+            NotReady,
+        ),
         ("UNAVAILABLE", "Server not ready", NotReady),
         ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", Overloaded),
         ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded),

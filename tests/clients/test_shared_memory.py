@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_clients import Client, FakeTransport, Region, SharedImages, remove_orphans, shared_memory
-from alexnet_model.errors import BadRequest, UsageError
+from alexnet_model.errors import BadRequest, NotReady, UsageError
 
 SHM = Path("/dev/shm")
 IMAGES = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.full((2, 224, 224, 3), 255, np.uint8)
@@ -48,6 +48,27 @@ def test_the_server_reads_shared_images(fake: FakeTransport, client: Client) -> 
         assert shared.probabilities(2).argmax(axis=1).tolist() == [0, 9]
         assert fake.requests[-1].region == shared.region.name
     assert ours() == before
+    assert fake.known_regions == {}
+
+
+def test_memory_that_the_server_still_uses_is_unregistered_a_moment_later(
+    fake: FakeTransport, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unregister = fake.unregister
+    refused: list[str] = []
+
+    def refuse_twice(name: str, *, timeout_s: float) -> Future[None]:
+        if len(refused) == 2:
+            return unregister(name, timeout_s=timeout_s)
+        refused.append(name)
+        reply: Future[None] = Future()
+        reply.set_exception(NotReady(name, got="memory that is in use"))
+        return reply
+
+    monkeypatch.setattr(fake, "unregister", refuse_twice)
+    with SharedImages(client, capacity=1):
+        pass
+    assert len(refused) == 2
     assert fake.known_regions == {}
 
 

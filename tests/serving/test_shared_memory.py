@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from alexnet_serving import EmbeddedServer, write_repository
 
+from ..waiting import wait_until
 from .conftest import Artifacts
 
 pytestmark = pytest.mark.slow
@@ -61,10 +62,20 @@ def test_an_image_passes_in_shared_memory(client: Any) -> None:
         named = InferInput("image", list(image.shape), "UINT8")
         named.set_shared_memory("images", image.nbytes)
         np.testing.assert_array_equal(client.infer(MODEL, [named]).as_numpy("logits"), expected)
-        client.unregister_system_shared_memory("images")
+        wait_until(lambda: is_unregistered(client), "Triton lets go of the memory of a request it replied to")
     finally:
         region.close()
         region.unlink()
+
+
+def is_unregistered(client: Any) -> bool:
+    try:
+        client.unregister_system_shared_memory("images")
+    except InferenceServerException as error:
+        if "it is currently in use" in str(error):
+            return False
+        raise
+    return True
 
 
 def test_it_is_open_over_http_too(opened: EmbeddedServer) -> None:

@@ -55,6 +55,7 @@ NO_SHARED_MEMORY = ErrorRule(
     "enough shared memory for the server's models",
     "Send fewer or smaller images at a time, or give the server a larger /dev/shm (docs/serving.md).",
 )
+IN_USE = ErrorRule(NotReady, "shared memory that no request uses", "Try again.")
 STOPPING = ErrorRule(NotReady, "a ready server", "Wait until it is up again.")
 NOT_LOADED = ErrorRule(NotReady, "a loaded model", "Wait until it has loaded.")
 UNREACHABLE = ErrorRule(
@@ -96,6 +97,8 @@ RULE_OF_TEXT: tuple[tuple[str, Statuses, ErrorRule], ...] = (
     ("is restricted, expecting header", frozenset({"UNAVAILABLE", 403}), REFUSED),
     ("unable to open shared memory region", frozenset({"INTERNAL", 500}), REFUSED),
     ("unable to find (system )?shared memory region", _NOT_FOUND, REFUSED),
+    # For a moment after a reply, since Triton replies before it lets go of the request's memory.
+    ("shared memory region .* is currently in use", frozenset({"INTERNAL", 500}), IN_USE),
     ("failed to increase the shared memory pool", frozenset({"INTERNAL", 500}), NO_SHARED_MEMORY),
     ("server is (stopping|exiting)", _UNAVAILABLE, STOPPING),
     ("server (is )?not ready", _UNAVAILABLE, STOPPING),
