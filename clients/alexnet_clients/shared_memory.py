@@ -33,7 +33,7 @@ from .transports.transport import FloatArray, Region
 
 _PREFIX = "alexnet_images_"
 _NAME = re.compile(rf"{_PREFIX}(?P<pid>\d+)_[0-9a-f]+")
-IN_USE_S = 0.005  # between two attempts to remove a registration
+_RETRY_S = 0.005  # between two attempts to remove a registration
 _SHM = Path("/dev/shm")  # noqa: S108 (where Linux keeps POSIX shared memory)
 
 
@@ -214,7 +214,7 @@ def _unregister(client: Client, name: str) -> None:
         except NotReady:
             if time.monotonic() > until_s:
                 raise
-            time.sleep(IN_USE_S)
+            time.sleep(_RETRY_S)
         else:
             return
 

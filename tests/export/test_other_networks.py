@@ -47,14 +47,14 @@ def test_every_precision_is_close_to_pytorch_and_float_is_accepted(exported: tup
     """In INT8 so narrow a network may lose too much, which depends on the weights."""
     manifest, _ = exported
     mobile = manifest.model.architecture == "SmallMobileNet"
-    least_db = {"fp32": 90, "fp16": 40, "int8": 10 if mobile else 20}
+    least_db = {"fp32": 90, "fp16": 40, "int8": 14 if mobile else 25}
     for artifact in manifest.artifacts:
         in_int8 = artifact.precision == "int8"
         assert artifact.decision.accepted or in_int8, artifact.decision.reason
         assert [report.runtime.name for report in artifact.reports] == ["openvino", "onnxruntime"]
         served, brief = artifact.reports
         assert served.signal_to_noise_db > least_db[artifact.precision]
-        assert served.agreement >= (0.9 if in_int8 else 0.99)
+        assert served.agreement >= (0.99 if not in_int8 else 0.9 if mobile else 0.97)
         assert brief.signal_to_noise_db == pytest.approx(served.signal_to_noise_db, abs=6)
     assert manifest.artifacts[2].served_by.computes_in == ("i8" if mobile else "f32+i8")
 

@@ -116,7 +116,8 @@ class GrpcTransport:
     def connections(self) -> int:
         """Counts requests that found no connection, and requests whose connection was lost.
 
-        So it grows at least once for every new connection, before a reply comes over it.
+        So it grows at least once for every new connection, before a reply comes over it. The exception is a
+        connection that is lost and replaced in the moment in which a call starts.
         """
         return self._connections
 
